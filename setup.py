@@ -1,0 +1,80 @@
+"""Packaging of mcl_hf: metadata, dependencies, the `mcl-hf` command and the data files that travel in the wheel.
+
+Floors are the oldest releases that the code was seen to run with; the newest tested are named beside them.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "mcl_hf" / "version.py").read_text(encoding="utf-8")).group(1)
+README = ROOT / "README.md"
+
+INSTALL_REQUIRES = [
+    "torch>=2.11",  # tested up to 2.15.0
+    "torchvision>=0.26",  # 0.29.2; must be the build that belongs to the installed torch
+    "timm>=1.0.31",  # 1.0.31
+    "transformers>=5.17",  # 5.23.0
+    "accelerate>=1.15",  # 1.15.0
+    "datasets>=5.2",  # 5.2.0
+    "safetensors",
+    "huggingface-hub",
+    "pycocotools",
+    "pyyaml",
+    "tqdm",
+    "pillow",
+    "numpy",
+]
+
+EXTRAS = {
+    "viz": ["matplotlib"],  # curves and heat maps; montage grids need Pillow only
+    "tensorboard": ["tensorboard"],
+    "wandb": ["wandb"],
+    "trackio": ["trackio"],
+    "transformers-detectors": ["scipy"],  # the matching losses of DETR and Mask2Former
+}
+EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+EXTRAS["test"] = [
+    "hypothesis",
+    "matplotlib",
+    "pytest",
+    "pytest-timeout",
+    "pytest-xdist",
+    "scipy",
+    "setuptools>=77",
+    "tensorboard",
+    "wheel",
+]
+EXTRAS["dev"] = [*EXTRAS["test"], "mypy", "ruff", "types-PyYAML", "types-tqdm"]
+
+setup(
+    name="mcl-hf",
+    version=VERSION,
+    description="Multi-Level Contrastive Learning: pre-training of whole detection backbones, the Hugging Face way",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    author="The mcl_hf authors",
+    license="Apache-2.0",
+    license_files=["LICENSE", "mcl_hf/data/photos/LICENSE-IMAGES.md"],
+    keywords="self-supervised, contrastive learning, object detection, feature pyramid, pre-training, backbone",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    packages=find_packages(include=["mcl_hf", "mcl_hf.*"]),
+    package_data={"mcl_hf": ["py.typed", "data/photos/*.parquet", "data/photos/*.md", "recipes/*.yaml"]},
+    python_requires=">=3.11",
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["mcl-hf = mcl_hf.cli:main"]},
+    zip_safe=False,
+)
