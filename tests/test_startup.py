@@ -1,0 +1,62 @@
+"""The start-up check, with stand-ins for torch and torchvision in a fresh interpreter."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STARTUP = Path(__file__).parents[1] / "mcl_hf" / "startup.py"
+NO_NMS = "operator torchvision::nms does not exist"
+GOOD_TORCH = "def empty(*size): return size\n"
+GOOD_TORCHVISION = "class ops:\n    nms = staticmethod(lambda boxes, scores, threshold: boxes)\n"
+
+
+def check(tmp_path: Path, torch: str | None, torchvision: str | None) -> subprocess.CompletedProcess:
+    """Run the check where `torch` and `torchvision` are the given sources; None hides the module."""
+    for name, source in (("torch", torch), ("torchvision", torchvision)):
+        if source is not None:
+            (tmp_path / f"{name}.py").write_text(source)
+    code = f"import runpy; runpy.run_path({str(STARTUP)!r})['check_torch_and_torchvision'](); print('fine')"
+    # -S leaves the installed packages out, -I would leave the stand-ins out too.
+    return subprocess.run([sys.executable, "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+
+def test_matching_pair_passes(tmp_path):
+    done = check(tmp_path, GOOD_TORCH, GOOD_TORCHVISION)
+    assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("torch", "torchvision", "said"),
+    [
+        (GOOD_TORCH, f"raise RuntimeError({NO_NMS!r})", f"do not fit each other ({NO_NMS})"),
+        (GOOD_TORCH, "class ops: pass", "do not fit each other"),
+        (GOOD_TORCH, "raise OSError('libtorch.so: cannot open')", "do not fit each other (libtorch.so"),
+        (GOOD_TORCH, None, "torchvision is not installed: pip install"),
+        (None, GOOD_TORCHVISION, "torch is not installed: pip install"),
+    ],
+)
+def test_mismatch_ends_in_one_line_that_names_the_cure(tmp_path, torch, torchvision, said):
+    done = check(tmp_path, torch, torchvision)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("ImportError:") and said in last and "pip install" in last
+    assert "During handling" not in done.stderr and "direct cause" not in done.stderr
+
+
+def test_inside_the_command_there_is_no_traceback(tmp_path):
+    (tmp_path / "torch.py").write_text(GOOD_TORCH)
+    (tmp_path / "torchvision.py").write_text(f"raise RuntimeError({NO_NMS!r})")
+    package = tmp_path / "mcl_hf"
+    (package / "cli").mkdir(parents=True)
+    (package / "startup.py").write_text(STARTUP.read_text())
+    (package / "__init__.py").write_text(
+        "from mcl_hf.startup import check_torch_and_torchvision\ncheck_torch_and_torchvision()\n"
+    )
+    (package / "cli" / "__init__.py").write_text("")
+    (package / "cli" / "__main__.py").write_text("print('ran')\n")
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "mcl_hf.cli"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("mcl-hf: error: torch") and done.stderr.count("\n") == 1
