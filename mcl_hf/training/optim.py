@@ -1,0 +1,170 @@
+"""Optimizers: LARS exactly as published, its rule of which parameters it adapts, and torch's own AdamW and SGD.
+
+Where it sits: `pretrain.py` builds the optimizer once; the loop sets the learning rate of all groups at every step.
+
+Source: "Large Batch Training of Convolutional Networks", arXiv 1708.03888, in the form of the published code (GuoQiushan/MCL @1912aa9):
+the learning rate is inside the momentum buffer, so a decaying rate does not shrink past updates. `timm.optim.Lars` applies it outside, which
+is a different update under a schedule.
+
+Differs from the published code: a tensor whose weight norm or gradient norm is zero takes the plain step (trust ratio 1). Published, a tensor
+of zeros never moves again, and zeros with a zero gradient end in a ZeroDivisionError. Norms stay on the device (the published code copies
+two numbers per tensor to the host at every step).
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+
+OPTIMIZERS = ("lars", "adamw", "sgd")
+
+# The published pattern, dot unescaped as there. It misses nine batch-norm scales of a ResNet-50 (downsample.1, mlp.1), which are therefore
+# adapted and decayed: a rule that excludes "all norms and biases" would be another recipe.
+_PUBLISHED_EXCLUSION = re.compile(r"(bn|gn)(\d+)?.(weight|bias)")
+_PUBLISHED_BACKBONES = re.compile(r"resnet(18|34|50|101|152)(\..*)?")
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling with momentum, as published for MCL.
+
+    For each tensor ``local = trust_coefficient |w| / (|g| + weight_decay |w|)`` (1 where the group has ``adapt=False`` or a norm is zero),
+    ``d = (g + weight_decay w) local lr``, ``buffer = momentum buffer + d``, ``w = w - buffer``.
+
+    Args:
+        params: parameters, or groups that may set `lr`, `momentum`, `weight_decay`, `trust_coefficient` and `adapt`.
+        lr: learning rate.
+        momentum: momentum of the buffer.
+        weight_decay: L2 penalty, inside the trust ratio.
+        trust_coefficient: published as eta.
+        adapt: whether tensors get their own rate.
+
+    Works with :class:`torch.amp.GradScaler` without a host sync: `grad_scale` and `found_inf`, when set as attributes, divide the gradients and
+    skip the update on the device.
+    """
+
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-5,
+        trust_coefficient: float = 0.001,
+        adapt: bool = True,
+    ) -> None:
+        for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay), ("trust_coefficient", trust_coefficient)):
+            if value < 0:
+                raise ValueError(f"LARS: {name} must not be negative, got {value}")
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust_coefficient": trust_coefficient,
+            "adapt": adapt,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update. `closure` re-evaluates the model, as in every torch optimizer."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        grad_scale: Tensor | None = getattr(self, "grad_scale", None)
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._step_group(params, group, grad_scale, found_inf)
+        return loss
+
+    def _step_group(self, params: list[Tensor], group: dict[str, Any], grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        grads = [p.grad for p in params]
+        buffers = []
+        for p in params:
+            state = self.state[p]
+            if "momentum_buffer" not in state:
+                # 0.9 * 0 + d is the published first step, which sets the buffer to d
+                state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            buffers.append(state["momentum_buffer"])
+
+        if grad_scale is not None:
+            grads = torch._foreach_div(grads, grad_scale.to(grads[0].dtype))
+        decay = group["weight_decay"]
+        updates = torch._foreach_add(grads, params, alpha=decay)
+        if group["adapt"]:
+            weight_norm = torch.stack(torch._foreach_norm(params))  # (number of tensors,)
+            grad_norm = torch.stack(torch._foreach_norm(grads))
+            local = group["trust_coefficient"] * weight_norm / (grad_norm + decay * weight_norm)
+            local = torch.where((weight_norm > 0) & (grad_norm > 0), local, torch.ones_like(local))
+            torch._foreach_mul_(updates, list(local.unbind()))
+        torch._foreach_mul_(updates, group["lr"])
+
+        moved = torch._foreach_mul(buffers, group["momentum"])
+        torch._foreach_add_(moved, updates)
+        if found_inf is None:
+            torch._foreach_copy_(buffers, moved)
+            torch._foreach_sub_(params, moved)
+            return
+        # A skipped step leaves weights and buffers bit for bit as they are. A product with zero would keep a NaN, so it takes a `where`.
+        skip = found_inf.to(params[0].device).reshape(()) != 0
+        torch._foreach_copy_(buffers, [torch.where(skip, old, new) for old, new in zip(buffers, moved, strict=True)])
+        torch._foreach_sub_(params, [new.masked_fill(skip, 0.0) for new in moved])
+
+
+def is_excluded(name: str, parameter: Tensor, backbone: str) -> bool:
+    """Whether LARS leaves a parameter without weight decay and without a rate of its own.
+
+    The published pattern on the published backbones (ResNet-18 to -152); on any other, all parameters with one dimension or none.
+    """
+    if _PUBLISHED_BACKBONES.fullmatch(backbone):
+        return "bias" in name or _PUBLISHED_EXCLUSION.search(name) is not None
+    return parameter.ndim <= 1
+
+
+def parameter_groups(model: nn.Module, optimizer_name: str, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups of the parameters that train: with weight decay, and without.
+
+    Args:
+        model: has `config.backbone`, the timm name that decides on the rule of LARS.
+        optimizer_name: "lars", "adamw" or "sgd"; the last two leave all 1-d parameters without weight decay.
+        weight_decay: of the first group.
+    """
+    backbone = model.config.backbone if optimizer_name == "lars" else ""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    kept = [p for name, p in trained if not is_excluded(name, p, backbone)]
+    excluded = [p for name, p in trained if is_excluded(name, p, backbone)]
+    groups: list[dict[str, Any]] = [{"params": kept, "weight_decay": weight_decay}, {"params": excluded, "weight_decay": 0.0}]
+    if optimizer_name == "lars":
+        groups[0]["adapt"] = True
+        groups[1]["adapt"] = False
+    return groups
+
+
+def build_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """The optimizer of a run, momentum 0.9 (AdamW: betas 0.9 and 0.999).
+
+    All three can skip an update on the device (`found_inf`), which the loop uses to keep a non-finite step out of the weights.
+
+    Raises:
+        InputError: `name` is not one of `OPTIMIZERS`.
+    """
+    if name not in OPTIMIZERS:
+        raise InputError(f"optimizer '{name}' is unknown: choose one of {', '.join(OPTIMIZERS)}")
+    groups = parameter_groups(model, name, weight_decay)
+    if name == "lars":
+        return LARS(groups, lr=lr, momentum=0.9, weight_decay=weight_decay)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=True)
+    sgd = torch.optim.SGD(groups, lr=lr, momentum=0.9, weight_decay=weight_decay, fused=True)
+    for group in sgd.param_groups:
+        for p in group["params"]:
+            # Zeros give torch's own first step, and unlike its empty buffers they survive a first step that is skipped.
+            sgd.state[p]["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+    return sgd
