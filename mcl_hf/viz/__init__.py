@@ -1,0 +1,8 @@
+"""Pictures: the montages a model saw, training curves, similarity maps.
+
+Imports `models` only, and matplotlib (extra `viz`) inside the functions that draw with it.
+"""
+
+from mcl_hf.viz.montage_grid import montage_picture
+
+__all__ = ["montage_picture"]
