@@ -2,13 +2,13 @@
 
 Where it sits: `pretrain.py` builds the optimizer once; the loop sets the learning rate of all groups at every step.
 
-Source: "Large Batch Training of Convolutional Networks", arXiv 1708.03888, in the form of the published code (GuoQiushan/MCL @1912aa9):
-the learning rate is inside the momentum buffer, so a decaying rate does not shrink past updates. `timm.optim.Lars` applies it outside, which
-is a different update under a schedule.
+Source: "Large Batch Training of Convolutional Networks", arXiv 1708.03888, in the form of the published code
+(GuoQiushan/MCL @1912aa9): the learning rate is inside the momentum buffer, so a decaying rate does not shrink past
+updates. `timm.optim.Lars` applies it outside, which is a different update under a schedule.
 
-Differs from the published code: a tensor whose weight norm or gradient norm is zero takes the plain step (trust ratio 1). Published, a tensor
-of zeros never moves again, and zeros with a zero gradient end in a ZeroDivisionError. Norms stay on the device (the published code copies
-two numbers per tensor to the host at every step).
+Differs from the published code: a tensor whose weight norm or gradient norm is zero takes the plain step (trust ratio
+1). Published, a tensor of zeros never moves again, and zeros with a zero gradient end in a ZeroDivisionError. Norms
+stay on the device (the published code copies two numbers per tensor to the host at every step).
 """
 
 import re
@@ -22,8 +22,9 @@ from ..errors import InputError
 
 OPTIMIZERS = ("lars", "adamw", "sgd")
 
-# The published pattern, dot unescaped as there. It misses nine batch-norm scales of a ResNet-50 (downsample.1, mlp.1), which are therefore
-# adapted and decayed: a rule that excludes "all norms and biases" would be another recipe.
+# The published pattern, dot unescaped as there. It misses nine batch-norm scales of a ResNet-50 (downsample.1,
+# mlp.1), which are therefore adapted and decayed: a rule that excludes "all norms and biases" would be another
+# recipe.
 _PUBLISHED_EXCLUSION = re.compile(r"(bn|gn)(\d+)?.(weight|bias)")
 _PUBLISHED_BACKBONES = re.compile(r"resnet(18|34|50|101|152)(\..*)?")
 
@@ -31,8 +32,9 @@ _PUBLISHED_BACKBONES = re.compile(r"resnet(18|34|50|101|152)(\..*)?")
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rate scaling with momentum, as published for MCL.
 
-    For each tensor ``local = trust_coefficient |w| / (|g| + weight_decay |w|)`` (1 where the group has ``adapt=False`` or a norm is zero),
-    ``d = (g + weight_decay w) local lr``, ``buffer = momentum buffer + d``, ``w = w - buffer``.
+    For each tensor ``local = trust_coefficient |w| / (|g| + weight_decay |w|)`` (1 where the group has
+    ``adapt=False`` or a norm is zero), ``d = (g + weight_decay w) local lr``, ``buffer = momentum buffer + d``, ``w =
+    w - buffer``.
 
     Args:
         params: parameters, or groups that may set `lr`, `momentum`, `weight_decay`, `trust_coefficient` and `adapt`.
@@ -42,8 +44,8 @@ class LARS(torch.optim.Optimizer):
         trust_coefficient: published as eta.
         adapt: whether tensors get their own rate.
 
-    Works with :class:`torch.amp.GradScaler` without a host sync: `grad_scale` and `found_inf`, when set as attributes, divide the gradients and
-    skip the update on the device.
+    Works with :class:`torch.amp.GradScaler` without a host sync: `grad_scale` and `found_inf`, when set as attributes,
+    divide the gradients and skip the update on the device.
     """
 
     _step_supports_amp_scaling = True
@@ -57,16 +59,16 @@ class LARS(torch.optim.Optimizer):
         trust_coefficient: float = 0.001,
         adapt: bool = True,
     ) -> None:
-        for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay), ("trust_coefficient", trust_coefficient)):
-            if value < 0:
-                raise ValueError(f"LARS: {name} must not be negative, got {value}")
-        defaults = {
+        defaults: dict[str, Any] = {
             "lr": lr,
             "momentum": momentum,
             "weight_decay": weight_decay,
             "trust_coefficient": trust_coefficient,
-            "adapt": adapt,
         }
+        for name, value in defaults.items():
+            if value < 0:
+                raise ValueError(f"LARS: {name} must not be negative, got {value}")
+        defaults["adapt"] = adapt
         super().__init__(params, defaults)
 
     @torch.no_grad()
@@ -84,7 +86,9 @@ class LARS(torch.optim.Optimizer):
                 self._step_group(params, group, grad_scale, found_inf)
         return loss
 
-    def _step_group(self, params: list[Tensor], group: dict[str, Any], grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+    def _step_group(
+        self, params: list[Tensor], group: dict[str, Any], grad_scale: Tensor | None, found_inf: Tensor | None
+    ) -> None:
         grads = [p.grad for p in params]
         buffers = []
         for p in params:
@@ -112,7 +116,7 @@ class LARS(torch.optim.Optimizer):
             torch._foreach_copy_(buffers, moved)
             torch._foreach_sub_(params, moved)
             return
-        # A skipped step leaves weights and buffers bit for bit as they are. A product with zero would keep a NaN, so it takes a `where`.
+        # A skipped step leaves weights and buffers bit for bit as they are; a product with zero would keep a NaN.
         skip = found_inf.to(params[0].device).reshape(()) != 0
         torch._foreach_copy_(buffers, [torch.where(skip, old, new) for old, new in zip(buffers, moved, strict=True)])
         torch._foreach_sub_(params, [new.masked_fill(skip, 0.0) for new in moved])
@@ -121,7 +125,8 @@ class LARS(torch.optim.Optimizer):
 def is_excluded(name: str, parameter: Tensor, backbone: str) -> bool:
     """Whether LARS leaves a parameter without weight decay and without a rate of its own.
 
-    The published pattern on the published backbones (ResNet-18 to -152); on any other, all parameters with one dimension or none.
+    The published pattern on the published backbones (ResNet-18 to -152); on any other, all parameters with at most one
+    dimension.
     """
     if _PUBLISHED_BACKBONES.fullmatch(backbone):
         return "bias" in name or _PUBLISHED_EXCLUSION.search(name) is not None
@@ -140,7 +145,10 @@ def parameter_groups(model: nn.Module, optimizer_name: str, weight_decay: float)
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     kept = [p for name, p in trained if not is_excluded(name, p, backbone)]
     excluded = [p for name, p in trained if is_excluded(name, p, backbone)]
-    groups: list[dict[str, Any]] = [{"params": kept, "weight_decay": weight_decay}, {"params": excluded, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": kept, "weight_decay": weight_decay},
+        {"params": excluded, "weight_decay": 0.0},
+    ]
     if optimizer_name == "lars":
         groups[0]["adapt"] = True
         groups[1]["adapt"] = False
@@ -150,7 +158,8 @@ def parameter_groups(model: nn.Module, optimizer_name: str, weight_decay: float)
 def build_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
     """The optimizer of a run, momentum 0.9 (AdamW: betas 0.9 and 0.999).
 
-    All three can skip an update on the device (`found_inf`), which the loop uses to keep a non-finite step out of the weights.
+    All three can skip an update on the device (`found_inf`): the loop keeps a non-finite step out of the weights with
+    it.
 
     Raises:
         InputError: `name` is not one of `OPTIMIZERS`.

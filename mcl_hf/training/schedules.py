@@ -1,9 +1,10 @@
 """Learning rate and target momentum as pure functions of the step.
 
-Where it sits: the loop asks for both values at the start of every step; nothing is stored, so a resumed run needs only its step.
+Where it sits: the loop asks for both values at the start of every step; nothing is stored, so a resumed run needs
+only its step.
 
-Source: cosine learning rate with linear warm-up and the momentum hook of the published code (GuoQiushan/MCL @1912aa9). Warm-up multiplies
-the cosine that is *already decaying*, so the peak is a little below the base value.
+Source: cosine learning rate with linear warm-up and the momentum hook of the published code (GuoQiushan/MCL @1912aa9).
+Warm-up multiplies the cosine that is *already decaying*, so the peak is a little below the base value.
 """
 
 import math
@@ -12,7 +13,12 @@ WARMUP_RATIO = 1e-4  # published: the first step runs at one ten-thousandth of t
 
 
 def learning_rate(
-    step: int, max_steps: int, base_lr: float, min_lr: float = 1e-4, warmup_steps: int = 0, warmup_ratio: float = WARMUP_RATIO
+    step: int,
+    max_steps: int,
+    base_lr: float,
+    min_lr: float = 1e-4,
+    warmup_steps: int = 0,
+    warmup_ratio: float = WARMUP_RATIO,
 ) -> float:
     """Learning rate in effect during 0-based `step` of `max_steps`.
 
@@ -26,5 +32,5 @@ def learning_rate(
 
 
 def target_momentum(step: int, max_steps: int, base_momentum: float = 0.99) -> float:
-    """Momentum of the target network's moving average at 0-based `step`: from `base_momentum` to 1 along half a cosine."""
+    """Momentum of the target's moving average at 0-based `step`: from `base_momentum` to 1 along half a cosine."""
     return 1.0 - (1.0 - base_momentum) * (math.cos(math.pi * step / max_steps) + 1.0) / 2.0

@@ -33,7 +33,9 @@ def test_lars_gives_the_published_weights(case):
     for t, expected in enumerate(case["weights_after_each_step"]):
         weight.grad = published_random(f"lars/g/{t}", case["shape"]) * (0.5 + t)
         lars.step()
-        assert torch.allclose(weight.detach().flatten(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
+        assert torch.allclose(
+            weight.detach().flatten(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12
+        )
 
 
 def test_lars_takes_the_plain_step_where_a_norm_is_zero():
@@ -98,7 +100,11 @@ def _our_name(published):
     """The name of a published parameter in `MCLForPreTraining`."""
     if published.startswith("head."):
         return "mcl.region_" + published
-    return "predictors." + published.removeprefix("predictor.") if published.startswith("predictor.") else "mcl." + published
+    return (
+        "predictors." + published.removeprefix("predictor.")
+        if published.startswith("predictor.")
+        else "mcl." + published
+    )
 
 
 def test_published_rule_keeps_the_batch_norm_scales_that_its_pattern_misses():
@@ -106,12 +112,17 @@ def test_published_rule_keeps_the_batch_norm_scales_that_its_pattern_misses():
     for published in REFERENCE["param_groups_r50"]["adapted_1d_params_not_matched_by_the_regex"]:
         assert not is_excluded(_our_name(published), scale, "resnet50")
         assert is_excluded(_our_name(published), scale, "convnext_tiny")
-    for name in ("mcl.backbone.layer1.0.bn2.weight", "mcl.fpn.lateral.0.bn.bias", "mcl.region_head.mlp.0.bias", "mcl.backbone.bn1.weight"):
+    for name in (
+        "mcl.backbone.layer1.0.bn2.weight",
+        "mcl.fpn.lateral.0.bn.bias",
+        "mcl.region_head.mlp.0.bias",
+        "mcl.backbone.bn1.weight",
+    ):
         assert is_excluded(name, scale, "resnet50.a1_in1k")
 
 
 def test_parameter_groups_of_a_resnet50_are_the_published_ones():
-    models = pytest.importorskip("mcl_hf.models.modeling_mcl")
+    models = pytest.importorskip("mcl_hf.models.modeling_mcl_pretraining")
     configuration = pytest.importorskip("mcl_hf.models.configuration_mcl")
     with torch.device("meta"):
         model = models.MCLForPreTraining(configuration.MCLConfig(backbone="resnet50", region_scope="published"))

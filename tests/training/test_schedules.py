@@ -10,7 +10,14 @@ SCHEDULE = json.loads((Path(__file__).parents[1] / "reference" / "reference_opti
 
 def test_learning_rate_is_the_published_one():
     values = [
-        learning_rate(k, SCHEDULE["max_iters"], SCHEDULE["base_lr"], SCHEDULE["min_lr"], SCHEDULE["warmup_iters"], SCHEDULE["warmup_ratio"])
+        learning_rate(
+            k,
+            SCHEDULE["max_iters"],
+            SCHEDULE["base_lr"],
+            SCHEDULE["min_lr"],
+            SCHEDULE["warmup_iters"],
+            SCHEDULE["warmup_ratio"],
+        )
         for k in SCHEDULE["iters"]
     ]
     assert values == pytest.approx(SCHEDULE["lr"], rel=1e-9)

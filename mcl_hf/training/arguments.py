@@ -1,0 +1,279 @@
+"""`PretrainArguments`: everything a pre-training run can be told, checked before any work is done.
+
+Where it sits: recipe file + command line (or keyword arguments) -> `load_arguments` -> `PretrainArguments` ->
+`pretrain.py`. A recipe is a flat YAML of these fields. Help texts are in each field's metadata, so that the command
+line, the documentation and this file cannot drift apart.
+"""
+# ruff: noqa: RUF009 - `_option` returns a dataclasses.field
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal
+
+from ..errors import InputError
+from ..models.configuration_mcl import MCLConfig
+from ..recipes import load_recipe
+
+# Fields that describe the network and are handed to `MCLConfig`; None leaves its default, which is the paper's value.
+MODEL_FIELDS = (
+    "backbone",
+    "backbone_kwargs",
+    "num_channels",
+    "image_mean",
+    "image_std",
+    "fpn_channels",
+    "region_size",
+    "region_convs",
+    "hidden_dim",
+    "embedding_dim",
+    "montage_ratios",
+    "montage_fractions",
+    "level_weights",
+    "level_pairing",
+    "temperature",
+    "region_scope",
+    "queue_size",
+)
+# Of each pair only one may be set; an override replaces the recipe's other one.
+_EITHER_OR = (("epochs", "max_steps"), ("global_batch_size", "batch_size"))
+
+
+def _option(default: Any, help: str) -> Any:
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(kw_only=True)
+class PretrainArguments:
+    """Options of one pre-training run; see each field's `metadata["help"]` for its meaning and unit.
+
+    Raises:
+        InputError: a value of the wrong type or out of range, or two that contradict each other.
+
+    Example:
+        >>> arguments = PretrainArguments(output_dir="runs/own", data="photos", max_steps=100, batch_size=32)
+        >>> arguments.batch_sizes(world_size=2)
+        (32, 64)
+    """
+
+    # --- where to and from -------------------------------------------------------------------------------------
+    output_dir: str | None = _option(None, "folder of the run: checkpoints, log, pictures and the finished model")
+    objective: Literal["contrastive", "supervised"] = _option(
+        "contrastive", "contrastive (no labels) or supervised (classifies every tile; needs label_column)"
+    )
+    init: str | None = _option(None, "weights to start from: timm:NAME, a folder or a Hub repository")
+    resume: str = _option(
+        "never", "auto (newest whole checkpoint of output_dir, if any), never, or a checkpoint folder"
+    )
+    seed: int = _option(0, "seed of weights, order of images, crops, colours and montages")
+
+    # --- data --------------------------------------------------------------------------------------------------
+    data: str = _option("photos", "folder of images, parquet file or folder, or 'photos' for the embedded ones")
+    image_column: str | None = _option(None, "column that holds the image; found by itself where there is only one")
+    label_column: str | None = _option(None, "column that holds the class, for the supervised objective")
+    group_column: str | None = _option(
+        None, "column that names a group; images of one group are no negatives of each other"
+    )
+    split: str | None = _option(None, "split of the data set; 'train' where there is one")
+    max_broken: float = _option(0.01, "share of images (0 to 1) that may be unreadable before the run stops")
+    view_rendering: Literal["direct", "published"] = _option(
+        "direct", "direct: each view at the size it is used at; published: at full size, then every r-th pixel"
+    )
+    num_workers: int = _option(2, "processes per rank that decode and augment; 0 does it in the training process")
+
+    # --- model (None: the paper's value) -----------------------------------------------------------------------
+    backbone: str | None = _option(None, "timm model with maps at strides 4, 8, 16 and 32 (resnet50)")
+    backbone_kwargs: dict[str, Any] | None = _option(None, "more arguments for timm.create_model, as JSON")
+    num_channels: int | None = _option(None, "image channels, 1 to 12 (3)")
+    image_mean: list[float] | None = _option(None, "mean per channel of images scaled to 0..1 (ImageNet's)")
+    image_std: list[float] | None = _option(
+        None, "standard deviation per channel of images scaled to 0..1 (ImageNet's)"
+    )
+    fpn_channels: int | None = _option(None, "channels of the feature pyramid (256)")
+    region_size: int | None = _option(
+        None, "side of a region in feature cells; views have 32 x region_size px (7: 224 px)"
+    )
+    region_convs: int | None = _option(None, "3x3 convolutions of the region head (4)")
+    hidden_dim: int | None = _option(None, "hidden width of head and predictors (2048)")
+    embedding_dim: int | None = _option(None, "width of the embeddings that are contrasted (256)")
+    montage_ratios: list[int] | None = _option(None, "down-sampling ratio of each level (1 2 4 8)")
+    montage_fractions: list[float] | None = _option(
+        None, "montages of each level per image of the batch (1 1/4 1/16 1/32)"
+    )
+    level_weights: list[float] | None = _option(None, "weight of each level's loss (1/2 1/4 1/8 1/8)")
+    level_pairing: Literal["top", "same", "adjacent", "all"] | None = _option(
+        None, "target levels that a level's queries are compared with (top)"
+    )
+    temperature: float | None = _option(None, "divides the cosines in the loss (1.0)")
+    region_scope: Literal["lean", "published"] | None = _option(
+        None, "lean: head, FPN and target only where the loss reads them; published: everywhere (lean)"
+    )
+    queue_size: int | None = _option(None, "past target vectors kept as more negatives (0)")
+
+    # --- length and batch --------------------------------------------------------------------------------------
+    epochs: float | None = _option(None, "passes over the data; 100 where max_steps is not set either")
+    max_steps: int | None = _option(None, "optimizer steps; instead of epochs")
+    global_batch_size: int | None = _option(None, "images per optimizer step over all processes and accumulation steps")
+    batch_size: int | None = _option(None, "images per process and forward pass; instead of global_batch_size (64)")
+    gradient_accumulation_steps: int = _option(1, "forward passes per optimizer step; adds no negatives")
+
+    # --- optimisation ------------------------------------------------------------------------------------------
+    optimizer: Literal["lars", "adamw", "sgd"] = _option(
+        "adamw", "lars (as published, for large batches), adamw or sgd"
+    )
+    base_learning_rate: float = _option(
+        1e-3, "learning rate for 256 images per step; scaled by global_batch_size / 256"
+    )
+    min_lr: float = _option(1e-6, "learning rate that the cosine ends at (not scaled)")
+    warmup_steps: int | None = _option(None, "steps over which the learning rate rises (a tenth of the run)")
+    weight_decay: float = _option(0.05, "weight decay of filters and matrices; norms and biases get none")
+    clip_grad_norm: float = _option(500.0, "largest total L2 norm of the gradient; larger ones are scaled down")
+    target_momentum: float = _option(0.99, "momentum of the target network at the start; rises to 1 along a cosine")
+
+    # --- machine -----------------------------------------------------------------------------------------------
+    precision: Literal["fp32", "bf16", "fp16"] = _option("fp32", "arithmetic of the networks; weights stay in fp32")
+    device: Literal["auto", "cpu"] = _option("auto", "auto takes the accelerator where there is one")
+    channels_last: bool = _option(True, "keep feature maps in channels-last memory, which is faster")
+    compile: bool = _option(False, "torch.compile backbone, FPN and head: slow first steps, then faster")
+    sides_in_turn: bool = _option(False, "run and back-propagate the two sides in turn: same gradients, less memory")
+
+    # --- saving and watching -----------------------------------------------------------------------------------
+    save_every_steps: int = _option(1000, "steps between checkpoints; 0 saves at the end only")
+    keep_last: int = _option(3, "checkpoints to keep; 0 keeps all")
+    log_every_steps: int = _option(10, "steps between lines of log.jsonl")
+    report_to: list[str] = _option([], "trackers besides log.jsonl: tensorboard, wandb, trackio")
+    log_images: bool = _option(
+        False, "also send pictures of the data to the trackers; they stay in output_dir otherwise"
+    )
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for option in dataclasses.fields(self):
+            setattr(self, option.name, _coerce(option.name, getattr(self, option.name), hints[option.name]))
+        self._check_ranges()
+        for one, other in _EITHER_OR:
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise InputError(f"{one} and {other} are both set: give only one of them")
+        if self.objective == "supervised":
+            if self.label_column is None:
+                raise InputError("objective 'supervised' needs label_column: name the column that holds the class")
+            for name in ("queue_size", "sides_in_turn"):
+                if getattr(self, name):
+                    raise InputError(f"{name} belongs to the contrastive objective: leave it out for a supervised run")
+        if self.resume not in ("auto", "never") and not self.resume:
+            raise InputError("resume is empty: give auto, never or a checkpoint folder")
+
+    def _check_ranges(self) -> None:
+        at_least = {
+            "epochs": 0, "max_steps": 1, "global_batch_size": 2, "batch_size": 2, "gradient_accumulation_steps": 1,
+            "warmup_steps": 0, "weight_decay": 0, "min_lr": 0, "num_workers": 0, "save_every_steps": 0, "keep_last": 0,
+            "log_every_steps": 1, "seed": 0, "queue_size": 0,
+        }  # fmt: skip
+        for name, smallest in at_least.items():
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                reason = ", because batch norm and the contrast need two images" if "batch_size" in name else ""
+                raise InputError(f"{name} must be at least {smallest}{reason}, got {value}")
+        for name in ("base_learning_rate", "clip_grad_norm", "epochs"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"{name} must be above 0, got {value}")
+        for name in ("target_momentum", "max_broken"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+
+    def model_config(self, **more: Any) -> MCLConfig:
+        """The `MCLConfig` of this run; `more` are further fields (`num_labels`).
+
+        Raises:
+            InputError: fields that contradict each other, or a backbone that is unknown or lacks the strides 4 to 32.
+        """
+        given = {name: getattr(self, name) for name in MODEL_FIELDS if getattr(self, name) is not None}
+        try:
+            return MCLConfig(**given, **more)
+        except ValueError as error:  # MCLConfig's own checks; its message names the field
+            raise InputError(" ".join(str(error).split())) from error
+
+    def batch_sizes(self, world_size: int) -> tuple[int, int]:
+        """(images per process and forward pass, images per optimizer step over everything).
+
+        Raises:
+            InputError: `global_batch_size` cannot be split evenly, or leaves a process fewer than two images.
+        """
+        parts = world_size * self.gradient_accumulation_steps
+        if self.global_batch_size is None:
+            per_process = 64 if self.batch_size is None else self.batch_size
+            return per_process, per_process * parts
+        if self.global_batch_size % parts or self.global_batch_size // parts < 2:
+            raise InputError(
+                f"global_batch_size {self.global_batch_size} cannot be split over {world_size} processes x "
+                f"{self.gradient_accumulation_steps} accumulation steps: "
+                f"use a multiple of {parts}, at least {2 * parts}"
+            )
+        return self.global_batch_size // parts, self.global_batch_size
+
+    def total_steps(self, num_images: int, global_batch_size: int) -> int:
+        """Optimizer steps of the run: `max_steps`, or `epochs` passes over `num_images` (at least one step)."""
+        if self.max_steps is not None:
+            return self.max_steps
+        return max(1, int((100 if self.epochs is None else self.epochs) * num_images / global_batch_size))
+
+
+def load_arguments(recipe: str | None = None, **overrides: Any) -> PretrainArguments:
+    """Arguments of a recipe (name or YAML file) with `overrides` on top; None among them means "not given".
+
+    Raises:
+        InputError: an unknown recipe or field (the nearest match is named), or a value that cannot be used.
+    """
+    known = [option.name for option in dataclasses.fields(PretrainArguments)]
+    values = load_recipe(recipe, known) if recipe is not None else {}
+    given = {name: value for name, value in overrides.items() if value is not None}
+    for name in given:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            raise InputError(f"unknown option {name!r}" + (f": did you mean {nearest[0]!r}?" if nearest else ""))
+    for pair in _EITHER_OR:
+        for one, other in (pair, pair[::-1]):
+            if one in given and other not in given:
+                values.pop(other, None)
+    return PretrainArguments(**{**values, **given})
+
+
+def _coerce(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the type that the field declares: YAML reads 1e-3 and 1/32 as text, and ints where floats are
+    meant."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        if value is None:
+            return None
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        return value
+    if origin is list:
+        if isinstance(value, str):
+            value = value.replace(",", " ").split()
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{name} must be a list, got {value!r}")
+        return [_coerce(name, item, typing.get_args(hint)[0]) for item in value]
+    if hint is float and not isinstance(value, bool):
+        try:
+            return float(Fraction(value)) if isinstance(value, str) else float(value)
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise InputError(f"{name} must be a number, got {value!r}") from error
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if hint is int and isinstance(value, str) and value.strip().isdigit():
+        return int(value)
+    expected = origin or hint
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+        words = {int: "a whole number", str: "text", bool: "true or false", dict: "a mapping", float: "a number"}
+        raise InputError(f"{name} must be {words.get(expected, expected)}, got {value!r}")
+    return value

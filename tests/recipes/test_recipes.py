@@ -1,0 +1,60 @@
+import dataclasses
+
+import pytest
+
+from mcl_hf.errors import InputError
+from mcl_hf.recipes import load_recipe, recipe_names
+from mcl_hf.training.arguments import PretrainArguments, load_arguments
+
+PRETRAINING = ("demo", "mcl-r50-in1k-100ep", "mcl-r18-small", "sup-mcl-r50")
+
+
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_every_recipe_gives_arguments_and_a_model_configuration(name):
+    assert name in recipe_names()
+    arguments = load_arguments(name)
+    config = arguments.model_config()
+    assert config.image_size == 32 * config.region_size
+
+
+def test_paper_recipe_has_the_published_numbers():
+    arguments = load_arguments("mcl-r50-in1k-100ep")
+    config = arguments.model_config()
+    assert arguments.batch_sizes(world_size=32) == (128, 4096)
+    assert arguments.base_learning_rate * 4096 / 256 == 16.0
+    assert (arguments.total_steps(1_281_167, 4096), arguments.warmup_steps) == (31200, 3127)
+    assert (arguments.optimizer, arguments.precision, arguments.weight_decay) == ("lars", "fp16", 1e-5)
+    assert (arguments.min_lr, arguments.clip_grad_norm, arguments.target_momentum) == (1e-4, 500, 0.99)
+    assert [int(128 * fraction) for fraction in config.montage_fractions] == [128, 32, 8, 4]
+    assert (config.region_scope, arguments.view_rendering) == ("published", "published")
+
+
+def test_recipe_from_a_file(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "base_learning_rate: 5e-4\nmontage_fractions: [1, 1/8]\nmontage_ratios: [1, 4]\nlevel_weights: [1, 1]\n"
+    )
+    arguments = load_arguments(str(path))
+    assert arguments.base_learning_rate == 5e-4  # YAML reads 5e-4 as text
+    assert arguments.montage_fractions == [1.0, 0.125]
+
+
+def test_wrong_recipes_are_one_clear_line(tmp_path):
+    known = [option.name for option in dataclasses.fields(PretrainArguments)]
+    with pytest.raises(InputError, match=r"did you mean 'demo'"):
+        load_recipe("dem0")
+    typo = tmp_path / "typo.yaml"
+    typo.write_text("learning_rate_base: 1\nbase_learning_rat: 3\n")
+    with pytest.raises(InputError, match="unknown option"):
+        load_recipe(str(typo), known)
+    typo.write_text("max_step: 3\n")
+    with pytest.raises(InputError, match="did you mean 'max_steps'"):
+        load_recipe(str(typo), known)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_recipe(str(tmp_path / "absent.yaml"))
+    typo.write_text("just text")
+    with pytest.raises(InputError, match="option: value"):
+        load_recipe(str(typo))
+    typo.write_text("a: [1\n")
+    with pytest.raises(InputError, match="no valid YAML"):
+        load_recipe(str(typo))

@@ -1,0 +1,73 @@
+import dataclasses
+
+import pytest
+
+from mcl_hf.errors import InputError
+from mcl_hf.models.configuration_mcl import MCLConfig
+from mcl_hf.training.arguments import MODEL_FIELDS, PretrainArguments, load_arguments
+
+
+def test_every_option_has_a_help_text_and_every_model_field_is_one_of_the_configuration():
+    assert all(option.metadata["help"] for option in dataclasses.fields(PretrainArguments))
+    config_fields = {option.name for option in dataclasses.fields(MCLConfig)}
+    assert set(MODEL_FIELDS) <= config_fields
+
+
+def test_model_fields_that_are_not_set_take_the_default_of_the_configuration():
+    config = PretrainArguments(backbone="resnet18", temperature=1).model_config()
+    assert (config.backbone, config.temperature, config.fpn_channels) == ("resnet18", 1.0, MCLConfig.fpn_channels)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_steps": 0}, "max_steps must be at least 1"),
+        ({"batch_size": 1}, "need two images"),
+        ({"max_steps": 3, "epochs": 1}, "both set"),
+        ({"batch_size": 4, "global_batch_size": 4}, "both set"),
+        ({"objective": "supervised"}, "needs label_column"),
+        ({"objective": "supervised", "label_column": "y", "queue_size": 8}, "contrastive objective"),
+        ({"optimizer": "adam"}, "one of lars, adamw, sgd"),
+        ({"precision": "fp8"}, "one of fp32, bf16, fp16"),
+        ({"base_learning_rate": "fast"}, "must be a number"),
+        ({"max_steps": 1.5}, "whole number"),
+        ({"channels_last": "yes"}, "true or false"),
+        ({"seed": True}, "whole number"),
+        ({"target_momentum": 1.5}, "between 0 and 1"),
+        ({"base_learning_rate": 0}, "above 0"),
+        ({"montage_ratios": 3}, "must be a list"),
+        ({"resume": ""}, "resume is empty"),
+    ],
+)
+def test_wrong_values_are_one_clear_line(given, message):
+    with pytest.raises(InputError, match=message) as caught:
+        PretrainArguments(**given)
+    assert "\n" not in str(caught.value)
+
+
+def test_contradictions_of_the_model_and_unknown_backbones_are_input_errors():
+    with pytest.raises(InputError, match="one value a level"):
+        PretrainArguments(backbone="resnet18", level_weights=[1.0]).model_config()
+    with pytest.raises(InputError, match="resnet99"):
+        PretrainArguments(backbone="resnet99").model_config()
+
+
+def test_batch_sizes():
+    arguments = PretrainArguments(global_batch_size=48, gradient_accumulation_steps=3)
+    assert arguments.batch_sizes(world_size=2) == (8, 48)
+    with pytest.raises(InputError, match="use a multiple of 15"):
+        arguments.batch_sizes(world_size=5)
+    assert PretrainArguments().batch_sizes(world_size=2) == (64, 128)
+
+
+def test_steps_from_epochs():
+    assert PretrainArguments(epochs=2).total_steps(num_images=100, global_batch_size=32) == 6
+    assert PretrainArguments(max_steps=5).total_steps(num_images=100, global_batch_size=32) == 5
+
+
+def test_overrides_replace_the_other_half_of_a_pair():
+    arguments = load_arguments("demo", epochs=1, global_batch_size=8)
+    assert (arguments.max_steps, arguments.batch_size) == (None, None)
+    assert (arguments.epochs, arguments.global_batch_size) == (1.0, 8)
+    with pytest.raises(InputError, match="did you mean 'max_steps'"):
+        load_arguments("demo", max_step=3)
