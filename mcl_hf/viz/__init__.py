@@ -4,5 +4,6 @@ Imports `models` only, and matplotlib (extra `viz`) inside the functions that dr
 """
 
 from mcl_hf.viz.montage_grid import montage_picture
+from mcl_hf.viz.similarity import similarity_map, similarity_picture, to_pixel_values
 
-__all__ = ["montage_picture"]
+__all__ = ["montage_picture", "similarity_map", "similarity_picture", "to_pixel_values"]

@@ -1,0 +1,181 @@
+"""Where else does a region's embedding occur? Cosine of one box against boxes of its shape slid over an image.
+
+Beside `mcl-hf show similarity`; reads any model that `MCLModel` opens. What this shows is what pre-training asks for:
+the embedding of a region should follow its content, not its place.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
+
+from mcl_hf.models.modeling_mcl import MCLModel
+from mcl_hf.viz.figure import INK, QUIET, figure_to_image, new_figure
+
+Box = Sequence[float]
+
+
+def slide_boxes(height: int, width: int, box_height: float, box_width: float, positions: int) -> torch.Tensor:
+    """Boxes of one size on an even grid, all of them inside of the image.
+
+    Args:
+        height, width: Of the image, px.
+        box_height, box_width: Of every box, px.
+        positions: Boxes along the longer free side; the other side gets the same spacing.
+
+    Returns:
+        `(rows, columns, 4)` float32 boxes of x0, y0, x1, y1.
+
+    Raises:
+        ValueError: The box is larger than the image.
+    """
+    free_height, free_width = height - box_height, width - box_width
+    if free_height < 0 or free_width < 0:
+        raise ValueError(f"boxes of {box_width:.0f} x {box_height:.0f} px do not fit into {width} x {height} px")
+    spacing = max(free_height, free_width) / max(positions - 1, 1) or 1.0
+    rows, columns = round(free_height / spacing) + 1, round(free_width / spacing) + 1
+    tops, lefts = torch.linspace(0, free_height, rows), torch.linspace(0, free_width, columns)
+    y0, x0 = torch.meshgrid(tops, lefts, indexing="ij")  # (rows, columns)
+    return torch.stack([x0, y0, x0 + box_width, y0 + box_height], dim=-1)
+
+
+@torch.no_grad()
+def similarity_map(
+    model: MCLModel,
+    pixel_values: torch.Tensor,
+    box: Box,
+    *,
+    searched: torch.Tensor | None = None,
+    scale: float = 1.0,
+    positions: int = 24,
+) -> torch.Tensor:
+    """Cosine of one region's embedding against those of a grid of regions.
+
+    Args:
+        model: In eval mode for a result that does not depend on the other boxes.
+        pixel_values: `(C, H, W)` float, normalised with the model's mean and std: the image that holds the box.
+        box: x0, y0, x1, y1 in px of `pixel_values`.
+        searched: `(C, H', W')` image to look in; None looks in `pixel_values` itself.
+        scale: Side of the slid boxes relative to the box. 0.5 asks for the same content at half its size, which is read
+            one level further down in the pyramid.
+        positions: Boxes along the longer free side of the searched image.
+
+    Returns:
+        `(rows, columns)` float32 cosines on the CPU; cell (row, column) belongs to the box at the same place of
+        `slide_boxes`.
+
+    Raises:
+        ValueError: A box that is empty, leaves the image, or does not fit into the searched one.
+    """
+    _, height, width = pixel_values.shape
+    x0, y0, x1, y1 = box
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise ValueError(f"box {tuple(box)} must be x0 < x1, y0 < y1 within an image of {width} x {height} px")
+    device, dtype = pixel_values.device, pixel_values.dtype
+    query = model.embed_regions(pixel_values[None], [torch.tensor([[x0, y0, x1, y1]], device=device, dtype=dtype)])
+    target = pixel_values if searched is None else searched
+    grid = slide_boxes(*target.shape[-2:], (y1 - y0) * scale, (x1 - x0) * scale, positions)  # (rows, columns, 4)
+    found = model.embed_regions(target[None], [grid.flatten(0, 1).to(target)])  # (rows * columns, D)
+    return F.cosine_similarity(query.float(), found.float()).view(grid.shape[:2]).cpu()
+
+
+def to_pixel_values(image: Image.Image, model: MCLModel) -> torch.Tensor:
+    """A picture as the model's `(C, H, W)` normalised floats, at its own size.
+
+    Raises:
+        ValueError: The model takes neither 1 nor 3 channels.
+    """
+    modes = {1: "L", 3: "RGB"}
+    if model.config.num_channels not in modes:
+        raise ValueError(f"pictures have 1 or 3 channels, this model takes {model.config.num_channels}")
+    pixels = pil_to_tensor(image.convert(modes[model.config.num_channels])) / 255  # (C, H, W) in [0, 1]
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (model.config.image_mean, model.config.image_std))
+    return ((pixels - mean) / std).to(model.device, model.dtype)
+
+
+def similarity_picture(
+    image: Image.Image,
+    box: Box,
+    heat: torch.Tensor,
+    *,
+    searched: Image.Image | None = None,
+    scale: float = 1.0,
+    title: str = "Where the region's embedding is found again",
+) -> Image.Image:
+    """Draw the box on the left and, on the right, the heat over the searched picture with the best match framed.
+
+    Args:
+        image: Holds the box.
+        box: x0, y0, x1, y1 in px of `image`.
+        heat: From `similarity_map`, with the same `scale`.
+        searched: The picture that was searched; None when it was `image`.
+        scale: As given to `similarity_map`.
+        title: Above both.
+
+    Returns:
+        An RGB picture.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    figure = new_figure(1180, 560)
+    from matplotlib.patches import Rectangle
+
+    target = image if searched is None else searched
+    box_height, box_width = (box[3] - box[1]) * scale, (box[2] - box[0]) * scale
+    figure.suptitle(title, x=0.01, ha="left", fontsize=14, color=INK)
+    left, right = figure.subplots(1, 2)
+    for axes, picture, caption in (
+        (left, image, f"query: {box[2] - box[0]:.0f} x {box[3] - box[1]:.0f} px"),
+        (
+            right,
+            target,
+            f"{'same' if searched is None else 'other'} image, boxes of {box_width:.0f} x {box_height:.0f} px",
+        ),
+    ):
+        axes.set_title(caption, loc="left", fontsize=11, color=QUIET)
+        axes.imshow(picture.convert("RGB" if axes is left else "L"), cmap="gray", vmin=0, vmax=255)
+        axes.set_axis_off()
+    left.add_patch(Rectangle((box[0], box[1]), box[2] - box[0], box[3] - box[1], fill=False, ec="white", lw=4))
+    left.add_patch(Rectangle((box[0], box[1]), box[2] - box[0], box[3] - box[1], fill=False, ec="#d7191c", lw=2))
+
+    # A cell of the heat stands at the centre of its box and is one spacing wide.
+    rows, columns = heat.shape
+    dx = (target.width - box_width) / max(columns - 1, 1) / 2 or box_width / 2
+    dy = (target.height - box_height) / max(rows - 1, 1) / 2 or box_height / 2
+    x, y = box_width / 2, box_height / 2
+    extent = (x - dx, target.width - x + dx, target.height - y + dy, y - dy)
+    shown = right.imshow(heat.numpy(), extent=extent, cmap="inferno", alpha=0.72, interpolation="bilinear")
+    right.set_xlim(0, target.width)
+    right.set_ylim(target.height, 0)
+    bar = figure.colorbar(shown, ax=right, fraction=0.04, pad=0.02)
+    bar.set_label("cosine similarity", fontsize=9, color=QUIET)
+    bar.ax.tick_params(labelsize=8, colors=QUIET)
+    best = _best_match(heat, target, box_height, box_width, None if searched is not None else box)
+    if best is not None:
+        value, (x0, y0) = best
+        right.add_patch(Rectangle((x0, y0), box_width, box_height, fill=False, ec="white", lw=2, ls="--"))
+        bar.ax.axhline(value, color="white", lw=2, ls="--")
+        where = "best match elsewhere" if searched is None else "best match"
+        bar.set_label(f"cosine similarity (dashed: {where}, {value:.2f})", fontsize=9, color=QUIET)
+    return figure_to_image(figure)
+
+
+def _best_match(
+    heat: torch.Tensor, target: Image.Image, box_height: float, box_width: float, query: Box | None
+) -> tuple[float, tuple[float, float]] | None:
+    """Highest cosine and its box's corner; boxes centred in `query` are the query itself and do not count."""
+    rows, columns = heat.shape
+    tops = torch.linspace(0, target.height - box_height, rows)[:, None]  # (rows, 1)
+    lefts = torch.linspace(0, target.width - box_width, columns)[None]  # (1, columns)
+    allowed = torch.ones_like(heat, dtype=torch.bool)
+    if query is not None:
+        centre_x, centre_y = lefts + box_width / 2, tops + box_height / 2
+        inside_x = (centre_x > query[0]) & (centre_x < query[2])
+        allowed = ~(inside_x & (centre_y > query[1]) & (centre_y < query[3]))  # (rows, columns)
+    if not allowed.any():
+        return None
+    row, column = divmod(int(heat.masked_fill(~allowed, -2).argmax()), columns)
+    return float(heat[row, column]), (float(lefts[0, column]), float(tops[row, 0]))
