@@ -1,0 +1,68 @@
+"""mcl_hf: multi-level contrastive pre-training of detection backbones (MCL, arXiv 2304.02010).
+
+Importing it registers the models with transformers' Auto classes. `pretrain` is loaded on first use, so that importing the
+package brings in neither datasets nor accelerate.
+"""
+
+from typing import Any
+
+from .startup import check_torch_and_torchvision
+
+check_torch_and_torchvision()
+
+from transformers import (  # noqa: E402  (the check above explains a broken pair of torch and torchvision)
+    AutoBackbone,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForPreTraining,
+)
+
+from .models import (  # noqa: E402
+    FeaturePyramid,
+    MCLBackbone,
+    MCLConfig,
+    MCLForPreTraining,
+    MCLForSupervisedPreTraining,
+    MCLImageProcessor,
+    MCLModel,
+    MultiLevelContrast,
+    RegionHead,
+    assemble_montage,
+    load_backbone_weights,
+    load_starting_weights,
+)
+from .version import __version__  # noqa: E402
+
+AutoConfig.register(MCLConfig.model_type, MCLConfig, exist_ok=True)
+AutoModel.register(MCLConfig, MCLModel, exist_ok=True)
+AutoBackbone.register(MCLConfig, MCLBackbone, exist_ok=True)
+AutoModelForPreTraining.register(MCLConfig, MCLForPreTraining, exist_ok=True)
+AutoImageProcessor.register(
+    MCLConfig, image_processor_classes={"torchvision": MCLImageProcessor}, exist_ok=True
+)
+
+__all__ = [
+    "FeaturePyramid",
+    "MCLBackbone",
+    "MCLConfig",
+    "MCLForPreTraining",
+    "MCLForSupervisedPreTraining",
+    "MCLImageProcessor",
+    "MCLModel",
+    "MultiLevelContrast",
+    "RegionHead",
+    "__version__",
+    "assemble_montage",
+    "load_backbone_weights",
+    "load_starting_weights",
+    "pretrain",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "pretrain":
+        from .training import pretrain
+
+        return pretrain
+    raise AttributeError(f"module 'mcl_hf' has no attribute {name!r}")

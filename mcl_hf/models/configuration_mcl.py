@@ -1,0 +1,152 @@
+"""`MCLConfig`: the one configuration of every MCL model, and a backbone configuration for transformers' detectors.
+
+Numbers are the paper's (section 4) as the published code has them (`configs/selfsup/mcl/*.py`); names are ours.
+"""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.backbone_utils import BackboneConfigMixin
+
+from .timm_backbone import describe_backbone
+
+LEVEL_PAIRINGS = ("top", "same", "adjacent", "all")
+REGION_SCOPES = ("lean", "published")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@strict
+class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
+    """Configuration of `MCLModel`, `MCLBackbone`, `MCLForPreTraining` and `MCLForSupervisedPreTraining`.
+
+    Args:
+        backbone: timm architecture with maps at strides 4, 8, 16 and 32.
+        backbone_kwargs: More arguments for `timm.create_model`.
+        num_channels: Input channels, 1 to 12.
+        image_mean: Mean per channel of images in [0, 1]; ImageNet's for 3 channels, else 0.5.
+        image_std: Standard deviation per channel; ImageNet's for 3 channels, else 0.25.
+        fpn_channels: Width of P2..P5.
+        region_size: Side R of a region in cells of its FPN level. The input side in pre-training is `32 * region_size` px.
+        region_convs: 3x3 convolutions of the region head.
+        hidden_dim: Hidden width of the region head's and the predictors' MLPs.
+        embedding_dim: Width D of the embeddings that are contrasted.
+        montage_ratios: Down-sampling ratio r of each level: 1 first, then any of 2, 4, 8 in ascending order.
+        montage_fractions: Montages of each level per image of the batch: a level has `max(1, int(N * fraction))`.
+        level_weights: Weight of each level's loss.
+        level_pairing: Which target levels a level's queries are compared with: `"top"` (level 0 only: the published code),
+            `"same"`, `"adjacent"` (at most one level apart) or `"all"`.
+        temperature: T of the softmax over cosines; the loss is multiplied by 2T.
+        region_scope: `"lean"` computes FPN, head and target only where the loss reads them; `"published"` everywhere, so
+            that batch-norm batches in training are the published ones. The same function of each sample.
+        queue_size: Past target vectors kept as more negatives; 0 for none.
+        stage_names: Names of the backbone's maps; found from timm when not given.
+        out_features: Maps that `MCLBackbone` returns; C2..C5 (`stage1..stage4`) when not given.
+        out_indices: The same as indices into `stage_names`.
+        num_labels: Classes of `MCLForSupervisedPreTraining` (transformers' own field).
+
+    Raises:
+        ValueError: Fields that contradict each other, an unknown backbone, or one without the needed strides.
+
+    Example:
+        >>> from mcl_hf import MCLConfig
+        >>> config = MCLConfig(backbone="resnet18", fpn_channels=64)
+        >>> config.stage_names
+        ['stem', 'stage1', 'stage2', 'stage3', 'stage4']
+        >>> config.image_size
+        224
+    """
+
+    model_type = "mcl_dense"
+
+    backbone: str = "resnet50"
+    backbone_kwargs: dict[str, Any] | None = None
+    num_channels: int = 3
+    image_mean: list[float | int] | tuple[float | int, ...] | None = None
+    image_std: list[float | int] | tuple[float | int, ...] | None = None
+    fpn_channels: int = 256
+    region_size: int = 7
+    region_convs: int = 4
+    hidden_dim: int = 2048
+    embedding_dim: int = 256
+    montage_ratios: list[int] | tuple[int, ...] = (1, 2, 4, 8)
+    montage_fractions: list[float | int] | tuple[float | int, ...] = (1, 1 / 4, 1 / 16, 1 / 32)
+    level_weights: list[float | int] | tuple[float | int, ...] = (1 / 2, 1 / 4, 1 / 8, 1 / 8)
+    level_pairing: str = "top"
+    temperature: float | int = 1.0
+    region_scope: str = "lean"
+    queue_size: int = 0
+    stage_names: list[str] | tuple[str, ...] | None = None
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self._check_sizes()
+        self._check_levels()
+        for name, imagenet, other in (("image_mean", IMAGENET_MEAN, 0.5), ("image_std", IMAGENET_STD, 0.25)):
+            given = getattr(self, name)
+            values = given or (imagenet if self.num_channels == 3 else [other] * self.num_channels)
+            if len(values) != self.num_channels:
+                raise ValueError(f"{name} has {len(values)} values for num_channels={self.num_channels}")
+            setattr(self, name, list(values))
+        self.backbone_kwargs = dict(self.backbone_kwargs or {})
+        if self.stage_names is None:
+            self.stage_names = list(
+                describe_backbone(self.backbone, self.num_channels, self.backbone_kwargs).stage_names
+            )
+        else:
+            self.stage_names = list(self.stage_names)
+        out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
+        if out_features is None and out_indices is None:
+            out_features = [name for name in self.stage_names if name != "stem"]
+        self.set_output_features_output_indices(out_features=out_features, out_indices=out_indices)
+        super().__post_init__(**kwargs)
+
+    def _check_sizes(self) -> None:
+        """Plain ranges of single fields."""
+        if not 1 <= self.num_channels <= 12:
+            raise ValueError(f"num_channels must be 1 to 12, got {self.num_channels}")
+        for name in ("fpn_channels", "region_size", "hidden_dim", "embedding_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.region_convs < 0 or self.queue_size < 0:
+            raise ValueError("region_convs and queue_size must not be negative")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        if self.level_pairing not in LEVEL_PAIRINGS:
+            raise ValueError(f"level_pairing must be one of {', '.join(LEVEL_PAIRINGS)}, got {self.level_pairing!r}")
+        if self.region_scope not in REGION_SCOPES:
+            raise ValueError(f"region_scope must be one of {', '.join(REGION_SCOPES)}, got {self.region_scope!r}")
+
+    def _check_levels(self) -> None:
+        """The three per-level fields are one table: row i describes level i."""
+        self.montage_ratios = list(self.montage_ratios)
+        self.montage_fractions = list(self.montage_fractions)
+        self.level_weights = list(self.level_weights)
+        lengths = {len(self.montage_ratios), len(self.montage_fractions), len(self.level_weights)}
+        if len(lengths) != 1 or lengths == {0}:
+            raise ValueError(
+                "montage_ratios, montage_fractions and level_weights need one value a level, got "
+                f"{len(self.montage_ratios)}, {len(self.montage_fractions)} and {len(self.level_weights)} values"
+            )
+        if self.montage_ratios[0] != 1 or self.montage_fractions[0] != 1:
+            raise ValueError("level 0 is the un-tiled images: its montage ratio and montage fraction must be 1")
+        if any(ratio not in (1, 2, 4, 8) for ratio in self.montage_ratios) or self.montage_ratios != sorted(
+            set(self.montage_ratios)
+        ):
+            raise ValueError(
+                f"montage_ratios must ascend from 1 among 1, 2, 4, 8 (P5 to P2), got {self.montage_ratios}"
+            )
+        if any(fraction <= 0 for fraction in self.montage_fractions) or any(w < 0 for w in self.level_weights):
+            raise ValueError("montage_fractions must be above 0 and level_weights not negative")
+
+    @property
+    def image_size(self) -> int:
+        """Side of the input in pre-training, px: a full view is one region of P5."""
+        return 32 * self.region_size
+
+    @property
+    def level_maps(self) -> list[int]:
+        """Index into [P2, P3, P4, P5] of the map that each level reads: ratio 1 reads P5, ratio 8 reads P2."""
+        return [3 - (ratio.bit_length() - 1) for ratio in self.montage_ratios]

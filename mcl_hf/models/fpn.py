@@ -1,0 +1,96 @@
+"""Feature pyramid with batch norm: C2..C5 -> P2..P5.
+
+Second stage of the flow. Laterals are 1x1 convolutions, outputs 3x3 convolutions, each with batch norm, without bias and
+without activation; the top-down path is nearest up-sampling. This is detectron2's FPN with `FPN.NORM = "BN"`.
+
+Source: paper section 3.2; published code `openselfsup/models/necks.py` (class FPN).
+
+Differs from the published code: `reads` restricts the work to the images whose maps are read later (method: lean scope).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .weight_init import init_norm
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias followed by batch norm; parameters `conv.*` and `bn.*`."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return self.bn(self.conv(maps))
+
+
+class FeaturePyramid(nn.Module):
+    """Top-down feature pyramid.
+
+    Args:
+        in_channels: Channels of the backbone maps, fine to coarse (C2..C5).
+        channels: Width of every output map.
+
+    Example:
+        >>> import torch
+        >>> from mcl_hf import FeaturePyramid
+        >>> fpn = FeaturePyramid([8, 16], channels=4)
+        >>> [tuple(p.shape) for p in fpn([torch.rand(2, 8, 6, 6), torch.rand(2, 16, 3, 3)])]
+        [(2, 4, 6, 6), (2, 4, 3, 3)]
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int = 256) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(ConvNorm(width, channels, 1) for width in in_channels)
+        self.output = nn.ModuleList(ConvNorm(channels, channels, 3) for _ in in_channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform convolutions, batch norm 1 and 0."""
+        for block in (*self.lateral, *self.output):
+            nn.init.xavier_uniform_(block.conv.weight)
+            init_norm(block.bn)
+
+    def forward(
+        self, maps: Sequence[torch.Tensor], reads: Mapping[int, slice] | None = None
+    ) -> list[torch.Tensor | None]:
+        """Build the pyramid.
+
+        Args:
+            maps: One `(M, C, H, W)` tensor a level, fine to coarse.
+            reads: For the levels (index into `maps`) that will be read, the range of images of which. None: all of all.
+
+        Returns:
+            P maps fine to coarse, `(M, channels, H, W)`, or only the images asked for; None where nothing was asked for.
+
+        Raises:
+            ValueError: Not one map a level.
+        """
+        if len(maps) != len(self.lateral):
+            raise ValueError(f"FeaturePyramid was built for {len(self.lateral)} maps, got {len(maps)}")
+        batch = maps[0].shape[0]
+        if reads is None:
+            reads = dict.fromkeys(range(len(maps)), slice(0, batch))
+        pyramid: list[torch.Tensor | None] = [None] * len(maps)
+        coarser: torch.Tensor | None = None  # merged map of the next coarser level, of the images from `coarser_start`
+        coarser_start = 0
+        for level in reversed(range(len(maps))):
+            # A level's merged map serves its own readers and those of every finer level: the hull of their image ranges.
+            needed = [reads[reader] for reader in reads if reader <= level]
+            if not needed:
+                break
+            start, stop = min(r.start for r in needed), max(r.stop for r in needed)
+            merged = self.lateral[level](maps[level][start:stop])  # (stop - start, channels, H, W)
+            if coarser is not None:
+                below = coarser[start - coarser_start : stop - coarser_start]
+                merged = merged + F.interpolate(below, size=merged.shape[-2:], mode="nearest")
+            if level in reads:
+                own = reads[level]
+                pyramid[level] = self.output[level](merged[own.start - start : own.stop - start])
+            coarser, coarser_start = merged, start
+        return pyramid

@@ -1,0 +1,264 @@
+"""`MCLBackbone` (C2..C5) and `MCLModel` (backbone, FPN, region head) as transformers models.
+
+One folder serves all: the backbone's tensors are `backbone.*` in both classes and `mcl.backbone.*` inside of the
+pre-training models, whose prefix transformers strips or adds by itself.
+
+Source: paper section 3.2; published code `openselfsup/models/mcl.py` (encoder_q).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.ops import roi_align
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.backbone_utils import BackboneMixin
+from transformers.modeling_outputs import BackboneOutput
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_mcl import MCLConfig
+from .contrast import MultiLevelContrast
+from .fpn import FeaturePyramid
+from .montage import MontageLayout
+from .region_head import Predictor, RegionHead
+from .timm_backbone import build_timm_network, describe_backbone, run_timm_network
+
+_SELF_INITIALISING = (FeaturePyramid, RegionHead, Predictor, MultiLevelContrast)
+
+
+@dataclass
+class MCLModelOutput(ModelOutput):
+    """Output of `MCLModel`.
+
+    Attributes:
+        feature_maps: P2..P5, `(N, fpn_channels, H/4, W/4)` to `(N, fpn_channels, H/32, W/32)`.
+        backbone_feature_maps: C2..C5 at the same strides, channels of the backbone's stages.
+    """
+
+    feature_maps: tuple[torch.Tensor, ...] | None = None
+    backbone_feature_maps: tuple[torch.Tensor, ...] | None = None
+
+
+class MCLPreTrainedModel(PreTrainedModel):
+    """What all MCL models share: configuration, prefix, and initialisation that leaves timm's own alone."""
+
+    config: MCLConfig
+    base_model_prefix = "mcl"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _no_split_modules: list[str] = []
+
+    def _add_timm_network(self, config: MCLConfig) -> None:
+        """Build `self.backbone`, remembering whether its values are still to come (transformers loads on the meta device)."""
+        self.backbone = build_timm_network(config.backbone, config.num_channels, config.backbone_kwargs)
+        self._built_on_meta = any(tensor.is_meta for tensor in self.backbone.parameters())
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Fill what a checkpoint has not filled.
+
+        Every part initialises itself in its constructor, so there is nothing to do for a model built on a real device. On the
+        meta device (`from_pretrained`) what the checkpoint did not bring is filled here; a timm network's tensors,
+        non-persistent buffers included, are taken from a fresh network.
+        """
+        if not self._built_on_meta:
+            return
+        if module is getattr(self, "backbone", None):
+            _fill_from_fresh_network(module, self.config)
+        elif isinstance(module, _SELF_INITIALISING):
+            module.reset_parameters()
+
+    @torch.no_grad()
+    @init.guard_torch_init_functions()  # tensors that were loaded stay as they are
+    def initialize_weights(self) -> None:
+        """Initialise part by part.
+
+        transformers' own walk leaves out modules that hold no tensor themselves when their code is not in transformers; our
+        parts initialise as wholes.
+        """
+        for child in self.children():
+            if isinstance(child, MCLPreTrainedModel):
+                child.initialize_weights()
+            else:
+                for module in child.modules():
+                    self._init_weights(module)
+        self._init_weights(self)
+
+
+def _fill_from_fresh_network(network: nn.Module, config: MCLConfig) -> None:
+    """Copy a newly initialised network's tensors over those of `network` that were not loaded."""
+    tensors = dict([*network.named_parameters(), *network.named_buffers()])
+    empty = {name for name, tensor in tensors.items() if not getattr(tensor, "_is_hf_initialized", False)}
+    if not empty:
+        return
+    with torch.device("cpu"):
+        fresh = build_timm_network(config.backbone, config.num_channels, config.backbone_kwargs)
+    for name, tensor in [*fresh.named_parameters(), *fresh.named_buffers()]:
+        if name in empty:
+            init.copy_(tensors[name], tensor)
+
+
+class MCLBackbone(BackboneMixin, MCLPreTrainedModel):
+    """The backbone alone, for any transformers model that takes a `backbone_config`.
+
+    Opens every MCL folder (slim, pre-training, supervised): all but the backbone's tensors are left out.
+
+    Example:
+        >>> import torch
+        >>> from mcl_hf import MCLBackbone, MCLConfig
+        >>> backbone = MCLBackbone(MCLConfig(backbone="resnet18"))
+        >>> [tuple(map.shape) for map in backbone(torch.rand(1, 3, 64, 64)).feature_maps]
+        [(1, 64, 16, 16), (1, 128, 8, 8), (1, 256, 4, 4), (1, 512, 2, 2)]
+    """
+
+    has_attentions = False
+    _keys_to_ignore_on_load_unexpected = [
+        r"^(mcl\.)?(fpn|region_head)\.",
+        r"^(target|predictors|contrast|classifiers)\.",
+    ]
+
+    def __init__(self, config: MCLConfig) -> None:
+        super().__init__(config)
+        self._add_timm_network(config)
+        description = describe_backbone(config.backbone, config.num_channels, config.backbone_kwargs)
+        self.num_features = list(description.channels)
+        self._positions = description.positions
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> BackboneOutput:
+        """Feature maps of `config.out_features`.
+
+        Args:
+            pixel_values: `(N, num_channels, H, W)` float, normalised with the configuration's mean and std.
+            output_hidden_states: Also return the maps of all stages.
+            output_attentions: Accepted and ignored: these networks return none.
+
+        Returns:
+            `BackboneOutput.feature_maps`: one `(N, C, H/stride, W/stride)` tensor a feature.
+        """
+        maps = run_timm_network(self.backbone, self.config.backbone, pixel_values)
+        stages = dict(zip(self.stage_names, (maps[position] for position in self._positions), strict=True))
+        return BackboneOutput(
+            feature_maps=tuple(stages[name] for name in self.out_features),
+            hidden_states=tuple(stages.values()) if output_hidden_states else None,
+        )
+
+
+class MCLModel(MCLPreTrainedModel):
+    """Backbone, FPN and region head: what MCL pre-trains and a detector starts from.
+
+    Example:
+        >>> import torch
+        >>> from mcl_hf import MCLConfig, MCLModel
+        >>> model = MCLModel(MCLConfig(backbone="resnet18", fpn_channels=32, hidden_dim=64)).eval()
+        >>> [tuple(map.shape[1:]) for map in model(torch.rand(1, 3, 64, 96)).feature_maps]
+        [(32, 16, 24), (32, 8, 12), (32, 4, 6), (32, 2, 3)]
+        >>> tuple(model.embed_regions(torch.rand(1, 3, 64, 96), [torch.tensor([[0.0, 0.0, 56.0, 56.0]])]).shape)
+        (1, 256)
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^(target|predictors|contrast|classifiers)\."]
+
+    def __init__(self, config: MCLConfig) -> None:
+        super().__init__(config)
+        self._add_timm_network(config)
+        description = describe_backbone(config.backbone, config.num_channels, config.backbone_kwargs)
+        self._positions = description.positions[-4:]
+        self.fpn = FeaturePyramid(description.channels[-4:], config.fpn_channels)
+        self.region_head = RegionHead(
+            config.fpn_channels, config.region_size, config.region_convs, config.hidden_dim, config.embedding_dim
+        )
+        self.post_init()
+
+    def backbone_maps(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
+        """`(N, num_channels, H, W)` -> C2..C5."""
+        maps = run_timm_network(self.backbone, self.config.backbone, pixel_values)
+        return [maps[position] for position in self._positions]
+
+    @can_return_tuple
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> MCLModelOutput:
+        """Feature pyramid of whole images.
+
+        Args:
+            pixel_values: `(N, num_channels, H, W)` float, normalised with the configuration's mean and std; any H and W.
+
+        Returns:
+            `MCLModelOutput` with P2..P5 and C2..C5.
+        """
+        maps = self.backbone_maps(pixel_values)
+        return MCLModelOutput(feature_maps=tuple(self.fpn(maps)), backbone_feature_maps=tuple(maps))
+
+    def embed_regions(self, pixel_values: torch.Tensor, boxes: Sequence[torch.Tensor]) -> torch.Tensor:
+        """One embedding a box, read from the pyramid level on which the box is about R cells wide.
+
+        That is the match of pre-training, where a view of `32 * R` px is read from P5 and a tile of `4 * R` px from P2. A
+        box is cut out by RoIAlign (aligned, one sample a cell at the exact match), so a full view gives the embedding that
+        pre-training contrasts.
+
+        Args:
+            pixel_values: `(N, num_channels, H, W)` float, normalised.
+            boxes: For each image a `(n_i, 4)` tensor of x0, y0, x1, y1 in pixels.
+
+        Returns:
+            `(sum n_i, embedding_dim)`, in the order of the boxes; not normalised.
+
+        Raises:
+            ValueError: Not one tensor of boxes an image, or a tensor that is not `(n, 4)`.
+        """
+        if len(boxes) != len(pixel_values):
+            raise ValueError(f"embed_regions got boxes of {len(boxes)} images for {len(pixel_values)} images")
+        if any(image_boxes.dim() != 2 or image_boxes.shape[1] != 4 for image_boxes in boxes):
+            raise ValueError("embed_regions needs one (n, 4) tensor of x0, y0, x1, y1 in pixels for each image")
+        pyramid = self.fpn(self.backbone_maps(pixel_values))
+        rois = torch.cat(
+            [
+                torch.cat([image_boxes.new_full((len(image_boxes), 1), index), image_boxes], dim=1)
+                for index, image_boxes in enumerate(boxes)
+            ]
+        ).to(pyramid[0])  # (K, 5): image, x0, y0, x1, y1
+        region_size = self.config.region_size
+        sides = ((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])).clamp(min=1e-6).sqrt()  # (K,) px
+        levels = torch.log2(sides / region_size / 4).round().clamp(0, 3).long()  # stride = side / R = 4 * 2^level
+        regions = pyramid[0].new_zeros(len(rois), self.config.fpn_channels, region_size, region_size)
+        for level, level_map in enumerate(pyramid):
+            chosen = levels == level
+            regions[chosen] = roi_align(
+                level_map, rois[chosen], region_size, spatial_scale=1 / (4 * 2**level), sampling_ratio=-1, aligned=True
+            )
+        return self.region_head.embed(regions)
+
+    def embed_tiles(self, images: torch.Tensor, layout: MontageLayout) -> list[torch.Tensor]:
+        """Embeddings of the tiles of every level, each read from its own level of the pyramid.
+
+        With `region_scope="lean"` FPN and head run on what is read here and nothing else; with `"published"` they run on all
+        maps of all images. Equal in eval mode; in training batch norm sees other batches.
+
+        Args:
+            images: `(M, num_channels, S, S)`, level 0 first, then the montages of each level (`assemble_batch`).
+            layout: Which images belong to which level.
+
+        Returns:
+            For each level `(Q, D)`, tiles row-major over (image, row, column).
+        """
+        maps = self.backbone_maps(images)
+        read_maps = self.config.level_maps[: len(layout.counts)]
+        if self.config.region_scope == "lean":
+            pyramid = self.fpn(maps, reads=dict(zip(read_maps, layout.slices, strict=True)))
+            return [self.region_head(pyramid[index]) for index in read_maps]
+        tiles = [self.region_head(level_map) for level_map in self.fpn(maps)]  # P2..P5, each (M * cells, D)
+        by_image = [embeddings.unflatten(0, (len(images), -1)) for embeddings in tiles]  # (M, cells, D)
+        return [
+            by_image[index][images_of_level].flatten(0, 1)
+            for index, images_of_level in zip(read_maps, layout.slices, strict=True)
+        ]

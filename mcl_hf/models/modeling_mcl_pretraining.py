@@ -1,0 +1,409 @@
+"""`MCLForPreTraining`: the contrastive objective; and `MCLForSupervisedPreTraining`, its supervised variant.
+
+Source: paper section 3 and its last experiment; published code `openselfsup/models/mcl.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init
+from transformers.utils import ModelOutput, logging
+
+from .collectives import gather
+from .configuration_mcl import MCLConfig
+from .contrast import SIDES, MultiLevelContrast, TargetKeys, image_keys
+from .modeling_mcl import MCLModel, MCLPreTrainedModel
+from .montage import MontageLayout, assemble_batch, check_montages, draw_montages
+from .official_checkpoint import read_official_checkpoint
+from .region_head import Predictor
+from .weight_init import init_linear
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class MCLForPreTrainingOutput(ModelOutput):
+    """Output of `MCLForPreTraining`. Columns: queries of view a, queries of view b; zero for a side that was not run.
+
+    Attributes:
+        loss: Scalar, sum of `level_losses`.
+        level_losses: `(L, 2)` contributions to the loss, weights included.
+        positive_similarity: `(L, 2)` mean cosine of queries and their keys.
+        negative_similarity: `(L, 2)` mean cosine of queries and all other keys.
+        feature_std: `(L, 2)` standard deviation over the queries, mean over the D components of normalised queries:
+            0 when collapsed, about `1 / sqrt(D)` when spread out.
+    """
+
+    loss: torch.Tensor | None = None
+    level_losses: torch.Tensor | None = None
+    positive_similarity: torch.Tensor | None = None
+    negative_similarity: torch.Tensor | None = None
+    feature_std: torch.Tensor | None = None
+
+
+@dataclass
+class MCLForSupervisedPreTrainingOutput(ModelOutput):
+    """Output of `MCLForSupervisedPreTraining`.
+
+    Attributes:
+        loss: Scalar, sum of `level_losses`.
+        level_losses: `(L,)`, weights included.
+        accuracy: `(L,)` share of tiles classified rightly.
+    """
+
+    loss: torch.Tensor | None = None
+    level_losses: torch.Tensor | None = None
+    accuracy: torch.Tensor | None = None
+
+
+def _count_loaded(module: nn.Module) -> tuple[int, int]:
+    """How many of a module's parameters transformers took from a checkpoint, and how many there are."""
+    flags = [getattr(tensor, "_is_hf_initialized", False) for tensor in module.parameters()]
+    return sum(flags), len(flags)
+
+
+class _MontageMixin:
+    """What both objectives share: layout and checks of batches of views, and which parameters train."""
+
+    config: MCLConfig
+    mcl: MCLModel
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, which makes every loaded parameter trainable: those that are not are marked again."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._mark_untrained_parameters()
+        return loaded
+
+    def _mark_untrained_parameters(self) -> None:
+        """No gradient for parts of the FPN that no loss reaches: DDP waits for every gradient that was promised."""
+        for level in range(4):
+            if level not in self.config.level_maps:
+                self.mcl.fpn.output[level].requires_grad_(False)
+            if level < min(self.config.level_maps):
+                self.mcl.fpn.lateral[level].requires_grad_(False)
+
+    def layout(self, num_images: int) -> MontageLayout:
+        """How the M images of a side are made up for N images a process."""
+        return MontageLayout.of(num_images, self.config.montage_ratios, self.config.montage_fractions)
+
+    def draw_montages(self, num_images: int, generator: torch.Generator | None = None) -> list[torch.Tensor]:
+        """Montages of one side for N images: L - 1 int64 CPU tensors (`mcl_hf.models.montage.draw_montages`)."""
+        return draw_montages(self.layout(num_images), generator)
+
+    def _check_views(self, views: Sequence[torch.Tensor], name: str) -> MontageLayout:
+        """Layout of a batch whose views have the sizes that the configuration asks for.
+
+        Raises:
+            ValueError: A wrong number of views, a wrong shape, or fewer than 2 images.
+        """
+        ratios, side = self.config.montage_ratios, self.config.image_size
+        if len(views) != len(ratios):
+            raise ValueError(f"{name} needs {len(ratios)} views, one a level, got {len(views)}")
+        num_images = len(views[0])
+        if num_images < 2:
+            raise ValueError(f"{name} has {num_images} image; MCL needs at least 2 (batch norm, negatives)")
+        for level, (view, ratio) in enumerate(zip(views, ratios, strict=True)):
+            expected = (num_images, self.config.num_channels, side // ratio, side // ratio)
+            if tuple(view.shape) != expected:
+                raise ValueError(f"{name}[{level}] must have shape {expected}, got {tuple(view.shape)}")
+        return self.layout(num_images)
+
+    @staticmethod
+    def _cell_images(
+        montages: Sequence[torch.Tensor], layout: MontageLayout, device: torch.device
+    ) -> list[torch.Tensor]:
+        """Image of every tile, `(Q,)` a level; level 0's tiles are the images in order."""
+        level_0 = torch.arange(layout.num_images, device=device)
+        return [level_0, *(montage.to(device, non_blocking=True) for montage in montages)]
+
+
+class MCLForPreTraining(_MontageMixin, MCLPreTrainedModel):
+    """Online network with one predictor a level, and the EMA target network it is contrasted with.
+
+    `.mcl` is the online `MCLModel` (save it alone for use), `.predictors`, `.target` (no gradient) and `.contrast`.
+
+    Example:
+        >>> import torch
+        >>> from mcl_hf import MCLConfig, MCLForPreTraining
+        >>> config = MCLConfig(backbone="resnet18", fpn_channels=16, hidden_dim=32, region_size=2)
+        >>> model = MCLForPreTraining(config)
+        >>> def views(): return [torch.rand(4, 3, 64 // ratio, 64 // ratio) for ratio in config.montage_ratios]
+        >>> output = model(views(), views())
+        >>> output.loss.backward(); model.update_target(momentum=0.99)
+        >>> tuple(output.level_losses.shape)
+        (4, 2)
+    """
+
+    main_input_name = "views_a"
+    _keys_to_ignore_on_load_missing = [r"^(target|predictors|contrast)\."]  # _init_weights counts them in one line
+
+    def __init__(self, config: MCLConfig) -> None:
+        super().__init__(config)
+        levels = len(config.montage_ratios)
+        self.mcl = MCLModel(config)
+        self._built_on_meta = self.mcl._built_on_meta
+        self.predictors = nn.ModuleList(Predictor(config.embedding_dim, config.hidden_dim) for _ in range(levels))
+        self.target = MCLModel(config).requires_grad_(False)
+        self.contrast = MultiLevelContrast(
+            config.level_weights, config.temperature, config.level_pairing, config.queue_size, config.embedding_dim
+        )
+        self._mark_untrained_parameters()
+        self.post_init()
+
+    def _mark_untrained_parameters(self) -> None:
+        super()._mark_untrained_parameters()
+        self.target.requires_grad_(False)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:  # the last call, everything below is filled: what no checkpoint brought copies the online network
+            self._warn_of_new_parts()
+            for target, online in self._target_pairs():
+                init.copy_(target, online)
+
+    def _warn_of_new_parts(self) -> None:
+        """Say so when a checkpoint brought the online network but not all of the rest (a slim folder)."""
+        loaded = {part: _count_loaded(getattr(self, part)) for part in ("mcl", "target", "predictors")}
+        if loaded["mcl"][0] and any(have < total for have, total in loaded.values()):
+            counts = ", ".join(f"{part} {have}/{total}" for part, (have, total) in loaded.items())
+            logger.warning(
+                f"The checkpoint holds these parameters: {counts}. What is missing of the target starts as a copy of the "
+                "online network, missing predictors start new."
+            )
+
+    @classmethod
+    def from_official(
+        cls, path: str | Path, dtype: torch.dtype = torch.float32, **overrides: Any
+    ) -> "MCLForPreTraining":
+        """Read a checkpoint of the published code (`.pth` of GuoQiushan/MCL).
+
+        Depth, widths, convolutions and number of levels are inferred from the tensors; nothing is unpickled but tensors and
+        plain values (`weights_only=True`).
+
+        Args:
+            path: The `.pth` file.
+            dtype: Of the model; `torch.float64` keeps every bit of float64 tensors.
+            overrides: Fields of `MCLConfig` that a checkpoint does not hold (`montage_fractions`, `region_scope`, ...).
+
+        Returns:
+            The whole model, in train mode like any newly built module.
+
+        Raises:
+            ValueError: Not such a checkpoint; keys missing, unknown or of a wrong shape.
+            FileNotFoundError: No such file.
+        """
+        fields, tensors = read_official_checkpoint(path)
+        model = cls(MCLConfig(**{**fields, **overrides})).to(dtype)
+        expected = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith("contrast.")}
+        wrong = [name for name, shape in expected.items() if name not in tensors or tensors[name].shape != shape]
+        extra = [name for name in tensors if name not in expected]
+        if wrong or extra:
+            raise ValueError(
+                f"{path} does not fit the model: {len(wrong)} tensors missing or of another shape {wrong[:3]}, "
+                f"{len(extra)} without a place {extra[:3]}"
+            )
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                if name in tensors:
+                    tensor.copy_(tensors[name])
+        return model
+
+    def _target_pairs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(target, online) tensors, parameters and buffers."""
+        online = dict([*self.mcl.named_parameters(), *self.mcl.named_buffers()])
+        targets = [*self.target.named_parameters(), *self.target.named_buffers()]
+        return [(tensor, online[name]) for name, tensor in targets]
+
+    @torch.no_grad()
+    def reset_target(self) -> None:
+        """Make the target a copy of the online network, parameters and buffers."""
+        for target, online in self._target_pairs():
+            target.copy_(online)
+
+    @torch.no_grad()
+    def update_target(self, momentum: float) -> None:
+        """`target <- momentum * target + (1 - momentum) * online` over parameters; batch-norm buffers stay (as published).
+
+        Args:
+            momentum: m in [0, 1]; to be called after the optimizer's step, with the new online weights.
+        """
+        targets, online = list(self.target.parameters()), list(self.mcl.parameters())
+        torch._foreach_lerp_(targets, online, 1.0 - momentum)
+
+    def forward(
+        self,
+        views_a: Sequence[torch.Tensor],
+        views_b: Sequence[torch.Tensor],
+        montage_a: Sequence[torch.Tensor] | None = None,
+        montage_b: Sequence[torch.Tensor] | None = None,
+        generator: torch.Generator | None = None,
+        group_ids: torch.Tensor | None = None,
+        keys: TargetKeys | None = None,
+        sides: Sequence[str] = SIDES,
+    ) -> MCLForPreTrainingOutput:
+        """Loss of a batch.
+
+        To save memory run the sides in turn: `keys = model.compute_keys(...)`, then forward and backward with
+        `sides=("a",)` and with `sides=("b",)`, passing the same montages. Gradients add up to those of one call.
+
+        Args:
+            views_a: L float tensors `(N, num_channels, S/r, S/r)`, normalised; S = 32 * region_size.
+            views_b: The same of the other view pipeline.
+            montage_a: L - 1 int64 tensors of `B_i * r^2` image indices, row-major; drawn from `generator` when None.
+            montage_b: The same for views b.
+            generator: CPU generator for montages that are not given.
+            group_ids: `(N,)` int64; images of one group are never each other's negatives.
+            keys: From `compute_keys`, when the sides are run in turn.
+            sides: Whose queries to run.
+
+        Raises:
+            ValueError: Views, montages or group ids that do not fit, N below 2, an unknown side, or keys without the montages
+                they were made with.
+        """
+        layout = self._check_views(views_a, "views_a")
+        self._check_views(views_b, "views_b")
+        if not sides or set(sides) - set(SIDES):
+            raise ValueError(f"sides must be among {SIDES}, got {sides}")
+        if group_ids is not None and group_ids.shape != (layout.num_images,):
+            raise ValueError(f"group_ids must have shape ({layout.num_images},), got {tuple(group_ids.shape)}")
+        if keys is not None and None in (montage_a, montage_b) and self._keys_need_montages:
+            raise ValueError("pass montage_a and montage_b that the keys were computed with (see draw_montages)")
+        views = {"a": views_a, "b": views_b}
+        montages = {
+            side: draw_montages(layout, generator) if montage is None else montage
+            for side, montage in (("a", montage_a), ("b", montage_b))
+        }
+        if keys is None:
+            keys = self.compute_keys(views_a, views_b, montages["a"], montages["b"])
+        groups = None if group_ids is None else gather(group_ids.to(views_a[0].device))  # (W N,)
+
+        outputs = {}
+        for side in sides:
+            check_montages(montages[side], layout)
+            images = assemble_batch(views[side], montages[side], layout.ratios)  # (M, C, S, S)
+            regions = self.mcl.embed_tiles(images, layout)  # L x (Q, D)
+            queries = [predictor(level) for predictor, level in zip(self.predictors, regions, strict=True)]
+            other = SIDES[1 - SIDES.index(side)]
+            cells = self._cell_images(montages[side], layout, images.device)
+            outputs[side] = self.contrast(queries, cells, keys.embeddings[other], keys.present[other], groups, other)
+
+        keys.sides_left -= set(sides)
+        if self.training and not keys.sides_left:
+            self.contrast.enqueue(keys, groups)
+        zeros = torch.zeros_like(outputs[sides[0]].level_losses)
+        columns = {
+            name: torch.stack([getattr(outputs[side], name) if side in outputs else zeros for side in SIDES], dim=1)
+            for name in ("level_losses", "positive_similarity", "negative_similarity", "feature_std")
+        }  # each (L, 2)
+        return MCLForPreTrainingOutput(loss=columns["level_losses"].sum(), **columns)
+
+    @property
+    def _keys_need_montages(self) -> bool:
+        """Whether the target network sees montages at all."""
+        return self.config.region_scope == "published" or self.config.level_pairing != "top"
+
+    @torch.no_grad()
+    def compute_keys(
+        self,
+        views_a: Sequence[torch.Tensor],
+        views_b: Sequence[torch.Tensor],
+        montage_a: Sequence[torch.Tensor] | None = None,
+        montage_b: Sequence[torch.Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> TargetKeys:
+        """Keys of both sides from the target network, gathered from all ranks, without gradient.
+
+        Args: as in `forward`. With `level_pairing="top"` in lean scope the target sees full views only, montages are unused.
+        """
+        embeddings, present = {}, {}
+        for side, views, montage in (("a", views_a, montage_a), ("b", views_b, montage_b)):
+            layout = self._check_views(views, f"views_{side}")
+            if not self._keys_need_montages:
+                regions, cells = self.target.embed_tiles(views[0], layout.only_level_0()), [None]
+            else:
+                montage = draw_montages(layout, generator) if montage is None else montage
+                check_montages(montage, layout)
+                regions = self.target.embed_tiles(assemble_batch(views, montage, layout.ratios), layout)
+                cells = [None, *self._cell_images(montage, layout, views[0].device)[1:]]
+            levels = [
+                image_keys(level if level.dtype == torch.float64 else level.float(), images, layout.num_images)
+                for level, images in zip(regions[: self.contrast.target_levels], cells, strict=False)
+            ]
+            embeddings[side] = [gather(keys) for keys, _ in levels]  # T x (W N, D)
+            only_top = self.contrast.target_levels == 1
+            present[side] = None if only_top else [gather(has_tile) for _, has_tile in levels]
+        return TargetKeys(embeddings, present)
+
+
+class MCLForSupervisedPreTraining(_MontageMixin, MCLPreTrainedModel):
+    """Supervised MCL: every tile is classified with its image's label, by one linear classifier a level.
+
+    The same montages, backbone, FPN and region head; no target network (paper, last experiment; the published code does not
+    contain it). The folder also opens as `MCLModel` and `MCLBackbone`.
+    """
+
+    main_input_name = "views"
+
+    def __init__(self, config: MCLConfig) -> None:
+        super().__init__(config)
+        self.mcl = MCLModel(config)
+        self._built_on_meta = self.mcl._built_on_meta
+        self.classifiers = nn.ModuleList(
+            nn.Linear(config.embedding_dim, config.num_labels) for _ in config.montage_ratios
+        )
+        for classifier in self.classifiers:
+            init_linear(classifier, std=0.01)
+        self._mark_untrained_parameters()
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if self._built_on_meta and any(module is classifier for classifier in self.classifiers):
+            init_linear(module, std=0.01)
+
+    def forward(
+        self,
+        views: Sequence[torch.Tensor],
+        labels: torch.Tensor,
+        montage: Sequence[torch.Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> MCLForSupervisedPreTrainingOutput:
+        """Loss of a batch.
+
+        Args:
+            views: L float tensors `(N, num_channels, S/r, S/r)`, normalised.
+            labels: `(N,)` int64 class of each image, 0 to `num_labels` - 1.
+            montage: L - 1 int64 tensors of image indices; drawn from `generator` when None.
+            generator: CPU generator.
+
+        Raises:
+            ValueError: Views, montages or labels that do not fit.
+        """
+        layout = self._check_views(views, "views")
+        if labels.shape != (layout.num_images,):
+            raise ValueError(f"labels must have shape ({layout.num_images},), got {tuple(labels.shape)}")
+        montage = draw_montages(layout, generator) if montage is None else montage
+        check_montages(montage, layout)
+        images = assemble_batch(views, montage, layout.ratios)  # (M, C, S, S)
+        regions = self.mcl.embed_tiles(images, layout)  # L x (Q, D)
+        cells = self._cell_images(montage, layout, images.device)
+        losses, accuracies = [], []
+        for level, (classifier, embeddings, images_of_cells) in enumerate(
+            zip(self.classifiers, regions, cells, strict=True)
+        ):
+            logits = classifier(embeddings).float()  # (Q, num_labels)
+            classes = labels[images_of_cells]  # (Q,)
+            losses.append(self.config.level_weights[level] * F.cross_entropy(logits, classes))
+            accuracies.append((logits.detach().argmax(dim=1) == classes).float().mean())
+        level_losses = torch.stack(losses)
+        return MCLForSupervisedPreTrainingOutput(
+            loss=level_losses.sum(), level_losses=level_losses, accuracy=torch.stack(accuracies)
+        )

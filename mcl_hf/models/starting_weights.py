@@ -1,0 +1,180 @@
+"""Weights to start from, with a report of how many of how many tensors each part got.
+
+`load_starting_weights` serves `--init` (a timm name, a folder or a repository into any MCL model), `load_backbone_weights`
+puts a checkpoint's backbone into a transformers model that was built with our `backbone_config`. Nothing is loaded in
+silence, and a part that was asked for and is incomplete is an error.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import timm
+import torch
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_file
+from torch import nn
+
+from .configuration_mcl import MCLConfig
+from .modeling_mcl import MCLBackbone
+
+_PARTS = {
+    "backbone.": "backbone",
+    "fpn.": "FPN",
+    "region_head.": "region head",
+    "predictors.": "predictors",
+    "target.": "target",
+    "classifiers.": "classifiers",
+}
+_WEIGHT_FILES = ("*.safetensors", "*.json")
+
+
+@dataclass
+class WeightReport:
+    """How many of how many tensors of each part were loaded.
+
+    Attributes:
+        source: Where the weights came from.
+        parts: Name of a part -> (loaded, all).
+    """
+
+    source: str
+    parts: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        counts = ", ".join(
+            f"{name} {loaded}/{total}" + ("" if loaded else " (new)") for name, (loaded, total) in self.parts.items()
+        )
+        return f"weights from {self.source}: {counts}"
+
+
+def read_checkpoint(source: str, config: MCLConfig) -> dict[str, torch.Tensor]:
+    """Tensors of a checkpoint, named as in `MCLForPreTraining` less the prefix `mcl.`.
+
+    Args:
+        source: `timm:NAME` (fetched by timm), a folder with `model.safetensors` of ours or of `timm.models.save_for_hf`, a
+            `.safetensors` file, or a Hub repository `user/name` (fetched).
+        config: Of the model to be filled.
+
+    Raises:
+        ValueError: The source cannot be read as a checkpoint.
+    """
+    if source.startswith("timm:"):
+        return _timm_tensors(source.removeprefix("timm:"), config)
+    path = Path(source)
+    if not path.exists():
+        if source.count("/") != 1 or source.startswith((".", "/", "~")):
+            raise ValueError(f"no weights at {source}: neither a folder, a file, timm:NAME nor a repository user/name")
+        try:
+            path = Path(snapshot_download(source, allow_patterns=list(_WEIGHT_FILES)))
+        except Exception as error:  # the client raises many types: offline, no such repository, no permission
+            raise ValueError(f"cannot fetch {source} from the Hub: {str(error).splitlines()[0]}") from error
+    if path.is_dir() and (path / "config.json").is_file():
+        description = json.loads((path / "config.json").read_text())
+        if "architecture" in description and description.get("model_type") != MCLConfig.model_type:
+            return _timm_tensors(f"local-dir:{path}", config)
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    files = [file for file in files if file.suffix == ".safetensors" and not file.name.startswith("training_state")]
+    if not files:
+        raise ValueError(f"no .safetensors weights in {source}")
+    tensors: dict[str, torch.Tensor] = {}
+    for file in files:
+        tensors |= load_file(file)
+    tensors = {name.removeprefix("mcl."): tensor for name, tensor in tensors.items()}
+    if not any(name.startswith(tuple(_PARTS)) for name in tensors):  # plain backbone names
+        tensors = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _timm_tensors(name: str, config: MCLConfig) -> dict[str, torch.Tensor]:
+    """Backbone tensors of a pre-trained timm network."""
+    try:
+        network = timm.create_model(
+            name, pretrained=True, features_only=True, in_chans=config.num_channels, **(config.backbone_kwargs or {})
+        )
+    except Exception as error:  # unknown name, no pre-trained weights, no connection: timm raises many types
+        raise ValueError(f"timm cannot give weights for {name!r}: {str(error).splitlines()[0]}") from error
+    return {f"backbone.{key}": tensor for key, tensor in network.state_dict().items()}
+
+
+def load_starting_weights(model: nn.Module, source: str) -> WeightReport:
+    """Fill an MCL model from a checkpoint.
+
+    Parts that the source lacks stay as they are, the backbone is asked for and must be whole. A target network that the
+    source lacks becomes a copy of the online network.
+
+    Args:
+        model: `MCLBackbone`, `MCLModel`, `MCLForPreTraining` or `MCLForSupervisedPreTraining`, changed in place.
+        source: See `read_checkpoint`.
+
+    Returns:
+        The report; print it.
+
+    Raises:
+        ValueError: The source cannot be read, has no whole backbone, or a part of it has other shapes.
+    """
+    report = _fill(model, read_checkpoint(source, model.config), source)
+    loaded, total = report.parts["backbone"]
+    if loaded < total:
+        raise ValueError(f"{source} does not hold the whole backbone {model.config.backbone!r}: {loaded}/{total} tensors")
+    if "target" in report.parts and report.parts["target"][0] < report.parts["target"][1]:
+        model.reset_target()
+    return report
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> WeightReport:
+    """Copy tensors by name; a tensor of another shape is an error, an absent one is counted."""
+    report = WeightReport(source)
+    shapes: list[str] = []
+    for name, tensor in model.state_dict().items():
+        plain = name.removeprefix("mcl.")
+        part = next((title for prefix, title in _PARTS.items() if plain.startswith(prefix)), None)
+        if part is None:
+            continue  # the queue of past keys starts empty
+        loaded, total = report.parts.get(part, (0, 0))
+        given = tensors.get(plain)
+        if given is not None and given.shape != tensor.shape:
+            shapes.append(f"{plain} {tuple(given.shape)} for {tuple(tensor.shape)}")
+        elif given is not None:
+            tensor.copy_(given)
+        report.parts[part] = (loaded + (given is not None), total + 1)
+    if shapes:
+        raise ValueError(f"{source} has other shapes than the model in {len(shapes)} tensors, such as {shapes[0]}")
+    return report
+
+
+def load_backbone_weights(model: nn.Module, source: str) -> WeightReport:
+    """Put a checkpoint's backbone into a transformers model built with an `MCLConfig` as `backbone_config`.
+
+    transformers builds the backbone of DETR, Mask2Former, UperNet and others from a configuration alone, with random
+    weights; this fills it, also where the model has replaced batch norm by a frozen one.
+
+    Args:
+        model: Holds at least one `MCLBackbone`; changed in place.
+        source: See `read_checkpoint`.
+
+    Returns:
+        The report, also printed.
+
+    Raises:
+        ValueError: No `MCLBackbone` inside, the source cannot be read, or it lacks tensors of the backbone.
+
+    Example:
+        ```python
+        config = DetrConfig(use_timm_backbone=False, backbone_config=AutoConfig.from_pretrained("my-run"), ...)
+        model = DetrForObjectDetection(config)
+        load_backbone_weights(model, "my-run")  # weights from my-run: backbone 265/265
+        ```
+    """
+    backbones = [module for module in model.modules() if isinstance(module, MCLBackbone)]
+    if not backbones:
+        raise ValueError(f"{type(model).__name__} holds no MCLBackbone: build it with backbone_config=MCLConfig(...)")
+    report = WeightReport(source)
+    for backbone in backbones:
+        report = _fill(backbone, read_checkpoint(source, backbone.config), source)
+        loaded, total = report.parts["backbone"]
+        if loaded < total:
+            raise ValueError(f"{source} holds {loaded}/{total} tensors of the backbone {backbone.config.backbone!r}")
+    print(report)
+    return report
