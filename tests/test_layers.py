@@ -1,0 +1,121 @@
+"""The import direction between packages, which keeps every stage usable and testable without the ones after it.
+
+`models`, `data` | `viz` | `training`, `transfer` | `detection` | `probe` | `hub` | `cli`: a package imports only from
+packages to its left; `models` and `data`, and `training` and `transfer`, do not know each other.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "mcl_hf"
+COLUMNS = [
+    {"recipes"},  # YAML files and their reader
+    {"models", "data"},
+    {"viz"},
+    {"training", "transfer"},
+    {"detection"},
+    {"probe"},
+    {"hub"},
+    {"cli"},
+]
+FREE = {"errors", "version", "startup"}  # single files at the top of the package
+HEAVY = ["datasets", "accelerate", "pycocotools", "matplotlib"]
+
+
+def imported_modules(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, absolute name) of whatever a file imports, at any depth of the code, type-checking blocks included."""
+    package = list(path.relative_to(ROOT).with_suffix("").parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, name.name) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = [*base, *(node.module.split(".") if node.module else [])]
+            if module == ["mcl_hf"]:  # from mcl_hf import viz, or a name that the package exports
+                yield from ((node.lineno, f"mcl_hf.{name.name}") for name in node.names)
+            else:
+                yield node.lineno, ".".join(module)
+
+
+def column_of(package: str) -> int | None:
+    return next((index for index, column in enumerate(COLUMNS) if package in column), None)
+
+
+def violations(path: Path) -> list[str]:
+    parts = path.relative_to(PACKAGE).parts
+    if len(parts) == 1:
+        return []  # __init__.py and the free files are checked by what importing them pulls in
+    own, found = parts[0], []
+    own_column = column_of(own)
+    assert own_column is not None, f"{own} is a new package: give it its place in COLUMNS"
+    for line, module in imported_modules(path):
+        if module.split(".")[0] != "mcl_hf":
+            continue
+        name = module.split(".")[1] if "." in module else ""
+        if name in FREE or name == own:
+            continue
+        column = column_of(name)
+        if column is None:
+            found.append(f"{path.relative_to(ROOT)}:{line} imports {module}: import from the package that defines it")
+        elif column >= own_column:
+            found.append(f"{path.relative_to(ROOT)}:{line} imports {module}, which is not to the left of {own}")
+    return found
+
+
+def test_packages_import_leftwards_only():
+    assert [line for path in sorted(PACKAGE.rglob("*.py")) for line in violations(path)] == []
+
+
+def test_models_is_a_flat_folder_that_stands_alone():
+    """A published checkpoint can carry this folder as its code: transformers follows `from .name import ...` only."""
+    files = sorted((PACKAGE / "models").rglob("*.py"))
+    assert files and all(path.parent == PACKAGE / "models" for path in files)
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                where = f"{path.name}:{node.lineno}"
+                assert (node.module or "").split(".")[0] != "mcl_hf", f"{where} imports mcl_hf by name"
+                if node.level:
+                    assert node.level == 1 and node.module and "." not in node.module, f"{where}: only from .name"
+            elif isinstance(node, ast.Import):
+                assert all(name.name.split(".")[0] != "mcl_hf" for name in node.names), f"{path.name}:{node.lineno}"
+
+
+@pytest.mark.parametrize(
+    ("own", "source", "wrong"),
+    [
+        ("models", "from mcl_hf.errors import InputError", 0),
+        ("models", "from mcl_hf.data import open_source", 1),
+        ("data", "def f():\n    from ..models.montage import draw_montages", 1),
+        ("viz", "from ..models.montage import draw_montages\nimport mcl_hf.data", 0),
+        ("training", "from mcl_hf import viz\nimport mcl_hf.transfer.keymaps", 1),
+        ("training", "from mcl_hf import MCLModel", 1),
+        ("cli", "from mcl_hf.training.arguments import PretrainArguments", 0),
+    ],
+)
+def test_the_check_itself_finds_what_it_should(monkeypatch, tmp_path, own, source, wrong):
+    folder = tmp_path / "mcl_hf" / own
+    folder.mkdir(parents=True)
+    (folder / "part.py").write_text(source)
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path / "mcl_hf")
+    assert len(violations(folder / "part.py")) == wrong
+
+
+def test_importing_the_package_stays_light():
+    """transformers' own model base class already imports accelerate; beyond that nothing heavy may come."""
+    code = (
+        "import sys; from transformers import PreTrainedModel; before = set(sys.modules); import mcl_hf\n"
+        f"print([name for name in {HEAVY} if name in set(sys.modules) - before])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+    for path in [PACKAGE / "__init__.py", *(PACKAGE / "models").glob("*.py")]:
+        for line, module in imported_modules(path):
+            assert module.split(".")[0] not in HEAVY, f"{path.relative_to(ROOT)}:{line} imports {module}"
