@@ -1,0 +1,102 @@
+"""Reading run logs, summarising and drawing them."""
+
+import json
+import re
+
+import pytest
+
+from mcl_hf.errors import InputError
+from mcl_hf.viz.curves import curves_picture, read_log, summarise
+
+
+def contrastive_records(steps: int = 4, slope: float = 1.0) -> list[dict]:
+    return [
+        {
+            "step": 10 * number,
+            "loss": 8 - slope * number,
+            "level_losses": [[1.0, 1.2], [0.5, 0.4]],
+            "positive_similarity": [[0.1 * number, 0.1 * number + 0.02], [0.3, 0.3]],
+            "negative_similarity": [[0.2, 0.2], [0.1, 0.1]],
+            "feature_std": [[0.12, 0.12], [0.11, 0.11]],
+            "learning_rate": 1e-3 * number,
+            "grad_norm": None if number == 2 else 3.0,
+            "images_per_second": [10.0, 20.0, 30.0, 400.0][number % 4],
+            "data_wait_share": 0.05,
+            "seconds": 1000.4 * number,
+            "broken_images": 0,
+        }
+        for number in range(1, steps + 1)
+    ]
+
+
+def write_log(folder, records, tail: str = ""):
+    folder.mkdir(exist_ok=True)
+    (folder / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records) + tail)
+    return folder
+
+
+def test_log_is_read_from_folder_or_file_and_a_torn_last_line_is_left_out(tmp_path):
+    records = contrastive_records()
+    folder = write_log(tmp_path / "run", records, tail='{"step": 50, "lo')
+    assert read_log(folder) == records == read_log(folder / "log.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "there is no log at .*log.jsonl"),
+        ("", "is empty"),
+        ('{"step": 1}\nnonsense\n{"step": 2}\n', "line 2 is no record"),
+        ("[1, 2]\n", "line 1 is no record"),
+    ],
+)
+def test_unusable_logs_are_refused_with_their_name(tmp_path, text, said):
+    if text is not None:
+        (tmp_path / "log.jsonl").write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_log(tmp_path)
+
+
+def test_summary_has_the_last_numbers_as_means_over_sides():
+    row = summarise(contrastive_records())
+    assert row["steps"] == "40" and row["loss"] == "7.000 -> 4.000"
+    assert row["positive cosine"] == "0.410 0.300"
+    assert row["images/s"] == "25.0"  # the median of 20, 30, 400, 10
+    assert row["data wait"] == "5 %" and row["time"] == "1:06:42"
+    assert "accuracy" not in row and "broken images" not in row
+
+
+def colours(picture) -> set[tuple[int, int, int]]:
+    return {colour for _, colour in picture.getcolors(maxcolors=1 << 20)}
+
+
+def test_one_run_shows_every_level_and_several_runs_one_line_each(tmp_path):
+    one = write_log(tmp_path / "one", contrastive_records())
+    two = write_log(tmp_path / "two", contrastive_records(slope=0.5))
+    out = tmp_path / "curves.png"
+    picture = curves_picture(one, out)
+    assert out.stat().st_size > 10_000 and picture.mode == "RGB"
+    level_0, level_1, level_2 = (0x2B, 0x6C, 0xB0), (0xD9, 0x82, 0x2B), (0x2F, 0x85, 0x5A)
+    assert {level_0, level_1} <= colours(picture) and level_2 not in colours(picture)
+    both = curves_picture([one, two / "log.jsonl"])
+    assert both.tobytes() != picture.tobytes() and {level_0, level_1} <= colours(both)
+
+
+def test_supervised_and_single_record_logs_are_drawn(tmp_path):
+    supervised = [
+        {"step": step, "loss": 5.0 / step, "level_losses": [1.0, 0.5], "accuracy": [0.1 * step, 0.2]}
+        for step in range(1, 4)
+    ]
+    curves_picture(write_log(tmp_path / "supervised", supervised))
+    curves_picture(write_log(tmp_path / "short", contrastive_records(steps=1)))
+    assert summarise(supervised)["accuracy"] == "0.300 0.200"
+
+
+def test_runs_of_equal_folder_names_are_told_apart(tmp_path):
+    from mcl_hf.viz.curves import _run_names
+
+    for parent in ("x", "y"):
+        (tmp_path / parent).mkdir()
+        write_log(tmp_path / parent / "run", contrastive_records())
+    names = _run_names([tmp_path / "x" / "run", tmp_path / "y" / "run"])
+    assert [re.sub(r"\\", "/", name) for name in names] == ["x/run", "y/run"]
