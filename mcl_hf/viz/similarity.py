@@ -95,6 +95,60 @@ def to_pixel_values(image: Image.Image, model: MCLModel) -> torch.Tensor:
     return ((pixels - mean) / std).to(model.device, model.dtype)
 
 
+def draw_similarity(
+    model: MCLModel,
+    image: Image.Image,
+    box: Box | None = None,
+    *,
+    searched: Image.Image | None = None,
+    scale: float = 1.0,
+    positions: int = 24,
+    longest_side: int = 512,
+) -> Image.Image:
+    """From pictures to the picture: `to_pixel_values`, `similarity_map` in eval mode, `similarity_picture`.
+
+    Args:
+        model: From `MCLModel.from_pretrained`.
+        image: Holds the box.
+        box: x0, y0, x1, y1 in px of `image`; None takes a box in the middle, as large as a tile of level 1.
+        searched, scale, positions: See `similarity_map`.
+        longest_side: Larger pictures are scaled down to it first, px.
+
+    Returns:
+        An RGB picture.
+
+    Raises:
+        ValueError: See `similarity_map`.
+        InputError: matplotlib is not installed.
+    """
+    factor = min(1.0, longest_side / max(image.size))
+    image = _shrink(image, longest_side)
+    if box is None:
+        side = min(model.config.image_size // 2, min(image.size) // 2)
+        x0, y0 = (image.width - side) // 2, (image.height - side) // 2
+        box = (x0, y0, x0 + side, y0 + side)
+    else:
+        limits = (image.width, image.height) * 2
+        box = [min(edge * factor, limit) if factor < 1 else edge for edge, limit in zip(box, limits, strict=True)]
+    target = None if searched is None else _shrink(searched, longest_side)
+    was_training = model.training
+    model.eval()
+    try:
+        pixel_values = to_pixel_values(image, model)
+        other = None if target is None else to_pixel_values(target, model)
+        heat = similarity_map(model, pixel_values, box, searched=other, scale=scale, positions=positions)
+    finally:
+        model.train(was_training)
+    return similarity_picture(image, box, heat, searched=target, scale=scale)
+
+
+def _shrink(image: Image.Image, longest_side: int) -> Image.Image:
+    factor = longest_side / max(image.size)
+    if factor >= 1:
+        return image
+    return image.convert("RGB").resize((round(image.width * factor), round(image.height * factor)))
+
+
 def similarity_picture(
     image: Image.Image,
     box: Box,

@@ -1,0 +1,65 @@
+"""The `mcl-hf` command: finds the sub-command, imports its file only, and hands over.
+
+Also `python -m mcl_hf.cli`. Each sub-command is one file here with `main(argv) -> int`; exit code 0 is success, 2 is
+wrong input (one line on stderr), 130 is Ctrl-C.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from mcl_hf.version import __version__
+
+COMMANDS = {
+    "pretrain": "pre-train a backbone, its feature pyramid and region head on images",
+    "show": "draw pictures of a run, of montages, or of what a checkpoint finds similar",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line such as `["pretrain", "--recipe", "demo", "--output-dir", "out"]`.
+
+    Args:
+        argv: Without the program's name; None takes the process's own.
+
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help(), file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print(f"mcl-hf {__version__}")
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        print(f"mcl-hf: error: {_unknown(name)}", file=sys.stderr)
+        return 2
+    return import_module(f"mcl_hf.cli.{name}").main(arguments[1:])
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: mcl-hf COMMAND ...",
+            "",
+            "Multi-Level Contrastive Learning: pre-training of detection backbones.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "mcl-hf COMMAND --help tells more; mcl-hf --version prints the version.",
+        ]
+    )
+
+
+def _unknown(name: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(COMMANDS)}"
+    kind = "option" if name.startswith("-") else "command"
+    return f"unknown {kind} {name!r}: {hint}"

@@ -1,0 +1,8 @@
+"""`python -m mcl_hf.cli ...` is `mcl-hf ...`."""
+
+import sys
+
+from mcl_hf.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""What every command shares: a parser whose errors are one line, and the one place where errors become exit codes."""
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from PIL import Image
+
+from mcl_hf.errors import InputError
+
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises `InputError` where argparse would print its usage and leave."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | None) -> int:
+    """Run a command's body and turn what the user can mend into one line on stderr.
+
+    Args:
+        run: Takes the arguments; returns an exit code, or None for 0.
+        argv: None takes the process's own.
+
+    Returns:
+        0, or 2 after an `InputError` or a full disk, or 130 after Ctrl-C. Anything else is a fault of this library and
+        keeps its traceback.
+    """
+    try:
+        return run(list(sys.argv[1:] if argv is None else argv)) or 0
+    except InputError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("mcl-hf: interrupted", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        place = f" for {error.filename}" if error.filename else ""
+        return _fail(f"no disk space left{place}: free some, or choose another --output-dir")
+
+
+def _fail(message: str) -> int:
+    print(f"mcl-hf: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture, making its folder, and print where it is.
+
+    Raises:
+        InputError: The path cannot be written, or its ending names no format.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    except ValueError as error:
+        raise InputError(f"--out {path}: give the file an ending such as .png") from error
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise
+        raise InputError(f"--out {path} cannot be written: {error.strerror or error}") from error
+    print(f"picture: {path}")

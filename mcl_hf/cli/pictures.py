@@ -1,0 +1,56 @@
+"""Pictures of a run, drawn when it ends: what the model saw, how it learned, what it finds similar.
+
+A callback of the training loop (`mcl_hf.training.run.Callback`); `mcl-hf pretrain` hangs it in. The pictures lie in
+OUTPUT_DIR/pictures/ and leave the machine only with `log_images`.
+"""
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from mcl_hf.data import decode_image
+from mcl_hf.viz import curves_picture, draw_similarity, montage_picture
+
+if TYPE_CHECKING:
+    from mcl_hf.training import Run
+
+
+class RunPictures:
+    """Writes montages.png, and with matplotlib also curves.png and similarity.png; on the main process."""
+
+    def on_end(self, run: "Run") -> None:
+        """Draw and write the pictures.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        if not run.accelerator.is_main_process:
+            return
+        pictures = {}
+        if run.batch is not None:  # None when a finished run is resumed: the batch's picture is already there
+            views = run.batch.views
+            ratios = run.network.config.montage_ratios
+            pictures["montages"] = montage_picture(
+                views.views_a, views.views_b, run.batch.montage_a, run.batch.montage_b, ratios
+            )
+        if find_spec("matplotlib") is None:
+            run.tracking.print("curves and similarity maps are drawn with matplotlib: pip install 'mcl_hf[viz]'")
+        else:
+            pictures["curves"] = curves_picture(run.output_dir)
+            pictures["similarity"] = draw_similarity(run.network.mcl, _an_image(run))
+        folder = run.output_dir / "pictures"
+        folder.mkdir(exist_ok=True)
+        for name, picture in pictures.items():
+            picture.save(folder / f"{name}.png")
+            if run.arguments.log_images:
+                run.tracking.log_picture(name, np.asarray(picture), run.state.step)
+        run.tracking.print(f"pictures: {' '.join(str(folder / f'{name}.png') for name in pictures)}")
+
+
+def _an_image(run: "Run") -> Image.Image:
+    """The first image of the last batch, as it lies in the source: not cropped, not coloured."""
+    index = 0 if run.batch is None else int(run.batch.views.sample_ids[0])
+    pixels = decode_image(run.loader.source.sample(index).bytes_, run.network.config.num_channels)  # (H, W, C) uint8
+    return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)

@@ -1,0 +1,66 @@
+"""`mcl-hf pretrain`: a recipe, overrides, and a run with its pictures. Also behind `scripts/pretrain.py`."""
+
+import argparse
+from collections.abc import Sequence
+
+from mcl_hf.cli.command import Parser, run_command
+from mcl_hf.cli.options import add_flags, given_flags
+from mcl_hf.cli.pictures import RunPictures
+from mcl_hf.recipes import recipe_names
+from mcl_hf.training import PretrainArguments, load_arguments, pretrain
+
+# Title of a group of flags -> the field of PretrainArguments that it starts with.
+GROUPS = {
+    "where to and from": "output_dir",
+    "data": "data",
+    "model (left out: the paper's value, in brackets)": "backbone",
+    "length and batch": "epochs",
+    "optimisation": "optimizer",
+    "machine": "precision",
+    "saving and watching": "save_every_steps",
+}
+EXAMPLES = """
+examples:
+  mcl-hf pretrain --recipe demo --output-dir demo-run
+  mcl-hf pretrain --recipe mcl-r18-small --data my_images/ --output-dir runs/own --init timm:resnet18.a1_in1k
+  accelerate launch scripts/pretrain.py --recipe mcl-r50-in1k-100ep --data imagenet/train --output-dir runs/in1k
+"""
+
+
+def build_parser(prog: str, description: str, epilog: str = "") -> Parser:
+    """A parser that understands a pre-training run: `--recipe` and one flag for each field of `PretrainArguments`."""
+    parser = Parser(
+        prog=prog,
+        usage=f"{prog} [--recipe NAME_OR_FILE] [options]",  # the generated line would fill a screen
+        description=description,
+        epilog=epilog,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME_OR_FILE",
+        help=f"options to start from, which the flags below override: {', '.join(recipe_names())}, or a YAML file",
+    )
+    add_flags(parser, PretrainArguments, GROUPS)
+    return parser
+
+
+def read_arguments(namespace: argparse.Namespace) -> PretrainArguments:
+    """Recipe and flags of a parsed command line.
+
+    Raises:
+        InputError: An unknown recipe, or a value that cannot be used.
+    """
+    return load_arguments(namespace.recipe, **given_flags(namespace, PretrainArguments))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `run_command` for exit codes."""
+    return run_command(_run, argv)
+
+
+def _run(argv: list[str]) -> int:
+    parser = build_parser("mcl-hf pretrain", "Pre-train a backbone, its feature pyramid and region head.", EXAMPLES)
+    result = pretrain(read_arguments(parser.parse_args(argv)), callbacks=[RunPictures()])
+    return 130 if result.stopped_by == "SIGINT" else 0

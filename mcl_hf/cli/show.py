@@ -1,0 +1,31 @@
+"""`mcl-hf show`: pictures of runs, montages and similarity; each sub-command is a file `show_NAME.py`."""
+
+from collections.abc import Sequence
+from importlib import import_module
+
+from mcl_hf.cli.command import run_command
+from mcl_hf.errors import InputError
+
+PICTURES = {
+    "run": "curves of one or more runs as a picture, and a table of their last numbers",
+    "montages": "the first montages that a run with these options would see",
+    "similarity": "where an image holds regions like a given box, as a checkpoint sees it",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `run_command` for exit codes."""
+    return run_command(_run, argv)
+
+
+def _run(argv: list[str]) -> int | None:
+    if argv and argv[0] in PICTURES:
+        return import_module(f"mcl_hf.cli.show_{argv[0]}").run(argv[1:])
+    if argv and argv[0] not in ("-h", "--help"):
+        raise InputError(f"mcl-hf show has no {argv[0]!r}: choose from {', '.join(PICTURES)}")
+    width = max(map(len, PICTURES))
+    print("usage: mcl-hf show PICTURE ...\n\npictures:")
+    for name, summary in PICTURES.items():
+        print(f"  {name:<{width}}  {summary}")
+    print("\nmcl-hf show PICTURE --help tells more.")
+    return 0 if argv else 2

@@ -1,0 +1,43 @@
+"""`mcl-hf show run DIR [DIR ...]`: curves as PNG, and a table of the last numbers."""
+
+from pathlib import Path
+
+from mcl_hf.cli.command import Parser, save_picture
+from mcl_hf.viz import curves_picture, read_log, summarise
+
+
+def run(argv: list[str]) -> None:
+    """Print the table, write the picture and say where it is.
+
+    Raises:
+        InputError: A folder without a log, or matplotlib is not installed.
+    """
+    parser = Parser(
+        prog="mcl-hf show run", description="Draw a run's curves, or those of several runs over each other."
+    )
+    parser.add_argument("runs", nargs="+", metavar="DIR", type=Path, help="folder of a run (or its log.jsonl)")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help="picture to write (default: DIR/pictures/curves.png for one run, curves.png for several)",
+    )
+    arguments = parser.parse_args(argv)
+    runs: list[Path] = arguments.runs
+    print(format_table([{"run": str(path), **summarise(read_log(path))} for path in runs]))
+    folder = runs[0] if runs[0].is_dir() else runs[0].parent
+    default = folder / "pictures" / "curves.png" if len(runs) == 1 else Path("curves.png")
+    save_picture(curves_picture(runs), arguments.out or default)
+
+
+def format_table(rows: list[dict[str, str]]) -> str:
+    """Rows as aligned text: one line a row below the titles; one row alone becomes one line a column."""
+    titles = list(dict.fromkeys(title for row in rows for title in row))
+    if len(rows) == 1:
+        width = max(map(len, titles))
+        return "\n".join(f"{title:<{width}}  {rows[0][title]}" for title in titles)
+    table = [titles, *([row.get(title, "-") for title in titles] for row in rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(titles))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table
+    )

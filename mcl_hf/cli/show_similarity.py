@@ -1,0 +1,88 @@
+"""`mcl-hf show similarity CHECKPOINT`: one region's embedding, looked for in the same or another image."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mcl_hf.cli.command import Parser, save_picture
+from mcl_hf.errors import InputError
+from mcl_hf.models import MCLModel
+from mcl_hf.viz import draw_similarity
+
+
+def run(argv: list[str]) -> None:
+    """Open the checkpoint, draw the map and write the picture.
+
+    Raises:
+        InputError: A checkpoint or picture that cannot be opened, a box outside of it, or matplotlib is not installed.
+    """
+    parser = Parser(prog="mcl-hf show similarity", description="Draw where an image holds regions like a given box.")
+    parser.add_argument("checkpoint", help="folder or Hub repository that MCLModel opens")
+    parser.add_argument("--image", required=True, type=Path, metavar="FILE", help="picture that holds the box")
+    parser.add_argument(
+        "--box", nargs=4, type=float, metavar=("X0", "Y0", "X1", "Y1"), help="px of the picture (default: its middle)"
+    )
+    parser.add_argument("--searched", type=Path, metavar="FILE", help="picture to look in (default: the same)")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, metavar="X", help="side of the regions relative to the box (default: 1)"
+    )
+    parser.add_argument(
+        "--positions", type=int, default=24, metavar="N", help="regions along the longer side (default: 24)"
+    )
+    parser.add_argument(
+        "--longest-side", type=int, default=512, metavar="PX", help="larger pictures are scaled down (default: 512)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("similarity.png"), metavar="FILE", help="picture to write")
+    arguments = parser.parse_args(argv)
+    for name in ("scale", "positions", "longest_side"):
+        if getattr(arguments, name) <= 0:
+            raise InputError(f"--{name.replace('_', '-')} must be above 0, got {getattr(arguments, name)}")
+    image = open_picture(arguments.image)
+    searched = None if arguments.searched is None else open_picture(arguments.searched)
+    model = open_model(arguments.checkpoint)
+    try:
+        picture = draw_similarity(
+            model,
+            image,
+            arguments.box,
+            searched=searched,
+            scale=arguments.scale,
+            positions=arguments.positions,
+            longest_side=arguments.longest_side,
+        )
+    except ValueError as error:  # the box: its message names the sizes
+        raise InputError(str(error)) from error
+    save_picture(picture, arguments.out)
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A picture, upright.
+
+    Raises:
+        InputError: There is none, or it cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path} is not a picture that can be read") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def open_model(name: str) -> MCLModel:
+    """A checkpoint in float32; of a run that has not finished, its last checkpoint.
+
+    Raises:
+        InputError: Nothing there that `MCLModel` opens.
+    """
+    folder = Path(name)
+    last = folder / "checkpoints" / "last"
+    if folder.is_dir() and not (folder / "config.json").exists() and last.exists():
+        name = str(last)
+    try:
+        return MCLModel.from_pretrained(name, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{name} cannot be opened as an MCL model: {reason}") from error
