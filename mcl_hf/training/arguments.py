@@ -64,7 +64,7 @@ class PretrainArguments:
     # --- where to and from -------------------------------------------------------------------------------------
     output_dir: str | None = _option(None, "folder of the run: checkpoints, log, pictures and the finished model")
     objective: Literal["contrastive", "supervised"] = _option(
-        "contrastive", "contrastive (no labels) or supervised (classifies every tile; needs label_column)"
+        "contrastive", "contrastive (no labels) or supervised (every tile classified; needs labels)"
     )
     init: str | None = _option(None, "weights to start from: timm:NAME, a folder or a Hub repository")
     resume: str = _option(
@@ -75,11 +75,13 @@ class PretrainArguments:
     # --- data --------------------------------------------------------------------------------------------------
     data: str = _option("photos", "folder of images, parquet file or folder, or 'photos' for the embedded ones")
     image_column: str | None = _option(None, "column that holds the image; found by itself where there is only one")
-    label_column: str | None = _option(None, "column that holds the class, for the supervised objective")
+    label_column: str | None = _option(
+        None, "column that holds the class; found by itself where it is called label or folders are classes"
+    )
     group_column: str | None = _option(
         None, "column that names a group; images of one group are no negatives of each other"
     )
-    split: str | None = _option(None, "split of the data set; 'train' where there is one")
+    split: str = _option("train", "part of the data, where its folders or files tell parts apart")
     max_broken: float = _option(0.01, "share of images (0 to 1) that may be unreadable before the run stops")
     view_rendering: Literal["direct", "published"] = _option(
         "direct", "direct: each view at the size it is used at; published: at full size, then every r-th pixel"
@@ -160,8 +162,6 @@ class PretrainArguments:
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise InputError(f"{one} and {other} are both set: give only one of them")
         if self.objective == "supervised":
-            if self.label_column is None:
-                raise InputError("objective 'supervised' needs label_column: name the column that holds the class")
             for name in ("queue_size", "sides_in_turn"):
                 if getattr(self, name):
                     raise InputError(f"{name} belongs to the contrastive objective: leave it out for a supervised run")

@@ -1,0 +1,104 @@
+"""The finished run: a slim model at the root of its folder, the whole one in `pretraining/`, and a short README.
+
+Where it sits: after the last step, main process only. Both are written beside and renamed, so that a run's folder
+never holds half a model.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from ..errors import InputError
+from .run import Run
+from .state import fsync, replace_folder
+
+_README = """\
+---
+library_name: transformers
+tags:
+- mcl_hf
+- object-detection
+- self-supervised-learning
+---
+
+# {title}
+
+A {backbone} backbone, feature pyramid and region head, pre-trained by [MCL](https://arxiv.org/abs/2304.02010)
+(multi-level contrastive learning{variant}) with mcl_hf {version}.
+
+```python
+from mcl_hf import MCLModel, MCLBackbone
+
+model = MCLModel.from_pretrained("{path}")        # feature_maps P2..P5, embed_regions
+backbone = MCLBackbone.from_pretrained("{path}")  # C2..C5, for detectors of transformers
+```
+
+| | |
+|---|---|
+| data | {data} |
+| steps | {steps} |
+| images per step | {batch} |
+| images seen | {images} |
+| loss at the last step | {loss} |
+| training time | {hours:.2f} h on {processes} process(es) |
+
+How well it transfers to detection has not been measured. `log.jsonl` holds the run's curves; `pretraining/` the model
+with target network and predictors, to continue from.
+"""
+
+# What the finished model consists of; a new run refuses a folder that holds any of it.
+ROOT_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")
+RUN_ENTRIES = (*ROOT_FILES, "pretraining", "checkpoints", "log.jsonl")
+
+
+def write_finished_model(run: Run) -> None:
+    """Write the slim model, its processor and README to the run's folder, and the whole model to `pretraining/`.
+
+    Raises:
+        InputError: the folder cannot be written; the checkpoints are whole.
+    """
+    slim, whole = run.output_dir / ".finished.partial", run.output_dir / ".pretraining.partial"
+    try:
+        for folder, model in ((slim, run.network.mcl), (whole, run.network)):
+            shutil.rmtree(folder, ignore_errors=True)
+            model.save_pretrained(folder)
+            run.processor.save_pretrained(folder)
+        (slim / "README.md").write_text(readme(run), encoding="utf-8")
+        for folder in (slim, whole):
+            for path in folder.iterdir():
+                fsync(path)
+        replace_folder(whole, run.output_dir / "pretraining")
+        for path in slim.iterdir():
+            path.replace(run.output_dir / path.name)
+        slim.rmdir()
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(slim, ignore_errors=True)
+        shutil.rmtree(whole, ignore_errors=True)
+        raise InputError(
+            f"the finished model could not be written to {run.output_dir}: {' '.join(str(error).split())}; "
+            "the checkpoints are whole. Make room and run again with --resume auto"
+        ) from error
+
+
+def readme(run: Run) -> str:
+    """The README of a finished run: what was recorded, and nothing else."""
+    from ..version import __version__
+
+    state, config = run.state, run.network.config
+    values: dict[str, Any] = {
+        "title": run.output_dir.resolve().name,
+        "backbone": config.backbone,
+        "variant": ", supervised" if run.arguments.objective == "supervised" else "",
+        "version": __version__,
+        "path": Path(run.output_dir).resolve().name,
+        "data": state.data["description"].splitlines()[0],
+        "steps": f"{state.step:,}",
+        "batch": f"{state.global_batch_size:,}",
+        "images": f"{state.images_seen:,}",
+        "loss": f"{run.metrics['loss']:.4f}" if run.metrics else "not recorded",
+        "hours": state.seconds / 3600,
+        "processes": state.world_size,
+    }
+    return _README.format(**values)

@@ -1,0 +1,83 @@
+"""Is the run still sound? The guard that stops a non-finite loss from reaching weights or disk.
+
+Where it sits: inside the loop's step. The flag stays on the device, where it turns the update off (the optimizer's
+`found_inf`); it is copied to the host at logging and saving steps only, so the guard costs no sync in between.
+"""
+
+import json
+from collections import deque
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..errors import InputError
+
+
+class NonFiniteLossError(InputError):
+    """The loss or its gradient became infinite or NaN; the message names the step and the samples."""
+
+
+class FiniteGuard:
+    """Watches losses and gradient norms of a run.
+
+    Once a value was not finite, every later update is turned off too (the loss is multiplied by NaN, so all ranks see
+    it in the reduced gradient), and `check` raises at the next logging or saving step.
+
+    Args:
+        device: of the loss.
+        scaled: whether an fp16 gradient scaler is at work: its overflow steps give infinite gradients of a finite loss,
+            which it skips itself and which are no fault.
+        keep: steps whose sample ids are remembered; as long as the interval between checks.
+    """
+
+    def __init__(self, device: torch.device, scaled: bool, keep: int) -> None:
+        self.scaled = scaled
+        self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+        self._recent: deque[tuple[int, Tensor]] = deque(maxlen=keep)
+
+    def remember(self, step: int, sample_ids: Tensor) -> None:
+        """Keep the ids `(N,)` of the images of one forward pass."""
+        self._recent.append((step, sample_ids))
+
+    def watch(self, loss: Tensor, step: int) -> Tensor:
+        """The loss to back-propagate: itself, or NaN from the first non-finite one on."""
+        self._mark(~torch.isfinite(loss.detach()), step)
+        return loss * torch.where(self.first_bad_step >= 0, float("nan"), 1.0)
+
+    def update_mask(self, grad_norm: Tensor, step: int) -> Tensor:
+        """1.0 where this step's update must be skipped, from the total gradient norm over all ranks; else 0.0."""
+        bad = ~torch.isfinite(grad_norm.detach())
+        if not self.scaled:
+            self._mark(bad, step)
+        return bad.float()
+
+    def _mark(self, bad: Tensor, step: int) -> None:
+        self.first_bad_step = torch.where((self.first_bad_step < 0) & bad, step, self.first_bad_step)
+
+    def check(self, output_dir: Path, rank: int) -> None:
+        """Stop the run if any rank saw a non-finite value (a host sync; all ranks must call it).
+
+        Raises:
+            NonFiniteLossError: names the first such step (counted from 1) and this rank's images of that step; the
+                ids of
+                all remembered steps go to `non-finite-samples-rank<r>.json`.
+        """
+        latest = torch.iinfo(torch.int64).max
+        first = torch.where(self.first_bad_step < 0, latest, self.first_bad_step)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(first, op=dist.ReduceOp.MIN)
+        step = int(first)
+        if step == latest:
+            return
+        path = output_dir / f"non-finite-samples-rank{rank}.json"
+        recent = [{"step": number + 1, "sample_ids": ids.tolist()} for number, ids in self._recent]
+        path.write_text(json.dumps(recent), encoding="utf-8")
+        ids = [number for at, tensor in self._recent if at == step for number in tensor.tolist()]
+        shown = ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+        raise NonFiniteLossError(
+            f"the loss or its gradient is not finite since step {step + 1}: the update was left out and nothing was "
+            f"saved after it; samples of that step on rank {rank}: {shown} (all recent ones in {path}). "
+            "Look at these images, or lower the learning rate, and continue with --resume auto"
+        )

@@ -1,0 +1,97 @@
+"""The training loop: steps, and what is due between them.
+
+Where it sits: `pretrain.py` builds a `Run` and calls `train`; `step.py` is one step. The host waits for the device at
+logging and saving steps only.
+"""
+
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+from .run import Run, on_main_process
+from .state import save_checkpoint, should_save
+from .step import TimedBatches, train_step
+
+
+def train(run: Run) -> None:
+    """Train from `run.state.step` to the end or to a stop request, logging and saving on the way. All ranks.
+
+    Raises:
+        NonFiniteLossError: the loss or its gradient became infinite or NaN; nothing was saved since.
+        InputError: a checkpoint could not be written.
+    """
+    arguments, state = run.arguments, run.state
+    batches = TimedBatches(iter(run.loader))
+    broken: list[str] = []
+    earlier_seconds, started_at = state.seconds, time.perf_counter()
+    logged_at, logged_step = started_at, state.step
+    run.model.train()
+
+    while state.step < state.max_steps:
+        # --- one step -----------------------------------------------------------------------------------------------
+        outputs = train_step(run, batches, state.step, broken)
+        state.step += 1
+        state.images_seen += state.global_batch_size
+        run.tracking.advance()
+
+        # --- what is due ----------------------------------------------------------------------------------------------
+        logging = state.step % arguments.log_every_steps == 0 or state.step == state.max_steps
+        saving = should_save(state.step, arguments.save_every_steps, state.max_steps)
+        stopping = _stop_requested(run, at_sync_point=logging or saving)
+        if logging or saving or stopping:
+            run.guard.check(run.output_dir, run.accelerator.process_index)
+            state.seconds = earlier_seconds + time.perf_counter() - started_at
+
+        # --- log ------------------------------------------------------------------------------------------------------
+        if logging:
+            record: dict[str, Any] = {"step": state.step, **run.mean_over_ranks(outputs)}
+            now = time.perf_counter()
+            record["images_per_second"] = (state.step - logged_step) * state.global_batch_size / (now - logged_at)
+            record["data_wait_share"] = min(1.0, batches.seconds / (now - logged_at))
+            state.broken_images += run.total_over_ranks(len(broken))
+            record |= {"seconds": state.seconds, "broken_images": state.broken_images}
+            record |= {"broken": broken} if broken else {}
+            if record["loss"] <= state.best.get("loss", record["loss"]):
+                state.best = {"loss": record["loss"], "step": state.step}
+            run.metrics = record
+            run.tracking.log(record)
+            run.notify("on_log", record)
+            logged_at, logged_step, broken, batches.seconds = now, state.step, [], 0.0
+
+        # --- save -----------------------------------------------------------------------------------------------------
+        if saving or stopping:
+            run.notify("on_save", _save(run))
+        if stopping:
+            return
+
+
+def _stop_requested(run: Run, at_sync_point: bool) -> bool:
+    """Whether to save and leave now. Several ranks must agree, which they do at logging and saving steps."""
+    if run.state.step == run.state.max_steps:
+        return False
+    if run.accelerator.num_processes == 1:
+        return run.stop.name is not None
+    if not at_sync_point:
+        return False
+    wanted = run.total_over_ranks(int(run.stop.name is not None)) > 0
+    if wanted and run.stop.name is None:
+        run.stop.name = "SIGTERM"  # another rank's signal
+    return wanted
+
+
+def _save(run: Run) -> Path:
+    """Write the checkpoint on the main process; a failure there ends all ranks."""
+    if run.accelerator.scaler is not None:
+        run.state.scaler = run.accelerator.scaler.state_dict()
+    run.state.tracker_ids = run.tracking.tracker_ids
+    write = functools.partial(
+        save_checkpoint,
+        run.output_dir,
+        run.network,
+        run.processor,
+        run.optimizer.optimizer,
+        run.state,
+        run.arguments.keep_last,
+    )
+    return on_main_process(run.accelerator, write)

@@ -1,0 +1,121 @@
+"""Where a run starts: at step 0 in a free folder, or at a whole checkpoint whose recipe still fits.
+
+Where it sits: `pretrain.py` asks before anything expensive is done. What would be wrong is refused, what is a choice
+is named.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .arguments import MODEL_FIELDS, PretrainArguments
+from .finish import RUN_ENTRIES
+from .state import TrainingState, checkpoints, damage, newest_whole_checkpoint
+
+# What an attempt leaves behind that was stopped before its first checkpoint: nothing worth keeping.
+_BEFORE_FIRST_CHECKPOINT = ("log.jsonl", "checkpoints")
+# A change of these makes another run out of it, but not a wrong one.
+_CHOICES = (
+    "base_learning_rate", "min_lr", "warmup_steps", "weight_decay", "clip_grad_norm", "target_momentum", "seed",
+    "gradient_accumulation_steps", "precision", "view_rendering", "group_column", "label_column", "sides_in_turn",
+)  # fmt: skip
+
+
+def find_start(output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
+    """The checkpoint to start from (None: step 0), and lines to print about damaged ones. Main process only.
+
+    Args:
+        output_dir: the run's folder, which need not exist.
+        resume: "never", "auto" or the path of a checkpoint folder.
+
+    Raises:
+        InputError: the folder holds another run, or the checkpoint asked for is absent or damaged.
+    """
+    in_use = [name for name in RUN_ENTRIES if (output_dir / name).exists()]
+    if output_dir.exists() and not output_dir.is_dir():
+        raise InputError(f"output_dir {output_dir} is a file: choose a folder")
+    if resume == "never":
+        if in_use:
+            raise InputError(
+                f"{output_dir} already holds a run ({', '.join(in_use)}): continue it with --resume auto, "
+                "or choose another --output-dir"
+            )
+        return None, []
+    if resume != "auto":
+        path = Path(resume).resolve()
+        reason = damage(path) if path.is_dir() else "there is no such folder"
+        if reason is not None:
+            raise InputError(f"cannot resume from {resume}: {reason}")
+        if in_use and path.parent.parent != output_dir.resolve():
+            raise InputError(f"{output_dir} already holds another run than {resume}: choose another --output-dir")
+        return path, []
+    newest, skipped = newest_whole_checkpoint(output_dir)
+    if newest is not None:
+        return newest, [f"{line}: using {newest.name} instead" for line in skipped]
+    if checkpoints(output_dir):
+        raise InputError(f"{output_dir} has no whole checkpoint to resume from: {'; '.join(skipped)}")
+    foreign = [name for name in in_use if name not in _BEFORE_FIRST_CHECKPOINT]
+    if foreign:
+        raise InputError(
+            f"{output_dir} has no checkpoint to resume from but holds {', '.join(foreign)}: choose another --output-dir"
+        )
+    return None, []
+
+
+def check_model(checkpoint: Path, saved: Any, wanted: Any) -> None:
+    """Refuse to continue with another network.
+
+    Args:
+        checkpoint: for the message.
+        saved: the `MCLConfig` of the checkpoint.
+        wanted: the one that this run's options describe.
+
+    Raises:
+        InputError: naming the fields and both values.
+    """
+    changed = [
+        f"{name} {getattr(saved, name)!r} (now {getattr(wanted, name)!r})"
+        for name in (*MODEL_FIELDS, "num_labels")
+        if getattr(saved, name) != getattr(wanted, name)
+    ]
+    if changed:
+        raise InputError(
+            f"{checkpoint} was trained with {', '.join(changed)}: resume with the same model options, "
+            "or start a new run from its weights with --init"
+        )
+
+
+def check_recipe(checkpoint: Path, saved: TrainingState, now: TrainingState) -> list[str]:
+    """One line for every choice that differs from the checkpoint's run: continuing is possible, but not the same run.
+
+    Raises:
+        InputError: the objective or the optimizer differs, or the run is already longer than asked for.
+    """
+    before, after = saved.arguments, now.arguments
+    for name in ("objective", "optimizer"):
+        if before.get(name) != after[name]:
+            raise InputError(
+                f"{checkpoint} was trained with {name} {before.get(name)}, now it is {after[name]}: use the same"
+            )
+    if saved.step > now.max_steps:
+        raise InputError(f"{checkpoint} is at step {saved.step}, beyond the {now.max_steps} steps asked for")
+    changed = [(name, before.get(name), after[name]) for name in _CHOICES if before.get(name) != after[name]]
+    for name in ("world_size", "global_batch_size", "max_steps"):
+        changed.append((name, getattr(saved, name), getattr(now, name)))
+    changed.append(("the data set's fingerprint", saved.data.get("fingerprint"), now.data.get("fingerprint")))
+    return [
+        f"resuming with another {name}: {old} before, {new} now; the run goes on, but is not the interrupted one"
+        for name, old, new in changed
+        if old != new
+    ]
+
+
+def output_folder(arguments: PretrainArguments) -> Path:
+    """The run's folder.
+
+    Raises:
+        InputError: none was given.
+    """
+    if not arguments.output_dir:
+        raise InputError("output_dir is not set: name the folder for the run with --output-dir")
+    return Path(arguments.output_dir).expanduser()

@@ -1,0 +1,56 @@
+"""Stopping on request: SIGTERM and Ctrl-C finish the step, save, and leave.
+
+Where it sits: around the loop. A second signal of the same kind acts at once, as it would without this file.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopRequest:
+    """Which signal asked this process to stop, if any.
+
+    Example:
+        >>> stop = StopRequest()
+        >>> with stop.listening():
+        ...     stop.name is None
+        True
+    """
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGTERM and SIGINT for the length of the block (in the main thread; elsewhere Python takes none)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._before = before
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+        signal.signal(number, self._before[number])
+
+
+@contextmanager
+def interrupts_ignored() -> Iterator[None]:
+    """Ctrl-C reaches every process of the terminal: workers started inside this block leave it to the training
+    process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,142 @@
+"""One optimizer step.
+
+Where it sits: the loop calls `train_step` until the run is long enough. Order, as published: learning rate, target
+momentum, forward, backward, clip, optimizer, zero gradients, moving average of the *new* weights.
+
+Everything random comes from counters (seed, position, rank, side), so a resumed run draws what the uninterrupted one
+would have drawn. Nothing here waits for the device.
+"""
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .run import Batch, Run
+from .schedules import learning_rate, target_momentum
+from .signals import interrupts_ignored
+
+if TYPE_CHECKING:
+    from ..data import ViewBatch
+
+_HEALTH = ("level_losses", "positive_similarity", "negative_similarity", "feature_std")
+
+
+def train_step(run: Run, batches: Iterator["ViewBatch"], step: int, broken: list[str]) -> dict[str, Tensor | float]:
+    """One optimizer step, 0-based `step`; names of unreadable images are appended to `broken`.
+
+    Returns:
+        What the log shows of the step (of its last forward pass), tensors still on the device.
+    """
+    arguments, parts = run.arguments, run.arguments.gradient_accumulation_steps
+    lr = learning_rate(step, run.state.max_steps, run.peak_lr, arguments.min_lr, run.warmup_steps)
+    momentum = target_momentum(step, run.state.max_steps, arguments.target_momentum)
+    for group in run.optimizer.param_groups:
+        group["lr"] = lr
+
+    outputs: dict[str, Any] = {}
+    for part in range(parts):
+        views = next(batches)
+        broken += views.broken
+        run.guard.remember(step, views.sample_ids)
+        outputs = forward_backward(run, views, step, part, is_last=part == parts - 1)
+
+    grad_norm = run.accelerator.clip_grad_norm_(run.model.parameters(), arguments.clip_grad_norm)
+    mask = run.guard.update_mask(grad_norm, step)
+    if run.accelerator.scaler is None:  # with a scaler, its own flag does the same
+        run.optimizer.optimizer.found_inf = mask
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    if arguments.objective == "contrastive":
+        run.network.update_target(momentum)
+        outputs["target_momentum"] = momentum
+    return {**outputs, "learning_rate": lr, "grad_norm": grad_norm}
+
+
+def forward_backward(run: Run, views: "ViewBatch", step: int, part: int, is_last: bool) -> dict[str, Any]:
+    """Forward and backward pass of one batch; gradients meet the other ranks' in the last pass of a step only."""
+    arguments, parts, rank = run.arguments, run.arguments.gradient_accumulation_steps, run.accelerator.process_index
+    position = step * parts + part
+    torch.manual_seed(counter_seed("dropout", arguments.seed, position, rank))
+    montages = [
+        run.network.draw_montages(
+            len(views.sample_ids),
+            torch.Generator().manual_seed(counter_seed("montage", arguments.seed, position, rank, side)),
+        )
+        for side in range(1 if views.views_b is None else 2)
+    ]
+    run.batch = Batch(views, montages[0], montages[1] if len(montages) > 1 else None)
+    views_a = normalise(run, views.views_a)
+    if arguments.objective == "supervised":
+        with _gradients_meet(run, is_last):
+            output = run.model(views_a, views.labels.to(run.accelerator.device), montage=montages[0])
+            run.accelerator.backward(run.guard.watch(output.loss, step) / parts)
+        return {"loss": output.loss, "level_losses": output.level_losses, "accuracy": output.accuracy}
+
+    views_b = normalise(run, views.views_b or [])
+    both = {"montage_a": montages[0], "montage_b": montages[1], "group_ids": _group_ids(run, views)}
+    if not arguments.sides_in_turn:
+        with _gradients_meet(run, is_last):
+            output = run.model(views_a, views_b, **both)
+            run.accelerator.backward(run.guard.watch(output.loss, step) / parts)
+        return {"loss": output.loss, **{name: getattr(output, name) for name in _HEALTH}}
+
+    with run.accelerator.autocast():
+        keys = run.network.compute_keys(views_a, views_b, montages[0], montages[1])
+    outputs: list[dict[str, Tensor]] = []
+    for side in ("a", "b"):
+        with _gradients_meet(run, is_last and side == "b"):
+            output = run.model(views_a, views_b, keys=keys, sides=(side,), **both)
+            run.accelerator.backward(run.guard.watch(output.loss, step) / parts)
+        outputs.append({name: getattr(output, name).detach() for name in ("loss", *_HEALTH)})
+        del output  # its graph would double the memory that running in turn saves
+    return {name: outputs[0][name] + outputs[1][name] for name in outputs[0]}
+
+
+def counter_seed(purpose: str, *counters: int) -> int:
+    """A seed from counters: equal counters give equal numbers, whatever happened before."""
+    digest = hashlib.blake2b(repr((purpose, counters)).encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big")
+
+
+def normalise(run: Run, views: Sequence[Tensor]) -> list[Tensor]:
+    """uint8 `(N, C, s, s)` on the CPU -> float on the device, ``(x - 255 mean) / (255 std)`` by channel."""
+    layout = torch.channels_last if run.arguments.channels_last else torch.contiguous_format
+    on_device = [view.to(run.accelerator.device, non_blocking=True) for view in views]
+    return [((view - run.mean) / run.scale).contiguous(memory_format=layout) for view in on_device]
+
+
+def _group_ids(run: Run, views: "ViewBatch") -> Tensor | None:
+    """`(N,)` ids of images that are no negatives of each other; with a queue, an image's own past keys at the least."""
+    if views.group_ids is not None:
+        return views.group_ids.to(run.accelerator.device, non_blocking=True)
+    if run.network.config.queue_size:
+        return views.sample_ids.to(run.accelerator.device, non_blocking=True)
+    return None
+
+
+def _gradients_meet(run: Run, meet: bool) -> contextlib.AbstractContextManager[Any]:
+    """Whether the backward pass inside averages gradients over the ranks."""
+    return contextlib.nullcontext() if meet else run.accelerator.no_sync(run.model)
+
+
+class TimedBatches(Iterator["ViewBatch"]):
+    """The loader's batches, and how long the loop has waited for them, in seconds."""
+
+    def __init__(self, batches: Iterator["ViewBatch"]) -> None:
+        self._batches, self._started, self.seconds = batches, False, 0.0
+
+    def __next__(self) -> "ViewBatch":
+        start = time.perf_counter()
+        if self._started:
+            batch = next(self._batches)
+        else:
+            with interrupts_ignored():  # the workers start here
+                batch = next(self._batches)
+            self._started = True
+        self.seconds += time.perf_counter() - start
+        return batch

@@ -1,0 +1,179 @@
+"""What a run tells while it works: log.jsonl always, a progress bar, and trackers where asked.
+
+Where it sits: the loop hands one record per logging step to `Tracking.log`. A record of log.jsonl, one JSON object a
+line:
+
+    step                    optimizer steps done
+    loss                    total of this step, mean over ranks
+    level_losses            (L, 2) contributions to the loss; columns: view a's queries, view b's. Supervised: (L,)
+    positive_similarity     (L, 2) mean cosine of queries with their own key
+    negative_similarity     (L, 2) mean cosine with all other keys
+    feature_std             (L, 2) spread of the query embeddings; near 0 is collapse
+    accuracy                (L,) share of tiles classified right, supervised only
+    learning_rate, target_momentum, grad_norm (before clipping; null in a step that fp16 skips)
+    images_per_second       over all processes, since the line before
+    data_wait_share         share (0 to 1) of that time spent waiting for images
+    seconds                 since the start of the run, over all attempts
+    broken_images           unreadable so far; broken: names of those since the line before (main process), if any
+
+Trackers are Accelerate's. Pictures of the data go to them only with `log_images`.
+"""
+
+import importlib.util
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+TRACKERS = ("tensorboard", "wandb", "trackio")
+_PROJECT = "mcl_hf"
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """Refuse unknown trackers and those that are not installed, before any work.
+
+    Raises:
+        InputError: naming the extra to install.
+    """
+    for name in names:
+        if name not in TRACKERS:
+            raise InputError(f"report_to has no tracker {name!r}: choose among {', '.join(TRACKERS)}")
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"report_to {name} needs a package that is not installed: pip install mcl_hf[{name}]")
+
+
+class Tracking:
+    """Log, progress bar and trackers of one attempt of a run; silent on all ranks but the main one.
+
+    Args:
+        output_dir: folder of log.jsonl; tracker files go beside it.
+        is_main: whether this is the main process.
+        max_steps: length of the progress bar.
+        first_step: steps done before this attempt; later lines of an earlier one are dropped from the log.
+    """
+
+    def __init__(self, output_dir: Path, is_main: bool, max_steps: int, first_step: int) -> None:
+        self.output_dir, self.is_main = output_dir, is_main
+        self._accelerator: Accelerator | None = None
+        self.tracker_ids: dict[str, str] = {}
+        if is_main:
+            truncate_log(output_dir / "log.jsonl", first_step)
+            self._log = (output_dir / "log.jsonl").open("a", encoding="utf-8")
+        self._bar = tqdm(total=max_steps, initial=first_step, unit="step", disable=not is_main, dynamic_ncols=True)
+
+    def start_trackers(self, accelerator: "Accelerator", options: dict[str, Any], tracker_ids: dict[str, str]) -> None:
+        """Open the trackers that the accelerator was made with; known run ids continue their curves. All ranks."""
+        if not accelerator.log_with:
+            return
+        self._accelerator, self.tracker_ids = accelerator, dict(tracker_ids)
+        name = self.output_dir.resolve().name
+        settings: dict[str, dict[str, Any]] = {
+            "wandb": {"name": name, "dir": str(self.output_dir), "resume": "allow", "id": tracker_ids.get("wandb")},
+            "trackio": {"name": name, "resume": "allow"},
+        }
+        flat = {key: value if isinstance(value, int | float | str) else str(value) for key, value in options.items()}
+        accelerator.init_trackers(_PROJECT, config=flat, init_kwargs=settings)
+        if self.is_main and any(tracker.name == "wandb" for tracker in accelerator.trackers):
+            self.tracker_ids["wandb"] = accelerator.get_tracker("wandb", unwrap=True).id
+
+    def advance(self) -> None:
+        """One more step on the progress bar."""
+        self._bar.update(1)
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Write one record everywhere."""
+        if self.is_main:
+            self._log.write(json.dumps(_without_non_finite(record)) + "\n")
+            self._log.flush()
+            self._bar.set_postfix_str(
+                f"loss {record['loss']:.3f}, {record['images_per_second']:.0f} images/s, "
+                f"data wait {100 * record['data_wait_share']:.0f} %"
+            )
+        if self._accelerator is not None:
+            self._accelerator.log(flatten(record), step=record["step"])
+
+    def log_picture(self, name: str, picture: np.ndarray, step: int) -> None:
+        """Send a picture `(H, W, 3)` uint8 to the trackers (they stay local unless the caller was asked to send
+        them)."""
+        if self._accelerator is None or not self.is_main:
+            return
+        for tracker in self._accelerator.trackers:
+            if tracker.name == "tensorboard":
+                tracker.tracker.add_image(name, picture, global_step=step, dataformats="HWC")
+            elif tracker.name == "wandb":
+                import wandb
+
+                tracker.tracker.log({name: wandb.Image(picture)}, step=step)
+            elif tracker.name == "trackio":
+                import trackio
+
+                tracker.tracker.log({name: trackio.Image(picture)}, step=step)
+
+    def print(self, line: str) -> None:
+        """Print above the progress bar, main process only."""
+        if self.is_main:
+            self._bar.write(line)
+
+    def close(self) -> None:
+        """Finish bar, log and trackers."""
+        self._bar.close()
+        if self.is_main:
+            self._log.close()
+        if self._accelerator is not None:
+            for tracker in self._accelerator.trackers:
+                tracker.finish()
+
+
+def truncate_log(path: Path, last_step: int) -> None:
+    """Drop the lines after `last_step` and a torn last line, so that a resumed run continues the log without a seam."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # the line that was being written when the process was killed
+        if record["step"] <= last_step:
+            kept.append(line + "\n")
+    new = path.with_name(path.name + ".new")
+    new.write_text("".join(kept), encoding="utf-8")
+    new.replace(path)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Records of a log.jsonl."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def flatten(record: dict[str, Any]) -> dict[str, float]:
+    """Numbers of a record by name; `level_losses` (L, 2) becomes `level_losses/0a`, `level_losses/0b`, ..."""
+    flat: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, bool | str) or name == "step":
+            continue
+        if isinstance(value, int | float):
+            flat[name] = value
+        elif isinstance(value, list) and value and not isinstance(value[0], str):
+            for level, row in enumerate(value):
+                columns = zip("ab", row, strict=True) if isinstance(row, list) else [("", row)]
+                flat.update({f"{name}/{level}{side}": number for side, number in columns})
+    return flat
+
+
+def _without_non_finite(value: Any) -> Any:
+    """JSON has no infinity and no NaN: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _without_non_finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_non_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
