@@ -11,6 +11,7 @@ the queue. With their defaults the numbers are the published ones.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -89,7 +90,8 @@ def region_contrast(
         Scalars: `2T * mean cross-entropy`, mean cosine to positives, mean cosine to negatives.
     """
     # Cosines in at least float32 whatever the autocast: bf16 would round a cosine near 1 to steps of 1/128.
-    with torch.autocast(queries.device.type, enabled=False):
+    device_type = queries.device.type
+    with torch.autocast(device_type, enabled=False) if torch.amp.is_autocast_available(device_type) else nullcontext():
         cosines = queries @ keys.T  # (Q, D) x (D, K) -> (Q, K)
     rows = torch.arange(len(labels), device=labels.device)
     positives = cosines[rows, labels]  # (Q,)

@@ -163,7 +163,9 @@ class MCLForPreTraining(_MontageMixin, MCLPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if module is self:  # the last call, everything below is filled: what no checkpoint brought copies the online network
+        if (
+            module is self
+        ):  # the last call, everything below is filled: what no checkpoint brought copies the online network
             self._warn_of_new_parts()
             for target, online in self._target_pairs():
                 init.copy_(target, online)
@@ -201,7 +203,9 @@ class MCLForPreTraining(_MontageMixin, MCLPreTrainedModel):
         """
         fields, tensors = read_official_checkpoint(path)
         model = cls(MCLConfig(**{**fields, **overrides})).to(dtype)
-        expected = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith("contrast.")}
+        expected = {
+            name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith("contrast.")
+        }
         wrong = [name for name, shape in expected.items() if name not in tensors or tensors[name].shape != shape]
         extra = [name for name in tensors if name not in expected]
         if wrong or extra:

@@ -85,7 +85,9 @@ def read_official_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str
             tensors[ours] = tensor
     if unknown:
         raise ValueError(f"{path} is not an MCL checkpoint: no place for {len(unknown)} entries such as {unknown[:3]}")
-    different = [name for name, tensor in aliases.items() if name not in tensors or not torch.equal(tensor, tensors[name])]
+    different = [
+        name for name, tensor in aliases.items() if name not in tensors or not torch.equal(tensor, tensors[name])
+    ]
     if different:
         raise ValueError(
             f"{path} contradicts itself: backbone.* and encoder_q.0.* differ in {len(different)} tensors {different[:3]}"

@@ -116,7 +116,9 @@ def load_starting_weights(model: nn.Module, source: str) -> WeightReport:
     report = _fill(model, read_checkpoint(source, model.config), source)
     loaded, total = report.parts["backbone"]
     if loaded < total:
-        raise ValueError(f"{source} does not hold the whole backbone {model.config.backbone!r}: {loaded}/{total} tensors")
+        raise ValueError(
+            f"{source} does not hold the whole backbone {model.config.backbone!r}: {loaded}/{total} tensors"
+        )
     if "target" in report.parts and report.parts["target"][0] < report.parts["target"][1]:
         model.reset_target()
     return report

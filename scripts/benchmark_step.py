@@ -1,0 +1,301 @@
+"""Time and memory of one pre-training step, as ratios measured in one run.
+
+    python scripts/benchmark_step.py                       # ResNet-50, 224 px, N = 16: on two CPU cores about 15 minutes
+    python scripts/benchmark_step.py --batch-size 256 --device cuda
+    python scripts/benchmark_step.py --backbone resnet18 --batch-size 4 --region-size 2 --rounds 1   # a quick look
+
+A step is forward, backward, LARS and EMA (the supervised step: forward, backward, LARS). Every variant runs in a process of its
+own, since peak memory never falls again within one; the variants take turns for `--rounds` rounds, so that a machine that
+slows down slows all of them, and ratios are formed from each variant's fastest step.
+
+What is compared (method section 6 of the README): `published` computes FPN, head and target everywhere, as the published code;
+`lean` only where the loss reads them; `supervised` is a plain timm classifier on the same N images.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mcl_hf import MCLConfig, MCLForPreTraining
+from mcl_hf.training.optim import LARS, is_excluded
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Settings of one measured step."""
+
+    scope: str  # published | lean | supervised
+    channels_last: bool = False
+    bf16: bool = False
+    compile: bool = False
+    in_turn: bool = False  # the two sides one after the other: half the activations
+
+
+VARIANTS = {
+    "published, contiguous": Variant("published"),
+    "published, channels last": Variant("published", channels_last=True),
+    "lean, contiguous": Variant("lean"),
+    "lean, channels last": Variant("lean", channels_last=True),
+    "lean, channels last, in turn": Variant("lean", channels_last=True, in_turn=True),
+    "lean, channels last, compiled": Variant("lean", channels_last=True, compile=True),
+    "lean, channels last, compiled, in turn": Variant("lean", channels_last=True, compile=True, in_turn=True),
+    "lean, channels last, bf16": Variant("lean", channels_last=True, bf16=True),
+    "lean, channels last, bf16, compiled": Variant("lean", channels_last=True, bf16=True, compile=True),
+    "lean, channels last, bf16, in turn": Variant("lean", channels_last=True, bf16=True, in_turn=True),
+    "supervised, contiguous": Variant("supervised"),
+    "supervised, channels last": Variant("supervised", channels_last=True),
+    "supervised, channels last, compiled": Variant("supervised", channels_last=True, compile=True),
+    "supervised, channels last, bf16": Variant("supervised", channels_last=True, bf16=True),
+    "supervised, channels last, bf16, compiled": Variant("supervised", channels_last=True, bf16=True, compile=True),
+}
+RATIOS = (
+    # (what, numerator, denominator, quantity, bound)
+    ("lean, best setting, against published as published", "published, contiguous", "BEST", "seconds", ">= 3.3"),
+    ("lean against published, both contiguous", "published, contiguous", "lean, contiguous", "seconds", ">= 2.5"),
+    ("lean against published, both channels last", "published, channels last", "lean, channels last", "seconds", ">= 2.5"),
+    ("peak memory, lean / published", "lean, channels last", "published, contiguous", "peak_gib", "<= 0.65"),
+    ("peak memory, lean in turn / published", "lean, channels last, in turn", "published, contiguous", "peak_gib", "<= 0.42"),
+    ("lean / supervised, channels last", "lean, channels last", "supervised, channels last", "seconds", "<= FLOPS"),
+    ("lean / supervised, bf16", "lean, channels last, bf16", "supervised, channels last, bf16", "seconds", "<= FLOPS"),
+    ("lean / supervised, compiled", "lean, channels last, compiled", "supervised, channels last, compiled", "seconds", "<= FLOPS"),
+)  # fmt: skip
+
+
+def build_step(variant: Variant, args: argparse.Namespace, device: str) -> tuple[Any, nn.Module]:
+    """A function that runs one training step, and the model it trains."""
+    memory_format = torch.channels_last if variant.channels_last else torch.contiguous_format
+    side, n = 32 * args.region_size, args.batch_size
+    generator = torch.Generator().manual_seed(0)
+    if variant.scope == "supervised":
+        model = timm.create_model(args.backbone, num_classes=1000)
+        images = torch.randn(n, 3, side, side, generator=generator)
+        labels = torch.randint(0, 1000, (n,), generator=generator)
+    else:
+        config = MCLConfig(backbone=args.backbone, region_scope=variant.scope, region_size=args.region_size)
+        model = MCLForPreTraining(config)
+        views = {
+            f"views_{name}": [
+                torch.randn(n, 3, side // ratio, side // ratio, generator=generator).to(device)
+                for ratio in config.montage_ratios
+            ]
+            for name in "ab"
+        }
+        montages = {f"montage_{name}": model.draw_montages(n, generator) for name in "ab"}
+    model = model.to(device, memory_format=memory_format).train()
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    optimizer = LARS(
+        [
+            {"params": [p for name, p in named if not is_excluded(name, p, args.backbone)]},
+            {
+                "params": [p for name, p in named if is_excluded(name, p, args.backbone)],
+                "weight_decay": 0.0,
+                "adapt": False,
+            },
+        ],
+        lr=0.1,
+        weight_decay=1e-5,
+    )
+    if variant.compile:
+        for module in (model.mcl.backbone, model.target.backbone) if variant.scope != "supervised" else (model,):
+            module.compile()
+        if variant.scope != "supervised":
+            model.mcl.region_head.compile(dynamic=True)
+    if variant.scope == "supervised":
+        images = images.to(device, memory_format=memory_format)
+        labels = labels.to(device)
+
+    def losses() -> Any:
+        """The losses to back-propagate, one after the other."""
+        if variant.scope == "supervised":
+            yield F.cross_entropy(model(images), labels)
+        elif variant.in_turn:
+            keys = model.compute_keys(**views, **montages)
+            for name in "ab":
+                yield model(**views, **montages, keys=keys, sides=(name,)).loss
+        else:
+            yield model(**views, **montages).loss
+
+    def step() -> None:
+        remaining = losses()
+        while True:
+            with torch.autocast(device, dtype=torch.bfloat16) if variant.bf16 else nullcontext():
+                loss = next(remaining, None)
+            if loss is None:
+                break
+            loss.backward()
+            del loss  # frees the side's activations before the next side
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if variant.scope != "supervised":
+            model.update_target(0.99)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step, model
+
+
+def count_flops(variant: Variant, args: argparse.Namespace) -> int:
+    """Floating-point operations of forward and backward, counted on the meta device (2 a multiply-add)."""
+    with torch.device("meta"):
+        step, _ = build_step(Variant(variant.scope), args, "meta")
+    counter = FlopCounterMode(display=False)
+    with counter:
+        step()
+    return counter.get_total_flops()
+
+
+def run_worker(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Time one variant in this process."""
+    torch.set_flush_denormal(True)
+    torch.manual_seed(0)
+    step, _ = build_step(VARIANTS[name], args, args.device)
+    seconds = []
+    for index in range(args.warmup + args.steps):
+        start = time.perf_counter()
+        step()
+        if index >= args.warmup:
+            seconds.append(time.perf_counter() - start)
+    if args.device == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds, "peak_gib": peak / 2**30}
+
+
+def run_rates(args: argparse.Namespace) -> dict[str, float]:
+    """GFLOP/s of forward and backward of the backbone, and of FPN and region head, on one side's images."""
+    torch.set_flush_denormal(True)
+    _, model = build_step(Variant("lean", channels_last=True), args, args.device)
+    layout = model.layout(args.batch_size)
+    side = 32 * args.region_size
+    images = torch.randn(sum(layout.counts), 3, side, side, device=args.device).contiguous(
+        memory_format=torch.channels_last
+    )
+    maps = [feature.detach().requires_grad_() for feature in model.mcl.backbone_maps(images)]
+    reads = dict(zip(model.config.level_maps, layout.slices, strict=True))
+
+    def backbone() -> torch.Tensor:
+        return sum(feature.sum() for feature in model.mcl.backbone_maps(images))
+
+    def fpn_and_head() -> torch.Tensor:
+        pyramid = model.mcl.fpn(maps, reads=reads)
+        return sum(model.mcl.region_head(pyramid[index]).sum() for index in model.config.level_maps)
+
+    rates = {}
+    for name, function in (("backbone", backbone), ("fpn and head", fpn_and_head)):
+        counter = FlopCounterMode(display=False)
+        with counter:
+            function().backward()
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            function().backward()
+            if args.device == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
+        rates[name] = counter.get_total_flops() / min(seconds) / 1e9
+    return rates
+
+
+def in_subprocess(worker: str, argv: list[str]) -> dict[str, Any]:
+    """Run this script as a worker and read its last line."""
+    command = [sys.executable, __file__, "--worker", worker, *argv]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    if finished.returncode:
+        return {"failed": (finished.stderr.strip().splitlines() or [f"exit {finished.returncode}"])[-1]}
+    return json.loads(finished.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--batch-size", type=int, default=16, help="images a step (N)")
+    parser.add_argument(
+        "--region-size", type=int, default=7, help="region side in cells; the input side is 32 times this, px"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--warmup", type=int, default=1, help="untimed steps a process")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps a process")
+    parser.add_argument("--rounds", type=int, default=2, help="times that every variant has its turn")
+    parser.add_argument("--only", nargs="*", help="names of variants, or parts of names")
+    parser.add_argument("--json", type=Path, help="also write all numbers here")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        print(json.dumps(run_rates(args) if args.worker == "rates" else run_worker(args.worker, args)))
+        return
+
+    argv = ["--backbone", args.backbone, "--device", args.device]
+    for name in ("batch_size", "region_size", "warmup", "steps"):
+        argv += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    names = [name for name in VARIANTS if not args.only or any(part in name for part in args.only)]
+    flops = {scope: count_flops(Variant(scope), args) for scope in {VARIANTS[name].scope for name in names}}
+    print(f"{args.backbone}, {32 * args.region_size} px, N={args.batch_size}, {args.device}, torch {torch.__version__}, "
+          f"{torch.get_num_threads()} threads, {platform.machine()}, {args.rounds} rounds of {args.steps} steps")  # fmt: skip
+    results: dict[str, dict[str, Any]] = {}
+    for round_index in range(args.rounds):
+        for name in names:
+            print(f"  round {round_index + 1}/{args.rounds}: {name} ...", file=sys.stderr, flush=True)
+            found = in_subprocess(name, argv)
+            if "failed" in found:
+                print(f"  {name} failed: {found['failed']}", file=sys.stderr)
+                continue
+            entry = results.setdefault(name, {"all_seconds": [], "peak_gib": 0.0})
+            entry["all_seconds"] += found["seconds"]
+            entry["peak_gib"] = max(entry["peak_gib"], found["peak_gib"])
+    for name, entry in results.items():
+        entry["seconds"] = min(entry["all_seconds"])
+        entry["flops"] = flops[VARIANTS[name].scope]
+
+    print(
+        f"\n{'variant':42} {'s/step':>8} {'(slowest)':>9} {'images/s':>9} {'GFLOP':>8} {'GFLOP/s':>8} {'peak GiB':>8}"
+    )
+    for name, entry in results.items():
+        print(
+            f"{name:42} {entry['seconds']:8.2f} {max(entry['all_seconds']):9.2f} {args.batch_size / entry['seconds']:9.2f} "
+            f"{entry['flops'] / 1e9:8.0f} {entry['flops'] / entry['seconds'] / 1e9:8.0f} {entry['peak_gib']:8.2f}"
+        )
+    rates = in_subprocess("rates", argv)
+    print(
+        "\nrates of forward + backward, channels last: " + ", ".join(f"{k} {v:.0f} GFLOP/s" for k, v in rates.items())
+    )
+    print_ratios(results, flops)
+    if args.json:
+        args.json.write_text(json.dumps({"results": results, "rates": rates, "flops": flops}, indent=1))
+
+
+def print_ratios(results: dict[str, dict[str, Any]], flops: dict[str, int]) -> None:
+    """The ratios that the project promises, each with its bound."""
+    lean = [name for name in results if VARIANTS[name].scope == "lean"]
+    best = min(lean, key=lambda name: results[name]["seconds"], default="")
+    flop_ratio = flops["lean"] / flops["supervised"] if {"lean", "supervised"} <= flops.keys() else 0.0
+    print(f"\nbest lean setting: {best}")
+    if flop_ratio:
+        print(
+            f"FLOPs: published / lean {flops.get('published', 0) / flops['lean']:.2f}, lean / supervised {flop_ratio:.2f}"
+        )
+    for what, above, below, quantity, bound in RATIOS:
+        below = best if below == "BEST" else below
+        if above in results and below in results:
+            bound = bound.replace("FLOPS", f"{1.15 * flop_ratio:.2f}")
+            print(f"{results[above][quantity] / results[below][quantity]:6.2f}  ({bound})  {what}")
+
+
+if __name__ == "__main__":
+    main()
