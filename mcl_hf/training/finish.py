@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from ..errors import InputError
 from .run import Run
-from .state import fsync, replace_folder
+from .state import fsync, no_progress_bar, replace_folder
 
 _README = """\
 ---
@@ -63,7 +63,8 @@ def write_finished_model(run: Run) -> None:
     try:
         for folder, model in ((slim, run.network.mcl), (whole, run.network)):
             shutil.rmtree(folder, ignore_errors=True)
-            model.save_pretrained(folder)
+            with no_progress_bar():
+                model.save_pretrained(folder)
             run.processor.save_pretrained(folder)
         (slim / "README.md").write_text(readme(run), encoding="utf-8")
         for folder in (slim, whole):

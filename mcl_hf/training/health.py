@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InputError
 
@@ -81,3 +81,18 @@ class FiniteGuard:
             f"saved after it; samples of that step on rank {rank}: {shown} (all recent ones in {path}). "
             "Look at these images, or lower the learning rate, and continue with --resume auto"
         )
+
+    def check_weights(self, network: nn.Module, step: int) -> None:
+        """Refuse to save tensors that are not finite, whatever made them so (a host sync).
+
+        Raises:
+            NonFiniteLossError: naming the first such tensor.
+        """
+        tensors = {name: tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
+        largest = torch.stack([norm.float() for norm in torch._foreach_norm(list(tensors.values()), float("inf"))])
+        broken = [name for name, fine in zip(tensors, torch.isfinite(largest).tolist(), strict=True) if not fine]
+        if broken:
+            raise NonFiniteLossError(
+                f"{len(broken)} tensors are not finite after step {step} ({broken[0]}): this step was not saved. "
+                "Lower the learning rate, and continue with --resume auto"
+            )

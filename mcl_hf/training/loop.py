@@ -85,6 +85,7 @@ def _save(run: Run) -> Path:
     if run.accelerator.scaler is not None:
         run.state.scaler = run.accelerator.scaler.state_dict()
     run.state.tracker_ids = run.tracking.tracker_ids
+    run.guard.check_weights(run.network, run.state.step)
     write = functools.partial(
         save_checkpoint,
         run.output_dir,

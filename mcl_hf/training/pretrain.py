@@ -115,6 +115,9 @@ def _pretrain(
     accelerator: Accelerator,
     callbacks: Sequence[Any],
 ) -> PretrainResult:
+    if arguments.precision == "fp16" and accelerator.device.type == "cpu":
+        raise InputError("precision fp16 needs a GPU: use --precision bf16 or fp32 on the CPU")
+
     # --- where to start ---------------------------------------------------------------------------------------------
     def prepare_folder() -> tuple[Path | None, list[str]]:
         found = find_start(output_dir, arguments.resume)
@@ -229,11 +232,7 @@ def _pretrain(
 
 
 def _accelerator(arguments: PretrainArguments, output_dir: Path) -> Accelerator:
-    """Accelerate's view of this process.
-
-    Raises:
-        InputError: fp16 without an accelerator.
-    """
+    """Accelerate's view of this process; warns where a launcher started fewer than it was asked for."""
     accelerator = Accelerator(
         mixed_precision=_PRECISIONS[arguments.precision],
         cpu=arguments.device == "cpu",
@@ -244,8 +243,6 @@ def _accelerator(arguments: PretrainArguments, output_dir: Path) -> Accelerator:
             GradScalerKwargs(init_scale=2.0**14),  # the published code's largest scale
         ],
     )
-    if arguments.precision == "fp16" and accelerator.device.type == "cpu":
-        raise InputError("precision fp16 needs a GPU: use --precision bf16 or fp32 on the CPU")
     asked = processes_asked_for(psutil.Process().parent())
     if asked is not None and asked > 1 and accelerator.num_processes == 1:
         accelerator.print(

@@ -22,7 +22,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +32,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.utils import logging
 
 from ..errors import InputError
 
@@ -93,7 +95,7 @@ def should_save(step: int, save_every_steps: int, max_steps: int) -> bool:
 
 def save_checkpoint(
     output_dir: Path,
-    model: nn.Module,
+    model: Any,
     processor: SavesPretrained,
     optimizer: torch.optim.Optimizer,
     state: TrainingState,
@@ -117,7 +119,8 @@ def save_checkpoint(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        model.save_pretrained(partial)  # type: ignore[operator]
+        with no_progress_bar():
+            model.save_pretrained(partial)
         processor.save_pretrained(partial)
         save_file(_optimizer_tensors(model, optimizer), partial / "training_state.safetensors")
         (partial / "training_state.json").write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
@@ -132,6 +135,18 @@ def save_checkpoint(
             if old != final:
                 shutil.rmtree(old)
     return final
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Saving a model draws a progress bar of its own, across that of the run."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -307,8 +322,3 @@ def load_optimizer(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Op
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def file_names(folder: Path) -> Iterable[str]:
-    """Names in a folder, for messages; empty where there is none."""
-    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []

@@ -1,0 +1,311 @@
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModel
+
+from mcl_hf import MCLBackbone, MCLForPreTraining, MCLForSupervisedPreTraining, MCLModel
+from mcl_hf.errors import InputError
+from mcl_hf.training import NonFiniteLossError
+from mcl_hf.training.pretrain import processes_asked_for
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_tensors(one, other):
+    assert one.keys() == other.keys()
+    different = [name for name in one if not torch.equal(one[name], other[name])]
+    assert not different
+
+
+def test_a_run_leaves_a_finished_model_that_opens_through_every_door(tiny_run, read_log):
+    result = tiny_run(save_every_steps=2)
+    folder = result.output_dir
+    assert (result.steps, result.stopped_by) == (3, None)
+    slim, whole = MCLModel.from_pretrained(folder), MCLForPreTraining.from_pretrained(folder / "pretraining")
+    assert isinstance(AutoModel.from_pretrained(folder), MCLModel)
+    assert len(MCLBackbone.from_pretrained(folder)(torch.zeros(1, 3, 64, 64)).feature_maps) == 4
+    for name, tensor in slim.state_dict().items():
+        assert torch.equal(tensor, whole.mcl.state_dict()[name]), name
+    assert not any(name.startswith(("target", "predictors")) for name in weights(folder))
+    processor = AutoImageProcessor.from_pretrained(folder)
+    assert list(processor.image_mean) == list(slim.config.image_mean)
+    assert "has not been measured" in (folder / "README.md").read_text()
+
+    checkpoints = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert checkpoints == ["last", "step-00000002", "step-00000003"]
+    assert (folder / "checkpoints" / "last").resolve().name == "step-00000003"
+    assert_same_tensors(weights(folder / "pretraining"), weights(folder / "checkpoints" / "last"))
+    MCLForPreTraining.from_pretrained(folder / "checkpoints" / "step-00000002")
+
+    records = read_log(folder)
+    assert [record["step"] for record in records] == [1, 2, 3]
+    for record in records:
+        assert record["loss"] == pytest.approx(sum(map(sum, record["level_losses"])), rel=1e-5)
+        assert len(record["positive_similarity"]) == len(record["feature_std"]) == 3
+        assert math.isfinite(record["grad_norm"]) and 0 <= record["data_wait_share"] <= 1
+        assert {"learning_rate", "target_momentum", "images_per_second", "seconds"} <= record.keys()
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "adamw", "sgd"])
+def test_each_optimizer_moves_the_weights_and_the_target_follows_slowly(tiny_run, optimizer):
+    rate = 0.5 if optimizer == "lars" else 0.05
+    result = tiny_run(optimizer=optimizer, base_learning_rate=rate, save_every_steps=1, warmup_steps=0, keep_last=0)
+    first, last = (weights(result.output_dir / "checkpoints" / f"step-0000000{step}") for step in (1, 3))
+    name = "fpn.output.3.conv.weight"
+    moved = (last[f"mcl.{name}"] - first[f"mcl.{name}"]).norm()
+    followed = (last[f"target.{name}"] - first[f"target.{name}"]).norm()
+    assert 0 < followed < 0.2 * moved
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"optimizer": "lars", "sides_in_turn": True},
+        {"optimizer": "sgd", "gradient_accumulation_steps": 2, "queue_size": 12},
+        {"objective": "supervised", "num_workers": 1},
+    ],
+    ids=["adamw", "lars_in_turn", "sgd_accumulated_queue", "supervised"],
+)
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tiny_run, read_log, options):
+    whole = tiny_run("whole", max_steps=6, save_every_steps=3, **options).output_dir
+    # A run of the same recipe that only got as far as its checkpoint of step 3.
+    stopper = StopAfter(3)
+    part = tiny_run("part", max_steps=6, save_every_steps=3, callbacks=[stopper], **options)
+    assert (part.steps, part.stopped_by) == (3, "SIGTERM")
+    assert not (part.output_dir / "config.json").exists()
+    resumed = tiny_run("part", max_steps=6, save_every_steps=3, resume="auto", **options).output_dir
+    assert_same_tensors(weights(whole / "pretraining"), weights(resumed / "pretraining"))
+    state = "checkpoints/step-00000006/training_state.safetensors"
+    assert_same_tensors(load_file(whole / state), load_file(resumed / state))
+    timing = {"images_per_second", "data_wait_share", "seconds"}
+    one, other = ([{k: v for k, v in r.items() if k not in timing} for r in read_log(f)] for f in (whole, resumed))
+    assert one == other
+
+
+class StopAfter:
+    """A callback that asks the run to stop after a step, as SIGTERM does."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_log(self, run, record):
+        if record["step"] == self.step - 1:
+            run.stop.name = "SIGTERM"
+
+
+def test_sides_in_turn_and_accumulation_give_the_gradients_of_one_pass(tiny_run):
+    plain = tiny_run("plain", max_steps=1, optimizer="sgd", warmup_steps=0)
+    in_turn = tiny_run("turn", max_steps=1, optimizer="sgd", warmup_steps=0, sides_in_turn=True)
+    for name, tensor in weights(plain.output_dir / "pretraining").items():
+        other = weights(in_turn.output_dir / "pretraining")[name]
+        assert torch.allclose(tensor, other, rtol=1e-4, atol=1e-6), name
+    assert in_turn.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=1e-6)
+
+
+def test_accumulation_averages_the_batches_of_a_step(tiny_run):
+    result = tiny_run(max_steps=2, gradient_accumulation_steps=3)
+    state = json.loads((result.output_dir / "checkpoints/last/training_state.json").read_text())
+    assert (state["global_batch_size"], state["images_seen"]) == (12, 24)
+
+
+def test_supervised_objective_takes_labels_from_folders(tiny_run, read_log):
+    result = tiny_run(objective="supervised", optimizer="sgd")
+    model = MCLForSupervisedPreTraining.from_pretrained(result.output_dir / "pretraining")
+    assert model.config.num_labels == 2
+    record = read_log(result.output_dir)[-1]
+    assert len(record["accuracy"]) == len(record["level_losses"]) == 3
+    assert "target_momentum" not in record
+    MCLModel.from_pretrained(result.output_dir)
+
+
+def test_init_starts_from_the_weights_of_another_run(tiny_run, capsys):
+    first = tiny_run("first").output_dir
+    second = tiny_run("second", init=str(first), max_steps=1, base_learning_rate=1e-12, weight_decay=0).output_dir
+    assert re.search(r"weights from .*first: backbone (\d+)/\1, FPN", "".join(capsys.readouterr()))
+    name = "backbone.layer1.0.conv1.weight"
+    assert torch.allclose(weights(first)[name], weights(second)[name], atol=1e-6)
+
+
+def test_queue_is_cut_to_what_the_data_allows(tiny_run):
+    result = tiny_run(queue_size=1000, max_steps=1)
+    config = MCLForPreTraining.from_pretrained(result.output_dir / "pretraining").config
+    assert config.queue_size == 24 - 4
+
+
+class Poison:
+    """Makes the weights NaN after a step, so that the next step's loss is not finite."""
+
+    def __init__(self, after):
+        self.after = after
+
+    def on_log(self, run, record):
+        if record["step"] == self.after:
+            run.network.predictors[0].mlp[0].weight.data[0, 0] = float("nan")
+
+
+def test_a_non_finite_loss_stops_the_run_and_saves_nothing_broken(tiny_run, tmp_path):
+    with pytest.raises(NonFiniteLossError, match="since step 4: .*samples of that step on rank 0: ") as caught:
+        tiny_run(max_steps=6, save_every_steps=2, callbacks=[Poison(after=3)])
+    assert "\n" not in str(caught.value)
+    run = tmp_path / "run"
+    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["last", "step-00000002"]
+    saved = weights(run / "checkpoints" / "last").values()
+    assert all(torch.isfinite(tensor).all() for tensor in saved if tensor.is_floating_point())
+    recent = json.loads((run / "non-finite-samples-rank0.json").read_text())
+    assert recent[-1]["step"] == 4 and len(recent[-1]["sample_ids"]) == 4
+    # What the message says: it goes on from the last whole checkpoint.
+    assert tiny_run(max_steps=6, resume="auto").steps == 6
+
+
+def test_weights_that_are_not_finite_are_not_saved(tiny_run, tmp_path):
+    with pytest.raises(NonFiniteLossError, match=r"not finite after step 2 \(predictors\.0"):
+        tiny_run(max_steps=6, save_every_steps=2, callbacks=[Poison(after=2)])
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_an_update_that_is_not_finite_reaches_neither_weights_nor_momentum(tiny_run):
+    class Watch(Poison):
+        def on_log(self, run, record):
+            super().on_log(run, record)
+            self.run = run
+
+    watch = Watch(after=2)
+    with pytest.raises(NonFiniteLossError):
+        tiny_run(max_steps=8, log_every_steps=2, save_every_steps=0, callbacks=[watch])
+    spoilt = watch.run.network.predictors[0].mlp[0].weight
+    assert torch.isnan(spoilt).sum() == 1  # the one that the test set, and no other weight
+    others = [p for p in watch.run.network.parameters() if p is not spoilt]
+    assert all(torch.isfinite(p).all() for p in others)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"output_dir": ""}, "output_dir is not set"),
+        ({"backbone": "resnet99"}, "resnet99"),
+        ({"batch_size": 64}, "data set holds 24"),
+        ({"label_column": "species"}, "species"),
+        ({"precision": "fp16"}, "needs a GPU"),
+        ({"report_to": ["mlflow"]}, "no tracker 'mlflow'"),
+        ({"init": "no/such/place"}, "--init"),
+        ({"resume": "nowhere"}, "cannot resume from nowhere"),
+        ({"num_channels": 5}, "5 channels"),
+    ],
+)
+def test_wrong_input_is_one_line_before_any_work(tiny_run, tmp_path, options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        tiny_run(**options)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*/checkpoints"))
+
+
+def test_a_folder_with_a_run_in_it_is_left_alone(tiny_run):
+    folder = tiny_run(max_steps=1).output_dir
+    before = weights(folder)
+    with pytest.raises(InputError, match="already holds a run .*--resume auto"):
+        tiny_run(max_steps=1, seed=1)
+    assert_same_tensors(before, weights(folder))
+
+
+def test_resuming_names_what_changed(tiny_run, capfd):
+    tiny_run(max_steps=2)
+    with pytest.raises(InputError, match=r"fpn_channels 8 \(now 16\)"):
+        tiny_run(max_steps=4, resume="auto", fpn_channels=16)
+    with pytest.raises(InputError, match="optimizer adamw, now it is sgd"):
+        tiny_run(max_steps=4, resume="auto", optimizer="sgd")
+    with pytest.raises(InputError, match="beyond the 1 steps"):
+        tiny_run(max_steps=1, resume="auto")
+    assert tiny_run(max_steps=3, resume="auto", base_learning_rate=1e-4).steps == 3
+    captured = capfd.readouterr()
+    assert "resuming with another base_learning_rate" in captured.out + captured.err
+
+
+def test_trackers_get_the_numbers_of_the_log(tiny_run, read_log):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = tiny_run(report_to=["tensorboard"]).output_dir
+    events = EventAccumulator(str(folder / "tensorboard" / "mcl_hf"))
+    events.Reload()
+    losses = [event.value for event in events.Scalars("loss")]
+    assert losses == pytest.approx([record["loss"] for record in read_log(folder)])
+
+
+def test_sigterm_finishes_the_step_saves_and_says_so(photos, tmp_path, repository):
+    program = f"""
+import os, signal, mcl_hf
+from tests.training.conftest import TINY
+class Kill:
+    def on_log(self, run, record):
+        if record["step"] == 2: os.kill(os.getpid(), signal.SIGTERM)
+options = {{**TINY, "max_steps": 50, "data": {str(photos)!r}, "output_dir": {str(tmp_path / "run")!r}}}
+result = mcl_hf.pretrain(**options, callbacks=[Kill()])
+print("stopped by", result.stopped_by, "after", result.steps)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "stopped by SIGTERM after 3" in done.stdout
+    assert (tmp_path / "run" / "checkpoints" / "step-00000003" / "manifest.json").exists()
+
+
+class FakeParent:
+    def __init__(self, line):
+        self.line = line
+
+    def cmdline(self):
+        return self.line.split()
+
+
+def test_the_launcher_that_starts_one_process_instead_of_two_is_noticed():
+    line = "python /bin/accelerate launch --cpu --num_processes {} scripts/pretrain.py"
+    assert processes_asked_for(FakeParent(line.format(2))) == 2
+    assert processes_asked_for(FakeParent(line.replace("--num_processes {}", "--num-processes=3"))) == 3
+    assert processes_asked_for(FakeParent("bash -c python x.py --num_processes 2")) is None
+    assert processes_asked_for(None) is None
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_the_same_weights(photos, tmp_path, repository):
+    program = tmp_path / "launched.py"
+    program.write_text(
+        f"""
+import sys, torch
+sys.path.insert(0, {str(repository)!r})
+import mcl_hf
+from tests.training.conftest import TINY
+
+class Compare:
+    def on_end(self, run):
+        assert run.accelerator.num_processes == 2
+        for name, tensor in run.network.state_dict().items():
+            if tensor.is_floating_point():
+                assert torch.isfinite(tensor).all(), name
+                gathered = run.accelerator.gather(tensor.reshape(1, -1).contiguous())
+                assert torch.equal(gathered[0], gathered[1]), name
+        if run.accelerator.is_main_process:
+            print("equal on both ranks")
+
+mcl_hf.pretrain(**{{**TINY, "data": {str(photos)!r}, "output_dir": {str(tmp_path / "run")!r}, "queue_size": 8,
+    "save_every_steps": 2, "gradient_accumulation_steps": 2}}, callbacks=[Compare()])
+"""
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(program)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        launch, cwd=repository, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "equal on both ranks" in done.stdout
+    state = json.loads((tmp_path / "run/checkpoints/last/training_state.json").read_text())
+    assert (state["world_size"], state["global_batch_size"]) == (2, 16)
