@@ -1,0 +1,166 @@
+"""From encoded bytes to a uint8 picture, or a clear reason why there is none.
+
+Flow: order -> sources -> **decode** -> views -> loader. Runs in the data workers on undecoded bytes, so that a broken
+file costs itself alone. Decoding is Pillow's; what is decided here is what becomes of the odd kinds:
+
+* EXIF orientation is applied; damaged EXIF is taken as "upright".
+* Animated files and multi-page files give their first frame.
+* Transparent pixels are laid over white (their stored colours are arbitrary).
+* 16-bit and 32-bit integers are scaled to 8 bit from the 16-bit range when they exceed 255; floats count as 0-1, 0-255
+  or 0-65535 by their maximum.
+* Palette, gray, CMYK, Lab and other modes are converted by Pillow.
+* Large JPEGs may be decoded at 1/2, 1/4 or 1/8 of their size (``shrink``), which libjpeg does while decoding.
+"""
+
+import io
+import struct
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+MAX_PIXELS = 89_478_485
+"""Largest picture that is decoded, in pixels (Pillow's own warning level): more is taken for a decompression bomb."""
+
+_MODES = {1: "L", 3: "RGB"}
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BrokenImage(Exception):
+    """An image that cannot be used. The message is the reason, without the image's name."""
+
+
+@dataclass
+class OpenedImage:
+    """An image whose header has been read and whose pixels have not. ``width`` and ``height`` are those after EXIF
+    orientation, in pixels.
+    """
+
+    picture: Image.Image
+    width: int
+    height: int
+    orientation: int
+
+    @property
+    def mode(self) -> str:
+        """Pillow's name of the stored pixel kind (RGB, L, P, CMYK, I;16, ...)."""
+        return self.picture.mode
+
+    @property
+    def can_shrink(self) -> bool:
+        """Whether ``decode(shrink=...)`` saves work, which only JPEG offers."""
+        return self.picture.format == "JPEG"
+
+    def decode(self, num_channels: int = 3, shrink: int = 1) -> np.ndarray:
+        """Pixels as uint8 ``(height, width, num_channels)``; ``shrink`` 2, 4 or 8 gives a JPEG at that fraction of its
+        size, rounded up.
+
+        Raises:
+            BrokenImage: the data are damaged or truncated.
+        """
+        mode = _MODES[num_channels]
+        picture = self.picture
+        try:
+            if shrink > 1 and self.can_shrink:
+                # Pillow takes the smallest DCT scale that is no smaller than the size asked for.
+                picture.draft(None, (-(-picture.width // shrink), -(-picture.height // shrink)))
+            picture.load()
+            picture = _to_mode(picture, mode)
+            if self.orientation in _TRANSPOSES:
+                picture = picture.transpose(_TRANSPOSES[self.orientation])
+        except BrokenImage:
+            raise
+        except Exception as error:  # Pillow's decoders raise nearly every built-in exception on damaged data
+            raise BrokenImage(_reason(error)) from error
+        pixels = np.array(picture)  # a copy that is writable, as torch wants it
+        return pixels.reshape(picture.height, picture.width, num_channels)
+
+
+def open_image(data: bytes) -> OpenedImage:
+    """Read the header of an encoded image.
+
+    Raises:
+        BrokenImage: no bytes, no image, or more than ``MAX_PIXELS`` pixels.
+    """
+    if not data:
+        raise BrokenImage("the file has zero bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data))
+    except Image.UnidentifiedImageError as error:
+        start = data[:16].decode("ascii", errors="replace").encode("unicode_escape", errors="replace").decode("ascii")
+        raise BrokenImage(f"not an image that Pillow knows ({len(data)} bytes, starts with '{start}')") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BrokenImage(f"more than {MAX_PIXELS} pixels, taken for a decompression bomb") from error
+    except Exception as error:  # as in decode: a damaged header raises whatever its parser stumbles over
+        raise BrokenImage(_reason(error)) from error
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise BrokenImage(f"{width}x{height} pixels are more than {MAX_PIXELS}, taken for a decompression bomb")
+    if width < 1 or height < 1:
+        raise BrokenImage(f"the header says {width}x{height} pixels")
+    orientation = _orientation(picture)
+    if orientation >= 5:
+        width, height = height, width
+    return OpenedImage(picture, width, height, orientation)
+
+
+def decode_image(data: bytes, num_channels: int = 3) -> np.ndarray:
+    """Decode an image file's bytes to upright pixels, uint8 ``(height, width, num_channels)`` with 1 or 3 channels.
+
+    Raises:
+        BrokenImage: with the reason, for anything that is not a whole image of sane size.
+    """
+    return open_image(data).decode(num_channels)
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        value = picture.getexif().get(_ORIENTATION_TAG, 1)
+    except (SyntaxError, ValueError, KeyError, TypeError, IndexError, OSError, struct.error):
+        return 1  # damaged EXIF says nothing about the pixels
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
+    if picture.mode == mode and "transparency" not in picture.info:
+        return picture
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        picture = _scale_to_8_bit(picture)
+    elif picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        if picture.getextrema()[3][0] < 255:
+            white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+            picture = Image.alpha_composite(white, picture)
+    return picture.convert(mode)
+
+
+def _scale_to_8_bit(picture: Image.Image) -> Image.Image:
+    values = np.asarray(picture).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise BrokenImage("pixel values are not all finite")
+    low, high = values.min(), values.max()
+    if low < 0 or high > 65535:
+        raise BrokenImage(f"pixel values from {low:g} to {high:g} lie outside 0-65535")
+    if picture.mode == "F" and high <= 1:
+        values = values * 255
+    elif high > 255 or picture.mode.startswith("I;16"):
+        values = values / 257
+    return Image.fromarray(np.round(values).astype(np.uint8))
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

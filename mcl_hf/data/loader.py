@@ -1,0 +1,285 @@
+"""Batches of views, addressed by step.
+
+Flow: order -> sources -> decode -> augment + views -> **loader** -> training loop.
+
+Step s, rank k, slot j takes the sample at position ``(s mod steps_per_epoch) * global_batch + k * batch_size + j`` of
+epoch ``s div steps_per_epoch``. Which images a step sees, and how they are cropped and coloured, follows from (seed,
+step) alone: a resumed run continues exactly, with any number of workers. Whole batches are prepared by one worker
+each, and torch's DataLoader hands them out in order.
+
+A broken image costs itself: a stand-in computed from its position takes its place, and the batch names it.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mcl_hf.data.decode import BrokenImage, open_image
+from mcl_hf.data.order import SampleOrder
+from mcl_hf.data.sources import ImageSource
+from mcl_hf.data.views import VIEW_RENDERINGS, render_views, side_recipes
+from mcl_hf.errors import InputError
+
+_SUBSTITUTE_TRIES = 20
+_IMAGES_BEFORE_JUDGEMENT = 100
+_BROKEN_EXAMPLES = 5
+
+
+@dataclass
+class ViewBatch:
+    """The views of N images for one rank and one step."""
+
+    step: int
+    views_a: list[torch.Tensor]
+    """L tensors uint8 ``(N, C, S/r, S/r)``, level 0 first."""
+    views_b: list[torch.Tensor] | None
+    """As ``views_a``, from the second pipeline; None with one side."""
+    sample_ids: torch.Tensor
+    """int64 ``(N,)``: index in the source of each image, stand-ins included."""
+    group_ids: torch.Tensor | None
+    labels: torch.Tensor | None
+    broken: list[str] = field(default_factory=list)
+    """One line, name and reason, for each image that a stand-in replaces here."""
+
+    def pin_memory(self) -> "ViewBatch":
+        """Copy of the batch in page-locked memory, for asynchronous transfer; called by DataLoader where
+        ``pin_memory=True``.
+        """
+        return ViewBatch(
+            step=self.step,
+            views_a=[view.pin_memory() for view in self.views_a],
+            views_b=None if self.views_b is None else [view.pin_memory() for view in self.views_b],
+            sample_ids=self.sample_ids.pin_memory(),
+            group_ids=None if self.group_ids is None else self.group_ids.pin_memory(),
+            labels=None if self.labels is None else self.labels.pin_memory(),
+            broken=self.broken,
+        )
+
+
+class ViewLoader:
+    """Endless iterator over `ViewBatch`, from ``start_step`` on.
+
+    Args:
+        source: images to read.
+        view_size: side S of the level-0 view in px; every ratio divides it.
+        ratios: down-sampling ratio r of each level.
+        batch_size: images N per rank and step.
+        seed: of order, crops and colours.
+        rank, world_size: this process and how many there are; ranks take different images of the same step.
+        start_step: first step to hand out; continuing at step s gives exactly what an uninterrupted run would have
+            seen.
+        num_workers: processes that prepare batches; 0 prepares them in the caller. Has no influence on what is in a
+            batch.
+        view_rendering: ``direct`` (each view at its own size, fast) or ``published``; see ``views``.
+        sides: 2 for both pipelines, 1 for the first only.
+        num_channels: 1 or 3.
+        max_broken: share of broken images, over all that this process has seen, above which the run stops.
+        prefetch_batches: batches that each worker keeps ready.
+        pin_memory: page-locked batches, for CUDA.
+        start_method: how workers start (``fork``, ``spawn``, ``forkserver``); None takes the platform's default.
+
+    Raises:
+        InputError: on construction for settings that cannot work; while iterating when too many images are broken.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        view_size: int = 224,
+        ratios: Sequence[int] = (1, 2, 4, 8),
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start_step: int = 0,
+        num_workers: int = 0,
+        view_rendering: str = "direct",
+        sides: int = 2,
+        num_channels: int = 3,
+        max_broken: float = 0.01,
+        prefetch_batches: int = 2,
+        pin_memory: bool = False,
+        start_method: str | None = None,
+    ) -> None:
+        _check_settings(
+            view_size, ratios, batch_size, rank, world_size, view_rendering, sides, num_channels, max_broken, start_step
+        )
+        self.steps_per_epoch = len(source) // (batch_size * world_size)
+        if self.steps_per_epoch == 0:
+            fits = len(source) // world_size
+            advice = (
+                f"use a batch size of at most {fits} per process" if fits else f"use at most {len(source)} processes"
+            )
+            raise InputError(
+                f"A step needs {batch_size * world_size} different images ({batch_size} on each of {world_size} processes), "
+                f"but the data set holds {len(source)}: {advice}."
+            )
+        self.source = source
+        self.start_step = start_step
+        self.max_broken = max_broken
+        self.images_seen = 0
+        self.broken_seen = 0
+        self._examples: list[str] = []
+        self._batches = _StepBatches(
+            source, SampleOrder(len(source), seed), self.steps_per_epoch, view_size, tuple(ratios), batch_size, seed, rank, world_size,
+            view_rendering, sides, num_channels,
+        )  # fmt: skip
+        self._loader: DataLoader = DataLoader(
+            self._batches,
+            batch_size=None,  # an item is a whole batch
+            sampler=_Steps(start_step),
+            num_workers=num_workers,
+            prefetch_factor=prefetch_batches if num_workers else None,
+            pin_memory=pin_memory,
+            multiprocessing_context=start_method if num_workers else None,
+        )
+
+    def __iter__(self) -> Iterator[ViewBatch]:
+        for batch in self._loader:
+            if isinstance(batch, _Failure):
+                raise InputError(batch.message)
+            self._count(batch)
+            yield batch
+
+    def _count(self, batch: ViewBatch) -> None:
+        self.images_seen += len(batch.sample_ids)
+        self.broken_seen += len(batch.broken)
+        self._examples += batch.broken[: _BROKEN_EXAMPLES - len(self._examples)]
+        if self.images_seen >= _IMAGES_BEFORE_JUDGEMENT and self.broken_seen > self.max_broken * self.images_seen:
+            raise InputError(
+                f"{self.broken_seen} of {self.images_seen} images could not be decoded, more than the share of {self.max_broken:g} that is allowed "
+                f"(max_broken). Repair or remove them, or allow more. Examples: {'; '.join(self._examples)}"
+            )
+
+
+@dataclass
+class _Failure:
+    """What a worker hands out where no batch can be made: an exception would reach the caller with the worker's
+    traceback in its message.
+    """
+
+    message: str
+
+
+class _Steps(Sampler[int]):
+    """start, start + 1, ... without end."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.start)
+
+
+@dataclass
+class _StepBatches(Dataset):
+    """Map from a step to this rank's batch; plain data, so that it travels to spawned workers."""
+
+    source: ImageSource
+    order: SampleOrder
+    steps_per_epoch: int
+    view_size: int
+    ratios: tuple[int, ...]
+    batch_size: int
+    seed: int
+    rank: int
+    world_size: int
+    view_rendering: str
+    sides: int
+    num_channels: int
+
+    def positions(self, step: int) -> np.ndarray:
+        """Positions in the order, over all epochs, of this rank's images at ``step``: int64 ``(N,)``."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        first = step_in_epoch * self.batch_size * self.world_size + self.rank * self.batch_size
+        return epoch * len(self.source) + first + np.arange(self.batch_size)
+
+    def __getitem__(self, step: int) -> "ViewBatch | _Failure":
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as in a worker: many small operations, and the same rounding wherever they run
+        try:
+            return self._prepare(step)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _prepare(self, step: int) -> "ViewBatch | _Failure":
+        num_levels = len(self.ratios)
+        sizes = [self.view_size // ratio for ratio in self.ratios] * self.sides
+        views = [torch.empty((self.batch_size, self.num_channels, size, size), dtype=torch.uint8) for size in sizes]
+        arrays = [view.numpy() for view in views]
+        positions = self.positions(step)
+        sample_ids = self.order.index(positions)  # (N,)
+        broken: list[str] = []
+        for slot, position in enumerate(positions.tolist()):
+            tried = []
+            for attempt in range(_SUBSTITUTE_TRIES):
+                index = self.order.substitute(position, attempt) if attempt else int(sample_ids[slot])
+                try:
+                    rendered = self._render(index, position)
+                except BrokenImage as error:
+                    tried.append(f"{self.source.name(index)}: {error}")
+                    continue
+                break
+            else:
+                return _Failure(
+                    f"No batch for step {step}: an image and its {_SUBSTITUTE_TRIES - 1} stand-ins are all broken. Are these images at all? "
+                    f"Examples: {'; '.join(tried[:_BROKEN_EXAMPLES])}"
+                )
+            broken += tried
+            sample_ids[slot] = index
+            for array, view in zip(arrays, rendered, strict=True):
+                np.copyto(array[slot], view.transpose(2, 0, 1))  # (s, s, C) -> (C, s, s)
+        return ViewBatch(
+            step=step,
+            views_a=views[:num_levels],
+            views_b=views[num_levels:] if self.sides == 2 else None,
+            sample_ids=torch.from_numpy(sample_ids),
+            group_ids=None if self.source.groups is None else torch.from_numpy(self.source.groups[sample_ids]),
+            labels=None if self.source.labels is None else torch.from_numpy(self.source.labels[sample_ids]),
+            broken=broken,
+        )
+
+    def _render(self, index: int, position: int) -> list[np.ndarray]:
+        return render_views(
+            open_image(self.source.sample(index).bytes_),
+            side_recipes(len(self.ratios), self.sides),
+            self.ratios,
+            seed=self.seed,
+            position=position,
+            view_size=self.view_size,
+            num_channels=self.num_channels,
+            rendering=self.view_rendering,
+        )
+
+
+def _check_settings(
+    view_size: int, ratios: Sequence[int], batch_size: int, rank: int, world_size: int,
+    view_rendering: str, sides: int, num_channels: int, max_broken: float, start_step: int,
+) -> None:  # fmt: skip
+    if not ratios or any(ratio < 1 or view_size % ratio for ratio in ratios):
+        raise InputError(
+            f"Each ratio of {tuple(ratios)} has to be a whole number that divides the view size, {view_size} px."
+        )
+    if batch_size < 1:
+        raise InputError(f"The batch size is {batch_size}; it has to be at least 1.")
+    if not 0 <= rank < world_size:
+        raise InputError(
+            f"Rank {rank} does not exist among {world_size} processes: ranks go from 0 to {world_size - 1}."
+        )
+    if view_rendering not in VIEW_RENDERINGS:
+        raise InputError(f"view_rendering '{view_rendering}' is unknown: it is one of {', '.join(VIEW_RENDERINGS)}.")
+    if sides not in (1, 2):
+        raise InputError(f"sides is {sides}; it is 2 (both augmentation pipelines) or 1 (the first).")
+    if num_channels not in (1, 3):
+        raise InputError(
+            f"Images of {num_channels} channels cannot be read yet: num_channels is 1 (gray) or 3 (colour)."
+        )
+    if not 0 <= max_broken <= 1:
+        raise InputError(f"max_broken is {max_broken}; it is a share between 0 and 1.")
+    if start_step < 0:
+        raise InputError(f"start_step is {start_step}; steps count from 0.")
