@@ -1,7 +1,7 @@
 """mcl_hf: multi-level contrastive pre-training of detection backbones (MCL, arXiv 2304.02010).
 
-Importing it registers the models with transformers' Auto classes. `pretrain` is loaded on first use, so that importing the
-package brings in neither datasets nor accelerate.
+Importing it registers the models with transformers' Auto classes. `pretrain` is loaded on first use, so that importing
+the package brings in neither datasets nor accelerate.
 """
 
 from typing import Any
@@ -38,9 +38,7 @@ AutoConfig.register(MCLConfig.model_type, MCLConfig, exist_ok=True)
 AutoModel.register(MCLConfig, MCLModel, exist_ok=True)
 AutoBackbone.register(MCLConfig, MCLBackbone, exist_ok=True)
 AutoModelForPreTraining.register(MCLConfig, MCLForPreTraining, exist_ok=True)
-AutoImageProcessor.register(
-    MCLConfig, image_processor_classes={"torchvision": MCLImageProcessor}, exist_ok=True
-)
+AutoImageProcessor.register(MCLConfig, image_processor_classes={"torchvision": MCLImageProcessor}, exist_ok=True)
 
 __all__ = [
     "FeaturePyramid",

@@ -28,18 +28,19 @@ class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
         image_mean: Mean per channel of images in [0, 1]; ImageNet's for 3 channels, else 0.5.
         image_std: Standard deviation per channel; ImageNet's for 3 channels, else 0.25.
         fpn_channels: Width of P2..P5.
-        region_size: Side R of a region in cells of its FPN level. The input side in pre-training is `32 * region_size` px.
+        region_size: Side R of a region in cells of its FPN level. The input side in pre-training is `32 * region_size`
+            px.
         region_convs: 3x3 convolutions of the region head.
         hidden_dim: Hidden width of the region head's and the predictors' MLPs.
         embedding_dim: Width D of the embeddings that are contrasted.
         montage_ratios: Down-sampling ratio r of each level: 1 first, then any of 2, 4, 8 in ascending order.
         montage_fractions: Montages of each level per image of the batch: a level has `max(1, int(N * fraction))`.
         level_weights: Weight of each level's loss.
-        level_pairing: Which target levels a level's queries are compared with: `"top"` (level 0 only: the published code),
-            `"same"`, `"adjacent"` (at most one level apart) or `"all"`.
+        level_pairing: Which target levels a level's queries are compared with: `"top"` (level 0 only: the published
+            code), `"same"`, `"adjacent"` (at most one level apart) or `"all"`.
         temperature: T of the softmax over cosines; the loss is multiplied by 2T.
-        region_scope: `"lean"` computes FPN, head and target only where the loss reads them; `"published"` everywhere, so
-            that batch-norm batches in training are the published ones. The same function of each sample.
+        region_scope: `"lean"` computes FPN, head and target only where the loss reads them; `"published"` everywhere,
+            so that batch-norm batches in training are the published ones. The same function of each sample.
         queue_size: Past target vectors kept as more negatives; 0 for none.
         stage_names: Names of the backbone's maps; found from timm when not given.
         out_features: Maps that `MCLBackbone` returns; C2..C5 (`stage1..stage4`) when not given.

@@ -1,13 +1,14 @@
 """The multi-level contrastive loss: queries of every level against keys of the target network.
 
-Last stage of the flow. `p = normalize(query)`, `logits = p . key / T`; a query's positive is the key of its own image, every
-other image on every rank is a negative (and so are past keys when a queue is used). A level's loss is
-`w * 2T * cross-entropy`.
+Last stage of the flow. `p = normalize(query)`, `logits = p . key / T`; a query's positive is the key of its own image,
+every other image on every rank is a negative (and so are past keys when a queue is used). A level's loss is `w * 2T *
+cross-entropy`.
 
-Source: paper section 3.3; published code `openselfsup/models/heads/` (the contrastive head) and `openselfsup/models/mcl.py`.
+Source: paper section 3.3; published code `openselfsup/models/heads/` (the contrastive head) and
+    `openselfsup/models/mcl.py`.
 
-Differs from the published code: level pairings other than `top`, groups whose members are no negatives of each other, and
-the queue. With their defaults the numbers are the published ones.
+Differs from the published code: level pairings other than `top`, groups whose members are no negatives of each other,
+and the queue. With their defaults the numbers are the published ones.
 """
 
 from collections.abc import Sequence
@@ -29,8 +30,8 @@ class TargetKeys:
 
     Attributes:
         embeddings: For each view side, T tensors `(K, D)` of L2-normalised keys, one a target level; `K = W * N`.
-        present: For each view side, T bool tensors `(K,)`: whether the image has a tile at that level at all; None where
-            every image has.
+        present: For each view side, T bool tensors `(K,)`: whether the image has a tile at that level at all; None
+            where every image has.
         sides_left: Sides whose queries have not met the keys yet; the queue is filled when none is left.
     """
 
@@ -60,7 +61,8 @@ def image_keys(
         num_images: N.
 
     Returns:
-        `(N, D)` L2-normalised means, and `(N,)` bool: the image has a tile here (a small batch's montages may miss some).
+        `(N, D)` L2-normalised means, and `(N,)` bool: the image has a tile here (a small batch's montages may miss
+        some).
     """
     if cell_images is None:
         return F.normalize(regions, dim=1), torch.ones(num_images, dtype=torch.bool, device=regions.device)
@@ -83,8 +85,8 @@ def region_contrast(
         keys: `(K, D)` L2-normalised, no gradient.
         labels: `(Q,)` int64 column of each query's positive.
         temperature: T.
-        excluded: `(Q, K)` or `(K,)` bool, columns that are neither positive nor negative of a query. A query whose positive
-            is excluded takes no part.
+        excluded: `(Q, K)` or `(K,)` bool, columns that are neither positive nor negative of a query. A query whose
+            positive is excluded takes no part.
 
     Returns:
         Scalars: `2T * mean cross-entropy`, mean cosine to positives, mean cosine to negatives.
@@ -123,8 +125,8 @@ def paired_levels(level: int, num_levels: int, pairing: str) -> list[int]:
 class MultiLevelContrast(nn.Module):
     """The loss over levels, with its queue of past keys.
 
-    `loss = sum over levels of w_i * mean over paired levels of 2T * CE(normalize(q_i) . keys / T)` for one side; the two
-    sides are summed by the caller, not averaged (as published).
+    `loss = sum over levels of w_i * mean over paired levels of 2T * CE(normalize(q_i) . keys / T)` for one side; the
+    two sides are summed by the caller, not averaged (as published).
 
     Args:
         level_weights: w of each level.
@@ -227,7 +229,7 @@ class MultiLevelContrast(nn.Module):
         group_ids: torch.Tensor | None,
         key_side: str,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Keys of one target level with the queue behind them `(K', D)`, and what to leave out: `(Q, K')`, `(K',)` or None."""
+        """Keys of one target level, then the queue: `(K', D)`; and what to leave out: `(Q, K')`, `(K',)` or None."""
         all_keys, absent = keys[target], None if present is None else ~present[target]
         own_group = None if group_ids is None else group_ids[columns]  # (Q,)
         same_group = None if group_ids is None else own_group[:, None] == group_ids  # (Q, K)

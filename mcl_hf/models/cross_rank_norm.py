@@ -1,7 +1,8 @@
 """Batch norm over the batches of all processes.
 
-The published model is converted to SyncBN as a whole (backbone, FPN, head, predictors and target). torch's SyncBatchNorm runs
-on CUDA only; on the CPU these classes do the same with all-reduces, so that several processes can be tested anywhere.
+The published model is converted to SyncBN as a whole (backbone, FPN, head, predictors and target). torch's
+SyncBatchNorm runs on CUDA only; on the CPU these classes do the same with all-reduces, so that several processes can be
+tested anywhere.
 """
 
 import torch

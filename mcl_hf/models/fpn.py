@@ -1,11 +1,12 @@
 """Feature pyramid with batch norm: C2..C5 -> P2..P5.
 
-Second stage of the flow. Laterals are 1x1 convolutions, outputs 3x3 convolutions, each with batch norm, without bias and
-without activation; the top-down path is nearest up-sampling. This is detectron2's FPN with `FPN.NORM = "BN"`.
+Second stage of the flow. Laterals are 1x1 convolutions, outputs 3x3 convolutions, each with batch norm, without bias
+and without activation; the top-down path is nearest up-sampling. This is detectron2's FPN with `FPN.NORM = "BN"`.
 
 Source: paper section 3.2; published code `openselfsup/models/necks.py` (class FPN).
 
-Differs from the published code: `reads` restricts the work to the images whose maps are read later (method: lean scope).
+Differs from the published code: `reads` restricts the work to the images whose maps are read later (method: lean
+scope).
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,7 +67,8 @@ class FeaturePyramid(nn.Module):
             reads: For the levels (index into `maps`) that will be read, the range of images of which. None: all of all.
 
         Returns:
-            P maps fine to coarse, `(M, channels, H, W)`, or only the images asked for; None where nothing was asked for.
+            P maps fine to coarse, `(M, channels, H, W)`, or only the images asked for; None where nothing was asked
+            for.
 
         Raises:
             ValueError: Not one map a level.
@@ -80,7 +82,7 @@ class FeaturePyramid(nn.Module):
         coarser: torch.Tensor | None = None  # merged map of the next coarser level, of the images from `coarser_start`
         coarser_start = 0
         for level in reversed(range(len(maps))):
-            # A level's merged map serves its own readers and those of every finer level: the hull of their image ranges.
+            # A level's merged map serves its own readers and those of every finer level: the hull of their ranges.
             needed = [reads[reader] for reader in reads if reader <= level]
             if not needed:
                 break

@@ -53,7 +53,7 @@ class MCLPreTrainedModel(PreTrainedModel):
     _no_split_modules: list[str] = []
 
     def _add_timm_network(self, config: MCLConfig) -> None:
-        """Build `self.backbone`, remembering whether its values are still to come (transformers loads on the meta device)."""
+        """Build `self.backbone`, and remember whether its values are still to come (loading builds on the meta device)."""
         self.backbone = build_timm_network(config.backbone, config.num_channels, config.backbone_kwargs)
         self._built_on_meta = any(tensor.is_meta for tensor in self.backbone.parameters())
 
@@ -61,9 +61,9 @@ class MCLPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Fill what a checkpoint has not filled.
 
-        Every part initialises itself in its constructor, so there is nothing to do for a model built on a real device. On the
-        meta device (`from_pretrained`) what the checkpoint did not bring is filled here; a timm network's tensors,
-        non-persistent buffers included, are taken from a fresh network.
+        Every part initialises itself in its constructor, so there is nothing to do for a model built on a real device.
+        On the meta device (`from_pretrained`) what the checkpoint did not bring is filled here; a timm network's
+        tensors, non-persistent buffers included, are taken from a fresh network.
         """
         if not self._built_on_meta:
             return
@@ -77,8 +77,8 @@ class MCLPreTrainedModel(PreTrainedModel):
     def initialize_weights(self) -> None:
         """Initialise part by part.
 
-        transformers' own walk leaves out modules that hold no tensor themselves when their code is not in transformers; our
-        parts initialise as wholes.
+        transformers' own walk leaves out modules that hold no tensor themselves when their code is not in transformers;
+        our parts initialise as wholes.
         """
         for child in self.children():
             if isinstance(child, MCLPreTrainedModel):
@@ -191,7 +191,8 @@ class MCLModel(MCLPreTrainedModel):
         """Feature pyramid of whole images.
 
         Args:
-            pixel_values: `(N, num_channels, H, W)` float, normalised with the configuration's mean and std; any H and W.
+            pixel_values: `(N, num_channels, H, W)` float, normalised with the configuration's mean and std; any H and
+                W.
 
         Returns:
             `MCLModelOutput` with P2..P5 and C2..C5.
@@ -202,9 +203,9 @@ class MCLModel(MCLPreTrainedModel):
     def embed_regions(self, pixel_values: torch.Tensor, boxes: Sequence[torch.Tensor]) -> torch.Tensor:
         """One embedding a box, read from the pyramid level on which the box is about R cells wide.
 
-        That is the match of pre-training, where a view of `32 * R` px is read from P5 and a tile of `4 * R` px from P2. A
-        box is cut out by RoIAlign (aligned, one sample a cell at the exact match), so a full view gives the embedding that
-        pre-training contrasts.
+        That is the match of pre-training, where a view of `32 * R` px is read from P5 and a tile of `4 * R` px from P2.
+        A box is cut out by RoIAlign (aligned, one sample a cell at the exact match), so a full view gives the embedding
+        that pre-training contrasts.
 
         Args:
             pixel_values: `(N, num_channels, H, W)` float, normalised.
@@ -241,8 +242,8 @@ class MCLModel(MCLPreTrainedModel):
     def embed_tiles(self, images: torch.Tensor, layout: MontageLayout) -> list[torch.Tensor]:
         """Embeddings of the tiles of every level, each read from its own level of the pyramid.
 
-        With `region_scope="lean"` FPN and head run on what is read here and nothing else; with `"published"` they run on all
-        maps of all images. Equal in eval mode; in training batch norm sees other batches.
+        With `region_scope="lean"` FPN and head run on what is read here and nothing else; with `"published"` they run
+        on all maps of all images. Equal in eval mode; in training batch norm sees other batches.
 
         Args:
             images: `(M, num_channels, S, S)`, level 0 first, then the montages of each level (`assemble_batch`).

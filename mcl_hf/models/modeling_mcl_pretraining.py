@@ -176,8 +176,8 @@ class MCLForPreTraining(_MontageMixin, MCLPreTrainedModel):
         if loaded["mcl"][0] and any(have < total for have, total in loaded.values()):
             counts = ", ".join(f"{part} {have}/{total}" for part, (have, total) in loaded.items())
             logger.warning(
-                f"The checkpoint holds these parameters: {counts}. What is missing of the target starts as a copy of the "
-                "online network, missing predictors start new."
+                f"The checkpoint holds these parameters: {counts}. What is missing of the target starts as a copy "
+                "of the online network, missing predictors start new."
             )
 
     @classmethod
@@ -186,8 +186,8 @@ class MCLForPreTraining(_MontageMixin, MCLPreTrainedModel):
     ) -> "MCLForPreTraining":
         """Read a checkpoint of the published code (`.pth` of GuoQiushan/MCL).
 
-        Depth, widths, convolutions and number of levels are inferred from the tensors; nothing is unpickled but tensors and
-        plain values (`weights_only=True`).
+        Depth, widths, convolutions and number of levels are inferred from the tensors; nothing is unpickled but tensors
+        and plain values (`weights_only=True`).
 
         Args:
             path: The `.pth` file.
@@ -233,7 +233,8 @@ class MCLForPreTraining(_MontageMixin, MCLPreTrainedModel):
 
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:
-        """`target <- momentum * target + (1 - momentum) * online` over parameters; batch-norm buffers stay (as published).
+        """`target <- momentum * target + (1 - momentum) * online` over parameters; batch-norm buffers stay (as
+        published).
 
         Args:
             momentum: m in [0, 1]; to be called after the optimizer's step, with the new online weights.
@@ -268,8 +269,8 @@ class MCLForPreTraining(_MontageMixin, MCLPreTrainedModel):
             sides: Whose queries to run.
 
         Raises:
-            ValueError: Views, montages or group ids that do not fit, N below 2, an unknown side, or keys without the montages
-                they were made with.
+            ValueError: Views, montages or group ids that do not fit, N below 2, an unknown side, or keys without the
+                montages they were made with.
         """
         layout = self._check_views(views_a, "views_a")
         self._check_views(views_b, "views_b")
@@ -324,7 +325,8 @@ class MCLForPreTraining(_MontageMixin, MCLPreTrainedModel):
     ) -> TargetKeys:
         """Keys of both sides from the target network, gathered from all ranks, without gradient.
 
-        Args: as in `forward`. With `level_pairing="top"` in lean scope the target sees full views only, montages are unused.
+        Args: as in `forward`. With `level_pairing="top"` in lean scope the target sees full views only, montages are
+            unused.
         """
         embeddings, present = {}, {}
         for side, views, montage in (("a", views_a, montage_a), ("b", views_b, montage_b)):
@@ -349,8 +351,8 @@ class MCLForPreTraining(_MontageMixin, MCLPreTrainedModel):
 class MCLForSupervisedPreTraining(_MontageMixin, MCLPreTrainedModel):
     """Supervised MCL: every tile is classified with its image's label, by one linear classifier a level.
 
-    The same montages, backbone, FPN and region head; no target network (paper, last experiment; the published code does not
-    contain it). The folder also opens as `MCLModel` and `MCLBackbone`.
+    The same montages, backbone, FPN and region head; no target network (paper, last experiment; the published code does
+    not contain it). The folder also opens as `MCLModel` and `MCLBackbone`.
     """
 
     main_input_name = "views"

@@ -1,12 +1,12 @@
 """Montages: views of several scales tiled into images of one size.
 
-Between the data and the backbone. Level 0 is the views themselves; level i tiles views of side S / r, r x r of them, into
-`B_i` images of side S. Tiles are drawn so that the images of the batch are spread as evenly as they can be.
+Between the data and the backbone. Level 0 is the views themselves; level i tiles views of side S / r, r x r of them,
+into `B_i` images of side S. Tiles are drawn so that the images of the batch are spread as evenly as they can be.
 
 Source: paper section 3.1; published code `openselfsup/models/mcl.py`.
 
-Differs from the published code: tiles arrive at their size instead of as full views that are sub-sampled here, so the same
-function serves both ways of rendering them.
+Differs from the published code: tiles arrive at their size instead of as full views that are sub-sampled here, so the
+same function serves both ways of rendering them.
 """
 
 from collections.abc import Sequence

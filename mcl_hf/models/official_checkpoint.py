@@ -1,7 +1,8 @@
 """Reader of checkpoints that the published code wrote (`.pth` of OpenSelfSup's runner), and its table of names.
 
-A file holds `state_dict` (or is one): `encoder_q.{0,1,2}` online backbone, FPN and head, `encoder_k.{0,1,2}` the momentum copy,
-`head.predictor.{level}`, and `backbone.*`, an alias of `encoder_q.0`. Read from GuoQiushan/MCL at 1912aa9.
+A file holds `state_dict` (or is one): `encoder_q.{0,1,2}` online backbone, FPN and head, `encoder_k.{0,1,2}` the
+momentum copy, `head.predictor.{level}`, and `backbone.*`, an alias of `encoder_q.0`. Read from GuoQiushan/MCL at
+1912aa9.
 """
 
 import pickle
@@ -90,7 +91,8 @@ def read_official_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str
     ]
     if different:
         raise ValueError(
-            f"{path} contradicts itself: backbone.* and encoder_q.0.* differ in {len(different)} tensors {different[:3]}"
+            f"{path} contradicts itself: backbone.* and encoder_q.0.* differ in {len(different)} tensors, "
+            f"such as {different[0]}"
         )
     return _infer_fields(tensors, path), tensors
 

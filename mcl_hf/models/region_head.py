@@ -1,8 +1,8 @@
 """Region head: P maps -> one embedding a region of R x R cells; and the predictor on top of it.
 
-Third stage of the flow. One set of weights serves all levels. A map is cut into regions *before* the convolutions, so that
-nothing leaks between neighbouring tiles of a montage here; these convolutions are the ones a detector's 4-conv box head
-runs on RoIAligned 7x7 features.
+Third stage of the flow. One set of weights serves all levels. A map is cut into regions *before* the convolutions, so
+that nothing leaks between neighbouring tiles of a montage here; these convolutions are the ones a detector's 4-conv box
+head runs on RoIAligned 7x7 features.
 
 Source: paper section 3.2; published code `openselfsup/models/necks.py` (DetConvGpNonLinearHead) and
 `openselfsup/models/heads/` (the predictor).

@@ -1,8 +1,8 @@
 """Weights to start from, with a report of how many of how many tensors each part got.
 
-`load_starting_weights` serves `--init` (a timm name, a folder or a repository into any MCL model), `load_backbone_weights`
-puts a checkpoint's backbone into a transformers model that was built with our `backbone_config`. Nothing is loaded in
-silence, and a part that was asked for and is incomplete is an error.
+`load_starting_weights` serves `--init` (a timm name, a folder or a repository into any MCL model),
+`load_backbone_weights` puts a checkpoint's backbone into a transformers model that was built with our
+`backbone_config`. Nothing is loaded in silence, and a part that was asked for and is incomplete is an error.
 """
 
 import json
@@ -52,8 +52,8 @@ def read_checkpoint(source: str, config: MCLConfig) -> dict[str, torch.Tensor]:
     """Tensors of a checkpoint, named as in `MCLForPreTraining` less the prefix `mcl.`.
 
     Args:
-        source: `timm:NAME` (fetched by timm), a folder with `model.safetensors` of ours or of `timm.models.save_for_hf`, a
-            `.safetensors` file, or a Hub repository `user/name` (fetched).
+        source: `timm:NAME` (fetched by timm), a folder with `model.safetensors` of ours or of
+            `timm.models.save_for_hf`, a `.safetensors` file, or a Hub repository `user/name` (fetched).
         config: Of the model to be filled.
 
     Raises:

@@ -1,6 +1,7 @@
 """timm networks as sources of C2..C5: which map has which stride, and the quirks of single families.
 
-First stage of the flow: images -> backbone -> C2..C5 (strides 4, 8, 16, 32). Everything that depends on timm lives here.
+First stage of the flow: images -> backbone -> C2..C5 (strides 4, 8, 16, 32). Everything that depends on timm lives
+here.
 
 Source: paper section 3 (a plain ResNet with its four stages); published code `openselfsup/models/backbones/resnet.py`.
 timm's ResNet is the same network with the same tensor names (torchvision's), so weights move freely between the two.

@@ -1,7 +1,7 @@
 """Initialisers shared by FPN, region head and predictors.
 
-They use `torch.nn.init` on every tensor, buffers too, since transformers swaps those functions for guarded ones while it
-fills what a checkpoint did not bring: a tensor that was loaded stays as it is.
+They use `torch.nn.init` on every tensor, buffers too, since transformers swaps those functions for guarded ones while
+it fills what a checkpoint did not bring: a tensor that was loaded stays as it is.
 """
 
 from torch import nn

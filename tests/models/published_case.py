@@ -1,4 +1,5 @@
-"""Rebuilds the inputs of the published code's reference numbers: weights and images by rule, files as that code wrote them.
+"""Rebuilds the inputs of the published code's reference numbers: weights and images by rule, files as that code wrote
+them.
 
 The rule is described in `tests/reference/README.md`.
 """
@@ -99,7 +100,7 @@ def image(index: int, view: int, size: int = 224) -> torch.Tensor:
 
 
 def case_inputs(case: dict[str, Any]) -> dict[str, list[torch.Tensor]]:
-    """`views_a`, `views_b`, `montage_a`, `montage_b` of a case: q is side a, k is side b; full views sub-sampled by `[::r, ::r]`."""
+    """Arguments of `forward` for a case: q is side a, k is side b; full views sub-sampled by `[::r, ::r]`."""
     levels, ratios = len(case["ratios"]), case["ratios"]
     inputs: dict[str, list[torch.Tensor]] = {}
     for side, published, first_view in (("a", "q", 0), ("b", "k", levels)):

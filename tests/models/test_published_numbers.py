@@ -1,4 +1,4 @@
-"""The published code's own numbers, float64: losses, cosines, gradients, buffers, a step, and eval mode in both scopes."""
+"""The published code's own numbers in float64: losses, cosines, gradients, buffers, a step, eval mode."""
 
 import hashlib
 from pathlib import Path

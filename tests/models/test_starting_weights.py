@@ -1,0 +1,155 @@
+"""Weights to start from, and backbones inside transformers' detectors."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from transformers import (
+    AutoConfig,
+    DetrConfig,
+    DetrForObjectDetection,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
+)
+
+from mcl_hf import MCLBackbone, MCLForPreTraining, MCLModel, load_backbone_weights, load_starting_weights
+
+from .tiny import TINY_RESNET, tiny_config
+
+
+@pytest.fixture(scope="module")
+def slim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("slim")
+    MCLModel(tiny_config()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `timm.models.save_for_hf` writes a trained classifier."""
+    torch.manual_seed(2)
+    folder = tmp_path_factory.mktemp("timm")
+    network = timm.create_model(TINY_RESNET["backbone"], num_classes=5, **TINY_RESNET["backbone_kwargs"])
+    timm.models.save_for_hf(network, folder, safe_serialization=True)
+    return folder
+
+
+def test_a_slim_folder_starts_all_but_the_predictors(slim: Path) -> None:
+    model = MCLForPreTraining(tiny_config())
+    report = load_starting_weights(model, str(slim))
+    total = len(model.mcl.backbone.state_dict())
+    assert report.parts["backbone"] == (total, total)
+    assert f"backbone {total}/{total}" in str(report) and "predictors 0/" in str(report) and "(new)" in str(report)
+    assert torch.equal(model.mcl.fpn.lateral[0].conv.weight, MCLModel.from_pretrained(slim).fpn.lateral[0].conv.weight)
+    assert all(torch.equal(target, online) for target, online in model._target_pairs())
+
+
+def test_a_pretraining_folder_brings_its_target(tmp_path: Path) -> None:
+    source = MCLForPreTraining(tiny_config(queue_size=4))
+    with torch.no_grad():
+        source.target.fpn.output[0].conv.weight += 1
+    source.save_pretrained(tmp_path)
+    model = MCLForPreTraining(tiny_config())
+    report = load_starting_weights(model, str(tmp_path))
+    assert all(loaded == total for loaded, total in report.parts.values())
+    assert torch.equal(model.target.fpn.output[0].conv.weight, source.target.fpn.output[0].conv.weight)
+
+
+def test_a_timm_folder_starts_the_backbone(timm_folder: Path) -> None:
+    model = MCLForPreTraining(tiny_config())
+    report = load_starting_weights(model, str(timm_folder))
+    assert report.parts["backbone"][0] == report.parts["backbone"][1] and report.parts["FPN"][0] == 0
+    trained = timm.create_model(f"local-dir:{timm_folder}", pretrained=True, **TINY_RESNET["backbone_kwargs"])
+    assert torch.equal(model.mcl.backbone.layer4[0].conv1.weight, trained.layer4[0].conv1.weight)
+    assert torch.equal(model.target.backbone.layer4[0].conv1.weight, trained.layer4[0].conv1.weight)
+
+
+def test_plain_backbone_tensors_in_one_file(slim: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(MCLModel.from_pretrained(slim).backbone.state_dict(), tmp_path / "backbone.safetensors")
+    backbone = MCLBackbone(tiny_config())
+    report = load_starting_weights(backbone, str(tmp_path / "backbone.safetensors"))
+    assert list(report.parts) == ["backbone"] and report.parts["backbone"][0] == report.parts["backbone"][1]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("timm:no_such_network", "timm cannot give weights for 'no_such_network'"),
+        ("./no/such/folder", "neither a folder, a file, timm:NAME nor a repository"),
+        ("EMPTY", "no .safetensors weights in"),
+        ("WRONG", "has other shapes than the model"),
+        ("PARTIAL", "does not hold the whole backbone"),
+    ],
+)
+def test_sources_that_cannot_serve_are_refused(source: str, message: str, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    model = MCLModel(tiny_config())
+    if source == "WRONG":
+        MCLModel(tiny_config(fpn_channels=16)).save_pretrained(tmp_path)
+    if source == "PARTIAL":
+        save_file({"backbone.conv1.0.weight": model.backbone.conv1[0].weight.detach()}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=message):
+        load_starting_weights(model, str(tmp_path) if source.isupper() else source)
+
+
+def detr(backbone_config) -> DetrForObjectDetection:
+    config = DetrConfig(
+        use_timm_backbone=False, backbone_config=backbone_config, d_model=16, encoder_layers=1, decoder_layers=1,
+        encoder_ffn_dim=16, decoder_ffn_dim=16, encoder_attention_heads=2, decoder_attention_heads=2, num_queries=4,
+    )  # fmt: skip
+    return DetrForObjectDetection(config)
+
+
+def mask2former(backbone_config) -> Mask2FormerForUniversalSegmentation:
+    config = Mask2FormerConfig(
+        backbone_config=backbone_config, feature_size=32, mask_feature_size=32, hidden_dim=32,
+        encoder_feedforward_dim=16, encoder_layers=1, decoder_layers=2, num_attention_heads=2, dim_feedforward=16, num_queries=4,
+    )  # fmt: skip
+    return Mask2FormerForUniversalSegmentation(config)
+
+
+def upernet(backbone_config) -> UperNetForSemanticSegmentation:
+    config = UperNetConfig(
+        backbone_config=backbone_config, hidden_size=16, auxiliary_in_channels=24, auxiliary_channels=8
+    )
+    return UperNetForSemanticSegmentation(config)
+
+
+@pytest.mark.parametrize("build", [detr, mask2former, upernet])
+def test_transformers_models_take_the_backbone_with_its_weights(
+    build, slim: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model = build(AutoConfig.from_pretrained(slim)).eval()
+    report = load_backbone_weights(model, str(slim))
+    loaded, total = report.parts["backbone"]
+    assert loaded == total > 40
+    assert f"backbone {total}/{total}" in capsys.readouterr().out
+    inside = next(module for module in model.modules() if isinstance(module, MCLBackbone))
+    pixels = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = MCLBackbone.from_pretrained(slim)(pixels).feature_maps
+        found = inside(pixels).feature_maps
+        model(pixel_values=torch.rand(1, 3, 64, 64))
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_a_model_without_our_backbone_is_refused(slim: Path) -> None:
+    with pytest.raises(ValueError, match="holds no MCLBackbone"):
+        load_backbone_weights(torch.nn.Linear(2, 2), str(slim))
+
+
+def test_a_detector_reopens_once_mcl_hf_is_imported(slim: Path, tmp_path: Path) -> None:
+    model = detr(AutoConfig.from_pretrained(slim)).eval()
+    model.save_pretrained(tmp_path)
+    again = DetrForObjectDetection.from_pretrained(tmp_path)
+    pixels = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(model(pixels).logits, again(pixels).logits)
