@@ -3,8 +3,8 @@ of (pixels, parameters).
 
 Flow: order -> sources -> decode -> **augment** + views -> loader.
 
-Source: the two pipelines of arXiv 2304.02010 as in the published configuration (GuoQiushan/MCL at 1912aa9,
-configs/mcl), which are BYOL's; crop and jitter parameters are drawn with torchvision's rules (RandomResizedCrop,
+Source: the two pipelines of arXiv 2304.02010 as in the published configuration (GuoQiushan/MCL at 1912aa9),
+which are BYOL's; crop and jitter parameters are drawn with torchvision's rules (RandomResizedCrop,
 ColorJitter).
 
 Differs from the official code: every number comes from a counter (seed, position, view) and never from a global
@@ -34,9 +34,7 @@ _NUM_DRAWS = 2 * _CROP_TRIES + 14
 
 @dataclass(frozen=True)
 class ViewRecipe:
-    """Ranges and probabilities of one augmentation pipeline. Factors are torchvision's: 0.4 means a factor from 0.6 to
-    1.4.
-    """
+    """Ranges and probabilities of one augmentation pipeline; a factor range of 0.4 means factors from 0.6 to 1.4."""
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
     """Area of the crop as a share of the picture."""

@@ -141,7 +141,7 @@ def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
         picture = _scale_to_8_bit(picture)
     elif picture.has_transparency_data:
         picture = picture.convert("RGBA")
-        if picture.getextrema()[3][0] < 255:
+        if picture.getchannel("A").getextrema()[0] != 255:
             white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
             picture = Image.alpha_composite(white, picture)
     return picture.convert(mode)
@@ -151,7 +151,7 @@ def _scale_to_8_bit(picture: Image.Image) -> Image.Image:
     values = np.asarray(picture).astype(np.float64)
     if not np.isfinite(values).all():
         raise BrokenImage("pixel values are not all finite")
-    low, high = values.min(), values.max()
+    low, high = float(values.min()), float(values.max())
     if low < 0 or high > 65535:
         raise BrokenImage(f"pixel values from {low:g} to {high:g} lie outside 0-65535")
     if picture.mode == "F" and high <= 1:

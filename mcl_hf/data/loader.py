@@ -10,7 +10,9 @@ each, and torch's DataLoader hands them out in order.
 A broken image costs itself: a stand-in computed from its position takes its place, and the batch names it.
 """
 
+import atexit
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -116,8 +118,8 @@ class ViewLoader:
                 f"use a batch size of at most {fits} per process" if fits else f"use at most {len(source)} processes"
             )
             raise InputError(
-                f"A step needs {batch_size * world_size} different images ({batch_size} on each of {world_size} processes), "
-                f"but the data set holds {len(source)}: {advice}."
+                f"A step needs {batch_size * world_size} different images ({batch_size} on each of {world_size} "
+                f"processes), but the data set holds {len(source)}: {advice}."
             )
         self.source = source
         self.start_step = start_step
@@ -126,9 +128,19 @@ class ViewLoader:
         self.broken_seen = 0
         self._examples: list[str] = []
         self._batches = _StepBatches(
-            source, SampleOrder(len(source), seed), self.steps_per_epoch, view_size, tuple(ratios), batch_size, seed, rank, world_size,
-            view_rendering, sides, num_channels,
-        )  # fmt: skip
+            source=source,
+            order=SampleOrder(len(source), seed),
+            steps_per_epoch=self.steps_per_epoch,
+            view_size=view_size,
+            ratios=tuple(ratios),
+            batch_size=batch_size,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            view_rendering=view_rendering,
+            sides=sides,
+            num_channels=num_channels,
+        )
         self._loader: DataLoader = DataLoader(
             self._batches,
             batch_size=None,  # an item is a whole batch
@@ -137,6 +149,7 @@ class ViewLoader:
             prefetch_factor=prefetch_batches if num_workers else None,
             pin_memory=pin_memory,
             multiprocessing_context=start_method if num_workers else None,
+            worker_init_fn=_leave_without_finalising,
         )
 
     def __iter__(self) -> Iterator[ViewBatch]:
@@ -152,9 +165,18 @@ class ViewLoader:
         self._examples += batch.broken[: _BROKEN_EXAMPLES - len(self._examples)]
         if self.images_seen >= _IMAGES_BEFORE_JUDGEMENT and self.broken_seen > self.max_broken * self.images_seen:
             raise InputError(
-                f"{self.broken_seen} of {self.images_seen} images could not be decoded, more than the share of {self.max_broken:g} that is allowed "
-                f"(max_broken). Repair or remove them, or allow more. Examples: {'; '.join(self._examples)}"
+                f"{self.broken_seen} of {self.images_seen} images could not be decoded, more than the share of "
+                f"{self.max_broken:g} that max_broken allows. Repair or remove them, or allow more. "
+                f"Examples: {'; '.join(self._examples)}"
             )
+
+
+def _leave_without_finalising(_worker_id: int) -> None:
+    """Let a spawned worker end as a forked one does, by ``os._exit``.
+
+    Its queue thread may still be sending a tensor when the interpreter shuts down, and then aborts the process.
+    """
+    atexit.register(os._exit, 0)
 
 
 @dataclass
@@ -227,8 +249,8 @@ class _StepBatches(Dataset):
                 break
             else:
                 return _Failure(
-                    f"No batch for step {step}: an image and its {_SUBSTITUTE_TRIES - 1} stand-ins are all broken. Are these images at all? "
-                    f"Examples: {'; '.join(tried[:_BROKEN_EXAMPLES])}"
+                    f"No batch for step {step}: an image and its {_SUBSTITUTE_TRIES - 1} stand-ins are all broken. "
+                    f"Are these images at all? Examples: {'; '.join(tried[:_BROKEN_EXAMPLES])}"
                 )
             broken += tried
             sample_ids[slot] = index

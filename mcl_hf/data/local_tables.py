@@ -1,0 +1,176 @@
+"""Local kinds of data as `datasets` tables: the embedded photos, parquet files, folders of images.
+
+Flow: order -> **local_tables** + columns -> sources -> decode -> views -> loader. One function per kind; each gives a
+`LocalTable`, and nothing in here decodes an image.
+"""
+
+import glob
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mcl_hf.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+PHOTOS_FOLDER = Path(__file__).parent / "photos"
+"""Parquet shards of freely licensed photos that come with the package."""
+
+IMAGE_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
+    *(".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp"),
+)
+
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing", "eval"),
+}
+_SPLIT_OF = {name: split for split, names in _SPLITS.items() for name in names}
+
+
+@dataclass(frozen=True)
+class LocalTable:
+    """A table whose image column is not decoded yet.
+
+    ``files`` are (name, size-bearing path) of what it was made from, for the fingerprint.
+    """
+
+    table: "Dataset"
+    kind: str
+    files: list[tuple[str, str]]
+
+
+def photos_table() -> LocalTable:
+    """The embedded photos. Column ``source_image`` names the photo that a crop was taken from.
+
+    Raises:
+        InputError: the package was installed without them.
+    """
+    files = sorted(PHOTOS_FOLDER.glob("*.parquet"))
+    if not files:
+        raise InputError(f"The embedded photos are missing from {PHOTOS_FOLDER}: install the package again.")
+    opened = parquet_table("photos", files, "train")
+    return LocalTable(opened.table, "embedded photos", opened.files)
+
+
+def parquet_table(data: str, files: list[Path], split: str) -> LocalTable:
+    """Parquet files as one table; ``split`` chooses where every name tells its part, as train-00000-of-00004.parquet.
+
+    Raises:
+        InputError: no files, another kind of file, no such split, or files that cannot be read.
+    """
+    from datasets import load_dataset
+
+    if not files:
+        raise InputError(f"No file matches '{data}'.")
+    other = [file.name for file in files if file.suffix != ".parquet"]
+    if other:
+        raise InputError(
+            f"{data}: '{other[0]}' is no parquet file. Give a .parquet file, a folder or glob of them, "
+            "or a folder of images."
+        )
+    splits = [_split_in_name(file.name) for file in files]
+    if None not in splits:
+        if _canonical(split) not in splits:
+            found = ", ".join(sorted({name for name in splits if name}))
+            raise InputError(f"{data} has no split '{split}': its files belong to {found}.")
+        files = [file for file, name in zip(files, splits, strict=True) if name == _canonical(split)]
+    # `datasets` would read brackets in a path as a pattern
+    escaped = [glob.escape(str(file.resolve())) for file in files]
+    try:
+        table = load_dataset("parquet", data_files={"train": escaped}, split="train")
+    except Exception as error:  # `datasets` wraps whatever the reader met; its cause names what is wrong
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise InputError(f"{data} cannot be read as parquet: {reason}") from error
+    kind = "parquet file" if len(files) == 1 else f"{len(files)} parquet files"
+    return LocalTable(table, kind, [(file.name, str(file)) for file in files])
+
+
+def folder_table(folder: Path, split: str) -> LocalTable:
+    """A folder of images at any depth (or of parquet files), with columns ``image`` (path) and ``folder`` (relative).
+
+    Where the folder's only children are named like splits, ``split`` chooses one. Column ``label`` is there where all
+    images lie equally deep, below at least two differently named folders.
+
+    Raises:
+        InputError: no images, both images and parquet files, or no such split.
+    """
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    root, kind = folder, "folder of images"
+    with os.scandir(folder) as entries:
+        children = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    if children and all(name.lower() in _SPLIT_OF for name in children):
+        matching = [name for name in children if _SPLIT_OF[name.lower()] == _canonical(split)]
+        if not matching:
+            raise InputError(f"{folder} has no split '{split}': its folders are {', '.join(children)}.")
+        root, kind = folder / matching[0], f"folder of images, split {matching[0]}"
+    names = _files_below(root)
+    images = [name for name in names if not name.lower().endswith(".parquet")]
+    if images and len(images) < len(names):
+        raise InputError(
+            f"{folder} holds both images and parquet files: give one of the two, such as '{folder}/*.parquet'."
+        )
+    if names and not images:
+        return parquet_table(str(folder), [root / name for name in names], split)
+    if not images:
+        suffixes = ", ".join(IMAGE_SUFFIXES)
+        raise InputError(f"{root} holds no images: no file below it ends in {suffixes} or .parquet.")
+    columns: dict[str, list[Any]] = {
+        "image": [f"{root}/{name}" for name in images],
+        "folder": [name.rpartition("/")[0] for name in images],
+    }
+    features: dict[str, Any] = {"image": Value("string"), "folder": Value("string")}
+    depths = {name.count("/") for name in images}
+    parents = [name.rpartition("/")[2] for name in columns["folder"]]
+    classes = sorted(set(parents))
+    if len(classes) > 1 and len(depths) == 1:
+        number = {name: index for index, name in enumerate(classes)}
+        columns["label"] = [number[name] for name in parents]
+        features["label"] = ClassLabel(names=classes)
+        kind += f" by class, {len(classes)} classes"
+    table = Dataset.from_dict(columns, features=Features(features))
+    return LocalTable(table, kind, list(zip(images, columns["image"], strict=True)))
+
+
+def _files_below(root: Path) -> list[str]:
+    """Paths, relative to ``root`` and sorted, of all images and parquet files; hidden files and folders are left out.
+
+    Linked folders are followed, each real folder once, so that a link to a parent ends.
+    """
+    wanted = (*IMAGE_SUFFIXES, ".parquet")
+    found: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        with os.scandir(root / prefix) as entries:
+            listed = sorted(entries, key=_name_of)
+        for entry in listed:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                stat = entry.stat()
+                if (stat.st_dev, stat.st_ino) not in seen:
+                    seen.add((stat.st_dev, stat.st_ino))
+                    waiting.append(f"{prefix}{entry.name}/")
+            elif entry.name.lower().endswith(wanted):
+                found.append(prefix + entry.name)
+    return sorted(found)
+
+
+def _name_of(entry: os.DirEntry[str]) -> str:
+    return entry.name
+
+
+def _canonical(split: str) -> str:
+    return _SPLIT_OF.get(split.lower(), split)
+
+
+def _split_in_name(file_name: str) -> str | None:
+    match = re.match(r"([a-z]+)[-_.]", file_name.lower())
+    return _SPLIT_OF.get(match[1]) if match else None
