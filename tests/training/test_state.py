@@ -1,0 +1,219 @@
+import errno
+import json
+import resource
+import subprocess
+import sys
+from collections import namedtuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from mcl_hf.errors import InputError
+from mcl_hf.training import state as state_module
+from mcl_hf.training.optim import build_optimizer
+from mcl_hf.training.resume import find_start
+from mcl_hf.training.state import (
+    TrainingState,
+    check_free_space,
+    checkpoint_folder,
+    checkpoints,
+    damage,
+    load_optimizer,
+    newest_whole_checkpoint,
+    read_training_state,
+    remove_leftovers,
+    save_checkpoint,
+    should_save,
+)
+
+
+class Model(nn.Module):
+    """Stands for a transformers model: weights, a config and save_pretrained."""
+
+    def __init__(self, width=4):
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 3).to(memory_format=torch.channels_last)
+        self.norm = nn.BatchNorm2d(width)
+        self.config = namedtuple("Config", "backbone")("resnet50")
+
+    def save_pretrained(self, folder):
+        from safetensors.torch import save_file
+
+        save_file(
+            {name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / "model.safetensors"
+        )
+
+
+class Processor:
+    def save_pretrained(self, folder):
+        (folder / "preprocessor_config.json").write_text("{}")
+
+
+def train_one_step(model, optimizer):
+    model.norm(model.conv(torch.ones(2, 3, 5, 5))).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Three checkpoints, steps 1 to 3."""
+    torch.manual_seed(0)
+    model = Model()
+    optimizer = build_optimizer(model, "adamw", 0.1, 0.01)
+    for step in (1, 2, 3):
+        train_one_step(model, optimizer)
+        save_checkpoint(tmp_path, model, Processor(), optimizer, TrainingState(step=step, best={"loss": 1.5}), 0)
+    return tmp_path, model, optimizer
+
+
+def test_state_and_optimizer_come_back_in_the_layout_of_the_parameters(saved):
+    folder, model, optimizer = saved
+    last = checkpoint_folder(folder, 3)
+    assert read_training_state(last) == TrainingState(step=3, best={"loss": 1.5})
+    fresh = build_optimizer(model, "adamw", 0.1, 0.01)
+    load_optimizer(last, model, fresh)
+    for p, slots in optimizer.state.items():
+        assert fresh.state[p].keys() == slots.keys()
+        for name, value in slots.items():
+            assert torch.equal(fresh.state[p][name], value)
+            assert fresh.state[p][name].stride() == value.stride()
+
+
+def test_keep_last_and_the_relative_link(saved):
+    folder, model, optimizer = saved
+    save_checkpoint(folder, model, Processor(), optimizer, TrainingState(step=4), keep_last=2)
+    assert [path.name for path in checkpoints(folder)] == ["step-00000003", "step-00000004"]
+    link = folder / "checkpoints" / "last"
+    assert str(link.readlink()) == "step-00000004"
+    moved = folder.with_name("moved")
+    folder.rename(moved)
+    assert damage(moved / "checkpoints" / "last") is None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda f: (f / "training_state.json").write_text("{"), "training_state.json has 1 bytes instead of"),
+        (lambda f: (f / "manifest.json").unlink(), "manifest.json is missing"),
+        (lambda f: (f / "manifest.json").write_text("not json"), "manifest.json cannot be read"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(saved, spoil, reason):
+    folder = saved[0]
+    spoil(checkpoint_folder(folder, 3))
+    found, lines = find_start(folder, "auto")
+    assert found == checkpoint_folder(folder, 2)
+    assert reason in lines[0] and "using step-00000002 instead" in lines[0]
+    with pytest.raises(InputError, match="cannot resume from"):
+        find_start(folder, str(checkpoint_folder(folder, 3)))
+
+
+def test_one_changed_byte_is_found(saved):
+    path = checkpoint_folder(saved[0], 3) / "training_state.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert "has changed since it was written" in damage(path.parent)
+
+
+def test_nothing_whole_is_an_error_not_a_fresh_start(saved):
+    folder = saved[0]
+    for path in checkpoints(folder):
+        (path / "manifest.json").unlink()
+    with pytest.raises(InputError, match="no whole checkpoint"):
+        find_start(folder, "auto")
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_again(tmp_path):
+    (tmp_path / "log.jsonl").write_text("")
+    assert find_start(tmp_path, "auto") == (None, [])
+    assert find_start(tmp_path / "new", "auto") == (None, [])
+    (tmp_path / "model.safetensors").write_text("")
+    with pytest.raises(InputError, match=r"holds log.jsonl|holds model.safetensors"):
+        find_start(tmp_path, "auto")
+
+
+@pytest.mark.parametrize("broken_call", ["save_file", "_write_manifest", "replace_folder", "_link_last"])
+def test_a_full_disk_leaves_the_last_good_checkpoint(saved, monkeypatch, broken_call):
+    folder, model, optimizer = saved
+
+    def no_space(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(state_module, broken_call, no_space)
+    with pytest.raises(InputError, match=r"no space left on the disk; the last one before it is step-00000003"):
+        save_checkpoint(folder, model, Processor(), optimizer, TrainingState(step=4), keep_last=1)
+    found, _ = newest_whole_checkpoint(folder)
+    assert found is not None and damage(checkpoint_folder(folder, 3)) is None
+    assert not list((folder / "checkpoints").glob(".step-*"))
+
+
+def test_a_write_that_the_system_cuts_off_leaves_the_last_good_checkpoint(tmp_path):
+    program = f"""
+import resource, sys, torch
+from pathlib import Path
+from mcl_hf.errors import InputError
+from mcl_hf.training.optim import build_optimizer
+from mcl_hf.training.state import TrainingState, save_checkpoint
+from tests.training.test_state import Model, Processor, train_one_step
+folder = Path({str(tmp_path)!r})
+model = Model(width=2000)  # 224 kB of weights
+optimizer = build_optimizer(model, "sgd", 0.1, 0.0)
+save_checkpoint(folder, model, Processor(), optimizer, TrainingState(step=1), 0)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    save_checkpoint(folder, model, Processor(), optimizer, TrainingState(step=2), 0)
+except InputError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert "no space left on the disk; the last one before it is step-00000001" in done.stdout
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["last", "step-00000001"]
+    assert damage(tmp_path / "checkpoints" / "last") is None
+    assert resource.RLIMIT_FSIZE is not None
+
+
+def test_saving_a_step_again_replaces_it(saved):
+    folder, model, optimizer = saved
+    (checkpoint_folder(folder, 3) / "model.safetensors").write_bytes(b"damaged")
+    save_checkpoint(folder, model, Processor(), optimizer, TrainingState(step=3), 0)
+    assert damage(checkpoint_folder(folder, 3)) is None
+    assert len(checkpoints(folder)) == 3
+
+
+def test_leftovers_of_an_interrupted_write_are_removed(saved):
+    folder = saved[0]
+    (folder / "checkpoints" / ".step-00000009.partial").mkdir()
+    remove_leftovers(folder)
+    assert not list((folder / "checkpoints").glob(".step-*"))
+
+
+def test_too_little_space_is_found_before_the_run(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(state_module.shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 500, 500))
+    with pytest.raises(InputError, match="0 MB of free disk space"):
+        check_free_space(tmp_path, Model(), "adamw")
+
+
+def test_optimizer_state_of_another_model_is_refused(saved):
+    folder, _, _ = saved
+    other = Model(width=5)
+    with pytest.raises(InputError, match="of shape"):
+        load_optimizer(checkpoint_folder(folder, 3), other, build_optimizer(other, "adamw", 0.1, 0.0))
+
+
+def test_nothing_is_pickled(saved):
+    folder = checkpoint_folder(saved[0], 3)
+    assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}
+    for path in folder.glob("*.json"):
+        json.loads(path.read_text())
+    assert load_file(folder / "training_state.safetensors")
+
+
+def test_when_checkpoints_are_due():
+    assert [step for step in range(1, 8) if should_save(step, 3, 7)] == [3, 6, 7]
+    assert [step for step in range(1, 8) if should_save(step, 0, 7)] == [7]
