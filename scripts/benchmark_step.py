@@ -278,7 +278,8 @@ def main() -> None:
     )
     for name, entry in results.items():
         print(
-            f"{name:42} {entry['seconds']:8.2f} {max(entry['all_seconds']):9.2f} {args.batch_size / entry['seconds']:9.2f} "
+            f"{name:42} {entry['seconds']:8.2f} {max(entry['all_seconds']):9.2f} "
+            f"{args.batch_size / entry['seconds']:9.2f} "
             f"{entry['flops'] / 1e9:8.0f} {entry['flops'] / entry['seconds'] / 1e9:8.0f} {entry['peak_gib']:8.2f}"
         )
     rates = in_subprocess("rates", argv)
@@ -298,7 +299,8 @@ def print_ratios(results: dict[str, dict[str, Any]], flops: dict[str, int]) -> N
     print(f"\nbest lean setting: {best}")
     if flop_ratio:
         print(
-            f"FLOPs: published / lean {flops.get('published', 0) / flops['lean']:.2f}, lean / supervised {flop_ratio:.2f}"
+            f"FLOPs: published / lean {flops.get('published', 0) / flops['lean']:.2f}, "
+            f"lean / supervised {flop_ratio:.2f}"
         )
     for what, above, below, quantity, bound in RATIOS:
         below = best if below == "BEST" else below

@@ -53,7 +53,7 @@ class MCLPreTrainedModel(PreTrainedModel):
     _no_split_modules: list[str] = []
 
     def _add_timm_network(self, config: MCLConfig) -> None:
-        """Build `self.backbone`, and remember whether its values are still to come (loading builds on the meta device)."""
+        """Build `self.backbone`, and remember whether its values are still to come (loaded models start on meta)."""
         self.backbone = build_timm_network(config.backbone, config.num_channels, config.backbone_kwargs)
         self._built_on_meta = any(tensor.is_meta for tensor in self.backbone.parameters())
 

@@ -110,7 +110,8 @@ def detr(backbone_config) -> DetrForObjectDetection:
 def mask2former(backbone_config) -> Mask2FormerForUniversalSegmentation:
     config = Mask2FormerConfig(
         backbone_config=backbone_config, feature_size=32, mask_feature_size=32, hidden_dim=32,
-        encoder_feedforward_dim=16, encoder_layers=1, decoder_layers=2, num_attention_heads=2, dim_feedforward=16, num_queries=4,
+        encoder_feedforward_dim=16, encoder_layers=1, decoder_layers=2, num_attention_heads=2,
+        dim_feedforward=16, num_queries=4,
     )  # fmt: skip
     return Mask2FormerForUniversalSegmentation(config)
 
