@@ -11,12 +11,8 @@ from .cross_rank_norm import convert_cross_rank_norm
 from .fpn import FeaturePyramid
 from .image_processing_mcl import MCLImageProcessor
 from .modeling_mcl import MCLBackbone, MCLModel, MCLModelOutput
-from .modeling_mcl_pretraining import (
-    MCLForPreTraining,
-    MCLForPreTrainingOutput,
-    MCLForSupervisedPreTraining,
-    MCLForSupervisedPreTrainingOutput,
-)
+from .modeling_mcl_pretraining import MCLForPreTraining, MCLForPreTrainingOutput
+from .modeling_mcl_supervised import MCLForSupervisedPreTraining, MCLForSupervisedPreTrainingOutput
 from .montage import MontageLayout, assemble_batch, assemble_montage, draw_montages
 from .region_head import Predictor, RegionHead
 from .starting_weights import WeightReport, load_backbone_weights, load_starting_weights

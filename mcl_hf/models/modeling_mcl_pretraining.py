@@ -1,6 +1,6 @@
-"""`MCLForPreTraining`: the contrastive objective; and `MCLForSupervisedPreTraining`, its supervised variant.
+"""`MCLForPreTraining`: online network, one predictor a level, EMA target network, contrastive loss.
 
-Source: paper section 3 and its last experiment; published code `openselfsup/models/mcl.py`.
+Source: paper section 3; published code `openselfsup/models/mcl.py`.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
@@ -18,10 +17,10 @@ from .collectives import gather
 from .configuration_mcl import MCLConfig
 from .contrast import SIDES, MultiLevelContrast, TargetKeys, image_keys
 from .modeling_mcl import MCLModel, MCLPreTrainedModel
-from .montage import MontageLayout, assemble_batch, check_montages, draw_montages
+from .montage import assemble_batch, check_montages, draw_montages
 from .official_checkpoint import read_official_checkpoint
 from .region_head import Predictor
-from .weight_init import init_linear
+from .view_batch import ViewBatchMixin
 
 logger = logging.get_logger(__name__)
 
@@ -46,84 +45,13 @@ class MCLForPreTrainingOutput(ModelOutput):
     feature_std: torch.Tensor | None = None
 
 
-@dataclass
-class MCLForSupervisedPreTrainingOutput(ModelOutput):
-    """Output of `MCLForSupervisedPreTraining`.
-
-    Attributes:
-        loss: Scalar, sum of `level_losses`.
-        level_losses: `(L,)`, weights included.
-        accuracy: `(L,)` share of tiles classified rightly.
-    """
-
-    loss: torch.Tensor | None = None
-    level_losses: torch.Tensor | None = None
-    accuracy: torch.Tensor | None = None
-
-
 def _count_loaded(module: nn.Module) -> tuple[int, int]:
     """How many of a module's parameters transformers took from a checkpoint, and how many there are."""
     flags = [getattr(tensor, "_is_hf_initialized", False) for tensor in module.parameters()]
     return sum(flags), len(flags)
 
 
-class _MontageMixin:
-    """What both objectives share: layout and checks of batches of views, and which parameters train."""
-
-    config: MCLConfig
-    mcl: MCLModel
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, which makes every loaded parameter trainable: those that are not are marked again."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded)._mark_untrained_parameters()
-        return loaded
-
-    def _mark_untrained_parameters(self) -> None:
-        """No gradient for parts of the FPN that no loss reaches: DDP waits for every gradient that was promised."""
-        for level in range(4):
-            if level not in self.config.level_maps:
-                self.mcl.fpn.output[level].requires_grad_(False)
-            if level < min(self.config.level_maps):
-                self.mcl.fpn.lateral[level].requires_grad_(False)
-
-    def layout(self, num_images: int) -> MontageLayout:
-        """How the M images of a side are made up for N images a process."""
-        return MontageLayout.of(num_images, self.config.montage_ratios, self.config.montage_fractions)
-
-    def draw_montages(self, num_images: int, generator: torch.Generator | None = None) -> list[torch.Tensor]:
-        """Montages of one side for N images: L - 1 int64 CPU tensors (`mcl_hf.models.montage.draw_montages`)."""
-        return draw_montages(self.layout(num_images), generator)
-
-    def _check_views(self, views: Sequence[torch.Tensor], name: str) -> MontageLayout:
-        """Layout of a batch whose views have the sizes that the configuration asks for.
-
-        Raises:
-            ValueError: A wrong number of views, a wrong shape, or fewer than 2 images.
-        """
-        ratios, side = self.config.montage_ratios, self.config.image_size
-        if len(views) != len(ratios):
-            raise ValueError(f"{name} needs {len(ratios)} views, one a level, got {len(views)}")
-        num_images = len(views[0])
-        if num_images < 2:
-            raise ValueError(f"{name} has {num_images} image; MCL needs at least 2 (batch norm, negatives)")
-        for level, (view, ratio) in enumerate(zip(views, ratios, strict=True)):
-            expected = (num_images, self.config.num_channels, side // ratio, side // ratio)
-            if tuple(view.shape) != expected:
-                raise ValueError(f"{name}[{level}] must have shape {expected}, got {tuple(view.shape)}")
-        return self.layout(num_images)
-
-    @staticmethod
-    def _cell_images(
-        montages: Sequence[torch.Tensor], layout: MontageLayout, device: torch.device
-    ) -> list[torch.Tensor]:
-        """Image of every tile, `(Q,)` a level; level 0's tiles are the images in order."""
-        level_0 = torch.arange(layout.num_images, device=device)
-        return [level_0, *(montage.to(device, non_blocking=True) for montage in montages)]
-
-
-class MCLForPreTraining(_MontageMixin, MCLPreTrainedModel):
+class MCLForPreTraining(ViewBatchMixin, MCLPreTrainedModel):
     """Online network with one predictor a level, and the EMA target network it is contrasted with.
 
     `.mcl` is the online `MCLModel` (save it alone for use), `.predictors`, `.target` (no gradient) and `.contrast`.
@@ -346,70 +274,3 @@ class MCLForPreTraining(_MontageMixin, MCLPreTrainedModel):
             only_top = self.contrast.target_levels == 1
             present[side] = None if only_top else [gather(has_tile) for _, has_tile in levels]
         return TargetKeys(embeddings, present)
-
-
-class MCLForSupervisedPreTraining(_MontageMixin, MCLPreTrainedModel):
-    """Supervised MCL: every tile is classified with its image's label, by one linear classifier a level.
-
-    The same montages, backbone, FPN and region head; no target network (paper, last experiment; the published code does
-    not contain it). The folder also opens as `MCLModel` and `MCLBackbone`.
-    """
-
-    main_input_name = "views"
-
-    def __init__(self, config: MCLConfig) -> None:
-        super().__init__(config)
-        self.mcl = MCLModel(config)
-        self._built_on_meta = self.mcl._built_on_meta
-        self.classifiers = nn.ModuleList(
-            nn.Linear(config.embedding_dim, config.num_labels) for _ in config.montage_ratios
-        )
-        for classifier in self.classifiers:
-            init_linear(classifier, std=0.01)
-        self._mark_untrained_parameters()
-        self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if self._built_on_meta and any(module is classifier for classifier in self.classifiers):
-            init_linear(module, std=0.01)
-
-    def forward(
-        self,
-        views: Sequence[torch.Tensor],
-        labels: torch.Tensor,
-        montage: Sequence[torch.Tensor] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> MCLForSupervisedPreTrainingOutput:
-        """Loss of a batch.
-
-        Args:
-            views: L float tensors `(N, num_channels, S/r, S/r)`, normalised.
-            labels: `(N,)` int64 class of each image, 0 to `num_labels` - 1.
-            montage: L - 1 int64 tensors of image indices; drawn from `generator` when None.
-            generator: CPU generator.
-
-        Raises:
-            ValueError: Views, montages or labels that do not fit.
-        """
-        layout = self._check_views(views, "views")
-        if labels.shape != (layout.num_images,):
-            raise ValueError(f"labels must have shape ({layout.num_images},), got {tuple(labels.shape)}")
-        montage = draw_montages(layout, generator) if montage is None else montage
-        check_montages(montage, layout)
-        images = assemble_batch(views, montage, layout.ratios)  # (M, C, S, S)
-        regions = self.mcl.embed_tiles(images, layout)  # L x (Q, D)
-        cells = self._cell_images(montage, layout, images.device)
-        losses, accuracies = [], []
-        for level, (classifier, embeddings, images_of_cells) in enumerate(
-            zip(self.classifiers, regions, cells, strict=True)
-        ):
-            logits = classifier(embeddings).float()  # (Q, num_labels)
-            classes = labels[images_of_cells]  # (Q,)
-            losses.append(self.config.level_weights[level] * F.cross_entropy(logits, classes))
-            accuracies.append((logits.detach().argmax(dim=1) == classes).float().mean())
-        level_losses = torch.stack(losses)
-        return MCLForSupervisedPreTrainingOutput(
-            loss=level_losses.sum(), level_losses=level_losses, accuracy=torch.stack(accuracies)
-        )
