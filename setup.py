@@ -57,7 +57,7 @@ setup(
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     author="The mcl_hf authors",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE", "mcl_hf/data/photos/LICENSE-IMAGES.md"],
     keywords="self-supervised, contrastive learning, object detection, feature pyramid, pre-training, backbone",
     classifiers=[

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from PIL import Image
+from transformers.utils import logging
 
 from mcl_hf.errors import InputError
 
@@ -32,6 +33,7 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
         0, or 2 after an `InputError` or a full disk, or 130 after Ctrl-C. Anything else is a fault of this library and
         keeps its traceback.
     """
+    logging.disable_progress_bar()  # transformers' bars for loading and writing would break up the run's own
     try:
         return run(list(sys.argv[1:] if argv is None else argv)) or 0
     except InputError as error:

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from mcl_hf.errors import InputError
+_MAPPING_HINT = "write for example '{\"drop_path_rate\": 0.1}'"
 
 
 def add_flags(parser: argparse.ArgumentParser, arguments: type, groups: Mapping[str, str]) -> None:
@@ -85,7 +85,7 @@ def _mapping(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{text!r} is no JSON ({error}): write for example '{{\"drop_path_rate\": 0.1}}'") from error
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON ({error}); {_MAPPING_HINT}") from error
     if not isinstance(value, dict):
-        raise InputError(f"{text!r} must be a JSON object, for example '{{\"drop_path_rate\": 0.1}}'")
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object; {_MAPPING_HINT}")
     return value

@@ -56,10 +56,10 @@ def summarise(records: Sequence[Record]) -> dict[str, str]:
     first, last = records[0], records[-1]
     row = {"steps": str(last["step"]), "loss": f"{_text(first.get('loss'))} -> {_text(last.get('loss'))}"}
     for title, name in (
-        ("positive cosine", "positive_similarity"),
-        ("negative cosine", "negative_similarity"),
-        ("feature std", "feature_std"),
-        ("accuracy", "accuracy"),
+        ("positive cosine by level", "positive_similarity"),
+        ("negative cosine by level", "negative_similarity"),
+        ("feature std by level", "feature_std"),
+        ("accuracy by level", "accuracy"),
     ):
         if name in last:
             row[title] = " ".join(_text(level) for level in _levels(last[name]))

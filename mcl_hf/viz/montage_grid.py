@@ -27,7 +27,7 @@ def montage_picture(
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
     panels_per_side: int = 3,
-    panel_size: int = 224,
+    panel_size: int = 256,
 ) -> Image.Image:
     """Draw one row a level: the first montages of side a on the left, of side b on the right.
 

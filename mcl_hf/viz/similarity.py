@@ -220,15 +220,14 @@ def similarity_picture(
 def _best_match(
     heat: torch.Tensor, target: Image.Image, box_height: float, box_width: float, query: Box | None
 ) -> tuple[float, tuple[float, float]] | None:
-    """Highest cosine and its box's corner; boxes centred in `query` are the query itself and do not count."""
+    """Highest cosine and its box's corner, among the boxes that do not overlap with `query`."""
     rows, columns = heat.shape
     tops = torch.linspace(0, target.height - box_height, rows)[:, None]  # (rows, 1)
     lefts = torch.linspace(0, target.width - box_width, columns)[None]  # (1, columns)
     allowed = torch.ones_like(heat, dtype=torch.bool)
     if query is not None:
-        centre_x, centre_y = lefts + box_width / 2, tops + box_height / 2
-        inside_x = (centre_x > query[0]) & (centre_x < query[2])
-        allowed = ~(inside_x & (centre_y > query[1]) & (centre_y < query[3]))  # (rows, columns)
+        apart_x = (lefts >= query[2]) | (lefts + box_width <= query[0])
+        allowed = apart_x | (tops >= query[3]) | (tops + box_height <= query[1])  # (rows, columns)
     if not allowed.any():
         return None
     row, column = divmod(int(heat.masked_fill(~allowed, -2).argmax()), columns)

@@ -60,10 +60,10 @@ def test_unusable_logs_are_refused_with_their_name(tmp_path, text, said):
 def test_summary_has_the_last_numbers_as_means_over_sides():
     row = summarise(contrastive_records())
     assert row["steps"] == "40" and row["loss"] == "7.000 -> 4.000"
-    assert row["positive cosine"] == "0.410 0.300"
+    assert row["positive cosine by level"] == "0.410 0.300"
     assert row["images/s"] == "25.0"  # the median of 20, 30, 400, 10
     assert row["data wait"] == "5 %" and row["time"] == "1:06:42"
-    assert "accuracy" not in row and "broken images" not in row
+    assert "accuracy by level" not in row and "broken images" not in row
 
 
 def colours(picture) -> set[tuple[int, int, int]]:
@@ -89,7 +89,7 @@ def test_supervised_and_single_record_logs_are_drawn(tmp_path):
     ]
     curves_picture(write_log(tmp_path / "supervised", supervised))
     curves_picture(write_log(tmp_path / "short", contrastive_records(steps=1)))
-    assert summarise(supervised)["accuracy"] == "0.300 0.200"
+    assert summarise(supervised)["accuracy by level"] == "0.300 0.200"
 
 
 def test_runs_of_equal_folder_names_are_told_apart(tmp_path):

@@ -1,0 +1,95 @@
+"""From exceptions to exit codes, and from a command's name to its file."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mcl_hf.cli import COMMANDS, main
+from mcl_hf.cli.command import run_command, save_picture
+from mcl_hf.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+def raising(error: BaseException):
+    def run(argv: list[str]) -> int:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("no such\n  folder"), 2, "mcl-hf: error: no such folder\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "run/x"), 2, "mcl-hf: error: no disk space left for run/x"),
+        (OSError(errno.EDQUOT, "Quota exceeded"), 2, "mcl-hf: error: no disk space left: free some"),
+        (KeyboardInterrupt(), 130, "mcl-hf: interrupted\n"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(capsys, error, code, said):
+    assert run_command(raising(error), []) == code
+    captured = capsys.readouterr()
+    assert captured.err.startswith(said) and captured.err.count("\n") == 1 and captured.out == ""
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a fault"), OSError(errno.EIO, "broken disk"), ValueError("a fault")])
+def test_faults_of_the_library_keep_their_traceback(error):
+    with pytest.raises(type(error)):
+        run_command(raising(error), [])
+
+
+def test_exit_code_is_the_commands_own():
+    assert run_command(lambda argv: 7, []) == 7 and run_command(lambda argv: None, []) == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["pretain"], "mcl-hf: error: unknown command 'pretain': did you mean 'pretrain'?\n"),
+        (["--recipe"], "mcl-hf: error: unknown option '--recipe': choose from"),
+        (["show", "runn"], "mcl-hf: error: mcl-hf show has no 'runn': choose from run, montages, similarity\n"),
+        (["pretrain", "--bogus"], "mcl-hf: error: unrecognized arguments: --bogus"),
+        (["pretrain", "--recipe", "demoo"], "mcl-hf: error: there is no recipe 'demoo': did you mean 'demo'?"),
+        (["pretrain", "--recipe", "demo"], "mcl-hf: error: output_dir is not set"),
+        (["pretrain", "--recipe", "demo", "--output-dir", "x", "--epochs", "ten"], "mcl-hf: error: epochs must be a"),
+        (["show", "run", "nowhere"], "mcl-hf: error: there is no log at nowhere"),
+    ],
+)
+def test_wrong_input_ends_with_code_2(capsys, argv, said):
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(said) and captured.err.count("\n") == 1
+
+
+def test_help_lists_every_command_and_version_prints(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in COMMANDS)
+    assert main([]) == 2 and "usage" in capsys.readouterr().err
+    assert main(["--version"]) == 0 and capsys.readouterr().out.startswith("mcl-hf 0.")
+    with pytest.raises(SystemExit) as left:
+        main(["pretrain", "--help"])
+    assert left.value.code == 0 and "--output-dir" in capsys.readouterr().out
+
+
+def test_module_runs_like_the_script():
+    done = subprocess.run(
+        [sys.executable, "-m", "mcl_hf.cli", "show"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 2 and "usage: mcl-hf show" in done.stdout and done.stderr == ""
+
+
+def test_pictures_are_saved_with_their_folder_or_refused_by_name(tmp_path, capsys):
+    picture = Image.new("RGB", (4, 4))
+    save_picture(picture, tmp_path / "new" / "a.png")
+    assert capsys.readouterr().out == f"picture: {tmp_path / 'new' / 'a.png'}\n"
+    with pytest.raises(InputError, match=r"give the file an ending such as \.png"):
+        save_picture(picture, tmp_path / "a")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        save_picture(picture, tmp_path / "file" / "a.png")

@@ -1,0 +1,79 @@
+"""Flags made from a dataclass: names, kinds, defaults, and what counts as given."""
+
+import dataclasses
+from typing import Any, Literal
+
+import pytest
+
+from mcl_hf.cli.command import Parser
+from mcl_hf.cli.options import add_flags, given_flags
+from mcl_hf.cli.pretrain import GROUPS, build_parser, read_arguments
+from mcl_hf.errors import InputError
+from mcl_hf.training import PretrainArguments
+
+
+@dataclasses.dataclass
+class Arguments:
+    folder: str | None = dataclasses.field(default=None, metadata={"help": "where to"})
+    images_per_step: int = dataclasses.field(default=64, metadata={"help": "images, 100 % of them"})
+    mode: Literal["lean", "published"] = "lean"
+    fast: bool = True
+    ratios: list[int] | None = None
+    extra: dict[str, Any] | None = None
+
+
+def parse(*argv: str) -> dict[str, Any]:
+    parser = Parser(prog="test", allow_abbrev=False)
+    add_flags(parser, Arguments, {"speed": "fast"})
+    return given_flags(parser.parse_args(argv), Arguments)
+
+
+def test_only_what_was_given_is_returned():
+    assert parse() == {}
+    assert parse("--images-per-step", "8", "--no-fast") == {"images_per_step": "8", "fast": False}
+
+
+@pytest.mark.parametrize("words", [["1", "2", "1/4"], ["1,2,1/4"], ["1,", "2,", "1/4"]])
+def test_lists_are_split_at_spaces_and_commas(words):
+    assert parse("--ratios", *words) == {"ratios": ["1", "2", "1/4"]}
+
+
+def test_mappings_are_json():
+    assert parse("--extra", '{"rate": 0.1}') == {"extra": {"rate": 0.1}}
+    for wrong in ("rate=0.1", "[1]"):
+        with pytest.raises(InputError, match="JSON"):
+            parse("--extra", wrong)
+
+
+@pytest.mark.parametrize("argv", [["--mode", "fat"], ["--images"], ["--imag", "8"], ["stray"]])
+def test_wrong_flags_raise_one_line(argv):
+    with pytest.raises(InputError, match="see test --help") as caught:
+        parse(*argv)
+    assert "\n" not in str(caught.value)
+
+
+def test_help_shows_texts_defaults_choices_and_groups(capsys):
+    parser = Parser(prog="test")
+    add_flags(parser, Arguments, {"speed": "fast"})
+    text = " ".join(parser.format_help().split())
+    assert "--images-per-step N images, 100 % of them (default: 64)" in text
+    assert "{lean,published}" in text and "--fast, --no-fast" in text and "speed:" in text
+
+
+def test_every_field_of_a_run_is_a_flag_and_every_group_starts_at_a_field():
+    names = [option.name for option in dataclasses.fields(PretrainArguments)]
+    assert set(GROUPS.values()) <= set(names)
+    parser = build_parser("test", "")
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    assert {f"--{name.replace('_', '-')}" for name in names} <= flags
+    assert all(option.metadata["help"] for option in dataclasses.fields(PretrainArguments))
+
+
+def test_flags_override_the_recipe_with_their_own_types(tmp_path):
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text("backbone: resnet18\nmax_steps: 7\ntemperature: 0.2\nchannels_last: true\n")
+    words = ["--recipe", str(recipe), "--temperature", "1/2", "--epochs", "3", "--montage-fractions", "1,1/4,1/16,1/32"]
+    arguments = read_arguments(build_parser("test", "").parse_args([*words, "--no-channels-last", "--seed", "5"]))
+    assert arguments.backbone == "resnet18" and arguments.seed == 5
+    assert (arguments.temperature, arguments.epochs, arguments.max_steps) == (0.5, 3.0, None)
+    assert arguments.montage_fractions == [1, 1 / 4, 1 / 16, 1 / 32] and arguments.channels_last is False

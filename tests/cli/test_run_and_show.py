@@ -1,0 +1,94 @@
+"""A small run by the command: its pictures, what `show` draws from it, and the example that opens it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mcl_hf.cli import main
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "--recipe", "demo", "--batch-size", "8", "--num-workers", "0", "--log-every-steps", "1", "--fpn-channels", "16",
+    "--hidden-dim", "32", "--embedding-dim", "16", "--region-size", "2", "--region-convs", "1", "--device", "cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(["pretrain", *TINY, "--max-steps", "2", "--output-dir", str(folder)]) == 0
+    return folder
+
+
+def test_a_run_ends_with_its_pictures(run_folder):
+    names = {path.name for path in (run_folder / "pictures").iterdir()}
+    assert {"montages.png", "curves.png", "similarity.png"} <= names
+    for name in names:
+        assert min(Image.open(run_folder / "pictures" / name).size) > 300
+    assert len((run_folder / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_finished_run_that_is_resumed_keeps_its_pictures(run_folder, capsys):
+    before = (run_folder / "pictures" / "montages.png").read_bytes()
+    words = ["--max-steps", "2", "--output-dir", str(run_folder), "--resume", "auto"]
+    assert main(["pretrain", *TINY, *words]) == 0, capsys.readouterr().err
+    assert (run_folder / "pictures" / "montages.png").read_bytes() == before
+
+
+def test_without_matplotlib_a_run_still_ends_well(tmp_path, monkeypatch):
+    monkeypatch.setattr("mcl_hf.cli.pictures.find_spec", lambda name: None)
+    assert main(["pretrain", *TINY, "--max-steps", "1", "--output-dir", str(tmp_path / "run")]) == 0
+    assert [path.name for path in (tmp_path / "run" / "pictures").iterdir()] == ["montages.png"]
+
+
+def test_show_run_prints_the_last_numbers_and_draws(run_folder, tmp_path, capsys):
+    assert main(["show", "run", str(run_folder), "--out", str(tmp_path / "one.png")]) == 0
+    last = json.loads((run_folder / "log.jsonl").read_text().splitlines()[-1])
+    shown = capsys.readouterr().out
+    assert f"{last['loss']:.3f}" in shown and "positive cosine by level" in shown
+    assert main(["show", "run", str(run_folder), str(run_folder), "--out", str(tmp_path / "two.png")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4  # titles, two runs, where the picture is
+    assert (tmp_path / "one.png").exists() and (tmp_path / "two.png").exists()
+
+
+def test_show_montages_draws_what_the_first_step_sees(tmp_path, monkeypatch):
+    """The picture before the run is the picture of its first batch."""
+    before, folder = tmp_path / "before.png", tmp_path / "run"
+    assert main(["show", "montages", *TINY, "--out", str(before)]) == 0
+    assert main(["pretrain", *TINY, "--max-steps", "1", "--output-dir", str(folder)]) == 0
+    during = Image.open(folder / "pictures" / "montages.png")
+    assert Image.open(before).tobytes() == during.tobytes()
+
+
+def test_show_similarity_opens_a_run_and_refuses_what_it_cannot(run_folder, tmp_path, capsys):
+    photo, out = tmp_path / "photo.png", tmp_path / "similarity.png"
+    Image.effect_mandelbrot((120, 90), (-2, -1, 1, 1), 60).save(photo)
+    base = ["show", "similarity", str(run_folder), "--image", str(photo), "--out", str(out), "--positions", "4"]
+    assert main([*base, "--box", "10", "10", "50", "50", "--scale", "0.5"]) == 0 and out.exists()
+    (tmp_path / "no.png").write_text("no picture")
+    (tmp_path / "empty").mkdir()
+    capsys.readouterr()
+    for argv, said in [
+        ([*base, "--box", "10", "10", "5", "50"], "within an image of 120 x 90 px"),
+        ([*base, "--scale", "-1"], "--scale must be above 0"),
+        (["show", "similarity", str(run_folder), "--image", str(tmp_path / "no.png")], "is not a picture"),
+        (["show", "similarity", str(tmp_path / "empty"), "--image", str(photo)], "cannot be opened as an MCL model"),
+    ]:
+        assert main(argv) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1, error
+
+
+def test_the_example_opens_every_door(run_folder, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "open_checkpoint.py"), str(run_folder)],
+        cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for words in ("MCLBackbone", "MCLModel, the same weights", "MCLForPreTraining", "similar_regions.png"):
+        assert words in done.stdout

@@ -1,0 +1,128 @@
+"""The project around the package: metadata, make targets, what a built wheel contains, and that it works alone."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mcl_hf
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel built from a copy of the tracked and untracked sources, as a release would be."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    for path in (ROOT / "mcl_hf").rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            copy = source / path.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(out), "."]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return next(out.glob("*.whl"))
+
+
+def test_version_is_the_same_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert str(citation["version"]) == mcl_hf.__version__
+    assert f"## {mcl_hf.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert citation["references"][0]["url"] == "https://arxiv.org/abs/2304.02010"
+
+
+def test_continuous_integration_runs_what_a_developer_runs():
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    assert "make test SLOW=1" in (ROOT / ".ci" / "run").read_text()
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
+    assert workflow["jobs"]["test"]["steps"][-1]["run"] == ".ci/run"
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("demo", "test", "quality", "bench", "clean"):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["testpaths"] == [
+        "tests"
+    ]
+
+
+def test_make_targets_name_files_that_exist():
+    for target in ("demo", "bench", "test"):
+        planned = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert planned.returncode == 0, planned.stderr
+        for script in re.findall(r"(?:examples|scripts)/\w+\.py", planned.stdout):
+            assert (ROOT / script).is_file(), f"make {target} runs {script}"
+
+
+def test_every_recipe_has_a_card():
+    for path in (ROOT / "mcl_hf" / "recipes").glob("*.yaml"):
+        card = (ROOT / "model_cards" / f"{path.stem}.md").read_text(encoding="utf-8")
+        assert yaml.safe_load(path.read_text(encoding="utf-8"))["backbone"] in card
+        assert f"--recipe {path.stem}" in card and "weights" in card.split("## Status")[1].split("##")[0]
+    for path in (ROOT / "model_cards").glob("*.md"):
+        header = path.read_text(encoding="utf-8").split("---\n")[1]
+        assert isinstance(yaml.safe_load(re.sub(r"{{.*?}}", "x", header)), dict), path
+
+
+@pytest.mark.slow
+def test_wheel_carries_code_data_and_licences(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        metadata_name = next(name for name in names if name.endswith(".dist-info/METADATA"))
+        metadata = Parser().parsestr(archive.read(metadata_name).decode())
+        entry_points = archive.read(metadata_name.replace("METADATA", "entry_points.txt")).decode()
+    shipped = {path.relative_to(ROOT).as_posix() for path in (ROOT / "mcl_hf").rglob("*") if path.is_file()}
+    expected = {name for name in shipped if name.endswith((".py", ".parquet", ".md", ".yaml", "py.typed"))}
+    assert expected - names == set()
+    assert len([name for name in names if name.endswith(".parquet")]) == 4
+    assert not [name for name in names if name.startswith(("tests", "examples", "scripts"))]
+    assert {"LICENSE", "LICENSE-IMAGES.md"} <= {Path(name).name for name in names if "dist-info" in name}
+    assert metadata["License-Expression"] == "Apache-2.0" and metadata["Requires-Python"] == ">=3.11"
+    assert {"viz", "tensorboard", "wandb", "trackio", "test", "dev", "transformers-detectors", "all"} <= set(
+        metadata.get_all("Provides-Extra")
+    )
+    assert "mcl-hf = mcl_hf.cli:main" in entry_points
+
+
+@pytest.mark.slow
+def test_wheel_pretrains_without_the_source_tree(wheel, tmp_path):
+    site = tmp_path / "site"
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "-q",
+        "--target",
+        str(site),
+        str(wheel),
+    ]
+    installed = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert installed.returncode == 0, installed.stderr
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    options = ["--recipe", "demo", "--max-steps", "2", "--batch-size", "8", "--num-workers", "0", "--output-dir", "run"]
+    done = subprocess.run(
+        [str(site / "bin" / "mcl-hf"), "pretrain", *options],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    code = (
+        "import mcl_hf; print(mcl_hf.__file__)\n"
+        "model = mcl_hf.MCLModel.from_pretrained('run'); print(model.config.backbone)"
+    )
+    opened = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    where, backbone = opened.stdout.split("\n")[:2]
+    assert where.startswith(str(site)) and backbone == "resnet10t", opened.stderr
