@@ -48,7 +48,7 @@ EXTRAS["test"] = [
     "tensorboard",
     "wheel",
 ]
-EXTRAS["dev"] = [*EXTRAS["test"], "mypy", "ruff", "types-PyYAML", "types-tqdm"]
+EXTRAS["dev"] = [*EXTRAS["test"], "mypy", "ruff", "types-PyYAML"]
 
 setup(
     name="mcl-hf",

@@ -35,7 +35,7 @@ def read_log(path: str | Path) -> list[Record]:
     if not file.is_file():
         raise InputError(f"there is no log at {file}: give the --output-dir of a run, or its log.jsonl")
     lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    records = []
+    records: list[Record] = []
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
