@@ -1,0 +1,72 @@
+"""The README's commands and Python blocks run as they stand, on tiny data and with the network made small."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mcl_hf.cli import main
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+PYTHON = [code for language, code in BLOCKS if language == "python"]
+COMMANDS = [
+    line.split("#")[0].strip() for language, code in BLOCKS if language == "sh" for line in code.splitlines() if line
+]
+# What makes a command of the README small enough for a test; nothing else is changed.
+SMALL = (
+    "--backbone resnet10t --fpn-channels 16 --hidden-dim 32 --region-size 2 --max-steps 2 --batch-size 4 "
+    "--num-workers 0 --device cpu"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with `my-images`, and `my-run` made by the README's own command."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "my-images").mkdir()
+    noise = np.random.default_rng(0)
+    for index in range(12):
+        pixels = noise.integers(0, 256, (80, 96, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "my-images" / f"{index}.jpg")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        command = next(line for line in COMMANDS if line.startswith("mcl-hf pretrain"))
+        assert main(shlex.split(f"{command} {SMALL}")[1:]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("index", range(len(PYTHON)))
+def test_python_blocks(index: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    torch.manual_seed(0)
+    exec(compile(PYTHON[index], f"README.md python block {index}", "exec"), {"__name__": "readme"})
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("mcl-hf show")])
+def test_show_commands(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    arguments = shlex.split(command)[1:]
+    if "--data" in arguments:
+        arguments += ["--region-size", "2", "--batch-size", "4"]
+    assert main(arguments) == 0
+
+
+def test_all_commands_are_known(folder: Path) -> None:
+    for command in COMMANDS:
+        assert command.startswith(("make demo", "make test", "mcl-hf pretrain", "mcl-hf show")), command
+
+
+def test_files_that_the_readme_shows_exist() -> None:
+    root = Path(__file__).parents[1]
+    for name in re.findall(r"`((?:tests|scripts|examples|mcl_hf)/[\w/.-]+)`|\]\(((?!http|#)[\w/.-]+)\)", README):
+        assert (root / (name[0] or name[1])).exists(), name
+
+
+def test_python_version_of_the_readme_is_the_one_required() -> None:
+    assert "Python 3.11" in README and sys.version_info >= (3, 11)
