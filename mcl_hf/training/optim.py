@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InputError
 
@@ -89,7 +89,7 @@ class LARS(torch.optim.Optimizer):
     def _step_group(
         self, params: list[Tensor], group: dict[str, Any], grad_scale: Tensor | None, found_inf: Tensor | None
     ) -> None:
-        grads = [p.grad for p in params]
+        grads: Any = [p.grad for p in params]
         buffers = []
         for p in params:
             state = self.state[p]
@@ -133,11 +133,11 @@ def is_excluded(name: str, parameter: Tensor, backbone: str) -> bool:
     return parameter.ndim <= 1
 
 
-def parameter_groups(model: nn.Module, optimizer_name: str, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(model: Any, optimizer_name: str, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups of the parameters that train: with weight decay, and without.
 
     Args:
-        model: has `config.backbone`, the timm name that decides on the rule of LARS.
+        model: a module with `config.backbone`, the timm name that decides on the rule of LARS.
         optimizer_name: "lars", "adamw" or "sgd"; the last two leave all 1-d parameters without weight decay.
         weight_decay: of the first group.
     """
@@ -155,7 +155,7 @@ def parameter_groups(model: nn.Module, optimizer_name: str, weight_decay: float)
     return groups
 
 
-def build_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+def build_optimizer(model: Any, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
     """The optimizer of a run, momentum 0.9 (AdamW: betas 0.9 and 0.999).
 
     All three can skip an update on the device (`found_inf`): the loop keeps a non-finite step out of the weights with

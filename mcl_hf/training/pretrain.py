@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # comes with accelerate
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, GradScalerKwargs
 from accelerate.state import AcceleratorState
@@ -169,7 +169,7 @@ def _pretrain(
     )
 
     # --- model and optimizer ------------------------------------------------------------------------------------------
-    network = _build_network(arguments, config, checkpoint, lines)
+    network: Any = _build_network(arguments, config, checkpoint, lines)
     network = convert_cross_rank_norm(network, accelerator.device.type) if world_size > 1 else network
     layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
     network = network.to(device=accelerator.device, memory_format=layout).train()
@@ -299,7 +299,7 @@ def _fit_to_data(
 
 def _build_network(arguments: PretrainArguments, config: MCLConfig, checkpoint: Path | None, lines: list[str]) -> Any:
     """The model: new, from starting weights, or from a checkpoint."""
-    model_class = _MODELS[arguments.objective]
+    model_class: Any = _MODELS[arguments.objective]
     if checkpoint is None:
         torch.manual_seed(arguments.seed)
         network = model_class(config)

@@ -274,7 +274,7 @@ def damage(checkpoint: Path) -> str | None:
 
 def newest_whole_checkpoint(output_dir: Path) -> tuple[Path | None, list[str]]:
     """The newest undamaged checkpoint, and one line for every newer one that is damaged."""
-    skipped = []
+    skipped: list[str] = []
     for path in reversed(checkpoints(output_dir)):
         reason = damage(path)
         if reason is None:

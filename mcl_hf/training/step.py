@@ -73,7 +73,7 @@ def forward_backward(run: Run, views: "ViewBatch", step: int, part: int, is_last
     views_a = normalise(run, views.views_a)
     if arguments.objective == "supervised":
         with _gradients_meet(run, is_last):
-            output = run.model(views_a, views.labels.to(run.accelerator.device), montage=montages[0])
+            output = run.model(views_a, _on_device(run, views.labels), montage=montages[0])
             run.accelerator.backward(run.guard.watch(output.loss, step) / parts)
         return {"loss": output.loss, "level_losses": output.level_losses, "accuracy": output.accuracy}
 
@@ -112,11 +112,13 @@ def normalise(run: Run, views: Sequence[Tensor]) -> list[Tensor]:
 
 def _group_ids(run: Run, views: "ViewBatch") -> Tensor | None:
     """`(N,)` ids of images that are no negatives of each other; with a queue, an image's own past keys at the least."""
-    if views.group_ids is not None:
-        return views.group_ids.to(run.accelerator.device, non_blocking=True)
-    if run.network.config.queue_size:
-        return views.sample_ids.to(run.accelerator.device, non_blocking=True)
-    return None
+    if views.group_ids is None and run.network.config.queue_size:
+        return _on_device(run, views.sample_ids)
+    return _on_device(run, views.group_ids)
+
+
+def _on_device(run: Run, tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.to(run.accelerator.device, non_blocking=True)
 
 
 def _gradients_meet(run: Run, meet: bool) -> contextlib.AbstractContextManager[Any]:

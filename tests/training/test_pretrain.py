@@ -2,6 +2,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -259,6 +260,15 @@ print("stopped by", result.stopped_by, "after", result.steps)
     assert (tmp_path / "run" / "checkpoints" / "step-00000003" / "manifest.json").exists()
 
 
+def test_an_unreadable_image_is_counted_and_named(tiny_run, photos, tmp_path, read_log):
+    data = tmp_path / "data"
+    shutil.copytree(photos, data)
+    (data / "cats" / "broken.jpg").write_bytes(b"<html>not found</html>")
+    records = read_log(tiny_run(data=str(data), max_steps=6, max_broken=0.5).output_dir)
+    assert records[-1]["broken_images"] == 1
+    assert "broken.jpg" in next(record["broken"] for record in records if "broken" in record)[0]
+
+
 class FakeParent:
     def __init__(self, line):
         self.line = line
@@ -297,7 +307,7 @@ class Compare:
             print("equal on both ranks")
 
 mcl_hf.pretrain(**{{**TINY, "data": {str(photos)!r}, "output_dir": {str(tmp_path / "run")!r}, "queue_size": 8,
-    "save_every_steps": 2, "gradient_accumulation_steps": 2}}, callbacks=[Compare()])
+    "save_every_steps": 2, "gradient_accumulation_steps": 2, "sides_in_turn": True}}, callbacks=[Compare()])
 """
     )
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(program)]
