@@ -72,8 +72,8 @@ class OpenedImage:
         picture = self.picture
         try:
             if shrink > 1 and self.can_shrink:
-                # Pillow takes the smallest DCT scale that is no smaller than the size asked for.
-                picture.draft(None, (-(-picture.width // shrink), -(-picture.height // shrink)))
+                # Pillow takes the largest reduction that is at most this one
+                picture.draft(None, (max(1, picture.width // shrink), max(1, picture.height // shrink)))
             picture.load()
             picture = _to_mode(picture, mode)
             if self.orientation in _TRANSPOSES:

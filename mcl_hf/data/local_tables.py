@@ -79,13 +79,15 @@ def parquet_table(data: str, files: list[Path], split: str) -> LocalTable:
             found = ", ".join(sorted({name for name in splits if name}))
             raise InputError(f"{data} has no split '{split}': its files belong to {found}.")
         files = [file for file, name in zip(files, splits, strict=True) if name == _canonical(split)]
+    files = [file for file in files if _num_rows(file)]  # `datasets` stumbles over a file without rows
+    if not files:
+        raise InputError(f"{data} holds no images: its tables have no rows.")
     # `datasets` would read brackets in a path as a pattern
     escaped = [glob.escape(str(file.resolve())) for file in files]
     try:
         table = load_dataset("parquet", data_files={"train": escaped}, split="train")
     except Exception as error:  # `datasets` wraps whatever the reader met; its cause names what is wrong
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise InputError(f"{data} cannot be read as parquet: {reason}") from error
+        raise InputError(f"{data} cannot be read as parquet: {_one_line(error.__cause__ or error)}") from error
     kind = "parquet file" if len(files) == 1 else f"{len(files)} parquet files"
     return LocalTable(table, kind, [(file.name, str(file)) for file in files])
 
@@ -165,6 +167,20 @@ def _files_below(root: Path) -> list[str]:
 
 def _name_of(entry: os.DirEntry[str]) -> str:
     return entry.name
+
+
+def _num_rows(file: Path) -> int:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_metadata(file).num_rows
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{file} cannot be read as parquet: {_one_line(error)}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _canonical(split: str) -> str:
