@@ -40,7 +40,7 @@ $(VENV)/.installed-dev: setup.py | $(BIN)/python
 	@touch $@
 
 demo: $(VENV)/.installed-viz
-	$(BIN)/mcl-hf pretrain --recipe demo --output-dir $(DEMO_DIR)
+	$(BIN)/mcl-hf pretrain --recipe demo --output-dir $(DEMO_DIR) --resume auto
 	$(BIN)/python examples/open_checkpoint.py $(DEMO_DIR)
 
 test: $(VENV)/.installed-test
