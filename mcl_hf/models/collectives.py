@@ -4,6 +4,8 @@ Everything works undistributed too, where a gather returns its input: one proces
 Every function but `rank` and `world_size` must be called by all ranks.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch.autograd import Function
@@ -36,13 +38,13 @@ def gather(tensor: torch.Tensor) -> torch.Tensor:
 
 class _SumOverRanks(Function):
     @staticmethod
-    def forward(ctx, tensor: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
         total = tensor.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         # Every rank's loss depends on every rank's input through the sum, so gradients are summed as well.
         gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient)

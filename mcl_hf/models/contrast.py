@@ -230,21 +230,22 @@ class MultiLevelContrast(nn.Module):
         key_side: str,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Keys of one target level, then the queue: `(K', D)`; and what to leave out: `(Q, K')`, `(K',)` or None."""
-        all_keys, absent = keys[target], None if present is None else ~present[target]
-        own_group = None if group_ids is None else group_ids[columns]  # (Q,)
-        same_group = None if group_ids is None else own_group[:, None] == group_ids  # (Q, K)
-        if same_group is not None:
-            same_group = same_group.scatter(1, columns[:, None], False)  # an image is its own positive
+        all_keys: torch.Tensor = keys[target]
+        absent: torch.Tensor | None = None if present is None else ~present[target]
         if self.queue_size:
             side = SIDES.index(key_side)
-            all_keys = torch.cat([all_keys, self.queue[side, target].to(all_keys.dtype)])
             if absent is None:
-                absent = torch.zeros(len(keys[target]), dtype=torch.bool, device=all_keys.device)
-            absent = torch.cat([absent, ~self.queue_present[side, target]])
-            if same_group is not None:
-                same_group = torch.cat([same_group, own_group[:, None] == self.queue_groups], dim=1)
-        if same_group is None:
+                absent = torch.zeros(len(all_keys), dtype=torch.bool, device=all_keys.device)
+            absent = torch.cat([absent, self.queue_present[side, target].logical_not()])
+            all_keys = torch.cat([all_keys, self.queue[side, target].to(all_keys.dtype)])
+        if group_ids is None:
             return all_keys, absent
+        own_group = group_ids[columns][:, None]  # (Q, 1)
+        same_group = (own_group == group_ids).scatter(
+            1, columns[:, None], False
+        )  # (Q, K); an image is its own positive
+        if self.queue_size:
+            same_group = torch.cat([same_group, own_group == self.queue_groups], dim=1)
         return all_keys, same_group if absent is None else same_group | absent
 
     @torch.no_grad()

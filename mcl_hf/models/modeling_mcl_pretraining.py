@@ -16,11 +16,11 @@ from transformers.utils import ModelOutput, logging
 from .collectives import gather
 from .configuration_mcl import MCLConfig
 from .contrast import SIDES, MultiLevelContrast, TargetKeys, image_keys
-from .modeling_mcl import MCLModel, MCLPreTrainedModel
+from .modeling_mcl import MCLModel
 from .montage import assemble_batch, check_montages, draw_montages
 from .official_checkpoint import read_official_checkpoint
 from .region_head import Predictor
-from .view_batch import ViewBatchMixin
+from .view_batch import ViewBatchModel
 
 logger = logging.get_logger(__name__)
 
@@ -51,7 +51,7 @@ def _count_loaded(module: nn.Module) -> tuple[int, int]:
     return sum(flags), len(flags)
 
 
-class MCLForPreTraining(ViewBatchMixin, MCLPreTrainedModel):
+class MCLForPreTraining(ViewBatchModel):
     """Online network with one predictor a level, and the EMA target network it is contrasted with.
 
     `.mcl` is the online `MCLModel` (save it alone for use), `.predictors`, `.target` (no gradient) and `.contrast`.
@@ -256,7 +256,9 @@ class MCLForPreTraining(ViewBatchMixin, MCLPreTrainedModel):
         Args: as in `forward`. With `level_pairing="top"` in lean scope the target sees full views only, montages are
             unused.
         """
-        embeddings, present = {}, {}
+        embeddings: dict[str, list[torch.Tensor]] = {}
+        present: dict[str, list[torch.Tensor] | None] = {}
+        cells: list[torch.Tensor | None]
         for side, views, montage in (("a", views_a, montage_a), ("b", views_b, montage_b)):
             layout = self._check_views(views, f"views_{side}")
             if not self._keys_need_montages:

@@ -12,9 +12,9 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from .configuration_mcl import MCLConfig
-from .modeling_mcl import MCLModel, MCLPreTrainedModel
+from .modeling_mcl import MCLModel
 from .montage import assemble_batch, check_montages, draw_montages
-from .view_batch import ViewBatchMixin
+from .view_batch import ViewBatchModel
 from .weight_init import init_linear
 
 
@@ -33,7 +33,7 @@ class MCLForSupervisedPreTrainingOutput(ModelOutput):
     accuracy: torch.Tensor | None = None
 
 
-class MCLForSupervisedPreTraining(ViewBatchMixin, MCLPreTrainedModel):
+class MCLForSupervisedPreTraining(ViewBatchModel):
     """Supervised MCL: every tile is classified with its image's label, by one linear classifier a level.
 
     The same montages, backbone, FPN and region head; no target network (paper, last experiment; the published code does

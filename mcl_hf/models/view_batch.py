@@ -8,15 +8,13 @@ from typing import Any
 
 import torch
 
-from .configuration_mcl import MCLConfig
-from .modeling_mcl import MCLModel
+from .modeling_mcl import MCLModel, MCLPreTrainedModel
 from .montage import MontageLayout, draw_montages
 
 
-class ViewBatchMixin:
+class ViewBatchModel(MCLPreTrainedModel):
     """What both objectives share: layout and checks of batches of views, and which parameters train."""
 
-    config: MCLConfig
     mcl: MCLModel
 
     @classmethod

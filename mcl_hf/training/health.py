@@ -29,7 +29,7 @@ class FiniteGuard:
         device: of the loss.
         scaled: whether an fp16 gradient scaler is at work: its overflow steps give infinite gradients of a finite loss,
             which it skips itself and which are no fault.
-        keep: steps whose sample ids are remembered; as long as the interval between checks.
+        keep: forward passes whose sample ids are remembered: those between two checks.
     """
 
     def __init__(self, device: torch.device, scaled: bool, keep: int) -> None:

@@ -102,10 +102,13 @@ def pretrain(
     own_state = AcceleratorState._shared_state == {}
     accelerator = _accelerator(arguments, output_dir)
     try:
-        return _pretrain(arguments, config, output_dir, accelerator, callbacks)
+        result = _pretrain(arguments, config, output_dir, accelerator, callbacks)
+        if own_state and accelerator.num_processes > 1:
+            torch.distributed.destroy_process_group()
+        return result
     finally:
         if own_state:  # the next run of this process may use another precision
-            AcceleratorState._reset_state(reset_partial_state=accelerator.num_processes == 1)
+            AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def _pretrain(
@@ -199,7 +202,11 @@ def _pretrain(
         mean=torch.tensor(config.image_mean, device=accelerator.device).mul(255).view(-1, 1, 1),
         scale=torch.tensor(config.image_std, device=accelerator.device).mul(255).view(-1, 1, 1),
         state=state,
-        guard=FiniteGuard(accelerator.device, accelerator.scaler is not None, keep=8 * arguments.log_every_steps),
+        guard=FiniteGuard(
+            accelerator.device,
+            scaled=accelerator.scaler is not None,
+            keep=arguments.gradient_accumulation_steps * arguments.log_every_steps,
+        ),
         tracking=Tracking(output_dir, accelerator.is_main_process, max_steps, state.step),
         stop=StopRequest(),
         output_dir=output_dir,

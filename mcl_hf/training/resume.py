@@ -31,7 +31,7 @@ def find_start(output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
     Raises:
         InputError: the folder holds another run, or the checkpoint asked for is absent or damaged.
     """
-    in_use = [name for name in RUN_ENTRIES if (output_dir / name).exists()]
+    in_use = [name for name in RUN_ENTRIES if _has_content(output_dir / name)]
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"output_dir {output_dir} is a file: choose a folder")
     if resume == "never":
@@ -60,6 +60,11 @@ def find_start(output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
             f"{output_dir} has no checkpoint to resume from but holds {', '.join(foreign)}: choose another --output-dir"
         )
     return None, []
+
+
+def _has_content(path: Path) -> bool:
+    """Whether there is anything: a run that failed in its first step leaves an empty log, which is in nobody's way."""
+    return path.is_dir() or (path.is_file() and path.stat().st_size > 0)
 
 
 def check_model(checkpoint: Path, saved: Any, wanted: Any) -> None:
