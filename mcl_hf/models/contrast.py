@@ -156,6 +156,11 @@ class MultiLevelContrast(nn.Module):
         (1.0, 0.0)
     """
 
+    queue: torch.Tensor
+    queue_present: torch.Tensor
+    queue_groups: torch.Tensor
+    queue_pointer: torch.Tensor
+
     def __init__(
         self,
         level_weights: Sequence[float],
@@ -241,9 +246,8 @@ class MultiLevelContrast(nn.Module):
         if group_ids is None:
             return all_keys, absent
         own_group = group_ids[columns][:, None]  # (Q, 1)
-        same_group = (own_group == group_ids).scatter(
-            1, columns[:, None], False
-        )  # (Q, K); an image is its own positive
+        same_group = own_group == group_ids  # (Q, K)
+        same_group = same_group.scatter(1, columns[:, None], False)  # an image is its own positive
         if self.queue_size:
             same_group = torch.cat([same_group, own_group == self.queue_groups], dim=1)
         return all_keys, same_group if absent is None else same_group | absent
