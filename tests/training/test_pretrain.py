@@ -15,6 +15,7 @@ from mcl_hf import MCLBackbone, MCLForPreTraining, MCLForSupervisedPreTraining, 
 from mcl_hf.errors import InputError
 from mcl_hf.training import NonFiniteLossError
 from mcl_hf.training.pretrain import processes_asked_for
+from mcl_hf.training.schedules import learning_rate, target_momentum
 
 
 def weights(folder):
@@ -102,6 +103,21 @@ class StopAfter:
     def on_log(self, run, record):
         if record["step"] == self.step - 1:
             run.stop.name = "SIGTERM"
+
+
+def test_the_target_averages_the_new_weights_and_schedules_count_from_zero(tiny_run, read_log):
+    result = tiny_run(max_steps=2, save_every_steps=1, optimizer="sgd", base_learning_rate=3.0, target_momentum=0.9)
+    after = weights(result.output_dir / "checkpoints" / "step-00000001")
+    torch.manual_seed(0)
+    before = MCLForPreTraining(MCLForPreTraining.from_pretrained(result.output_dir / "pretraining").config).state_dict()
+    for name in ("fpn.output.3.conv.weight", "backbone.conv1.0.weight"):
+        expected = 0.9 * before[f"target.{name}"] + 0.1 * after[f"mcl.{name}"]
+        assert not torch.allclose(after[f"target.{name}"], before[f"target.{name}"], rtol=0, atol=1e-6)
+        assert torch.allclose(after[f"target.{name}"], expected, rtol=0, atol=1e-7)
+    records = read_log(result.output_dir)
+    rates = [learning_rate(step, 2, 3.0 * 4 / 256, 1e-6, warmup_steps=0) for step in (0, 1)]
+    assert [record["learning_rate"] for record in records] == rates
+    assert [record["target_momentum"] for record in records] == [target_momentum(step, 2, 0.9) for step in (0, 1)]
 
 
 def test_sides_in_turn_and_accumulation_give_the_gradients_of_one_pass(tiny_run):
