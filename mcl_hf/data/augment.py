@@ -195,9 +195,12 @@ def apply_colour(pixels: np.ndarray, draw: ViewDraw) -> np.ndarray:
     # idle.
     block = math.gcd(pixels.size // 3, 8)
     rows = torch.from_numpy(pixels.reshape(-1, 3 * block)).float()
-    weight = torch.from_numpy(np.kron(np.eye(block), matrix[:, :3].T).astype(np.float32))
+    weight = np.zeros((block, 3, block, 3), dtype=np.float32)
+    weight[np.arange(block), :, np.arange(block)] = matrix[:, :3].T
     bias = torch.from_numpy(np.tile(matrix[:, 3] + 0.5, block).astype(np.float32))  # + 0.5: the cast below cuts off
-    result = torch.addmm(bias, rows, weight).clamp_(0, 255).to(torch.uint8)
+    result = (
+        torch.addmm(bias, rows, torch.from_numpy(weight.reshape(3 * block, 3 * block))).clamp_(0, 255).to(torch.uint8)
+    )
     return result.numpy().reshape(pixels.shape)
 
 

@@ -1,0 +1,248 @@
+"""How many images a second one core turns into their eight views, against two plain pipelines that do the same.
+
+    python scripts/benchmark_data.py [--photos FOLDER] [--images 48] [--rounds 5] [--workers]
+
+Prints ratios measured in one run, one thread, the variants taking turns in every round (the median counts). Times are
+processor times, so that other programs on the machine disturb them little:
+
+* `torchvision v1 on PIL`: the published way, eight views at 224 px with transforms on PIL images;
+* `torchvision v2 on uint8`: the same eight 224 px views from uint8 tensors, one image at a time;
+* `torchvision v2, small views`: v2 with the crops resized straight to 224, 112, 56 and 28 px and the blur scaled along;
+* `mcl_hf published` and `mcl_hf direct`: the two renderings of this library.
+
+The images are JPEGs of 500x375 px, about 100 kB each, made at start from FOLDER: give large photographs, as upsampled
+small ones decode too cheaply. Without FOLDER the photos that come with the package stand in, and the output says so.
+"""
+
+import argparse
+import io
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torchvision import transforms as v1
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import v2
+
+from mcl_hf.data import ViewLoader, draw_views, open_image, open_source, render_views, side_recipes
+from mcl_hf.data.augment import apply_colour, blur
+
+RATIOS = (1, 2, 4, 8)
+WIDTH, HEIGHT = 500, 375
+TARGET_BYTES = 100_000
+
+
+# ---- the two plain pipelines ----------------------------------------------------------------------------------------
+
+
+class PilBlur:
+    """Gaussian blur of a PIL image with a random sigma, as in the published code."""
+
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        return picture.filter(ImageFilter.GaussianBlur(radius=np.random.uniform(0.1, 2.0)))
+
+
+def plain_v1(blur_probability: float, solarise_probability: float) -> v1.Compose:
+    """One published view at 224 px."""
+    return v1.Compose(
+        [
+            v1.RandomResizedCrop(224, scale=(0.2, 1.0)),
+            v1.RandomHorizontalFlip(),
+            v1.RandomApply([v1.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
+            v1.RandomGrayscale(p=0.2),
+            v1.RandomApply([PilBlur()], p=blur_probability),
+            v1.RandomSolarize(128, p=solarise_probability),
+            v1.PILToTensor(),
+        ]
+    )
+
+
+def plain_v2(size: int, blur_probability: float, solarise_probability: float) -> v2.Compose:
+    """One view of ``size`` px from a uint8 tensor; the blur's kernel covers three sigmas."""
+    largest = 2.0 * size / 224
+    kernel = 2 * max(1, int(np.ceil(3 * largest))) + 1
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(size, scale=(0.2, 1.0), antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
+            v2.RandomGrayscale(p=0.2),
+            v2.RandomApply([v2.GaussianBlur(kernel, (0.1 * size / 224, largest))], p=blur_probability),
+            v2.RandomSolarize(128, p=solarise_probability),
+        ]
+    )
+
+
+def run_v1(files: Sequence[bytes]) -> None:
+    pipelines = [plain_v1(1.0, 0.0)] * 4 + [plain_v1(0.1, 0.2)] * 4
+    for data in files:
+        picture = Image.open(io.BytesIO(data)).convert("RGB")
+        for pipeline in pipelines:
+            pipeline(picture)
+
+
+def run_v2(files: Sequence[bytes], sizes: Sequence[int]) -> None:
+    pipelines = [plain_v2(size, 1.0, 0.0) for size in sizes] + [plain_v2(size, 0.1, 0.2) for size in sizes]
+    for data in files:
+        pixels = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
+        for pipeline in pipelines:
+            pipeline(pixels)
+
+
+def run_library(files: Sequence[bytes], rendering: str) -> None:
+    recipes = side_recipes(len(RATIOS), sides=2)
+    buffers = [np.empty((3, 224 // ratio, 224 // ratio), np.uint8) for ratio in RATIOS * 2]
+    for position, data in enumerate(files):
+        views = render_views(open_image(data), recipes, RATIOS, seed=0, position=position, rendering=rendering)
+        for buffer, view in zip(buffers, views, strict=True):
+            np.copyto(buffer, view.transpose(2, 0, 1))
+
+
+# ---- measuring ------------------------------------------------------------------------------------------------------
+
+
+def make_files(photos: Sequence[Image.Image], count: int) -> list[bytes]:
+    """``count`` JPEGs of 500x375 px: random large crops of the photos, at the quality that comes closest to 100 kB."""
+    chooser = random.Random(0)
+    files = []
+    for number in range(count):
+        photo = photos[number % len(photos)]
+        scale = chooser.uniform(0.7, 1.0) * min(photo.width / WIDTH, photo.height / HEIGHT)
+        width, height = WIDTH * scale, HEIGHT * scale
+        left, top = chooser.uniform(0, photo.width - width), chooser.uniform(0, photo.height - height)
+        picture = photo.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+        encoded = [_encode(picture, quality) for quality in (75, 82, 88, 92, 95, 97)]
+        files.append(min(encoded, key=_distance_from_target))
+    return files
+
+
+def _encode(picture: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def _distance_from_target(data: bytes) -> int:
+    return abs(len(data) - TARGET_BYTES)
+
+
+def cpu_seconds(function: Callable[..., object], *arguments: object) -> float:
+    start = time.process_time()
+    function(*arguments)
+    return time.process_time() - start
+
+
+def wall_seconds(function: Callable[..., object], *arguments: object) -> float:
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start
+
+
+def compare(files: Sequence[bytes], rounds: int) -> None:
+    variants: dict[str, tuple[Callable[..., None], tuple[object, ...]]] = {
+        "torchvision v1 on PIL": (run_v1, ()),
+        "torchvision v2 on uint8": (run_v2, ([224] * 4,)),
+        "torchvision v2, small views": (run_v2, ([224 // ratio for ratio in RATIOS],)),
+        "mcl_hf published": (run_library, ("published",)),
+        "mcl_hf direct": (run_library, ("direct",)),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds + 1):
+        for name, (function, arguments) in variants.items():
+            taken[name].append(cpu_seconds(function, files, *arguments) / len(files))
+    medians = {name: statistics.median(times[1:]) for name, times in taken.items()}  # the first round warms up
+    direct = medians["mcl_hf direct"]
+    print(f"\n{'one core, one thread':32}{'ms/image':>10}{'images/s':>10}{'direct is faster by':>21}")
+    for name, median in medians.items():
+        print(f"{name:32}{1e3 * median:10.2f}{1 / median:10.1f}{median / direct:20.2f}x")
+
+
+def stages(files: Sequence[bytes]) -> None:
+    """Where the time of the direct rendering goes."""
+    totals = dict.fromkeys(("decode", "draw", "colour", "blur", "crop, resize, rest"), 0.0)
+    recipes = side_recipes(len(RATIOS), sides=2)
+    whole = cpu_seconds(run_library, files, "direct")
+    for position, data in enumerate(files):
+        start = time.process_time()
+        image = open_image(data)
+        image.decode()
+        decoded = time.process_time()
+        draws = draw_views(image.width, image.height, recipes, 0, position)
+        drawn = time.process_time()
+        totals["decode"] += decoded - start
+        totals["draw"] += drawn - decoded
+        for view, draw in enumerate(draws):
+            ratio = RATIOS[view % len(RATIOS)]
+            pixels = np.full((224 // ratio, 224 // ratio, 3), 100, np.uint8)
+            totals["colour"] += cpu_seconds(apply_colour, pixels, draw)
+            totals["blur"] += cpu_seconds(blur, pixels, draw.blur_sigma_px / ratio)
+    totals["crop, resize, rest"] = whole - sum(totals.values())
+    print("\nstages of direct, ms/image: " + ", ".join(f"{k} {1e3 * v / len(files):.2f}" for k, v in totals.items()))
+
+
+def workers(files: Sequence[bytes], count: int) -> None:
+    """Images a second through the loader with 1 and 2 workers, and memory over ``count`` images in one process."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number, data in enumerate(files):
+            Path(folder, f"{number}.jpg").write_bytes(data)
+        source = open_source(folder)
+        rates = []
+        for num_workers in (1, 2):
+            batches = iter(ViewLoader(source, batch_size=16, seed=0, num_workers=num_workers))
+            for _ in range(4 * num_workers):
+                next(batches)
+            steps = 40
+            rates.append(16 * steps / wall_seconds(_take, batches, steps))
+            del batches
+        print(f"\nloader: {rates[0]:.1f} images/s with 1 worker, {rates[1]:.1f} with 2: {rates[1] / rates[0]:.2f}x")
+        batches = iter(ViewLoader(source, batch_size=16, seed=0))
+        _take(batches, 40)
+        before = resident_mb()
+        _take(batches, count // 16)
+        print(f"memory: {before:.0f} MB after 640 images, {resident_mb():.0f} MB after {count} more")
+
+
+def _take(batches: object, count: int) -> None:
+    for _ in range(count):
+        next(batches)  # type: ignore[call-overload]
+
+
+def resident_mb() -> float:
+    """Resident memory of this process in MB (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, help="folder of large photographs to cut the test images from")
+    parser.add_argument("--images", type=int, default=48, help="number of test images (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds over them (default: %(default)s)")
+    parser.add_argument("--workers", action="store_true", help="also measure 1 and 2 workers, and memory")
+    parser.add_argument("--memory-images", type=int, default=10_000, help="images for the memory line")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.photos:
+        source = open_source(str(arguments.photos))
+        print(f"test images from {source.description.splitlines()[0]}")
+    else:
+        source = open_source("photos")
+        print("test images from the embedded 208 px photos, upsampled: they decode too cheaply. Better give --photos.")
+    photos = [Image.fromarray(open_image(source.sample(i).bytes_).decode()) for i in range(min(len(source), 60))]
+    files = make_files(photos, arguments.images)
+    size = statistics.mean(len(data) for data in files)
+    print(f"{len(files)} JPEGs of {WIDTH}x{HEIGHT} px, {size / 1e3:.0f} kB each on average")
+    compare(files, arguments.rounds)
+    stages(files)
+    if arguments.workers:
+        workers(files, arguments.memory_images)
+
+
+if __name__ == "__main__":
+    main()
