@@ -77,7 +77,7 @@ def similarity_map(
     query = model.embed_regions(pixel_values[None], [torch.tensor([[x0, y0, x1, y1]], device=device, dtype=dtype)])
     target = pixel_values if searched is None else searched
     target_height, target_width = target.shape[-2:]
-    grid = slide_boxes(target_height, target_width, (y1 - y0) * scale, (x1 - x0), positions)
+    grid = slide_boxes(target_height, target_width, (y1 - y0) * scale, (x1 - x0) * scale, positions)
     found = model.embed_regions(target[None], [grid.flatten(0, 1).to(target)])  # (rows * columns, D)
     return F.cosine_similarity(query.float(), found.float()).view(grid.shape[:2]).cpu()
 
