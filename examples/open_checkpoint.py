@@ -39,6 +39,8 @@ def main() -> None:
     parser.add_argument("--image", type=Path, help="picture to look at (default: an embedded photo)")
     parser.add_argument("--box", nargs=4, type=float, help="region to look for, px (default with --image: the middle)")
     arguments = parser.parse_args()
+    if not (arguments.run / "config.json").exists():
+        parser.error(f"{arguments.run} holds no finished model: continue its run with --resume auto")
     image = Image.open(arguments.image).convert("RGB") if arguments.image else embedded_photo(PHOTO)
     box = arguments.box or (None if arguments.image else BOX)
 
