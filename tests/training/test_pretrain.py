@@ -129,10 +129,18 @@ def test_sides_in_turn_and_accumulation_give_the_gradients_of_one_pass(tiny_run)
     assert in_turn.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=1e-6)
 
 
-def test_accumulation_averages_the_batches_of_a_step(tiny_run):
-    result = tiny_run(max_steps=2, gradient_accumulation_steps=3)
-    state = json.loads((result.output_dir / "checkpoints/last/training_state.json").read_text())
-    assert (state["global_batch_size"], state["images_seen"]) == (12, 24)
+def test_accumulation_averages_the_gradients_of_consecutive_batches(tiny_run):
+    # With a learning rate of nothing SGD's momentum buffer shows the gradients: g1, then 0.9 g1 + g2.
+    still = {"optimizer": "sgd", "base_learning_rate": 1e-20, "min_lr": 0.0, "weight_decay": 0.0, "save_every_steps": 1}
+    plain = tiny_run("plain", max_steps=2, **still).output_dir / "checkpoints"
+    accumulated = tiny_run("accumulated", max_steps=1, gradient_accumulation_steps=2, **still).output_dir
+    first, second = (load_file(plain / f"step-0000000{step}" / "training_state.safetensors") for step in (1, 2))
+    mean = load_file(accumulated / "checkpoints" / "last" / "training_state.safetensors")
+    for name, g1 in first.items():
+        g2 = second[name] - 0.9 * g1
+        assert torch.allclose(mean[name], (g1 + g2) / 2, rtol=1e-4, atol=1e-5), name
+    state = json.loads((accumulated / "checkpoints/last/training_state.json").read_text())
+    assert (state["global_batch_size"], state["images_seen"]) == (8, 8)
 
 
 def test_supervised_objective_takes_labels_from_folders(tiny_run, read_log):
