@@ -18,6 +18,7 @@ import argparse
 import io
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ from PIL import Image, ImageFilter
 from torchvision import transforms as v1
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mcl_hf.data import ViewLoader, draw_views, open_image, open_source, render_views, side_recipes
 from mcl_hf.data.augment import apply_colour, blur
