@@ -100,8 +100,8 @@ def pretrain(
     output_dir = output_folder(arguments)
     check_trackers(arguments.report_to)
     own_state = AcceleratorState._shared_state == {}
-    accelerator = _accelerator(arguments, output_dir)
     try:
+        accelerator = _accelerator(arguments, output_dir)
         result = _pretrain(arguments, config, output_dir, accelerator, callbacks)
         if own_state and accelerator.num_processes > 1:
             torch.distributed.destroy_process_group()
@@ -242,7 +242,8 @@ def _accelerator(arguments: PretrainArguments, output_dir: Path) -> Accelerator:
     """Accelerate's view of this process; warns where a launcher started fewer than it was asked for."""
     accelerator = Accelerator(
         mixed_precision=_PRECISIONS[arguments.precision],
-        cpu=arguments.device == "cpu",
+        # Left to itself, Accelerate makes strangers of the processes that torchrun starts where there is no GPU.
+        cpu=arguments.device == "cpu" or not torch.accelerator.is_available(),
         log_with=arguments.report_to or None,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "tensorboard")),
         kwargs_handlers=[

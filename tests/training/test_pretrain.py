@@ -331,11 +331,12 @@ class Compare:
             print("equal on both ranks")
 
 mcl_hf.pretrain(**{{**TINY, "data": {str(photos)!r}, "output_dir": {str(tmp_path / "run")!r}, "queue_size": 8,
-    "save_every_steps": 2, "gradient_accumulation_steps": 2, "sides_in_turn": True}}, callbacks=[Compare()])
+    "save_every_steps": 2, "gradient_accumulation_steps": 2, "sides_in_turn": True,
+    "device": "auto"}}, callbacks=[Compare()])
 """
     )
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(program)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         launch, cwd=repository, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
