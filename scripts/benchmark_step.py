@@ -50,6 +50,7 @@ class Variant:
 VARIANTS = {
     "published, contiguous": Variant("published"),
     "published, channels last": Variant("published", channels_last=True),
+    "published, channels last, bf16": Variant("published", channels_last=True, bf16=True),
     "lean, contiguous": Variant("lean"),
     "lean, channels last": Variant("lean", channels_last=True),
     "lean, channels last, in turn": Variant("lean", channels_last=True, in_turn=True),
@@ -70,6 +71,13 @@ RATIOS = (
     ("lean, best setting, against published as published", _PUBLISHED, "BEST", "seconds", ">= 3.3"),
     ("lean against published, both contiguous", _PUBLISHED, "lean, contiguous", "seconds", ">= 2.5"),
     ("lean against published, both channels last", "published, channels last", _LEAN, "seconds", ">= 2.5"),
+    (
+        "lean against published, both channels last and bf16",
+        "published, channels last, bf16",
+        f"{_LEAN}, bf16",
+        "seconds",
+        ">= 2.5",
+    ),
     ("peak memory, lean / published", _LEAN, _PUBLISHED, "peak_gib", "<= 0.65"),
     ("peak memory, lean in turn / published", f"{_LEAN}, in turn", _PUBLISHED, "peak_gib", "<= 0.42"),
     ("lean / supervised, channels last", _LEAN, _SUPERVISED, "seconds", "<= FLOPS"),
@@ -238,9 +246,17 @@ def main() -> None:
         "--region-size", type=int, default=7, help="region side in cells; the input side is 32 times this, px"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--warmup", type=int, default=1, help="untimed steps a process")
+    parser.add_argument(
+        "--warmup", type=int, default=2, help="untimed steps a process: the first ones touch new memory"
+    )
     parser.add_argument("--steps", type=int, default=2, help="timed steps a process")
     parser.add_argument("--rounds", type=int, default=2, help="times that every variant has its turn")
+    parser.add_argument(
+        "--compiled",
+        action=argparse.BooleanOptionalAction,
+        default=torch.cuda.is_available(),
+        help="also the compiled variants: minutes of compilation each on a CPU, and no faster there",
+    )
     parser.add_argument("--only", nargs="*", help="names of variants, or parts of names")
     parser.add_argument("--json", type=Path, help="also write all numbers here")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -252,7 +268,8 @@ def main() -> None:
     argv = ["--backbone", args.backbone, "--device", args.device]
     for name in ("batch_size", "region_size", "warmup", "steps"):
         argv += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-    names = [name for name in VARIANTS if not args.only or any(part in name for part in args.only)]
+    names = [name for name, variant in VARIANTS.items() if args.compiled or not variant.compile]
+    names = [name for name in names if not args.only or any(part in name for part in args.only)]
     flops = {scope: count_flops(Variant(scope), args) for scope in {VARIANTS[name].scope for name in names}}
     print(
         f"{args.backbone}, {32 * args.region_size} px, N={args.batch_size}, {args.device}, torch {torch.__version__}, "
