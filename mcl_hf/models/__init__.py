@@ -14,6 +14,7 @@ from .modeling_mcl import MCLBackbone, MCLModel, MCLModelOutput
 from .modeling_mcl_pretraining import MCLForPreTraining, MCLForPreTrainingOutput
 from .modeling_mcl_supervised import MCLForSupervisedPreTraining, MCLForSupervisedPreTrainingOutput
 from .montage import MontageLayout, assemble_batch, assemble_montage, draw_montages
+from .recompute import recompute_activations
 from .region_head import Predictor, RegionHead
 from .starting_weights import WeightReport, load_backbone_weights, load_starting_weights
 
@@ -42,6 +43,7 @@ __all__ = [
     "load_backbone_weights",
     "load_starting_weights",
     "rank",
+    "recompute_activations",
     "region_contrast",
     "world_size",
 ]

@@ -142,6 +142,9 @@ class PretrainArguments:
     device: Literal["auto", "cpu"] = _option("auto", "auto takes the accelerator where there is one")
     channels_last: bool = _option(True, "keep feature maps in channels-last memory, which is faster")
     compile: bool = _option(False, "torch.compile backbone, FPN and head: slow first steps, then faster")
+    activation_checkpointing: bool = _option(
+        False, "recompute norms and activations of the backbone in the backward pass: same gradients, less memory"
+    )
     sides_in_turn: bool = _option(False, "run and back-propagate the two sides in turn: same gradients, less memory")
 
     # --- saving and watching -----------------------------------------------------------------------------------
@@ -161,6 +164,10 @@ class PretrainArguments:
         for one, other in _EITHER_OR:
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise InputError(f"{one} and {other} are both set: give only one of them")
+        if self.activation_checkpointing and self.compile:
+            raise InputError(
+                "activation_checkpointing and compile are both set: a compiled backbone recomputes by itself"
+            )
         if self.objective == "supervised":
             for name in ("queue_size", "sides_in_turn"):
                 if getattr(self, name):

@@ -31,6 +31,7 @@ from ..models import (
     MCLImageProcessor,
     convert_cross_rank_norm,
     load_starting_weights,
+    recompute_activations,
 )
 from .arguments import PretrainArguments, load_arguments
 from .finish import write_finished_model
@@ -182,6 +183,8 @@ def _pretrain(
     optimizer = build_optimizer(network, arguments.optimizer, peak_lr, arguments.weight_decay)
     if checkpoint is not None:
         load_optimizer(checkpoint, network, optimizer)
+    if arguments.activation_checkpointing:
+        recompute_activations(network.mcl.backbone)
     if arguments.compile:
         for part in (network.mcl, getattr(network, "target", None)):
             for module in (part.backbone, part.fpn, part.region_head) if part is not None else ():

@@ -1,0 +1,97 @@
+"""Activation checkpointing that recomputes only what is cheap: norms and activations, never convolutions.
+
+A convolution keeps its input for the backward pass, a batch norm too: half of a ResNet's activations are the outputs of
+norm and ReLU, which follow from the convolution's output in no time. `recompute_activations` drops them in the forward
+pass and makes them again, block by block, in the backward pass. Gradients are those of the plain step, and batch norm
+counts each batch once.
+
+Source: selective activation checkpointing of torch (`torch.utils.checkpoint`); the published code has none.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+_MATRIX_PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default}
+
+
+def recompute_activations(network: nn.Module) -> nn.Module:
+    """Let every block of a network drop its cheap activations until the backward pass.
+
+    Changes the blocks' `forward` in place (names and tensors stay): call it on a network that is about to train, after
+    any copying.
+
+    Args:
+        network: A timm network, or anything built of repeated blocks.
+
+    Returns:
+        `network`.
+
+    Raises:
+        ValueError: No repeated blocks were found in it.
+    """
+    blocks = find_blocks(network)
+    if not blocks:
+        raise ValueError(f"{type(network).__name__} has no repeated blocks to recompute")
+    for block in blocks:
+        norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+        block.forward = functools.partial(_run_block, block.forward, functools.partial(_contexts, norms))
+    return network
+
+
+def _run_block(forward: Callable[..., Any], contexts: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A block's forward pass under checkpointing."""
+    args = tuple(list(value) if isinstance(value, list) else value for value in args)  # DenseNet appends to its input
+    return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+
+def find_blocks(network: nn.Module) -> list[nn.Module]:
+    """The blocks of a network: children of modules whose children are all of one class that has parts of its own."""
+    blocks: list[nn.Module] = []
+    for child in network.children():
+        siblings = list(child.children())
+        classes = {type(module) for module in siblings}
+        only = next(iter(classes)) if len(classes) == 1 else None
+        if only is not None and not issubclass(only, nn.Sequential) and all(list(part.children()) for part in siblings):
+            blocks += siblings
+        else:
+            blocks += find_blocks(child)
+    return blocks
+
+
+def _contexts(norms: list[_BatchNorm]) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """What a block's forward pass runs in, the first time and when it is repeated in the backward pass."""
+    first, again = create_selective_checkpoint_contexts(_policy)
+    return first, _repeat(again, norms)
+
+
+def _policy(_context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """Keep the outputs of what is worth more time than its memory.
+
+    A convolution with a bias is recomputed: no norm follows it but perhaps an activation in place, which would change
+    the kept tensor (squeeze-and-excitation).
+    """
+    if operation in _MATRIX_PRODUCTS or (operation == torch.ops.aten.convolution.default and args[2] is None):
+        return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE
+
+
+@contextmanager
+def _repeat(recomputing: AbstractContextManager, norms: list[_BatchNorm]) -> Iterator[None]:
+    """Recompute without counting the batch a second time: momentum 0 keeps running statistics, bit for bit."""
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    try:
+        for norm, _, counter in kept:
+            norm.momentum = 0.0
+            norm.num_batches_tracked = None if counter is None else counter.clone()
+        with recomputing:
+            yield
+    finally:
+        for norm, momentum, counter in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, counter

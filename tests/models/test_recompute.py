@@ -1,0 +1,85 @@
+"""Recomputing activations changes memory and nothing else."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mcl_hf import MCLForPreTraining
+from mcl_hf.models import recompute_activations
+from mcl_hf.models.recompute import find_blocks
+
+from .tiny import tiny_batch, tiny_config
+
+NETWORKS = {
+    "resnet18": 8,
+    "resnet50": 16,
+    "convnext_atto": 12,
+    "regnety_002": 13,  # squeeze-and-excitation works in place on a convolution's output
+    "swin_tiny_patch4_window7_224": 12,  # drop path: the same random choices again
+    "densenet121": 58,  # hands over a list that grows later
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gradients_and_statistics_stay(name: str) -> None:
+    torch.manual_seed(0)
+    plain = timm.create_model(name, features_only=True).train()
+    recomputing = recompute_activations(copy.deepcopy(plain))
+    assert len(find_blocks(plain)) == NETWORKS[name]
+    side = 224 if "swin" in name else 64
+    images = torch.randn(2, 3, side, side)
+    for network in (plain, recomputing):
+        for seed in range(2):
+            torch.manual_seed(seed)
+            sum(feature.square().mean() for feature in network(images)).backward()
+    for (key, a), b in zip(plain.named_parameters(), recomputing.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad), key
+    for (key, a), b in zip(plain.named_buffers(), recomputing.buffers(), strict=True):
+        assert torch.equal(a, b), key
+    assert list(plain.state_dict()) == list(recomputing.state_dict())
+
+
+class KeptBytes(TorchDispatchMode):
+    """Counts convolutions."""
+
+    convolutions = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.convolutions += operation == torch.ops.aten.convolution.default
+        return operation(*args, **(kwargs or {}))
+
+
+def test_no_convolution_runs_twice_and_less_is_kept() -> None:
+    kept, counts = [], []
+    for recompute in (False, True):
+        network = timm.create_model("resnet18", features_only=True).train()
+        if recompute:
+            recompute_activations(network)
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: (s.append(t.nbytes), t)[1], lambda t: t):
+            loss = sum(feature.mean() for feature in network(torch.randn(2, 3, 64, 64)))
+        with KeptBytes() as counter:
+            loss.backward()
+        kept.append(sum(sizes))
+        counts.append(counter.convolutions)
+    assert counts == [0, 0] and kept[1] < kept[0]
+
+
+def test_pretraining_step_is_the_same() -> None:
+    torch.manual_seed(0)
+    plain = MCLForPreTraining(tiny_config())
+    recomputing = copy.deepcopy(plain)
+    recompute_activations(recomputing.mcl.backbone)
+    batch = tiny_batch(plain.config)
+    for model in (plain, recomputing):
+        model(**batch, generator=torch.Generator().manual_seed(0)).loss.backward()
+    for (name, a), b in zip(plain.named_parameters(), recomputing.parameters(), strict=True):
+        assert (a.grad is None and b.grad is None) or torch.equal(a.grad, b.grad), name
+
+
+def test_a_network_without_blocks_is_refused() -> None:
+    with pytest.raises(ValueError, match="no repeated blocks"):
+        recompute_activations(torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1)))
