@@ -2,7 +2,7 @@
 
 A convolution keeps its input for the backward pass, a batch norm too: half of a ResNet's activations are the outputs of
 norm and ReLU, which follow from the convolution's output in no time. `recompute_activations` drops them in the forward
-pass and makes them again, block by block, in the backward pass. Gradients are those of the plain step, and batch norm
+pass and makes them again, stage by stage, in the backward pass. Gradients are those of the plain step, and batch norm
 counts each batch once.
 
 Source: selective activation checkpointing of torch (`torch.utils.checkpoint`); the published code has none.
@@ -22,9 +22,9 @@ _MATRIX_PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, tor
 
 
 def recompute_activations(network: nn.Module) -> nn.Module:
-    """Let every block of a network drop its cheap activations until the backward pass.
+    """Let every stage of a network drop its cheap activations until the backward pass.
 
-    Changes the blocks' `forward` in place (names and tensors stay): call it on a network that is about to train, after
+    Changes the stages' `forward` in place (names and tensors stay): call it on a network that is about to train, after
     any copying.
 
     Args:
@@ -36,37 +36,43 @@ def recompute_activations(network: nn.Module) -> nn.Module:
     Raises:
         ValueError: No repeated blocks were found in it.
     """
-    blocks = find_blocks(network)
-    if not blocks:
+    stages = find_stages(network)
+    if not stages:
         raise ValueError(f"{type(network).__name__} has no repeated blocks to recompute")
-    for block in blocks:
-        norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-        block.forward = functools.partial(_run_block, block.forward, functools.partial(_contexts, norms))
+    for stage in stages:
+        norms = [module for module in stage.modules() if isinstance(module, _BatchNorm)]
+        stage.forward = functools.partial(_run_stage, stage.forward, functools.partial(_contexts, norms))
     return network
 
 
-def _run_block(forward: Callable[..., Any], contexts: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """A block's forward pass under checkpointing."""
+def find_stages(network: nn.Module) -> list[nn.Module]:
+    """Runs of blocks: modules whose children are all of one class that has parts of its own.
+
+    A stage is the unit because a block's output follows from its last convolution too: of a whole stage only the first
+    input and the convolutions' outputs are kept, and one stage at a time is made again.
+    """
+    stages: list[nn.Module] = []
+    for child in network.children():
+        blocks = list(child.children())
+        classes = {type(block) for block in blocks}
+        only = next(iter(classes)) if len(classes) == 1 else None
+        if only is None or issubclass(only, nn.Sequential) or not all(list(block.children()) for block in blocks):
+            stages += find_stages(child)
+        elif isinstance(child, nn.ModuleList):  # has no forward pass of its own
+            stages += blocks
+        else:
+            stages.append(child)
+    return stages
+
+
+def _run_stage(forward: Callable[..., Any], contexts: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A stage's forward pass under checkpointing."""
     args = tuple(list(value) if isinstance(value, list) else value for value in args)  # DenseNet appends to its input
     return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
 
-def find_blocks(network: nn.Module) -> list[nn.Module]:
-    """The blocks of a network: children of modules whose children are all of one class that has parts of its own."""
-    blocks: list[nn.Module] = []
-    for child in network.children():
-        siblings = list(child.children())
-        classes = {type(module) for module in siblings}
-        only = next(iter(classes)) if len(classes) == 1 else None
-        if only is not None and not issubclass(only, nn.Sequential) and all(list(part.children()) for part in siblings):
-            blocks += siblings
-        else:
-            blocks += find_blocks(child)
-    return blocks
-
-
 def _contexts(norms: list[_BatchNorm]) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """What a block's forward pass runs in, the first time and when it is repeated in the backward pass."""
+    """What a stage's forward pass runs in, the first time and when it is repeated in the backward pass."""
     first, again = create_selective_checkpoint_contexts(_policy)
     return first, _repeat(again, norms)
 
