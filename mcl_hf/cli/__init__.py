@@ -12,7 +12,8 @@ from mcl_hf.version import __version__
 
 COMMANDS = {
     "pretrain": "pre-train a backbone, its feature pyramid and region head on images",
-    "show": "draw pictures of a run, of montages, or of what a checkpoint finds similar",
+    "show": "draw pictures of data, of a run, of montages, or of what a checkpoint finds similar",
+    "pack": "write images as parquet shards, none larger than needed, so that runs decode less",
 }
 
 
