@@ -99,6 +99,12 @@ def test_sources_that_cannot_serve_are_refused(source: str, message: str, tmp_pa
         load_starting_weights(model, str(tmp_path) if source.isupper() else source)
 
 
+def test_a_pickled_file_is_pointed_elsewhere(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "epoch_100.pth")
+    with pytest.raises(ValueError, match="from_official"):
+        load_starting_weights(MCLModel(tiny_config()), str(tmp_path / "epoch_100.pth"))
+
+
 def detr(backbone_config) -> DetrForObjectDetection:
     config = DetrConfig(
         use_timm_backbone=False, backbone_config=backbone_config, d_model=16, encoder_layers=1, decoder_layers=1,
