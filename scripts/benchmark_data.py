@@ -33,8 +33,8 @@ from torchvision.transforms import v2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mcl_hf.data import ViewLoader, draw_views, open_image, open_source, render_views, side_recipes
-from mcl_hf.data.augment import apply_colour, blur
+from mcl_hf.data import ViewLoader, open_image, open_source, render_views, side_recipes
+from mcl_hf.data.stage_times import STAGES, time_stages
 
 RATIOS = (1, 2, 4, 8)
 WIDTH, HEIGHT = 500, 375
@@ -168,25 +168,8 @@ def compare(files: Sequence[bytes], rounds: int) -> None:
 
 def stages(files: Sequence[bytes]) -> None:
     """Where the time of the direct rendering goes."""
-    totals = dict.fromkeys(("decode", "draw", "colour", "blur", "crop, resize, rest"), 0.0)
-    recipes = side_recipes(len(RATIOS), sides=2)
-    whole = cpu_seconds(run_library, files, "direct")
-    for position, data in enumerate(files):
-        start = time.process_time()
-        image = open_image(data)
-        image.decode()
-        decoded = time.process_time()
-        draws = draw_views(image.width, image.height, recipes, 0, position)
-        drawn = time.process_time()
-        totals["decode"] += decoded - start
-        totals["draw"] += drawn - decoded
-        for view, draw in enumerate(draws):
-            ratio = RATIOS[view % len(RATIOS)]
-            pixels = np.full((224 // ratio, 224 // ratio, 3), 100, np.uint8)
-            totals["colour"] += cpu_seconds(apply_colour, pixels, draw)
-            totals["blur"] += cpu_seconds(blur, pixels, draw.blur_sigma_px / ratio)
-    totals["crop, resize, rest"] = whole - sum(totals.values())
-    print("\nstages of direct, ms/image: " + ", ".join(f"{k} {1e3 * v / len(files):.2f}" for k, v in totals.items()))
+    times = time_stages(files)
+    print("\nstages of direct, ms/image: " + ", ".join(f"{name} {times.milliseconds(name):.2f}" for name in STAGES))
 
 
 def workers(files: Sequence[bytes], count: int) -> None:

@@ -1,4 +1,4 @@
-"""`mcl-hf show`: pictures of runs, montages and similarity; each sub-command is a file `show_NAME.py`."""
+"""`mcl-hf show`: pictures of data, runs, montages and similarity; each sub-command is a file `show_NAME.py`."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -7,6 +7,7 @@ from mcl_hf.cli.command import run_command
 from mcl_hf.errors import InputError
 
 PICTURES = {
+    "data": "a contact sheet: images with their views and montages, near-duplicates, and the speed of each stage",
     "run": "curves of one or more runs as a picture, and a table of their last numbers",
     "montages": "the first montages that a run with these options would see",
     "similarity": "where an image holds regions like a given box, as a checkpoint sees it",

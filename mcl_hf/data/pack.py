@@ -7,6 +7,7 @@ however often the work was interrupted.
 `pack_folder` says what lies in the output folder.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from datasets import Features
 
 IMAGE_COLUMN, NAME_COLUMN = "image", "name"
-_IMAGES_PER_TASK = 8
+_ROW_WITH_FILE_NAME = re.compile(r"row \d+(?: of .*?)? \((.+)\)")
+_MOST_IMAGES_PER_TASK = 128  # a worker that reads shards on a server fetches whole blocks of about as many rows
 
 
 @dataclass
@@ -158,7 +160,9 @@ def _features(source: ImageSource, columns: dict[str, Any]) -> "Features":
 
 
 def _row(source: ImageSource, columns: dict[str, Any], image: _PackedImage) -> dict[str, Any]:
-    row: dict[str, Any] = {IMAGE_COLUMN: {"bytes": image.data, "path": image.name}, NAME_COLUMN: image.name}
+    in_row = _ROW_WITH_FILE_NAME.fullmatch(image.name)  # "row 3 (cat.jpg)": whoever reads the shard counts other rows
+    file_name = in_row[1] if in_row else image.name
+    row: dict[str, Any] = {IMAGE_COLUMN: {"bytes": image.data, "path": file_name}, NAME_COLUMN: image.name}
     return row | {name: int(numbers[image.index]) for name, numbers in columns.items()}
 
 
@@ -201,11 +205,8 @@ def _shrunk(
     source: ImageSource, data: str, blocks: list[range], max_side: int, jpeg_quality: int, num_workers: int
 ) -> Iterator[_PackedImage]:
     """The images of ``blocks`` in order, prepared by ``num_workers`` processes that keep a few tasks ahead."""
-    tasks = [
-        list(block[first : first + _IMAGES_PER_TASK])
-        for block in blocks
-        for first in range(0, len(block), _IMAGES_PER_TASK)
-    ]
+    size = min(_MOST_IMAGES_PER_TASK, 1 + sum(map(len, blocks)) // (4 * max(1, num_workers)))
+    tasks = [list(block[first : first + size]) for block in blocks for first in range(0, len(block), size)]
     loader: DataLoader = DataLoader(
         _Shrinker(source, data, max_side, jpeg_quality),
         batch_sampler=tasks,

@@ -52,7 +52,7 @@ def test_exit_code_is_the_commands_own():
     [
         (["pretain"], "mcl-hf: error: unknown command 'pretain': did you mean 'pretrain'?\n"),
         (["--recipe"], "mcl-hf: error: unknown option '--recipe': choose from"),
-        (["show", "runn"], "mcl-hf: error: mcl-hf show has no 'runn': choose from run, montages, similarity\n"),
+        (["show", "runn"], "mcl-hf: error: mcl-hf show has no 'runn': choose from data, run, montages, similarity\n"),
         (["pretrain", "--bogus"], "mcl-hf: error: unrecognized arguments: --bogus"),
         (["pretrain", "--recipe", "demoo"], "mcl-hf: error: there is no recipe 'demoo': did you mean 'demo'?"),
         (["pretrain", "--recipe", "demo"], "mcl-hf: error: output_dir is not set"),

@@ -81,6 +81,16 @@ def test_gray_stays_gray_and_large_jpegs_are_reduced_while_decoding_without_harm
     assert seen.shape == (75, 100, 3) and np.abs(seen.astype(int) - expected).mean() < 3
 
 
+@pytest.mark.parametrize(("width", "side"), [(800, 390), (800, 200), (800, 100)])
+def test_reduction_while_decoding_leaves_the_detail_that_the_result_can_hold(width, side):
+    noise = np.random.default_rng(0).integers(0, 256, (width // 4, width, 3), dtype=np.uint8)
+    data = encode(noise, "JPEG", quality=95, subsampling=0)
+    size = (side, round(side / 4))
+    expected = np.asarray(Image.fromarray(decode_image(data)).resize(size, Image.Resampling.LANCZOS)).astype(int)
+    seen = decode_image(shrink_image(data, side, 95).data).astype(int)
+    assert seen.mean(axis=2).std() > 0.85 * expected.mean(axis=2).std()
+
+
 @pytest.mark.parametrize(("name", "data", "reason"), list(broken_files()))
 def test_broken_images_are_found_even_where_they_are_small_enough(name, data, reason):
     with pytest.raises(BrokenImage, match=reason or "."):
@@ -122,6 +132,8 @@ def test_parquet_with_columns_of_other_names(tmp_path):
     assert packed.labels.tolist() == [1, 0, 1] and packed.label_names == ["a", "b"]
     assert packed.groups.tolist() == [0, 1, 0]
     assert [packed.sample(row).bytes_ for row in range(3)] == [image["bytes"] for image in images]
+    assert packed.name(2) == "row 2 (2.png)"  # not: row 2 (row 2 (2.png))
+    assert pq.read_table(next((tmp_path / "out").glob("*.parquet")))["name"].to_pylist()[2] == "row 2 (2.png)"
 
 
 def test_broken_images_are_named_and_left_out(tmp_path):

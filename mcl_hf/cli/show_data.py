@@ -1,0 +1,195 @@
+"""`mcl-hf show data`: what a data set looks like to the model, which of its images look the same, and what limits the
+speed at which they are prepared.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mcl_hf.cli.command import save_picture
+from mcl_hf.cli.pretrain import build_parser, read_arguments
+from mcl_hf.data import BrokenImage, ImageSource, SampleOrder, ViewBatch, ViewLoader, decode_image, open_source
+from mcl_hf.data.near_duplicates import NearDuplicates, find_near_duplicates
+from mcl_hf.data.stage_times import STAGES, StageTimes, time_stages
+from mcl_hf.errors import InputError
+from mcl_hf.models.montage import MontageLayout, draw_montages
+from mcl_hf.training import PretrainArguments
+from mcl_hf.training.step import counter_seed
+from mcl_hf.viz import montage_picture
+from mcl_hf.viz.contact_sheet import SheetImage, duplicates_picture, stack_pictures, views_picture
+
+GROUPS_SHOWN, IMAGES_SHOWN, IMAGES_TIMED = 5, 8, 32
+LARGE_SIDE = 800
+"""Longer side in px, on average, from which on `mcl-hf pack` with its 512 px would save much."""
+EXAMPLES = """
+examples:
+  mcl-hf show data --data my_images/
+  mcl-hf show data --data my_frames/ --group-column folder --compare 20000 --out sheet.png
+"""
+
+
+def run(argv: list[str]) -> None:
+    """Print what was found, write the sheet and say where it is.
+
+    Raises:
+        InputError: Options or data that a run would refuse too.
+    """
+    parser = build_parser(
+        "mcl-hf show data", "Draw images with their views and montages, near-duplicates, and time each stage.", EXAMPLES
+    )
+    parser.add_argument("--out", metavar="FILE", type=Path, default=Path("sheet.png"), help="picture to write")
+    parser.add_argument("--images", metavar="N", type=int, default=8, help="images to draw (default: 8)")
+    parser.add_argument(
+        "--compare", metavar="N", type=int, default=2000,
+        help="images to search for near-duplicates, drawn at random where there are more; 0: none (default: 2000)",
+    )  # fmt: skip
+    namespace = parser.parse_args(argv)
+    if namespace.images < 1:
+        raise InputError(f"--images must be at least 1, got {namespace.images}")
+    if namespace.compare < 0:
+        raise InputError(f"--compare must be at least 0, got {namespace.compare}")
+    arguments = read_arguments(namespace)
+    columns = {name: getattr(arguments, name) for name in ("image_column", "label_column", "group_column", "split")}
+    source = open_source(arguments.data, **columns)
+    print(source.description)
+    batch, montages = _first_batch(arguments, source, min(namespace.images, len(source)))
+    for line in batch.broken:
+        print(f"broken: {line}")
+    parts = [views_picture(_originals(source, batch.sample_ids.tolist()), batch.views_a, batch.views_b)]
+    if namespace.compare:
+        found = find_near_duplicates(
+            source,
+            _sample(source, namespace.compare, arguments.seed),
+            num_workers=arguments.num_workers,
+        )
+        print(format_near_duplicates(found, source, arguments.group_column, arguments.objective != "supervised"))
+        if found.groups:
+            shown = found.groups[:GROUPS_SHOWN]
+            groups = _count(len(found.groups), "group")
+            title = f"{found.images} of {found.looked_at} images look like another one: {groups}"
+            originals = [_originals(source, group[:IMAGES_SHOWN]) for group in shown]
+            parts.append(duplicates_picture(originals, [len(group) for group in shown], title, columns=IMAGES_SHOWN))
+    print(_speed(arguments, source))
+    save_picture(stack_pictures([*parts, montages]), namespace.out)
+
+
+def _first_batch(arguments: PretrainArguments, source: ImageSource, count: int) -> tuple[ViewBatch, Image.Image]:
+    """``count`` images with their views, and the picture of their montages."""
+    config = arguments.model_config()
+    loader = ViewLoader(
+        source,
+        view_size=config.image_size,
+        ratios=config.montage_ratios,
+        batch_size=count,
+        seed=arguments.seed,
+        view_rendering=arguments.view_rendering,
+        sides=1 if arguments.objective == "supervised" else 2,
+        num_channels=config.num_channels,
+        max_broken=arguments.max_broken,
+    )
+    batch = next(iter(loader))
+    layout = MontageLayout.of(count, config.montage_ratios, config.montage_fractions)
+    montages = [
+        draw_montages(layout, torch.Generator().manual_seed(counter_seed("montage", arguments.seed, 0, 0, side)))
+        for side in (0, 1)
+    ]
+    return batch, montage_picture(batch.views_a, batch.views_b, montages[0], montages[1], config.montage_ratios)
+
+
+def _originals(source: ImageSource, indices: list[int]) -> list[SheetImage]:
+    """The images at ``indices``, which have been decoded before, in colour."""
+    return [SheetImage(decode_image(source.sample(index).bytes_), source.name(index)) for index in indices]
+
+
+def _sample(source: ImageSource, count: int, seed: int) -> list[int]:
+    """All indices, or ``count`` of them at random, in ascending order."""
+    if count >= len(source):
+        return list(range(len(source)))
+    return sorted(SampleOrder(len(source), seed).index(np.arange(count)).tolist())
+
+
+def format_near_duplicates(
+    found: NearDuplicates, source: ImageSource, group_column: str | None, negatives: bool
+) -> str:
+    """The lines about images that look the same, and, where images are each other's ``negatives``, what to do."""
+    part = "" if found.looked_at + len(found.broken) == len(source) else f" (of {len(source)}; --compare N looks at N)"
+    lines = [
+        f"near-duplicates: {found.images} of {found.looked_at} images{part} look like another one, "
+        f"in {_count(len(found.groups), 'group')}"
+    ]
+    if found.pairs_in_one_group:
+        lines.append(f"  {_count(found.pairs_in_one_group, 'more pair')} within one group of '{group_column}': fine")
+    lines += [f"  {', '.join(_short_names(group, source))}" for group in found.groups[:GROUPS_SHOWN]]
+    if len(found.groups) > GROUPS_SHOWN:
+        lines.append(f"  and {_count(len(found.groups) - GROUPS_SHOWN, 'more group')}")
+    if found.groups and negatives:
+        lines.append(
+            f"  As negatives these would be pushed apart ({_count(found.pairs, 'pair')}) although they show the same. "
+            "Remove all but one of each group,\n  or name a column that is equal within it (the folder, the video, the "
+            "patient) with --group-column."
+        )
+    lines += [f"broken: {line}" for line in found.broken[:GROUPS_SHOWN]]
+    if len(found.broken) > GROUPS_SHOWN:
+        lines.append(f"broken: {_count(len(found.broken) - GROUPS_SHOWN, 'more image')}")
+    return "\n".join(lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _short_names(group: list[int], source: ImageSource) -> list[str]:
+    names = [source.name(index) for index in group[:IMAGES_SHOWN]]
+    return names + ([f"and {len(group) - len(names)} more"] if len(group) > len(names) else [])
+
+
+def _speed(arguments: PretrainArguments, source: ImageSource) -> str:
+    """Read and render some images, and tell how long each stage took."""
+    config = arguments.model_config()
+    files, longer_sides, reading = [], [], 0.0
+    for index in _sample(source, IMAGES_TIMED, arguments.seed):
+        start = time.perf_counter()
+        try:
+            data = source.sample(index).bytes_
+            reading += time.perf_counter() - start
+            longer_sides.append(max(decode_image(data).shape[:2]))
+        except BrokenImage:
+            continue  # named above, where near-duplicates are looked for, and in every run
+        files.append(data)
+    if not files:
+        raise InputError(
+            f"None of the first {IMAGES_TIMED} images of the order can be decoded: are these images at all?"
+        )
+    times = time_stages(
+        files, view_size=config.image_size, ratios=config.montage_ratios,
+        sides=1 if arguments.objective == "supervised" else 2, num_channels=config.num_channels, seed=arguments.seed,
+    )  # fmt: skip
+    return format_speed(times, files, longer_sides, reading)
+
+
+def format_speed(times: StageTimes, files: list[bytes], longer_sides: list[int], reading_seconds: float) -> str:
+    """The table of stages, and what to do where decoding leads it.
+
+    Args:
+        longer_sides: of each image, in px.
+        reading_seconds: wall-clock time for all ``files``.
+    """
+    total = sum(times.seconds.values())
+    mean_side = sum(longer_sides) / len(longer_sides)
+    kilobytes = sum(map(len, files)) / len(files) / 1e3
+    lines = [
+        f"speed of one core, {len(files)} images, longer side {mean_side:.0f} px and {kilobytes:.0f} kB on average:",
+        f"  {'read':<8}{1e3 * reading_seconds / len(files):8.2f} ms/image, wall clock; not part of the sum",
+        *(
+            f"  {stage:<8}{times.milliseconds(stage):8.2f} ms/image {times.seconds[stage] / total:6.0%}"
+            for stage in STAGES
+        ),
+        f"  {'sum':<8}{1e3 * total / len(files):8.2f} ms/image: {times.images_per_second:.0f} images/s per core",
+    ]
+    slowest = max(times.seconds, key=times.seconds.__getitem__)
+    if slowest == "decode" and mean_side > LARGE_SIDE:
+        lines.append("  Decoding takes longest, and the images are large: mcl-hf pack makes them small once.")
+    return "\n".join(lines)

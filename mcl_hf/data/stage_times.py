@@ -1,0 +1,112 @@
+"""What each stage of preparing an image costs on one core, so that one sees which of them limits a run.
+
+Beside the flow: decode -> views -> loader, taken apart. `mcl-hf show data` prints it for a user's own images,
+`scripts/benchmark_data.py` for a fixed set.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from mcl_hf.data.augment import REFERENCE_SIZE, ViewDraw, apply_colour, blur, draw_views, solarise
+from mcl_hf.data.decode import open_image
+from mcl_hf.data.views import _largest_shrink, render_direct, side_recipes
+
+STAGES = ("decode", "crop", "colour", "blur", "collate")
+
+
+@dataclass
+class StageTimes:
+    """Processor time of each stage, for all views of one image."""
+
+    num_images: int
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    """Totals over ``num_images`` images, by the names in ``STAGES``."""
+
+    def milliseconds(self, stage: str) -> float:
+        """Of one image, on average."""
+        return 1e3 * self.seconds[stage] / self.num_images
+
+    @property
+    def images_per_second(self) -> float:
+        """What one core prepares, reading apart."""
+        return self.num_images / sum(self.seconds.values())
+
+
+def time_stages(
+    files: Sequence[bytes], *, view_size: int = 224, ratios: Sequence[int] = (1, 2, 4, 8), sides: int = 2,
+    num_channels: int = 3, seed: int = 0,
+) -> StageTimes:  # fmt: skip
+    """Render the views of encoded images directly, stage by stage, in one thread.
+
+    Stages: ``decode`` from bytes to pixels, at the reduction that the views allow; ``crop`` draws the parameters, crops
+    and resizes; ``colour`` jitter, grayscale and solarise; ``blur``; ``collate`` flips and copies into the batch.
+
+    Args:
+        files: images that can be decoded; the first one is also used to warm up.
+        view_size, ratios, sides, num_channels, seed: as for `ViewLoader`.
+
+    Raises:
+        BrokenImage: one of the files cannot be decoded.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker
+    try:
+        times = StageTimes(num_images=len(files))
+        for position, data in enumerate([files[0], *files]):
+            if position == 1:
+                times = StageTimes(num_images=len(files))  # the first was for warming up
+            views = staged_views(data, times, position, view_size, ratios, sides, num_channels, seed)
+            buffers = [np.empty((num_channels, *view.shape[:2]), np.uint8) for view in views]
+            with _timed(times, "collate"):
+                for buffer, view in zip(buffers, views, strict=True):
+                    np.copyto(buffer, view.transpose(2, 0, 1))  # (s, s, C) -> (C, s, s)
+        return times
+    finally:
+        torch.set_num_threads(threads)
+
+
+def staged_views(
+    data: bytes, times: StageTimes, position: int, view_size: int, ratios: Sequence[int], sides: int,
+    num_channels: int, seed: int,
+) -> list[np.ndarray]:  # fmt: skip
+    """What `views.render_views` gives with ``rendering="direct"``, adding each stage's time to ``times``: uint8
+    ``(s, s, num_channels)`` for each view.
+    """
+    view_ratios = [ratio for _ in range(sides) for ratio in ratios]
+    with _timed(times, "decode"):
+        image = open_image(data)
+    with _timed(times, "crop"):
+        draws = draw_views(image.width, image.height, side_recipes(len(ratios), sides), seed, position)
+    shrink = _largest_shrink(draws, [view_size // ratio for ratio in view_ratios]) if image.can_shrink else 1
+    with _timed(times, "decode"):
+        pixels = image.decode(num_channels, shrink)
+    views = []
+    for draw, ratio in zip(draws, view_ratios, strict=True):
+        with _timed(times, "crop"):
+            view = render_direct(pixels, _crop_only(draw), view_size, ratio, shrink)
+        with _timed(times, "colour"):
+            view = apply_colour(view, draw)
+        with _timed(times, "blur"):
+            view = blur(view, draw.blur_sigma_px * view_size / REFERENCE_SIZE / ratio)
+        with _timed(times, "colour"):
+            view = solarise(view) if draw.solarise else view
+        with _timed(times, "collate"):
+            view = view[:, ::-1] if draw.flip else view
+        views.append(view)
+    return views
+
+
+def _crop_only(draw: ViewDraw) -> ViewDraw:
+    return replace(draw, flip=False, jitter_order=(), grayscale=False, blur_sigma_px=0.0, solarise=False)
+
+
+@contextmanager
+def _timed(times: StageTimes, stage: str) -> Iterator[None]:
+    start = time.process_time()
+    yield
+    times.seconds[stage] += time.process_time() - start

@@ -1,0 +1,146 @@
+"""A contact sheet of a data set: originals with their views, images that look the same, and montages below.
+
+Behind `mcl-hf show data`; needs Pillow only. An image wears the colour and number that it has in the montages
+(`montage_grid`), so that a tile can be traced back to its original.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from mcl_hf.viz.montage_grid import GAP, INK, MARGIN, PAPER, QUIET, image_colour
+
+TITLE_HEIGHT, HEADER, CAPTION = 46, 24, 36  # px
+
+
+@dataclass(frozen=True)
+class SheetImage:
+    """An original: upright pixels uint8 ``(H, W, C)`` with 1 or 3 channels, and the name that a user can find it by."""
+
+    pixels: np.ndarray
+    name: str
+
+
+def views_picture(
+    originals: Sequence[SheetImage],
+    views_a: Sequence[torch.Tensor],
+    views_b: Sequence[torch.Tensor] | None,
+    *,
+    panel_size: int = 186,
+) -> Image.Image:
+    """One row an image: the original with its number, name and size, then its views, each enlarged to one size.
+
+    Args:
+        originals: N images, numbered from 0.
+        views_a: L tensors uint8 `(N, C, S/r, S/r)` with C of 1 or 3.
+        views_b: The same from the second pipeline; None where there is one side only.
+        panel_size: Side in the picture of the box for an original and of each view, px.
+
+    Raises:
+        ValueError: Views of another number of images.
+    """
+    views = [("view a", view) for view in views_a] + [("view b", view) for view in views_b or ()]
+    if any(len(view) != len(originals) for _, view in views):
+        raise ValueError(f"{len(originals)} originals, but views of {[len(view) for _, view in views]} images")
+    cell, row_height = panel_size + GAP, panel_size + CAPTION + GAP
+    width = 2 * MARGIN + (1 + len(views)) * cell - GAP
+    picture, draw = _page(width, HEADER + len(originals) * row_height, f"{len(originals)} images and their views")
+    draw.text((MARGIN, TITLE_HEIGHT), "original", QUIET, _font(13))
+    for column, (name, view) in enumerate(views, start=1):
+        draw.text((MARGIN + column * cell, TITLE_HEIGHT), f"{name}, {view.shape[-1]} px", QUIET, _font(13))
+    for number, original in enumerate(originals):
+        top = TITLE_HEIGHT + HEADER + number * row_height
+        _draw_original(picture, draw, original, (MARGIN, top), panel_size, number)
+        for column, (_, view) in enumerate(views, start=1):
+            enlarged = _as_picture(view[number].permute(1, 2, 0).numpy()).resize(
+                (panel_size, panel_size), Image.Resampling.BICUBIC
+            )
+            picture.paste(enlarged, (MARGIN + column * cell, top))
+    return picture
+
+
+def duplicates_picture(
+    groups: Sequence[Sequence[SheetImage]], sizes: Sequence[int], title: str, *, panel_size: int = 186, columns: int = 8
+) -> Image.Image:
+    """One row a group of images that look the same.
+
+    Args:
+        groups: The images to show; at most ``columns`` of each group are.
+        sizes: Images in each group, those that are not shown included.
+        title: What was found, in a few words.
+        panel_size: Side in the picture of the box for an image, px.
+    """
+    cell, row_height = panel_size + GAP, panel_size + CAPTION + GAP
+    width = 2 * MARGIN + (1 + columns) * cell - GAP
+    picture, draw = _page(width, len(groups) * row_height, title)
+    for row, (group, size) in enumerate(zip(groups, sizes, strict=True)):
+        top = TITLE_HEIGHT + row * row_height
+        shown = group[:columns]
+        for column, image in enumerate(shown):
+            _draw_original(picture, draw, image, (MARGIN + column * cell, top), panel_size)
+        if size > len(shown):
+            at = (MARGIN + len(shown) * cell, top + panel_size // 2 - 10)
+            draw.text(at, f"and {size - len(shown)} more", QUIET, _font(15))
+    return picture
+
+
+def stack_pictures(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures below each other, the narrower ones on white."""
+    sheet = Image.new("RGB", (max(part.width for part in pictures), sum(part.height for part in pictures)), PAPER)
+    top = 0
+    for part in pictures:
+        sheet.paste(part, (0, top))
+        top += part.height
+    return sheet
+
+
+def _page(width: int, height: int, title: str) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    picture = Image.new("RGB", (width, TITLE_HEIGHT + height + MARGIN), PAPER)
+    draw = ImageDraw.Draw(picture)
+    draw.text((MARGIN, MARGIN - 4), title, INK, _font(19))
+    return picture, draw
+
+
+def _draw_original(
+    picture: Image.Image, draw: ImageDraw.ImageDraw, image: SheetImage, at: tuple[int, int], box: int,
+    number: int | None = None,
+) -> None:  # fmt: skip
+    """An image within a square box, its shape kept, with name and size below; framed where it has a number."""
+    x, y = at
+    height, width = image.pixels.shape[:2]
+    scale = box / max(height, width)
+    small = _as_picture(image.pixels).resize(
+        (max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.LANCZOS
+    )
+    picture.paste(small, at)
+    if number is not None:
+        colour = image_colour(number)
+        frame = max(1, min(3, min(small.size) // 4))  # a wider one would leave an image of a few pixels
+        draw.rectangle((x, y, x + small.width - 1, y + small.height - 1), outline=colour, width=frame)
+        label = draw.textbbox((x + 5, y + 3), str(number), font=_font(15))
+        draw.rectangle((x, y, label[2] + 2, label[3] + 2), fill=colour)
+        draw.text((x + 5, y + 3), str(number), "white", _font(15))
+    below = y + small.height
+    draw.text((x, below + 2), _fit(draw, image.name, box), INK, _font(11))
+    draw.text((x, below + 17), f"{width} x {height} px", QUIET, _font(11))
+
+
+def _fit(draw: ImageDraw.ImageDraw, name: str, width: int) -> str:
+    """A name's end, which tells most, cut to ``width`` px."""
+    name = name.encode("utf-8", errors="replace").decode()
+    cut = name
+    while len(cut) > 1 and draw.textlength("..." + cut if cut != name else cut, font=_font(11)) > width:
+        cut = cut[1:]
+    return cut if cut == name else f"...{cut}"
+
+
+def _as_picture(pixels: np.ndarray) -> Image.Image:
+    pixels = np.ascontiguousarray(pixels)
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
