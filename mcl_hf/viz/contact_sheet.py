@@ -115,11 +115,11 @@ def _draw_original(
     small = _as_picture(image.pixels).resize(
         (max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.LANCZOS
     )
+    colour = PAPER if number is None else image_colour(number)
+    if number is not None:  # on the image, so that the frame of one a pixel wide ends with it
+        ImageDraw.Draw(small).rectangle((0, 0, small.width - 1, small.height - 1), outline=colour, width=3)
     picture.paste(small, at)
     if number is not None:
-        colour = image_colour(number)
-        frame = max(1, min(3, min(small.size) // 4))  # a wider one would leave an image of a few pixels
-        draw.rectangle((x, y, x + small.width - 1, y + small.height - 1), outline=colour, width=frame)
         label = draw.textbbox((x + 5, y + 3), str(number), font=_font(15))
         draw.rectangle((x, y, label[2] + 2, label[3] + 2), fill=colour)
         draw.text((x + 5, y + 3), str(number), "white", _font(15))
