@@ -1,6 +1,7 @@
 """A small run by the command: its pictures, what `show` draws from it, and the example that opens it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,12 +84,24 @@ def test_show_similarity_opens_a_run_and_refuses_what_it_cannot(run_folder, tmp_
         assert said in error and error.count("\n") == 1, error
 
 
-def test_the_example_opens_every_door(run_folder, tmp_path):
+def run_example(name: str, run_folder: Path, cwd: Path) -> str:
+    """Output of an example, started as a user would."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "open_checkpoint.py"), str(run_folder)],
-        cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        [sys.executable, str(ROOT / "examples" / name), str(run_folder)],
+        cwd=cwd, env={"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_example_opens_every_door(run_folder, tmp_path):
+    output = run_example("open_checkpoint.py", run_folder, tmp_path)
     for words in ("MCLBackbone", "MCLModel, the same weights", "MCLForPreTraining", "similar_regions.png"):
-        assert words in done.stdout
+        assert words in output
+
+
+def test_the_example_trains_a_detector_on_the_backbone(run_folder, tmp_path):
+    output = run_example("backbone_in_detr.py", run_folder, tmp_path)
+    loaded, total = re.search(r"backbone (\d+)/(\d+)", output).groups()
+    assert loaded == total and "losses [" in output
