@@ -49,7 +49,7 @@ def main() -> None:
     boxes = torch.tensor([[0.3, 0.4, 0.2, 0.3], [0.7, 0.5, 0.2, 0.2]])
     labels = [{"class_labels": torch.tensor([0, 2]), "boxes": boxes}]
 
-    # --- one step: a new head learns faster than a trained backbone ----------------------------------------------------
+    # --- one step: a new head learns faster than a trained backbone ------------------------
     backbone = [p for name, p in detector.named_parameters() if "backbone" in name and p.requires_grad]
     rest = [p for name, p in detector.named_parameters() if "backbone" not in name]
     optimizer = torch.optim.AdamW([{"params": backbone, "lr": 1e-5}, {"params": rest, "lr": 1e-4}])
