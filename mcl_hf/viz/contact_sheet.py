@@ -123,7 +123,7 @@ def _draw_original(
         label = draw.textbbox((x + 5, y + 3), str(number), font=_font(15))
         draw.rectangle((x, y, label[2] + 2, label[3] + 2), fill=colour)
         draw.text((x + 5, y + 3), str(number), "white", _font(15))
-    below = y + small.height
+    below = y + (small.height if number is None else max(small.height, 22))  # the number is about 20 px high
     draw.text((x, below + 2), _fit(draw, image.name, box), INK, _font(11))
     draw.text((x, below + 17), f"{width} x {height} px", QUIET, _font(11))
 
