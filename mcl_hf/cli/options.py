@@ -9,7 +9,7 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 _MAPPING_HINT = "write for example '{\"drop_path_rate\": 0.1}'"
@@ -51,12 +51,17 @@ def add_flags(parser: argparse.ArgumentParser, arguments: type, groups: Mapping[
         )
 
 
-def given_flags(namespace: argparse.Namespace, arguments: type) -> dict[str, Any]:
-    """The dataclass's fields that were given on the command line; lists are split at commas too."""
+def given_flags(
+    namespace: argparse.Namespace, arguments: type, whole_texts: Collection[str] = ("data",)
+) -> dict[str, Any]:
+    """The dataclass's fields that were given on the command line; lists are split at commas too, but for
+    ``whole_texts``."""
     names = {option.name for option in dataclasses.fields(arguments)}
     given = {name: value for name, value in vars(namespace).items() if name in names}
     return {
-        name: [part for item in value for part in item.split(",") if part] if isinstance(value, list) else value
+        name: [part for item in value for part in item.split(",") if part]
+        if isinstance(value, list) and name not in whole_texts
+        else value
         for name, value in given.items()
     }
 

@@ -32,8 +32,8 @@ def run(argv: list[str]) -> None:
     arguments = read_arguments(namespace)
     config = arguments.model_config()
     batch_size, _ = arguments.batch_sizes(world_size=1)
-    columns = {name: getattr(arguments, name) for name in ("image_column", "label_column", "group_column", "split")}
-    source = open_source(arguments.data, **columns)
+    names = ("image_column", "label_column", "group_column", "split", "streaming")
+    source = open_source(arguments.data, **{name: getattr(arguments, name) for name in names})
     print(source.description)
     loader = ViewLoader(
         source,

@@ -21,8 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mcl_hf.data.decode import BrokenImage, open_image
-from mcl_hf.data.order import SampleOrder
-from mcl_hf.data.sources import ImageSource
+from mcl_hf.data.image_source import ImageSource, Order
 from mcl_hf.data.views import VIEW_RENDERINGS, render_views, side_recipes
 from mcl_hf.errors import InputError
 
@@ -85,7 +84,8 @@ class ViewLoader:
         start_method: how workers start (``fork``, ``spawn``, ``forkserver``); None takes the platform's default.
 
     Raises:
-        InputError: on construction for settings that cannot work; while iterating when too many images are broken.
+        InputError: on construction for settings that cannot work; while iterating when too many images are broken,
+            or the source is gone.
     """
 
     def __init__(
@@ -122,14 +122,14 @@ class ViewLoader:
                 f"processes), but the data set holds {len(source)}: {advice}."
             )
         self.source = source
-        self.start_step = start_step
+        self.start_step = self._next_step = start_step
         self.max_broken = max_broken
         self.images_seen = 0
         self.broken_seen = 0
         self._examples: list[str] = []
         self._batches = _StepBatches(
             source=source,
-            order=SampleOrder(len(source), seed),
+            order=source.order(seed, batch_size * world_size),
             steps_per_epoch=self.steps_per_epoch,
             view_size=view_size,
             ratios=tuple(ratios),
@@ -141,10 +141,11 @@ class ViewLoader:
             sides=sides,
             num_channels=num_channels,
         )
+        self._steps = _Steps(start_step)
         self._loader: DataLoader = DataLoader(
             self._batches,
             batch_size=None,  # an item is a whole batch
-            sampler=_Steps(start_step),
+            sampler=self._steps,
             num_workers=num_workers,
             prefetch_factor=prefetch_batches if num_workers else None,
             pin_memory=pin_memory,
@@ -153,11 +154,23 @@ class ViewLoader:
         )
 
     def __iter__(self) -> Iterator[ViewBatch]:
+        self._next_step = self.start_step
         for batch in self._loader:
             if isinstance(batch, _Failure):
                 raise InputError(batch.message)
             self._count(batch)
+            self._next_step = batch.step + 1
             yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the latest iterator stands: the next step. Nothing else is needed to go on, with any number of
+        workers.
+        """
+        return {"step": self._next_step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next iterator start where ``state`` was taken."""
+        self.start_step = self._next_step = self._steps.start = state["step"]
 
     def _count(self, batch: ViewBatch) -> None:
         self.images_seen += len(batch.sample_ids)
@@ -203,7 +216,7 @@ class _StepBatches(Dataset):
     """Map from a step to this rank's batch; plain data, so that it travels to spawned workers."""
 
     source: ImageSource
-    order: SampleOrder
+    order: Order
     steps_per_epoch: int
     view_size: int
     ratios: tuple[int, ...]
@@ -226,6 +239,8 @@ class _StepBatches(Dataset):
         torch.set_num_threads(1)  # as in a worker: many small operations, and the same rounding wherever they run
         try:
             return self._prepare(step)
+        except InputError as error:  # the source itself is gone
+            return _Failure(str(error))
         finally:
             torch.set_num_threads(threads)
 

@@ -1,4 +1,4 @@
-"""Local kinds of data as `datasets` tables: the embedded photos, parquet files, folders of images.
+"""Data as `datasets` tables: the embedded photos, parquet and arrow files, folders of images, the Hub's data sets.
 
 Flow: order -> **local_tables** + columns -> sources -> decode -> views -> loader. One function per kind; each gives a
 `LocalTable`, and nothing in here decodes an image.
@@ -65,20 +65,7 @@ def parquet_table(data: str, files: list[Path], split: str) -> LocalTable:
     """
     from datasets import load_dataset
 
-    if not files:
-        raise InputError(f"No file matches '{data}'.")
-    other = [file.name for file in files if file.suffix != ".parquet"]
-    if other:
-        raise InputError(
-            f"{data}: '{other[0]}' is no parquet file. Give a .parquet file, a folder or glob of them, "
-            "or a folder of images."
-        )
-    splits = [_split_in_name(file.name) for file in files]
-    if None not in splits:
-        if _canonical(split) not in splits:
-            found = ", ".join(sorted({name for name in splits if name}))
-            raise InputError(f"{data} has no split '{split}': its files belong to {found}.")
-        files = [file for file, name in zip(files, splits, strict=True) if name == _canonical(split)]
+    files = files_of_split(data, files, split, (".parquet",))
     files = [file for file in files if _num_rows(file)]  # `datasets` stumbles over a file without rows
     if not files:
         raise InputError(f"{data} holds no images: its tables have no rows.")
@@ -90,6 +77,75 @@ def parquet_table(data: str, files: list[Path], split: str) -> LocalTable:
         raise InputError(f"{data} cannot be read as parquet: {_one_line(error.__cause__ or error)}") from error
     kind = "parquet file" if len(files) == 1 else f"{len(files)} parquet files"
     return LocalTable(table, kind, [(file.name, str(file)) for file in files])
+
+
+def files_of_split(data: str, files: list[Path], split: str, suffixes: tuple[str, ...]) -> list[Path]:
+    """Those of ``files`` that belong to ``split``: all, unless every name tells its part, as
+    train-00000-of-00004.parquet.
+
+    Raises:
+        InputError: no files, a file of another kind than ``suffixes``, or no such split.
+    """
+    if not files:
+        raise InputError(f"No file matches '{data}'.")
+    other = [file.name for file in files if file.suffix.lower() not in suffixes]
+    if other:
+        raise InputError(
+            f"{data}: '{other[0]}' is no {suffixes[0][1:]} file. Give a .parquet, .arrow or .tar file, a folder or "
+            "glob of one kind of them, or a folder of images."
+        )
+    splits = [split_in_name(file.name) for file in files]
+    if None in splits:
+        return files
+    if canonical_split(split) not in splits:
+        found = ", ".join(sorted({name for name in splits if name}))
+        raise InputError(f"{data} has no split '{split}': its files belong to {found}.")
+    return [file for file, name in zip(files, splits, strict=True) if name == canonical_split(split)]
+
+
+def arrow_table(data: str, files: list[Path], split: str) -> LocalTable:
+    """Arrow files, as `datasets` writes them, as one memory-mapped table.
+
+    Raises:
+        InputError: no files, another kind of file, no such split, or files that cannot be read.
+    """
+    from datasets import Dataset, concatenate_datasets
+
+    files = files_of_split(data, files, split, (".arrow",))
+    try:
+        table = concatenate_datasets([Dataset.from_file(str(file)) for file in files])
+    except Exception as error:  # as in parquet_table
+        raise InputError(f"{data} cannot be read as arrow: {_one_line(error.__cause__ or error)}") from error
+    if not len(table):
+        raise InputError(f"{data} holds no images: its tables have no rows.")
+    kind = "arrow file" if len(files) == 1 else f"{len(files)} arrow files"
+    return LocalTable(table, kind, [(file.name, str(file)) for file in files])
+
+
+def hub_table(name: str, split: str) -> LocalTable:
+    """A data set of the Hub, downloaded by `datasets` or taken from its cache.
+
+    Raises:
+        InputError: there is no such data set or split, or it cannot be fetched.
+    """
+    from datasets import load_dataset
+
+    try:
+        table = load_dataset(name, split=split)
+    except Exception as error:  # as in parquet_table
+        raise InputError(
+            f"'{name}' is no local file or folder, and could not be loaded as a data set of the Hub: {_one_line(error)}"
+        ) from error
+    if not len(table):
+        raise InputError(f"The data set {name} has no rows in split {split}.")
+    return LocalTable(table, f"Hub data set {name}, split {split}", [])
+
+
+def shards_in(folder: Path) -> list[Path]:
+    """Parquet, arrow and tar files at any depth of a folder, sorted; empty where images lie there too."""
+    names = _files_below(folder, (*IMAGE_SUFFIXES, ".parquet", ".tar", ".arrow"))
+    shards = [folder / name for name in names if not name.lower().endswith(IMAGE_SUFFIXES)]
+    return shards if len(shards) == len(names) else []
 
 
 def folder_table(folder: Path, split: str) -> LocalTable:
@@ -107,7 +163,7 @@ def folder_table(folder: Path, split: str) -> LocalTable:
     with os.scandir(folder) as entries:
         children = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     if children and all(name.lower() in _SPLIT_OF for name in children):
-        matching = [name for name in children if _SPLIT_OF[name.lower()] == _canonical(split)]
+        matching = [name for name in children if _SPLIT_OF[name.lower()] == canonical_split(split)]
         if not matching:
             raise InputError(f"{folder} has no split '{split}': its folders are {', '.join(children)}.")
         root, kind = folder / matching[0], f"folder of images, split {matching[0]}"
@@ -139,12 +195,11 @@ def folder_table(folder: Path, split: str) -> LocalTable:
     return LocalTable(table, kind, list(zip(images, columns["image"], strict=True)))
 
 
-def _files_below(root: Path) -> list[str]:
-    """Paths, relative to ``root`` and sorted, of all images and parquet files; hidden files and folders are left out.
+def _files_below(root: Path, wanted: tuple[str, ...] = (*IMAGE_SUFFIXES, ".parquet")) -> list[str]:
+    """Paths, relative to ``root`` and sorted, of all files of the ``wanted`` endings; hidden ones are left out.
 
     Linked folders are followed, each real folder once, so that a link to a parent ends.
     """
-    wanted = (*IMAGE_SUFFIXES, ".parquet")
     found: list[str] = []
     seen: set[tuple[int, int]] = set()
     waiting = [""]
@@ -183,10 +238,12 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _canonical(split: str) -> str:
+def canonical_split(split: str) -> str:
+    """``val`` as ``validation`` and so on; other names as they are."""
     return _SPLIT_OF.get(split.lower(), split)
 
 
-def _split_in_name(file_name: str) -> str | None:
+def split_in_name(file_name: str) -> str | None:
+    """Split that a file's name begins with, as in train-00000-of-00004.parquet."""
     match = re.match(r"([a-z]+)[-_.]", file_name.lower())
     return _SPLIT_OF.get(match[1]) if match else None

@@ -38,6 +38,8 @@ MODEL_FIELDS = (
     "region_scope",
     "queue_size",
 )
+# Lists whose items may hold commas and spaces, such as paths.
+WHOLE_TEXTS = ("data",)
 # Of each pair only one may be set; an override replaces the recipe's other one.
 _EITHER_OR = (("epochs", "max_steps"), ("global_batch_size", "batch_size"))
 
@@ -73,7 +75,16 @@ class PretrainArguments:
     seed: int = _option(0, "seed of weights, order of images, crops, colours and montages")
 
     # --- data --------------------------------------------------------------------------------------------------
-    data: str = _option("photos", "folder of images, parquet file or folder, or 'photos' for the embedded ones")
+    data: list[str] = _option(
+        ["photos"],
+        "one or more of: folder of images; parquet, arrow or WebDataset tar file, folder or glob; name of a data set "
+        "on the Hub; https:// or hf://datasets/ address of shards, as in name-{000..127}.tar; 'photos' for the "
+        "embedded ones. Several are mixed: one=0.7 other=0.3 in these shares; without weights, every image once an "
+        "epoch",
+    )
+    streaming: bool = _option(
+        False, "read parquet shards and data sets of the Hub where they lie, without a copy on disk"
+    )
     image_column: str | None = _option(None, "column that holds the image; found by itself where there is only one")
     label_column: str | None = _option(
         None, "column that holds the class; found by itself where it is called label or folders are classes"
@@ -265,6 +276,8 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
             raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
         return value
     if origin is list:
+        if isinstance(value, str) and name in WHOLE_TEXTS:
+            value = [value]
         if isinstance(value, str):
             value = value.replace(",", " ").split()
         if not isinstance(value, list | tuple):

@@ -11,7 +11,7 @@ from typing import Any
 
 from .run import Run, on_main_process
 from .state import save_checkpoint, should_save
-from .step import TimedBatches, train_step
+from .step import DataError, TimedBatches, train_step
 
 
 def train(run: Run) -> None:
@@ -20,17 +20,25 @@ def train(run: Run) -> None:
     Raises:
         NonFiniteLossError: the loss or its gradient became infinite or NaN; nothing was saved since.
         InputError: a checkpoint could not be written.
+        DataError: the data ended in an error; what was trained until then is saved.
     """
     arguments, state = run.arguments, run.state
-    batches = TimedBatches(iter(run.loader))
+    batches = TimedBatches(iter(run.loader), run.accelerator.num_processes)
     broken: list[str] = []
     earlier_seconds, started_at = state.seconds, time.perf_counter()
-    logged_at, logged_step = started_at, state.step
+    logged_at, logged_step, saved_step = started_at, state.step, state.step
     run.model.train()
 
     while state.step < state.max_steps:
         # --- one step -----------------------------------------------------------------------------------------------
-        outputs = train_step(run, batches, state.step, broken)
+        try:
+            outputs = train_step(run, batches, state.step, broken)
+        except DataError:
+            if state.step > saved_step:
+                run.guard.check(run.output_dir, run.accelerator.process_index)
+                state.seconds = earlier_seconds + time.perf_counter() - started_at
+                run.notify("on_save", _save(run))
+            raise
         state.step += 1
         state.images_seen += state.global_batch_size
         run.tracking.advance()
@@ -62,6 +70,7 @@ def train(run: Run) -> None:
         # --- save -----------------------------------------------------------------------------------------------------
         if saving or stopping:
             run.notify("on_save", _save(run))
+            saved_step = state.step
         if stopping:
             return
 

@@ -137,8 +137,8 @@ def _pretrain(
     batch_size, global_batch_size = arguments.batch_sizes(world_size)
 
     # --- data ---------------------------------------------------------------------------------------------------------
-    columns = {name: getattr(arguments, name) for name in ("image_column", "label_column", "group_column", "split")}
-    source = open_source(arguments.data, **columns)
+    names = ("image_column", "label_column", "group_column", "split", "streaming")
+    source = open_source(arguments.data, **{name: getattr(arguments, name) for name in names})
     lines.append(source.description)
     config = _fit_to_data(arguments, config, source, batch_size * world_size, lines)
     max_steps = arguments.total_steps(len(source), global_batch_size)
@@ -296,7 +296,7 @@ def _fit_to_data(
     if arguments.objective == "supervised":
         if source.labels is None:
             raise InputError(
-                f"objective 'supervised' needs labels, and {arguments.data} has none: name a --label-column"
+                f"objective 'supervised' needs labels, and {', '.join(arguments.data)} has none: name a --label-column"
             )
         return arguments.model_config(num_labels=source.num_labels)
     room = max(0, len(source) - keys)

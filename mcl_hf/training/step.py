@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from .run import Batch, Run
 from .schedules import learning_rate, target_momentum
 from .signals import interrupts_ignored
@@ -39,8 +40,14 @@ def train_step(run: Run, batches: Iterator["ViewBatch"], step: int, broken: list
         group["lr"] = lr
 
     outputs: dict[str, Any] = {}
+    before = [buffer.clone() for buffer in run.network.buffers()] if parts > 1 else []
     for part in range(parts):
-        views = next(batches)
+        try:
+            views = next(batches)
+        except DataError:  # as if the passes of this step so far had not been
+            for buffer, value in zip(run.network.buffers(), before if part else [], strict=False):
+                buffer.copy_(value)
+            raise
         broken += views.broken
         run.guard.remember(step, views.sample_ids)
         outputs = forward_backward(run, views, step, part, is_last=part == parts - 1)
@@ -126,19 +133,41 @@ def _gradients_meet(run: Run, meet: bool) -> contextlib.AbstractContextManager[A
     return contextlib.nullcontext() if meet else run.accelerator.no_sync(run.model)
 
 
-class TimedBatches(Iterator["ViewBatch"]):
-    """The loader's batches, and how long the loop has waited for them, in seconds."""
+class DataError(InputError):
+    """No batch could be made. Every rank raises it before the same step, so that they can save together."""
 
-    def __init__(self, batches: Iterator["ViewBatch"]) -> None:
+
+class TimedBatches(Iterator["ViewBatch"]):
+    """The loader's batches, and how long the loop has waited for them, in seconds. All ranks must go through it in
+    step: each learns from the others whether they have their batch.
+
+    Raises:
+        DataError: this rank's loader, or another's, cannot go on.
+    """
+
+    def __init__(self, batches: Iterator["ViewBatch"], num_processes: int = 1) -> None:
         self._batches, self._started, self.seconds = batches, False, 0.0
+        # on the host, so that asking does not wait for the device
+        self._group: Any = torch.distributed.new_group(backend="gloo") if num_processes > 1 else None
 
     def __next__(self) -> "ViewBatch":
         start = time.perf_counter()
-        if self._started:
-            batch = next(self._batches)
-        else:
-            with interrupts_ignored():  # the workers start here
+        error = None
+        try:
+            if self._started:
                 batch = next(self._batches)
-            self._started = True
+            else:
+                with interrupts_ignored():  # the workers start here
+                    batch = next(self._batches)
+                self._started = True
+        except InputError as caught:
+            error = caught
+        if self._group is not None:
+            failed = torch.tensor(int(error is not None))
+            torch.distributed.all_reduce(failed, group=self._group)
+            if failed and error is None:
+                raise DataError("The data of another process could not be read: see its message.")
+        if error is not None:
+            raise DataError(str(error)) from error
         self.seconds += time.perf_counter() - start
         return batch

@@ -176,7 +176,7 @@ def _wrong_inputs(root: Path) -> dict[str, tuple[dict, str]]:
     write_files(root / "both", "a.jpg")
     good = str(root / "good")
     return {
-        "name": ({"data": "someone/imagenet"}, "only local data is supported so far"),
+        "name": ({"data": "someone/imagenet"}, "could not be loaded as a data set of the Hub"),
         "nothing": ({"data": str(root / "empty")}, "holds no images"),
         "glob": ({"data": str(root / "*.tar")}, "No file matches"),
         "other-file": ({"data": str(root / "notes.txt")}, "is no parquet file"),
@@ -195,7 +195,9 @@ def _wrong_inputs(root: Path) -> dict[str, tuple[dict, str]]:
     }
 
 
-def test_wrong_input_is_one_clear_line(tmp_path: Path) -> None:
+def test_wrong_input_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     for case, (arguments, message) in _wrong_inputs(tmp_path).items():
         with pytest.raises(InputError) as caught:
             open_source(**arguments)

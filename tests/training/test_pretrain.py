@@ -1,3 +1,4 @@
+import importlib
 import json
 import math
 import os
@@ -5,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 
 import pytest
 import torch
@@ -344,3 +346,94 @@ mcl_hf.pretrain(**{{**TINY, "data": {str(photos)!r}, "output_dir": {str(tmp_path
     assert "equal on both ranks" in done.stdout
     state = json.loads((tmp_path / "run/checkpoints/last/training_state.json").read_text())
     assert (state["world_size"], state["global_batch_size"]) == (2, 16)
+
+
+class _SourceThatGoes:
+    """A source whose shards are gone from the `last`-th read on."""
+
+    def __init__(self, source, last):
+        self.source, self.left = source, last
+
+    def __call__(self, index):
+        self.left -= 1
+        if self.left < 0:
+            raise InputError("https://example.org/part-003.tar is not there (HTTP 404).")
+        return type(self.source).sample(self.source, index)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_source_that_goes_leaves_the_last_step_saved_and_the_resumed_run_is_exact(
+    tiny_run, tmp_path, monkeypatch, read_log, parts
+):
+    module = importlib.import_module("mcl_hf.training.pretrain")  # the name in the package is the function
+    shape = {"max_steps": 6, "save_every_steps": 2, "gradient_accumulation_steps": parts}
+    whole = read_log(tiny_run("whole", **shape).output_dir)
+    plain = module.open_source
+
+    def going(*arguments, **options):
+        source = plain(*arguments, **options)
+        source.sample = _SourceThatGoes(source, {1: 14, 2: 30}[parts])  # in the fourth step; of two parts in the second
+        return source
+
+    monkeypatch.setattr(module, "open_source", going)
+    with pytest.raises(InputError, match="part-003.tar is not there"):
+        tiny_run("run", **shape)
+    assert (tmp_path / "run" / "checkpoints" / "step-00000003").is_dir()
+    monkeypatch.setattr(module, "open_source", plain)
+    resumed = read_log(tiny_run("run", resume="auto", **shape).output_dir)
+    assert [line["loss"] for line in resumed] == [line["loss"] for line in whole]
+
+
+def test_a_stream_and_a_mix_resume_exactly(tiny_run, photos, tmp_path, read_log):
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        for path in sorted(photos.rglob("*.jpg")):
+            archive.add(path, arcname=path.name)
+    shape = {"data": [f"{tmp_path}/photos.tar=0.5", f"{photos}=0.5"], "max_steps": 4, "save_every_steps": 2}
+    whole = tiny_run("whole", **shape).output_dir
+    shutil.copytree(whole / "checkpoints" / "step-00000002", tmp_path / "part" / "checkpoints" / "step-00000002")
+    part = tiny_run("part", resume="auto", num_workers=1, **shape).output_dir
+    assert [line["loss"] for line in read_log(part)] == [line["loss"] for line in read_log(whole)[2:]]
+
+
+@pytest.mark.slow
+def test_when_one_of_two_processes_loses_its_data_the_last_step_is_saved(photos, tmp_path, repository):
+    program = tmp_path / "launched.py"
+    program.write_text(
+        f"""
+import importlib, os, sys
+sys.path.insert(0, {str(repository)!r})
+import mcl_hf
+from mcl_hf.errors import InputError
+from tests.training.conftest import TINY
+module = importlib.import_module("mcl_hf.training.pretrain")
+plain = module.open_source
+
+def going(*arguments, **options):
+    source = plain(*arguments, **options)
+    if os.environ["RANK"] == "1":
+        left = iter(range(10))  # into the third step
+        def sample(index):
+            if next(left, None) is None:
+                raise InputError("part-003.tar is not there")
+            return type(source).sample(source, index)
+        source.sample = sample
+    return source
+
+module.open_source = going
+try:
+    mcl_hf.pretrain(**{{**TINY, "data": {str(photos)!r}, "output_dir": {str(tmp_path / "run")!r}, "max_steps": 9,
+        "save_every_steps": 100}})
+except InputError as error:
+    print(f"rank {{os.environ['RANK']}}: {{error}}", flush=True)
+"""
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(program)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        launch, cwd=repository, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "rank 0: The data of another process could not be read" in done.stdout
+    assert "rank 1: part-003.tar is not there" in done.stdout
+    state = json.loads((tmp_path / "run/checkpoints/last/training_state.json").read_text())
+    assert (state["world_size"], state["step"]) == (2, 2)

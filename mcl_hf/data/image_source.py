@@ -1,0 +1,186 @@
+"""What every source of images offers, and the sources whose rows can be read one by one: tables of `datasets`.
+
+Flow: order -> local_tables + columns -> **image_source** -> decode -> views -> loader. Opened by `sources.open_source`.
+"""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mcl_hf.data.columns import group_ids, label_ids
+from mcl_hf.data.decode import BrokenImage, open_image
+from mcl_hf.data.local_tables import LocalTable
+from mcl_hf.data.order import SampleOrder
+
+_FILES_IN_FINGERPRINT = 1000
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """One undecoded image. ``name`` is what a user can find it by; ``group`` is the number of its group."""
+
+    bytes_: bytes
+    label: int | None
+    group: int | None
+    name: str
+
+
+class Order(Protocol):
+    """Which sample stands at which position; positions count from 0 over all epochs."""
+
+    def index(self, position: np.ndarray) -> np.ndarray:
+        """Sample indices at positions, int64 of the same shape."""
+
+    def substitute(self, position: int, salt: int) -> int:
+        """Index of the ``salt``-th stand-in (1, 2, ...) for a broken sample at ``position``."""
+
+
+class ImageSource(ABC):
+    """Images by index, as undecoded bytes, with optional label and group, and the order that suits how they are read.
+
+    Attributes:
+        description: kind, number of images, columns, an example's size and mode: a few lines for a run's log.
+        fingerprint: equal for equal names, sizes and columns, so that a resumed run can tell that its data changed.
+        labels: int64 ``(num_images,)``, or None without a label column.
+        label_names: name of each label id, or None where the labels have no names.
+        groups: int64 ``(num_images,)``, or None without a group column.
+    """
+
+    description: str
+    fingerprint: str
+    labels: np.ndarray | None = None
+    label_names: list[str] | None = None
+    groups: np.ndarray | None = None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def sample(self, index: int) -> RawSample:
+        """The undecoded image at ``index``, from 0 to ``len - 1``.
+
+        Raises:
+            BrokenImage: the row holds neither bytes nor the path of a file that can be read.
+            InputError: the source itself is gone.
+        """
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What a user can find image ``index`` by: its path, or its row and the file name stored there."""
+
+    @abstractmethod
+    def order(self, seed: int, images_per_step: int) -> Order:
+        """The order of its images; only where rows are read in long pieces does it depend on the images of a step."""
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes; 0 without labels."""
+        if self.label_names is not None:
+            return len(self.label_names)
+        return 0 if self.labels is None else int(self.labels.max()) + 1
+
+    def describe(self, kind: str, columns: Sequence[str], used: tuple[str, str | None, str | None]) -> str:
+        """Kind, columns (``used``: image, label and group column) and an example: three lines."""
+        images, label, group = used
+        uses = [f"images from '{images}'"]
+        if label is not None:
+            uses.append(f"{self.num_labels} labels from '{label}'")
+        if self.groups is not None:
+            uses.append(f"{int(self.groups.max()) + 1} groups from '{group}'")
+        return f"{kind}\ncolumns: {', '.join(columns)} ({', '.join(uses)})\nexample: {self._describe_example()}"
+
+    def _describe_example(self) -> str:
+        try:
+            sample = self.sample(0)
+            image = open_image(sample.bytes_)
+        except BrokenImage as error:
+            return f"{self.name(0)}, which is broken: {error}"
+        return f"{sample.name}, {image.width}x{image.height} px, mode {image.mode}, {len(sample.bytes_)} bytes"
+
+    def label_and_group(self, index: int) -> tuple[int | None, int | None]:
+        """Label and group of image ``index``, where the source has them."""
+        return (
+            None if self.labels is None else int(self.labels[index]),
+            None if self.groups is None else int(self.groups[index]),
+        )
+
+
+class TableSource(ImageSource):
+    """A table in memory-mapped Arrow with decoding off, so that a broken file is met in the worker, by name.
+
+    Args:
+        opened: the table and what it was made from.
+        image_column, label_column, group_column: columns of the table; the last two may be None.
+    """
+
+    def __init__(
+        self, opened: LocalTable, image_column: str, label_column: str | None = None, group_column: str | None = None
+    ) -> None:
+        from datasets import Image
+
+        table = opened.table
+        if label_column is not None:
+            self.labels, self.label_names = label_ids(table, label_column)
+        if group_column is not None:
+            self.groups = group_ids(table, group_column)
+        self._column = image_column
+        self._table = table.select_columns([image_column]).cast_column(image_column, Image(decode=False))
+        used = (image_column, label_column, group_column)
+        self.fingerprint = _fingerprint(opened, used)
+        self.description = self.describe(f"{opened.kind}: {len(table)} images", table.column_names, used)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def sample(self, index: int) -> RawSample:
+        value = self._table[index][self._column]
+        label, group = self.label_and_group(index)
+        return RawSample(image_bytes(value), label, group, row_name(value, f"row {index}"))
+
+    def name(self, index: int) -> str:
+        return row_name(self._table[index][self._column], f"row {index}")
+
+    def order(self, seed: int, images_per_step: int) -> SampleOrder:
+        """A full permutation in each epoch."""
+        return SampleOrder(len(self), seed)
+
+
+def image_bytes(value: dict[str, Any] | None) -> bytes:
+    """The bytes of one row of an image column.
+
+    Raises:
+        BrokenImage: there are none, and no file that can be read either.
+    """
+    if value is None or (value.get("bytes") is None and not value.get("path")):
+        raise BrokenImage("the row is empty")
+    if value.get("bytes") is not None:
+        return value["bytes"]
+    try:
+        return Path(value["path"]).read_bytes()
+    except OSError as error:
+        raise BrokenImage(f"cannot be read: {error.strerror or error}") from error
+
+
+def row_name(value: dict[str, Any] | None, row: str) -> str:
+    """A row by its path, where it is a file of its own, or as ``row`` with the path that is stored there."""
+    path = value.get("path") if value else None
+    if value and path and value.get("bytes") is None:
+        return path
+    return f"{row} ({path})" if path else row
+
+
+def _fingerprint(opened: LocalTable, columns: Sequence[str | None]) -> str:
+    """Hash of names, columns, number of rows, and the sizes of up to a thousand evenly spaced files."""
+    digest = hashlib.sha256(repr((opened.kind, len(opened.table), tuple(columns))).encode())
+    stride = max(1, len(opened.files) // _FILES_IN_FINGERPRINT)
+    for number, (name, path) in enumerate(opened.files):
+        digest.update(os.fsencode(name) + b"\0")
+        if number % stride == 0:
+            digest.update(f"{Path(path).stat().st_size}\0".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,208 @@
+"""Byte ranges over HTTP that outlast a dropped connection, a busy server and a slow one.
+
+Flow: stream_order -> streams (shards + **remote**) -> decode -> views -> loader. Whatever the server does, a read gives
+exactly the bytes asked for or raises `InputError` with the address. Addresses of the Hub carry the user's token, and
+keep it from any server that they redirect to.
+"""
+
+import io
+import os
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from mcl_hf.errors import InputError
+
+if TYPE_CHECKING:
+    import httpx
+
+_BUFFER_BYTES = 4 << 20
+_BUSY = (408, 425, 429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How long to put up with a server.
+
+    Attributes:
+        attempts: failures in a row, without a byte gained, after which it counts as gone.
+        first_wait_s: pause after the first failure; doubles with every further one.
+        longest_wait_s: upper bound of a pause.
+        timeout_s: silence that counts as a failure.
+    """
+
+    attempts: int = 10
+    first_wait_s: float = 0.5
+    longest_wait_s: float = 60.0
+    timeout_s: float = 30.0
+
+
+RETRY = RetryPolicy()
+"""About four minutes of patience. Set before a source is opened; its workers take the policy along."""
+
+
+def is_remote(address: str) -> bool:
+    """Whether this is an address of the web rather than a path."""
+    return address.startswith(("https://", "http://"))
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file on a server, with the size and version that it had when the run began."""
+
+    address: str
+    size: int
+    etag: str
+    retry: RetryPolicy
+
+    def read(self, start: int, length: int) -> bytes:
+        """Bytes ``start`` to ``start + length``.
+
+        Raises:
+            InputError: the file is gone, has changed, or its server has answered nothing for too long.
+        """
+        received = bytearray()
+        failures = 0
+        while len(received) < length:
+            before = len(received)
+            reason = self._receive(received, start, length)
+            failures = 0 if len(received) > before else failures
+            if reason is None:
+                continue
+            failures += 1
+            if failures >= self.retry.attempts:
+                raise InputError(
+                    f"{_plain(self.address)} could not be read after {failures} attempts: {reason}. "
+                    "Is the source still there?"
+                )
+            time.sleep(min(self.retry.longest_wait_s, self.retry.first_wait_s * 2 ** (failures - 1)))
+        return bytes(received[:length])
+
+    def _receive(self, received: bytearray, start: int, length: int) -> str | None:
+        """Append what one request yields; the reason where it yields less than it should."""
+        import httpx
+
+        first, last = start + len(received), start + length - 1
+        headers = {**_headers(self.address), "Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}
+        try:
+            with _client(os.getpid(), self.retry.timeout_s).stream("GET", self.address, headers=headers) as response:
+                if response.status_code in _BUSY:
+                    return f"HTTP {response.status_code}"
+                _check(response, self.address)
+                total = _total(response)
+                if total != self.size:
+                    raise InputError(
+                        f"{_plain(self.address)} has changed: {total} bytes instead of {self.size}. "
+                        "Start again with --resume auto, or from the version that the run began with."
+                    )
+                for piece in response.iter_raw():
+                    received += piece
+        except (httpx.TransportError, httpx.StreamError) as error:
+            return f"{type(error).__name__} {error}".strip()
+        return None if len(received) >= length else "the answer ended early"
+
+
+def open_remote(address: str, retry: RetryPolicy | None = None) -> RemoteFile:
+    """Ask a server for a file's size and version.
+
+    Raises:
+        InputError: there is no such file, no such server, or one that cannot send parts of a file.
+    """
+    import httpx
+
+    policy = RETRY if retry is None else retry
+    headers = {**_headers(address), "Range": "bytes=0-0", "Accept-Encoding": "identity"}
+    reason = ""
+    for attempt in range(policy.attempts):
+        if attempt:
+            time.sleep(min(policy.longest_wait_s, policy.first_wait_s * 2 ** (attempt - 1)))
+        try:
+            with _client(os.getpid(), policy.timeout_s).stream("GET", address, headers=headers) as response:
+                if response.status_code not in _BUSY:
+                    _check(response, address)
+                    return RemoteFile(address, _total(response), response.headers.get("etag", ""), policy)
+                reason = f"HTTP {response.status_code}"
+        except httpx.UnsupportedProtocol as error:
+            raise InputError(f"{_plain(address)} is no address that can be read: {error}") from error
+        except httpx.TransportError as error:
+            reason = f"{type(error).__name__} {error}".strip()
+    raise InputError(f"{_plain(address)} could not be opened after {policy.attempts} attempts: {reason}.")
+
+
+class RangeFile(io.RawIOBase):
+    """A `RemoteFile` as a seekable file, for libraries that read one."""
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        length = min(len(buffer), self._file.size - self._at)
+        if length <= 0:
+            return 0
+        buffer[:length] = self._file.read(self._at, length)
+        self._at += length
+        return length
+
+
+def open_binary(file: "RemoteFile | Path", buffered: bool = False) -> BinaryIO:
+    """A local or remote file for reading; ``buffered`` fetches 4 MiB at a time, for going through it from the front."""
+    if isinstance(file, Path):
+        return file.open("rb")
+    raw = RangeFile(file)
+    return io.BufferedReader(raw, _BUFFER_BYTES) if buffered else raw  # type: ignore[return-value]
+
+
+def _check(response: "httpx.Response", address: str) -> None:
+    if response.status_code in (401, 403):
+        raise InputError(
+            f"{_plain(address)} refuses access (HTTP {response.status_code}): "
+            "for the Hub log in with `hf auth login` and accept the data set's terms."
+        )
+    if response.status_code == 200:
+        raise InputError(f"{_plain(address)}: its server sends whole files only; download it and give the local copy.")
+    if response.status_code != 206:
+        raise InputError(f"{_plain(address)} is not there (HTTP {response.status_code}).")
+
+
+def _total(response: "httpx.Response") -> int:
+    """Size of the whole file, from ``Content-Range: bytes 0-0/12345``."""
+    total = response.headers.get("content-range", "").rpartition("/")[2]
+    if not total.isdigit():
+        raise InputError(f"{_plain(str(response.url))}: its server does not say how large the file is.")
+    return int(total)
+
+
+def _headers(address: str) -> dict[str, str]:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers
+
+    return build_hf_headers() if address.startswith(f"{constants.ENDPOINT}/") else {}
+
+
+def _plain(address: str) -> str:
+    """The address without its query, which may hold a signature."""
+    return address.partition("?")[0]
+
+
+@lru_cache(maxsize=4)
+def _client(_process: int, timeout_s: float) -> "httpx.Client":
+    """One client a process: connections do not survive a fork. Its own redirects drop the token on another host."""
+    import httpx
+
+    return httpx.Client(timeout=timeout_s, follow_redirects=True)
