@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datasets import Features
 
 IMAGE_COLUMN, NAME_COLUMN = "image", "name"
-_ROW_WITH_FILE_NAME = re.compile(r"row \d+(?: of .*?)? \((.+)\)")
+_ROW_WITH_FILE_NAME = re.compile(r"(?:.* )?row \d+ \((.+)\)")
 _MOST_IMAGES_PER_TASK = 128  # a worker that reads shards on a server fetches whole blocks of about as many rows
 
 
@@ -184,7 +184,7 @@ class _Shrinker(Dataset):
     """Map from an index to its packed image; plain data, so that it travels to worker processes."""
 
     source: ImageSource
-    root: str
+    data: str
     max_side: int
     jpeg_quality: int
 
@@ -193,11 +193,11 @@ class _Shrinker(Dataset):
             sample = self.source.sample(index)
             shrunk = shrink_image(sample.bytes_, self.max_side, self.jpeg_quality)
         except BrokenImage as error:
-            name = _relative(self.source.name(index), self.root)
+            name = _relative(self.source.name(index), self.data)
             return _PackedImage(index, name, None, False, 0, str(error))
         except InputError as error:  # raised here, it would reach the caller with this process's traceback in it
             return _PackedImage(index, "", None, False, 0, str(error), source_is_gone=True)
-        name = _relative(sample.name, self.root)
+        name = _relative(sample.name, self.data)
         return _PackedImage(index, name, shrunk.data, shrunk.reencoded, len(sample.bytes_))
 
 
@@ -220,10 +220,13 @@ def _shrunk(
             yield image
 
 
-def _relative(name: str, root: str) -> str:
-    """A file's name below the folder that is packed, so that shards do not tell where they were made."""
-    path = Path(name)
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else name
+def _relative(name: str, data: str) -> str:
+    """A name without the folder of what is packed: shards do not tell where they were made."""
+    folder = Path(data) if Path(data).is_dir() else Path(data).parent
+    for prefix in (f"{folder}/", f"{folder.absolute()}/"):
+        if name.startswith(prefix):
+            return name[len(prefix) :]
+    return name
 
 
 # ---- what the user may have got wrong -------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from mcl_hf.data import BrokenImage, decode_image, open_source
-from mcl_hf.data.pack import _Shrinker, pack_images
+from mcl_hf.data.pack import _relative, _Shrinker, pack_images
 from mcl_hf.data.shrink import capped_size, shrink_image
 from mcl_hf.errors import InputError
 from tests.data.odd_images import broken_files, encode, good_files, smooth_picture
@@ -134,6 +134,26 @@ def test_parquet_with_columns_of_other_names(tmp_path):
     assert [packed.sample(row).bytes_ for row in range(3)] == [image["bytes"] for image in images]
     assert packed.name(2) == "row 2 (2.png)"  # not: row 2 (row 2 (2.png))
     assert pq.read_table(next((tmp_path / "out").glob("*.parquet")))["name"].to_pylist()[2] == "row 2 (2.png)"
+
+
+@pytest.mark.parametrize(
+    ("name", "relative"),
+    [
+        ("in/cat/1.jpg", "cat/1.jpg"),
+        ("{here}/in/cat/1.jpg", "cat/1.jpg"),
+        ("elsewhere/1.jpg", "elsewhere/1.jpg"),
+        ("row 3 (a.jpg)", "row 3 (a.jpg)"),
+        ("https://host/in/a.tar row 3 (a.jpg)", "https://host/in/a.tar row 3 (a.jpg)"),
+    ],
+)
+def test_names_do_not_tell_where_the_source_lies(tmp_path, monkeypatch, name, relative):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    for data in ("in", "./in/", "in/*.tar", f"{tmp_path}/in/a.tar"):
+        given = name.format(here=tmp_path)
+        if given.startswith("in/") and data.startswith("/"):
+            continue  # a source that was given by its whole path names its files so
+        assert _relative(given, data) == relative, data
 
 
 def test_broken_images_are_named_and_left_out(tmp_path):
