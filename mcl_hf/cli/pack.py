@@ -33,7 +33,7 @@ def build_parser() -> Parser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="SOURCE", help="images: whatever --data of pretrain takes")
+    parser.add_argument("source", metavar="SOURCE", help="images: whatever --data of pretrain takes, one of it")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write: new, empty, or to be continued")
     parser.add_argument(
         "--max-side", type=int, default=512, metavar="PX", help="cap of the longer side in px (default: 512)"
@@ -51,6 +51,9 @@ def build_parser() -> Parser:
     parser.add_argument("--image-column", metavar="NAME", help="column of the images, where there are several")
     parser.add_argument("--label-column", metavar="NAME", help="column of labels to carry along")
     parser.add_argument("--group-column", metavar="NAME", help="column of groups to carry along, as numbers")
+    parser.add_argument(
+        "--streaming", action="store_true", help="read shards and data sets of the Hub where they lie, without a copy"
+    )
     parser.add_argument("--split", default="train", metavar="NAME", help="part of the source (default: train)")
     return parser
 

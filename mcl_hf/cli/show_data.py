@@ -11,7 +11,7 @@ from PIL import Image
 
 from mcl_hf.cli.command import save_picture
 from mcl_hf.cli.pretrain import build_parser, read_arguments
-from mcl_hf.data import BrokenImage, ImageSource, SampleOrder, ViewBatch, ViewLoader, decode_image, open_source
+from mcl_hf.data import BrokenImage, ImageSource, ViewBatch, ViewLoader, decode_image, open_source
 from mcl_hf.data.near_duplicates import NearDuplicates, find_near_duplicates
 from mcl_hf.data.stage_times import STAGES, StageTimes, time_stages
 from mcl_hf.errors import InputError
@@ -52,8 +52,8 @@ def run(argv: list[str]) -> None:
     if namespace.compare < 0:
         raise InputError(f"--compare must be at least 0, got {namespace.compare}")
     arguments = read_arguments(namespace)
-    columns = {name: getattr(arguments, name) for name in ("image_column", "label_column", "group_column", "split")}
-    source = open_source(arguments.data, **columns)
+    names = ("image_column", "label_column", "group_column", "split", "streaming")
+    source = open_source(arguments.data, **{name: getattr(arguments, name) for name in names})
     print(source.description)
     batch, montages = _first_batch(arguments, source, min(namespace.images, len(source)))
     for line in batch.broken:
@@ -105,10 +105,10 @@ def _originals(source: ImageSource, indices: list[int]) -> list[SheetImage]:
 
 
 def _sample(source: ImageSource, count: int, seed: int) -> list[int]:
-    """All indices, or ``count`` of them at random, in ascending order."""
+    """All indices, or those at the first ``count`` positions of an order, each once (a mix repeats some), ascending."""
     if count >= len(source):
         return list(range(len(source)))
-    return sorted(SampleOrder(len(source), seed).index(np.arange(count)).tolist())
+    return np.unique(source.order(seed, images_per_step=1).index(np.arange(count))).tolist()
 
 
 def format_near_duplicates(

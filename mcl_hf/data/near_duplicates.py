@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from mcl_hf.data.decode import BrokenImage, open_image
-from mcl_hf.data.sources import ImageSource
+from mcl_hf.data.image_source import ImageSource
 from mcl_hf.errors import InputError
 
 MAX_DISTANCE = 6

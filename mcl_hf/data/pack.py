@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader, Dataset
 
 from mcl_hf.data.decode import BrokenImage
+from mcl_hf.data.image_source import ImageSource
 from mcl_hf.data.pack_folder import PackFolder, ShardReport, check_folder, explain_disk_errors
 from mcl_hf.data.shrink import MAX_JPEG_SIDE, shrink_image
-from mcl_hf.data.sources import ImageSource, open_source
+from mcl_hf.data.sources import open_source
 from mcl_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def pack_images(
     label_column: str | None = None,
     group_column: str | None = None,
     split: str = "train",
+    streaming: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PackReport:
     """Write the images of a source as parquet shards, or continue where an interrupted call stopped.
@@ -72,7 +74,7 @@ def pack_images(
     where the values were equal. Columns that were not asked for stay behind.
 
     Args:
-        data, image_column, label_column, group_column, split: what to pack, as for `open_source`.
+        data, image_column, label_column, group_column, split, streaming: what to pack, as for `open_source`.
         out: folder to write; new, empty, or an unfinished pack of the same data with the same settings.
         max_side: the longer side of larger images becomes this, in px; smaller images keep their bytes.
         jpeg_quality: 1 to 95, for images that have to be encoded anew.
@@ -87,7 +89,12 @@ def pack_images(
     _check_settings(max_side, jpeg_quality, images_per_shard, num_workers)
     check_folder(data, out)
     source = open_source(
-        data, image_column=image_column, label_column=label_column, group_column=group_column, split=split
+        data,
+        image_column=image_column,
+        label_column=label_column,
+        group_column=group_column,
+        split=split,
+        streaming=streaming,
     )
     columns = _columns(source, label_column, group_column)
     settings = {

@@ -71,6 +71,14 @@ def test_the_sheet_of_packed_shards_and_a_sample(folder, tmp_path, monkeypatch, 
     assert "near-duplicates" not in shown and "speed of one core" in shown
 
 
+def test_an_image_that_a_mix_repeats_is_no_duplicate_of_itself(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    mix = ["--data", f"{folder}/a=0.9", f"{folder}/b=0.1", "--images", "2", "--max-broken", "1"]
+    assert main(["show", "data", *mix, "--compare", "7", *SMALL]) == 0
+    shown = capsys.readouterr().out
+    assert "look like another one, in 1 group" in shown and f"  {folder}/a/0.jpg, {folder}/a/copy.png\n" in shown
+
+
 def test_supervised_runs_have_one_side_and_no_negatives(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ["--data", str(folder / "a"), "--images", "3", *SMALL]

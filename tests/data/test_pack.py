@@ -132,6 +132,10 @@ def test_parquet_with_columns_of_other_names(tmp_path):
     assert packed.labels.tolist() == [1, 0, 1] and packed.label_names == ["a", "b"]
     assert packed.groups.tolist() == [0, 1, 0]
     assert [packed.sample(row).bytes_ for row in range(3)] == [image["bytes"] for image in images]
+    pack_images(str(tmp_path / "in.parquet"), tmp_path / "streamed", group_column="shot", streaming=True)
+    streamed = open_source(str(tmp_path / "streamed"), group_column="shot")
+    assert [streamed.sample(row).bytes_ for row in range(3)] == [image["bytes"] for image in images]
+    assert streamed.groups.tolist() == [0, 1, 0] and streamed.name(2) == "row 2 (2.png)"
     assert packed.name(2) == "row 2 (2.png)"  # not: row 2 (row 2 (2.png))
     assert pq.read_table(next((tmp_path / "out").glob("*.parquet")))["name"].to_pylist()[2] == "row 2 (2.png)"
 
