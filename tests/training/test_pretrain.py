@@ -382,6 +382,7 @@ def test_a_source_that_goes_leaves_the_last_step_saved_and_the_resumed_run_is_ex
     monkeypatch.setattr(module, "open_source", plain)
     resumed = read_log(tiny_run("run", resume="auto", **shape).output_dir)
     assert [line["loss"] for line in resumed] == [line["loss"] for line in whole]
+    assert_same_tensors(weights(tmp_path / "run" / "pretraining"), weights(tmp_path / "whole" / "pretraining"))
 
 
 def test_a_stream_and_a_mix_resume_exactly(tiny_run, photos, tmp_path, read_log):
