@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from safetensors import SafetensorError
 
 from mcl_hf.cli.command import Parser, save_picture
 from mcl_hf.errors import InputError
@@ -83,6 +84,6 @@ def open_model(name: str) -> MCLModel:
         name = str(last)
     try:
         return MCLModel.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{name} cannot be opened as an MCL model: {reason}") from error

@@ -90,6 +90,8 @@ class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
             values = given or (imagenet if self.num_channels == 3 else [other] * self.num_channels)
             if len(values) != self.num_channels:
                 raise ValueError(f"{name} has {len(values)} values for num_channels={self.num_channels}")
+            if name == "image_std" and min(values) <= 0:
+                raise ValueError(f"image_std must be above 0, got {list(values)}")
             setattr(self, name, list(values))
         self.backbone_kwargs = dict(self.backbone_kwargs or {})
         if self.stage_names is None:
@@ -141,6 +143,8 @@ class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
             )
         if any(fraction <= 0 for fraction in self.montage_fractions) or any(w < 0 for w in self.level_weights):
             raise ValueError("montage_fractions must be above 0 and level_weights not negative")
+        if not any(self.level_weights):
+            raise ValueError("level_weights are all 0: there would be no loss")
 
     @property
     def image_size(self) -> int:

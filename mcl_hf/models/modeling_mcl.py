@@ -215,12 +215,24 @@ class MCLModel(MCLPreTrainedModel):
             `(sum n_i, embedding_dim)`, in the order of the boxes; not normalised.
 
         Raises:
-            ValueError: Not one tensor of boxes an image, or a tensor that is not `(n, 4)`.
+            ValueError: Not one tensor of boxes an image, a tensor that is not `(n, 4)`, or (looked at on the CPU only)
+                a box without area or wholly outside of the image: boxes are in pixels of `pixel_values`, after any
+                resizing.
         """
         if len(boxes) != len(pixel_values):
             raise ValueError(f"embed_regions got boxes of {len(boxes)} images for {len(pixel_values)} images")
         if any(image_boxes.dim() != 2 or image_boxes.shape[1] != 4 for image_boxes in boxes):
             raise ValueError("embed_regions needs one (n, 4) tensor of x0, y0, x1, y1 in pixels for each image")
+        height, width = pixel_values.shape[-2:]
+        for image_boxes in boxes:
+            if image_boxes.device.type == "cpu" and len(image_boxes):
+                x0, y0, x1, y1 = image_boxes.unbind(dim=1)
+                useless = (x1 <= x0) | (y1 <= y0) | (x0 >= width) | (y0 >= height) | (x1 <= 0) | (y1 <= 0)
+                if useless.any():
+                    raise ValueError(
+                        f"box {image_boxes[useless][0].tolist()} (x0, y0, x1, y1) has no area within an image of "
+                        f"{width} x {height} px: boxes are in pixels of pixel_values, after any resizing"
+                    )
         pyramid = self.fpn(self.backbone_maps(pixel_values))
         rois = torch.cat(
             [

@@ -166,7 +166,12 @@ class MCLForPreTraining(ViewBatchModel):
 
         Args:
             momentum: m in [0, 1]; to be called after the optimizer's step, with the new online weights.
+
+        Raises:
+            ValueError: m is outside of [0, 1].
         """
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must be between 0 and 1, got {momentum}")
         targets, online = list(self.target.parameters()), list(self.mcl.parameters())
         torch._foreach_lerp_(targets, online, 1.0 - momentum)
 
@@ -201,7 +206,10 @@ class MCLForPreTraining(ViewBatchModel):
                 montages they were made with.
         """
         layout = self._check_views(views_a, "views_a")
-        self._check_views(views_b, "views_b")
+        if self._check_views(views_b, "views_b") != layout:
+            raise ValueError(
+                f"views_a has {len(views_a[0])} images and views_b {len(views_b[0])}: views are of the same images"
+            )
         if not sides or set(sides) - set(SIDES):
             raise ValueError(f"sides must be among {SIDES}, got {sides}")
         if group_ids is not None and group_ids.shape != (layout.num_images,):

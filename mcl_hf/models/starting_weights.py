@@ -12,6 +12,7 @@ from pathlib import Path
 import timm
 import torch
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -84,7 +85,10 @@ def read_checkpoint(source: str, config: MCLConfig) -> dict[str, torch.Tensor]:
         raise ValueError(f"no .safetensors weights in {source}")
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
-        tensors |= load_file(file)
+        try:
+            tensors |= load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file} is damaged: {' '.join(str(error).split())}") from error
     tensors = {name.removeprefix("mcl."): tensor for name, tensor in tensors.items()}
     if not any(name.startswith(tuple(_PARTS)) for name in tensors):  # plain backbone names
         tensors = {f"backbone.{name}": tensor for name, tensor in tensors.items()}

@@ -178,7 +178,11 @@ def _pretrain(
     layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
     network = network.to(device=accelerator.device, memory_format=layout).train()
     if checkpoint is None:
-        on_main_process(accelerator, lambda: check_free_space(output_dir, network, arguments.optimizer))
+        writes = max_steps // arguments.save_every_steps + 1 if arguments.save_every_steps else 1
+        on_main_process(
+            accelerator,
+            lambda: check_free_space(output_dir, network, arguments.optimizer, arguments.keep_last, writes),
+        )
     peak_lr = arguments.base_learning_rate * global_batch_size / 256
     optimizer = build_optimizer(network, arguments.optimizer, peak_lr, arguments.weight_decay)
     if checkpoint is not None:

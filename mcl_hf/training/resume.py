@@ -14,6 +14,8 @@ from .state import TrainingState, checkpoints, damage, newest_whole_checkpoint
 
 # What an attempt leaves behind that was stopped before its first checkpoint: nothing worth keeping.
 _BEFORE_FIRST_CHECKPOINT = ("log.jsonl", "checkpoints")
+# A config.json or a README.md alone is somebody else's.
+_SIGNS_OF_A_RUN = {"model.safetensors", "pretraining", "checkpoints", "log.jsonl"}
 # A change of these makes another run out of it, but not a wrong one.
 _CHOICES = (
     "base_learning_rate", "min_lr", "warmup_steps", "weight_decay", "clip_grad_norm", "target_momentum", "seed",
@@ -32,8 +34,17 @@ def find_start(output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
         InputError: the folder holds another run, or the checkpoint asked for is absent or damaged.
     """
     in_use = [name for name in RUN_ENTRIES if _has_content(output_dir / name)]
+    if not set(in_use) & _SIGNS_OF_A_RUN:
+        in_use = []
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"output_dir {output_dir} is a file: choose a folder")
+    if not in_use and output_dir.is_dir():
+        strangers = sorted(path.name for path in output_dir.iterdir() if _has_content(path) and not _is_ours(path.name))
+        if strangers:
+            raise InputError(
+                f"{output_dir} holds something else than a run ({', '.join(strangers[:3])}): "
+                "choose a new or an empty --output-dir"
+            )
     if resume == "never":
         if in_use:
             raise InputError(
@@ -60,6 +71,11 @@ def find_start(output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
             f"{output_dir} has no checkpoint to resume from but holds {', '.join(foreign)}: choose another --output-dir"
         )
     return None, []
+
+
+def _is_ours(name: str) -> bool:
+    """What a run that ended before its first log line may leave besides `RUN_ENTRIES`."""
+    return name in ("tensorboard", "wandb") or name.startswith((".", "non-finite-samples"))
 
 
 def _has_content(path: Path) -> bool:
@@ -119,8 +135,15 @@ def output_folder(arguments: PretrainArguments) -> Path:
     """The run's folder.
 
     Raises:
-        InputError: none was given.
+        InputError: none was given, or it lies among the images, where its pictures would be trained on.
     """
     if not arguments.output_dir:
         raise InputError("output_dir is not set: name the folder for the run with --output-dir")
-    return Path(arguments.output_dir).expanduser()
+    folder = Path(arguments.output_dir).expanduser()
+    for data in arguments.data:
+        images = Path(data if Path(data).exists() else data.rpartition("=")[0] or data)  # FOLDER or FOLDER=WEIGHT
+        if images.is_dir() and images.resolve() in (folder.resolve(), *folder.resolve().parents):
+            raise InputError(
+                f"output_dir {folder} lies within the data, {data}: its pictures would become training images"
+            )
+    return folder

@@ -192,12 +192,20 @@ def _link_last(final: Path) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Make a file, or the names in a folder, survive a power cut."""
+    """Make a file, or the names in a folder, survive a power cut; files get the process's usual permissions."""
+    if path.is_file():
+        path.chmod(0o666 & ~_umask())  # safetensors leaves its files readable by their owner alone
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _cannot_write(final: Path, error: Exception) -> str:
@@ -211,8 +219,17 @@ def _cannot_write(final: Path, error: Exception) -> str:
     return f"checkpoint {final} could not be written: {reason}; {kept}. Make room and continue with --resume auto"
 
 
-def check_free_space(output_dir: Path, model: nn.Module, optimizer_name: str) -> None:
-    """Refuse a run whose first checkpoints would not fit: one beside the one that it replaces, and the finished model.
+def check_free_space(
+    output_dir: Path, model: nn.Module, optimizer_name: str, keep_last: int, num_checkpoints: int
+) -> None:
+    """Refuse a run whose checkpoints would not fit: those that are kept, one being written, and the finished model.
+
+    Args:
+        output_dir: exists.
+        model: to be saved.
+        optimizer_name: decides on the size of its state.
+        keep_last: checkpoints that are kept; 0 keeps all.
+        num_checkpoints: how many the run will write.
 
     Raises:
         InputError: naming what is free and what is needed.
@@ -220,11 +237,12 @@ def check_free_space(output_dir: Path, model: nn.Module, optimizer_name: str) ->
     tensors = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     checkpoint = tensors + trained * (2 if optimizer_name == "adamw" else 1)
-    needed, free = 2 * checkpoint + 2 * tensors, shutil.disk_usage(output_dir).free
+    kept = min(num_checkpoints, keep_last + 1 if keep_last else num_checkpoints)
+    needed, free = kept * checkpoint + 2 * tensors, shutil.disk_usage(output_dir).free
     if free < needed:
         raise InputError(
             f"{output_dir} has {free / 1e6:.0f} MB of free disk space; one checkpoint takes {checkpoint / 1e6:.0f} MB "
-            f"and the run {needed / 1e6:.0f} MB at the least: make room or choose another --output-dir"
+            f"and the run {needed / 1e6:.0f} MB: make room, choose another --output-dir or a smaller --keep-last"
         )
 
 

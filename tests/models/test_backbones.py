@@ -88,6 +88,9 @@ def test_boxes_keep_their_order_over_levels_and_images() -> None:
     assert model.embed_regions(pixels, [torch.zeros(0, 4)] * 2).shape == (0, 8)
     with pytest.raises(ValueError, match="boxes of 1 images for 2"):
         model.embed_regions(pixels, boxes[:1])
+    for useless in ([10.0, 20.0, 5.0, 30.0], [64.0, 64.0, 70.0, 70.0]):
+        with pytest.raises(ValueError, match="has no area within an image of 64 x 64 px"):
+            model.embed_regions(torch.rand(1, 3, 64, 64), [torch.tensor([useless])])
     with pytest.raises(ValueError, match=r"\(n, 4\) tensor"):
         model.embed_regions(pixels, [boxes[0], torch.zeros(5)])
 

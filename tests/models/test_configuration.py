@@ -45,6 +45,8 @@ def test_backbones_without_a_stem_map_list_stages_only() -> None:
         ({"level_pairing": "some"}, "level_pairing must be one of"),
         ({"region_scope": "half"}, "region_scope must be one of"),
         ({"temperature": 0}, "temperature must be above 0"),
+        ({"level_weights": (0, 0, 0, 0)}, "there would be no loss"),
+        ({"image_std": [0.2, 0, 0.2]}, "image_std must be above 0"),
         ({"num_channels": 13}, "num_channels must be 1 to 12"),
         ({"num_channels": 4, "image_mean": [0.5]}, "image_mean has 1 values"),
         ({"backbone_kwargs": {"no_such_argument": 1}}, "cannot be built"),

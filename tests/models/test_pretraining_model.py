@@ -150,6 +150,7 @@ def test_a_few_steps_lower_the_loss() -> None:
         (lambda b: b.update(views_a=b["views_a"][:3]), "views_a needs 4 views"),
         (lambda b: b.update(views_b=[v[..., 1:] for v in b["views_b"]]), r"views_b\[0\] must have shape"),
         (lambda b: b.update({k: [v[:1] for v in b[k]] for k in ("views_a", "views_b")}), "at least 2"),
+        (lambda b: b.update(views_b=[v[:3] for v in b["views_b"]]), "views_a has 4 images and views_b 3"),
         (lambda b: b.update(sides=("c",)), "sides must be among"),
         (lambda b: b.update(group_ids=torch.zeros(3, dtype=torch.int64)), "group_ids must have shape"),
         (lambda b: b.update(montage_a=[torch.full((c,), 4) for c in (4, 16, 64)]), "batch has images 0 to 3"),

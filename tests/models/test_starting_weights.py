@@ -99,6 +99,12 @@ def test_sources_that_cannot_serve_are_refused(source: str, message: str, tmp_pa
         load_starting_weights(model, str(tmp_path) if source.isupper() else source)
 
 
+def test_a_damaged_file_is_named(slim: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes((slim / "model.safetensors").read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        load_starting_weights(MCLModel(tiny_config()), str(tmp_path))
+
+
 def test_a_pickled_file_is_pointed_elsewhere(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "epoch_100.pth")
     with pytest.raises(ValueError, match="from_official"):

@@ -196,7 +196,18 @@ def test_too_little_space_is_found_before_the_run(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(state_module.shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 500, 500))
     with pytest.raises(InputError, match="0 MB of free disk space"):
-        check_free_space(tmp_path, Model(), "adamw")
+        check_free_space(tmp_path, Model(), "adamw", keep_last=3, num_checkpoints=1)
+
+
+def test_space_is_counted_for_every_checkpoint_that_is_kept(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    model = Model()
+    tensors = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    monkeypatch.setattr(state_module.shutil, "disk_usage", lambda path: usage(0, 0, 9 * tensors))
+    check_free_space(tmp_path, model, "sgd", keep_last=1, num_checkpoints=10)
+    for keep_last in (0, 4):  # 0 keeps all ten; 4 are kept while a fifth is written
+        with pytest.raises(InputError, match="smaller --keep-last"):
+            check_free_space(tmp_path, model, "sgd", keep_last=keep_last, num_checkpoints=10)
 
 
 def test_optimizer_state_of_another_model_is_refused(saved):
