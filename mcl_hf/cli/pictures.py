@@ -38,7 +38,8 @@ class RunPictures:
         if find_spec("matplotlib") is None:
             run.tracking.print("curves and similarity maps are drawn with matplotlib: pip install 'mcl_hf[viz]'")
         else:
-            pictures["curves"] = curves_picture(run.output_dir)
+            if run.metrics:  # empty where a finished checkpoint was opened in a new folder
+                pictures["curves"] = curves_picture(run.output_dir)
             pictures["similarity"] = draw_similarity(run.network.mcl, _an_image(run))
         folder = run.output_dir / "pictures"
         folder.mkdir(exist_ok=True)

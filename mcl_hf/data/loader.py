@@ -27,6 +27,7 @@ from mcl_hf.errors import InputError
 
 _SUBSTITUTE_TRIES = 20
 _IMAGES_BEFORE_JUDGEMENT = 100
+_BROKEN_BEFORE_JUDGEMENT = 5  # a single bad file in a small folder is no reason to stop
 _BROKEN_EXAMPLES = 5
 
 
@@ -78,7 +79,8 @@ class ViewLoader:
         view_rendering: ``direct`` (each view at its own size, fast) or ``published``; see ``views``.
         sides: 2 for both pipelines, 1 for the first only.
         num_channels: 1 or 3.
-        max_broken: share of broken images, over all that this process has seen, above which the run stops.
+        max_broken: share of broken images among the different ones that this process has seen, above which the run
+            stops once at least five are broken.
         prefetch_batches: batches that each worker keeps ready.
         pin_memory: page-locked batches, for CUDA.
         start_method: how workers start (``fork``, ``spawn``, ``forkserver``); None takes the platform's default.
@@ -126,7 +128,7 @@ class ViewLoader:
         self.max_broken = max_broken
         self.images_seen = 0
         self.broken_seen = 0
-        self._examples: list[str] = []
+        self._broken: dict[str, str] = {}
         self._batches = _StepBatches(
             source=source,
             order=source.order(seed, batch_size * world_size),
@@ -175,12 +177,16 @@ class ViewLoader:
     def _count(self, batch: ViewBatch) -> None:
         self.images_seen += len(batch.sample_ids)
         self.broken_seen += len(batch.broken)
-        self._examples += batch.broken[: _BROKEN_EXAMPLES - len(self._examples)]
-        if self.images_seen >= _IMAGES_BEFORE_JUDGEMENT and self.broken_seen > self.max_broken * self.images_seen:
+        self._broken |= {line.split(": ")[0]: line for line in batch.broken}  # an image is met again every epoch
+        images = min(self.images_seen, len(self.source))
+        if self.images_seen < _IMAGES_BEFORE_JUDGEMENT or len(self._broken) < _BROKEN_BEFORE_JUDGEMENT:
+            return
+        if len(self._broken) > self.max_broken * images:
+            examples = list(self._broken.values())[:_BROKEN_EXAMPLES]
             raise InputError(
-                f"{self.broken_seen} of {self.images_seen} images could not be decoded, more than the share of "
-                f"{self.max_broken:g} that max_broken allows. Repair or remove them, or allow more. "
-                f"Examples: {'; '.join(self._examples)}"
+                f"{len(self._broken)} of {images} images could not be decoded, more than the share of "
+                f"{self.max_broken:g} that --max-broken allows. Repair or remove them, or allow more. "
+                f"Examples: {'; '.join(examples)}"
             )
 
 

@@ -25,6 +25,7 @@ def train(run: Run) -> None:
     arguments, state = run.arguments, run.state
     batches = TimedBatches(iter(run.loader), run.accelerator.num_processes)
     broken: list[str] = []
+    reported: set[str] = set()
     earlier_seconds, started_at = state.seconds, time.perf_counter()
     logged_at, logged_step, saved_step = started_at, state.step, state.step
     run.model.train()
@@ -60,6 +61,10 @@ def train(run: Run) -> None:
             state.broken_images += run.total_over_ranks(len(broken))
             record |= {"seconds": state.seconds, "broken_images": state.broken_images}
             record |= {"broken": broken} if broken else {}
+            for line in dict.fromkeys(broken):
+                if line not in reported:
+                    run.tracking.print(f"replaced an image that cannot be read: {line}")
+            reported.update(broken)
             if record["loss"] <= state.best.get("loss", record["loss"]):
                 state.best = {"loss": record["loss"], "step": state.step}
             run.metrics = record

@@ -165,6 +165,13 @@ def test_too_many_broken_images_stop_the_run_with_examples(tmp_path: Path, num_w
     assert len(take(ViewLoader(open_source(data), **SMALL, max_broken=0.9), 30)) == 30
 
 
+def test_one_broken_image_in_a_small_folder_does_not_stop_a_long_run(tmp_path: Path) -> None:
+    data = write_images(tmp_path, 20)
+    next(iter(sorted(tmp_path.rglob("*.jpg")))).write_bytes(b"")  # 5 % of the folder, met again every epoch
+    loader = ViewLoader(open_source(data), **SMALL, max_broken=0.01)
+    assert len(take(loader, 60)) == 60 and loader.broken_seen > 5
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_folder_without_a_single_image_in_it_stops_at_once(tmp_path: Path, num_workers: int) -> None:
     for number in range(8):
