@@ -276,9 +276,10 @@ class MCLForPreTraining(ViewBatchModel):
                 check_montages(montage, layout)
                 regions = self.target.embed_tiles(assemble_batch(views, montage, layout.ratios), layout)
                 cells = [None, *self._cell_images(montage, layout, views[0].device)[1:]]
+            read = slice(self.contrast.target_levels)  # level 0 alone for pairing "top"
             levels = [
                 image_keys(level if level.dtype == torch.float64 else level.float(), images, layout.num_images)
-                for level, images in zip(regions[: self.contrast.target_levels], cells, strict=False)
+                for level, images in zip(regions[read], cells[read], strict=True)
             ]
             embeddings[side] = [gather(keys) for keys, _ in levels]  # T x (W N, D)
             only_top = self.contrast.target_levels == 1

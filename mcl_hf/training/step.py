@@ -44,9 +44,10 @@ def train_step(run: Run, batches: Iterator["ViewBatch"], step: int, broken: list
     for part in range(parts):
         try:
             views = next(batches)
-        except DataError:  # as if the passes of this step so far had not been
-            for buffer, value in zip(run.network.buffers(), before if part else [], strict=False):
-                buffer.copy_(value)
+        except DataError:
+            if part:  # as if the passes of this step so far had not been
+                for buffer, value in zip(run.network.buffers(), before, strict=True):
+                    buffer.copy_(value)
             raise
         broken += views.broken
         run.guard.remember(step, views.sample_ids)
