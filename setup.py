@@ -21,6 +21,7 @@ INSTALL_REQUIRES = [
     "datasets>=5.2",  # 5.2.0
     "safetensors",
     "huggingface-hub",
+    "httpx",  # byte ranges of remote shards
     "psutil",
     "pycocotools",
     "pyyaml",
