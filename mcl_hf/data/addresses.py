@@ -154,9 +154,8 @@ def _named_split(file: str) -> str | None:
 
 def _hub_files(repo: str, revision: str | None) -> tuple[list[str], str]:
     """Files of a data set, sorted, and the commit that they are of."""
-    import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         info = HfApi().dataset_info(repo, revision=revision)
@@ -169,7 +168,7 @@ def _hub_files(repo: str, revision: str | None) -> tuple[list[str], str]:
             f"'{repo}' is no local file or folder, and no data set on the Hub that can be seen from here: check the "
             "name, or log in with `hf auth login` if it is private."
         ) from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:  # OfflineModeIsEnabled is an OSError
+    except Exception as error:  # the connection errors of whichever HTTP library the client uses: httpx or httpx2
         raise InputError(f"The Hub cannot be asked for the data set {repo}: {_first_line(error)}") from error
     return sorted(sibling.rfilename for sibling in info.siblings or []), info.sha or "main"
 

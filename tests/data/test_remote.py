@@ -157,6 +157,14 @@ def test_a_data_set_of_the_hub(server: Server, monkeypatch: pytest.MonkeyPatch) 
         open_source("user/typo", streaming=True)
 
 
+def test_a_hub_that_cannot_be_reached_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match="The Hub cannot be asked for the data set user/images"):
+        open_source("user/images", streaming=True)
+
+
 def test_a_downloaded_data_set_of_the_hub_is_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     from datasets import ClassLabel, Dataset, Features, Image
 
