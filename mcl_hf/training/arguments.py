@@ -151,6 +151,7 @@ class PretrainArguments:
     # --- machine -----------------------------------------------------------------------------------------------
     precision: Literal["fp32", "bf16", "fp16"] = _option("fp32", "arithmetic of the networks; weights stay in fp32")
     device: Literal["auto", "cpu"] = _option("auto", "auto takes the accelerator where there is one")
+    tf32: bool = _option(True, "on a GPU, let fp32 products and convolutions round their inputs to TensorFloat-32")
     channels_last: bool = _option(True, "keep feature maps in channels-last memory, which is faster")
     compile: bool = _option(False, "torch.compile backbone, FPN and head: slow first steps, then faster")
     activation_checkpointing: bool = _option(
@@ -159,9 +160,17 @@ class PretrainArguments:
     sides_in_turn: bool = _option(False, "run and back-propagate the two sides in turn: same gradients, less memory")
 
     # --- saving and watching -----------------------------------------------------------------------------------
-    save_every_steps: int = _option(1000, "steps between checkpoints; 0 saves at the end only")
+    save_every_steps: int = _option(
+        1000,
+        "steps between checkpoints; 0 saves at the end only. They are written beside training, from a copy in host "
+        "memory as large as the checkpoint",
+    )
     keep_last: int = _option(3, "checkpoints to keep; 0 keeps all")
+    keep_every: int = _option(0, "also keep each checkpoint at a multiple of this many steps for good; 0: none")
     log_every_steps: int = _option(10, "steps between lines of log.jsonl")
+    on_collapse: Literal["warn", "stop"] = _option(
+        "warn", "when embeddings collapse or the loss stays that of a random network: warn, or stop with exit code 2"
+    )
     report_to: list[str] = _option([], "trackers besides log.jsonl: tensorboard, wandb, trackio")
     log_images: bool = _option(
         False, "also send pictures of the data to the trackers; they stay in output_dir otherwise"
@@ -183,6 +192,11 @@ class PretrainArguments:
             for name in ("queue_size", "sides_in_turn"):
                 if getattr(self, name):
                     raise InputError(f"{name} belongs to the contrastive objective: leave it out for a supervised run")
+        if self.keep_every and (not self.save_every_steps or self.keep_every % self.save_every_steps):
+            raise InputError(
+                f"keep_every {self.keep_every} must be a multiple of save_every_steps ({self.save_every_steps}): only "
+                "checkpoints that are written can be kept"
+            )
         if self.resume not in ("auto", "never") and not self.resume:
             raise InputError("resume is empty: give auto, never or a checkpoint folder")
 
@@ -190,6 +204,7 @@ class PretrainArguments:
         at_least = {
             "epochs": 0, "max_steps": 1, "global_batch_size": 2, "batch_size": 2, "gradient_accumulation_steps": 1,
             "warmup_steps": 0, "weight_decay": 0, "min_lr": 0, "num_workers": 0, "save_every_steps": 0, "keep_last": 0,
+            "keep_every": 0,
             "log_every_steps": 1, "seed": 0, "queue_size": 0,
         }  # fmt: skip
         for name, smallest in at_least.items():

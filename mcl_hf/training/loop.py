@@ -6,24 +6,34 @@ logging and saving steps only.
 
 import functools
 import time
-from pathlib import Path
 from typing import Any
 
+from .peak_memory import peak_memory_gib
 from .run import Run, on_main_process
-from .state import save_checkpoint, should_save
+from .state import should_save
 from .step import DataError, TimedBatches, train_step
+from .watch import HealthWatch
 
 
 def train(run: Run) -> None:
     """Train from `run.state.step` to the end or to a stop request, logging and saving on the way. All ranks.
 
+    Every checkpoint that was begun is whole, or has raised its error, when this returns.
+
     Raises:
         NonFiniteLossError: the loss or its gradient became infinite or NaN; nothing was saved since.
         InputError: a checkpoint could not be written.
         DataError: the data ended in an error; what was trained until then is saved.
+        CollapseError: the run collapsed or learns nothing, and `on_collapse` is "stop"; the step is saved.
     """
+    with run.writer:
+        _train(run)
+
+
+def _train(run: Run) -> None:
     arguments, state = run.arguments, run.state
     batches = TimedBatches(iter(run.loader), run.accelerator.num_processes)
+    watch = HealthWatch(run)
     broken: list[str] = []
     reported: set[str] = set()
     earlier_seconds, started_at = state.seconds, time.perf_counter()
@@ -38,7 +48,8 @@ def train(run: Run) -> None:
             if state.step > saved_step:
                 run.guard.check(run.output_dir, run.accelerator.process_index)
                 state.seconds = earlier_seconds + time.perf_counter() - started_at
-                run.notify("on_save", _save(run))
+                _start_saving(run)
+            _finish_saving(run)
             raise
         state.step += 1
         state.images_seen += state.global_batch_size
@@ -54,10 +65,11 @@ def train(run: Run) -> None:
 
         # --- log ------------------------------------------------------------------------------------------------------
         if logging:
-            record: dict[str, Any] = {"step": state.step, **run.mean_over_ranks(outputs)}
+            record: dict[str, Any] = {"step": state.step, **run.mean_over_ranks(watch.measure(outputs))}
             now = time.perf_counter()
             record["images_per_second"] = (state.step - logged_step) * state.global_batch_size / (now - logged_at)
             record["data_wait_share"] = min(1.0, batches.seconds / (now - logged_at))
+            record["peak_memory_gib"] = peak_memory_gib(run.accelerator.device)
             state.broken_images += run.total_over_ranks(len(broken))
             record |= {"seconds": state.seconds, "broken_images": state.broken_images}
             record |= {"broken": broken} if broken else {}
@@ -66,18 +78,26 @@ def train(run: Run) -> None:
                     run.tracking.print(f"replaced an image that cannot be read: {line}")
             reported.update(broken)
             if record["loss"] <= state.best.get("loss", record["loss"]):
-                state.best = {"loss": record["loss"], "step": state.step}
+                state.best = state.best | {"loss": record["loss"], "step": state.step}
+            watch.judge(record)
+            run.notify("on_record", record)
             run.metrics = record
             run.tracking.log(record)
             run.notify("on_log", record)
-            logged_at, logged_step, broken, batches.seconds = now, state.step, [], 0.0
+            # What was done between the steps, probes above all, is no part of the steps' speed.
+            logged_at, logged_step, broken, batches.seconds = time.perf_counter(), state.step, [], 0.0
 
         # --- save -----------------------------------------------------------------------------------------------------
-        if saving or stopping:
-            run.notify("on_save", _save(run))
+        if saving or stopping or watch.fatal:
+            _start_saving(run)
             saved_step = state.step
-        if stopping:
-            return
+        elif logging:
+            _finish_saving(run, wait=False)
+        if stopping or watch.fatal:
+            break
+    _finish_saving(run)
+    if watch.fatal:
+        raise watch.error()
 
 
 def _stop_requested(run: Run, at_sync_point: bool) -> bool:
@@ -94,19 +114,22 @@ def _stop_requested(run: Run, at_sync_point: bool) -> bool:
     return wanted
 
 
-def _save(run: Run) -> Path:
-    """Write the checkpoint on the main process; a failure there ends all ranks."""
+def _start_saving(run: Run) -> None:
+    """Begin to write a checkpoint on the main process, once the one before is whole."""
+    _finish_saving(run)
     if run.accelerator.scaler is not None:
         run.state.scaler = run.accelerator.scaler.state_dict()
     run.state.tracker_ids = run.tracking.tracker_ids
     run.guard.check_weights(run.network, run.state.step)
-    write = functools.partial(
-        save_checkpoint,
-        run.output_dir,
-        run.network,
-        run.processor,
-        run.optimizer.optimizer,
-        run.state,
-        run.arguments.keep_last,
-    )
-    return on_main_process(run.accelerator, write)
+    write = functools.partial(run.writer.start, run.network, run.processor, run.optimizer.optimizer, run.state)
+    on_main_process(run.accelerator, write)
+    run.writer.in_flight = True
+
+
+def _finish_saving(run: Run, wait: bool = True) -> None:
+    """Tell the callbacks of the checkpoint that is being written, once it is whole; a failure there ends all ranks."""
+    if run.writer.in_flight:
+        checkpoint = on_main_process(run.accelerator, run.writer.wait if wait else run.writer.poll)
+        if checkpoint is not None:
+            run.writer.in_flight = False
+            run.notify("on_save", checkpoint)

@@ -34,14 +34,16 @@ from ..models import (
     recompute_activations,
 )
 from .arguments import PretrainArguments, load_arguments
+from .arithmetic import set_arithmetic
+from .checkpoint_writer import CheckpointWriter
 from .finish import write_finished_model
 from .health import FiniteGuard
 from .loop import train
-from .optim import build_optimizer
+from .optim import build_optimizer, learning_rate_warning
 from .resume import check_model, check_recipe, find_start, output_folder
 from .run import Run, on_main_process
 from .signals import StopRequest
-from .state import TrainingState, check_free_space, load_optimizer, read_training_state, remove_leftovers
+from .state import TrainingState, check_free_space, load_optimizer, read_training_state, remove_leftovers, should_save
 from .tracking import Tracking, check_trackers, read_log
 
 _MODELS = {"contrastive": MCLForPreTraining, "supervised": MCLForSupervisedPreTraining}
@@ -96,13 +98,13 @@ def pretrain(
         arguments = load_arguments(recipe, **options)
     elif recipe is not None or options:
         raise InputError("give either arguments, or a recipe and options, not both")
-    torch.set_flush_denormal(True)
     config = arguments.model_config()  # fails on a wrong model before anything else
     output_dir = output_folder(arguments)
     check_trackers(arguments.report_to)
     own_state = AcceleratorState._shared_state == {}
     try:
         accelerator = _accelerator(arguments, output_dir)
+        set_arithmetic(accelerator.device, arguments.tf32)
         result = _pretrain(arguments, config, output_dir, accelerator, callbacks)
         if own_state and accelerator.num_processes > 1:
             torch.distributed.destroy_process_group()
@@ -152,7 +154,7 @@ def _pretrain(
     if checkpoint is not None:
         saved = read_training_state(checkpoint)
         lines += check_recipe(checkpoint, saved, state)
-        for name in ("step", "images_seen", "seconds", "broken_images", "best", "tracker_ids", "scaler"):
+        for name in ("step", "images_seen", "seconds", "broken_images", "best", "health", "tracker_ids", "scaler"):
             setattr(state, name, getattr(saved, name))
         lines.append(f"resuming after step {state.step} from {checkpoint}")
     loader = ViewLoader(
@@ -178,11 +180,9 @@ def _pretrain(
     layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
     network = network.to(device=accelerator.device, memory_format=layout).train()
     if checkpoint is None:
-        writes = max_steps // arguments.save_every_steps + 1 if arguments.save_every_steps else 1
-        on_main_process(
-            accelerator,
-            lambda: check_free_space(output_dir, network, arguments.optimizer, arguments.keep_last, writes),
-        )
+        steps = [step for step in range(1, max_steps + 1) if should_save(step, arguments.save_every_steps, max_steps)]
+        kept = (arguments.keep_last, arguments.keep_every)
+        on_main_process(accelerator, lambda: check_free_space(output_dir, network, arguments.optimizer, steps, *kept))
     peak_lr = arguments.base_learning_rate * global_batch_size / 256
     optimizer = build_optimizer(network, arguments.optimizer, peak_lr, arguments.weight_decay)
     if checkpoint is not None:
@@ -215,6 +215,7 @@ def _pretrain(
             keep=arguments.gradient_accumulation_steps * arguments.log_every_steps,
         ),
         tracking=Tracking(output_dir, accelerator.is_main_process, max_steps, state.step),
+        writer=CheckpointWriter(output_dir, arguments.keep_last, arguments.keep_every),
         stop=StopRequest(),
         output_dir=output_dir,
         peak_lr=peak_lr,
@@ -226,6 +227,7 @@ def _pretrain(
         f"{arguments.gradient_accumulation_steps} accumulation steps) on {accelerator.device}, {arguments.precision}; "
         f"{arguments.optimizer}, learning rate up to {peak_lr:.4g}"
     )
+    lines += learning_rate_warning(arguments.optimizer, global_batch_size)
     for line in lines:
         run.tracking.print(line)
     try:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .arguments import PretrainArguments
+from .checkpoint_writer import CheckpointWriter
 from .health import FiniteGuard
 from .signals import StopRequest
 from .state import SavesPretrained, TrainingState
@@ -46,11 +47,14 @@ def on_main_process(accelerator: "Accelerator", function: Callable[[], T]) -> T:
 class Callback(Protocol):
     """What can be hung into the loop: pictures, probes, uploads. Called on every rank; any method may be left out."""
 
+    def on_record(self, run: "Run", record: dict[str, Any]) -> None:
+        """Before a record goes to the log: further numbers may be put into it, the same on every rank."""
+
     def on_log(self, run: "Run", record: dict[str, Any]) -> None:
         """After a record went to the log."""
 
     def on_save(self, run: "Run", checkpoint: Path) -> None:
-        """After a checkpoint is whole."""
+        """After a checkpoint is whole; the run may be some steps further by then."""
 
     def on_end(self, run: "Run") -> None:
         """After the finished model was written."""
@@ -91,6 +95,7 @@ class Run:
     state: TrainingState
     guard: FiniteGuard
     tracking: Tracking
+    writer: CheckpointWriter
     stop: StopRequest
     output_dir: Path
     peak_lr: float

@@ -14,9 +14,12 @@ A checkpoint is written beside (`.step-00000030.partial`), fsynced and renamed, 
 leaves whole checkpoints only; a file damaged later is found by the manifest. Nothing is pickled. Schedules are
 functions of the step and the data order is a function of the position, so the step is all that they need.
 
-Ranks: `save_checkpoint` is for the main process alone; reading is for every rank.
+Saving has two halves: `take_snapshot` copies everything to host memory while the loop waits, `write_checkpoint` puts
+the copy on disk, beside training (see checkpoint_writer.py). Both are for the main process alone; reading is for every
+rank.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -40,10 +43,10 @@ _STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
 
 class SavesPretrained(Protocol):
-    """A model or an image processor of transformers."""
+    """An image processor of transformers."""
 
     def save_pretrained(self, save_directory: Any) -> Any:
-        """Write config and weights into a folder."""
+        """Write its configuration into a folder."""
 
 
 @dataclass
@@ -60,7 +63,8 @@ class TrainingState:
         max_steps: length of the run, which the schedules depend on.
         arguments: the run's options.
         data: description and fingerprint of the data set.
-        best: smallest logged loss and its step.
+        best: smallest logged loss and its step; best probe result and its step, if any.
+        health: streaks of the rules in collapse.py, and which of them have been named.
         tracker_ids: run ids of the trackers, to continue the same curves.
         scaler: state of the fp16 gradient scaler, empty otherwise.
     """
@@ -75,6 +79,7 @@ class TrainingState:
     arguments: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
+    health: dict[str, Any] = field(default_factory=dict)
     tracker_ids: dict[str, str] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
 
@@ -93,48 +98,98 @@ def should_save(step: int, save_every_steps: int, max_steps: int) -> bool:
 # writing
 
 
-def save_checkpoint(
+@dataclass
+class Snapshot:
+    """A run at one step, in host memory and apart from everything that training changes.
+
+    Attributes:
+        weights: parameters and buffers by name.
+        optimizer: its tensors, "optimizer/<slot>/<parameter name>".
+        state: written as training_state.json.
+    """
+
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: TrainingState
+
+
+def take_snapshot(model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState) -> Snapshot:
+    """Copy what a checkpoint holds (a host sync); takes as much host memory as the checkpoint takes on disk.
+
+    Args:
+        model: unwrapped.
+        optimizer: the bare torch optimizer, over parameters of `model`.
+        state: copied, too.
+    """
+    names = {id(p): name for name, p in model.named_parameters()}
+    slots = {
+        f"optimizer/{slot}/{names[id(p)]}": value
+        for p, slots in optimizer.state.items()
+        for slot, value in slots.items()
+        if isinstance(value, Tensor)
+    }
+    return Snapshot(
+        weights={name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()},
+        optimizer={name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in slots.items()},
+        state=copy.deepcopy(state),
+    )
+
+
+def write_checkpoint(
     output_dir: Path,
     model: Any,
     processor: SavesPretrained,
-    optimizer: torch.optim.Optimizer,
-    state: TrainingState,
-    keep_last: int,
+    snapshot: Snapshot,
+    keep_last: int = 0,
+    keep_every: int = 0,
 ) -> Path:
-    """Write the checkpoint of `state.step`, point `last` at it and drop the oldest beyond `keep_last` (0 keeps all).
+    """Write a checkpoint, point `last` at it and drop the oldest beyond `keep_last`.
 
     Args:
         output_dir: the run's folder.
-        model: unwrapped; saved by `save_pretrained`.
+        model: unwrapped; its `save_pretrained` writes the snapshot's weights, and it may be trained meanwhile.
         processor: saved beside it.
-        optimizer: the bare torch optimizer, over parameters of `model`.
-        state: written as training_state.json.
-        keep_last: checkpoints to keep.
+        snapshot: what to write.
+        keep_last: checkpoints to keep; 0 keeps all.
+        keep_every: those at multiples of so many steps are never dropped, and not counted; 0 for none.
 
     Raises:
         InputError: the folder cannot be written (disk full, no permission). Earlier checkpoints stay as they were.
     """
-    final = checkpoint_folder(output_dir, state.step)
+    final = checkpoint_folder(output_dir, snapshot.state.step)
     partial = final.with_name(f".{final.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         with no_progress_bar():
-            model.save_pretrained(partial)
+            model.save_pretrained(partial, state_dict=snapshot.weights)
         processor.save_pretrained(partial)
-        save_file(_optimizer_tensors(model, optimizer), partial / "training_state.safetensors")
-        (partial / "training_state.json").write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
+        save_file(snapshot.optimizer, partial / "training_state.safetensors")
+        (partial / "training_state.json").write_text(json.dumps(asdict(snapshot.state), indent=1), encoding="utf-8")
         _write_manifest(partial)
         replace_folder(partial, final)
         _link_last(final)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise InputError(_cannot_write(final, error)) from error
-    if keep_last > 0:
-        for old in checkpoints(output_dir)[:-keep_last]:
-            if old != final:
-                shutil.rmtree(old)
+    for old in to_drop(
+        [_step_of(path) for path in checkpoints(output_dir)], snapshot.state.step, keep_last, keep_every
+    ):
+        shutil.rmtree(checkpoint_folder(output_dir, old))
     return final
+
+
+def to_drop(steps: list[int], newest: int, keep_last: int, keep_every: int) -> list[int]:
+    """Which of the checkpoints at these steps (ascending) go once that of step `newest` is whole.
+
+    Example:
+        >>> to_drop([2, 3, 4, 5, 6], newest=6, keep_last=2, keep_every=4)
+        [2, 3]
+    """
+    if keep_last <= 0:
+        return []
+    passing = [step for step in steps if not (keep_every and step % keep_every == 0)]
+    return [step for step in passing[:-keep_last] if step != newest]
 
 
 @contextmanager
@@ -147,16 +202,6 @@ def no_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    names = {id(p): name for name, p in model.named_parameters()}
-    return {
-        f"optimizer/{slot}/{names[id(p)]}": value.detach().cpu().contiguous()
-        for p, slots in optimizer.state.items()
-        for slot, value in slots.items()
-        if isinstance(value, Tensor)
-    }
 
 
 def _write_manifest(folder: Path) -> None:
@@ -219,8 +264,14 @@ def _cannot_write(final: Path, error: Exception) -> str:
     return f"checkpoint {final} could not be written: {reason}; {kept}. Make room and continue with --resume auto"
 
 
+def how_to_go_on(output_dir: Path) -> str:
+    """What to do after a run ended early: there may be a checkpoint (or one being written) to continue from, or not."""
+    started = any((output_dir / "checkpoints").glob("*step-*"))
+    return "continue with --resume auto" if started else "start again: there is no checkpoint yet"
+
+
 def check_free_space(
-    output_dir: Path, model: nn.Module, optimizer_name: str, keep_last: int, num_checkpoints: int
+    output_dir: Path, model: nn.Module, optimizer_name: str, steps: list[int], keep_last: int, keep_every: int = 0
 ) -> None:
     """Refuse a run whose checkpoints would not fit: those that are kept, one being written, and the finished model.
 
@@ -228,8 +279,9 @@ def check_free_space(
         output_dir: exists.
         model: to be saved.
         optimizer_name: decides on the size of its state.
+        steps: those that a checkpoint is written after.
         keep_last: checkpoints that are kept; 0 keeps all.
-        num_checkpoints: how many the run will write.
+        keep_every: those at multiples of so many steps are kept as well.
 
     Raises:
         InputError: naming what is free and what is needed.
@@ -237,12 +289,14 @@ def check_free_space(
     tensors = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     checkpoint = tensors + trained * (2 if optimizer_name == "adamw" else 1)
-    kept = min(num_checkpoints, keep_last + 1 if keep_last else num_checkpoints)
+    passing = sum(1 for step in steps if not (keep_every and step % keep_every == 0))
+    kept = len(steps) if keep_last == 0 else len(steps) - passing + min(passing, keep_last + 1)
     needed, free = kept * checkpoint + 2 * tensors, shutil.disk_usage(output_dir).free
     if free < needed:
         raise InputError(
             f"{output_dir} has {free / 1e6:.0f} MB of free disk space; one checkpoint takes {checkpoint / 1e6:.0f} MB "
-            f"and the run {needed / 1e6:.0f} MB: make room, choose another --output-dir or a smaller --keep-last"
+            f"and the run {needed / 1e6:.0f} MB for {kept} of them: make room, choose another --output-dir, a smaller "
+            "--keep-last or a larger --keep-every"
         )
 
 

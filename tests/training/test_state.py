@@ -6,7 +6,7 @@ from collections import namedtuple
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mcl_hf.errors import InputError
@@ -19,12 +19,15 @@ from mcl_hf.training.state import (
     checkpoint_folder,
     checkpoints,
     damage,
+    how_to_go_on,
     load_optimizer,
     newest_whole_checkpoint,
     read_training_state,
     remove_leftovers,
-    save_checkpoint,
     should_save,
+    take_snapshot,
+    to_drop,
+    write_checkpoint,
 )
 
 
@@ -37,17 +40,17 @@ class Model(nn.Module):
         self.norm = nn.BatchNorm2d(width)
         self.config = namedtuple("Config", "backbone")("resnet50")
 
-    def save_pretrained(self, folder):
-        from safetensors.torch import save_file
-
-        save_file(
-            {name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / "model.safetensors"
-        )
+    def save_pretrained(self, folder, state_dict):
+        save_file({name: tensor.contiguous() for name, tensor in state_dict.items()}, folder / "model.safetensors")
 
 
 class Processor:
     def save_pretrained(self, folder):
         (folder / "preprocessor_config.json").write_text("{}")
+
+
+def save(folder, model, optimizer, state, keep_last=0, keep_every=0):
+    return write_checkpoint(folder, model, Processor(), take_snapshot(model, optimizer, state), keep_last, keep_every)
 
 
 def train_one_step(model, optimizer):
@@ -64,7 +67,7 @@ def saved(tmp_path):
     optimizer = build_optimizer(model, "adamw", 0.1, 0.01)
     for step in (1, 2, 3):
         train_one_step(model, optimizer)
-        save_checkpoint(tmp_path, model, Processor(), optimizer, TrainingState(step=step, best={"loss": 1.5}), 0)
+        save(tmp_path, model, optimizer, TrainingState(step=step, best={"loss": 1.5}), 0)
     return tmp_path, model, optimizer
 
 
@@ -83,7 +86,7 @@ def test_state_and_optimizer_come_back_in_the_layout_of_the_parameters(saved):
 
 def test_keep_last_and_the_relative_link(saved):
     folder, model, optimizer = saved
-    save_checkpoint(folder, model, Processor(), optimizer, TrainingState(step=4), keep_last=2)
+    save(folder, model, optimizer, TrainingState(step=4), keep_last=2)
     assert [path.name for path in checkpoints(folder)] == ["step-00000003", "step-00000004"]
     link = folder / "checkpoints" / "last"
     assert str(link.readlink()) == "step-00000004"
@@ -147,7 +150,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(saved, monkeypatch, broken_
 
     monkeypatch.setattr(state_module, broken_call, no_space)
     with pytest.raises(InputError, match=r"no space left on the disk; the last one before it is step-00000003"):
-        save_checkpoint(folder, model, Processor(), optimizer, TrainingState(step=4), keep_last=1)
+        save(folder, model, optimizer, TrainingState(step=4), keep_last=1)
     found, _ = newest_whole_checkpoint(folder)
     assert found is not None and damage(checkpoint_folder(folder, 3)) is None
     assert not list((folder / "checkpoints").glob(".step-*"))
@@ -159,15 +162,15 @@ import resource, sys, torch
 from pathlib import Path
 from mcl_hf.errors import InputError
 from mcl_hf.training.optim import build_optimizer
-from mcl_hf.training.state import TrainingState, save_checkpoint
-from tests.training.test_state import Model, Processor, train_one_step
+from mcl_hf.training.state import TrainingState
+from tests.training.test_state import Model, save, train_one_step
 folder = Path({str(tmp_path)!r})
 model = Model(width=2000)  # 224 kB of weights
 optimizer = build_optimizer(model, "sgd", 0.1, 0.0)
-save_checkpoint(folder, model, Processor(), optimizer, TrainingState(step=1), 0)
+save(folder, model, optimizer, TrainingState(step=1), 0)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    save_checkpoint(folder, model, Processor(), optimizer, TrainingState(step=2), 0)
+    save(folder, model, optimizer, TrainingState(step=2), 0)
 except InputError as error:
     print(error)
 """
@@ -180,7 +183,7 @@ except InputError as error:
 def test_saving_a_step_again_replaces_it(saved):
     folder, model, optimizer = saved
     (checkpoint_folder(folder, 3) / "model.safetensors").write_bytes(b"damaged")
-    save_checkpoint(folder, model, Processor(), optimizer, TrainingState(step=3), 0)
+    save(folder, model, optimizer, TrainingState(step=3), 0)
     assert damage(checkpoint_folder(folder, 3)) is None
     assert len(checkpoints(folder)) == 3
 
@@ -196,7 +199,7 @@ def test_too_little_space_is_found_before_the_run(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(state_module.shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 500, 500))
     with pytest.raises(InputError, match="0 MB of free disk space"):
-        check_free_space(tmp_path, Model(), "adamw", keep_last=3, num_checkpoints=1)
+        check_free_space(tmp_path, Model(), "adamw", [1], keep_last=3)
 
 
 def test_space_is_counted_for_every_checkpoint_that_is_kept(tmp_path, monkeypatch):
@@ -204,10 +207,13 @@ def test_space_is_counted_for_every_checkpoint_that_is_kept(tmp_path, monkeypatc
     model = Model()
     tensors = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     monkeypatch.setattr(state_module.shutil, "disk_usage", lambda path: usage(0, 0, 9 * tensors))
-    check_free_space(tmp_path, model, "sgd", keep_last=1, num_checkpoints=10)
-    for keep_last in (0, 4):  # 0 keeps all ten; 4 are kept while a fifth is written
-        with pytest.raises(InputError, match="smaller --keep-last"):
-            check_free_space(tmp_path, model, "sgd", keep_last=keep_last, num_checkpoints=10)
+    steps = list(range(1, 11))
+    check_free_space(tmp_path, model, "sgd", steps, keep_last=1)
+    check_free_space(tmp_path, model, "sgd", steps, keep_last=1, keep_every=10)
+    # 0 keeps all ten; 4 are kept while a fifth is written; five at even steps stay beside one and one being written
+    for keep_last, keep_every in ((0, 0), (4, 0), (1, 2)):
+        with pytest.raises(InputError, match=r"a smaller --keep-last or a larger --keep-every"):
+            check_free_space(tmp_path, model, "sgd", steps, keep_last, keep_every)
 
 
 def test_optimizer_state_of_another_model_is_refused(saved):
@@ -228,3 +234,39 @@ def test_nothing_is_pickled(saved):
 def test_when_checkpoints_are_due():
     assert [step for step in range(1, 8) if should_save(step, 3, 7)] == [3, 6, 7]
     assert [step for step in range(1, 8) if should_save(step, 0, 7)] == [7]
+
+
+def test_checkpoints_at_multiples_of_keep_every_stay(tmp_path):
+    model = Model()
+    optimizer = build_optimizer(model, "sgd", 0.1, 0.0)
+    for step in range(2, 14, 2):
+        save(tmp_path, model, optimizer, TrainingState(step=step), keep_last=2, keep_every=4)
+    assert [path.name[-2:] for path in checkpoints(tmp_path)] == ["04", "06", "08", "10", "12"]
+
+
+def test_what_is_dropped():
+    assert to_drop([1, 2, 3], newest=3, keep_last=0, keep_every=0) == []
+    assert to_drop([1, 2, 3], newest=3, keep_last=1, keep_every=0) == [1, 2]
+    assert to_drop([1, 2, 9], newest=2, keep_last=1, keep_every=0) == [1]  # left by a longer attempt, and the newest
+    assert to_drop([1, 2, 9], newest=1, keep_last=1, keep_every=0) == [2]
+
+
+def test_a_run_that_ended_early_goes_on_from_a_checkpoint_if_there_is_one(tmp_path):
+    assert how_to_go_on(tmp_path).startswith("start again")
+    checkpoint_folder(tmp_path, 3).mkdir(parents=True)
+    assert how_to_go_on(tmp_path) == "continue with --resume auto"
+
+
+def test_a_fp16_scaler_comes_back_from_json():
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**14, growth_interval=3)
+    parameter = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    for factor in (1.0, float("inf"), 1.0):
+        scaler.scale(parameter.sum() * factor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    state = json.loads(json.dumps(scaler.state_dict()))
+    fresh = torch.amp.GradScaler("cpu")
+    fresh.load_state_dict(state)
+    assert fresh.state_dict() == scaler.state_dict() and fresh.get_scale() == 2.0**13
