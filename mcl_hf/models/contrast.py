@@ -11,6 +11,7 @@ Differs from the published code: level pairings other than `top`, groups whose m
 and the queue. With their defaults the numbers are the published ones.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -42,12 +43,14 @@ class TargetKeys:
 
 @dataclass
 class ContrastOutput:
-    """Losses and health numbers of one side; each `(L,)`."""
+    """Losses and health numbers of one side, each `(L,)`; and L tensors `(Q, D)` of normalised queries, detached."""
 
     level_losses: torch.Tensor
+    random_losses: torch.Tensor
     positive_similarity: torch.Tensor
     negative_similarity: torch.Tensor
     feature_std: torch.Tensor
+    queries: tuple[torch.Tensor, ...]
 
 
 def image_keys(
@@ -112,6 +115,22 @@ def region_contrast(
     cosines, positives = cosines.detach(), positives.detach()
     negative = cosines.where(negatives, 0).sum() / negatives.sum().clamp(min=1)
     return loss, positives.where(valid, 0).sum() / num_valid, negative
+
+
+def random_loss(
+    num_keys: int, labels: torch.Tensor, temperature: float = 1.0, excluded: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`region_contrast` of a network to which all keys look alike: `2T * mean ln(keys that a query is held against)`.
+
+    A random network's loss is about that (a little above, by `1 / (D T)` for random directions), a collapsed one's
+    exactly. Arguments as in `region_contrast`; a scalar, without a look at the device.
+    """
+    if excluded is None:
+        return torch.full((), 2 * temperature * math.log(num_keys), device=labels.device)
+    excluded = excluded.expand(len(labels), num_keys)
+    valid = ~excluded.gather(1, labels[:, None]).squeeze(1)  # (Q,)
+    logarithms = (~excluded).sum(dim=1).clamp(min=1).float().log()  # (Q,)
+    return 2 * temperature * logarithms.where(valid, 0).sum() / valid.sum().clamp(min=1)
 
 
 def paired_levels(level: int, num_levels: int, pairing: str) -> list[int]:
@@ -207,7 +226,7 @@ class MultiLevelContrast(nn.Module):
             group_ids: `(W * N,)` int64 of all ranks: images of one group are no negatives of each other.
             key_side: Side the keys come from, which selects the queue.
         """
-        losses, positives, negatives, stds = [], [], [], []
+        losses, chances, positives, negatives, stds, vectors = [], [], [], [], [], []
         for level, (raw, images) in enumerate(zip(queries, cell_images, strict=True)):
             wide = raw if raw.dtype == torch.float64 else raw.float()
             normalised = F.normalize(wide, dim=1)  # (Q, D)
@@ -215,15 +234,19 @@ class MultiLevelContrast(nn.Module):
             results = []
             for target in paired_levels(level, len(queries), self.level_pairing):
                 all_keys, excluded = self._columns(keys, present, target, columns, group_ids, key_side)
+                chance = random_loss(len(all_keys), columns, self.temperature, excluded)
                 results.append(
-                    region_contrast(normalised, all_keys.to(wide.dtype), columns, self.temperature, excluded)
+                    (chance, *region_contrast(normalised, all_keys.to(wide.dtype), columns, self.temperature, excluded))
                 )
-            loss, positive, negative = (torch.stack(values).mean() for values in zip(*results, strict=True))
+            chance, loss, positive, negative = (torch.stack(values).mean() for values in zip(*results, strict=True))
             losses.append(self.level_weights[level] * loss)
+            chances.append(self.level_weights[level] * chance)
             positives.append(positive)
             negatives.append(negative)
-            stds.append(normalised.detach().std(dim=0, correction=0).mean())
-        return ContrastOutput(*(torch.stack(values) for values in (losses, positives, negatives, stds)))
+            vectors.append(normalised.detach())
+            stds.append(vectors[-1].std(dim=0, correction=0).mean())
+        numbers = (torch.stack(values) for values in (losses, chances, positives, negatives, stds))
+        return ContrastOutput(*numbers, tuple(vectors))
 
     def _columns(
         self,

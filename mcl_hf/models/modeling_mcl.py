@@ -233,7 +233,22 @@ class MCLModel(MCLPreTrainedModel):
                         f"box {image_boxes[useless][0].tolist()} (x0, y0, x1, y1) has no area within an image of "
                         f"{width} x {height} px: boxes are in pixels of pixel_values, after any resizing"
                     )
-        pyramid = self.fpn(self.backbone_maps(pixel_values))
+        regions, _ = self.cut_boxes(self.fpn(self.backbone_maps(pixel_values)), boxes)
+        return self.region_head.embed(regions)
+
+    def cut_boxes(
+        self, pyramid: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cut boxes out of the maps that fit their sizes, by RoIAlign.
+
+        Args:
+            pyramid: P2..P5 of N images.
+            boxes: For each image a `(n_i, 4)` tensor of x0, y0, x1, y1 in pixels.
+
+        Returns:
+            `(K, fpn_channels, R, R)` regions in the order of the boxes, and `(K,)` int64: the map that each was read
+            from, 0 for P2 to 3 for P5.
+        """
         rois = torch.cat(
             [
                 torch.cat([image_boxes.new_full((len(image_boxes), 1), index), image_boxes], dim=1)
@@ -249,7 +264,7 @@ class MCLModel(MCLPreTrainedModel):
             regions[chosen] = roi_align(
                 level_map, rois[chosen], region_size, spatial_scale=1 / (4 * 2**level), sampling_ratio=-1, aligned=True
             )
-        return self.region_head.embed(regions)
+        return regions, levels
 
     def embed_tiles(self, images: torch.Tensor, layout: MontageLayout) -> list[torch.Tensor]:
         """Embeddings of the tiles of every level, each read from its own level of the pyramid.

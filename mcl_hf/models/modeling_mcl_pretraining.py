@@ -32,17 +32,21 @@ class MCLForPreTrainingOutput(ModelOutput):
     Attributes:
         loss: Scalar, sum of `level_losses`.
         level_losses: `(L, 2)` contributions to the loss, weights included.
+        random_losses: `(L, 2)` what they are where all keys look alike: about those of a random network.
         positive_similarity: `(L, 2)` mean cosine of queries and their keys.
         negative_similarity: `(L, 2)` mean cosine of queries and all other keys.
         feature_std: `(L, 2)` standard deviation over the queries, mean over the D components of normalised queries:
             0 when collapsed, about `1 / sqrt(D)` when spread out.
+        queries: For each side that was run, L tensors `(Q, D)`: L2-normalised queries without gradient.
     """
 
     loss: torch.Tensor | None = None
     level_losses: torch.Tensor | None = None
+    random_losses: torch.Tensor | None = None
     positive_similarity: torch.Tensor | None = None
     negative_similarity: torch.Tensor | None = None
     feature_std: torch.Tensor | None = None
+    queries: tuple[tuple[torch.Tensor, ...], ...] | None = None
 
 
 def _count_loaded(module: nn.Module) -> tuple[int, int]:
@@ -241,9 +245,10 @@ class MCLForPreTraining(ViewBatchModel):
         zeros = torch.zeros_like(outputs[sides[0]].level_losses)
         columns = {
             name: torch.stack([getattr(outputs[side], name) if side in outputs else zeros for side in SIDES], dim=1)
-            for name in ("level_losses", "positive_similarity", "negative_similarity", "feature_std")
+            for name in ("level_losses", "random_losses", "positive_similarity", "negative_similarity", "feature_std")
         }  # each (L, 2)
-        return MCLForPreTrainingOutput(loss=columns["level_losses"].sum(), **columns)
+        vectors = tuple(outputs[side].queries for side in SIDES if side in outputs)
+        return MCLForPreTrainingOutput(loss=columns["level_losses"].sum(), queries=vectors, **columns)
 
     @property
     def _keys_need_montages(self) -> bool:

@@ -3,6 +3,7 @@
 Source: the paper's last experiment, in words only: the published code does not contain it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,12 +26,18 @@ class MCLForSupervisedPreTrainingOutput(ModelOutput):
     Attributes:
         loss: Scalar, sum of `level_losses`.
         level_losses: `(L,)`, weights included.
+        random_losses: `(L,)` what they are where all classes look alike.
         accuracy: `(L,)` share of tiles classified rightly.
+        feature_std: `(L,)` standard deviation over the tiles, mean over the D components of normalised embeddings.
+        queries: A tuple of one side: L tensors `(Q, D)` of these embeddings, without gradient.
     """
 
     loss: torch.Tensor | None = None
     level_losses: torch.Tensor | None = None
+    random_losses: torch.Tensor | None = None
     accuracy: torch.Tensor | None = None
+    feature_std: torch.Tensor | None = None
+    queries: tuple[tuple[torch.Tensor, ...], ...] | None = None
 
 
 class MCLForSupervisedPreTraining(ViewBatchModel):
@@ -95,6 +102,13 @@ class MCLForSupervisedPreTraining(ViewBatchModel):
             losses.append(self.config.level_weights[level] * F.cross_entropy(logits, classes))
             accuracies.append((logits.detach().argmax(dim=1) == classes).float().mean())
         level_losses = torch.stack(losses)
+        chance = math.log(max(self.config.num_labels, 1))
+        vectors = tuple(F.normalize(embeddings.detach().float(), dim=1) for embeddings in regions)  # L x (Q, D)
         return MCLForSupervisedPreTrainingOutput(
-            loss=level_losses.sum(), level_losses=level_losses, accuracy=torch.stack(accuracies)
+            loss=level_losses.sum(),
+            level_losses=level_losses,
+            random_losses=torch.stack([torch.full_like(losses[0], w * chance) for w in self.config.level_weights]),
+            accuracy=torch.stack(accuracies),
+            feature_std=torch.stack([level.std(dim=0, correction=0).mean() for level in vectors]),
+            queries=(vectors,),
         )

@@ -94,11 +94,15 @@ class RegionHead(nn.Module):
         """`(M, C, h * R, w * R)` maps -> `(M * h * w, D)` embeddings, regions row-major within an image."""
         return self.embed(cut_into_regions(maps, self.region_size))
 
-    def embed(self, regions: torch.Tensor) -> torch.Tensor:
-        """`(Q, C, R, R)` regions -> `(Q, D)` embeddings."""
+    def pool(self, regions: torch.Tensor) -> torch.Tensor:
+        """`(Q, C, R, R)` regions -> `(Q, C)` means over their cells after the convolutions: what a detector keeps."""
         for block in self.conv:
             regions = torch.relu_(block(regions))  # (Q, C, R, R)
-        return self.mlp(regions.mean(dim=(2, 3)))  # (Q, C) -> (Q, D)
+        return regions.mean(dim=(2, 3))
+
+    def embed(self, regions: torch.Tensor) -> torch.Tensor:
+        """`(Q, C, R, R)` regions -> `(Q, D)` embeddings."""
+        return self.mlp(self.pool(regions))  # (Q, C) -> (Q, D)
 
 
 class Predictor(nn.Module):
