@@ -22,6 +22,13 @@ from ..errors import InputError
 
 OPTIMIZERS = ("lars", "adamw", "sgd")
 
+# Smallest and largest number of images a step that the learning-rate rule has been used with, and by whom.
+_USED_WITH = {
+    "lars": (4096, 4096, "the published code"),
+    "adamw": (16, 64, "this library's demo"),
+    "sgd": (4, 8, "this library's tests only"),
+}
+
 # The published pattern, dot unescaped as there. It misses nine batch-norm scales of a ResNet-50 (downsample.1,
 # mlp.1), which are therefore adapted and decayed: a rule that excludes "all norms and biases" would be another
 # recipe.
@@ -153,6 +160,18 @@ def parameter_groups(model: Any, optimizer_name: str, weight_decay: float) -> li
         groups[0]["adapt"] = True
         groups[1]["adapt"] = False
     return groups
+
+
+def learning_rate_warning(name: str, images_per_step: int) -> list[str]:
+    """A line where the rule ``base_learning_rate * images_per_step / 256`` leaves the batches it has been used with."""
+    smallest, largest, who = _USED_WITH[name]
+    if smallest <= images_per_step <= largest:
+        return []
+    used = f"{smallest}" if smallest == largest else f"{smallest} to {largest}"
+    return [
+        f"warning: the learning rate grows with the batch, base_learning_rate x images / 256; with {name} this was "
+        f"used at {used} images a step ({who}), not at {images_per_step}: watch the loss of the first epochs"
+    ]
 
 
 def build_optimizer(model: Any, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:

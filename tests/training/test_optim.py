@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mcl_hf.errors import InputError
-from mcl_hf.training.optim import LARS, build_optimizer, is_excluded, parameter_groups
+from mcl_hf.training.optim import LARS, build_optimizer, is_excluded, learning_rate_warning, parameter_groups
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "reference_optim.json").read_text())
 
@@ -149,3 +149,10 @@ def test_adamw_and_sgd_decay_no_1d_parameter():
 def test_unknown_optimizer_names_the_choices():
     with pytest.raises(InputError, match="choose one of lars, adamw, sgd"):
         build_optimizer(_Net("resnet50"), "adam", 0.1, 0.0)
+
+
+def test_the_learning_rate_rule_warns_outside_of_the_batches_it_was_used_with():
+    assert learning_rate_warning("lars", 4096) == learning_rate_warning("adamw", 64) == []
+    (line,) = learning_rate_warning("lars", 256)
+    assert line.startswith("warning: ") and "lars" in line and "4096" in line and "256" in line
+    assert "16 to 64" in learning_rate_warning("adamw", 1024)[0]
