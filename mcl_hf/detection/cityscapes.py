@@ -1,0 +1,98 @@
+"""Cityscapes: pictures whose pixels are instance ids become boxes and masks of the eight classes that have instances.
+
+Flow: datasets -> **cityscapes** -> annotation_check. The format: cityscapesScripts, helpers/labels.py and
+preparation/json2instanceImg.py: a pixel is `label id x 1000 + number`, or the label id alone where single objects could
+not be told apart (a crowd).
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mcl_hf.detection.annotation_check import RawData, RawImage
+from mcl_hf.detection.detection_data import FileImages
+from mcl_hf.errors import InputError
+
+INSTANCE_CLASSES = {
+    24: "person",
+    25: "rider",
+    26: "car",
+    27: "truck",
+    28: "bus",
+    31: "train",
+    32: "motorcycle",
+    33: "bicycle",
+}
+"""Label id -> name; the ids are those of results files too."""
+
+_IMAGE_END, _IDS_END = "_leftImg8bit.png", "_gtFine_instanceIds.png"
+
+
+def is_cityscapes(folder: Path) -> bool:
+    """Whether a folder has Cityscapes' two folders."""
+    return (folder / "leftImg8bit").is_dir() and (folder / "gtFine").is_dir()
+
+
+def read_cityscapes(folder: Path, split: str) -> RawData:
+    """Images and instances of a split; the pictures of ids are gone through once, in threads.
+
+    Raises:
+        InputError: no images of this split, or a picture of ids is missing.
+    """
+    split = "val" if split == "validation" else split
+    root = folder / "leftImg8bit" / split
+    files = sorted(root.glob(f"*/*{_IMAGE_END}"))
+    if not files:
+        raise InputError(f"{folder} has no images of split '{split}': {root}/CITY/*{_IMAGE_END} matches nothing")
+    images, ids = [], []
+    for file in files:
+        stem = file.name.removesuffix(_IMAGE_END)
+        images.append(RawImage(stem, str(file)))
+        ids.append(folder / "gtFine" / split / file.parent.name / f"{stem}{_IDS_END}")
+    annotations: list[tuple[int, dict[str, Any]]] = []
+    with ThreadPoolExecutor(8) as pool:
+        for position, found in enumerate(pool.map(_instances, ids)):
+            annotations += [(position, {**entry, "id": number}) for number, entry in enumerate(found, start=1)]
+    return RawData(
+        kind=f"Cityscapes, split {split}",
+        source=str(folder),
+        images=images,
+        annotations=annotations,
+        categories=dict(INSTANCE_CLASSES),
+        reader=FileImages([image.name for image in images]),
+    )
+
+
+def _instances(file: Path) -> list[dict[str, Any]]:
+    try:
+        with Image.open(file) as picture:
+            return instances_of(np.asarray(picture).astype(np.int32))
+    except FileNotFoundError as error:
+        raise InputError(f"{file} is missing: unpack gtFine_trainvaltest.zip beside leftImg8bit") from error
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error}") from error
+
+
+def instances_of(pixels: np.ndarray) -> list[dict[str, Any]]:
+    """COCO annotations of one picture of ids, ``(height, width)``, in ascending order of ids."""
+    from pycocotools import mask as coco_mask
+
+    found = []
+    for value in np.flatnonzero(np.bincount(pixels.ravel())):
+        label = int(value) // 1000 if value >= 1000 else int(value)
+        if label not in INSTANCE_CLASSES:
+            continue
+        rle = coco_mask.encode(np.asfortranarray(pixels == value).view(np.uint8))
+        found.append(
+            {
+                "category_id": label,
+                "bbox": [float(side) for side in coco_mask.toBbox(rle)],
+                "area": float(coco_mask.area(rle)),
+                "iscrowd": int(value < 1000),
+                "segmentation": {"size": list(pixels.shape), "counts": rle["counts"].decode("ascii")},
+            }
+        )
+    return found

@@ -1,0 +1,165 @@
+"""Detections of an image, COCO's results JSON, and the results of several processes as those of one.
+
+Flow: predict -> **results** -> evaluate. A result is COCO's: a dict with `image_id` and `category_id` (the data set's
+own), `bbox` [x, y, width, height] in px, `score`, and with masks `segmentation` as run lengths. A file is a JSON list
+of them (https://cocodataset.org/#format-results).
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mcl_hf.detection.detection_data import DetectionData, ImageId
+from mcl_hf.errors import InputError
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ImageDetections:
+    """What a detector found in one image.
+
+    Attributes:
+        image_id: the data set's own.
+        boxes: ``(n, 4)``, x0 y0 x1 y1 in px of the picture that `DetectionItem.decode` gives.
+        scores: ``(n,)`` in [0, 1].
+        labels: int ``(n,)``, class index of the data from 0.
+        masks: n run lengths with text counts (`masks.encode_masks`), or None for boxes alone.
+    """
+
+    image_id: ImageId
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    masks: Sequence[dict[str, Any]] | None = None
+
+
+def to_results(detections: Iterable[ImageDetections], data: DetectionData) -> list[Result]:
+    """Detections as COCO results, in the order in which they come; numbers keep every bit."""
+    results = []
+    for image in detections:
+        boxes = np.asarray(image.boxes, np.float64).reshape(-1, 4)
+        sides = boxes[:, 2:] - boxes[:, :2]  # (n, 2)
+        for n, (box, side) in enumerate(zip(boxes.tolist(), sides.tolist(), strict=True)):
+            result: Result = {
+                "image_id": image.image_id,
+                "category_id": data.category_ids[int(image.labels[n])],
+                "bbox": [box[0], box[1], side[0], side[1]],
+                "score": float(image.scores[n]),
+            }
+            if image.masks is not None:
+                result["segmentation"] = image.masks[n]
+            results.append(result)
+    return results
+
+
+def ground_truth_results(data: DetectionData) -> list[Result]:
+    """The annotations themselves as results of score 1, crowds left out: what a perfect detector would say."""
+    from mcl_hf.detection.masks import to_rle
+
+    results = []
+    for item in data:
+        bbox = np.concatenate([item.boxes[:, :2], item.boxes[:, 2:] - item.boxes[:, :2]], axis=1)
+        for n in np.flatnonzero(~item.iscrowd):
+            result: Result = {
+                "image_id": item.image_id,
+                "category_id": data.category_ids[int(item.labels[n])],
+                "bbox": bbox[n].tolist(),
+                "score": 1.0,
+            }
+            if data.has_masks:
+                rle = to_rle(item.segmentations[n], item.height, item.width)
+                counts = rle["counts"]
+                text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+                result["segmentation"] = {"size": [int(side) for side in rle["size"]], "counts": text}
+            results.append(result)
+    return results
+
+
+def write_results(path: str | Path, results: Sequence[Result]) -> None:
+    """Write COCO's results JSON, one result a line."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        file.write("[\n" + ",\n".join(json.dumps(result) for result in results) + "\n]\n")
+
+
+def read_results(path: str | Path, data: DetectionData) -> list[Result]:
+    """Read a results JSON that was made for ``data``, by this library or any other.
+
+    Raises:
+        InputError: no such file, another format, or images and categories that the data do not have.
+    """
+    path = Path(path)
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON: {error}") from error
+    if not isinstance(results, list):
+        raise InputError(f"{path} is no COCO results file: it holds a {type(results).__name__}, not a list")
+    check_results(results, data, str(path))
+    return results
+
+
+def check_results(results: Sequence[Result], data: DetectionData, name: str = "predictions") -> None:
+    """Refuse results that cannot be scored on ``data``.
+
+    Raises:
+        InputError: the first one that lacks something, or names an image or category that the data do not have.
+    """
+    images, categories = set(data.image_ids), set(data.category_ids)
+    for number, result in enumerate(results, start=1):
+        where = f"{name}, result {number}"
+        if not isinstance(result, dict) or not {"image_id", "category_id", "score"} <= set(result):
+            raise InputError(f"{where} lacks image_id, category_id or score: this is no COCO results file")
+        if not ("bbox" in result or "segmentation" in result):
+            raise InputError(f"{where} has neither bbox nor segmentation")
+        if result["image_id"] not in images:
+            raise InputError(f"{where} is of image {result['image_id']!r}, which is not in {data.source}: other split?")
+        if result["category_id"] not in categories:
+            known = f"{min(categories)} to {max(categories)}"
+            raise InputError(
+                f"{where} has category {result['category_id']!r}, which {data.source} does not have (ids {known}): "
+                "results carry the data set's own ids, not class indices"
+            )
+        box = result.get("bbox", (0, 0, 0, 0))
+        if len(box) != 4 or not all(map(math.isfinite, (*box, result["score"]))):
+            raise InputError(
+                f"{where} has box {box!r} and score {result['score']!r}: four and one finite numbers belong"
+            )
+
+
+def merge_results(shards: Sequence[Sequence[Result]], data: DetectionData) -> list[Result]:
+    """The results of several processes as one process would have given them: image after image, in the data's order.
+
+    An image that several shards hold, as samplers that fill up the last batch make it, is taken from the first. The
+    order within an image is kept, so that scores that are equal stay in it and figures agree to the last digit.
+    """
+    of_image: dict[ImageId, list[Result]] = {}
+    for shard in shards:
+        here: dict[ImageId, list[Result]] = {}
+        for result in shard:
+            here.setdefault(result["image_id"], []).append(result)
+        of_image = here | of_image
+    return [result for image_id in data.image_ids for result in of_image.get(image_id, ())]
+
+
+def gather_results(results: Sequence[Result], data: DetectionData) -> list[Result]:
+    """`merge_results` over the processes of `torch.distributed`; every rank must call it, and every rank gets all."""
+    import torch.distributed as dist
+
+    from mcl_hf.models.collectives import world_size
+
+    shards: list[Any] = [None] * world_size()
+    if world_size() == 1:
+        shards = [results]
+    else:
+        dist.all_gather_object(shards, list(results))
+    return merge_results(shards, data)
