@@ -1,11 +1,16 @@
-"""Is the run still sound? The guard that stops a non-finite loss from reaching weights or disk.
+"""Is the run still sound? Numbers that tell, and the guard that stops a non-finite loss from reaching weights or disk.
 
-Where it sits: inside the loop's step. The flag stays on the device, where it turns the update off (the optimizer's
-`found_inf`); it is copied to the host at logging and saving steps only, so the guard costs no sync in between.
+Where it sits: the guard inside the loop's step. The flag stays on the device, where it turns the update off (the
+optimizer's `found_inf`); it is copied to the host at logging and saving steps only, so the guard costs no sync in
+between. Effective rank and distance of the target are computed at logging steps only, by `watch.py`.
+
+Source: effective rank: Roy and Vetterli, "The effective rank", EUSIPCO 2007; as a measure of self-supervised embeddings
+RankMe, arXiv 2210.02885, section 3.
 """
 
 import json
 from collections import deque
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,10 +18,49 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .state import how_to_go_on
 
 
 class NonFiniteLossError(InputError):
     """The loss or its gradient became infinite or NaN; the message names the step and the samples."""
+
+
+def second_moments(queries: Sequence[Sequence[Tensor]]) -> Tensor:
+    """`Z^T Z` of normalised vectors, for each side and level: sides x L tensors `(Q, D)` -> `(sides, L, D, D)` float64.
+
+    Sums over ranks of these are those of the whole batch.
+    """
+    if queries[0][0].device.type == "mps":  # has no float64
+        queries = [[level.cpu() for level in side] for side in queries]
+    return torch.stack([torch.stack([level.double().T @ level.double() for level in side]) for side in queries])
+
+
+def effective_rank(moments: Tensor) -> Tensor:
+    """`exp` of the entropy of the singular values' shares: how many directions vectors use, 1 to D.
+
+    Args:
+        moments: `(..., D, D)` second moments `Z^T Z` of L2-normalised vectors Z `(Q, D)`. They are not centred, so that
+            vectors which have collapsed to one point have rank 1, whatever noise is left between them.
+
+    Returns:
+        `(...)`, the dtype of `moments`.
+
+    Example:
+        >>> import torch
+        >>> effective_rank(torch.eye(8)).item() > 7.99, effective_rank(torch.ones(8, 8)).item() < 1.01
+        (True, True)
+    """
+    singular = torch.linalg.eigvalsh(torch.nan_to_num(moments)).clamp(min=0).sqrt()  # (..., D)
+    shares = singular / singular.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(moments.dtype).tiny)
+    return torch.special.entr(shares).sum(dim=-1).exp()
+
+
+@torch.no_grad()
+def relative_distance(tensors: Iterable[Tensor], references: Iterable[Tensor]) -> Tensor:
+    """`|a - b| / |b|` over all tensors of two lists, as one scalar on their device."""
+    pairs = list(zip(tensors, references, strict=True))
+    difference = torch.stack([torch.linalg.vector_norm(a - b) for a, b in pairs]).norm()
+    return difference / torch.stack([torch.linalg.vector_norm(b) for _, b in pairs]).norm()
 
 
 class FiniteGuard:
@@ -79,10 +123,10 @@ class FiniteGuard:
         raise NonFiniteLossError(
             f"the loss or its gradient is not finite since step {step + 1}: the update was left out and nothing was "
             f"saved after it; samples of that step on rank {rank}: {shown} (all recent ones in {path}). "
-            "Look at these images, or lower the learning rate, and continue with --resume auto"
+            f"Look at these images, or lower the learning rate, and {how_to_go_on(output_dir)}"
         )
 
-    def check_weights(self, network: nn.Module, step: int) -> None:
+    def check_weights(self, network: nn.Module, step: int, output_dir: Path) -> None:
         """Refuse to save tensors that are not finite, whatever made them so (a host sync).
 
         Raises:
@@ -94,5 +138,5 @@ class FiniteGuard:
         if broken:
             raise NonFiniteLossError(
                 f"{len(broken)} tensors are not finite after step {step} ({broken[0]}): this step was not saved. "
-                "Lower the learning rate, and continue with --resume auto"
+                f"Lower the learning rate, and {how_to_go_on(output_dir)}"
             )

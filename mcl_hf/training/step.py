@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .host_copies import copy_to_device
 from .run import Batch, Run
 from .schedules import learning_rate, target_momentum
 from .signals import interrupts_ignored
@@ -24,14 +25,16 @@ from .signals import interrupts_ignored
 if TYPE_CHECKING:
     from ..data import ViewBatch
 
-_HEALTH = ("level_losses", "positive_similarity", "negative_similarity", "feature_std")
+_HEALTH = ("level_losses", "random_losses", "positive_similarity", "negative_similarity", "feature_std")
+_SUPERVISED = ("level_losses", "random_losses", "accuracy", "feature_std", "queries")
 
 
-def train_step(run: Run, batches: Iterator["ViewBatch"], step: int, broken: list[str]) -> dict[str, Tensor | float]:
+def train_step(run: Run, batches: Iterator["ViewBatch"], step: int, broken: list[str]) -> dict[str, Any]:
     """One optimizer step, 0-based `step`; names of unreadable images are appended to `broken`.
 
     Returns:
-        What the log shows of the step (of its last forward pass), tensors still on the device.
+        What the log shows of the step (of its last forward pass), tensors still on the device; and its `queries`: for
+        each side, L tensors `(Q, D)`.
     """
     arguments, parts = run.arguments, run.arguments.gradient_accumulation_steps
     lr = learning_rate(step, run.state.max_steps, run.peak_lr, arguments.min_lr, run.warmup_steps)
@@ -83,7 +86,7 @@ def forward_backward(run: Run, views: "ViewBatch", step: int, part: int, is_last
         with _gradients_meet(run, is_last):
             output = run.model(views_a, _on_device(run, views.labels), montage=montages[0])
             run.accelerator.backward(run.guard.watch(output.loss, step) / parts)
-        return {"loss": output.loss, "level_losses": output.level_losses, "accuracy": output.accuracy}
+        return {"loss": output.loss, **{name: getattr(output, name) for name in _SUPERVISED}}
 
     views_b = normalise(run, views.views_b or [])
     both = {"montage_a": montages[0], "montage_b": montages[1], "group_ids": _group_ids(run, views)}
@@ -91,18 +94,20 @@ def forward_backward(run: Run, views: "ViewBatch", step: int, part: int, is_last
         with _gradients_meet(run, is_last):
             output = run.model(views_a, views_b, **both)
             run.accelerator.backward(run.guard.watch(output.loss, step) / parts)
-        return {"loss": output.loss, **{name: getattr(output, name) for name in _HEALTH}}
+        return {"loss": output.loss, **{name: getattr(output, name) for name in (*_HEALTH, "queries")}}
 
     with run.accelerator.autocast():
         keys = run.network.compute_keys(views_a, views_b, montages[0], montages[1])
     outputs: list[dict[str, Tensor]] = []
+    queries: tuple[tuple[Tensor, ...], ...] = ()
     for side in ("a", "b"):
         with _gradients_meet(run, is_last and side == "b"):
             output = run.model(views_a, views_b, keys=keys, sides=(side,), **both)
             run.accelerator.backward(run.guard.watch(output.loss, step) / parts)
         outputs.append({name: getattr(output, name).detach() for name in ("loss", *_HEALTH)})
+        queries += output.queries
         del output  # its graph would double the memory that running in turn saves
-    return {name: outputs[0][name] + outputs[1][name] for name in outputs[0]}
+    return {"queries": queries, **{name: outputs[0][name] + outputs[1][name] for name in outputs[0]}}
 
 
 def counter_seed(purpose: str, *counters: int) -> int:
@@ -114,7 +119,7 @@ def counter_seed(purpose: str, *counters: int) -> int:
 def normalise(run: Run, views: Sequence[Tensor]) -> list[Tensor]:
     """uint8 `(N, C, s, s)` on the CPU -> float on the device, ``(x - 255 mean) / (255 std)`` by channel."""
     layout = torch.channels_last if run.arguments.channels_last else torch.contiguous_format
-    on_device = [view.to(run.accelerator.device, non_blocking=True) for view in views]
+    on_device = [copy_to_device(view, run.accelerator.device) for view in views]
     return [((view - run.mean) / run.scale).contiguous(memory_format=layout) for view in on_device]
 
 
@@ -126,7 +131,7 @@ def _group_ids(run: Run, views: "ViewBatch") -> Tensor | None:
 
 
 def _on_device(run: Run, tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.to(run.accelerator.device, non_blocking=True)
+    return None if tensor is None else copy_to_device(tensor, run.accelerator.device)
 
 
 def _gradients_meet(run: Run, meet: bool) -> contextlib.AbstractContextManager[Any]:

@@ -6,14 +6,20 @@ line:
     step                    optimizer steps done
     loss                    total of this step, mean over ranks
     level_losses            (L, 2) contributions to the loss; columns: view a's queries, view b's. Supervised: (L,)
+    random_losses           like level_losses: what they are where all keys (classes) look alike
     positive_similarity     (L, 2) mean cosine of queries with their own key
     negative_similarity     (L, 2) mean cosine with all other keys
-    feature_std             (L, 2) spread of the query embeddings; near 0 is collapse
+    feature_std             (L, 2) spread of the query embeddings; near 0 is collapse. Supervised: (L,)
+    effective_rank          (L, 2) directions that they use, 1 to D; near 1 is collapse. Supervised: (L,)
+    target_distance         relative distance of target and online parameters
     accuracy                (L,) share of tiles classified right, supervised only
     learning_rate, target_momentum, grad_norm (before clipping; null in a step that fp16 skips)
     images_per_second       over all processes, since the line before
     data_wait_share         share (0 to 1) of that time spent waiting for images
+    peak_memory_gib         of the main process so far: tensors on its GPU, or all of the process on the CPU
     seconds                 since the start of the run, over all attempts
+    health                  what was found wrong with the run (collapse.py), where it is new
+    probe/...               results of a probe of the weights, where one was due
     broken_images           unreadable so far; broken: names of those since the line before (main process), if any
 
 Trackers are Accelerate's. Pictures of the data go to them only with `log_images`.
