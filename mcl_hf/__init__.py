@@ -6,8 +6,9 @@ the package brings in neither datasets nor accelerate.
 
 from typing import Any
 
-from .startup import check_torch_and_torchvision
+from .startup import check_torch_and_torchvision, leave_quietly_on_interrupt
 
+leave_quietly_on_interrupt()
 check_torch_and_torchvision()
 
 from transformers import (  # noqa: E402  (the check above explains a broken pair of torch and torchvision)

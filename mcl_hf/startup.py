@@ -4,9 +4,12 @@ A torchvision built for another torch fails deep inside some other import: ``ope
 `mcl_hf/__init__.py` calls `check_torch_and_torchvision` first, so that the reader sees one line that says what to do.
 """
 
+import os
+import signal
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import FrameType
 
 
 def check_torch_and_torchvision() -> None:
@@ -31,6 +34,23 @@ def check_torch_and_torchvision() -> None:
             f"torch {_version('torch')} and torchvision {_version('torchvision')} do not fit each other ({reason}): "
             "install a pair that was built together, for example with: pip install --upgrade torch torchvision"
         )
+
+
+def leave_quietly_on_interrupt() -> None:
+    """Inside the command, let Ctrl-C while the packages are imported end in one line; `run_command` undoes it."""
+    if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupted)
+
+
+def expect_interrupts_again() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again, where `leave_quietly_on_interrupt` had changed that."""
+    if signal.getsignal(signal.SIGINT) is _interrupted:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    print("mcl-hf: interrupted", file=sys.stderr, flush=True)
+    os._exit(130)  # an exception would be lost in, or garbled by, a half-done import
 
 
 def _version(package: str) -> str:

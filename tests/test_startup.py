@@ -60,3 +60,19 @@ def test_inside_the_command_there_is_no_traceback(tmp_path):
     )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("mcl-hf: error: torch") and done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_during_the_imports_is_one_line(tmp_path):
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    package = tmp_path / "mcl_hf"
+    package.mkdir()
+    (package / "startup.py").write_text(STARTUP.read_text())
+    (package / "__init__.py").write_text(
+        "from .startup import check_torch_and_torchvision, leave_quietly_on_interrupt\n"
+        "leave_quietly_on_interrupt()\ncheck_torch_and_torchvision()\n"
+    )
+    (package / "cli.py").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "mcl_hf.cli"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (130, "mcl-hf: interrupted\n")

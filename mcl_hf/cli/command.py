@@ -11,6 +11,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from mcl_hf.errors import InputError
+from mcl_hf.startup import expect_interrupts_again
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
@@ -33,11 +34,12 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
         0, or 2 after an `InputError` or a full disk, or 130 after Ctrl-C. Anything else is a fault of this library and
         keeps its traceback.
     """
+    expect_interrupts_again()
     logging.disable_progress_bar()  # transformers' bars for loading and writing would break up the run's own
     try:
         return run(list(sys.argv[1:] if argv is None else argv)) or 0
     except InputError as error:
-        return _fail(str(error))
+        return _fail(" ".join([str(error), *getattr(error, "__notes__", [])]))
     except KeyboardInterrupt:
         print("mcl-hf: interrupted", file=sys.stderr)
         return 130

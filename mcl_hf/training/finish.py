@@ -42,7 +42,7 @@ backbone = MCLBackbone.from_pretrained("{path}")  # C2..C5, for detectors of tra
 | images per step | {batch} |
 | images seen | {images} |
 | loss at the last step | {loss} |
-| training time | {hours:.2f} h on {processes} process(es) |
+| training time | {time} on {processes} process(es) |
 
 How well it transfers to detection has not been measured. `log.jsonl` holds the run's curves; `pretraining/` the model
 with target network and predictors, to continue from.
@@ -83,6 +83,18 @@ def write_finished_model(run: Run) -> None:
         ) from error
 
 
+def duration(seconds: float) -> str:
+    """A length of time in the unit that suits it.
+
+    Example:
+        >>> duration(8.4), duration(400), duration(30_000)
+        ('8 s', '6.7 min', '8.3 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def readme(run: Run) -> str:
     """The README of a finished run: what was recorded, and nothing else."""
     from ..version import __version__
@@ -99,7 +111,7 @@ def readme(run: Run) -> str:
         "batch": f"{state.global_batch_size:,}",
         "images": f"{state.images_seen:,}",
         "loss": f"{run.metrics['loss']:.4f}" if run.metrics else "not recorded",
-        "hours": state.seconds / 3600,
+        "time": duration(state.seconds),
         "processes": state.world_size,
     }
     return _README.format(**values)

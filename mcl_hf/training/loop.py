@@ -34,7 +34,8 @@ def _train(run: Run) -> None:
     arguments, state = run.arguments, run.state
     batches = TimedBatches(iter(run.loader), run.accelerator.num_processes)
     watch = HealthWatch(run)
-    broken: list[str] = []
+    broken = list(state.broken_since_log) if run.accelerator.is_main_process else []
+    counted = len(broken)  # of them in state.broken_images
     reported: set[str] = set()
     earlier_seconds, started_at = state.seconds, time.perf_counter()
     logged_at, logged_step, saved_step = started_at, state.step, state.step
@@ -42,15 +43,16 @@ def _train(run: Run) -> None:
 
     while state.step < state.max_steps:
         # --- one step -----------------------------------------------------------------------------------------------
+        broken_in_step: list[str] = []
         try:
-            outputs = train_step(run, batches, state.step, broken)
+            outputs = train_step(run, batches, state.step, broken_in_step)
         except DataError:
             if state.step > saved_step:
-                run.guard.check(run.output_dir, run.accelerator.process_index)
-                state.seconds = earlier_seconds + time.perf_counter() - started_at
+                _take_stock(run, broken, counted, earlier_seconds + time.perf_counter() - started_at)
                 _start_saving(run)
             _finish_saving(run)
             raise
+        broken += broken_in_step
         state.step += 1
         state.images_seen += state.global_batch_size
         run.tracking.advance()
@@ -60,8 +62,8 @@ def _train(run: Run) -> None:
         saving = should_save(state.step, arguments.save_every_steps, state.max_steps)
         stopping = _stop_requested(run, at_sync_point=logging or saving)
         if logging or saving or stopping:
-            run.guard.check(run.output_dir, run.accelerator.process_index)
-            state.seconds = earlier_seconds + time.perf_counter() - started_at
+            _take_stock(run, broken, counted, earlier_seconds + time.perf_counter() - started_at)
+            counted = len(broken)
 
         # --- log ------------------------------------------------------------------------------------------------------
         if logging:
@@ -70,7 +72,6 @@ def _train(run: Run) -> None:
             record["images_per_second"] = (state.step - logged_step) * state.global_batch_size / (now - logged_at)
             record["data_wait_share"] = min(1.0, batches.seconds / (now - logged_at))
             record["peak_memory_gib"] = peak_memory_gib(run.accelerator.device)
-            state.broken_images += run.total_over_ranks(len(broken))
             record |= {"seconds": state.seconds, "broken_images": state.broken_images}
             record |= {"broken": broken} if broken else {}
             for line in dict.fromkeys(broken):
@@ -85,7 +86,8 @@ def _train(run: Run) -> None:
             run.tracking.log(record)
             run.notify("on_log", record)
             # What was done between the steps, probes above all, is no part of the steps' speed.
-            logged_at, logged_step, broken, batches.seconds = time.perf_counter(), state.step, [], 0.0
+            logged_at, logged_step, batches.seconds = time.perf_counter(), state.step, 0.0
+            broken, counted, state.broken_since_log = [], 0, []
 
         # --- save -----------------------------------------------------------------------------------------------------
         if saving or stopping or watch.fatal:
@@ -98,6 +100,21 @@ def _train(run: Run) -> None:
     _finish_saving(run)
     if watch.fatal:
         raise watch.error()
+
+
+def _take_stock(run: Run, broken: list[str], counted: int, seconds: float) -> None:
+    """Check that all is finite, and bring the counters of the state up to date (a host sync; all ranks).
+
+    Args:
+        run: its state is changed.
+        broken: names of this rank's unreadable images since the last line of the log.
+        counted: how many of them have been counted.
+        seconds: spent training, over all attempts.
+    """
+    run.guard.check(run.output_dir, run.accelerator.process_index)
+    run.state.seconds = seconds
+    run.state.broken_images += run.total_over_ranks(len(broken) - counted)
+    run.state.broken_since_log = broken.copy()
 
 
 def _stop_requested(run: Run, at_sync_point: bool) -> bool:
@@ -120,7 +137,7 @@ def _start_saving(run: Run) -> None:
     if run.accelerator.scaler is not None:
         run.state.scaler = run.accelerator.scaler.state_dict()
     run.state.tracker_ids = run.tracking.tracker_ids
-    run.guard.check_weights(run.network, run.state.step)
+    run.guard.check_weights(run.network, run.state.step, run.output_dir)
     write = functools.partial(run.writer.start, run.network, run.processor, run.optimizer.optimizer, run.state)
     on_main_process(run.accelerator, write)
     run.writer.in_flight = True

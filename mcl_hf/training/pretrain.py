@@ -40,10 +40,18 @@ from .finish import write_finished_model
 from .health import FiniteGuard
 from .loop import train
 from .optim import build_optimizer, learning_rate_warning
-from .resume import check_model, check_recipe, find_start, output_folder
+from .resume import check_model, check_recipe, continue_from, find_start, output_folder
 from .run import Run, on_main_process
 from .signals import StopRequest
-from .state import TrainingState, check_free_space, load_optimizer, read_training_state, remove_leftovers, should_save
+from .state import (
+    TrainingState,
+    check_free_space,
+    installed_versions,
+    load_optimizer,
+    read_training_state,
+    remove_leftovers,
+    should_save,
+)
 from .tracking import Tracking, check_trackers, read_log
 
 _MODELS = {"contrastive": MCLForPreTraining, "supervised": MCLForSupervisedPreTraining}
@@ -150,12 +158,12 @@ def _pretrain(
         max_steps=max_steps,
         arguments=asdict(arguments),
         data={"description": source.description, "fingerprint": source.fingerprint, "num_images": len(source)},
+        versions=installed_versions(),
     )
     if checkpoint is not None:
         saved = read_training_state(checkpoint)
         lines += check_recipe(checkpoint, saved, state)
-        for name in ("step", "images_seen", "seconds", "broken_images", "best", "health", "tracker_ids", "scaler"):
-            setattr(state, name, getattr(saved, name))
+        continue_from(state, saved)
         lines.append(f"resuming after step {state.step} from {checkpoint}")
     loader = ViewLoader(
         source,
@@ -228,6 +236,11 @@ def _pretrain(
         f"{arguments.optimizer}, learning rate up to {peak_lr:.4g}"
     )
     lines += learning_rate_warning(arguments.optimizer, global_batch_size)
+    if run.warmup_steps > max_steps:
+        lines.append(
+            f"warning: warmup_steps {run.warmup_steps} is longer than the run's {max_steps} steps: the learning rate "
+            f"never gets to {peak_lr:.4g}"
+        )
     for line in lines:
         run.tracking.print(line)
     try:

@@ -16,11 +16,20 @@ from .state import TrainingState, checkpoints, damage, newest_whole_checkpoint
 _BEFORE_FIRST_CHECKPOINT = ("log.jsonl", "checkpoints")
 # A config.json or a README.md alone is somebody else's.
 _SIGNS_OF_A_RUN = {"model.safetensors", "pretraining", "checkpoints", "log.jsonl"}
-# A change of these makes another run out of it, but not a wrong one.
-_CHOICES = (
-    "base_learning_rate", "min_lr", "warmup_steps", "weight_decay", "clip_grad_norm", "target_momentum", "seed",
-    "gradient_accumulation_steps", "precision", "view_rendering", "group_column", "label_column", "sides_in_turn",
+# Another value of these makes a checkpoint useless.
+_REFUSED = ("objective", "optimizer")
+# These may change freely: they decide where a run writes, what it tells, and how fast it reads. A change of any other
+# option makes another run of it, but not a wrong one, and is named; so are options that come to be, until listed here.
+_WITHOUT_INFLUENCE = {
+    "output_dir", "resume", "num_workers", "max_broken", "save_every_steps", "keep_last", "keep_every",
+    "log_every_steps", "report_to", "log_images", "on_collapse",
+}  # fmt: skip
+# What a run counts and finds; the other fields of `TrainingState` describe it.
+_CONTINUED = (
+    "step", "images_seen", "seconds", "broken_images", "broken_since_log", "best", "health", "tracker_ids", "scaler",
 )  # fmt: skip
+# Compared by what comes of them: the model's configuration, the data's fingerprint, the steps and their images.
+_COMPARED_ELSEWHERE = {*MODEL_FIELDS, "data", "epochs", "max_steps", "global_batch_size", "batch_size"}
 
 
 def find_start(output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
@@ -113,22 +122,40 @@ def check_recipe(checkpoint: Path, saved: TrainingState, now: TrainingState) -> 
         InputError: the objective or the optimizer differs, or the run is already longer than asked for.
     """
     before, after = saved.arguments, now.arguments
-    for name in ("objective", "optimizer"):
+    for name in _REFUSED:
         if before.get(name) != after[name]:
             raise InputError(
                 f"{checkpoint} was trained with {name} {before.get(name)}, now it is {after[name]}: use the same"
             )
     if saved.step > now.max_steps:
         raise InputError(f"{checkpoint} is at step {saved.step}, beyond the {now.max_steps} steps asked for")
-    changed = [(name, before.get(name), after[name]) for name in _CHOICES if before.get(name) != after[name]]
+    named = [name for name in after if name in before and name not in _WITHOUT_INFLUENCE | _COMPARED_ELSEWHERE]
+    changed = [(name, before[name], after[name]) for name in named]
     for name in ("world_size", "global_batch_size", "max_steps"):
         changed.append((name, getattr(saved, name), getattr(now, name)))
-    changed.append(("the data set's fingerprint", saved.data.get("fingerprint"), now.data.get("fingerprint")))
+    changed.append(("data set", _data_words(saved), _data_words(now)))
+    changed += [
+        (f"release of {name}", saved.versions.get(name), now.versions[name])
+        for name in now.versions
+        if name in saved.versions
+    ]
     return [
-        f"resuming with another {name}: {old} before, {new} now; the run goes on, but is not the interrupted one"
+        f"warning: resuming with another {name}: {old} before, {new} now; the run goes on, but is not the interrupted "
+        "one"
         for name, old, new in changed
         if old != new
     ]
+
+
+def continue_from(state: TrainingState, saved: TrainingState) -> None:
+    """Take over what the interrupted run had counted and found; what describes the run stays that of this attempt."""
+    for name in _CONTINUED:
+        setattr(state, name, getattr(saved, name))
+
+
+def _data_words(state: TrainingState) -> str:
+    """The data set as the warning shows it; equal for equal data, wherever it lies."""
+    return f"{state.data.get('num_images')} images with fingerprint {state.data.get('fingerprint')}"
 
 
 def output_folder(arguments: PretrainArguments) -> Path:

@@ -28,6 +28,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,6 +68,8 @@ class TrainingState:
         health: streaks of the rules in collapse.py, and which of them have been named.
         tracker_ids: run ids of the trackers, to continue the same curves.
         scaler: state of the fp16 gradient scaler, empty otherwise.
+        broken_since_log: names of the unreadable images that the next line of the log will have.
+        versions: releases of the packages whose arithmetic the run consists of.
     """
 
     step: int = 0
@@ -82,6 +85,13 @@ class TrainingState:
     health: dict[str, Any] = field(default_factory=dict)
     tracker_ids: dict[str, str] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
+    broken_since_log: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def installed_versions() -> dict[str, str]:
+    """Releases of the packages that decide on pixels and on arithmetic."""
+    return {name: metadata.version(name) for name in ("torch", "timm", "pillow", "numpy")}
 
 
 def checkpoint_folder(output_dir: Path, step: int) -> Path:
@@ -261,13 +271,16 @@ def _cannot_write(final: Path, error: Exception) -> str:
     reason = "there is no space left on the disk" if full or "os error 27" in text else text
     whole = [path.name for path in checkpoints(final.parent.parent) if path != final]
     kept = f"the last one before it is {whole[-1]}" if whole else "there is none before it"
-    return f"checkpoint {final} could not be written: {reason}; {kept}. Make room and continue with --resume auto"
+    then = "continue" if whole else "start again"
+    return f"checkpoint {final} could not be written: {reason}; {kept}. Make room and {then} with --resume auto"
 
 
 def how_to_go_on(output_dir: Path) -> str:
     """What to do after a run ended early: there may be a checkpoint (or one being written) to continue from, or not."""
     started = any((output_dir / "checkpoints").glob("*step-*"))
-    return "continue with --resume auto" if started else "start again: there is no checkpoint yet"
+    if started:
+        return "continue with --resume auto"
+    return "start again with --resume auto (there is no checkpoint yet)"
 
 
 def check_free_space(

@@ -16,6 +16,7 @@ from transformers import AutoImageProcessor, AutoModel
 from mcl_hf import MCLBackbone, MCLForPreTraining, MCLForSupervisedPreTraining, MCLModel
 from mcl_hf.errors import InputError
 from mcl_hf.training import NonFiniteLossError
+from mcl_hf.training.finish import duration
 from mcl_hf.training.pretrain import processes_asked_for
 from mcl_hf.training.schedules import learning_rate, target_momentum
 
@@ -91,7 +92,14 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tiny_run, read_log, 
     assert_same_tensors(weights(whole / "pretraining"), weights(resumed / "pretraining"))
     state = "checkpoints/step-00000006/training_state.safetensors"
     assert_same_tensors(load_file(whole / state), load_file(resumed / state))
-    timing = {"images_per_second", "data_wait_share", "seconds"}
+    one, other = (
+        json.loads((f / "checkpoints/step-00000006/training_state.json").read_text()) for f in (whole, resumed)
+    )
+    differ = {name for name in one if one[name] != other[name]}
+    assert differ == {"seconds", "arguments"} and one["best"] and one["step"] == 6 and one["images_seen"] > 0
+    differ = {name for name in one["arguments"] if one["arguments"][name] != other["arguments"][name]}
+    assert differ == {"output_dir", "resume"}
+    timing = {"images_per_second", "data_wait_share", "seconds", "peak_memory_gib"}
     one, other = ([{k: v for k, v in r.items() if k not in timing} for r in read_log(f)] for f in (whole, resumed))
     assert one == other
 
@@ -242,6 +250,24 @@ def test_a_folder_with_a_run_in_it_is_left_alone(tiny_run):
     with pytest.raises(InputError, match="already holds a run .*--resume auto"):
         tiny_run(max_steps=1, seed=1)
     assert_same_tensors(before, weights(folder))
+
+
+def test_unreadable_images_between_the_log_and_the_checkpoint_are_counted_once(tiny_run, photos, tmp_path, read_log):
+    data = tmp_path / "data"
+    shutil.copytree(photos, data)
+    for number in range(3):
+        (data / "cats" / f"broken{number}.jpg").write_bytes(b"<html>not found</html>")
+    shape = {"data": str(data), "max_broken": 0.9, "max_steps": 8, "log_every_steps": 4, "save_every_steps": 3}
+    whole = tiny_run("whole", **shape).output_dir
+    for step in (3, 6):  # between two lines of the log
+        part = tmp_path / f"part{step}"
+        shutil.copytree(whole / "checkpoints" / f"step-0000000{step}", part / "checkpoints" / f"step-0000000{step}")
+        resumed = read_log(tiny_run(part.name, resume="auto", num_workers=1, **shape).output_dir)
+        expected = read_log(whole)[-len(resumed) :]
+        for name in ("step", "broken_images", "loss"):
+            assert [line[name] for line in resumed] == [line[name] for line in expected]
+        assert [line.get("broken") for line in resumed] == [line.get("broken") for line in expected]
+    assert read_log(whole)[-1]["broken_images"] > 1
 
 
 def test_resuming_names_what_changed(tiny_run, capfd):
@@ -438,3 +464,14 @@ except InputError as error:
     assert "rank 1: part-003.tar is not there" in done.stdout
     state = json.loads((tmp_path / "run/checkpoints/last/training_state.json").read_text())
     assert (state["world_size"], state["step"]) == (2, 2)
+
+
+def test_what_a_first_run_should_know_is_said(tiny_run, capfd, tmp_path):
+    result = tiny_run(max_steps=2, warmup_steps=5)
+    captured = capfd.readouterr()
+    assert "warning: warmup_steps 5 is longer than the run's 2 steps" in captured.out + captured.err
+    seconds = json.loads((result.output_dir / "checkpoints/last/training_state.json").read_text())["seconds"]
+    assert f"| training time | {duration(seconds)} on 1 process" in (result.output_dir / "README.md").read_text()
+    with pytest.raises(NonFiniteLossError, match=r"start again with --resume auto \(there is no checkpoint yet\)"):
+        tiny_run("spoilt", callbacks=[Poison(after=1)])
+    assert tiny_run("spoilt", resume="auto").steps == 3  # as the message says

@@ -252,7 +252,7 @@ def test_what_is_dropped():
 
 
 def test_a_run_that_ended_early_goes_on_from_a_checkpoint_if_there_is_one(tmp_path):
-    assert how_to_go_on(tmp_path).startswith("start again")
+    assert how_to_go_on(tmp_path) == "start again with --resume auto (there is no checkpoint yet)"
     checkpoint_folder(tmp_path, 3).mkdir(parents=True)
     assert how_to_go_on(tmp_path) == "continue with --resume auto"
 
