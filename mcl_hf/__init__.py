@@ -16,9 +16,14 @@ from transformers import (  # noqa: E402  (the check above explains a broken pai
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
+    AutoModelForImageSegmentation,
+    AutoModelForInstanceSegmentation,
+    AutoModelForObjectDetection,
     AutoModelForPreTraining,
 )
 
+from .detection.configuration_detector import MCLDetectorConfig  # noqa: E402
+from .detection.modeling_detector import MCLForInstanceSegmentation, MCLForObjectDetection  # noqa: E402
 from .models import (  # noqa: E402
     FeaturePyramid,
     MCLBackbone,
@@ -39,12 +44,21 @@ AutoConfig.register(MCLConfig.model_type, MCLConfig, exist_ok=True)
 AutoModel.register(MCLConfig, MCLModel, exist_ok=True)
 AutoBackbone.register(MCLConfig, MCLBackbone, exist_ok=True)
 AutoModelForPreTraining.register(MCLConfig, MCLForPreTraining, exist_ok=True)
-AutoImageProcessor.register(MCLConfig, image_processor_classes={"torchvision": MCLImageProcessor}, exist_ok=True)
+AutoConfig.register(MCLDetectorConfig.model_type, MCLDetectorConfig, exist_ok=True)
+AutoModelForObjectDetection.register(MCLDetectorConfig, MCLForObjectDetection, exist_ok=True)
+AutoModelForInstanceSegmentation.register(MCLDetectorConfig, MCLForInstanceSegmentation, exist_ok=True)
+# what pipeline("image-segmentation") looks for
+AutoModelForImageSegmentation.register(MCLDetectorConfig, MCLForInstanceSegmentation, exist_ok=True)
+for _config in (MCLConfig, MCLDetectorConfig):
+    AutoImageProcessor.register(_config, image_processor_classes={"torchvision": MCLImageProcessor}, exist_ok=True)
 
 __all__ = [
     "FeaturePyramid",
     "MCLBackbone",
     "MCLConfig",
+    "MCLDetectorConfig",
+    "MCLForInstanceSegmentation",
+    "MCLForObjectDetection",
     "MCLForPreTraining",
     "MCLForSupervisedPreTraining",
     "MCLImageProcessor",

@@ -1,17 +1,37 @@
-"""`MCLImageProcessor`: images to the normalised tensors that every MCL model takes."""
+"""`MCLImageProcessor`: images to the normalised tensors that every MCL model takes, and detections back to pixels.
 
+Before every model; and after a detector: relative boxes to pixels of the original image, masks pasted into it
+(torchvision's `paste_masks_in_image`). Arguments and results of the post-processing are transformers' own (DETR,
+Mask2Former), so that `transformers.pipeline` works.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.ops import box_convert, clip_boxes_to_image
+from transformers import PreTrainedConfig
 from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_processing_utils import BatchFeature, SizeDict
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+from transformers.processing_utils import ImagesKwargs
 
-from .configuration_mcl import MCLConfig
+_PASTED_AT_ONCE = 16  # masks of the whole image's size that exist in float32 at a time
+
+
+class MCLImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]  # a TypedDict without types
+    """transformers' own arguments, and `size_divisor`: with `do_pad`, sides are padded to a multiple of this, px."""
+
+    size_divisor: int | None
 
 
 class MCLImageProcessor(TorchvisionBackend):
     """Resize the shorter side, cut out the centre, scale to [0, 1] and normalise.
 
-    The models take any height and width: switch `do_resize` or `do_center_crop` off to keep the whole picture.
+    The models take any height and width: switch `do_resize` or `do_center_crop` off to keep the whole picture. For a
+    detector (`from_config` of its configuration) the longer side is bounded, nothing is cut off, and the images of a
+    batch are padded with zeros at the right and the bottom: `pixel_mask` is 1 on the image.
 
     Example:
         >>> import numpy as np
@@ -22,6 +42,7 @@ class MCLImageProcessor(TorchvisionBackend):
         (1, 3, 64, 64)
     """
 
+    valid_kwargs = MCLImageProcessorKwargs
     resample = PILImageResampling.BILINEAR
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
@@ -33,21 +54,190 @@ class MCLImageProcessor(TorchvisionBackend):
     do_rescale = True
     do_normalize = True
     do_convert_rgb = True
+    do_pad = False
+    size_divisor = 32
 
     @classmethod
-    def from_config(cls, config: MCLConfig, **overrides: Any) -> "MCLImageProcessor":
-        """The processor that fits a model: its mean and std, and the side it was pre-trained at.
+    def from_config(cls, config: PreTrainedConfig, **overrides: Any) -> "MCLImageProcessor":
+        """The processor that fits a model: its mean and std, and its sizes.
 
         Args:
-            config: Of the model.
+            config: `MCLConfig` (the side it was pre-trained at) or `MCLDetectorConfig` (`min_size`, `max_size`, padding
+                to `size_divisible`).
             overrides: Arguments of the processor, for instance `do_center_crop=False`.
         """
-        side = config.image_size
         fields: dict[str, Any] = {
             "image_mean": list(config.image_mean),
             "image_std": list(config.image_std),
-            "size": {"shortest_edge": side},
-            "crop_size": {"height": side, "width": side},
             "do_convert_rgb": config.num_channels == 3,
         }
+        if hasattr(config, "min_size"):  # a detector
+            fields |= {
+                "size": {"shortest_edge": config.min_size, "longest_edge": config.max_size},
+                "do_center_crop": False,
+                "do_pad": True,
+                "size_divisor": config.size_divisible,
+            }
+        else:
+            side = config.image_size
+            fields |= {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
         return cls(**{**fields, **overrides})
+
+    def _preprocess(
+        self,
+        images: list[torch.Tensor],
+        *,
+        do_pad: bool | None = None,
+        size_divisor: int | None = None,
+        pad_size: SizeDict | None = None,
+        return_tensors: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """transformers' steps; with `do_pad` also padding to a multiple of `size_divisor`, and `pixel_mask`."""
+        if not do_pad:
+            return super()._preprocess(images, do_pad=False, pad_size=None, return_tensors=return_tensors, **kwargs)
+        unpadded = super()._preprocess(images, do_pad=False, pad_size=None, return_tensors=None, **kwargs)
+        unit = size_divisor or 1
+        if pad_size is None:
+            height, width = (max(image.shape[axis] for image in unpadded["pixel_values"]) for axis in (-2, -1))
+            pad_size = SizeDict(height=height + -height % unit, width=width + -width % unit)
+        pixel_values, pixel_mask = self.pad(unpadded["pixel_values"], pad_size=pad_size, return_mask=True)
+        return BatchFeature({"pixel_values": pixel_values, "pixel_mask": pixel_mask}, tensor_type=return_tensors)
+
+    def post_process_object_detection(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        target_sizes: torch.Tensor | Sequence[tuple[int, int]] | None = None,
+    ) -> list[dict[str, torch.Tensor]]:
+        """A detector's output as boxes of each image.
+
+        Args:
+            outputs: Of a detector: `pred_boxes` with `pred_scores` and `pred_labels`, or with `logits` alone.
+            threshold: Detections at or below this score are left out; the detector itself has left out those below its
+                `box_score_thresh`.
+            target_sizes: (height, width) of each original image, px. None: boxes stay relative, 0 to 1.
+
+        Returns:
+            For each image `scores` `(d,)`, `labels` `(d,)` from 0, `boxes` `(d, 4)` x0, y0, x1, y1; best first.
+
+        Raises:
+            ValueError: Not one target size an image.
+        """
+        sizes = _check_sizes(target_sizes, len(outputs.pred_boxes))
+        results = []
+        for kept, scores, labels, boxes, size in _kept(outputs, threshold, sizes):
+            results.append({"scores": scores[kept], "labels": labels[kept], "boxes": _in_pixels(boxes[kept], size)})
+        return results
+
+    def post_process_instance_segmentation(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+        target_sizes: torch.Tensor | Sequence[tuple[int, int]] | None = None,
+        return_coco_annotation: bool = False,
+        return_binary_maps: bool = False,
+    ) -> list[dict[str, Any]]:
+        """A Mask R-CNN's output as instances of each image.
+
+        Args:
+            outputs: Of `MCLForInstanceSegmentation`.
+            threshold: Detections at or below this score are left out.
+            mask_threshold: Pixels above this probability belong to the mask.
+            overlap_mask_area_threshold: In a map of segments an instance is left out when better ones hide more than
+                this leaves: it needs this share of its own area visible.
+            target_sizes: (height, width) of each original image, px.
+            return_coco_annotation: `segmentation` is a list of run lengths, one a segment.
+            return_binary_maps: `segmentation` is `(d, height, width)` bool, one mask a detection, which may overlap; in
+                the order of `post_process_object_detection`, none left out.
+
+        Returns:
+            For each image `segmentation`: `(height, width)` int32, the id of the segment a pixel belongs to and -1
+            elsewhere; and `segments_info`: `id`, `label_id` and `score` of each.
+
+        Raises:
+            ValueError: No masks in `outputs`, or not one target size an image.
+        """
+        if getattr(outputs, "pred_masks", None) is None:
+            raise ValueError("these outputs have no pred_masks: use MCLForInstanceSegmentation")
+        sizes = _check_sizes(target_sizes, len(outputs.pred_boxes))
+        if target_sizes is None:
+            raise ValueError("masks need target_sizes: (height, width) of each original image")
+        results = []
+        for index, (kept, scores, labels, boxes, size) in enumerate(_kept(outputs, threshold, sizes)):
+            probabilities = outputs.pred_masks[index][kept].float()  # (d, R, R)
+            masks = _paste(probabilities, _in_pixels(boxes[kept], size), size, mask_threshold)  # (d, height, width)
+            segments = [
+                {"id": number, "label_id": label, "score": score}
+                for number, (label, score) in enumerate(zip(labels[kept].tolist(), scores[kept].tolist(), strict=True))
+            ]
+            segmentation: Any = masks
+            if not return_binary_maps:
+                segmentation, visible = _flatten(masks, overlap_mask_area_threshold)
+                segments = [segments[number] for number in visible]
+            if return_coco_annotation:
+                segmentation = _run_lengths(segmentation, segments, return_binary_maps)
+            results.append({"segmentation": segmentation, "segments_info": segments})
+        return results
+
+
+def _check_sizes(
+    target_sizes: torch.Tensor | Sequence[tuple[int, int]] | None, batch: int
+) -> list[tuple[int, int] | None]:
+    """One (height, width) an image, or one None an image."""
+    if target_sizes is None:
+        return [None] * batch
+    if len(target_sizes) != batch:
+        raise ValueError(f"target_sizes of {len(target_sizes)} images for outputs of {batch}")
+    return [(int(height), int(width)) for height, width in target_sizes]
+
+
+def _kept(outputs: Any, threshold: float, sizes: Sequence[tuple[int, int] | None]) -> Any:
+    """For each image: which rows are above the threshold, scores, labels, relative boxes, its size."""
+    scores, labels = getattr(outputs, "pred_scores", None), getattr(outputs, "pred_labels", None)
+    if scores is None or labels is None:  # transformers' Trainer keeps logits and boxes only
+        scores, labels = outputs.logits.sigmoid().max(dim=-1)  # (N, D)
+    kept = (scores > threshold) & (labels >= 0) & (scores > 0)
+    return zip(kept, scores, labels, outputs.pred_boxes, sizes, strict=True)
+
+
+def _in_pixels(boxes: torch.Tensor, size: tuple[int, int] | None) -> torch.Tensor:
+    """`(d, 4)` relative centre x, centre y, width, height -> x0, y0, x1, y1 in px, within the image."""
+    boxes = box_convert(boxes, "cxcywh", "xyxy")
+    if size is None:
+        return boxes
+    height, width = size
+    return clip_boxes_to_image(boxes * boxes.new_tensor([width, height, width, height]), size)
+
+
+def _paste(
+    probabilities: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int], mask_threshold: float
+) -> torch.Tensor:
+    """`(d, R, R)` probabilities within boxes -> `(d, height, width)` bool."""
+    masks = torch.zeros(len(boxes), *size, dtype=torch.bool, device=boxes.device)
+    for start in range(0, len(boxes), _PASTED_AT_ONCE):
+        some = slice(start, start + _PASTED_AT_ONCE)
+        masks[some] = paste_masks_in_image(probabilities[some, None], boxes[some], size)[:, 0] > mask_threshold
+    return masks
+
+
+def _flatten(masks: torch.Tensor, visible_share: float) -> tuple[torch.Tensor, list[int]]:
+    """`(d, height, width)` masks, best first -> map of their numbers (-1: none), and the numbers that are on it."""
+    segmentation = torch.full(masks.shape[1:], -1, dtype=torch.int32, device=masks.device)
+    visible = []
+    for number, mask in enumerate(masks):
+        free = mask & (segmentation < 0)
+        if free.any() and free.sum() > visible_share * mask.sum():
+            segmentation[free] = number
+            visible.append(number)
+    return segmentation, visible
+
+
+def _run_lengths(segmentation: torch.Tensor, segments: list[dict[str, Any]], binary: bool) -> list[list[int]]:
+    """Run lengths of each segment, as transformers writes them."""
+    from transformers.models.detr.image_processing_detr import binary_mask_to_rle
+
+    masks = segmentation if binary else [segmentation == segment["id"] for segment in segments]
+    return [binary_mask_to_rle(mask.to(torch.uint8).cpu()) for mask in masks]

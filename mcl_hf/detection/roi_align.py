@@ -1,0 +1,61 @@
+"""RoIAlign from the pyramid level that fits each region, as detectron2's `ROIPooler` with `ROIAlignV2`.
+
+P2..P5 and boxes -> `(sum of boxes, C, R, R)`, the input of box head and mask head.
+
+Differs from torchvision's `MultiScaleRoIAlign`: aligned by half a cell, strides are given instead of guessed from the
+first image, and half-precision maps are read in float32.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torchvision.ops import roi_align
+from torchvision.ops.poolers import LevelMapper
+
+STRIDES = (4, 8, 16, 32)
+"""Of P2..P5, px."""
+
+
+class PyramidRoIAlign(nn.Module):
+    """RoIAlign of boxes on P2..P5; a box of 224 x 224 px reads P4, each halving one level finer.
+
+    Args:
+        output_size: R, cells.
+        sampling_ratio: Samples a cell and side; 0 adapts it to the box.
+    """
+
+    def __init__(self, output_size: int, sampling_ratio: int = 0) -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.sampling_ratio = sampling_ratio
+        self.level_of = LevelMapper(k_min=2, k_max=5)
+
+    def forward(self, pyramid: Sequence[torch.Tensor], boxes: list[torch.Tensor]) -> torch.Tensor:
+        """Cut out regions.
+
+        Args:
+            pyramid: P2..P5, each `(N, C, H, W)`.
+            boxes: For each image `(n_i, 4)` x0, y0, x1, y1 in px.
+
+        Returns:
+            `(sum n_i, C, R, R)`, image by image, in the maps' dtype.
+        """
+        side = self.output_size
+        images = torch.cat([image.new_full((len(image), 1), index) for index, image in enumerate(boxes)])
+        rois = torch.cat([images, torch.cat(boxes)], dim=1)  # (K, 5): image, x0, y0, x1, y1
+        levels = self.level_of(boxes)  # (K,) 0 for P2
+        wide = torch.promote_types(pyramid[0].dtype, torch.float32)
+        regions = pyramid[0].new_zeros(len(rois), pyramid[0].shape[1], side, side)
+        for level, (maps, stride) in enumerate(zip(pyramid, STRIDES, strict=True)):
+            chosen = torch.where(levels == level)[0]
+            cut = roi_align(
+                maps.to(wide),
+                rois[chosen].to(wide),
+                side,
+                spatial_scale=1 / stride,
+                sampling_ratio=self.sampling_ratio,
+                aligned=True,
+            )
+            regions[chosen] = cut.to(regions.dtype)
+        return regions

@@ -1,0 +1,112 @@
+"""Second stage of the R-CNNs: proposals -> boxes with classes, and masks; and the losses of both.
+
+torchvision's `RoIHeads`, split into `losses` and `detections` so that either can be had in any mode, on aligned
+RoIAlign and heads with batch norm.
+"""
+
+import torch
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference, maskrcnn_loss
+
+from .configuration_detector import MCLDetectorConfig
+from .heads import BoxHead, BoxPredictor, MaskHead, MaskPredictor
+from .proposals import GeneratorSampler
+from .roi_align import PyramidRoIAlign
+
+
+class RegionHeads(RoIHeads):
+    """Box head, and mask head where asked for.
+
+    Args:
+        config: Of the detector.
+        with_masks: Also the mask head.
+    """
+
+    def __init__(self, config: MCLDetectorConfig, with_masks: bool) -> None:
+        classes = config.num_labels + 1  # class 0 is the background
+        masks = {}
+        if with_masks:
+            masks = {
+                "mask_roi_pool": PyramidRoIAlign(config.mask_pool_size, config.roi_sampling_ratio),
+                "mask_head": MaskHead(config.fpn_channels, config.mask_head_convs),
+                "mask_predictor": MaskPredictor(config.fpn_channels, classes),
+            }
+        super().__init__(
+            PyramidRoIAlign(config.box_pool_size, config.roi_sampling_ratio),
+            BoxHead(config.fpn_channels, config.box_pool_size, config.box_head_convs, config.box_fc_dim),
+            BoxPredictor(config.box_fc_dim, classes),
+            fg_iou_thresh=config.box_fg_iou_thresh,
+            bg_iou_thresh=config.box_bg_iou_thresh,
+            batch_size_per_image=config.box_batch_size_per_image,
+            positive_fraction=config.box_positive_fraction,
+            bbox_reg_weights=tuple(config.bbox_reg_weights),
+            score_thresh=config.box_score_thresh,
+            nms_thresh=config.box_nms_thresh,
+            detections_per_img=config.box_detections_per_img,
+            **masks,
+        )
+        self.fg_bg_sampler = GeneratorSampler(config.box_batch_size_per_image, config.box_positive_fraction)
+
+    def losses(
+        self, pyramid: list[torch.Tensor], proposals: list[torch.Tensor], targets: list[dict[str, torch.Tensor]]
+    ) -> dict[str, torch.Tensor]:
+        """`loss_classifier`, `loss_box_reg` and, with masks, `loss_mask`: scalars.
+
+        Args:
+            pyramid: P2..P5, each `(N, C, H, W)`.
+            proposals: For each image `(m, 4)` in px.
+            targets: For each image `boxes` `(n, 4)` in px, `labels` `(n,)` from 1, and `masks` `(n, h, w)`.
+        """
+        proposals, matches, labels, shifts = self.select_training_samples(list(proposals), targets)
+        logits, box_shifts = self.box_predictor(self.box_head(self.box_roi_pool(pyramid, proposals)))
+        loss_classifier, loss_boxes = fastrcnn_loss(logits, box_shifts, labels, shifts)
+        losses = {"loss_classifier": loss_classifier, "loss_box_reg": loss_boxes}
+        if not self.has_mask():
+            return losses
+        positives = [torch.where(image > 0)[0] for image in labels]
+        regions = [image[chosen] for image, chosen in zip(proposals, positives, strict=True)]
+        matched = [image[chosen] for image, chosen in zip(matches, positives, strict=True)]
+        if not any(len(chosen) for chosen in positives):
+            # Without any object the mask head sees one background region, unweighted: batch norm (over ranks, too) has
+            # something to normalise, and every parameter a gradient, which is 0.
+            first = next(index for index, image in enumerate(proposals) if len(image))
+            regions[first] = proposals[first][:1]
+            losses["loss_mask"] = self._mask_logits(pyramid, regions).sum() * 0
+            return losses
+        losses["loss_mask"] = maskrcnn_loss(
+            self._mask_logits(pyramid, regions),
+            regions,
+            [target["masks"] for target in targets],
+            [target["labels"] for target in targets],
+            matched,
+        )
+        return losses
+
+    def detections(
+        self, pyramid: list[torch.Tensor], proposals: list[torch.Tensor], image_sizes: list[tuple[int, int]]
+    ) -> list[dict[str, torch.Tensor]]:
+        """Boxes with classes, and masks.
+
+        Args:
+            pyramid: P2..P5, each `(N, C, H, W)`.
+            proposals: For each image `(m, 4)` in px.
+            image_sizes: Height and width of each image without padding, px.
+
+        Returns:
+            For each image, best first: `boxes` `(d, 4)` in px, `scores` `(d,)`, `labels` `(d,)` from 0, and with masks
+            `masks` `(d, 2 R, 2 R)`: probabilities within the box.
+        """
+        logits, box_shifts = self.box_predictor(self.box_head(self.box_roi_pool(pyramid, proposals)))
+        boxes, scores, labels = self.postprocess_detections(logits, box_shifts, proposals, image_sizes)
+        found = [
+            {"boxes": image_boxes, "scores": image_scores, "labels": image_labels - 1}
+            for image_boxes, image_scores, image_labels in zip(boxes, scores, labels, strict=True)
+        ]
+        if self.has_mask():
+            masks = maskrcnn_inference(self._mask_logits(pyramid, boxes), labels)  # N x (d, 1, 2R, 2R)
+            for image, image_masks in zip(found, masks, strict=True):
+                image["masks"] = image_masks[:, 0]
+        return found
+
+    def _mask_logits(self, pyramid: list[torch.Tensor], regions: list[torch.Tensor]) -> torch.Tensor:
+        """`(sum of regions, classes, 2 R, 2 R)`."""
+        return self.mask_predictor(self.mask_head(self.mask_roi_pool(pyramid, regions)))

@@ -1,0 +1,124 @@
+"""Labels in transformers' form -> targets in pixels, and detections in pixels -> transformers' form.
+
+transformers' form is DETR's: `class_labels` from 0, `boxes` as centre x, centre y, width, height relative to the
+image's own size (without padding). It survives any resizing; `post_process_object_detection` turns it into pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torchvision.ops import box_convert
+
+
+def relative_boxes(boxes: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
+    """`(n, 4)` x0, y0, x1, y1 in px of an image of (height, width) -> relative centre x, centre y, width, height."""
+    height, width = image_size
+    return box_convert(boxes, "xyxy", "cxcywh") / boxes.new_tensor([width, height, width, height])
+
+
+def pixel_boxes(boxes: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
+    """The inverse of `relative_boxes`."""
+    height, width = image_size
+    return box_convert(boxes * boxes.new_tensor([width, height, width, height]), "cxcywh", "xyxy")
+
+
+def make_targets(
+    labels: Sequence[Mapping[str, torch.Tensor]],
+    image_sizes: Sequence[tuple[int, int]],
+    num_labels: int,
+    first_class: int,
+    with_masks: bool,
+    device: torch.device,
+) -> list[dict[str, torch.Tensor]]:
+    """Labels as torchvision's losses read them.
+
+    Args:
+        labels: For each image `class_labels` `(n,)` int64 from 0, `boxes` `(n, 4)` relative centre x, centre y, width,
+            height, and with masks `masks` `(n, h, w)` of the image's size or the padded batch's. n may be 0.
+        image_sizes: Height and width of each image without padding, px.
+        num_labels: Classes.
+        first_class: Number of class 0 in the losses: 1 where 0 is the background.
+        with_masks: Masks are needed.
+        device: Where the losses are computed.
+
+    Returns:
+        For each image `boxes` in px, `labels`, and `masks` (uint8) with masks.
+
+    Raises:
+        ValueError: Something missing or of another shape; and, looked at on the CPU only, a class out of range or a box
+            without area.
+    """
+    if len(labels) != len(image_sizes):
+        raise ValueError(f"labels of {len(labels)} images for {len(image_sizes)} images")
+    targets = []
+    for index, (label, size) in enumerate(zip(labels, image_sizes, strict=True)):
+        needed = ("class_labels", "boxes", "masks") if with_masks else ("class_labels", "boxes")
+        missing = [name for name in needed if name not in label]
+        if missing:
+            raise ValueError(f"labels of image {index} lack {', '.join(missing)}")
+        classes, boxes = label["class_labels"], label["boxes"]
+        if classes.dim() != 1 or boxes.shape != (len(classes), 4):
+            raise ValueError(
+                f"labels of image {index} need class_labels (n,) and boxes (n, 4), got {tuple(classes.shape)} and "
+                f"{tuple(boxes.shape)}"
+            )
+        if classes.device.type == "cpu" and len(classes):
+            if int(classes.min()) < 0 or int(classes.max()) >= num_labels:
+                raise ValueError(f"labels of image {index} have classes outside of 0 to {num_labels - 1}")
+            if (boxes[:, 2:] <= 0).any():
+                raise ValueError(f"labels of image {index} have a box without width or height")
+        wide = torch.promote_types(boxes.dtype, torch.float32)
+        target = {
+            "boxes": pixel_boxes(boxes.to(device, wide), size),
+            "labels": classes.to(device, torch.int64) + first_class,
+        }
+        if with_masks:
+            masks = label["masks"]
+            if (
+                masks.dim() != 3
+                or len(masks) != len(classes)
+                or (len(masks) and (masks.shape[1] < size[0] or masks.shape[2] < size[1]))
+            ):
+                raise ValueError(
+                    f"masks of image {index} need shape (n, height, width) of the image that the model gets, "
+                    f"({len(classes)}, {size[0]}, {size[1]}), got {tuple(masks.shape)}"
+                )
+            target["masks"] = masks.to(device, torch.uint8)
+        targets.append(target)
+    return targets
+
+
+def pack_detections(
+    detections: Sequence[Mapping[str, torch.Tensor]], image_sizes: Sequence[tuple[int, int]], num_labels: int
+) -> dict[str, torch.Tensor]:
+    """Detections of a batch as rectangular tensors; images with fewer detections are filled up with empty rows.
+
+    Args:
+        detections: For each image `boxes` in px, `scores`, `labels` and maybe `masks`.
+        image_sizes: Height and width of each image without padding, px.
+        num_labels: Classes.
+
+    Returns:
+        `logits` `(N, D, num_labels)`: the log-odds of the score at the detection's class, minus infinity elsewhere;
+        `pred_boxes` `(N, D, 4)` relative; `pred_scores` `(N, D)`; `pred_labels` `(N, D)`, -1 in empty rows;
+        `pred_masks` `(N, D, R, R)` where there are masks.
+    """
+    rows = max(len(image["scores"]) for image in detections)
+    first = detections[0]
+    packed = {
+        "logits": first["scores"].new_full((len(detections), rows, num_labels), -torch.inf),
+        "pred_boxes": first["boxes"].new_zeros(len(detections), rows, 4),
+        "pred_scores": first["scores"].new_zeros(len(detections), rows),
+        "pred_labels": first["labels"].new_full((len(detections), rows), -1),
+    }
+    if "masks" in first:
+        packed["pred_masks"] = first["masks"].new_zeros(len(detections), rows, *first["masks"].shape[1:])
+    for index, (image, size) in enumerate(zip(detections, image_sizes, strict=True)):
+        count = len(image["scores"])
+        packed["logits"][index, :count].scatter_(1, image["labels"][:, None], image["scores"].logit()[:, None])
+        packed["pred_boxes"][index, :count] = relative_boxes(image["boxes"], size)
+        packed["pred_scores"][index, :count] = image["scores"]
+        packed["pred_labels"][index, :count] = image["labels"]
+        if "masks" in image:
+            packed["pred_masks"][index, :count] = image["masks"]
+    return packed
