@@ -1,6 +1,6 @@
 """How many images a second one core turns into their eight views, against two plain pipelines that do the same.
 
-    python scripts/benchmark_data.py [--photos FOLDER] [--images 48] [--rounds 5] [--workers]
+    python scripts/benchmark_data.py --photos FOLDER [--images 48] [--rounds 5] [--workers]
 
 Prints ratios measured in one run, one thread, the variants taking turns in every round (the median counts). Times are
 processor times, so that other programs on the machine disturb them little:
@@ -8,10 +8,20 @@ processor times, so that other programs on the machine disturb them little:
 * `torchvision v1 on PIL`: the published way, eight views at 224 px with transforms on PIL images;
 * `torchvision v2 on uint8`: the same eight 224 px views from uint8 tensors, one image at a time;
 * `torchvision v2, small views`: v2 with the crops resized straight to 224, 112, 56 and 28 px and the blur scaled along;
-* `mcl_hf published` and `mcl_hf direct`: the two renderings of this library.
+* `mcl_hf published` and `mcl_hf direct`: the two renderings of this library;
+* `mcl_hf crops only`: what is left for the processor with --augment-on device.
 
-The images are JPEGs of 500x375 px, about 100 kB each, made at start from FOLDER: give large photographs, as upsampled
-small ones decode too cheaply. Without FOLDER the photos that come with the package stand in, and the output says so.
+--workers adds images a second of the loader with 1 and 2 workers (wall clock: on a quiet machine only) and the memory
+of a worker over 10,000 images.
+
+The images are JPEGs of 500x375 px and about 100 kB, cut at start from 30 large photographs of three free wallpaper
+packages (2 to 20 megapixels; upsampled small ones would decode too cheaply). FOLDER is searched at any depth for them:
+
+    apt-get download lomiri-wallpapers-16.04 lomiri-wallpapers-20.04 mate-backgrounds plasma-workspace-wallpapers
+    for package in *.deb; do dpkg-deb -x "$package" FOLDER; done
+
+Where some are missing, or where FOLDER holds other photographs, what is there is taken, and the output says so. Without
+--photos the small photos that come with the package stand in.
 """
 
 import argparse
@@ -25,6 +35,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]  # no types of its own
 import torch
 from PIL import Image, ImageFilter
 from torchvision import transforms as v1
@@ -35,10 +46,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mcl_hf.data import ViewLoader, open_image, open_source, render_views, side_recipes
 from mcl_hf.data.stage_times import STAGES, time_stages
+from mcl_hf.data.views import crop_views
 
 RATIOS = (1, 2, 4, 8)
 WIDTH, HEIGHT = 500, 375
 TARGET_BYTES = 100_000
+PHOTOS = (
+    *(f"{name}.jpg" for name in (
+        "Dragonfly_by_Bolly", "Bridge_by_Sander_Klootwijk", "Picture_0B_by_freespace", "Wine_by_Jakkub_Mede",
+        "aitzgorri_by_Aitzol_Berasategi", "friends_by_Aitzol_Berasategi", "greentock_by_Peter_Nerlich",
+        "life_by_Aitzol_Berasategi", "picosdeeuropa_by_Aitzol_Berasategi", "seeding_by_Clements_Engelhardt",
+        "sunset_by_Aitzol_Berasategi", "Kleiber_by_Lukas_Baubkus", "Aqua", "Blinds", "Dune", "Garden", "LadyBird",
+        "RainDrops", "Storm", "TwoWings", "Wood", "YellowFlower",
+    )),
+    *(f"{name}/contents/images/2560x1600.jpg" for name in (
+        "BytheWater", "ColdRipple", "ColorfulCups", "EveningGlow", "FallenLeaf", "Kite", "OneStandsOut", "Path",
+    )),
+)  # fmt: skip
+"""The stated set: the ends of the photographs' paths in the packages."""
+MEMORY_AT = (1_000, 2_000, 5_000, 10_000)
 
 
 # ---- the two plain pipelines ----------------------------------------------------------------------------------------
@@ -104,10 +130,40 @@ def run_library(files: Sequence[bytes], rendering: str) -> None:
     for position, data in enumerate(files):
         views = render_views(open_image(data), recipes, RATIOS, seed=0, position=position, rendering=rendering)
         for buffer, view in zip(buffers, views, strict=True):
-            np.copyto(buffer, view.transpose(2, 0, 1))
+            np.copyto(buffer, view)
+
+
+def run_crops(files: Sequence[bytes]) -> None:
+    recipes = side_recipes(len(RATIOS), sides=2)
+    buffers = [np.empty((3, 224 // ratio, 224 // ratio), np.uint8) for ratio in RATIOS * 2]
+    for position, data in enumerate(files):
+        views, _ = crop_views(open_image(data), recipes, RATIOS, seed=0, position=position)
+        for buffer, view in zip(buffers, views, strict=True):
+            np.copyto(buffer, view)
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------
+
+
+def find_photos(folder: Path | None) -> tuple[list[Image.Image], str]:
+    """Photographs to cut the test images from, and a line that says which."""
+    if folder is None:
+        source = open_source("photos")
+        photos = [_photo(source.sample(index).bytes_) for index in range(60)]
+        return photos, "the embedded 208 px photos, upsampled: they decode too cheaply, give --photos"
+    stated = [next(iter(sorted(folder.rglob(name))), folder / Path(name).parts[0]) for name in PHOTOS]
+    stated = [path if path.is_file() else path.with_suffix(".jpg") for path in stated]  # or laid flat by hand
+    stated = [path for path in stated if path.is_file()]
+    if len(stated) >= len(PHOTOS) / 2:
+        photos = [_photo(path.read_bytes()) for path in stated]
+        return photos, f"{len(stated)} of the {len(PHOTOS)} photographs of the stated set"
+    source = open_source(str(folder))
+    photos = [_photo(source.sample(index).bytes_) for index in range(min(len(source), 60))]
+    return photos, f"{len(photos)} images of {folder}, which are not the stated set"
+
+
+def _photo(data: bytes) -> Image.Image:
+    return Image.fromarray(open_image(data).decode())
 
 
 def make_files(photos: Sequence[Image.Image], count: int) -> list[bytes]:
@@ -120,7 +176,7 @@ def make_files(photos: Sequence[Image.Image], count: int) -> list[bytes]:
         width, height = WIDTH * scale, HEIGHT * scale
         left, top = chooser.uniform(0, photo.width - width), chooser.uniform(0, photo.height - height)
         picture = photo.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
-        encoded = [_encode(picture, quality) for quality in (75, 82, 88, 92, 95, 97)]
+        encoded = [_encode(picture, quality) for quality in (70, 80, 88, 93, 96, 98, 99)]
         files.append(min(encoded, key=_distance_from_target))
     return files
 
@@ -154,6 +210,7 @@ def compare(files: Sequence[bytes], rounds: int) -> None:
         "torchvision v2, small views": (run_v2, ([224 // ratio for ratio in RATIOS],)),
         "mcl_hf published": (run_library, ("published",)),
         "mcl_hf direct": (run_library, ("direct",)),
+        "mcl_hf crops only": (run_crops, ()),
     }
     taken: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds + 1):
@@ -173,7 +230,7 @@ def stages(files: Sequence[bytes]) -> None:
 
 
 def workers(files: Sequence[bytes], count: int) -> None:
-    """Images a second through the loader with 1 and 2 workers, and memory over ``count`` images in one process."""
+    """Images a second through the loader with 1 and 2 workers, and the memory of one over ``count`` images."""
     with tempfile.TemporaryDirectory() as folder:
         for number, data in enumerate(files):
             Path(folder, f"{number}.jpg").write_bytes(data)
@@ -181,28 +238,29 @@ def workers(files: Sequence[bytes], count: int) -> None:
         rates = []
         for num_workers in (1, 2):
             batches = iter(ViewLoader(source, batch_size=16, seed=0, num_workers=num_workers))
-            for _ in range(4 * num_workers):
-                next(batches)
-            steps = 40
+            _take(batches, 4 * num_workers)
+            steps = 60 * num_workers
             rates.append(16 * steps / wall_seconds(_take, batches, steps))
             del batches
         print(f"\nloader: {rates[0]:.1f} images/s with 1 worker, {rates[1]:.1f} with 2: {rates[1] / rates[0]:.2f}x")
-        batches = iter(ViewLoader(source, batch_size=16, seed=0))
-        _take(batches, 40)
-        before = resident_mb()
-        _take(batches, count // 16)
-        print(f"memory: {before:.0f} MB after 640 images, {resident_mb():.0f} MB after {count} more")
+        before = set(psutil.Process().children())
+        batches = iter(ViewLoader(source, batch_size=16, seed=0, num_workers=1))
+        done, seen = 0, []
+        for images in sorted({*(at for at in MEMORY_AT if at < count), count}):
+            _take(batches, images // 16 - done)
+            done = images // 16
+            worker = max(set(psutil.Process().children()) - before, key=_resident)
+            seen.append(f"{_resident(worker) / 1e6:.0f} MB after {images}")
+        print(f"memory of a worker: {', '.join(seen)} images")
+
+
+def _resident(process: psutil.Process) -> int:
+    return process.memory_info().rss
 
 
 def _take(batches: object, count: int) -> None:
     for _ in range(count):
         next(batches)  # type: ignore[call-overload]
-
-
-def resident_mb() -> float:
-    """Resident memory of this process in MB (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 1e6
 
 
 def main() -> None:
@@ -211,19 +269,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=48, help="number of test images (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds over them (default: %(default)s)")
     parser.add_argument("--workers", action="store_true", help="also measure 1 and 2 workers, and memory")
-    parser.add_argument("--memory-images", type=int, default=10_000, help="images for the memory line")
+    parser.add_argument(
+        "--memory-images", type=int, default=10_000, help="images for the memory line (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if arguments.photos:
-        source = open_source(str(arguments.photos))
-        print(f"test images from {source.description.splitlines()[0]}")
-    else:
-        source = open_source("photos")
-        print("test images from the embedded 208 px photos, upsampled: they decode too cheaply. Better give --photos.")
-    photos = [Image.fromarray(open_image(source.sample(i).bytes_).decode()) for i in range(min(len(source), 60))]
+    photos, which = find_photos(arguments.photos)
     files = make_files(photos, arguments.images)
-    size = statistics.mean(len(data) for data in files)
-    print(f"{len(files)} JPEGs of {WIDTH}x{HEIGHT} px, {size / 1e3:.0f} kB each on average")
+    sizes = sorted(len(data) / 1e3 for data in files)
+    print(f"test images: {len(files)} JPEGs of {WIDTH}x{HEIGHT} px from {which}")
+    print(f"bytes per image: {statistics.mean(sizes):.0f} kB on average, {sizes[0]:.0f} to {sizes[-1]:.0f} kB")
     compare(files, arguments.rounds)
     stages(files)
     if arguments.workers:

@@ -1,5 +1,5 @@
-"""What happens to a view: random parameters as plain data, and the pixel operations of the fast path as pure functions
-of (pixels, parameters).
+"""What happens to a view: random parameters as plain data. `augment_pixels` does it to one view, `augment_batch` to a
+batch of them on a device.
 
 Flow: order -> sources -> decode -> **augment** + views -> loader.
 
@@ -15,13 +15,10 @@ depends on the worker's number.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import permutations
 
 import numpy as np
-import torch
 
-LUMA = np.array([0.299, 0.587, 0.114])
 REFERENCE_SIZE = 224
 """Side in px of the frame that blur sigmas refer to; at other view sizes sigma scales along, so that the same share of
 the picture is blurred.
@@ -135,137 +132,3 @@ def _draw_crop(width: int, height: int, recipe: ViewRecipe, uniform: list[float]
 
 def _between(low: float, high: float, uniform: float) -> float:
     return low + (high - low) * uniform
-
-
-# ---- operations of the fast path: uint8 (s, s, C) in, uint8 (s, s, C) out -------------------------------------------
-
-
-def colour_matrix(draw: ViewDraw, channel_means: np.ndarray) -> np.ndarray | None:
-    """Jitter and grayscale of one draw as one affine map of RGB: float64 ``(3, 4)``, or None where nothing changes.
-
-    Args:
-        channel_means: ``(3,)`` means of the cropped picture, which contrast needs.
-
-    Two approximations. Hue turns the colour about the gray axis: the hue angle is HSV's, but HSV keeps the largest of
-    R, G, B where the rotation keeps their sum (6 gray levels apart on average on the embedded photos at the largest
-    shift of 0.1 turns, which itself moves pixels by 9.5). And values are clipped to 0-255 once at the end, not after
-    every operation.
-    """
-    if not draw.jitter_order and not draw.grayscale:
-        return None
-    matrix, offset = np.eye(3), np.zeros(3)
-    for operation in draw.jitter_order:
-        if operation == 0:
-            matrix, offset = draw.brightness * matrix, draw.brightness * offset
-        elif operation == 1:
-            mean = LUMA @ (matrix @ channel_means + offset)
-            matrix, offset = draw.contrast * matrix, draw.contrast * offset + (1 - draw.contrast) * mean
-        else:
-            linear = _saturation(draw.saturation) if operation == 2 else _hue_rotation(draw.hue)
-            matrix, offset = linear @ matrix, linear @ offset
-    if draw.grayscale:
-        gray = _saturation(0.0)
-        matrix, offset = gray @ matrix, gray @ offset
-    return np.concatenate([matrix, offset[:, None]], axis=1)
-
-
-def _saturation(factor: float) -> np.ndarray:
-    return factor * np.eye(3) + (1 - factor) * np.tile(LUMA, (3, 1))
-
-
-def _hue_rotation(turns: float) -> np.ndarray:
-    """Rotation about (1, 1, 1) (Rodrigues); a third of a turn takes red to green to blue, as HSV does."""
-    cosine, sine = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns) / math.sqrt(3)
-    cross = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
-    return cosine * np.eye(3) + sine * cross + (1 - cosine) / 3
-
-
-def apply_colour(pixels: np.ndarray, draw: ViewDraw) -> np.ndarray:
-    """Jitter and grayscale of ``draw``. On one channel only brightness and contrast have a meaning."""
-    if pixels.shape[2] == 1:
-        return _apply_gray_jitter(pixels, draw)
-    if not draw.jitter_order and not draw.grayscale:
-        return pixels
-    # integer sums, so that the result does not depend on the order of summation
-    sums = np.add.reduce(pixels.reshape(pixels.shape[0], -1), axis=0, dtype=np.uint64).reshape(-1, 3).sum(axis=0)
-    matrix = colour_matrix(draw, sums / (pixels.shape[0] * pixels.shape[1]))
-    if matrix is None:
-        return pixels
-    # Eight pixels a row against a block-diagonal matrix: a matrix product with 3 columns would leave the vector units
-    # idle.
-    block = math.gcd(pixels.size // 3, 8)
-    rows = torch.from_numpy(pixels.reshape(-1, 3 * block)).float()
-    weight = np.zeros((block, 3, block, 3), dtype=np.float32)
-    weight[np.arange(block), :, np.arange(block)] = matrix[:, :3].T
-    bias = torch.from_numpy(np.tile(matrix[:, 3] + 0.5, block).astype(np.float32))  # + 0.5: the cast below cuts off
-    result = (
-        torch.addmm(bias, rows, torch.from_numpy(weight.reshape(3 * block, 3 * block))).clamp_(0, 255).to(torch.uint8)
-    )
-    return result.numpy().reshape(pixels.shape)
-
-
-def _apply_gray_jitter(pixels: np.ndarray, draw: ViewDraw) -> np.ndarray:
-    scale, offset, mean = 1.0, 0.0, None
-    for operation in draw.jitter_order:
-        if operation == 0:
-            scale, offset = draw.brightness * scale, draw.brightness * offset
-        elif operation == 1:
-            mean = pixels.mean(dtype=np.float64) if mean is None else mean
-            scale, offset = (
-                draw.contrast * scale,
-                draw.contrast * offset + (1 - draw.contrast) * (scale * mean + offset),
-            )
-    if scale == 1.0 and offset == 0.0:
-        return pixels
-    table = np.clip(np.arange(256) * scale + offset + 0.5, 0, 255).astype(np.uint8)
-    return table[pixels]
-
-
-@lru_cache(maxsize=4096)
-def _gaussian_weights(sigma_px: float) -> np.ndarray:
-    """Half of a Gaussian in 1/256: weights at distance 0, 1, ..., summing to 256 over both halves; tails that round to
-    0 are left out.
-    """
-    offsets = np.arange(math.ceil(3.5 * sigma_px) + 1)
-    weights = np.exp(-0.5 * (offsets / sigma_px) ** 2)
-    weights = np.round(256 * weights / (2 * weights.sum() - weights[0])).astype(np.int64)
-    weights = weights[: int(np.flatnonzero(weights)[-1]) + 1]
-    weights[0] += 256 - (2 * weights.sum() - weights[0])
-    return weights.astype(np.uint16)
-
-
-def blur(pixels: np.ndarray, sigma_px: float) -> np.ndarray:
-    """Gaussian blur with repeated edges, separable, in 16-bit integers: within 2 gray levels of the exact Gaussian.
-    ``sigma_px`` in px of ``pixels``.
-    """
-    if sigma_px <= 0:
-        return pixels
-    weights = _gaussian_weights(round(sigma_px, 3))
-    if len(weights) == 1:
-        return pixels
-    return _blur_axis(_blur_axis(pixels, weights, axis=0), weights, axis=1)
-
-
-def _blur_axis(pixels: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
-    """One direction of ``blur``; sums stay below 2^16 because the weights sum to 256."""
-    reach, length = len(weights) - 1, pixels.shape[axis]
-    lead = (slice(None),) * axis
-    first, last = pixels[(*lead, slice(0, 1))], pixels[(*lead, slice(length - 1, length))]
-    padded = np.concatenate(
-        [np.repeat(first, reach, axis), pixels, np.repeat(last, reach, axis)], axis=axis, dtype=np.uint16
-    )
-    total = padded[(*lead, slice(reach, reach + length))] * weights[0]
-    total += np.uint16(128)  # rounds the shift below
-    pair = np.empty_like(total)
-    for distance in range(1, reach + 1):
-        before, after = reach - distance, reach + distance
-        np.add(padded[(*lead, slice(before, before + length))], padded[(*lead, slice(after, after + length))], out=pair)
-        pair *= weights[distance]
-        total += pair
-    total >>= np.uint16(8)
-    return total.astype(np.uint8)
-
-
-def solarise(pixels: np.ndarray) -> np.ndarray:
-    """``x if x < 128 else 255 - x``: the sign bit, spread over the byte, inverts exactly the values from 128 on."""
-    return pixels ^ (pixels.view(np.int8) >> 7).view(np.uint8)

@@ -9,6 +9,8 @@ file costs itself alone. Decoding is Pillow's; what is decided here is what beco
 * 16-bit and 32-bit integers are scaled to 8 bit from the 16-bit range when they exceed 255; floats count as 0-1, 0-255
   or 0-65535 by their maximum.
 * Palette, gray, CMYK, Lab and other modes are converted by Pillow.
+* Where neither 1 nor 3 channels are asked for, nothing is converted: the file has to hold just as many. Pillow reads
+  up to four (RGBA as it is stored, CMYK); TIFF files of any number are read by tifffile (`decode_channels`).
 * Large JPEGs may be decoded at 1/2, 1/4 or 1/8 of their size (``shrink``), which libjpeg does while decoding.
 """
 
@@ -24,6 +26,7 @@ MAX_PIXELS = 89_478_485
 """Largest picture that is decoded, in pixels (Pillow's own warning level): more is taken for a decompression bomb."""
 
 _MODES = {1: "L", 3: "RGB"}
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -68,8 +71,10 @@ class OpenedImage:
         Raises:
             BrokenImage: the data are damaged or truncated.
         """
-        mode = _MODES[num_channels]
         picture = self.picture
+        if num_channels not in _MODES and len(picture.getbands()) != num_channels:
+            raise BrokenImage(f"{len(picture.getbands())} channels (mode {picture.mode}) instead of {num_channels}")
+        mode = _MODES.get(num_channels, picture.mode)
         try:
             if shrink > 1 and self.can_shrink:
                 # Pillow takes the largest reduction that is at most this one
@@ -86,14 +91,22 @@ class OpenedImage:
         return pixels.reshape(picture.height, picture.width, num_channels)
 
 
-def open_image(data: bytes) -> OpenedImage:
+def open_image(data: bytes, num_channels: int = 3) -> OpenedImage:
     """Read the header of an encoded image.
+
+    Args:
+        data: the file.
+        num_channels: that will be asked of ``decode``; with other numbers than 1 and 3, TIFF files are not Pillow's.
 
     Raises:
         BrokenImage: no bytes, no image, or more than ``MAX_PIXELS`` pixels.
     """
     if not data:
         raise BrokenImage("the file has zero bytes")
+    if num_channels not in _MODES and data[:4] in _TIFF_STARTS:
+        from mcl_hf.data.decode_channels import open_tiff
+
+        return open_tiff(data)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -118,12 +131,12 @@ def open_image(data: bytes) -> OpenedImage:
 
 
 def decode_image(data: bytes, num_channels: int = 3) -> np.ndarray:
-    """Decode an image file's bytes to upright pixels, uint8 ``(height, width, num_channels)`` with 1 or 3 channels.
+    """Decode an image file's bytes to upright pixels, uint8 ``(height, width, num_channels)``.
 
     Raises:
         BrokenImage: with the reason, for anything that is not a whole image of sane size.
     """
-    return open_image(data).decode(num_channels)
+    return open_image(data, num_channels).decode(num_channels)
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -135,7 +148,7 @@ def _orientation(picture: Image.Image) -> int:
 
 
 def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
-    if picture.mode == mode and "transparency" not in picture.info:
+    if picture.mode == mode and (mode not in _MODES.values() or "transparency" not in picture.info):
         return picture
     if picture.mode == "F" or picture.mode.startswith("I"):
         picture = _scale_to_8_bit(picture)
@@ -148,17 +161,26 @@ def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
 
 
 def _scale_to_8_bit(picture: Image.Image) -> Image.Image:
-    values = np.asarray(picture).astype(np.float64)
+    return Image.fromarray(scale_to_8_bit(np.asarray(picture), is_16_bit=picture.mode.startswith("I;16")))
+
+
+def scale_to_8_bit(stored: np.ndarray, is_16_bit: bool) -> np.ndarray:
+    """Numbers of any kind as uint8 of the same shape: floats up to 1 times 255, what is 16 bit or exceeds 255 by 257.
+
+    Raises:
+        BrokenImage: not finite, or outside of 0-65535.
+    """
+    values = stored.astype(np.float64)
     if not np.isfinite(values).all():
         raise BrokenImage("pixel values are not all finite")
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > 65535:
         raise BrokenImage(f"pixel values from {low:g} to {high:g} lie outside 0-65535")
-    if picture.mode == "F" and high <= 1:
+    if stored.dtype.kind == "f" and high <= 1:
         values = values * 255
-    elif high > 255 or picture.mode.startswith("I;16"):
+    elif high > 255 or is_16_bit:
         values = values / 257
-    return Image.fromarray(np.round(values).astype(np.uint8))
+    return np.round(values).astype(np.uint8)
 
 
 def _reason(error: Exception) -> str:

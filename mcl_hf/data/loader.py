@@ -14,16 +14,20 @@ import atexit
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from mcl_hf.data.augment import ViewDraw
+from mcl_hf.data.augment_batch import BatchDraws, augment_batch, collect_draws
 from mcl_hf.data.decode import BrokenImage, open_image
 from mcl_hf.data.image_source import ImageSource, Order
-from mcl_hf.data.views import VIEW_RENDERINGS, render_views, side_recipes
+from mcl_hf.data.views import blur_scale, check_rendering, crop_views, render_views, side_recipes
 from mcl_hf.errors import InputError
+
+AUGMENT_ON = ("cpu", "device")
 
 _SUBSTITUTE_TRIES = 20
 _IMAGES_BEFORE_JUDGEMENT = 100
@@ -46,6 +50,21 @@ class ViewBatch:
     labels: torch.Tensor | None
     broken: list[str] = field(default_factory=list)
     """One line, name and reason, for each image that a stand-in replaces here."""
+    draws_a: list[BatchDraws] | None = None
+    """With ``augment_on="device"``: what remains to be done to each of ``views_a``, which are only cropped."""
+    draws_b: list[BatchDraws] | None = None
+
+    def augmented(self, device: torch.device | str) -> "ViewBatch":
+        """The batch with its views finished, on ``device``; itself where nothing remains to be done to them."""
+        if self.draws_a is None:
+            return self
+        return replace(
+            self,
+            views_a=_augment(self.views_a, self.draws_a, device),
+            views_b=None if self.views_b is None else _augment(self.views_b, self.draws_b or [], device),
+            draws_a=None,
+            draws_b=None,
+        )
 
     def pin_memory(self) -> "ViewBatch":
         """Copy of the batch in page-locked memory, for asynchronous transfer; called by DataLoader where
@@ -59,7 +78,18 @@ class ViewBatch:
             group_ids=None if self.group_ids is None else self.group_ids.pin_memory(),
             labels=None if self.labels is None else self.labels.pin_memory(),
             broken=self.broken,
+            draws_a=None if self.draws_a is None else [draws.pin_memory() for draws in self.draws_a],
+            draws_b=None if self.draws_b is None else [draws.pin_memory() for draws in self.draws_b],
         )
+
+
+def _augment(
+    views: Sequence[torch.Tensor], draws: Sequence[BatchDraws], device: torch.device | str
+) -> list[torch.Tensor]:
+    return [
+        augment_batch(view.to(device, non_blocking=True), draw.to(device))
+        for view, draw in zip(views, draws, strict=True)
+    ]
 
 
 class ViewLoader:
@@ -77,8 +107,10 @@ class ViewLoader:
         num_workers: processes that prepare batches; 0 prepares them in the caller. Has no influence on what is in a
             batch.
         view_rendering: ``direct`` (each view at its own size, fast) or ``published``; see ``views``.
+        augment_on: ``cpu`` finishes the views in the workers; ``device`` leaves all but crop and resize to
+            `ViewBatch.augmented`, which does the same within one gray level. Only for ``direct``.
         sides: 2 for both pipelines, 1 for the first only.
-        num_channels: 1 or 3.
+        num_channels: C of the views. 1 and 3 take any image; another number, images that have just as many.
         max_broken: share of broken images among the different ones that this process has seen, above which the run
             stops once at least five are broken.
         prefetch_batches: batches that each worker keeps ready.
@@ -103,6 +135,7 @@ class ViewLoader:
         start_step: int = 0,
         num_workers: int = 0,
         view_rendering: str = "direct",
+        augment_on: str = "cpu",
         sides: int = 2,
         num_channels: int = 3,
         max_broken: float = 0.01,
@@ -111,8 +144,9 @@ class ViewLoader:
         start_method: str | None = None,
     ) -> None:
         _check_settings(
-            view_size, ratios, batch_size, rank, world_size, view_rendering, sides, num_channels, max_broken, start_step
-        )
+            view_size, ratios, batch_size, rank, world_size, view_rendering, augment_on, sides, num_channels,
+            max_broken, start_step,
+        )  # fmt: skip
         self.steps_per_epoch = len(source) // (batch_size * world_size)
         if self.steps_per_epoch == 0:
             fits = len(source) // world_size
@@ -140,6 +174,7 @@ class ViewLoader:
             rank=rank,
             world_size=world_size,
             view_rendering=view_rendering,
+            augment_on=augment_on,
             sides=sides,
             num_channels=num_channels,
         )
@@ -231,6 +266,7 @@ class _StepBatches(Dataset):
     rank: int
     world_size: int
     view_rendering: str
+    augment_on: str
     sides: int
     num_channels: int
 
@@ -258,12 +294,13 @@ class _StepBatches(Dataset):
         positions = self.positions(step)
         sample_ids = self.order.index(positions)  # (N,)
         broken: list[str] = []
+        drawn: list[list[ViewDraw]] = []  # N lists of one draw a view, where the device is to do them
         for slot, position in enumerate(positions.tolist()):
             tried = []
             for attempt in range(_SUBSTITUTE_TRIES):
                 index = self.order.substitute(position, attempt) if attempt else int(sample_ids[slot])
                 try:
-                    rendered = self._render(index, position)
+                    rendered, draws = self._render(index, position)
                 except BrokenImage as error:
                     tried.append(f"{self.source.name(index)}: {error}")
                     continue
@@ -275,8 +312,10 @@ class _StepBatches(Dataset):
                 )
             broken += tried
             sample_ids[slot] = index
+            drawn.append(draws)
             for array, view in zip(arrays, rendered, strict=True):
-                np.copyto(array[slot], view.transpose(2, 0, 1))  # (s, s, C) -> (C, s, s)
+                np.copyto(array[slot], view)  # (C, s, s)
+        remaining = self._collect(drawn) if self.augment_on == "device" else None
         return ViewBatch(
             step=step,
             views_a=views[:num_levels],
@@ -285,24 +324,29 @@ class _StepBatches(Dataset):
             group_ids=None if self.source.groups is None else torch.from_numpy(self.source.groups[sample_ids]),
             labels=None if self.source.labels is None else torch.from_numpy(self.source.labels[sample_ids]),
             broken=broken,
+            draws_a=None if remaining is None else remaining[:num_levels],
+            draws_b=None if remaining is None or self.sides == 1 else remaining[num_levels:],
         )
 
-    def _render(self, index: int, position: int) -> list[np.ndarray]:
-        return render_views(
-            open_image(self.source.sample(index).bytes_),
-            side_recipes(len(self.ratios), self.sides),
-            self.ratios,
-            seed=self.seed,
-            position=position,
-            view_size=self.view_size,
-            num_channels=self.num_channels,
-            rendering=self.view_rendering,
-        )
+    def _render(self, index: int, position: int) -> tuple[list[np.ndarray], list[ViewDraw]]:
+        """The views of one image, and what remains to be done to each; nothing where they are finished here."""
+        image = open_image(self.source.sample(index).bytes_, self.num_channels)
+        recipes = side_recipes(len(self.ratios), self.sides)
+        at = {"seed": self.seed, "position": position, "view_size": self.view_size, "num_channels": self.num_channels}
+        if self.augment_on == "device":
+            return crop_views(image, recipes, self.ratios, **at)
+        return render_views(image, recipes, self.ratios, **at, rendering=self.view_rendering), []
+
+    def _collect(self, drawn: list[list[ViewDraw]]) -> list[BatchDraws]:
+        return [
+            collect_draws(draws, self.num_channels, blur_scale(self.view_size, ratio))
+            for draws, ratio in zip(zip(*drawn, strict=True), self.ratios * self.sides, strict=True)
+        ]
 
 
 def _check_settings(
     view_size: int, ratios: Sequence[int], batch_size: int, rank: int, world_size: int,
-    view_rendering: str, sides: int, num_channels: int, max_broken: float, start_step: int,
+    view_rendering: str, augment_on: str, sides: int, num_channels: int, max_broken: float, start_step: int,
 ) -> None:  # fmt: skip
     if not ratios or any(ratio < 1 or view_size % ratio for ratio in ratios):
         raise InputError(
@@ -314,14 +358,18 @@ def _check_settings(
         raise InputError(
             f"Rank {rank} does not exist among {world_size} processes: ranks go from 0 to {world_size - 1}."
         )
-    if view_rendering not in VIEW_RENDERINGS:
-        raise InputError(f"view_rendering '{view_rendering}' is unknown: it is one of {', '.join(VIEW_RENDERINGS)}.")
+    if num_channels < 1:
+        raise InputError(f"num_channels is {num_channels}; images have at least one.")
+    check_rendering(view_rendering, num_channels)
+    if augment_on not in AUGMENT_ON:
+        raise InputError(f"augment_on '{augment_on}' is unknown: it is one of {', '.join(AUGMENT_ON)}.")
+    if augment_on == "device" and view_rendering == "published":
+        raise InputError(
+            "augment_on 'device' is for view_rendering 'direct': the published operations are Pillow's, which run on "
+            "the CPU alone."
+        )
     if sides not in (1, 2):
         raise InputError(f"sides is {sides}; it is 2 (both augmentation pipelines) or 1 (the first).")
-    if num_channels not in (1, 3):
-        raise InputError(
-            f"Images of {num_channels} channels cannot be read yet: num_channels is 1 (gray) or 3 (colour)."
-        )
     if not 0 <= max_broken <= 1:
         raise InputError(f"max_broken is {max_broken}; it is a share between 0 and 1.")
     if start_step < 0:

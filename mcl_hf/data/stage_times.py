@@ -7,14 +7,15 @@ Beside the flow: decode -> views -> loader, taken apart. `mcl-hf show data` prin
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from mcl_hf.data.augment import REFERENCE_SIZE, ViewDraw, apply_colour, blur, draw_views, solarise
+from mcl_hf.data.augment import draw_views
+from mcl_hf.data.augment_pixels import apply_colour, blur, solarise
 from mcl_hf.data.decode import open_image
-from mcl_hf.data.views import _largest_shrink, render_direct, side_recipes
+from mcl_hf.data.views import blur_scale, crop_direct, largest_shrink, side_recipes
 
 STAGES = ("decode", "crop", "colour", "blur", "collate")
 
@@ -61,10 +62,10 @@ def time_stages(
             if position == 1:
                 times = StageTimes(num_images=len(files))  # the first was for warming up
             views = staged_views(data, times, position, view_size, ratios, sides, num_channels, seed)
-            buffers = [np.empty((num_channels, *view.shape[:2]), np.uint8) for view in views]
+            buffers = [np.empty(view.shape, np.uint8) for view in views]
             with _timed(times, "collate"):
                 for buffer, view in zip(buffers, views, strict=True):
-                    np.copyto(buffer, view.transpose(2, 0, 1))  # (s, s, C) -> (C, s, s)
+                    np.copyto(buffer, view)  # (C, s, s)
         return times
     finally:
         torch.set_num_threads(threads)
@@ -75,34 +76,30 @@ def staged_views(
     num_channels: int, seed: int,
 ) -> list[np.ndarray]:  # fmt: skip
     """What `views.render_views` gives with ``rendering="direct"``, adding each stage's time to ``times``: uint8
-    ``(s, s, num_channels)`` for each view.
+    ``(num_channels, s, s)`` for each view.
     """
     view_ratios = [ratio for _ in range(sides) for ratio in ratios]
     with _timed(times, "decode"):
-        image = open_image(data)
+        image = open_image(data, num_channels)
     with _timed(times, "crop"):
         draws = draw_views(image.width, image.height, side_recipes(len(ratios), sides), seed, position)
-    shrink = _largest_shrink(draws, [view_size // ratio for ratio in view_ratios]) if image.can_shrink else 1
+    shrink = largest_shrink(draws, [view_size // ratio for ratio in view_ratios]) if image.can_shrink else 1
     with _timed(times, "decode"):
         pixels = image.decode(num_channels, shrink)
     views = []
     for draw, ratio in zip(draws, view_ratios, strict=True):
         with _timed(times, "crop"):
-            view = render_direct(pixels, _crop_only(draw), view_size, ratio, shrink)
+            view = crop_direct(pixels, draw, view_size // ratio, shrink)
         with _timed(times, "colour"):
             view = apply_colour(view, draw)
         with _timed(times, "blur"):
-            view = blur(view, draw.blur_sigma_px * view_size / REFERENCE_SIZE / ratio)
+            view = blur(view, draw.blur_sigma_px * blur_scale(view_size, ratio))
         with _timed(times, "colour"):
             view = solarise(view) if draw.solarise else view
         with _timed(times, "collate"):
-            view = view[:, ::-1] if draw.flip else view
+            view = view[:, :, ::-1] if draw.flip else view
         views.append(view)
     return views
-
-
-def _crop_only(draw: ViewDraw) -> ViewDraw:
-    return replace(draw, flip=False, jitter_order=(), grayscale=False, blur_sigma_px=0.0, solarise=False)
 
 
 @contextmanager

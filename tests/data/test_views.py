@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
-from mcl_hf.data import PUBLISHED_A, PUBLISHED_B, ViewDraw, draw_views, open_image, render_direct, render_published
-from mcl_hf.data.augment import blur, colour_matrix, solarise
+from mcl_hf.data import PUBLISHED_A, PUBLISHED_B, ViewDraw, draw_views, open_image
+from mcl_hf.data import views as rendering_of
+from mcl_hf.data.augment_pixels import blur, colour_map, solarise
 from mcl_hf.data.views import render_views, side_recipes
 from mcl_hf.errors import InputError
 
@@ -26,6 +27,16 @@ PLAIN = ViewDraw(
     blur_sigma_px=0.0,
     solarise=False,
 )
+
+
+def render_direct(*arguments: object) -> np.ndarray:
+    """As the library's, with the channels last, as Pillow has them."""
+    return rendering_of.render_direct(*arguments).transpose(1, 2, 0)
+
+
+def render_published(*arguments: object) -> np.ndarray:
+    """As the library's, with the channels last, as Pillow has them."""
+    return rendering_of.render_published(*arguments).transpose(1, 2, 0)
 
 
 def textured_picture(height: int = 208, width: int = 208, low: int = 0, high: int = 255, seed: int = 0) -> np.ndarray:
@@ -112,7 +123,7 @@ def test_the_colour_matrix_equals_pils_operations_where_nothing_clips(order: tup
 
 
 def test_hue_rotation_follows_hsv() -> None:
-    matrix = colour_matrix(replace(PLAIN, jitter_order=(3,), hue=1 / 3), np.zeros(3))
+    matrix = colour_map(replace(PLAIN, jitter_order=(3,), hue=1 / 3))
     assert np.allclose(matrix[:, :3] @ [1, 0, 0], [0, 1, 0])  # a third of a turn takes red to green
     assert np.allclose(matrix[:, :3] @ [0.5, 0.5, 0.5], 0.5)
     pixels = textured_picture(low=40, high=200)
@@ -134,7 +145,7 @@ def test_blur_is_gaussian_with_repeated_edges(sigma: float) -> None:
     padded = np.pad(pixels.astype(float), ((reach, reach), (reach, reach), (0, 0)), mode="edge")
     rows = sum(w * padded[k : k + 60] for k, w in enumerate(weights))
     expected = sum(w * rows[:, k : k + 50] for k, w in enumerate(weights))
-    assert np.abs(blur(pixels, sigma) - expected).max() <= 2
+    assert np.abs(blur(pixels.transpose(2, 0, 1), sigma).transpose(1, 2, 0) - expected).max() <= 2
 
 
 def test_solarise_inverts_from_128_on() -> None:
@@ -224,7 +235,7 @@ def test_gray_views(rendering: str) -> None:
     views = render_views(
         open_image(data), side_recipes(2, 2), (1, 2), seed=0, position=0, num_channels=1, rendering=rendering
     )
-    assert [view.shape for view in views] == [(224, 224, 1), (112, 112, 1)] * 2
+    assert [view.shape for view in views] == [(1, 224, 224), (1, 112, 112)] * 2
 
 
 def test_an_unknown_rendering_is_refused() -> None:
