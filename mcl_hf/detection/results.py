@@ -40,9 +40,16 @@ class ImageDetections:
 
 
 def to_results(detections: Iterable[ImageDetections], data: DetectionData) -> list[Result]:
-    """Detections as COCO results, in the order in which they come; numbers keep every bit."""
+    """Detections as COCO results, in the order in which they come; numbers keep every bit.
+
+    An image that comes twice, as samplers that fill up the last batch make it, is taken once.
+    """
     results = []
+    seen: set[ImageId] = set()
     for image in detections:
+        if image.image_id in seen:
+            continue
+        seen.add(image.image_id)
         boxes = np.asarray(image.boxes, np.float64).reshape(-1, 4)
         sides = boxes[:, 2:] - boxes[:, :2]  # (n, 2)
         for n, (box, side) in enumerate(zip(boxes.tolist(), sides.tolist(), strict=True)):

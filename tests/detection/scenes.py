@@ -16,6 +16,9 @@ import pyarrow.parquet as parquet
 from PIL import Image, ImageDraw
 
 from mcl_hf.data.local_tables import PHOTOS_FOLDER
+from mcl_hf.detection.detection_data import DetectionData
+from mcl_hf.detection.masks import encode_masks
+from mcl_hf.detection.results import ImageDetections
 
 SHAPES = ("ellipse", "triangle", "rectangle", "diamond", "hexagon", "star")
 _CATEGORY_STEP = 3  # ids 3, 6, 9, ...: not class indices, so that mixing them up shows
@@ -160,3 +163,53 @@ def _texture(photo: Image.Image) -> float:
     gray = np.asarray(photo.convert("L"), np.float32)[:208, :208]
     blocks = gray.reshape(4, 52, 4, 52).transpose(0, 2, 1, 3)  # (4, 4, 52, 52)
     return float(blocks.std(axis=(2, 3)).min())
+
+
+def add_crowds(file: Path, every: int = 4) -> None:
+    """Turn every so manyth annotation of a JSON into a crowd, with run lengths as counts, as COCO writes them."""
+    from pycocotools import mask as coco_mask
+
+    content = json.loads(file.read_text())
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    for annotation in content["annotations"][::every]:
+        annotation["iscrowd"] = 1
+        pixels = coco_mask.decode(coco_mask.frPyObjects(annotation["segmentation"], *sizes[annotation["image_id"]]))
+        column = pixels[:, :, 0].ravel(order="F")
+        ends = np.flatnonzero(np.diff(column)) + 1
+        counts = np.diff(np.concatenate([[0], ends, [len(column)]])).tolist()
+        counts = counts if column[0] == 0 else [0, *counts]
+        annotation["segmentation"] = {"size": list(pixels.shape[:2]), "counts": counts}
+    file.write_text(json.dumps(content))
+
+
+def noisy_detections(data: DetectionData, seed: int = 0, masks: bool = True) -> list[ImageDetections]:
+    """What a middling detector might say of each image: shifted boxes and masks, some classes wrong, some things twice,
+    some missed, some invented, with scores of one digit so that many are equal."""
+    found = []
+    for item in data:
+        numbers = np.random.default_rng([seed, item.position])
+        boxes, labels = [], []
+        for box, label in zip(item.boxes, item.labels, strict=True):
+            for _ in range(int(numbers.integers(0, 3))):
+                sides = np.tile(box[2:] - box[:2], 2)
+                boxes.append(box + numbers.normal(0, 0.06, 4) * sides)
+                labels.append(int(label) if numbers.random() < 0.85 else int(numbers.integers(data.num_labels)))
+        for _ in range(int(numbers.integers(0, 3))):
+            corner = numbers.uniform(0, 0.7, 2) * [item.width, item.height]
+            boxes.append(np.concatenate([corner, corner + numbers.uniform(8, 40, 2)]))
+            labels.append(int(numbers.integers(data.num_labels)))
+        limits = [item.width, item.height, item.width, item.height]
+        pixels = np.zeros((len(boxes), item.height, item.width), np.uint8)
+        for mask, box in zip(pixels, boxes, strict=True):
+            x0, y0, x1, y1 = np.clip(box, 0, limits).round().astype(int)
+            mask[y0 : y1 + 1, x0 : x1 + 1] = 1
+        found.append(
+            ImageDetections(
+                item.image_id,
+                np.clip(np.array(boxes).reshape(-1, 4), 0, limits).astype(np.float32),
+                numbers.uniform(0, 1, len(boxes)).round(1).astype(np.float32),
+                np.array(labels, np.int64),
+                encode_masks(pixels) if masks and boxes else ([] if masks else None),
+            )
+        )
+    return found

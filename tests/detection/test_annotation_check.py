@@ -1,0 +1,123 @@
+"""Each fault of annotated data is named with its file and settled as the table in `annotation_check` says."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mcl_hf.detection.datasets import open_detection_data
+from mcl_hf.errors import InputError
+from tests.detection.scenes import write_scenes
+
+
+def spoiled(folder: Path, change: Callable[[dict], None]) -> Path:
+    write_scenes(folder, 4, most_objects=2)
+    file = folder / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["images"][1].update(file_name="gone.png"), r"train/gone\.png: the file is missing: mend"),
+        (lambda c: c["images"][1].update(width=99), r"0001\.png: annotated as 99x96 px, but the file has 128x96"),
+        (lambda c: c["images"][1].update(id=1), r"0000\.png and .*0001\.png share the id 1"),
+        (lambda c: c["annotations"][0].update(category_id=77), r"0000\.png, annotation 1: category 77 is not in"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), r"annotation 1: bbox \[1, 2, 3\] is not \[x, y"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "is not finite"),
+        (lambda c: c["annotations"][0].update(segmentation="x"), "str instead of polygons or run lengths"),
+        (lambda c: c.update(annotations=[]), "holds no annotations of its 4 images"),
+        (lambda c: c.update(images=[]), "lists no images"),
+    ],
+)
+def test_refused(tmp_path, change, message):
+    with pytest.raises(InputError, match=message) as raised:
+        open_detection_data(spoiled(tmp_path, change))
+    assert "\n" not in str(raised.value)
+
+
+def test_broken_ones_are_left_out_when_asked(tmp_path):
+    def change(content: dict) -> None:
+        content["images"][1]["file_name"] = "gone.png"
+        content["images"][2]["width"] = 5
+        content["annotations"][0]["category_id"] = 77
+
+    folder = spoiled(tmp_path, change)
+    with pytest.raises(InputError, match=r"gone\.png.*\(and 1 more broken images\)"):
+        open_detection_data(folder)
+    data = open_detection_data(folder, skip_broken=True)
+    assert data.image_ids == [1, 4] and "broken images: 2, left out" in str(data.report)
+    assert "broken annotations: 1, left out" in str(data.report)
+    whole = open_detection_data(write_scenes(tmp_path / "whole", 4, most_objects=2))
+    assert len(data[0].boxes) == len(whole[0].boxes) - 1
+    assert np.array_equal(data[1].decode(), whole[3].decode()) and np.array_equal(data[1].boxes, whole[3].boxes)
+
+
+def test_kept_and_reported(tmp_path):
+    def change(content: dict) -> None:
+        first = content["annotations"][0]["image_id"]
+        box = {"image_id": first, "category_id": 3, "iscrowd": 0}
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 2]
+        content["annotations"] += [
+            {"id": 100, "bbox": [120, 10, 20, 20], "area": 400, **box},  # sticks out
+            {"id": 101, "bbox": [10, 10, 0, 20], **box},  # no area
+            {"id": 102, "bbox": [130, 10, 20, 20], **box},  # outside
+            {"id": 103, "bbox": [10, 10, 20, 20], "segmentation": [[10, 10, 30, 30]], **box},  # a polygon of two points
+            {"id": 104, "bbox": [10, 10, 20, 20], **{**box, "iscrowd": 1}},
+            {"id": 104, "bbox": [10, 10, 20, 20], **{**box, "image_id": 999}},
+            {"id": 104, "bbox": [10, 10, 20, 20], **box},
+        ]
+
+    data = open_detection_data(spoiled(tmp_path, change))
+    report = str(data.report)
+    for line in (
+        "boxes that stick out of the image: 1, clipped in training",
+        "boxes without area in the image: 2, left out in training",
+        "objects without a mask: 6,",
+        "crowd regions: 1, left out in training, ignored in evaluation",
+        "images without objects: 1, kept",
+        "annotations of images that are not listed: 1, left out (annotation 104 of image 999)",
+        "annotation ids that are zero or used twice: 1, numbered anew (id 104)",
+    ):
+        assert line in report, f"{line}\n{report}"
+    assert report in data.description
+    item = data[0]
+    assert [120, 10, 140, 30] in item.boxes.tolist() and item.areas[-3] == 400  # as annotated
+    targets = item.training_targets()
+    assert [120, 10, 128, 30] in targets["boxes"].tolist()  # clipped
+    assert len(targets["boxes"]) == len(item.boxes) - 3 and targets["boxes"].dtype == np.float32
+    with_masks = item.training_targets(masks=True)
+    assert len(with_masks["masks"]) == len(with_masks["boxes"]) == len(item.boxes) - 6
+    assert len(data[1].boxes) == 0 and data.without_empty().image_ids == [1, 3, 4]
+
+
+def test_pictures_that_exif_turns(tmp_path):
+    """Annotated upright, they are read upright; annotated as stored, as stored; both are told by the listed size."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:, :20] = 255  # stored 40 x 20 with the left half white; upright 20 x 40 with the top white
+    images = []
+    for number, size in enumerate([(20, 40), (40, 20), (None, None)], start=1):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.jpg", exif=exif, quality=95)
+        images.append({"id": number, "file_name": f"{number}.jpg", "width": size[0], "height": size[1]})
+    annotations = [{"id": n, "image_id": n, "category_id": 1, "bbox": [1, 1, 5, 5]} for n in (1, 2, 3)]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    data = open_detection_data(tmp_path)
+    upright, stored, unlisted = (item.decode() for item in data)
+    assert upright.shape == unlisted.shape == (40, 20, 3) and stored.shape == (20, 40, 3)
+    assert upright[2, 17, 0] > 200 and upright[37, 2, 0] < 50 and stored[17, 2, 0] > 200 and stored[2, 37, 0] < 50
+    assert (data[2].width, data[2].height) == (20, 40)
+    assert "images that were annotated unturned: 1, read unturned" in str(data.report)
+
+
+def test_files_need_not_be_checked(tmp_path):
+    folder = spoiled(tmp_path, lambda content: content["images"][1].update(file_name="gone.png"))
+    assert len(open_detection_data(folder, check_files=False)) == 4
