@@ -1,0 +1,212 @@
+"""`mcl-hf doctor`: does this installation work, and, with `--plan`, what will a run need?
+
+Without `--plan` it looks at versions, devices, memory, shared memory, disk, compilers and the Hub's settings (not the
+network), and rehearses the smallest run there is: three steps, a checkpoint, and its reopening.
+"""
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]  # comes with accelerate
+import torch
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from mcl_hf.cli.command import run_command
+from mcl_hf.cli.doctor_plan import print_plan
+from mcl_hf.cli.pretrain import build_parser, read_arguments
+from mcl_hf.errors import InputError
+from mcl_hf.training import PretrainArguments
+from mcl_hf.training.rehearsal import rehearse
+from mcl_hf.version import __version__
+
+# The newest releases that the tests have passed with.
+TESTED = {
+    "torch": "2.15.0",
+    "torchvision": "0.29.2",
+    "timm": "1.0.31",
+    "transformers": "5.23.0",
+    "accelerate": "1.15.0",
+    "datasets": "5.2.0",
+    "safetensors": "0.8.0",
+    "huggingface-hub": "2.4.0",
+    "pillow": "12.3.0",
+    "numpy": "2.4.6",
+}
+OPTIONAL = {
+    "matplotlib": "viz",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "trackio": "trackio",
+    "scipy": "transformers-detectors",
+}
+SMALL_SHARED_MEMORY = 1.0
+"""GiB of /dev/shm under which data workers may die of a bus error."""
+EXAMPLES = """
+examples:
+  mcl-hf doctor
+  mcl-hf doctor --plan mcl-r18-small --data my_images/ --epochs 100
+  mcl-hf doctor --plan mcl-r50-in1k-100ep --data packed/ --processes 8
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        grade: "ok", "note", "warning" or "FAILED".
+        text: what was found and, where it is not well, what to do.
+    """
+
+    grade: str
+    text: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `run_command` for exit codes."""
+    return run_command(_run, argv)
+
+
+def _run(argv: list[str]) -> int:
+    parser = build_parser(
+        "mcl-hf doctor",
+        "Check the installation; with --plan, measure a few steps of a run and say what all of it will need.",
+        EXAMPLES,
+    )
+    parser.add_argument("--plan", metavar="RECIPE", help="plan a run: name of a recipe or a YAML file, options on top")
+    parser.add_argument("--processes", metavar="N", type=int, default=1, help="of the planned run (default: 1)")
+    namespace = parser.parse_args(argv)
+    if namespace.plan is None and len(argv) > 0:
+        raise InputError("mcl-hf doctor takes options with --plan RECIPE only: name the run they belong to")
+    if namespace.plan is not None:
+        if namespace.recipe is not None:
+            raise InputError("--plan names the recipe already: leave --recipe out")
+        if namespace.processes < 1:
+            raise InputError(f"--processes must be at least 1, got {namespace.processes}")
+        namespace.recipe = namespace.plan
+        print_plan(read_arguments(namespace), namespace.processes)
+        return 0
+    return report(CHECKS)
+
+
+def report(checks: Sequence[Callable[[], Iterator[Finding]]]) -> int:
+    """Print what the checks find, as they find it; 2 if anything failed, else 0."""
+    counts: dict[str, int] = {}
+    for check in checks:
+        for finding in check():
+            counts[finding.grade] = counts.get(finding.grade, 0) + 1
+            print(f"{finding.grade:<8} {finding.text}", flush=True)
+    failed = counts.get("FAILED", 0)
+    print(f"\n{failed} failed, {counts.get('warning', 0)} warnings: " + ("mend these first" if failed else "ready"))
+    return 2 if failed else 0
+
+
+def versions() -> Iterator[Finding]:
+    """Python, and each package that mcl_hf needs, against what it asks for and what was tested."""
+    yield Finding("ok", f"mcl_hf {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    try:
+        needed = [Requirement(text) for text in metadata.requires("mcl-hf") or ()]
+    except metadata.PackageNotFoundError:
+        yield Finding("note", "mcl-hf runs from a folder and is not installed: pip install -e . gives the command")
+        needed = [Requirement(name) for name in TESTED]
+    for requirement in needed:
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        tested = TESTED.get(requirement.name)
+        try:
+            found = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            yield Finding("FAILED", f"{requirement.name} is not installed: pip install '{requirement}'")
+            continue
+        if not requirement.specifier.contains(Version(found).base_version, prereleases=True):
+            yield Finding("FAILED", f"{requirement.name} {found} is too old: pip install '{requirement}'")
+        elif tested is not None and Version(Version(found).base_version) > Version(tested):
+            yield Finding("note", f"{requirement.name} {found} is newer than the newest tested, {tested}")
+        else:
+            yield Finding("ok", f"{requirement.name} {found}")
+    for name, extra in OPTIONAL.items():
+        if importlib.util.find_spec(name) is None:
+            yield Finding("note", f"{name} is not installed, which is fine; pip install 'mcl-hf[{extra}]' adds it")
+
+
+def machine() -> Iterator[Finding]:
+    """Devices, cores, memory, shared memory, disk."""
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            card = torch.cuda.get_device_properties(index)
+            bf16 = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bf16: --precision fp16"
+            yield Finding("ok", f"GPU {index}: {card.name}, {card.total_memory / 2**30:.0f} GiB, {bf16}")
+        if torch.cuda.device_count() > 1 and not torch.distributed.is_nccl_available():
+            yield Finding("FAILED", "several GPUs and a torch without NCCL: they cannot train together")
+    elif torch.accelerator.is_available():
+        yield Finding("warning", f"{torch.accelerator.current_accelerator()}: never tried with this library")
+    else:
+        # Public name as of torch 2.11; older and other builds do not tell.
+        native = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+        bf16 = "with" if native is not None and native() else "without"
+        yield Finding("note", f"no GPU: training runs on the CPU, {bf16} bf16 instructions")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = psutil.virtual_memory()
+    yield Finding("ok", f"{cores} cores, {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB memory free")
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        size = shutil.disk_usage(shared).total / 2**30
+        if size < SMALL_SHARED_MEMORY:
+            yield Finding(
+                "warning",
+                f"/dev/shm has {size:.2f} GiB: data workers hand their batches over in it and may die of a bus error; "
+                "in Docker use --shm-size=8g, or train with --num-workers 0",
+            )
+        else:
+            yield Finding("ok", f"/dev/shm has {size:.1f} GiB")
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    yield Finding("ok" if free > 5 else "warning", f"{free:.1f} GiB of disk are free in this folder")
+
+
+def surroundings() -> Iterator[Finding]:
+    """Compiler, the Hub's settings. The network is not asked, and no token is shown."""
+    from huggingface_hub import constants, get_token
+
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+    if compiler is None:
+        yield Finding("note", "no C++ compiler: --compile will not work on the CPU")
+    cache = Path(constants.HF_HUB_CACHE)
+    parent = next(path for path in (cache, *cache.parents) if path.exists())
+    if not os.access(parent, os.W_OK):
+        yield Finding("warning", f"the Hub's cache {cache} cannot be written: set HF_HOME to a folder that can")
+    offline = ", offline (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else ""
+    token = "a token is set" if get_token() else "no token, which public data and models do not need"
+    yield Finding("ok", f"Hub: {constants.ENDPOINT}{offline}, {token}")
+
+
+def rehearsal() -> Iterator[Finding]:
+    """The smallest run: the embedded photos, a few steps, a checkpoint."""
+    arguments = PretrainArguments(
+        data=["photos"],
+        backbone="resnet10t",
+        backbone_kwargs={"channels": [8, 16, 16, 32], "stem_width": 8},
+        fpn_channels=16,
+        region_convs=1,
+        region_size=2,
+        hidden_dim=32,
+        embedding_dim=16,
+        num_workers=1,
+    )
+    print("         rehearsing a small run ...", file=sys.stderr, flush=True)
+    try:
+        measured = rehearse(arguments, batch_size=8)
+    except InputError as error:
+        yield Finding("FAILED", f"the smallest run there is: {error}")
+        return
+    yield Finding("ok", f"pre-trained a few steps ({measured.seconds:.2f} s each), saved the model and opened it again")
+
+
+CHECKS = (versions, machine, surroundings, rehearsal)

@@ -1,0 +1,187 @@
+"""`mcl-hf doctor --plan`: a few real steps of a run, and what all of it will need.
+
+Memory, time and disk are measured with the run's own settings on this machine, at two batch sizes no larger than its
+own, and extrapolated; what several processes lose by talking to each other is not known here, and said so.
+"""
+
+import dataclasses
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]  # comes with accelerate
+import torch
+
+from mcl_hf.data import ImageSource, open_source
+from mcl_hf.errors import InputError
+from mcl_hf.training import PretrainArguments
+from mcl_hf.training.plan import SPARE, Line, Measured, Plan, largest_batch, make_plan
+from mcl_hf.training.rehearsal import OutOfMemory, backbone_images, images_per_core_second, rehearse
+from mcl_hf.training.state import should_save
+
+ON_CPU, ON_GPU = 16, 256
+"""Largest batch that is rehearsed: a step must not take minutes."""
+SAVERS: tuple[dict[str, bool], ...] = (
+    {"sides_in_turn": True},
+    {"activation_checkpointing": True},
+    {"sides_in_turn": True, "activation_checkpointing": True},
+)
+"""What makes a batch smaller in memory at the same gradients, cheapest first."""
+
+
+def print_plan(arguments: PretrainArguments, world_size: int) -> None:
+    """Measure and print.
+
+    Args:
+        arguments: of the run; `output_dir`, where given, tells which disk is meant.
+        world_size: processes of the run, which share this machine's memory where there is no GPU.
+
+    Raises:
+        InputError: what the run itself would refuse.
+    """
+    batch_size, global_batch_size = arguments.batch_sizes(world_size)
+    names = ("image_column", "label_column", "group_column", "split", "streaming")
+    source = open_source(arguments.data, **{name: getattr(arguments, name) for name in names})
+    print(source.description)
+    _say("decoding and augmenting some images ...")
+    per_core = images_per_core_second(arguments, source)
+    measured = measure(arguments, batch_size)
+    max_steps = arguments.total_steps(len(source), global_batch_size)
+
+    def images(size: int) -> int:
+        return backbone_images(arguments, size)
+
+    plan = make_plan(
+        measured,
+        batch_size=batch_size,
+        backbone_images=images,
+        passes=arguments.gradient_accumulation_steps,
+        world_size=world_size,
+        max_steps=max_steps,
+        images_per_core_second=per_core,
+        kept_checkpoints=_kept_checkpoints(arguments, max_steps),
+    )
+    room = _room_gib(arguments, world_size)
+    lines = [
+        f"steps    {max_steps} of {global_batch_size} images: {max_steps * global_batch_size / len(source):.1f} passes "
+        f"over {len(source)} images",
+        f"time     {plan.seconds_per_step:.2f} s a step, {plan.images_per_second:.1f} images/s, {plan.hours:.1f} hours"
+        + (f" if {world_size} processes lose nothing by waiting for each other" if world_size > 1 else ""),
+        *_memory_lines(arguments, measured, plan, batch_size, room),
+        *_data_lines(arguments, source, plan, per_core, world_size),
+        _disk_line(arguments, plan),
+        "measured " + ", ".join(f"N={run.batch_size}: {run.seconds:.2f} s, {run.peak_gib:.2f} GiB" for run in measured),
+    ]
+    print("\n".join(lines))
+
+
+def measure(arguments: PretrainArguments, batch_size: int) -> list[Measured]:
+    """Rehearse two batch sizes, the run's own or smaller ones, smaller first.
+
+    Raises:
+        InputError: not even four images fit, or the run refuses.
+    """
+    largest = min(batch_size, ON_GPU if _on_gpu(arguments) else ON_CPU)
+    while True:
+        measured = []
+        try:
+            for size in sorted({max(2, largest // 2), largest}):
+                _say(f"rehearsing {size} images a step ...")
+                measured.append(rehearse(arguments, size))
+            return measured
+        except OutOfMemory as error:
+            if largest <= 4:
+                raise InputError(f"{error}: take a smaller backbone, or --region-size for smaller views") from error
+            largest //= 2
+
+
+def _memory_lines(
+    arguments: PretrainArguments, measured: Sequence[Measured], plan: Plan, batch_size: int, room: float
+) -> list[str]:
+    """What the batch takes, the largest that fits, and, where it does not, what would make it fit."""
+    where = "of the GPU" if _on_gpu(arguments) else "of the machine's free memory"
+    largest = _largest(arguments, measured, room)
+    line = (
+        f"memory   {batch_size} images per process take {plan.peak_gib:.1f} GiB; {room:.1f} GiB {where} can be used, "
+        f"enough for {largest}"
+    )
+    if plan.peak_gib <= room:
+        return [line]
+    lines = [line, f"         {batch_size} DO NOT FIT"]
+    for saver in SAVERS:
+        if all(getattr(arguments, name) for name in saver) or not _applies(arguments, saver):
+            continue
+        changed = dataclasses.replace(arguments, **saver)
+        flags = " ".join(f"--{name.replace('_', '-')}" for name in saver)
+        fits = _largest(changed, measure(changed, batch_size), room)
+        lines.append(f"         with {flags}: {fits} fit")
+        if fits >= batch_size:
+            return lines
+    lines.append(f"         or take --batch-size {largest}, with --queue-size for more negatives")
+    return lines
+
+
+def _applies(arguments: PretrainArguments, saver: dict[str, bool]) -> bool:
+    """Whether the run could take these options at all."""
+    in_turn = "sides_in_turn" in saver and arguments.objective == "supervised"
+    return not in_turn and not ("activation_checkpointing" in saver and arguments.compile)
+
+
+def _largest(arguments: PretrainArguments, measured: Sequence[Measured], room: float) -> int:
+    memory = Line.through([(run.backbone_images, run.peak_gib) for run in measured])
+    return largest_batch(memory, lambda size: backbone_images(arguments, size), room)
+
+
+def _data_lines(
+    arguments: PretrainArguments, source: ImageSource, plan: Plan, per_core: float, world_size: int
+) -> list[str]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = max(1, -int(-plan.data_cores // 1))
+    lines = [
+        f"data     one core prepares {per_core:.0f} images/s, a process needs {plan.data_cores:.2f} cores: "
+        f"--num-workers {workers}"
+    ]
+    if plan.data_cores * world_size > 0.9 * cores:
+        lines.append(
+            f"         that is {plan.data_cores * world_size:.1f} cores, and this machine has {cores}: training would "
+            "wait for data; where images are large, mcl-hf pack makes them cheap to decode"
+        )
+    elif workers > arguments.num_workers:
+        lines.append(f"         the run has --num-workers {arguments.num_workers}: it would wait for data")
+    if _on_gpu(arguments):
+        return lines
+    return [*lines, "         on a machine without a GPU, workers take their cores from the training itself"]
+
+
+def _disk_line(arguments: PretrainArguments, plan: Plan) -> str:
+    folder = Path(arguments.output_dir or ".").absolute()
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(place).free / 2**30
+    verdict = "" if plan.disk_gib < free else " (NOT ENOUGH)"
+    return f"disk     {plan.disk_gib:.2f} GiB for checkpoints and the finished model; {free:.0f} GiB are free{verdict}"
+
+
+def _kept_checkpoints(arguments: PretrainArguments, max_steps: int) -> int:
+    """How many lie on the disk at the same time at most: those that are kept, and one being written."""
+    steps = [step for step in range(1, max_steps + 1) if should_save(step, arguments.save_every_steps, max_steps)]
+    if arguments.keep_last == 0:
+        return len(steps)
+    kept_for_good = sum(1 for step in steps if arguments.keep_every and step % arguments.keep_every == 0)
+    return kept_for_good + min(len(steps) - kept_for_good, arguments.keep_last + 1)
+
+
+def _room_gib(arguments: PretrainArguments, world_size: int) -> float:
+    """GiB that one process may fill."""
+    if _on_gpu(arguments):
+        return SPARE * torch.cuda.get_device_properties(0).total_memory / 2**30
+    return SPARE * psutil.virtual_memory().available / 2**30 / world_size
+
+
+def _on_gpu(arguments: PretrainArguments) -> bool:
+    return arguments.device == "auto" and torch.cuda.is_available()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,133 @@
+"""A rehearsal: a few real steps of a run, in a process and a folder of their own.
+
+Where it sits: `mcl-hf doctor` rehearses the smallest run there is, `mcl-hf doctor --plan` the user's. The steps are
+those of `pretrain` with the same data, model, optimizer and device, so that what they took is what a run takes.
+
+    python -m mcl_hf.training.rehearsal < arguments.json      # what `rehearse` starts
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from ..data import ImageSource, ViewLoader
+from ..errors import InputError
+from ..models.montage import MontageLayout
+from .arguments import PretrainArguments
+from .plan import Measured
+from .tracking import read_log
+
+_STEPS = 4  # the first ones touch new memory, tune convolutions or compile
+_NO_MEMORY = -9  # the exit code of a process that the system killed for its memory
+
+
+class OutOfMemory(InputError):
+    """The steps did not fit into the memory of the device."""
+
+
+def rehearse(arguments: PretrainArguments, batch_size: int, folder: Path | None = None) -> Measured:
+    """Run a few steps of `batch_size` images on one process, save the model, open it again, and measure.
+
+    Args:
+        arguments: of the run; its length, batch, saving, tracking and resuming are replaced.
+        batch_size: N.
+        folder: for the rehearsal's own folder, which is removed again; None takes the system's.
+
+    Raises:
+        OutOfMemory: they did not fit.
+        InputError: the run itself refused; its line.
+    """
+    with tempfile.TemporaryDirectory(prefix="mcl-hf-rehearsal-", dir=folder) as place:
+        run = Path(place) / "run"
+        options = dataclasses.asdict(arguments) | {
+            "output_dir": str(run),
+            "batch_size": batch_size,
+            "global_batch_size": None,
+            "gradient_accumulation_steps": 1,
+            "max_steps": _STEPS,
+            "epochs": None,
+            "warmup_steps": 0,
+            "save_every_steps": 0,
+            "keep_every": 0,
+            "log_every_steps": 1,
+            "report_to": [],
+            "resume": "never",
+        }
+        command = [sys.executable, "-m", "mcl_hf.training.rehearsal"]
+        finished = subprocess.run(command, input=json.dumps(options), capture_output=True, text=True)
+        if finished.returncode:
+            lines = finished.stderr.strip().splitlines()
+            said = lines[-1] if lines else f"exit code {finished.returncode}"
+            if finished.returncode == _NO_MEMORY or "OutOfMemoryError" in said or "can't allocate memory" in said:
+                raise OutOfMemory(f"{batch_size} images per process do not fit into memory")
+            if finished.returncode != 2:  # a fault, not a refusal
+                raise RuntimeError(f"the rehearsal broke off:\n{finished.stderr}")
+            raise InputError(said)
+        records = read_log(run / "log.jsonl")
+        (checkpoint,) = (path for path in (run / "checkpoints").iterdir() if not path.is_symlink())
+        whole, saved = _size(run), _size(run / "checkpoints")
+        return Measured(
+            batch_size=batch_size,
+            backbone_images=backbone_images(arguments, batch_size),
+            seconds=min((1 - r["data_wait_share"]) * batch_size / r["images_per_second"] for r in records[1:]),
+            peak_gib=records[-1]["peak_memory_gib"],
+            checkpoint_bytes=_size(checkpoint),
+            finished_bytes=whole - saved,
+        )
+
+
+def backbone_images(arguments: PretrainArguments, batch_size: int) -> int:
+    """M of one side: the batch of N and the montages of the other levels."""
+    config = arguments.model_config()
+    return sum(MontageLayout.of(batch_size, config.montage_ratios, config.montage_fractions).counts)
+
+
+def images_per_core_second(arguments: PretrainArguments, source: ImageSource, batches: int = 4) -> float:
+    """Images a second that one core reads, decodes and augments for this run (processor time, the first batch apart).
+
+    Raises:
+        InputError: too many of them cannot be read.
+    """
+    config = arguments.model_config()
+    loader = ViewLoader(
+        source,
+        view_size=config.image_size,
+        ratios=config.montage_ratios,
+        batch_size=min(16, len(source)),
+        seed=arguments.seed,
+        num_workers=0,
+        view_rendering=arguments.view_rendering,
+        sides=1 if arguments.objective == "supervised" else 2,
+        num_channels=config.num_channels,
+        max_broken=arguments.max_broken,
+    )
+    stream = iter(loader)
+    next(stream)
+    start, images = time.process_time(), 0
+    for _ in range(batches):
+        images += len(next(stream).sample_ids)
+    return images / (time.process_time() - start)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def _main() -> int:
+    from ..models import MCLModel
+    from .pretrain import pretrain
+
+    try:
+        MCLModel.from_pretrained(pretrain(PretrainArguments(**json.load(sys.stdin))).output_dir)
+    except InputError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(_main())
