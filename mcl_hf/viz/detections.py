@@ -1,0 +1,130 @@
+"""Objects drawn over images, what is there beside what was found: boxes, names, scores and masks.
+
+Behind `mcl-hf evaluate`; needs Pillow only. A class keeps its colour in the whole picture.
+"""
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from mcl_hf.viz.montage_grid import GAP, INK, MARGIN, PAPER, QUIET
+
+TITLE_HEIGHT, CAPTION = 46, 24  # px
+_MASK_SHARE = 0.4
+_IGNORED = (150, 150, 158)
+
+
+@dataclass(frozen=True)
+class DrawnObjects:
+    """Objects of one image.
+
+    Attributes:
+        boxes: `(n, 4)`, x0 y0 x1 y1 in px of the image.
+        labels: `(n,)` class indices, which choose the colours.
+        names: n texts to write beside them.
+        masks: `(n, H, W)` of 0 and 1, or None.
+        ignored: bool `(n,)`, drawn in gray (crowds, difficult ones); None for none.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    names: Sequence[str]
+    masks: np.ndarray | None = None
+    ignored: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class DrawnImage:
+    """One row of the picture: pixels uint8 `(H, W, 3)`, the name below it, and its objects, annotated and predicted."""
+
+    pixels: np.ndarray
+    name: str
+    annotated: DrawnObjects
+    predicted: DrawnObjects
+    note: str = field(default="")
+
+
+def class_colour(label: int) -> tuple[int, int, int]:
+    """RGB of a class; neighbouring classes lie a golden section of the colour circle apart."""
+    red, green, blue = colorsys.hsv_to_rgb((0.58 + label * 0.618034) % 1, 0.85, 0.95 if label % 2 == 0 else 0.75)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def detections_picture(
+    images: Sequence[DrawnImage], title: str, *, panel_width: int = 460, pairs_per_row: int = 2
+) -> Image.Image:
+    """Pairs of panels, annotations on the left and predictions on the right.
+
+    Args:
+        images: N images, in the order in which they are shown.
+        title: What was run, in a few words.
+        panel_width: Width of a panel, px; images keep their shape.
+        pairs_per_row: Images side by side.
+    """
+    pair_width = 2 * panel_width + GAP
+    rows = [images[start : start + pairs_per_row] for start in range(0, len(images), pairs_per_row)]
+    heights = [max(_panel_height(image, panel_width) for image in row) + CAPTION + GAP for row in rows]
+    columns = min(pairs_per_row, max(1, len(images)))
+    width = 2 * MARGIN + columns * pair_width + (columns - 1) * 2 * GAP
+    picture = Image.new("RGB", (width, TITLE_HEIGHT + sum(heights) + MARGIN), PAPER)
+    draw = ImageDraw.Draw(picture)
+    draw.text((MARGIN, MARGIN - 4), title, INK, ImageFont.load_default(19))
+    top = TITLE_HEIGHT
+    for row, height in zip(rows, heights, strict=True):
+        for column, image in enumerate(row):
+            left = MARGIN + column * (pair_width + 2 * GAP)
+            panel = (panel_width, _panel_height(image, panel_width))
+            picture.paste(draw_objects(image.pixels, image.annotated, panel), (left, top))
+            picture.paste(draw_objects(image.pixels, image.predicted, panel), (left + panel_width + GAP, top))
+            below = top + panel[1] + 4
+            draw.text((left, below), _end_of(f"annotated: {image.name}", 66), QUIET, ImageFont.load_default(12))
+            found = f"predicted{': ' + image.note if image.note else ''}"
+            draw.text((left + panel_width + GAP, below), found, QUIET, ImageFont.load_default(12))
+        top += height
+    return picture
+
+
+def draw_objects(pixels: np.ndarray, objects: DrawnObjects, size: tuple[int, int]) -> Image.Image:
+    """Pixels uint8 `(H, W, 3)` as a picture of (width, height) ``size`` px with the objects over it."""
+    colours = [
+        _IGNORED if objects.ignored is not None and objects.ignored[n] else class_colour(int(label))
+        for n, label in enumerate(objects.labels)
+    ]
+    blended = pixels
+    if objects.masks is not None and len(objects.masks):
+        canvas = pixels.astype(np.float32)
+        for mask, colour in zip(objects.masks, colours, strict=True):
+            inside = mask.astype(bool)
+            canvas[inside] = (1 - _MASK_SHARE) * canvas[inside] + _MASK_SHARE * np.array(colour, np.float32)
+        blended = canvas.round().astype(np.uint8)
+    picture = Image.fromarray(blended).resize(size, Image.Resampling.LANCZOS)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
+    scale = np.array([size[0] / pixels.shape[1], size[1] / pixels.shape[0]] * 2)
+    limits = np.array([size[0] - 1, size[1] - 1] * 2)
+    for n in reversed(range(len(colours))):  # the first, which scored best, on top
+        x0, y0, x1, y1 = np.clip(objects.boxes[n] * scale, 0, limits).tolist()
+        draw.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=colours[n], width=2)
+        text = objects.names[n]
+        left, upper, right, lower = draw.textbbox((0, 0), text, font=font)
+        x = min(x0, max(0, size[0] - (right - left) - 6))
+        y = y0 - (lower - upper) - 6 if y0 > lower - upper + 6 else y0
+        draw.rectangle((x, y, x + right - left + 6, y + lower - upper + 6), fill=colours[n])
+        draw.text((x + 3 - left, y + 3 - upper), text, "white" if _is_dark(colours[n]) else "black", font)
+    return picture
+
+
+def _panel_height(image: DrawnImage, width: int) -> int:
+    height, own_width = image.pixels.shape[:2]
+    return max(1, round(height * width / own_width))
+
+
+def _is_dark(colour: tuple[int, int, int]) -> bool:
+    return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 150
+
+
+def _end_of(text: str, most: int) -> str:
+    text = text.encode("utf-8", errors="replace").decode()
+    return text if len(text) <= most else f"annotated: ...{text[-(most - 14) :]}"

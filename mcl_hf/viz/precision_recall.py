@@ -1,0 +1,74 @@
+"""Precision over recall of a detector, one line a class.
+
+Behind `mcl-hf evaluate`; draws with matplotlib (extra `viz`).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mcl_hf.viz.figure import INK, LINE_COLOURS, QUIET, figure_to_image, new_figure, style_axes
+
+MOST_LINES = 12
+
+
+def precision_recall_picture(
+    panels: Mapping[str, Mapping[str, np.ndarray]], recalls: np.ndarray, title: str = ""
+) -> Image.Image:
+    """Side by side, for each panel its classes' curves and their mean in black.
+
+    Args:
+        panels: Title, such as "box, IoU 0.5" -> class name -> precision `(R,)` at each recall.
+        recalls: `(R,)` ascending in [0, 1].
+        title: Above all panels.
+
+    Returns:
+        An RGB picture. Of more than a dozen classes the best and the worst are named, the others drawn thin and gray.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    figure = new_figure(560 * max(1, len(panels)), 520)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK)
+    axes = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
+    for axis, (name, curves) in zip(axes, panels.items(), strict=False):
+        _draw_panel(axis, name, curves, recalls)
+    return figure_to_image(figure)
+
+
+def _draw_panel(axis: Any, name: str, curves: Mapping[str, np.ndarray], recalls: np.ndarray) -> None:
+    style_axes(axis, name, "precision", "recall")
+    axis.set_xlim(0, 1.01)
+    axis.set_ylim(0, 1.03)
+    ranked = sorted(curves, key=_by_mean(curves))
+    named = ranked if len(ranked) <= MOST_LINES else [*ranked[: MOST_LINES // 2], *ranked[-MOST_LINES // 2 :]]
+    for label in ranked:
+        if label not in named:
+            axis.plot(recalls, curves[label], color="#d8d8de", linewidth=0.8)
+    for index, label in enumerate(named):
+        style = "-" if index < len(LINE_COLOURS) else "--"
+        average = 100 * float(np.mean(curves[label]))
+        axis.plot(
+            recalls,
+            curves[label],
+            style,
+            color=LINE_COLOURS[index % len(LINE_COLOURS)],
+            linewidth=1.6,
+            label=f"{label}  {average:.1f}",
+        )
+    if curves:
+        mean = np.mean([curves[label] for label in ranked], axis=0)
+        axis.plot(recalls, mean, color=INK, linewidth=2.2, label=f"mean  {100 * float(mean.mean()):.1f}")
+        axis.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    else:
+        axis.text(0.5, 0.5, "no objects", color=QUIET, ha="center")
+
+
+def _by_mean(curves: Mapping[str, np.ndarray]) -> Any:
+    def key(label: str) -> float:
+        return -float(np.mean(curves[label]))
+
+    return key
