@@ -245,8 +245,8 @@ class MultiLevelContrast(nn.Module):
             negatives.append(negative)
             vectors.append(normalised.detach())
             stds.append(vectors[-1].std(dim=0, correction=0).mean())
-        numbers = (torch.stack(values) for values in (losses, chances, positives, negatives, stds))
-        return ContrastOutput(*numbers, tuple(vectors))
+        loss, chance, positive, negative, std = map(torch.stack, (losses, chances, positives, negatives, stds))
+        return ContrastOutput(loss, chance, positive, negative, std, tuple(vectors))
 
     def _columns(
         self,

@@ -1,0 +1,102 @@
+"""What can be probed: a checkpoint of any kind, a timm network, or random weights, all as an `MCLModel`.
+
+Where it sits: names on the command line -> **networks** -> probes.
+"""
+
+import copy
+import re
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from mcl_hf.errors import InputError
+from mcl_hf.models import MCLConfig, MCLModel, load_starting_weights
+
+RANDOM, TIMM = "random", "timm:"
+
+
+def open_networks(names: list[str], seed: int = 0) -> list[tuple[MCLModel, str]]:
+    """Networks by name, with a line about each; all of one input size, so that they can stand side by side.
+
+    Args:
+        names: `random`, `timm:NAME`, folders (of a run, a checkpoint, a finished model) or Hub repositories.
+            `random` and `timm:NAME` take their FPN, region head and input size from the first checkpoint among them,
+            or are built with the defaults of `MCLConfig`.
+        seed: of what starts random.
+
+    Raises:
+        InputError: one cannot be opened, or they read pictures of different sizes or channels.
+    """
+    opened = {name: open_checkpoint(name) for name in names if name != RANDOM and not name.startswith(TIMM)}
+    like = next(iter(opened.values())).config if opened else None
+    networks = []
+    for name in names:
+        if name in opened:
+            networks.append((opened[name], f"{name}: {_parts(opened[name])}"))
+        elif name == RANDOM:
+            networks.append((_new(like or _timm_config(names) or MCLConfig(), seed), "random: nothing is trained"))
+        else:
+            network = _new(_with_backbone(like, name.removeprefix(TIMM)), seed)
+            try:
+                report = load_starting_weights(network, name)
+            except ValueError as error:
+                raise InputError(f"{name}: {' '.join(str(error).split())}") from error
+            networks.append((network, f"{report}: of these features only c5 is trained"))
+    first = networks[0][0].config
+    for (network, _), name in zip(networks, names, strict=True):
+        for field in ("region_size", "num_channels", "level_maps"):
+            if getattr(network.config, field) != getattr(first, field):
+                raise InputError(
+                    f"{name} has {field} {getattr(network.config, field)} and {names[0]} {getattr(first, field)}: "
+                    "probe them one by one, as they read different pictures"
+                )
+    return networks
+
+
+def open_checkpoint(name: str) -> MCLModel:
+    """A folder or Hub repository in float32; of a run that has not finished, its last checkpoint.
+
+    Raises:
+        InputError: nothing there that `MCLModel` opens.
+    """
+    folder = Path(name)
+    last = folder / "checkpoints" / "last"
+    if folder.is_dir() and not (folder / "config.json").exists() and last.exists():
+        name = str(last)
+    try:
+        return MCLModel.from_pretrained(name, dtype=torch.float32).eval()
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{name} cannot be opened as an MCL model: {reason}") from error
+
+
+def _new(config: MCLConfig, seed: int) -> MCLModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MCLModel(config).eval()
+
+
+def _with_backbone(like: MCLConfig | None, name: str) -> MCLConfig:
+    """The configuration with another backbone; a timm name may carry the tag of its weights (`resnet50.a1_in1k`)."""
+    architecture = re.split(r"[.]", name, maxsplit=1)[0]
+    try:
+        if like is None:
+            return MCLConfig(backbone=architecture)
+        if like.backbone == architecture:
+            return copy.deepcopy(like)
+        kept = ("num_channels", "fpn_channels", "region_size", "region_convs", "hidden_dim", "embedding_dim",
+                "montage_ratios", "montage_fractions", "level_weights", "image_mean", "image_std")  # fmt: skip
+        return MCLConfig(backbone=architecture, **{field: getattr(like, field) for field in kept})
+    except ValueError as error:
+        raise InputError(f"timm:{name}: {' '.join(str(error).split())}") from error
+
+
+def _timm_config(names: list[str]) -> MCLConfig | None:
+    """Beside `timm:NAME` alone, random weights are those of the same network."""
+    name = next((name for name in names if name.startswith(TIMM)), None)
+    return None if name is None else _with_backbone(None, name.removeprefix(TIMM))
+
+
+def _parts(network: MCLModel) -> str:
+    return f"{network.config.backbone}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters"

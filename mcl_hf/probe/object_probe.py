@@ -1,0 +1,190 @@
+"""With labels: are objects of one class near each other, at every size and across sizes?
+
+Flow: annotated images -> features of their boxes -> kNN and linear accuracy. Images are halved by a fixed permutation:
+classes are learnt, or looked up, in one half and asked for in the other.
+
+* **As they are**: images are scaled so that their longer side is twice a full view (448 px for regions of 7 cells), and
+  every box is read from the level that fits its size there.
+* **Across levels**: the largest object of every image is rendered so that it is as large as each level wants it, with
+  as much around it as its own size. Queries of one level are looked up in a bank of another: what a detector needs, as
+  it learns an object at one size and meets it at others.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mcl_hf.detection.detection_data import DetectionData
+from mcl_hf.errors import InputError
+from mcl_hf.models import MCLConfig, MCLModel
+from mcl_hf.probe.classify import NEIGHBOURS, knn_classes, linear_classes, summarise_levels
+from mcl_hf.probe.region_features import (
+    FEATURES,
+    BrokenImage,
+    as_picture,
+    check_channels,
+    features_of_boxes,
+    mean_colour,
+    read_levels,
+    to_tensor,
+    undisturbed,
+)
+
+MOST_BOXES = 20
+"""Boxes read of one image; the first ones."""
+
+SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}
+"""COCO's sizes: area of the box in px² of the original image."""
+
+
+class ObjectProbe:
+    """Objects of annotated images, rendered once, to be classified with any network of this input size and channels.
+
+    Args:
+        data: from `mcl_hf.detection.datasets.open_detection_data`.
+        config: of the network: size of regions, levels, channels.
+        num_images: images with objects that are read, spread evenly over the data.
+        seed: of the halves.
+
+    Raises:
+        InputError: fewer than four images with objects that can be read, or fewer than two classes.
+    """
+
+    def __init__(self, data: DetectionData, config: MCLConfig, num_images: int = 128, seed: int = 0) -> None:
+        self.image_size = config.image_size
+        self.levels = read_levels(config)
+        check_channels(config)
+        images: list[torch.Tensor] = []
+        boxes: list[torch.Tensor] = []
+        classes, areas, owners = [], [], []
+        crops: dict[str, list[torch.Tensor]] = {level: [] for level in self.levels}
+        crop_classes = []
+        filled = np.flatnonzero(data.num_objects > 0)
+        count = min(num_images, len(filled))
+        for position in range(count):
+            item = data[int(filled[position * len(filled) // count])]
+            targets = item.training_targets()
+            try:
+                picture = as_picture(item.decode())
+            except BrokenImage:
+                continue
+            if not len(targets["labels"]):
+                continue
+            found, labels = torch.from_numpy(targets["boxes"]), targets["labels"]
+            sides = (found[:, 2:] - found[:, :2]).amax(dim=1)
+            largest = int(sides.argmax())
+            for level, side in self.levels.items():
+                crops[level].append(to_tensor(_render(picture, found[largest].tolist(), side, config), config))
+            crop_classes.append(int(labels[largest]))
+            scaled, factor = _fit(picture, 2 * self.image_size, config)
+            images.append(to_tensor(scaled, config))
+            kept = found[:MOST_BOXES]
+            boxes.append(kept * factor)
+            areas += (kept[:, 2:] - kept[:, :2]).prod(dim=1).tolist()
+            classes += labels[:MOST_BOXES].tolist()
+            owners += [len(images) - 1] * len(kept)
+        if len(images) < 4 or len(set(classes)) < 2:
+            raise InputError(
+                f"a probe needs at least 4 images with objects and 2 classes: {data.source} has {len(images)} such "
+                f"images that can be read, with {len(set(classes))} class(es)"
+            )
+        self.images, self.boxes = torch.stack(images), boxes  # (N, C, 2S, 2S) uint8
+        self.classes, self.areas = torch.tensor(classes), torch.tensor(areas, dtype=torch.float64)  # (K,)
+        self.crops = {level: torch.stack(of_level) for level, of_level in crops.items()}  # (N, C, 2s, 2s)
+        self.crop_classes = torch.tensor(crop_classes)  # (N,)
+        in_train = torch.zeros(len(images), dtype=torch.bool)
+        in_train[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[: len(images) // 2]] = True
+        self.image_in_train, self.in_train = in_train, in_train[torch.tensor(owners)]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def measure(self, model: MCLModel, names: Sequence[str] = FEATURES) -> dict[str, Any]:
+        """Accuracies for each feature.
+
+        Returns:
+            `images`, `objects`, `classes`, `neighbours`, `chance` (the share of the commonest class of the half that is
+            looked up, in the half that is asked for), `sizes` (objects asked for of each size), `levels`, and
+            `features`: name -> {"knn", "linear": size or "all" -> share of objects classified rightly, None where there
+            are none of this size; "across": rows of queries by columns of banks, in the order of `levels`; "same_level"
+            and "other_level": means of its diagonal and of the rest}.
+        """
+        if model.config.image_size != self.image_size:
+            raise ValueError(f"the images are of {self.image_size} px, the model reads {model.config.image_size}")
+        with undisturbed(model):
+            found = features_of_boxes(model, self.images, self.boxes, names)
+            rendered = {}
+            for level, side in self.levels.items():
+                box = torch.tensor([[0.5, 0.5, 1.5, 1.5]]) * side
+                rendered[level] = features_of_boxes(model, self.crops[level], [box] * len(self), names)
+        train, asked = self.in_train, ~self.in_train
+        classes = self.classes[asked]
+        commonest = self.classes[train].bincount().argmax()
+        sizes = {name: (self.areas[asked] >= low) & (self.areas[asked] < high) for name, (low, high) in SIZES.items()}
+        groups = {"all": torch.ones_like(classes, dtype=torch.bool), **sizes}
+        features: dict[str, Any] = {}
+        for name in names:
+            bank, queries, bank_classes = found[name][train], found[name][asked], self.classes[train]
+            features[name] = {
+                "knn": _shares(knn_classes(queries, bank, bank_classes) == classes, groups),
+                "linear": _shares(linear_classes(queries, bank, bank_classes) == classes, groups),
+                **self._across({level: rendered[level][name] for level in self.levels}),
+            }
+        return {
+            "images": len(self),
+            "objects": len(self.classes),
+            "classes": len(self.classes.unique()),
+            "neighbours": min(NEIGHBOURS, int(train.sum())),
+            "chance": (classes == commonest).double().mean().item(),
+            "sizes": {name: int(chosen.sum()) for name, chosen in sizes.items()},
+            "levels": list(self.levels),
+            "features": features,
+        }
+
+    def _across(self, vectors: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """kNN accuracy of every level's queries in every level's bank; `vectors`: level -> `(N, D)`."""
+        train, asked = self.image_in_train, ~self.image_in_train
+        bank_classes, classes = self.crop_classes[train], self.crop_classes[asked]
+        table = [
+            [
+                (knn_classes(queries[asked], bank[train], bank_classes) == classes).double().mean().item()
+                for bank in vectors.values()
+            ]
+            for queries in vectors.values()
+        ]
+        return summarise_levels(table)
+
+
+def _shares(right: torch.Tensor, groups: dict[str, torch.Tensor]) -> dict[str, float | None]:
+    return {name: right[chosen].double().mean().item() if chosen.any() else None for name, chosen in groups.items()}
+
+
+def _fit(picture: Image.Image, side: int, config: MCLConfig) -> tuple[Image.Image, float]:
+    """The picture in the upper left of a square of `side` px, and the factor it was scaled by."""
+    factor = side / max(picture.size)
+    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+    canvas = _canvas(side, config)
+    canvas.paste(picture.resize(size, Image.Resampling.BILINEAR))
+    return canvas, factor
+
+
+def _render(picture: Image.Image, box: Sequence[float], side: int, config: MCLConfig) -> Image.Image:
+    """A square of twice the object's longer side around it, as `2 side` px: the object's own square is `side` wide."""
+    x0, y0, x1, y1 = box
+    length = max(x1 - x0, y1 - y0)
+    left, top = (x0 + x1) / 2 - length, (y0 + y1) / 2 - length
+    inside = (max(left, 0), max(top, 0), min(left + 2 * length, picture.width), min(top + 2 * length, picture.height))
+    factor = side / length
+    corner = [round((inside[0] - left) * factor), round((inside[1] - top) * factor)]
+    size = [max(1, round((inside[2] - inside[0]) * factor)), max(1, round((inside[3] - inside[1]) * factor))]
+    canvas = _canvas(2 * side, config)
+    canvas.paste(picture.resize((size[0], size[1]), Image.Resampling.BILINEAR, inside), (corner[0], corner[1]))
+    return canvas
+
+
+def _canvas(side: int, config: MCLConfig) -> Image.Image:
+    colour = mean_colour(config)
+    return Image.new("RGB", (side, side), colour if len(colour) == 3 else colour * 3)

@@ -1,0 +1,141 @@
+"""Features of boxes, as three stages of the network give them, without a trace in the network.
+
+Flow: pictures -> **region_features** -> classify. Which stage to look at:
+
+* `region_head`: means over a region after the region head's convolutions. A detector keeps exactly this part (the
+  convolutions become its box head's), so it is the number to go by.
+* `embedding`: what pre-training contrasts, after the projection MLP. That MLP is thrown away, and drops what the loss
+  does not ask for, as in SimCLR (arXiv 2002.05709, section 4.2).
+* `c5`: means over a region of the backbone's last map. It is the one that says something about networks whose FPN and
+  region head are new (`timm:NAME`).
+"""
+
+import contextlib
+import random
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.ops import roi_align
+
+from mcl_hf.data.decode import BrokenImage, decode_image
+from mcl_hf.errors import InputError
+from mcl_hf.models import MCLConfig, MCLModel
+
+FEATURES = ("region_head", "embedding", "c5")
+MAIN_FEATURE = "region_head"
+_BATCH_PIXELS = 16 * 224 * 224
+_LEVEL_NAMES = ("P2", "P3", "P4", "P5")
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradient inside; modes of all modules and all random states are afterwards as they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    device = next(model.parameters()).device
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices), torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+def to_picture(data: bytes, config: MCLConfig) -> Image.Image:
+    """Decode an image for a network of 1 or 3 channels.
+
+    Raises:
+        BrokenImage: it cannot be decoded.
+        InputError: the network takes other channels.
+    """
+    return as_picture(decode_image(data, check_channels(config)))
+
+
+def check_channels(config: MCLConfig) -> int:
+    """The network's channels.
+
+    Raises:
+        InputError: pictures have 1 or 3.
+    """
+    if config.num_channels not in (1, 3):
+        raise InputError(f"a probe reads pictures of 1 or 3 channels, this model takes {config.num_channels}")
+    return config.num_channels
+
+
+def as_picture(pixels: np.ndarray) -> Image.Image:
+    """uint8 `(H, W, 1 or 3)` as a Pillow image."""
+    return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+
+
+def to_tensor(picture: Image.Image, config: MCLConfig) -> torch.Tensor:
+    """uint8 `(C, H, W)` in the channels of the network."""
+    pixels = np.array(picture.convert("L" if config.num_channels == 1 else "RGB"))
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], config.num_channels)).permute(2, 0, 1)
+
+
+def mean_colour(config: MCLConfig) -> tuple[int, ...]:
+    """What becomes zero when normalised: the colour of padding."""
+    return tuple(round(255 * value) for value in config.image_mean or [])
+
+
+def features_of_boxes(
+    model: MCLModel, images: torch.Tensor, boxes: Sequence[torch.Tensor], names: Sequence[str] = FEATURES
+) -> dict[str, torch.Tensor]:
+    """Features of boxes in equally sized images, batch by batch. Call it within `undisturbed`.
+
+    Args:
+        model: in eval mode.
+        images: uint8 `(N, C, H, W)` on the CPU.
+        boxes: For each image a `(n_i, 4)` float tensor of x0, y0, x1, y1 in px.
+        names: of `FEATURES`.
+
+    Returns:
+        Name -> `(sum n_i, D)` float32 on the CPU; and `levels`, `(sum n_i,)` int64, 0 for P2 to 3 for P5.
+    """
+    config, device = model.config, next(model.parameters()).device
+    mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (config.image_mean, config.image_std))
+    size = max(1, _BATCH_PIXELS // (images.shape[-1] * images.shape[-2]))
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in (*names, "levels")}
+    for start in range(0, len(images), size):
+        pixels = (images[start : start + size].to(device).float() / 255 - mean) / std  # (n, C, H, W)
+        batch_boxes = [part.to(device) for part in boxes[start : start + size]]
+        maps = model.backbone_maps(pixels.to(next(model.parameters()).dtype))
+        regions, levels = model.cut_boxes(model.fpn(maps), batch_boxes)  # (K, C, R, R)
+        pooled = model.region_head.pool(regions)  # (K, C)
+        parts = {"region_head": pooled, "levels": levels}
+        if "embedding" in names:
+            parts["embedding"] = model.region_head.mlp(pooled)
+        if "c5" in names:
+            cells = [part.to(maps[-1]) for part in batch_boxes]
+            c5 = roi_align(maps[-1], cells, config.region_size, spatial_scale=1 / 32, sampling_ratio=-1, aligned=True)
+            parts["c5"] = c5.mean(dim=(2, 3))  # (K, C5)
+        for name, collected in found.items():
+            collected.append(parts[name].float().cpu() if name != "levels" else levels.cpu())
+    return {name: torch.cat(collected) for name, collected in found.items()}
+
+
+def read_levels(config: MCLConfig) -> dict[str, int]:
+    """Pyramid levels that the configuration pre-trains, finest first: name -> side in px of a box read from it."""
+    return {_LEVEL_NAMES[level]: 4 * 2**level * config.region_size for level in sorted(config.level_maps)}
+
+
+__all__ = [
+    "FEATURES",
+    "MAIN_FEATURE",
+    "BrokenImage",
+    "as_picture",
+    "check_channels",
+    "features_of_boxes",
+    "mean_colour",
+    "read_levels",
+    "to_picture",
+    "to_tensor",
+    "undisturbed",
+]

@@ -1,0 +1,112 @@
+"""`probe_checkpoint`: what one or several networks know, as numbers. Behind `mcl-hf probe`.
+
+Flow: names of networks + annotated images and / or plain images -> networks -> object_probe, view_probe -> ProbeResult.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mcl_hf.data import open_source
+from mcl_hf.errors import InputError
+from mcl_hf.probe.networks import open_networks
+from mcl_hf.probe.object_probe import ObjectProbe
+from mcl_hf.probe.region_features import FEATURES
+from mcl_hf.probe.view_probe import ViewProbe
+
+
+@dataclass
+class ProbeResult:
+    """Numbers of one network.
+
+    Attributes:
+        network: its name, as it was given.
+        about: a line about it: what was loaded.
+        objects: from `ObjectProbe.measure`, or None without annotated images.
+        views: from `ViewProbe.measure`, or None without plain images.
+    """
+
+    network: str
+    about: str
+    objects: dict[str, Any] | None = None
+    views: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data, for JSON."""
+        return asdict(self)
+
+
+def probe_checkpoint(
+    *networks: str,
+    probe_data: str | Path | None = None,
+    data: str | Sequence[str] | None = None,
+    num_images: int = 200,
+    seed: int = 0,
+    split: str = "train",
+    image_folder: str | Path | None = None,
+    image_column: str | None = None,
+    device: str = "cpu",
+    on_network: Callable[[str], None] | None = None,
+) -> list[ProbeResult]:
+    """Probe networks with annotated images, with plain ones, or with both.
+
+    Args:
+        networks: one or more of `random`, `timm:NAME`, a folder or a Hub repository.
+        probe_data: images with boxes and classes: whatever `open_detection_data` opens.
+        data: images without labels: whatever `open_source` opens.
+        num_images: most images that are read of each, spread evenly.
+        seed: of halves, crops, and of weights that start random.
+        split: part of both data sets, where they have parts.
+        image_folder: of a COCO JSON's images; found beside it where left out.
+        image_column: of tables; found by itself where there is only one.
+        device: to run the networks on.
+        on_network: called with a line about each network before it is probed.
+
+    Returns:
+        One result a network, in their order.
+
+    Raises:
+        InputError: a network or data that cannot be opened, neither kind of data, or too few images.
+
+    Example:
+        >>> from mcl_hf.probe import probe_checkpoint
+        >>> results = probe_checkpoint("my-run", "random", probe_data="coco")  # doctest: +SKIP
+        >>> results[0].objects["features"]["region_head"]["knn"]["all"]  # doctest: +SKIP
+        0.61
+    """
+    if not networks:
+        raise InputError("name a network to probe: a folder, a Hub repository, timm:NAME or random")
+    if probe_data is None and data is None:
+        raise InputError("a probe needs images: annotated ones with --probe-data, plain ones with --data, or both")
+    if num_images < 4:
+        raise InputError(f"a probe needs at least 4 images, got {num_images}")
+    opened = open_networks(list(networks), seed)
+    config = opened[0][0].config
+    objects = views = None
+    if probe_data is not None:
+        from mcl_hf.detection.datasets import open_detection_data
+
+        annotated = open_detection_data(
+            probe_data, split=split, images=image_folder, image_column=image_column, skip_broken=True, check_files=False
+        )
+        objects = ObjectProbe(annotated, config, num_images, seed)
+    if data is not None:
+        views = ViewProbe(open_source(data, image_column=image_column, split=split), config, num_images, seed)
+    results = []
+    for (network, about), name in zip(opened, networks, strict=True):
+        if on_network is not None:
+            on_network(about)
+        network.to(torch.device(device))
+        results.append(
+            ProbeResult(
+                name,
+                about,
+                None if objects is None else objects.measure(network, FEATURES),
+                None if views is None else views.measure(network, FEATURES),
+            )
+        )
+        network.to("cpu")
+    return results

@@ -1,0 +1,142 @@
+"""Without labels: is an image found again in another view, and at every scale?
+
+Flow: images -> two crops of each, at every size -> one crop is looked for among the others -> top-1.
+
+Each of N images gives two crops. Both are rendered at the size of every level and tiled into montages as in
+pre-training, so that each is an object among others in a larger scene, read from the level that a detector would look
+at. First crops are the bank, second crops the queries; a query is right when its own image's crop is the nearest of the
+N, and chance is 1 / N. Images that show the same thing count as different.
+
+Within a level this asks for the same content in another view, across levels for the same content at another size. The
+latter is harder than what pre-training asks for: there every level has a predictor of its own, which is no part of the
+finished model.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from mcl_hf.data import ImageSource
+from mcl_hf.data.image_source import TableSource
+from mcl_hf.errors import InputError
+from mcl_hf.models import MCLConfig, MCLModel, assemble_montage
+from mcl_hf.probe.classify import nearest, summarise_levels
+from mcl_hf.probe.region_features import (
+    FEATURES,
+    BrokenImage,
+    features_of_boxes,
+    read_levels,
+    to_picture,
+    to_tensor,
+    undisturbed,
+)
+
+LEAST_CROP = 0.6
+"""Side of the smallest crop, as a share of the image's shorter side."""
+
+
+class ViewProbe:
+    """Crops of N images, made once, to be looked for with any network of this input size and number of channels.
+
+    Args:
+        source: of images.
+        config: of the network: size of regions, levels, channels.
+        num_images: N; fewer where the source has fewer.
+        seed: of the crops.
+
+    Raises:
+        InputError: fewer than two images that can be read.
+    """
+
+    def __init__(self, source: ImageSource, config: MCLConfig, num_images: int = 128, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.image_size, levels = config.image_size, read_levels(config)
+        tiles: dict[str, tuple[list[torch.Tensor], list[torch.Tensor]]] = {level: ([], []) for level in levels}
+        self._count = 0
+        for index in chosen_images(source, num_images):
+            try:
+                picture = to_picture(source.sample(index).bytes_, config)
+            except BrokenImage:
+                continue
+            self._count += 1
+            for side in range(2):
+                crop = _crop(picture, self.image_size, generator)
+                for level, tile_side in levels.items():
+                    tiles[level][side].append(to_tensor(_shrink(crop, tile_side), config))
+        if self._count < 2:
+            raise InputError(f"a probe needs two images that can be read, the data has {self._count}")
+        self.scenes = {
+            level: [self._montages(torch.stack(crops), generator) for crops in sides] for level, sides in tiles.items()
+        }  # level -> bank, queries
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _montages(
+        self, tiles: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+        """Tiles `(N, C, s, s)` -> scenes `(B, C, S, S)`, boxes of their cells, and which cell holds each image."""
+        side = tiles.shape[-1]
+        ratio = self.image_size // side
+        cells = -(-len(tiles) // ratio**2) * ratio**2
+        order = torch.randperm(len(tiles), generator=generator)
+        images = order.repeat(-(-cells // len(tiles)))[:cells]  # the first N cells hold every image once
+        rows, columns = torch.meshgrid(torch.arange(ratio), torch.arange(ratio), indexing="ij")
+        corners = torch.stack([columns, rows], dim=-1).view(-1, 2) * float(side)  # (r^2, 2): x0, y0
+        boxes = torch.cat([corners, corners + side], dim=1)  # (r^2, 4)
+        return assemble_montage(tiles, images, ratio), [boxes] * (cells // ratio**2), order.argsort()
+
+    def measure(self, model: MCLModel, names: Sequence[str] = FEATURES) -> dict[str, Any]:
+        """Top-1 accuracy for each feature.
+
+        Returns:
+            `images`, `chance`, `levels`, and `features`: name -> {"across": rows of queries by columns of banks, in the
+            order of `levels`; "same_level" and "other_level": means of its diagonal and of the rest}.
+        """
+        if model.config.image_size != self.image_size:
+            raise ValueError(f"the crops are of {self.image_size} px, the model reads {model.config.image_size}")
+        rows = torch.arange(len(self))
+        vectors: dict[str, list[dict[str, torch.Tensor]]] = {}
+        with undisturbed(model):
+            for level, sides in self.scenes.items():
+                found = [features_of_boxes(model, scenes, boxes, names) for scenes, boxes, _ in sides]
+                vectors[level] = [
+                    {name: features[name][cell_of] for name in names}
+                    for features, (_, _, cell_of) in zip(found, sides, strict=True)
+                ]  # each (N, D), in the order of the images
+        features = {
+            name: summarise_levels(
+                [
+                    [
+                        (nearest(queries[name], bank[name]) == rows).double().mean().item()
+                        for bank, _ in vectors.values()
+                    ]
+                    for _, queries in vectors.values()
+                ]
+            )
+            for name in names
+        }
+        return {"images": len(self), "chance": 1 / len(self), "levels": list(self.scenes), "features": features}
+
+
+def chosen_images(source: ImageSource, num_images: int) -> list[int]:
+    """Indices spread evenly over a table; of a stream, where far jumps cost, the first ones."""
+    count = min(num_images, len(source))
+    if isinstance(source, TableSource):
+        return [position * len(source) // count for position in range(count)]
+    return list(range(count))
+
+
+def _crop(picture: Image.Image, side: int, generator: torch.Generator) -> Image.Image:
+    """A square crop at a random place, of a random share of the shorter side, flipped every other time."""
+    share, x, y, flip = torch.rand(4, generator=generator).tolist()
+    length = min(picture.size) * (LEAST_CROP + (1 - LEAST_CROP) * share)
+    left, top = x * (picture.width - length), y * (picture.height - length)
+    crop = picture.resize((side, side), Image.Resampling.BILINEAR, (left, top, left + length, top + length))
+    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip < 0.5 else crop
+
+
+def _shrink(picture: Image.Image, side: int) -> Image.Image:
+    return picture if picture.width == side else picture.resize((side, side), Image.Resampling.BILINEAR)
