@@ -1,22 +1,16 @@
 """`PretrainArguments`: everything a pre-training run can be told, checked before any work is done.
 
 Where it sits: recipe file + command line (or keyword arguments) -> `load_arguments` -> `PretrainArguments` ->
-`pretrain.py`. A recipe is a flat YAML of these fields. Help texts are in each field's metadata, so that the command
-line, the documentation and this file cannot drift apart.
+`pretrain.py`. A recipe is a flat YAML of these fields. `options.py` has what every task's arguments share.
 """
-# ruff: noqa: RUF009 - `_option` returns a dataclasses.field
+# ruff: noqa: RUF009 - `option` returns a dataclasses.field
 
-import dataclasses
-import difflib
-import types
-import typing
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import InputError
 from ..models.configuration_mcl import MCLConfig
-from ..recipes import load_recipe
+from .options import load_options, option, set_types
 
 # Fields that describe the network and are handed to `MCLConfig`; None leaves its default, which is the paper's value.
 MODEL_FIELDS = (
@@ -38,16 +32,8 @@ MODEL_FIELDS = (
     "region_scope",
     "queue_size",
 )
-# Lists whose items may hold commas and spaces, such as paths.
-WHOLE_TEXTS = ("data",)
 # Of each pair only one may be set; an override replaces the recipe's other one.
 _EITHER_OR = (("epochs", "max_steps"), ("global_batch_size", "batch_size"))
-
-
-def _option(default: Any, help: str) -> Any:
-    if isinstance(default, list):
-        return field(default_factory=default.copy, metadata={"help": help})
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(kw_only=True)
@@ -64,122 +50,132 @@ class PretrainArguments:
     """
 
     # --- where to and from -------------------------------------------------------------------------------------
-    output_dir: str | None = _option(None, "folder of the run: checkpoints, log, pictures and the finished model")
-    objective: Literal["contrastive", "supervised"] = _option(
+    output_dir: str | None = option(None, "folder of the run: checkpoints, log, pictures and the finished model")
+    objective: Literal["contrastive", "supervised"] = option(
         "contrastive", "contrastive (no labels) or supervised (every tile classified; needs labels)"
     )
-    init: str | None = _option(None, "weights to start from: timm:NAME, a folder or a Hub repository")
-    resume: str = _option(
-        "never", "auto (newest whole checkpoint of output_dir, if any), never, or a checkpoint folder"
-    )
-    seed: int = _option(0, "seed of weights, order of images, crops, colours and montages")
+    init: str | None = option(None, "weights to start from: timm:NAME, a folder or a Hub repository")
+    resume: str = option("never", "auto (newest whole checkpoint of output_dir, if any), never, or a checkpoint folder")
+    seed: int = option(0, "seed of weights, order of images, crops, colours and montages")
 
     # --- data --------------------------------------------------------------------------------------------------
-    data: list[str] = _option(
+    data: list[str] = option(
         ["photos"],
         "one or more of: folder of images; parquet, arrow or WebDataset tar file, folder or glob; name of a data set "
         "on the Hub; https:// or hf://datasets/ address of shards, as in name-{000..127}.tar; 'photos' for the "
         "embedded ones. Several are mixed: one=0.7 other=0.3 in these shares; without weights, every image once an "
         "epoch",
     )
-    streaming: bool = _option(
+    streaming: bool = option(
         False, "read parquet shards and data sets of the Hub where they lie, without a copy on disk"
     )
-    image_column: str | None = _option(None, "column that holds the image; found by itself where there is only one")
-    label_column: str | None = _option(
+    data_files: list[str] | None = option(
+        None,
+        "files to take from a folder, a data set on the Hub or hf://datasets/USER/NAME: names or globs within it, as "
+        "in 'train/*.parquet'; they take the place of split",
+    )
+    image_column: str | None = option(None, "column that holds the image; found by itself where there is only one")
+    label_column: str | None = option(
         None, "column that holds the class; found by itself where it is called label or folders are classes"
     )
-    group_column: str | None = _option(
+    group_column: str | None = option(
         None, "column that names a group; images of one group are no negatives of each other"
     )
-    split: str = _option("train", "part of the data, where its folders or files tell parts apart")
-    max_broken: float = _option(0.01, "share of images (0 to 1) that may be unreadable before the run stops")
-    view_rendering: Literal["direct", "published"] = _option(
+    split: str = option("train", "part of the data, where its folders or files tell parts apart")
+    max_broken: float = option(0.01, "share of images (0 to 1) that may be unreadable before the run stops")
+    view_rendering: Literal["direct", "published"] = option(
         "direct", "direct: each view at the size it is used at; published: at full size, then every r-th pixel"
     )
-    num_workers: int = _option(2, "processes per rank that decode and augment; 0 does it in the training process")
+    augment_on: Literal["cpu", "device"] = option(
+        "cpu",
+        "where views get colour, blur, solarisation and flip: cpu, in the workers; device, in batches where the model "
+        "is, which spares a GPU's few cores a third of their work (same draws, within one gray level; direct only)",
+    )
+    num_workers: int = option(2, "processes per rank that decode and augment; 0 does it in the training process")
 
     # --- model (None: the paper's value) -----------------------------------------------------------------------
-    backbone: str | None = _option(None, "timm model with maps at strides 4, 8, 16 and 32 (resnet50)")
-    backbone_kwargs: dict[str, Any] | None = _option(None, "more arguments for timm.create_model, as JSON")
-    num_channels: int | None = _option(None, "image channels, 1 to 12 (3)")
-    image_mean: list[float] | None = _option(None, "mean per channel of images scaled to 0..1 (ImageNet's)")
-    image_std: list[float] | None = _option(
-        None, "standard deviation per channel of images scaled to 0..1 (ImageNet's)"
-    )
-    fpn_channels: int | None = _option(None, "channels of the feature pyramid (256)")
-    region_size: int | None = _option(
+    backbone: str | None = option(None, "timm model with maps at strides 4, 8, 16 and 32 (resnet50)")
+    backbone_kwargs: dict[str, Any] | None = option(None, "more arguments for timm.create_model, as JSON")
+    num_channels: int | None = option(None, "image channels, 1 to 12 (3)")
+    image_mean: list[float] | None = option(None, "mean per channel of images scaled to 0..1 (ImageNet's)")
+    image_std: list[float] | None = option(None, "standard deviation per channel of images scaled to 0..1 (ImageNet's)")
+    fpn_channels: int | None = option(None, "channels of the feature pyramid (256)")
+    region_size: int | None = option(
         None, "side of a region in feature cells; views have 32 x region_size px (7: 224 px)"
     )
-    region_convs: int | None = _option(None, "3x3 convolutions of the region head (4)")
-    hidden_dim: int | None = _option(None, "hidden width of head and predictors (2048)")
-    embedding_dim: int | None = _option(None, "width of the embeddings that are contrasted (256)")
-    montage_ratios: list[int] | None = _option(None, "down-sampling ratio of each level (1 2 4 8)")
-    montage_fractions: list[float] | None = _option(
+    region_convs: int | None = option(None, "3x3 convolutions of the region head (4)")
+    hidden_dim: int | None = option(None, "hidden width of head and predictors (2048)")
+    embedding_dim: int | None = option(None, "width of the embeddings that are contrasted (256)")
+    montage_ratios: list[int] | None = option(None, "down-sampling ratio of each level (1 2 4 8)")
+    montage_fractions: list[float] | None = option(
         None, "montages of each level per image of the batch (1 1/4 1/16 1/32)"
     )
-    level_weights: list[float] | None = _option(None, "weight of each level's loss (1/2 1/4 1/8 1/8)")
-    level_pairing: Literal["top", "same", "adjacent", "all"] | None = _option(
+    level_weights: list[float] | None = option(None, "weight of each level's loss (1/2 1/4 1/8 1/8)")
+    level_pairing: Literal["top", "same", "adjacent", "all"] | None = option(
         None, "target levels that a level's queries are compared with (top)"
     )
-    temperature: float | None = _option(None, "divides the cosines in the loss (1.0)")
-    region_scope: Literal["lean", "published"] | None = _option(
+    temperature: float | None = option(None, "divides the cosines in the loss (1.0)")
+    region_scope: Literal["lean", "published"] | None = option(
         None, "lean: head, FPN and target only where the loss reads them; published: everywhere (lean)"
     )
-    queue_size: int | None = _option(None, "past target vectors kept as more negatives (0)")
+    queue_size: int | None = option(None, "past target vectors kept as more negatives (0)")
 
     # --- length and batch --------------------------------------------------------------------------------------
-    epochs: float | None = _option(None, "passes over the data; 100 where max_steps is not set either")
-    max_steps: int | None = _option(None, "optimizer steps; instead of epochs")
-    global_batch_size: int | None = _option(None, "images per optimizer step over all processes and accumulation steps")
-    batch_size: int | None = _option(None, "images per process and forward pass; instead of global_batch_size (64)")
-    gradient_accumulation_steps: int = _option(1, "forward passes per optimizer step; adds no negatives")
+    epochs: float | None = option(None, "passes over the data; 100 where max_steps is not set either")
+    max_steps: int | None = option(None, "optimizer steps; instead of epochs")
+    global_batch_size: int | None = option(None, "images per optimizer step over all processes and accumulation steps")
+    batch_size: int | None = option(None, "images per process and forward pass; instead of global_batch_size (64)")
+    gradient_accumulation_steps: int = option(1, "forward passes per optimizer step; adds no negatives")
 
     # --- optimisation ------------------------------------------------------------------------------------------
-    optimizer: Literal["lars", "adamw", "sgd"] = _option(
-        "adamw", "lars (as published, for large batches), adamw or sgd"
-    )
-    base_learning_rate: float = _option(
-        1e-3, "learning rate for 256 images per step; scaled by global_batch_size / 256"
-    )
-    min_lr: float = _option(1e-6, "learning rate that the cosine ends at (not scaled)")
-    warmup_steps: int | None = _option(None, "steps over which the learning rate rises (a tenth of the run)")
-    weight_decay: float = _option(0.05, "weight decay of filters and matrices; norms and biases get none")
-    clip_grad_norm: float = _option(500.0, "largest total L2 norm of the gradient; larger ones are scaled down")
-    target_momentum: float = _option(0.99, "momentum of the target network at the start; rises to 1 along a cosine")
+    optimizer: Literal["lars", "adamw", "sgd"] = option("adamw", "lars (as published, for large batches), adamw or sgd")
+    base_learning_rate: float = option(1e-3, "learning rate for 256 images per step; scaled by global_batch_size / 256")
+    min_lr: float = option(1e-6, "learning rate that the cosine ends at (not scaled)")
+    warmup_steps: int | None = option(None, "steps over which the learning rate rises (a tenth of the run)")
+    weight_decay: float = option(0.05, "weight decay of filters and matrices; norms and biases get none")
+    clip_grad_norm: float = option(500.0, "largest total L2 norm of the gradient; larger ones are scaled down")
+    target_momentum: float = option(0.99, "momentum of the target network at the start; rises to 1 along a cosine")
 
     # --- machine -----------------------------------------------------------------------------------------------
-    precision: Literal["fp32", "bf16", "fp16"] = _option("fp32", "arithmetic of the networks; weights stay in fp32")
-    device: Literal["auto", "cpu"] = _option("auto", "auto takes the accelerator where there is one")
-    tf32: bool = _option(True, "on a GPU, let fp32 products and convolutions round their inputs to TensorFloat-32")
-    channels_last: bool = _option(True, "keep feature maps in channels-last memory, which is faster")
-    compile: bool = _option(False, "torch.compile backbone, FPN and head: slow first steps, then faster")
-    activation_checkpointing: bool = _option(
+    precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "arithmetic of the networks; weights stay in fp32")
+    device: Literal["auto", "cpu"] = option("auto", "auto takes the accelerator where there is one")
+    tf32: bool = option(True, "on a GPU, let fp32 products and convolutions round their inputs to TensorFloat-32")
+    channels_last: bool = option(True, "keep feature maps in channels-last memory, which is faster")
+    compile: bool = option(False, "torch.compile backbone, FPN and head: slow first steps, then faster")
+    activation_checkpointing: bool = option(
         False, "recompute norms and activations of the backbone in the backward pass: same gradients, less memory"
     )
-    sides_in_turn: bool = _option(False, "run and back-propagate the two sides in turn: same gradients, less memory")
+    sides_in_turn: bool = option(False, "run and back-propagate the two sides in turn: same gradients, less memory")
 
     # --- saving and watching -----------------------------------------------------------------------------------
-    save_every_steps: int = _option(
+    save_every_steps: int = option(
         1000,
         "steps between checkpoints; 0 saves at the end only. They are written beside training, from a copy in host "
         "memory as large as the checkpoint",
     )
-    keep_last: int = _option(3, "checkpoints to keep; 0 keeps all")
-    keep_every: int = _option(0, "also keep each checkpoint at a multiple of this many steps for good; 0: none")
-    log_every_steps: int = _option(10, "steps between lines of log.jsonl")
-    on_collapse: Literal["warn", "stop"] = _option(
+    keep_last: int = option(3, "checkpoints to keep; 0 keeps all")
+    keep_every: int = option(0, "also keep each checkpoint at a multiple of this many steps for good; 0: none")
+    log_every_steps: int = option(10, "steps between lines of log.jsonl")
+    on_collapse: Literal["warn", "stop"] = option(
         "warn", "when embeddings collapse or the loss stays that of a random network: warn, or stop with exit code 2"
     )
-    report_to: list[str] = _option([], "trackers besides log.jsonl: tensorboard, wandb, trackio")
-    log_images: bool = _option(
+    probe_data: str | None = option(
+        None,
+        "images with boxes and classes (COCO JSON or folder, VOC, Cityscapes; parquet, folder or Hub data set with "
+        "columns image and objects) that the region features are probed with; without it, images of the run's own data "
+        "are looked for in other views",
+    )
+    probe_every_steps: int = option(
+        0, "steps between probes, up to the next line of the log; 0: as often as takes under 2 % of the time; -1: never"
+    )
+    probe_images: int = option(128, "images of a probe, held in memory")
+    report_to: list[str] = option([], "trackers besides log.jsonl: tensorboard, wandb, trackio")
+    log_images: bool = option(
         False, "also send pictures of the data to the trackers; they stay in output_dir otherwise"
     )
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for option in dataclasses.fields(self):
-            setattr(self, option.name, _coerce(option.name, getattr(self, option.name), hints[option.name]))
+        set_types(self)
         self._check_ranges()
         for one, other in _EITHER_OR:
             if getattr(self, one) is not None and getattr(self, other) is not None:
@@ -188,6 +184,8 @@ class PretrainArguments:
             raise InputError(
                 "activation_checkpointing and compile are both set: a compiled backbone recomputes by itself"
             )
+        if self.augment_on == "device" and self.view_rendering == "published":
+            raise InputError("augment_on device works with view_rendering direct only: leave one of the two out")
         if self.objective == "supervised":
             for name in ("queue_size", "sides_in_turn"):
                 if getattr(self, name):
@@ -205,7 +203,7 @@ class PretrainArguments:
             "epochs": 0, "max_steps": 1, "global_batch_size": 2, "batch_size": 2, "gradient_accumulation_steps": 1,
             "warmup_steps": 0, "weight_decay": 0, "min_lr": 0, "num_workers": 0, "save_every_steps": 0, "keep_last": 0,
             "keep_every": 0,
-            "log_every_steps": 1, "seed": 0, "queue_size": 0,
+            "log_every_steps": 1, "probe_every_steps": -1, "probe_images": 4, "seed": 0, "queue_size": 0,
         }  # fmt: skip
         for name, smallest in at_least.items():
             value = getattr(self, name)
@@ -263,52 +261,4 @@ def load_arguments(recipe: str | None = None, **overrides: Any) -> PretrainArgum
     Raises:
         InputError: an unknown recipe or field (the nearest match is named), or a value that cannot be used.
     """
-    known = [option.name for option in dataclasses.fields(PretrainArguments)]
-    values = load_recipe(recipe, known) if recipe is not None else {}
-    given = {name: value for name, value in overrides.items() if value is not None}
-    for name in given:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
-            raise InputError(f"unknown option {name!r}" + (f": did you mean {nearest[0]!r}?" if nearest else ""))
-    for pair in _EITHER_OR:
-        for one, other in (pair, pair[::-1]):
-            if one in given and other not in given:
-                values.pop(other, None)
-    return PretrainArguments(**{**values, **given})
-
-
-def _coerce(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the type that the field declares: YAML reads 1e-3 and 1/32 as text, and ints where floats are
-    meant."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        if value is None:
-            return None
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-        return value
-    if origin is list:
-        if isinstance(value, str) and name in WHOLE_TEXTS:
-            value = [value]
-        if isinstance(value, str):
-            value = value.replace(",", " ").split()
-        if not isinstance(value, list | tuple):
-            raise InputError(f"{name} must be a list, got {value!r}")
-        return [_coerce(name, item, typing.get_args(hint)[0]) for item in value]
-    if hint is float and not isinstance(value, bool):
-        try:
-            return float(Fraction(value)) if isinstance(value, str) else float(value)
-        except (TypeError, ValueError, ZeroDivisionError) as error:
-            raise InputError(f"{name} must be a number, got {value!r}") from error
-    if hint is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if hint is int and isinstance(value, str) and value.strip().isdigit():
-        return int(value)
-    expected = origin or hint
-    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-        words = {int: "a whole number", str: "text", bool: "true or false", dict: "a mapping", float: "a number"}
-        raise InputError(f"{name} must be {words.get(expected, expected)}, got {value!r}")
-    return value
+    return load_options(PretrainArguments, recipe, overrides, _EITHER_OR)

@@ -1,0 +1,106 @@
+"""Options as a dataclass: types, help texts and where values come from, for every task's arguments.
+
+Where it sits: recipe file + command line (or keyword arguments) -> `load_options` -> a dataclass of the task
+(`PretrainArguments`, the detectors' `FinetuneArguments`) -> its run. Help texts are in each field's metadata, so that
+the command line, the documentation and the dataclass cannot drift apart.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import field
+from fractions import Fraction
+from typing import Any, Literal, TypeVar
+
+from ..errors import InputError
+from ..recipes import load_recipe
+
+# Lists whose items may hold commas and spaces, such as paths.
+WHOLE_TEXTS = ("data", "data_files", "compare")
+
+T = TypeVar("T")
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with its help text."""
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+def set_types(options: Any) -> None:
+    """Turn every value of a dataclass into the type that its field declares; to be called by ``__post_init__``.
+
+    Raises:
+        InputError: a value of another type, or none of the choices.
+    """
+    hints = typing.get_type_hints(type(options))
+    for entry in dataclasses.fields(options):
+        setattr(options, entry.name, _coerce(entry.name, getattr(options, entry.name), hints[entry.name]))
+
+
+def load_options(
+    kind: type[T], recipe: str | None, overrides: dict[str, Any], either_or: Sequence[tuple[str, str]] = ()
+) -> T:
+    """A dataclass filled from a recipe (name or YAML file) with `overrides` on top; None among them means "not given".
+
+    Args:
+        kind: the dataclass.
+        recipe: name or file; None for the dataclass's own defaults.
+        overrides: fields by name.
+        either_or: pairs of which an override of one drops the recipe's other one.
+
+    Raises:
+        InputError: an unknown recipe or field (the nearest match is named), or a value that cannot be used.
+    """
+    known = [entry.name for entry in dataclasses.fields(kind)]  # type: ignore[arg-type]  # T is a dataclass
+    values = load_recipe(recipe, known) if recipe is not None else {}
+    given = {name: value for name, value in overrides.items() if value is not None}
+    for name in given:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            raise InputError(f"unknown option {name!r}" + (f": did you mean {nearest[0]!r}?" if nearest else ""))
+    for pair in either_or:
+        for one, other in (pair, pair[::-1]):
+            if one in given and other not in given:
+                values.pop(other, None)
+    return kind(**{**values, **given})
+
+
+def _coerce(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the type that the field declares: YAML reads 1e-3 and 1/32 as text, and ints where floats are
+    meant."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        if value is None:
+            return None
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        return value
+    if origin is list:
+        if isinstance(value, str) and name in WHOLE_TEXTS:
+            value = [value]
+        if isinstance(value, str):
+            value = value.replace(",", " ").split()
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{name} must be a list, got {value!r}")
+        return [_coerce(name, item, typing.get_args(hint)[0]) for item in value]
+    if hint is float and not isinstance(value, bool):
+        try:
+            return float(Fraction(value)) if isinstance(value, str) else float(value)
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise InputError(f"{name} must be a number, got {value!r}") from error
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if hint is int and isinstance(value, str) and value.strip().isdigit():
+        return int(value)
+    expected = origin or hint
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+        words = {int: "a whole number", str: "text", bool: "true or false", dict: "a mapping", float: "a number"}
+        raise InputError(f"{name} must be {words.get(expected, expected)}, got {value!r}")
+    return value
