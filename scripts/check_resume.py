@@ -21,6 +21,7 @@ import mmap
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -45,7 +46,7 @@ from mcl_hf.training import checkpoint_writer, loop, state
 from mcl_hf.training import step as step_module
 
 KINDS = ("in a step", "in the loader", "writing a checkpoint", "any time")
-TINY = {
+TINY: dict[str, Any] = {
     "backbone": "resnet10t", "backbone-kwargs": '{"channels": [8, 16, 16, 32], "stem_width": 8}', "fpn-channels": 8,
     "region-convs": 1, "region-size": 2, "hidden-dim": 16, "embedding-dim": 8, "montage-ratios": "1,2,4",
     "montage-fractions": "1,1/4,1/16", "level-weights": "0.5,0.25,0.25", "queue-size": 8, "batch-size": 4,
@@ -153,7 +154,7 @@ def install_hooks(place: Place, strike: Strike, step_seconds: float) -> None:
         counts["writes"] += 1
         place.set("writing a checkpoint: weights", slot=1)
         if strike.kind == "writing a checkpoint" and counts["writes"] == strike.at and strike.share > 0.5:
-            kill_after(0.04 * (strike.share - 0.5))
+            kill_after(0.1 * (strike.share - 0.5))
         result = write(*arguments)
         place.set("", slot=1)
         return result
@@ -170,7 +171,7 @@ def install_hooks(place: Place, strike: Strike, step_seconds: float) -> None:
 
     loop.train_step, step_module.forward_backward = watched_step, watched_pass
     loader_module._StepBatches._render = watched_render  # type: ignore[method-assign]
-    checkpoint_writer.write_checkpoint = watched_write
+    setattr(checkpoint_writer, "write_checkpoint", watched_write)  # noqa: B010
     for name in WRITING:
         setattr(state, name, watched_part(name, getattr(state, name)))
 
@@ -264,18 +265,23 @@ class Check:
     def _one_kill(self, folder: Path, kind: str, workers: int) -> tuple[int, str]:
         options = {**self.options, "num-workers": workers, "resume": "auto"}
         if kind != "any time":
-            images = self.steps * int(TINY["batch-size"]) // max(1, workers)  # of one worker
+            images = self.steps * TINY["batch-size"] // max(1, workers)  # of one worker
             at = {"in a step": self.steps, "in the loader": images, "writing a checkpoint": self.steps // 3}[kind]
             # a later attempt has less than the whole run before it
             strike = Strike(kind, self.random.randint(1, at if not folder.exists() else 2), self.random.random())
             if kind == "in a step" and folder.exists():
                 strike.at = self._next_step(folder)
             return wait(start(folder, options, self.place, strike, self.step_seconds)), self.place.words()
-        delay = self.random.uniform(0.02, 0.9) * self.run_seconds
-        child = start(folder, options, self.place, Strike(), self.step_seconds)
-        time.sleep(delay)
-        os.kill(child, signal.SIGKILL)  # ours until it is waited for, also where it has ended
-        return wait(child), f"after {delay:.2f} s, {self.place.words()}"
+        delay = self.random.uniform(0.02, 0.8) * self.run_seconds
+        while True:
+            child = start(folder, options, self.place, Strike(), self.step_seconds)
+            time.sleep(delay)
+            os.kill(child, signal.SIGKILL)  # ours until it is waited for, also where it has ended
+            code = wait(child)
+            if code:
+                return code, f"after {delay:.2f} s, {self.place.words()}"
+            shutil.rmtree(folder)  # it was faster than the run that was left alone: once more, sooner
+            delay /= 2
 
     def _next_step(self, folder: Path) -> int:
         kept = sorted((folder / "checkpoints").glob("step-*"))

@@ -16,13 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]  # comes with accelerate
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, GradScalerKwargs
-from accelerate.state import AcceleratorState
-from accelerate.utils import ProjectConfiguration
+from accelerate import Accelerator
 
-from ..data import ImageSource, ViewLoader, open_source
+from ..data import ImageSource
 from ..errors import InputError
 from ..models import (
     MCLConfig,
@@ -38,10 +35,12 @@ from .arithmetic import set_arithmetic
 from .checkpoint_writer import CheckpointWriter
 from .finish import write_finished_model
 from .health import FiniteGuard
+from .launch import launched
 from .loop import train
 from .optim import build_optimizer, learning_rate_warning
 from .resume import check_model, check_recipe, continue_from, find_start, output_folder
 from .run import Run, on_main_process
+from .run_data import open_data, open_loader
 from .signals import StopRequest
 from .state import (
     TrainingState,
@@ -55,7 +54,6 @@ from .state import (
 from .tracking import Tracking, check_trackers, read_log
 
 _MODELS = {"contrastive": MCLForPreTraining, "supervised": MCLForSupervisedPreTraining}
-_PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 @dataclass
@@ -109,17 +107,9 @@ def pretrain(
     config = arguments.model_config()  # fails on a wrong model before anything else
     output_dir = output_folder(arguments)
     check_trackers(arguments.report_to)
-    own_state = AcceleratorState._shared_state == {}
-    try:
-        accelerator = _accelerator(arguments, output_dir)
+    with launched(arguments, output_dir) as accelerator:
         set_arithmetic(accelerator.device, arguments.tf32)
-        result = _pretrain(arguments, config, output_dir, accelerator, callbacks)
-        if own_state and accelerator.num_processes > 1:
-            torch.distributed.destroy_process_group()
-        return result
-    finally:
-        if own_state:  # the next run of this process may use another precision
-            AcceleratorState._reset_state(reset_partial_state=True)
+        return _pretrain(arguments, config, output_dir, accelerator, callbacks)
 
 
 def _pretrain(
@@ -129,9 +119,6 @@ def _pretrain(
     accelerator: Accelerator,
     callbacks: Sequence[Any],
 ) -> PretrainResult:
-    if arguments.precision == "fp16" and accelerator.device.type == "cpu":
-        raise InputError("precision fp16 needs a GPU: use --precision bf16 or fp32 on the CPU")
-
     # --- where to start ---------------------------------------------------------------------------------------------
     def prepare_folder() -> tuple[Path | None, list[str]]:
         found = find_start(output_dir, arguments.resume)
@@ -147,8 +134,7 @@ def _pretrain(
     batch_size, global_batch_size = arguments.batch_sizes(world_size)
 
     # --- data ---------------------------------------------------------------------------------------------------------
-    names = ("image_column", "label_column", "group_column", "split", "streaming")
-    source = open_source(arguments.data, **{name: getattr(arguments, name) for name in names})
+    source = open_data(arguments)
     lines.append(source.description)
     config = _fit_to_data(arguments, config, source, batch_size * world_size, lines)
     max_steps = arguments.total_steps(len(source), global_batch_size)
@@ -165,20 +151,15 @@ def _pretrain(
         lines += check_recipe(checkpoint, saved, state)
         continue_from(state, saved)
         lines.append(f"resuming after step {state.step} from {checkpoint}")
-    loader = ViewLoader(
+    loader = open_loader(
+        arguments,
+        config,
         source,
-        view_size=config.image_size,
-        ratios=config.montage_ratios,
-        batch_size=batch_size,
-        seed=arguments.seed,
+        batch_size,
         rank=rank,
         world_size=world_size,
         start_step=state.step * arguments.gradient_accumulation_steps,
         num_workers=arguments.num_workers,
-        view_rendering=arguments.view_rendering,
-        sides=1 if arguments.objective == "supervised" else 2,
-        num_channels=config.num_channels,
-        max_broken=arguments.max_broken,
         pin_memory=accelerator.device.type == "cuda",
     )
 
@@ -241,6 +222,8 @@ def _pretrain(
             f"warning: warmup_steps {run.warmup_steps} is longer than the run's {max_steps} steps: the learning rate "
             f"never gets to {peak_lr:.4g}"
         )
+    if arguments.probe_data is not None and not any(hasattr(callback, "on_record") for callback in callbacks):
+        lines.append("warning: no probes without their callback, mcl_hf.cli.probing.RunProbe; mcl-hf pretrain has it")
     for line in lines:
         run.tracking.print(line)
     try:
@@ -258,43 +241,6 @@ def _pretrain(
         return PretrainResult(output_dir, state.step, run.metrics)
     finally:
         run.tracking.close()
-
-
-def _accelerator(arguments: PretrainArguments, output_dir: Path) -> Accelerator:
-    """Accelerate's view of this process; warns where a launcher started fewer than it was asked for."""
-    accelerator = Accelerator(
-        mixed_precision=_PRECISIONS[arguments.precision],
-        # Left to itself, Accelerate makes strangers of the processes that torchrun starts where there is no GPU.
-        cpu=arguments.device == "cpu" or not torch.accelerator.is_available(),
-        log_with=arguments.report_to or None,
-        project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "tensorboard")),
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),  # batch statistics are already those of all ranks
-            GradScalerKwargs(init_scale=2.0**14),  # the published code's largest scale
-        ],
-    )
-    asked = processes_asked_for(psutil.Process().parent())
-    if asked is not None and asked > 1 and accelerator.num_processes == 1:
-        accelerator.print(
-            f"warning: accelerate launch was asked for {asked} processes but started one (it does so with --cpu). "
-            f"On the CPU use: torchrun --nproc-per-node {asked} scripts/pretrain.py --device cpu ..."
-        )
-    return accelerator
-
-
-def processes_asked_for(parent: Any) -> int | None:
-    """How many processes `accelerate launch` was asked for, read from the command line that started this one."""
-    try:
-        words = [] if parent is None else parent.cmdline()
-    except psutil.Error:  # not ours to read
-        return None
-    if not any("accelerate" in word for word in words[:3]):
-        return None
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        name, _, value = word.partition("=")
-        if name.replace("-", "_") == "__num_processes" and (value or following).isdigit():
-            return int(value or following)
-    return None
 
 
 def _fit_to_data(

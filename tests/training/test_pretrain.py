@@ -17,7 +17,6 @@ from mcl_hf import MCLBackbone, MCLForPreTraining, MCLForSupervisedPreTraining, 
 from mcl_hf.errors import InputError
 from mcl_hf.training import NonFiniteLossError
 from mcl_hf.training.finish import duration
-from mcl_hf.training.pretrain import processes_asked_for
 from mcl_hf.training.schedules import learning_rate, target_momentum
 
 
@@ -319,22 +318,6 @@ def test_an_unreadable_image_is_counted_and_named(tiny_run, photos, tmp_path, re
     records = read_log(tiny_run(data=str(data), max_steps=6, max_broken=0.5).output_dir)
     assert records[-1]["broken_images"] == 1
     assert "broken.jpg" in next(record["broken"] for record in records if "broken" in record)[0]
-
-
-class FakeParent:
-    def __init__(self, line):
-        self.line = line
-
-    def cmdline(self):
-        return self.line.split()
-
-
-def test_the_launcher_that_starts_one_process_instead_of_two_is_noticed():
-    line = "python /bin/accelerate launch --cpu --num_processes {} scripts/pretrain.py"
-    assert processes_asked_for(FakeParent(line.format(2))) == 2
-    assert processes_asked_for(FakeParent(line.replace("--num_processes {}", "--num-processes=3"))) == 3
-    assert processes_asked_for(FakeParent("bash -c python x.py --num_processes 2")) is None
-    assert processes_asked_for(None) is None
 
 
 @pytest.mark.slow

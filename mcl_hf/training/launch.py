@@ -1,0 +1,118 @@
+"""From a launcher's processes to Accelerate: device, precision, process group, and what launchers get wrong.
+
+Where it sits: around a whole run, of any task: `with launched(arguments, output_dir) as accelerator`. Everything inside
+is the same code for one process and for many.
+"""
+
+import inspect
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil  # type: ignore[import-untyped]  # comes with accelerate
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, GradScalerKwargs
+from accelerate.state import AcceleratorState
+from accelerate.utils import ProjectConfiguration
+from torch.nn.parallel import DistributedDataParallel
+
+from ..errors import InputError
+from .lifeline import Lifeline
+
+_PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+class LaunchArguments(Protocol):
+    """The options that are read here, with the meanings that they have in `PretrainArguments`."""
+
+    precision: Any
+    device: Any
+    report_to: list[str]
+
+
+@contextmanager
+def launched(arguments: LaunchArguments, output_dir: Path) -> Iterator[Accelerator]:
+    """This process among those of the run. All ranks must enter it, and leave it together or with an error.
+
+    Raises:
+        InputError: fp16 without a GPU.
+        RankLostError: another process died.
+    """
+    own_state = AcceleratorState._shared_state == {}
+    try:
+        accelerator = _accelerator(arguments, output_dir)
+        if arguments.precision == "fp16" and accelerator.device.type == "cpu":
+            raise InputError("precision fp16 needs a GPU: use --precision bf16 or fp32 on the CPU")
+        for line in launch_warnings(accelerator.num_processes, psutil.Process().parent(), os.environ):
+            accelerator.print(f"warning: {line}")
+        with Lifeline(accelerator.process_index, accelerator.num_processes).watching():
+            yield accelerator
+        if own_state and accelerator.num_processes > 1:
+            torch.distributed.destroy_process_group()
+    finally:
+        if own_state:  # the next run of this process may use another precision
+            AcceleratorState._reset_state(reset_partial_state=True)
+
+
+class _OwnBuffers(DistributedDataParallelKwargs):
+    """DDP that leaves buffers alone in the forward pass: batch statistics are already those of all ranks."""
+
+    def to_kwargs(self) -> dict[str, Any]:
+        """The argument by its name in the installed torch."""
+        known = inspect.signature(DistributedDataParallel).parameters
+        return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+
+
+def _accelerator(arguments: LaunchArguments, output_dir: Path) -> Accelerator:
+    accelerator = Accelerator(
+        mixed_precision=_PRECISIONS[arguments.precision],
+        # Left to itself, Accelerate makes strangers of the processes that torchrun starts where there is no GPU.
+        cpu=arguments.device == "cpu" or not torch.accelerator.is_available(),
+        log_with=arguments.report_to or None,
+        project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "tensorboard")),
+        kwargs_handlers=[GradScalerKwargs(init_scale=2.0**14)],  # the published code's largest scale
+    )
+    accelerator.ddp_handler = _OwnBuffers()
+    return accelerator
+
+
+def launch_warnings(num_processes: int, parent: Any, environment: Mapping[str, str]) -> list[str]:
+    """What a launcher seems to have meant, where this run has one process only.
+
+    Args:
+        num_processes: of this run.
+        parent: the process that started this one, as psutil knows it, or None.
+        environment: of this process.
+    """
+    if num_processes > 1:
+        return []
+    asked = processes_asked_for(parent)
+    if asked is not None and asked > 1:
+        return [
+            f"accelerate launch was asked for {asked} processes but started one (it does so with --cpu). "
+            f"On the CPU use: torchrun --nproc-per-node {asked} scripts/pretrain.py --device cpu ..."
+        ]
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
+    if tasks > 1:
+        return [
+            f"srun has started this command {tasks} times, and each trains alone. "
+            "Start one task a node, and let it be torchrun: see Launching in the README"
+        ]
+    return []
+
+
+def processes_asked_for(parent: Any) -> int | None:
+    """How many processes `accelerate launch` was asked for, read from the command line that started this one."""
+    try:
+        words = [] if parent is None else parent.cmdline()
+    except psutil.Error:  # not ours to read
+        return None
+    if not any("accelerate" in word for word in words[:3]):
+        return None
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, _, value = word.partition("=")
+        if name.replace("-", "_") == "__num_processes" and (value or following).isdigit():
+            return int(value or following)
+    return None

@@ -1,0 +1,27 @@
+from mcl_hf.training.launch import launch_warnings, processes_asked_for
+
+ACCELERATE = "python /bin/accelerate launch --cpu --num_processes {} scripts/pretrain.py"
+
+
+class Parent:
+    def __init__(self, line):
+        self.line = line
+
+    def cmdline(self):
+        return self.line.split()
+
+
+def test_what_accelerate_was_asked_for_is_read_from_its_command_line():
+    assert processes_asked_for(Parent(ACCELERATE.format(2))) == 2
+    assert processes_asked_for(Parent(ACCELERATE.replace("--num_processes {}", "--num-processes=3"))) == 3
+    assert processes_asked_for(Parent("bash -c python x.py --num_processes 2")) is None
+    assert processes_asked_for(None) is None
+
+
+def test_launchers_that_start_strangers_are_noticed():
+    [line] = launch_warnings(1, Parent(ACCELERATE.format(2)), {})
+    assert "asked for 2 processes but started one" in line and "torchrun --nproc-per-node 2" in line
+    [line] = launch_warnings(1, Parent("slurmstepd"), {"SLURM_STEP_NUM_TASKS": "4"})
+    assert "started this command 4 times, and each trains alone" in line
+    assert launch_warnings(2, Parent(ACCELERATE.format(2)), {"SLURM_STEP_NUM_TASKS": "2"}) == []
+    assert launch_warnings(1, Parent("bash"), {"SLURM_STEP_NUM_TASKS": "1"}) == []
