@@ -10,29 +10,24 @@ each, and torch's DataLoader hands them out in order.
 A broken image costs itself: a stand-in computed from its position takes its place, and the batch names it.
 """
 
-import atexit
-import itertools
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from mcl_hf.data.augment import ViewDraw
 from mcl_hf.data.augment_batch import BatchDraws, augment_batch, collect_draws
-from mcl_hf.data.decode import BrokenImage, open_image
-from mcl_hf.data.image_source import ImageSource, Order
+from mcl_hf.data.decode import open_image
+from mcl_hf.data.image_source import ImageSource
+from mcl_hf.data.order import PositionOrder
+from mcl_hf.data.step_loader import Failure, StepLoader, read_or_stand_in
 from mcl_hf.data.views import blur_scale, check_rendering, crop_views, render_views, side_recipes
 from mcl_hf.errors import InputError
 
 AUGMENT_ON = ("cpu", "device")
-
-_SUBSTITUTE_TRIES = 20
-_IMAGES_BEFORE_JUDGEMENT = 100
-_BROKEN_BEFORE_JUDGEMENT = 5  # a single bad file in a small folder is no reason to stop
-_BROKEN_EXAMPLES = 5
 
 
 @dataclass
@@ -54,14 +49,18 @@ class ViewBatch:
     """With ``augment_on="device"``: what remains to be done to each of ``views_a``, which are only cropped."""
     draws_b: list[BatchDraws] | None = None
 
-    def augmented(self, device: torch.device | str) -> "ViewBatch":
-        """The batch with its views finished, on ``device``; itself where nothing remains to be done to them."""
+    def augmented(self, copy: Callable[[torch.Tensor], torch.Tensor]) -> "ViewBatch":
+        """The batch with its views finished; itself where nothing remains to be done to them.
+
+        Args:
+            copy: puts a tensor on the device where that is to happen.
+        """
         if self.draws_a is None:
             return self
         return replace(
             self,
-            views_a=_augment(self.views_a, self.draws_a, device),
-            views_b=None if self.views_b is None else _augment(self.views_b, self.draws_b or [], device),
+            views_a=_augment(self.views_a, self.draws_a, copy),
+            views_b=None if self.views_b is None else _augment(self.views_b, self.draws_b or [], copy),
             draws_a=None,
             draws_b=None,
         )
@@ -78,21 +77,18 @@ class ViewBatch:
             group_ids=None if self.group_ids is None else self.group_ids.pin_memory(),
             labels=None if self.labels is None else self.labels.pin_memory(),
             broken=self.broken,
-            draws_a=None if self.draws_a is None else [draws.pin_memory() for draws in self.draws_a],
-            draws_b=None if self.draws_b is None else [draws.pin_memory() for draws in self.draws_b],
+            draws_a=None if self.draws_a is None else [draws.map(torch.Tensor.pin_memory) for draws in self.draws_a],
+            draws_b=None if self.draws_b is None else [draws.map(torch.Tensor.pin_memory) for draws in self.draws_b],
         )
 
 
 def _augment(
-    views: Sequence[torch.Tensor], draws: Sequence[BatchDraws], device: torch.device | str
+    views: Sequence[torch.Tensor], draws: Sequence[BatchDraws], copy: Callable[[torch.Tensor], torch.Tensor]
 ) -> list[torch.Tensor]:
-    return [
-        augment_batch(view.to(device, non_blocking=True), draw.to(device))
-        for view, draw in zip(views, draws, strict=True)
-    ]
+    return [augment_batch(copy(view), draw.map(copy)) for view, draw in zip(views, draws, strict=True)]
 
 
-class ViewLoader:
+class ViewLoader(StepLoader[ViewBatch]):
     """Endless iterator over `ViewBatch`, from ``start_step`` on.
 
     Args:
@@ -158,12 +154,7 @@ class ViewLoader:
                 f"processes), but the data set holds {len(source)}: {advice}."
             )
         self.source = source
-        self.start_step = self._next_step = start_step
-        self.max_broken = max_broken
-        self.images_seen = 0
-        self.broken_seen = 0
-        self._broken: dict[str, str] = {}
-        self._batches = _StepBatches(
+        batches = _StepBatches(
             source=source,
             order=source.order(seed, batch_size * world_size),
             steps_per_epoch=self.steps_per_epoch,
@@ -178,78 +169,16 @@ class ViewLoader:
             sides=sides,
             num_channels=num_channels,
         )
-        self._steps = _Steps(start_step)
-        self._loader: DataLoader = DataLoader(
-            self._batches,
-            batch_size=None,  # an item is a whole batch
-            sampler=self._steps,
+        super().__init__(
+            batches,
+            len(source),
+            start_step=start_step,
             num_workers=num_workers,
-            prefetch_factor=prefetch_batches if num_workers else None,
+            max_broken=max_broken,
+            prefetch_batches=prefetch_batches,
             pin_memory=pin_memory,
-            multiprocessing_context=start_method if num_workers else None,
-            worker_init_fn=_leave_without_finalising,
+            start_method=start_method,
         )
-
-    def __iter__(self) -> Iterator[ViewBatch]:
-        self._next_step = self.start_step
-        for batch in self._loader:
-            if isinstance(batch, _Failure):
-                raise InputError(batch.message)
-            self._count(batch)
-            self._next_step = batch.step + 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the latest iterator stands: the next step. Nothing else is needed to go on, with any number of
-        workers.
-        """
-        return {"step": self._next_step}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next iterator start where ``state`` was taken."""
-        self.start_step = self._next_step = self._steps.start = state["step"]
-
-    def _count(self, batch: ViewBatch) -> None:
-        self.images_seen += len(batch.sample_ids)
-        self.broken_seen += len(batch.broken)
-        self._broken |= {line.split(": ")[0]: line for line in batch.broken}  # an image is met again every epoch
-        images = min(self.images_seen, len(self.source))
-        if self.images_seen < _IMAGES_BEFORE_JUDGEMENT or len(self._broken) < _BROKEN_BEFORE_JUDGEMENT:
-            return
-        if len(self._broken) > self.max_broken * images:
-            examples = list(self._broken.values())[:_BROKEN_EXAMPLES]
-            raise InputError(
-                f"{len(self._broken)} of {images} images could not be decoded, more than the share of "
-                f"{self.max_broken:g} that --max-broken allows. Repair or remove them, or allow more. "
-                f"Examples: {'; '.join(examples)}"
-            )
-
-
-def _leave_without_finalising(_worker_id: int) -> None:
-    """Let a spawned worker end as a forked one does, by ``os._exit``.
-
-    Its queue thread may still be sending a tensor when the interpreter shuts down, and then aborts the process.
-    """
-    atexit.register(os._exit, 0)
-
-
-@dataclass
-class _Failure:
-    """What a worker hands out where no batch can be made: an exception would reach the caller with the worker's
-    traceback in its message.
-    """
-
-    message: str
-
-
-class _Steps(Sampler[int]):
-    """start, start + 1, ... without end."""
-
-    def __init__(self, start: int) -> None:
-        self.start = start
-
-    def __iter__(self) -> Iterator[int]:
-        return itertools.count(self.start)
 
 
 @dataclass
@@ -257,7 +186,7 @@ class _StepBatches(Dataset):
     """Map from a step to this rank's batch; plain data, so that it travels to spawned workers."""
 
     source: ImageSource
-    order: Order
+    order: PositionOrder
     steps_per_epoch: int
     view_size: int
     ratios: tuple[int, ...]
@@ -276,17 +205,17 @@ class _StepBatches(Dataset):
         first = step_in_epoch * self.batch_size * self.world_size + self.rank * self.batch_size
         return epoch * len(self.source) + first + np.arange(self.batch_size)
 
-    def __getitem__(self, step: int) -> "ViewBatch | _Failure":
+    def __getitem__(self, step: int) -> ViewBatch | Failure:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in a worker: many small operations, and the same rounding wherever they run
         try:
             return self._prepare(step)
         except InputError as error:  # the source itself is gone
-            return _Failure(str(error))
+            return Failure(str(error))
         finally:
             torch.set_num_threads(threads)
 
-    def _prepare(self, step: int) -> "ViewBatch | _Failure":
+    def _prepare(self, step: int) -> ViewBatch:
         num_levels = len(self.ratios)
         sizes = [self.view_size // ratio for ratio in self.ratios] * self.sides
         views = [torch.empty((self.batch_size, self.num_channels, size, size), dtype=torch.uint8) for size in sizes]
@@ -296,20 +225,12 @@ class _StepBatches(Dataset):
         broken: list[str] = []
         drawn: list[list[ViewDraw]] = []  # N lists of one draw a view, where the device is to do them
         for slot, position in enumerate(positions.tolist()):
-            tried = []
-            for attempt in range(_SUBSTITUTE_TRIES):
-                index = self.order.substitute(position, attempt) if attempt else int(sample_ids[slot])
-                try:
-                    rendered, draws = self._render(index, position)
-                except BrokenImage as error:
-                    tried.append(f"{self.source.name(index)}: {error}")
-                    continue
-                break
-            else:
-                return _Failure(
-                    f"No batch for step {step}: an image and its {_SUBSTITUTE_TRIES - 1} stand-ins are all broken. "
-                    f"Are these images at all? Examples: {'; '.join(tried[:_BROKEN_EXAMPLES])}"
-                )
+            index, (rendered, draws), tried = read_or_stand_in(
+                int(sample_ids[slot]),
+                partial(self.order.substitute, position),
+                partial(self._render, position=position),
+                self.source.name,
+            )
             broken += tried
             sample_ids[slot] = index
             drawn.append(draws)

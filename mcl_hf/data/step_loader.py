@@ -1,0 +1,187 @@
+"""Batches addressed by step, prepared by worker processes: what loaders of every task share.
+
+Flow: order -> sources -> **step_loader** -> the loaders of pre-training (`loader`) and of fine-tuning.
+
+A data set here maps a step to a whole batch, a pure function of the step. Whole batches are prepared by one worker
+each, and torch's DataLoader hands them out in order: a resumed run continues exactly, with any number of workers.
+"""
+
+import atexit
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mcl_hf.data.decode import BrokenImage
+from mcl_hf.errors import InputError
+
+BROKEN_EXAMPLES = 5
+_TRIES = 20
+
+_IMAGES_BEFORE_JUDGEMENT = 100
+_BROKEN_BEFORE_JUDGEMENT = 5  # a single bad file in a small folder is no reason to stop
+
+
+class StepBatch(Protocol):
+    """What the loader needs of a batch.
+
+    Attributes:
+        step: that it belongs to.
+        sample_ids: int64 `(N,)`, index of each image.
+        broken: one line, "name: reason", for each image that a stand-in replaces.
+    """
+
+    step: int
+    sample_ids: torch.Tensor
+    broken: list[str]
+
+
+B = TypeVar("B", bound=StepBatch)
+T = TypeVar("T")
+
+
+@dataclass
+class Failure:
+    """What a worker hands out where no batch can be made: an exception would reach the caller with the worker's
+    traceback in its message.
+    """
+
+    message: str
+
+
+class StepLoader(Generic[B]):
+    """Endless iterator over batches, from ``start_step`` on.
+
+    Args:
+        batches: maps a step to a batch or a `Failure`; plain data, so that it travels to spawned workers.
+        num_images: in the data set.
+        start_step: first step to hand out; continuing at step s gives exactly what an uninterrupted run would have
+            seen.
+        num_workers: processes that prepare batches; 0 prepares them in the caller. Has no influence on what is in a
+            batch.
+        max_broken: share of broken images among the different ones that this process has seen, above which the run
+            stops once at least five are broken.
+        prefetch_batches: batches that each worker keeps ready.
+        pin_memory: page-locked batches, for CUDA.
+        start_method: how workers start (``fork``, ``spawn``, ``forkserver``); None takes the platform's default.
+
+    Raises:
+        InputError: while iterating, when too many images are broken, or the source is gone.
+    """
+
+    def __init__(
+        self,
+        batches: Dataset,
+        num_images: int,
+        *,
+        start_step: int = 0,
+        num_workers: int = 0,
+        max_broken: float = 0.01,
+        prefetch_batches: int = 2,
+        pin_memory: bool = False,
+        start_method: str | None = None,
+    ) -> None:
+        self.start_step = self._next_step = start_step
+        self.num_images = num_images
+        self.max_broken = max_broken
+        self.images_seen = 0
+        self.broken_seen = 0
+        self._broken: dict[str, str] = {}
+        self._batches: Any = batches
+        self._steps = _Steps(start_step)
+        self._loader: DataLoader = DataLoader(
+            batches,
+            batch_size=None,  # an item is a whole batch
+            sampler=self._steps,
+            num_workers=num_workers,
+            prefetch_factor=prefetch_batches if num_workers else None,
+            pin_memory=pin_memory,
+            multiprocessing_context=start_method if num_workers else None,
+            worker_init_fn=_leave_without_finalising,
+        )
+
+    def __iter__(self) -> Iterator[B]:
+        self._next_step = self.start_step
+        for batch in self._loader:
+            if isinstance(batch, Failure):
+                raise InputError(batch.message)
+            self._count(batch)
+            self._next_step = batch.step + 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the latest iterator stands: the next step. Nothing else is needed to go on, with any number of
+        workers.
+        """
+        return {"step": self._next_step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next iterator start where ``state`` was taken."""
+        self.start_step = self._next_step = self._steps.start = state["step"]
+
+    def _count(self, batch: StepBatch) -> None:
+        self.images_seen += len(batch.sample_ids)
+        self.broken_seen += len(batch.broken)
+        self._broken |= {line.split(": ")[0]: line for line in batch.broken}  # an image is met again every epoch
+        images = min(self.images_seen, self.num_images)
+        if self.images_seen < _IMAGES_BEFORE_JUDGEMENT or len(self._broken) < _BROKEN_BEFORE_JUDGEMENT:
+            return
+        if len(self._broken) > self.max_broken * images:
+            examples = list(self._broken.values())[:BROKEN_EXAMPLES]
+            raise InputError(
+                f"{len(self._broken)} of {images} images could not be decoded, more than the share of "
+                f"{self.max_broken:g} that --max-broken allows. Repair or remove them, or allow more. "
+                f"Examples: {'; '.join(examples)}"
+            )
+
+
+def read_or_stand_in(
+    index: int, substitute: Callable[[int], int], read: Callable[[int], T], name: Callable[[int], str]
+) -> tuple[int, T, list[str]]:
+    """An image, or where it is broken the first of its stand-ins that is not.
+
+    Args:
+        index: of the image.
+        substitute: the index of its stand-in number 1, 2, ...
+        read: reads the image at an index; raises `BrokenImage` where it cannot.
+        name: of the image at an index, for messages.
+
+    Returns:
+        The index that was read, what `read` gave, and a line "name: reason" for each broken image on the way.
+
+    Raises:
+        InputError: the image and all of its stand-ins are broken.
+    """
+    tried: list[str] = []
+    for attempt in range(_TRIES):
+        index = substitute(attempt) if attempt else index
+        try:
+            return index, read(index), tried
+        except BrokenImage as error:
+            tried.append(f"{name(index)}: {error}")
+    raise InputError(
+        f"An image and its {_TRIES - 1} stand-ins are all broken. Are these images at all? "
+        f"Examples: {'; '.join(tried[:BROKEN_EXAMPLES])}"
+    )
+
+
+def _leave_without_finalising(_worker_id: int) -> None:
+    """Let a spawned worker end as a forked one does, by ``os._exit``.
+
+    Its queue thread may still be sending a tensor when the interpreter shuts down, and then aborts the process.
+    """
+    atexit.register(os._exit, 0)
+
+
+class _Steps(Sampler[int]):
+    """start, start + 1, ... without end."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.start)
