@@ -52,7 +52,7 @@ def add_flags(parser: argparse.ArgumentParser, arguments: type, groups: Mapping[
 
 
 def given_flags(
-    namespace: argparse.Namespace, arguments: type, whole_texts: Collection[str] = ("data",)
+    namespace: argparse.Namespace, arguments: type, whole_texts: Collection[str] = ("data", "data_files")
 ) -> dict[str, Any]:
     """The dataclass's fields that were given on the command line; lists are split at commas too, but for
     ``whole_texts``."""

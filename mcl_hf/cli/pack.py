@@ -48,9 +48,13 @@ def build_parser() -> Parser:
         "--num-workers", type=int, default=num_cores(), metavar="N",
         help="processes that decode and encode; 0: none besides the command's own (default: one a core)",
     )  # fmt: skip
+    parser.add_argument(
+        "--data-files", nargs="+", metavar="GLOB",
+        help="files to take from a folder, a data set on the Hub or hf://datasets/USER/NAME, in place of --split",
+    )  # fmt: skip
     parser.add_argument("--image-column", metavar="NAME", help="column of the images, where there are several")
     parser.add_argument("--label-column", metavar="NAME", help="column of labels to carry along")
-    parser.add_argument("--group-column", metavar="NAME", help="column of groups to carry along, as numbers")
+    parser.add_argument("--group-column", metavar="NAME", help="column of groups to carry along")
     parser.add_argument(
         "--streaming", action="store_true", help="read shards and data sets of the Hub where they lie, without a copy"
     )

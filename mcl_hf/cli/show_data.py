@@ -6,19 +6,16 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image
 
 from mcl_hf.cli.command import save_picture
 from mcl_hf.cli.pretrain import build_parser, read_arguments
-from mcl_hf.data import BrokenImage, ImageSource, ViewBatch, ViewLoader, decode_image, open_source
+from mcl_hf.cli.show_montages import first_montages
+from mcl_hf.data import BrokenImage, ImageSource, decode_image
 from mcl_hf.data.near_duplicates import NearDuplicates, find_near_duplicates
 from mcl_hf.data.stage_times import STAGES, StageTimes, time_stages
 from mcl_hf.errors import InputError
-from mcl_hf.models.montage import MontageLayout, draw_montages
 from mcl_hf.training import PretrainArguments
-from mcl_hf.training.step import counter_seed
-from mcl_hf.viz import montage_picture
+from mcl_hf.training.run_data import open_data
 from mcl_hf.viz.contact_sheet import SheetImage, duplicates_picture, stack_pictures, views_picture
 
 GROUPS_SHOWN, IMAGES_SHOWN, IMAGES_TIMED = 5, 8, 32
@@ -52,14 +49,16 @@ def run(argv: list[str]) -> None:
     if namespace.compare < 0:
         raise InputError(f"--compare must be at least 0, got {namespace.compare}")
     arguments = read_arguments(namespace)
-    names = ("image_column", "label_column", "group_column", "split", "streaming")
-    source = open_source(arguments.data, **{name: getattr(arguments, name) for name in names})
+    source = open_data(arguments)
     print(source.description)
-    batch, montages = _first_batch(arguments, source, min(namespace.images, len(source)))
+    channels = arguments.model_config().num_channels
+    batch, montages = first_montages(arguments, source, min(namespace.images, len(source)))
     for line in batch.broken:
         print(f"broken: {line}")
-    parts = [views_picture(_originals(source, batch.sample_ids.tolist()), batch.views_a, batch.views_b)]
-    if namespace.compare:
+    parts = [views_picture(_originals(source, batch.sample_ids.tolist(), channels), batch.views_a, batch.views_b)]
+    if namespace.compare and channels not in (1, 3):
+        print(f"near-duplicates are looked for among images of 1 or 3 channels, not {channels}")
+    elif namespace.compare:
         found = find_near_duplicates(
             source,
             _sample(source, namespace.compare, arguments.seed),
@@ -70,38 +69,24 @@ def run(argv: list[str]) -> None:
             shown = found.groups[:GROUPS_SHOWN]
             groups = _count(len(found.groups), "group")
             title = f"{found.images} of {found.looked_at} images look like another one: {groups}"
-            originals = [_originals(source, group[:IMAGES_SHOWN]) for group in shown]
+            originals = [_originals(source, group[:IMAGES_SHOWN], channels) for group in shown]
             parts.append(duplicates_picture(originals, [len(group) for group in shown], title, columns=IMAGES_SHOWN))
     print(_speed(arguments, source))
     save_picture(stack_pictures([*parts, montages]), namespace.out)
 
 
-def _first_batch(arguments: PretrainArguments, source: ImageSource, count: int) -> tuple[ViewBatch, Image.Image]:
-    """``count`` images with their views, and the picture of their montages."""
-    config = arguments.model_config()
-    loader = ViewLoader(
-        source,
-        view_size=config.image_size,
-        ratios=config.montage_ratios,
-        batch_size=count,
-        seed=arguments.seed,
-        view_rendering=arguments.view_rendering,
-        sides=1 if arguments.objective == "supervised" else 2,
-        num_channels=config.num_channels,
-        max_broken=arguments.max_broken,
-    )
-    batch = next(iter(loader))
-    layout = MontageLayout.of(count, config.montage_ratios, config.montage_fractions)
-    montages = [
-        draw_montages(layout, torch.Generator().manual_seed(counter_seed("montage", arguments.seed, 0, 0, side)))
-        for side in (0, 1)
+def _originals(source: ImageSource, indices: list[int], num_channels: int) -> list[SheetImage]:
+    """The images at ``indices``, which have been decoded before, in colour; of other than 1 or 3 channels, the first
+    channel in gray.
+    """
+    plain = num_channels in (1, 3)
+    return [
+        SheetImage(
+            decode_image(source.sample(index).bytes_, 3 if plain else num_channels)[:, :, : 3 if plain else 1],
+            source.name(index),
+        )
+        for index in indices
     ]
-    return batch, montage_picture(batch.views_a, batch.views_b, montages[0], montages[1], config.montage_ratios)
-
-
-def _originals(source: ImageSource, indices: list[int]) -> list[SheetImage]:
-    """The images at ``indices``, which have been decoded before, in colour."""
-    return [SheetImage(decode_image(source.sample(index).bytes_), source.name(index)) for index in indices]
 
 
 def _sample(source: ImageSource, count: int, seed: int) -> list[int]:
@@ -155,7 +140,7 @@ def _speed(arguments: PretrainArguments, source: ImageSource) -> str:
         try:
             data = source.sample(index).bytes_
             reading += time.perf_counter() - start
-            longer_sides.append(max(decode_image(data).shape[:2]))
+            longer_sides.append(max(decode_image(data, config.num_channels).shape[:2]))
         except BrokenImage:
             continue  # named above, where near-duplicates are looked for, and in every run
         files.append(data)

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from mcl_hf.cli.command import save_picture
 from mcl_hf.cli.pretrain import build_parser, read_arguments
-from mcl_hf.data import ViewLoader, open_source
+from mcl_hf.data import ImageSource, ViewBatch
 from mcl_hf.models.montage import MontageLayout, draw_montages
+from mcl_hf.training import PretrainArguments
+from mcl_hf.training.run_data import open_data, open_loader
 from mcl_hf.training.step import counter_seed
 from mcl_hf.viz import montage_picture
 
@@ -30,27 +33,26 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--out", metavar="FILE", type=Path, default=Path("montages.png"), help="picture to write")
     namespace = parser.parse_args(argv)
     arguments = read_arguments(namespace)
-    config = arguments.model_config()
     batch_size, _ = arguments.batch_sizes(world_size=1)
-    names = ("image_column", "label_column", "group_column", "split", "streaming")
-    source = open_source(arguments.data, **{name: getattr(arguments, name) for name in names})
+    source = open_data(arguments)
     print(source.description)
-    loader = ViewLoader(
-        source,
-        view_size=config.image_size,
-        ratios=config.montage_ratios,
-        batch_size=min(batch_size, len(source)),
-        seed=arguments.seed,
-        view_rendering=arguments.view_rendering,
-        sides=1 if arguments.objective == "supervised" else 2,
-        num_channels=config.num_channels,
-        max_broken=arguments.max_broken,
-    )
-    batch = next(iter(loader))
-    layout = MontageLayout.of(len(batch.sample_ids), config.montage_ratios, config.montage_fractions)
+    batch, picture = first_montages(arguments, source, min(batch_size, len(source)))
+    for line in batch.broken:
+        print(f"broken: {line}")
+    save_picture(picture, namespace.out)
+
+
+def first_montages(arguments: PretrainArguments, source: ImageSource, count: int) -> tuple[ViewBatch, Image.Image]:
+    """The first ``count`` images of a run with their views, and the picture of their montages.
+
+    Raises:
+        InputError: Settings that cannot work, or images that cannot be read.
+    """
+    config = arguments.model_config()
+    batch = next(iter(open_loader(arguments, config, source, count))).augmented(torch.Tensor.contiguous)
+    layout = MontageLayout.of(count, config.montage_ratios, config.montage_fractions)
     montages = [
         draw_montages(layout, torch.Generator().manual_seed(counter_seed("montage", arguments.seed, 0, 0, side)))
         for side in (0, 1)
     ]
-    picture = montage_picture(batch.views_a, batch.views_b, montages[0], montages[1], config.montage_ratios)
-    save_picture(picture, namespace.out)
+    return batch, montage_picture(batch.views_a, batch.views_b, montages[0], montages[1], config.montage_ratios)

@@ -14,9 +14,10 @@ from mcl_hf.data.remote import is_remote
 from mcl_hf.errors import InputError
 
 SHARD_SUFFIXES = (".parquet", ".tar")
+_FILES_LISTED = 5
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_HUB_ADDRESS = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>refs/[^/]+/[^/]+|[^/]+))?/(?P<path>.+)")
+_HUB_ADDRESS = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>refs/[^/]+/[^/]+|[^/]+))?/(?P<path>.*)")
 _CONVERTED = "refs/convert/parquet"
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
@@ -58,8 +59,12 @@ def is_hub_name(data: str) -> bool:
     return _HUB_NAME.fullmatch(data) is not None
 
 
-def addressed_shards(data: str) -> Shards | None:
+def addressed_shards(data: str, patterns: Sequence[str] = ("",)) -> Shards | None:
     """Shards of an ``https://`` or ``hf://`` address with braces or, on the Hub, wildcards; None for anything else.
+
+    Args:
+        data: the address.
+        patterns: on the Hub, what to look for below the address.
 
     Raises:
         InputError: an address of another form, or one that nothing matches.
@@ -72,25 +77,48 @@ def addressed_shards(data: str) -> Shards | None:
     if not data.startswith("hf://"):
         return None
     match = _HUB_ADDRESS.fullmatch(data)
-    if match is None:
-        raise InputError(f"{data} cannot be read: write hf://datasets/USER/NAME/PATH, with wildcards if you like.")
-    from fsspec.utils import glob_translate
-
+    if match is None or not (match["path"] or any(patterns)):
+        raise InputError(
+            f"{data} cannot be read: write hf://datasets/USER/NAME/PATH, with wildcards if you like, or name the files "
+            "with --data-files."
+        )
     files, revision = _hub_files(match["repo"], match["revision"])
-    patterns = [re.compile(glob_translate(pattern)) for pattern in expand_braces(match["path"])]
-    found = [file for file in files if any(pattern.fullmatch(file) for pattern in patterns)]
-    if not found:
-        raise InputError(f"No file of the data set {match['repo']} on the Hub matches '{match['path']}'.")
+    wanted = [match["path"] + pattern for pattern in patterns]
+    found = matching_files(files, wanted, f"the data set {match['repo']} on the Hub")
     return Shards(f"shards of {match['repo']} on the Hub", _hub_addresses(match["repo"], revision, found))
 
 
-def hub_shards(name: str, split: str) -> Shards:
-    """Parquet or tar shards of a data set on the Hub that belong to ``split``; where it has none of its own, those that
-    the Hub has converted it to.
+def matching_files(files: Sequence[str], patterns: Sequence[str], data: str) -> list[str]:
+    """Those of ``files`` that match one of the globs, which may have braces and ``**``, in their own order.
+
+    Raises:
+        InputError: nothing matches one of them; what there is is listed.
+    """
+    from fsspec.utils import glob_translate
+
+    chosen: set[str] = set()
+    for pattern in patterns:
+        forms = [re.compile(glob_translate(form)) for form in expand_braces(pattern.removeprefix("./"))]
+        found = [file for file in files if any(form.fullmatch(file) for form in forms)]
+        if not found:
+            listed = ", ".join(files[:_FILES_LISTED]) or "no data files at all"
+            more = f" and {len(files) - _FILES_LISTED} more" if len(files) > _FILES_LISTED else ""
+            raise InputError(f"No file of {data} matches '{pattern}': there are {listed}{more}.")
+        chosen.update(found)
+    return [file for file in files if file in chosen]
+
+
+def hub_shards(name: str, split: str, patterns: Sequence[str] | None = None) -> Shards:
+    """Parquet or tar shards of a data set on the Hub that match one of ``patterns``, or belong to ``split``; where it
+    has none of its own, those that the Hub has converted it to.
 
     Raises:
         InputError: no such data set, no shards, no such split, or several configurations.
     """
+    if patterns is not None:
+        files, commit = _hub_files(name, None)
+        chosen = matching_files(files, patterns, f"the data set {name} on the Hub")
+        return Shards(f"Hub data set {name}, {len(chosen)} files", _hub_addresses(name, commit, chosen))
     for revision in (None, _CONVERTED):
         files, commit = _hub_files(name, revision)
         for suffix in SHARD_SUFFIXES:

@@ -6,7 +6,7 @@ Flow: views (crops) + augment (draws) -> loader -> **augment_batch**, in the tra
 here waits for the device: sizes that depend on the draws are known on the host.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,16 +34,15 @@ class BatchDraws:
     solarised: Tensor
     flipped: Tensor
 
-    def pin_memory(self) -> "BatchDraws":
-        """Copy in page-locked memory."""
-        return BatchDraws(*(tensor.pin_memory() for tensor in self._tensors()))
-
-    def to(self, device: torch.device | str) -> "BatchDraws":
-        """Copy on a device; does not wait for it where the memory is page-locked."""
-        return BatchDraws(*(tensor.to(device, non_blocking=True) for tensor in self._tensors()))
-
-    def _tensors(self) -> tuple[Tensor, ...]:
-        return self.colour, self.blurred, self.weights, self.solarised, self.flipped
+    def map(self, function: Callable[[Tensor], Tensor]) -> "BatchDraws":
+        """Each tensor through a function, such as one that copies it to a device."""
+        return BatchDraws(
+            function(self.colour),
+            function(self.blurred),
+            function(self.weights),
+            function(self.solarised),
+            function(self.flipped),
+        )
 
 
 def collect_draws(draws: Sequence[ViewDraw], num_channels: int, sigma_scale: float) -> BatchDraws:

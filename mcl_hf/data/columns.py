@@ -3,6 +3,7 @@
 Flow: order -> local_tables + **columns** -> sources -> decode -> views -> loader.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from mcl_hf.errors import InputError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+_SHOWN_OF_A_TEXT = 60
 
 
 def find_image_column(table: "Dataset", data: str, asked: str | None) -> str:
@@ -31,7 +34,7 @@ def find_image_column(table: "Dataset", data: str, asked: str | None) -> str:
             ready.append(name)
         elif isinstance(kind, Value) and kind.dtype in ("binary", "large_binary"):
             binary.append(name)
-        elif isinstance(kind, Value) and kind.dtype in ("string", "large_string"):
+        elif is_text(table, name):
             texts.append(name)
     if asked is not None:
         require_column(table, data, "image_column", asked)
@@ -48,10 +51,32 @@ def find_image_column(table: "Dataset", data: str, asked: str | None) -> str:
     raise InputError(f"{data}: no column holds images; its columns are {names}. Give one as image_column.")
 
 
+def require_paths(data: str, column: str, first: str | None) -> None:
+    """Raise `InputError` where a column of texts, of which ``first`` is one, cannot be the images.
+
+    Only paths of files can be; a caption or an address on the web is none.
+    """
+    try:
+        is_file = first is not None and Path(first).is_file()
+    except (OSError, ValueError):  # a caption longer than a path may be
+        is_file = False
+    if not is_file:
+        shown = "no text at all" if first is None else f"'{first[:_SHOWN_OF_A_TEXT]}'"
+        raise InputError(
+            f"image_column '{column}' of {data} holds texts that are no paths of files ({shown} is the first): it is "
+            "not the column of the images."
+        )
+
+
 def require_column(table: "Dataset", data: str, option: str, column: str) -> None:
     """Raise `InputError`, naming the columns that exist, where ``column`` does not."""
     if column not in table.column_names:
         raise InputError(f"{option} '{column}' is not in {data}: its columns are {', '.join(table.column_names)}.")
+
+
+def is_text(table: "Dataset", column: str) -> bool:
+    """Whether ``column`` holds texts."""
+    return getattr(table.features[column], "dtype", None) in ("string", "large_string")
 
 
 def has_class_names(table: "Dataset", column: str) -> bool:
@@ -82,13 +107,15 @@ def label_ids(table: "Dataset", column: str) -> tuple[np.ndarray, list[str] | No
     return ids, list(table.features[column].names) if has_class_names(table, column) else None
 
 
-def group_ids(table: "Dataset", column: str) -> np.ndarray:
-    """Groups as int64 ``(num_images,)``, numbered from 0 in order of first appearance; equal values are one group.
+def group_ids(table: "Dataset", column: str) -> tuple[np.ndarray, list[str] | None]:
+    """Groups as int64 ``(num_images,)``, numbered from 0 in order of first appearance, and their names where they are
+    texts; equal values are one group.
 
     Raises:
         InputError: empty rows, or values that are not single numbers or texts.
     """
-    return _distinct(table, column)[0]
+    places, values = _distinct(table, column)
+    return places, values if isinstance(values[0], str) else None
 
 
 def _distinct(table: "Dataset", column: str) -> tuple[np.ndarray, list[Any]]:

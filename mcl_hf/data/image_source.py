@@ -9,14 +9,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from mcl_hf.data.columns import group_ids, label_ids
-from mcl_hf.data.decode import BrokenImage, open_image
+from mcl_hf.data.decode import BrokenImage, OpenedImage, open_image
 from mcl_hf.data.local_tables import LocalTable
-from mcl_hf.data.order import SampleOrder
+from mcl_hf.data.order import PositionOrder, SampleOrder
+from mcl_hf.errors import InputError
 
 _FILES_IN_FINGERPRINT = 1000
 
@@ -31,16 +32,6 @@ class RawSample:
     name: str
 
 
-class Order(Protocol):
-    """Which sample stands at which position; positions count from 0 over all epochs."""
-
-    def index(self, position: np.ndarray) -> np.ndarray:
-        """Sample indices at positions, int64 of the same shape."""
-
-    def substitute(self, position: int, salt: int) -> int:
-        """Index of the ``salt``-th stand-in (1, 2, ...) for a broken sample at ``position``."""
-
-
 class ImageSource(ABC):
     """Images by index, as undecoded bytes, with optional label and group, and the order that suits how they are read.
 
@@ -50,6 +41,7 @@ class ImageSource(ABC):
         labels: int64 ``(num_images,)``, or None without a label column.
         label_names: name of each label id, or None where the labels have no names.
         groups: int64 ``(num_images,)``, or None without a group column.
+        group_names: text of each group, or None where groups are numbers.
     """
 
     description: str
@@ -57,6 +49,7 @@ class ImageSource(ABC):
     labels: np.ndarray | None = None
     label_names: list[str] | None = None
     groups: np.ndarray | None = None
+    group_names: list[str] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -75,7 +68,7 @@ class ImageSource(ABC):
         """What a user can find image ``index`` by: its path, or its row and the file name stored there."""
 
     @abstractmethod
-    def order(self, seed: int, images_per_step: int) -> Order:
+    def order(self, seed: int, images_per_step: int) -> PositionOrder:
         """The order of its images; only where rows are read in long pieces does it depend on the images of a step."""
 
     @property
@@ -98,7 +91,7 @@ class ImageSource(ABC):
     def _describe_example(self) -> str:
         try:
             sample = self.sample(0)
-            image = open_image(sample.bytes_)
+            image = _open_any(sample.bytes_)
         except BrokenImage as error:
             return f"{self.name(0)}, which is broken: {error}"
         return f"{sample.name}, {image.width}x{image.height} px, mode {image.mode}, {len(sample.bytes_)} bytes"
@@ -128,7 +121,7 @@ class TableSource(ImageSource):
         if label_column is not None:
             self.labels, self.label_names = label_ids(table, label_column)
         if group_column is not None:
-            self.groups = group_ids(table, group_column)
+            self.groups, self.group_names = group_ids(table, group_column)
         self._column = image_column
         self._table = table.select_columns([image_column]).cast_column(image_column, Image(decode=False))
         used = (image_column, label_column, group_column)
@@ -149,6 +142,17 @@ class TableSource(ImageSource):
     def order(self, seed: int, images_per_step: int) -> SampleOrder:
         """A full permutation in each epoch."""
         return SampleOrder(len(self), seed)
+
+
+def _open_any(data: bytes) -> OpenedImage:
+    """An image of any number of channels."""
+    try:
+        return open_image(data)
+    except BrokenImage as error:
+        try:
+            return open_image(data, num_channels=0)
+        except InputError:  # tifffile is not there: what Pillow said has to do
+            raise error from None
 
 
 def image_bytes(value: dict[str, Any] | None) -> bytes:

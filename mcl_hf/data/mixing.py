@@ -13,8 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
-from mcl_hf.data.image_source import ImageSource, Order, RawSample
-from mcl_hf.data.order import SampleOrder
+from mcl_hf.data.image_source import ImageSource, RawSample
+from mcl_hf.data.order import PositionOrder, SampleOrder
 from mcl_hf.errors import InputError
 
 STRETCH = 10_000
@@ -90,25 +90,23 @@ class MixedSource(ImageSource):
         return self._sources[number], index - int(self._first_index[number])
 
 
-class MixedOrder:
+class MixedOrder(PositionOrder):
     """See the module. ``counts``: places of each source in a stretch; ``first_index``: of each source's image 0."""
 
-    def __init__(self, orders: Sequence[Order], counts: np.ndarray, first_index: np.ndarray, seed: int) -> None:
+    def __init__(self, orders: Sequence[PositionOrder], counts: np.ndarray, first_index: np.ndarray, seed: int) -> None:
         self._orders, self._counts, self._first_index = list(orders), counts, first_index
         self._places = SampleOrder(STRETCH, seed + 1)
         self._ends = np.cumsum(counts)
         self._stretch: tuple[int, np.ndarray, np.ndarray] | None = None
 
-    def index(self, position: np.ndarray) -> np.ndarray:
-        """Indices in the mixed source at positions, int64 of the same shape."""
-        positions = position.astype(np.int64).reshape(-1)
+    def _indices(self, positions: np.ndarray) -> np.ndarray:
         result = np.empty_like(positions)
         sources, numbers = self._source_positions(positions)
         for source, order in enumerate(self._orders):
             mask = sources == source
             if mask.any():
                 result[mask] = self._first_index[source] + order.index(numbers[mask])
-        return result.reshape(position.shape)
+        return result
 
     def substitute(self, position: int, salt: int) -> int:
         """A stand-in from the same source."""

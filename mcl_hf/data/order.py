@@ -9,6 +9,7 @@ https://doi.org/10.1007/3-540-45760-7_9). The round function is the finaliser of
 2014, https://doi.org/10.1145/2660193.2660195).
 """
 
+from abc import ABC, abstractmethod
 from typing import overload
 
 import numpy as np
@@ -29,7 +30,29 @@ def mix64(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
-class SampleOrder:
+class PositionOrder(ABC):
+    """Maps positions, counted from 0 over all epochs, to sample indices."""
+
+    @overload
+    def index(self, position: int) -> int: ...
+    @overload
+    def index(self, position: np.ndarray) -> np.ndarray: ...
+    def index(self, position: int | np.ndarray) -> int | np.ndarray:
+        """Sample index at ``position``: an int for an int, an int64 array of the same shape for an integer array."""
+        if not isinstance(position, np.ndarray):
+            return int(self._indices(np.array([position], dtype=np.int64))[0])
+        return self._indices(position.astype(np.int64).reshape(-1)).reshape(position.shape)
+
+    @abstractmethod
+    def _indices(self, positions: np.ndarray) -> np.ndarray:
+        """int64 ``(P,)`` to int64 ``(P,)``."""
+
+    @abstractmethod
+    def substitute(self, position: int, salt: int) -> int:
+        """Index of the ``salt``-th stand-in (1, 2, ...) for a sample at ``position`` that turned out to be broken."""
+
+
+class SampleOrder(PositionOrder):
     """Maps a position, counted from 0 over all epochs, to a sample index.
 
     Position ``p`` belongs to epoch ``p // num_samples``; within one epoch every index comes exactly once.
@@ -48,16 +71,8 @@ class SampleOrder:
         self._half_bits = max(3, ((num_samples - 1).bit_length() + 1) // 2)
         self._seed_key = mix64(np.array([seed % 2**64], dtype=np.uint64) + _GOLDEN)
 
-    @overload
-    def index(self, position: int) -> int: ...
-    @overload
-    def index(self, position: np.ndarray) -> np.ndarray: ...
-    def index(self, position: int | np.ndarray) -> int | np.ndarray:
-        """Sample index at ``position``: an int for an int, an int64 array of the same shape for an integer array."""
-        if not isinstance(position, np.ndarray):
-            return int(self.index(np.array([position]))[0])
-        positions = position.astype(np.uint64).reshape(-1)
-        epochs, numbers = np.divmod(positions, np.uint64(self.num_samples))
+    def _indices(self, positions: np.ndarray) -> np.ndarray:
+        epochs, numbers = np.divmod(positions.astype(np.uint64), np.uint64(self.num_samples))
         epoch_keys = mix64(self._seed_key + (epochs + np.uint64(1)) * _GOLDEN)
         numbers = self._encrypt(numbers, epoch_keys)
         # Cycle walking: numbers outside the data set are encrypted again. As the network permutes its whole domain,
@@ -66,10 +81,9 @@ class SampleOrder:
         while outside.size:
             numbers[outside] = self._encrypt(numbers[outside], epoch_keys[outside])
             outside = outside[numbers[outside] >= np.uint64(self.num_samples)]
-        return numbers.astype(np.int64).reshape(position.shape)
+        return numbers.astype(np.int64)
 
     def substitute(self, position: int, salt: int) -> int:
-        """Index of the ``salt``-th stand-in (1, 2, ...) for a sample at ``position`` that turned out to be broken."""
         number = (
             self._seed_key
             + np.array([position], dtype=np.uint64) * _GOLDEN

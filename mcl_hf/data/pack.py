@@ -8,7 +8,7 @@ however often the work was interrupted.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,7 @@ def pack_images(
     data: str,
     out: Path,
     *,
+    data_files: Sequence[str] | None = None,
     max_side: int = 512,
     jpeg_quality: int = 92,
     images_per_shard: int = 2048,
@@ -70,11 +71,12 @@ def pack_images(
 ) -> PackReport:
     """Write the images of a source as parquet shards, or continue where an interrupted call stopped.
 
-    Labels keep their column's name and their class names; groups keep their column's name and become numbers, equal
-    where the values were equal. Columns that were not asked for stay behind.
+    Labels keep their column's name and their class names; groups keep their column's name and their texts, or become
+    numbers from 0 where they are numbers. Columns that were not asked for stay behind.
 
     Args:
-        data, image_column, label_column, group_column, split, streaming: what to pack, as for `open_source`.
+        data, data_files, image_column, label_column, group_column, split, streaming: what to pack, as for
+            `open_source`.
         out: folder to write; new, empty, or an unfinished pack of the same data with the same settings.
         max_side: the longer side of larger images becomes this, in px; smaller images keep their bytes.
         jpeg_quality: 1 to 95, for images that have to be encoded anew.
@@ -90,6 +92,7 @@ def pack_images(
     check_folder(data, out)
     source = open_source(
         data,
+        data_files=data_files,
         image_column=image_column,
         label_column=label_column,
         group_column=group_column,
@@ -161,8 +164,10 @@ def _features(source: ImageSource, columns: dict[str, Any]) -> "Features":
 
     kinds: dict[str, Any] = {IMAGE_COLUMN: Image(), NAME_COLUMN: Value("string")}
     for name, numbers in columns.items():
-        named = numbers is source.labels and source.label_names is not None
-        kinds[name] = ClassLabel(names=source.label_names) if named else Value("int64")
+        if numbers is source.labels and source.label_names is not None:
+            kinds[name] = ClassLabel(names=source.label_names)
+        else:
+            kinds[name] = Value("string" if numbers is source.groups and source.group_names else "int64")
     return Features(kinds)
 
 
@@ -170,7 +175,10 @@ def _row(source: ImageSource, columns: dict[str, Any], image: _PackedImage) -> d
     in_row = _ROW_WITH_FILE_NAME.fullmatch(image.name)  # "row 3 (cat.jpg)": whoever reads the shard counts other rows
     file_name = in_row[1] if in_row else image.name
     row: dict[str, Any] = {IMAGE_COLUMN: {"bytes": image.data, "path": file_name}, NAME_COLUMN: image.name}
-    return row | {name: int(numbers[image.index]) for name, numbers in columns.items()}
+    for name, numbers in columns.items():
+        number = int(numbers[image.index])
+        row[name] = source.group_names[number] if numbers is source.groups and source.group_names else number
+    return row
 
 
 def _count(report: ShardReport, image: _PackedImage) -> None:

@@ -61,6 +61,10 @@ class Shard(Protocol):
     def rows(self) -> int:
         """Number of its images."""
 
+    @property
+    def largest_block(self) -> int:
+        """Bytes of the largest block in memory, as far as the shard says."""
+
     def schema(self) -> "pyarrow.Schema":
         """Columns and their types."""
 
@@ -122,6 +126,7 @@ class ParquetShard:
     identity: str
     columns: list[str]
     ends: np.ndarray
+    largest_block: int
 
     @property
     def rows(self) -> int:
@@ -160,9 +165,11 @@ def _open_parquet(file: RemoteFile | Path, name: str) -> ParquetShard:
         metadata = opened.metadata
         groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         columns = opened.schema_arrow.names
+        sizes = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{name} cannot be read as parquet: {_one_line(error)}") from error
-    return ParquetShard(file, name, _identity(file), columns, np.cumsum(np.array(groups, dtype=np.int64)))
+    ends = np.cumsum(np.array(groups, dtype=np.int64))
+    return ParquetShard(file, name, _identity(file), columns, ends, max(sizes, default=0))
 
 
 @lru_cache(maxsize=_OPEN_FILES)
@@ -206,6 +213,7 @@ class TarShard:
     name: str
     identity: str
     index: "pyarrow.Table"
+    largest_block = 0  # a few images
 
     @property
     def rows(self) -> int:

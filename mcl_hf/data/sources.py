@@ -9,20 +9,13 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from mcl_hf.data.addresses import SHARD_SUFFIXES, Shards, addressed_shards, hub_shards, is_hub_name, split_mix
-from mcl_hf.data.columns import find_image_column, has_class_names, require_column
+from mcl_hf.data.addresses import Shards, addressed_shards, hub_shards, is_hub_name, split_mix
+from mcl_hf.data.columns import find_image_column, has_class_names, is_text, require_column, require_paths
+from mcl_hf.data.folders import folder_files, folder_table, local_files, shards_in
 from mcl_hf.data.image_source import ImageSource, RawSample, TableSource
-from mcl_hf.data.local_tables import (
-    LocalTable,
-    arrow_table,
-    files_of_split,
-    folder_table,
-    hub_table,
-    parquet_table,
-    photos_table,
-    shards_in,
-)
+from mcl_hf.data.local_tables import LocalTable, canonical_split, hub_table, photos_table
 from mcl_hf.data.mixing import MixedSource
+from mcl_hf.data.remote import is_remote
 from mcl_hf.data.streams import StreamSource
 from mcl_hf.errors import InputError
 
@@ -32,6 +25,7 @@ __all__ = ["ImageSource", "RawSample", "open_source"]
 def open_source(
     data: str | Sequence[str],
     *,
+    data_files: Sequence[str] | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
@@ -49,30 +43,39 @@ def open_source(
             * the name of a data set on the Hub, ``user/name``,
             * ``https://`` or ``hf://datasets/user/name/path`` addresses of parquet or tar shards, with ``{000..127}``
               and, on the Hub, wildcards. They are read where they lie.
+        data_files: of a folder, a data set on the Hub or ``hf://datasets/user/name``, the files to take: names or globs
+            within it (``**`` for any depth). They take the place of ``split``.
         image_column: column that holds the images; found by itself where there is only one candidate.
         label_column: column of class numbers or names (tar: ``cls``). By-class folders, and tables whose ``label`` is
             a ClassLabel, give labels without it; streams do not.
         group_column: column whose equal values mark images of one group (crops of one photo: ``source_image`` in
             the embedded ones). Folders of images have ``folder``.
-        split: the part to take where the names of folders or files tell parts apart.
+        split: the part to take where the names of folders or files tell parts apart; elsewhere it has no effect, which
+            the description says.
         streaming: read parquet files and the Hub's data sets where they lie as well, without a copy on disk.
 
     Raises:
-        InputError: nothing there, no images in it, or a column that does not exist or does not fit.
+        InputError: nothing there, no images in it, a pattern that matches nothing, or a column that does not exist or
+            does not fit.
     """
     names, weights = split_mix([data] if isinstance(data, str) else data)
-    sources = [_open_one(name, image_column, label_column, group_column, split, streaming) for name in names]
+    patterns = None if data_files is None else [data_files] if isinstance(data_files, str) else list(data_files)
+    if patterns is not None:
+        _check_patterns(patterns, names, split)
+    columns = (image_column, label_column, group_column)
+    sources = [_open_one(_find(name, split, streaming, patterns), name, *columns) for name in names]
     return sources[0] if len(sources) == 1 else MixedSource(sources, weights)
 
 
 def _open_one(
-    data: str, image_column: str | None, label_column: str | None, group_column: str | None, split: str, streaming: bool
+    opened: LocalTable | Shards, data: str, image_column: str | None, label_column: str | None, group_column: str | None
 ) -> ImageSource:
-    opened = _find(data, split, streaming)
     if isinstance(opened, Shards):
         return StreamSource(data, opened.kind, opened.addresses, image_column, label_column, group_column)
     table = opened.table
-    image_column = find_image_column(table, data, image_column)
+    asked, image_column = image_column, find_image_column(table, data, image_column)
+    if asked is not None and is_text(table, asked):
+        require_paths(data, asked, table[0][asked])
     if label_column is None and has_class_names(table, "label"):
         label_column = "label"
     for option, column in (("label_column", label_column), ("group_column", group_column)):
@@ -81,35 +84,47 @@ def _open_one(
     return TableSource(opened, image_column, label_column, group_column)
 
 
-def _find(data: str, split: str, streaming: bool) -> LocalTable | Shards:
+def _check_patterns(patterns: list[str], names: list[str], split: str) -> None:
+    if not patterns:
+        raise InputError("data_files is empty: name files or globs, or leave it out.")
+    if len(names) > 1:
+        raise InputError("data_files chooses files of one source: in a mix write the globs in data itself.")
+    if canonical_split(split) != "train":
+        raise InputError(
+            f"data_files and split '{split}' are both given: the files named are the part, leave split out."
+        )
+
+
+def _find(data: str, split: str, streaming: bool, patterns: list[str] | None) -> LocalTable | Shards:
     """What a text names: a table to be shuffled, or shards to be streamed."""
+    path = Path(data)
+    if patterns is not None:
+        if path.is_dir():
+            return folder_files(data, path, patterns, streaming)
+        if data.startswith("hf://"):
+            return addressed_shards(f"{data.rstrip('/')}/", patterns)  # type: ignore[return-value]  # it is an address
+        if data == "photos" or path.is_file() or is_remote(data) or not is_hub_name(data):
+            raise InputError(
+                f"data_files chooses among the files of a folder, a data set on the Hub or hf://datasets/USER/NAME; "
+                f"'{data}' is none of these: leave data_files out."
+            )
+        return hub_shards(data, split, patterns) if streaming else hub_table(data, split, patterns)
     if data == "photos":
-        return photos_table()
+        return photos_table(split)
     addressed = addressed_shards(data)
     if addressed is not None:
         return addressed
-    path = Path(data)
     if path.is_dir():
         shards = shards_in(path)
-        return _local_files(data, shards, split, streaming) if shards else folder_table(path, split)
+        return local_files(data, shards, split, streaming) if shards else folder_table(path, split)
     if path.is_file():
-        return _local_files(data, [path], split, streaming)
+        return local_files(data, [path], split, streaming)
     if glob.has_magic(data):
         files = sorted(glob.glob(data, recursive=True))  # noqa: PTH207 - Path.glob knows no absolute patterns
-        return _local_files(data, [Path(file) for file in files], split, streaming)
+        return local_files(data, [Path(file) for file in files], split, streaming)
     if not is_hub_name(data):
         raise InputError(
             f"Data '{data}' is no local file or folder, no address and no name of a data set on the Hub: give photos, "
             "a folder of images, parquet, arrow or tar files, or user/name."
         )
     return hub_shards(data, split) if streaming else hub_table(data, split)
-
-
-def _local_files(data: str, files: list[Path], split: str, streaming: bool) -> LocalTable | Shards:
-    suffix = files[0].suffix.lower() if files else ""
-    if suffix == ".arrow":
-        return arrow_table(data, files, split)
-    if suffix == ".tar" or (streaming and suffix in SHARD_SUFFIXES):
-        chosen = files_of_split(data, files, split, (suffix,))
-        return Shards(f"{len(chosen)} local {suffix[1:]} file(s)", [str(file.resolve()) for file in chosen])
-    return parquet_table(data, files, split)

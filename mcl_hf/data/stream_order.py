@@ -15,11 +15,10 @@ step) nor that of workers changes the order. With 1, 2, 4 or 8 workers a process
 """
 
 from collections.abc import Sequence
-from typing import overload
 
 import numpy as np
 
-from mcl_hf.data.order import SampleOrder, mix64
+from mcl_hf.data.order import PositionOrder, SampleOrder, mix64
 from mcl_hf.errors import InputError
 
 BLOCK_ROWS = 128
@@ -29,7 +28,7 @@ _STAND_INS_NEARBY = 3
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-class StreamOrder:
+class StreamOrder(PositionOrder):
     """Maps a position, counted from 0 over all epochs, to a sample index; shard 0's rows come first, then shard 1's.
 
     Args:
@@ -69,22 +68,14 @@ class StreamOrder:
         self._in_rest = SampleOrder(rest, seed + 3) if rest else None
         self._line: tuple[int, np.ndarray, np.ndarray] | None = None
 
-    @overload
-    def index(self, position: int) -> int: ...
-    @overload
-    def index(self, position: np.ndarray) -> np.ndarray: ...
-    def index(self, position: int | np.ndarray) -> int | np.ndarray:
-        """Sample index at ``position``: an int for an int, an int64 array of the same shape for an integer array."""
-        if not isinstance(position, np.ndarray):
-            return int(self.index(np.array([position]))[0])
-        positions = position.astype(np.int64).reshape(-1)
+    def _indices(self, positions: np.ndarray) -> np.ndarray:
         epochs, offsets = np.divmod(positions, self.num_samples)
         places = self._place(epochs, offsets)
         result = np.empty_like(places)
         for epoch in np.unique(epochs).tolist():
             mask = epochs == epoch
             result[mask] = self._index_at(epoch, places[mask])
-        return result.reshape(position.shape)
+        return result
 
     def shard_and_row(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shard number and row within it of sample indices, int64 arrays of the same shape."""

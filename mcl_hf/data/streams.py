@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mcl_hf.data.columns import find_image_column, group_ids, label_ids, require_column
+from mcl_hf.data.columns import find_image_column, group_ids, label_ids, require_column, require_paths
 from mcl_hf.data.decode import BrokenImage
 from mcl_hf.data.image_source import ImageSource, RawSample, image_bytes, row_name
 from mcl_hf.data.remote import is_remote
@@ -76,16 +76,24 @@ class StreamSource(ImageSource):
         if label_column is not None:
             self.labels, self.label_names = label_ids(self._read_column(label_column), label_column)
         if group_column is not None:
-            self.groups = group_ids(self._read_column(group_column), group_column)
+            self.groups, self.group_names = group_ids(self._read_column(group_column), group_column)
         used = (self._column, label_column, group_column)
         digest = hashlib.sha256(repr(("stream", len(self), used)).encode())
         for shard in self._shards:
             digest.update(f"{shard.identity} {shard.rows}\0".encode())
         self.fingerprint = digest.hexdigest()[:16]
+        _check_image_column(self._shards[0], self._column, data)
+        largest = max(self._shards, key=_largest_block)
         count = "1 shard" if len(self._shards) == 1 else f"{len(self._shards)} shards"
         self.description = self.describe(
             f"{kind}, read in a stream: {len(self)} images in {count}", list(features), used
         )
+        if largest.largest_block > CACHE_BYTES:
+            self.description += (
+                f"\nwarning: {largest.name.partition('?')[0]} has a row group of {largest.largest_block / 1e9:.1f} GB, "
+                f"more than the {CACHE_BYTES / 1e9:.1f} GB that a worker keeps; it is read whole, again and again, for "
+                "one image: mcl-hf pack writes small row groups"
+            )
 
     def __len__(self) -> int:
         return int(self._rows.sum())
@@ -139,6 +147,20 @@ class StreamSource(ImageSource):
     def __getstate__(self) -> dict[str, Any]:
         """Without the blocks: a spawned worker reads its own."""
         return {**self.__dict__, "_cache": OrderedDict(), "_cached_bytes": 0}
+
+
+def _largest_block(shard: Shard) -> int:
+    return shard.largest_block
+
+
+def _check_image_column(shard: Shard, column: str, data: str) -> None:
+    """Raise `InputError` where a column of texts was asked for that holds no paths."""
+    import pyarrow
+
+    kind = shard.schema().field(column).type
+    if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
+        texts = shard.read_columns([column]).column(0)
+        require_paths(data, column, texts[0].as_py())
 
 
 def _read_one_column(shard: Shard, column: str) -> Any:

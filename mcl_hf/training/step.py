@@ -8,6 +8,7 @@ would have drawn. Nothing here waits for the device.
 """
 
 import contextlib
+import functools
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
@@ -80,6 +81,7 @@ def forward_backward(run: Run, views: "ViewBatch", step: int, part: int, is_last
         )
         for side in range(1 if views.views_b is None else 2)
     ]
+    views = views.augmented(functools.partial(copy_to_device, device=run.accelerator.device))
     run.batch = Batch(views, montages[0], montages[1] if len(montages) > 1 else None)
     views_a = normalise(run, views.views_a)
     if arguments.objective == "supervised":
@@ -117,7 +119,7 @@ def counter_seed(purpose: str, *counters: int) -> int:
 
 
 def normalise(run: Run, views: Sequence[Tensor]) -> list[Tensor]:
-    """uint8 `(N, C, s, s)` on the CPU -> float on the device, ``(x - 255 mean) / (255 std)`` by channel."""
+    """uint8 `(N, C, s, s)`, here or on the device -> float on the device, ``(x - 255 mean) / (255 std)`` by channel."""
     layout = torch.channels_last if run.arguments.channels_last else torch.contiguous_format
     on_device = [copy_to_device(view, run.accelerator.device) for view in views]
     return [((view - run.mean) / run.scale).contiguous(memory_format=layout) for view in on_device]

@@ -50,8 +50,9 @@ def steps_until_first_sync(tmp_path, monkeypatch, step=loop.train_step, **option
         {"sides_in_turn": True, "activation_checkpointing": True},
         {"gradient_accumulation_steps": 2, "queue_size": 64},
         {"region_scope": "published", "channels_last": False},
+        {"augment_on": "device"},
     ],
-    ids=["default", "little memory", "accumulation and queue", "published"],
+    ids=["default", "little memory", "accumulation and queue", "published", "augmented there"],
 )
 def test_no_step_between_two_log_lines_waits_for_the_device(tmp_path, monkeypatch, options):
     steps, found = steps_until_first_sync(tmp_path, monkeypatch, **options)
