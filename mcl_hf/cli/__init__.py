@@ -12,6 +12,7 @@ from mcl_hf.version import __version__
 
 COMMANDS = {
     "pretrain": "pre-train a backbone, its feature pyramid and region head on images",
+    "evaluate": "measure a detector on annotated images: COCO's figures, Pascal VOC's, pictures",
     "show": "draw pictures of data, of a run, of montages, or of what a checkpoint finds similar",
     "doctor": "check the installation, or plan a run: memory, hours, disk, cores",
     "probe": "measure what the region features of checkpoints know, without training them",

@@ -7,13 +7,27 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "DetectionData": "detection_data",
+    "DetectionItem": "detection_data",
+    "DetectionMetrics": "evaluate",
+    "ImageDetections": "results",
     "MCLDetectorConfig": "configuration_detector",
     "MCLDetectorOutput": "modeling_detector",
     "MCLForInstanceSegmentation": "modeling_detector",
     "MCLForObjectDetection": "modeling_detector",
+    "evaluate_detections": "evaluate",
+    "gather_results": "results",
+    "ground_truth_results": "results",
+    "match_categories": "predict",
+    "open_detection_data": "datasets",
+    "open_detector": "predict",
     "pixel_boxes": "targets",
+    "predict_data": "predict",
+    "read_results": "results",
     "relative_boxes": "targets",
     "start_detector": "from_pretraining",
+    "to_results": "results",
+    "write_results": "results",
 }
 """Public name -> the file that defines it."""
 

@@ -7,7 +7,7 @@ import glob
 from pathlib import Path
 
 from mcl_hf.data.addresses import is_hub_name
-from mcl_hf.data.local_tables import LocalTable, arrow_table, hub_table, parquet_table, shards_in
+from mcl_hf.data.local_tables import LocalTable, arrow_table, hub_table, parquet_table
 from mcl_hf.detection.annotation_check import RawData, check_annotations
 from mcl_hf.detection.cityscapes import is_cityscapes, read_cityscapes
 from mcl_hf.detection.coco_format import find_annotations, read_coco
@@ -86,11 +86,11 @@ def _read(
 def _table(data: str, split: str) -> LocalTable:
     path = Path(data)
     if path.is_dir():
-        shards = shards_in(path)
-        if shards:
-            return _shards(data, shards, split)
         if any(path.glob("metadata.*")) or any(path.glob("*/metadata.*")):
             return metadata_folder_table(path, split)
+        shards = [file for end in ("parquet", "arrow") for file in sorted(path.rglob(f"*.{end}"))]
+        if shards:
+            return _shards(data, shards, split)
         raise InputError(
             f"{data} holds no annotations that are known: no COCO JSON, no VOC or Cityscapes folders, no parquet files "
             "and no metadata.jsonl"

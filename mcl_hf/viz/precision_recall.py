@@ -17,7 +17,7 @@ MOST_LINES = 12
 def precision_recall_picture(
     panels: Mapping[str, Mapping[str, np.ndarray]], recalls: np.ndarray, title: str = ""
 ) -> Image.Image:
-    """Side by side, for each panel its classes' curves and their mean in black.
+    """Two panels a row, in each its classes' curves and their mean in black; a class keeps its colour.
 
     Args:
         panels: Title, such as "box, IoU 0.5" -> class name -> precision `(R,)` at each recall.
@@ -30,10 +30,14 @@ def precision_recall_picture(
     Raises:
         InputError: matplotlib is not installed.
     """
-    figure = new_figure(560 * max(1, len(panels)), 520)
+    columns = min(2, max(1, len(panels)))
+    rows = -(-max(1, len(panels)) // columns)
+    figure = new_figure(640 * columns, 480 * rows)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK)
-    axes = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
     for axis, (name, curves) in zip(axes, panels.items(), strict=False):
         _draw_panel(axis, name, curves, recalls)
     return figure_to_image(figure)
@@ -48,7 +52,9 @@ def _draw_panel(axis: Any, name: str, curves: Mapping[str, np.ndarray], recalls:
     for label in ranked:
         if label not in named:
             axis.plot(recalls, curves[label], color="#d8d8de", linewidth=0.8)
-    for index, label in enumerate(named):
+    places = {label: place for place, label in enumerate(label for label in curves if label in named)}
+    for label in named:
+        index = places[label]
         style = "-" if index < len(LINE_COLOURS) else "--"
         average = 100 * float(np.mean(curves[label]))
         axis.plot(

@@ -1,0 +1,206 @@
+"""`mcl-hf evaluate`: a detector, or a results JSON of any detector, scored on annotated images.
+
+Also behind `scripts/evaluate.py`, for several processes; the first of them scores and writes.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mcl_hf.cli.command import Parser, run_command
+from mcl_hf.detection.coco_metrics import BACKENDS, import_backend
+from mcl_hf.detection.datasets import open_detection_data
+from mcl_hf.detection.detection_data import DetectionData
+from mcl_hf.detection.evaluate import evaluate_detections
+from mcl_hf.detection.evaluation_files import write_evaluation
+from mcl_hf.detection.results import Result, gather_results, merge_results, read_results, to_results
+from mcl_hf.errors import InputError
+
+DESCRIPTION = "Measure a detector on annotated images: COCO's figures for boxes and masks, Pascal VOC's AP50, pictures."
+EXAMPLES = """
+examples:
+  mcl-hf evaluate runs/detector --data coco --split val2017
+  mcl-hf evaluate --predictions results.json --data coco --split val2017 --output-dir scored
+  accelerate launch scripts/evaluate.py runs/detector --data coco --split val2017 --output-dir scored
+"""
+
+
+def build_parser() -> Parser:
+    """The command's options."""
+    parser = Parser(
+        prog="mcl-hf evaluate",
+        usage="mcl-hf evaluate [CHECKPOINT] --data DATA [options]",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "checkpoint", nargs="?", metavar="CHECKPOINT", help="a detector's folder or Hub repository; see --predictions"
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help="COCO JSON or a folder with one, VOCdevkit or one of its years, Cityscapes, parquet files or a data set "
+        "of the Hub with columns image and objects",
+    )
+    data.add_argument("--split", default="val", metavar="NAME", help="part of the data (default: val)")
+    data.add_argument("--images", metavar="DIR", help="folder of a COCO JSON's images, where it is not beside the JSON")
+    data.add_argument("--image-column", metavar="NAME", help="column of images (default: the only one that can be)")
+    data.add_argument("--objects-column", default="objects", metavar="NAME", help="column of boxes (default: objects)")
+    data.add_argument(
+        "--box-format",
+        default="xywh",
+        choices=["xywh", "xyxy"],
+        help="of a table's boxes, px: corner and sides, or two corners (default: xywh)",
+    )
+    data.add_argument("--skip-broken", action="store_true", help="leave out, and name, what would be refused")
+    data.add_argument("--max-images", type=int, metavar="N", help="only the first N images")
+    run = parser.add_argument_group("detections")
+    run.add_argument(
+        "--predictions", metavar="FILE", help="score this COCO results JSON, in place of running a CHECKPOINT"
+    )
+    run.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at a time a process (default: 1)")
+    run.add_argument(
+        "--num-workers", type=int, default=2, metavar="N", help="processes that decode and resize (default: 2)"
+    )
+    run.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"], help="arithmetic (default: fp32)")
+    run.add_argument(
+        "--device", default="auto", choices=["auto", "cpu"], help="auto takes the accelerator where there is one"
+    )
+    out = parser.add_argument_group("figures")
+    out.add_argument(
+        "--backend",
+        default="pycocotools",
+        choices=list(BACKENDS),
+        help="counts matches; the others give pycocotools' figures sooner (default: pycocotools)",
+    )
+    out.add_argument(
+        "--output-dir",
+        type=Path,
+        metavar="DIR",
+        help="where metrics.json, results.json and pictures go (default: CHECKPOINT/evaluation of a local folder, or "
+        "evaluation)",
+    )
+    out.add_argument("--pictures", type=int, default=8, metavar="N", help="images to draw, evenly spread (default: 8)")
+    out.add_argument(
+        "--picture-score",
+        type=float,
+        default=0.5,
+        metavar="X",
+        help="draw predictions from this score on (default: 0.5)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `run_command` for exit codes."""
+    return run_command(_run, argv)
+
+
+def _run(argv: list[str]) -> None:
+    options = build_parser().parse_args(argv)
+    _check_options(options)
+    import_backend(options.backend)  # before hours of detecting
+    data = open_detection_data(
+        options.data,
+        split=options.split,
+        images=options.images,
+        image_column=options.image_column,
+        objects_column=options.objects_column,
+        box_format=options.box_format,
+        skip_broken=options.skip_broken,
+    )
+    results: list[Result] | None = None
+    if options.predictions is not None:
+        print(data.description)
+        results = read_results(options.predictions, data)
+    if options.max_images is not None:
+        data = data.select(range(min(options.max_images, len(data))))
+    if results is not None:
+        kept = set(data.image_ids)
+        results = merge_results([[result for result in results if result["image_id"] in kept]], data)
+    else:
+        data, results = _detect(options, data)
+    if results is None:  # not the first process
+        return
+    metrics = evaluate_detections(data, results, backend=options.backend)
+    about = {"checkpoint": options.checkpoint, "predictions": options.predictions, "split": options.split}
+    written = write_evaluation(
+        _output_dir(options), data, results, metrics, about, options.pictures, options.picture_score
+    )
+    print("\n".join(metrics.lines()))  # after writing: a closed pipe costs no evaluation
+    print(f"written: {' '.join(map(str, written))}")
+    if find_spec("matplotlib") is None:
+        print("precision over recall is drawn with matplotlib: pip install 'mcl_hf[viz]'")
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    if (options.checkpoint is None) == (options.predictions is None):
+        raise InputError("give one of the two: a CHECKPOINT to run, or --predictions FILE to score")
+    for option, least in (("batch_size", 1), ("num_workers", 0), ("pictures", 0), ("max_images", 1)):
+        value = getattr(options, option)
+        if value is not None and value < least:
+            raise InputError(f"--{option.replace('_', '-')} must be at least {least}, got {value}")
+
+
+def _detect(options: argparse.Namespace, data: DetectionData) -> tuple[DetectionData, list[Result] | None]:
+    """The data without broken images, and all results on the first process, None on the others."""
+    import torch.distributed as dist
+    from accelerate import PartialState
+    from tqdm import tqdm
+
+    from mcl_hf.detection.predict import match_categories, open_detector, predict_data
+
+    state = PartialState(cpu=options.device == "cpu")
+    model, processor = open_detector(options.checkpoint)
+    known: Any = model.config
+    classes = match_categories(dict(known.id2label), data)
+    if state.is_main_process:
+        print(data.description)
+        others = [name for index, name in known.id2label.items() if classes[int(index)] < 0]
+        if others:
+            print(f"not among the data's classes, left out: {', '.join(others[:10])}{', ...' if others[10:] else ''}")
+    start = time.perf_counter()
+    with tqdm(total=len(data), unit="image", disable=not state.is_main_process) as bar:
+
+        def progress(images: int) -> None:
+            bar.update(min(images * state.num_processes, bar.total - bar.n))
+
+        predicted = predict_data(
+            model.to(state.device),
+            processor,
+            data,
+            batch_size=options.batch_size,
+            num_workers=options.num_workers,
+            precision=options.precision,
+            skip_broken=options.skip_broken,
+            progress=progress,
+        )
+    results = gather_results(to_results(predicted.detections, data), data)
+    broken: list[dict[int, str]] = [predicted.broken] * state.num_processes
+    if state.num_processes > 1:
+        dist.all_gather_object(broken, predicted.broken)
+    if not state.is_main_process:
+        return data, None
+    seconds = time.perf_counter() - start
+    print(f"{len(data)} images in {seconds:.1f} s, {len(data) / seconds:.1f} images/s with decoding")
+    reasons = {index: reason for part in broken for index, reason in part.items()}
+    for index, reason in sorted(reasons.items()):
+        print(f"broken, left out: {data.names[index]}: {reason}")
+    if reasons:
+        data = data.select([index for index in range(len(data)) if index not in reasons])
+    return data, results
+
+
+def _output_dir(options: argparse.Namespace) -> Path:
+    if options.output_dir is not None:
+        return options.output_dir
+    if options.checkpoint is not None and Path(options.checkpoint).is_dir():
+        return Path(options.checkpoint) / "evaluation"
+    return Path("evaluation")
