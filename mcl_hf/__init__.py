@@ -21,6 +21,10 @@ from transformers import (  # noqa: E402  (the check above explains a broken pai
     AutoModelForObjectDetection,
     AutoModelForPreTraining,
 )
+from transformers.models.auto.modeling_auto import (  # noqa: E402
+    MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING_NAMES,
+    MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES,
+)
 
 from .detection.configuration_detector import MCLDetectorConfig  # noqa: E402
 from .detection.modeling_detector import MCLForInstanceSegmentation, MCLForObjectDetection  # noqa: E402
@@ -47,8 +51,10 @@ AutoModelForPreTraining.register(MCLConfig, MCLForPreTraining, exist_ok=True)
 AutoConfig.register(MCLDetectorConfig.model_type, MCLDetectorConfig, exist_ok=True)
 AutoModelForObjectDetection.register(MCLDetectorConfig, MCLForObjectDetection, exist_ok=True)
 AutoModelForInstanceSegmentation.register(MCLDetectorConfig, MCLForInstanceSegmentation, exist_ok=True)
-# what pipeline("image-segmentation") looks for
+# transformers.pipeline: "image-segmentation" opens its models by this class, and both tasks know classes by these names
 AutoModelForImageSegmentation.register(MCLDetectorConfig, MCLForInstanceSegmentation, exist_ok=True)
+MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES[MCLDetectorConfig.model_type] = MCLForObjectDetection.__name__
+MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING_NAMES[MCLDetectorConfig.model_type] = MCLForInstanceSegmentation.__name__
 for _config in (MCLConfig, MCLDetectorConfig):
     AutoImageProcessor.register(_config, image_processor_classes={"torchvision": MCLImageProcessor}, exist_ok=True)
 

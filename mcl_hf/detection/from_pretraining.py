@@ -98,9 +98,8 @@ def start_detector(
         raise
     except ValueError as error:  # a configuration's or a checkpoint's complaint, one line each
         raise InputError(" ".join(str(error).split())) from error
-    from_detector = isinstance(source_config, MCLDetectorConfig)
     if parts is None:
-        asked = _parts_of(init, config, from_detector)
+        asked = _parts_of(init, source_config, config)
     else:
         asked = tuple(parts)
         _check_parts(asked, config)
@@ -202,15 +201,17 @@ def _class_of(config: MCLDetectorConfig) -> type[MCLDetectorPreTrainedModel]:
     return MCLForInstanceSegmentation if config.detector == "mask_rcnn" else MCLForObjectDetection
 
 
-def _parts_of(init: str, config: MCLDetectorConfig, from_detector: bool) -> tuple[str, ...]:
+def _parts_of(
+    init: str, source: MCLConfig | MCLDetectorConfig | dict[str, Any] | None, config: MCLDetectorConfig
+) -> tuple[str, ...]:
     """Parts that a source of this kind must bring whole."""
     if init == "random":
         return ()
-    if init.startswith("timm:"):
-        return ("backbone",)
-    if config.detector == "retinanet" or from_detector:
+    if isinstance(source, MCLConfig) and config.detector != "retinanet" and config.box_head_convs:
+        return ("backbone", "fpn", "box_head")
+    if isinstance(source, MCLConfig | MCLDetectorConfig):
         return ("backbone", "fpn")
-    return ("backbone", "fpn", "box_head") if config.box_head_convs else ("backbone", "fpn")
+    return ("backbone",)  # timm's, or weights without a configuration of ours
 
 
 def _check_parts(parts: Sequence[str], config: MCLDetectorConfig) -> None:
