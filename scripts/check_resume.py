@@ -287,7 +287,9 @@ class Check:
         kept = sorted((folder / "checkpoints").glob("step-*"))
         return (int(kept[-1].name[5:]) if kept else 0) + 2
 
-    def signalled(self, name: str, number: signal.Signals, expected_code: int, workers: tuple[int, int]) -> Row:
+    def signalled(
+        self, name: str, number: signal.Signals, expected_code: int, workers: tuple[int, int], to_all: bool = False
+    ) -> Row:
         """A run that is asked to stop by a signal in the middle of some step, and continued."""
         folder = self.root / f"{name}-{workers[0]}".replace(" ", "-")
         options = {**self.options, "num-workers": workers[0], "resume": "auto"}
@@ -297,7 +299,7 @@ class Check:
             time.sleep(self.step_seconds / 10)
         time.sleep(self.random.random() * self.step_seconds)
         moment = self.place.words()
-        if number == signal.SIGINT:
+        if number == signal.SIGINT or to_all:  # as a terminal, torchrun and SLURM do
             os.killpg(child, number)
         else:
             os.kill(child, number)
@@ -374,6 +376,7 @@ def main() -> int:
             for workers in ((0, 2), (2, 1), (1, 0)):
                 add(check.signalled("SIGTERM", signal.SIGTERM, 0, workers))
                 add(check.signalled("Ctrl-C", signal.SIGINT, 130, workers))
+            add(check.signalled("SIGTERM to workers, too", signal.SIGTERM, 0, (2, 0), to_all=True))
             for number, kind in enumerate(KINDS, start=options.runs + 1):
                 add(check.killed(number, kind, kills=2))
     table = as_table(rows)

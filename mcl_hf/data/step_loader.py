@@ -9,8 +9,10 @@ each, and torch's DataLoader hands them out in order: a resumed run continues ex
 import atexit
 import itertools
 import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -101,7 +103,7 @@ class StepLoader(Generic[B]):
             prefetch_factor=prefetch_batches if num_workers else None,
             pin_memory=pin_memory,
             multiprocessing_context=start_method if num_workers else None,
-            worker_init_fn=_leave_without_finalising,
+            worker_init_fn=_start_worker,
         )
 
     def __iter__(self) -> Iterator[B]:
@@ -169,12 +171,21 @@ def read_or_stand_in(
     )
 
 
-def _leave_without_finalising(_worker_id: int) -> None:
-    """Let a spawned worker end as a forked one does, by ``os._exit``.
+def _start_worker(_worker_id: int) -> None:
+    """Let a worker leave when, and as, the training process wants it.
 
-    Its queue thread may still be sending a tensor when the interpreter shuts down, and then aborts the process.
+    Launchers and schedulers send SIGTERM to every process of a job. The training process finishes its step and saves,
+    for which it needs its workers: a first SIGTERM is for it alone, a second one ends the worker.
+
+    A spawned worker ends as a forked one does, by ``os._exit``: its queue thread may still be sending a tensor when
+    the interpreter shuts down, and then aborts the process.
     """
+    signal.signal(signal.SIGTERM, _leave_next_time)
     atexit.register(os._exit, 0)
+
+
+def _leave_next_time(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
 
 
 class _Steps(Sampler[int]):
