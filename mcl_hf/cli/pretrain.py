@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from mcl_hf.cli.command import Parser, run_command
 from mcl_hf.cli.options import add_flags, given_flags
 from mcl_hf.cli.pictures import RunPictures
+from mcl_hf.cli.probing import RunProbe
 from mcl_hf.recipes import recipe_names
 from mcl_hf.training import PretrainArguments, load_arguments, pretrain
 
@@ -62,5 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     parser = build_parser("mcl-hf pretrain", "Pre-train a backbone, its feature pyramid and region head.", EXAMPLES)
-    result = pretrain(read_arguments(parser.parse_args(argv)), callbacks=[RunPictures()])
+    arguments = read_arguments(parser.parse_args(argv))
+    result = pretrain(arguments, callbacks=[RunProbe(arguments), RunPictures()])
     return 130 if result.stopped_by == "SIGINT" else 0

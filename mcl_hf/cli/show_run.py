@@ -24,18 +24,31 @@ def run(argv: list[str]) -> None:
     )
     arguments = parser.parse_args(argv)
     runs: list[Path] = arguments.runs
-    print(format_table([{"run": str(path), **summarise(read_log(path))} for path in runs]))
+    print(side_by_side([{"run": str(path), **summarise(read_log(path))} for path in runs]))
     folder = runs[0] if runs[0].is_dir() else runs[0].parent
     default = folder / "pictures" / "curves.png" if len(runs) == 1 else Path("curves.png")
     save_picture(curves_picture(runs), arguments.out or default)
 
 
+def side_by_side(columns: list[dict[str, str]]) -> str:
+    """One line a number, one column a run; "-" where a run does not have it. The columns' order of titles is kept."""
+    titles: list[str] = []
+    for column in columns:
+        for place, title in enumerate(column):
+            if title not in titles:  # after the one that it follows in its own column
+                before = list(column)[place - 1] if place else None
+                titles.insert(titles.index(before) + 1 if before in titles else len(titles), title)
+    cells = [[column.get(title, "-") for title in titles] for column in columns]
+    widths = [max(map(len, column)) for column in (titles, *cells)]
+    lines = zip(titles, *cells, strict=True)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
 def format_table(rows: list[dict[str, str]]) -> str:
-    """Rows as aligned text: one line a row below the titles; one row alone becomes one line a column."""
+    """Rows as aligned text: one line a row below the titles."""
     titles = list(dict.fromkeys(title for row in rows for title in row))
-    if len(rows) == 1:
-        width = max(map(len, titles))
-        return "\n".join(f"{title:<{width}}  {rows[0][title]}" for title in titles)
     table = [titles, *([row.get(title, "-") for title in titles] for row in rows)]
     widths = [max(len(line[column]) for line in table) for column in range(len(titles))]
     return "\n".join(

@@ -3,7 +3,7 @@
 Where it sits: `watch.py` hands every record of the log to `observe`, whose result is part of the checkpoint, and says
 what `verdicts` finds. Pure functions of records: two runs with equal records get equal verdicts, a resumed one too.
 
-The rules, each over consecutive records:
+The rules:
 
 * **Collapse to a point**: at some level the feature std is under a tenth of `1 / sqrt(D)`, what it is for vectors that
   are spread out in D dimensions.
@@ -13,8 +13,8 @@ The rules, each over consecutive records:
   queries are not nearer to their own keys than to others by a cosine of 0.05. (With a low temperature a network that
   learns well can stay above that loss for a while, because being sure costs where it is wrong.)
 
-Collapse counts after 5 records; a flat loss after 20 records over at least 100 steps. A record that breaks the rule
-starts the count anew.
+Collapse counts after 5 records in a row. A flat loss is judged by means over windows of 20 records that span at least
+100 steps, because the loss of a small batch jumps.
 
 Source: std as in SimSiam (Chen and He 2020, arXiv 2011.10566, figure 2), effective rank as in RankMe (arXiv
 2210.02885); the bounds are ours.
@@ -32,8 +32,9 @@ FLAT_SHARE, FLAT_MARGIN = 0.99, 0.05
 COLLAPSE_RECORDS = 5
 FLAT_RECORDS, FLAT_STEPS = 20, 100
 
-Streaks = dict[str, dict[str, int]]
-"""Rule -> {"since": step of the first record it holds for, "records": how many in a row}; JSON, kept in checkpoints."""
+Streaks = dict[str, dict[str, float]]
+"""Rule -> {"since": step of the first record it holds for, "records": how many in a row}, and for "flat" also sums over
+the window and what the last whole window showed; JSON, kept in checkpoints."""
 
 
 class CollapseError(InputError):
@@ -48,7 +49,7 @@ class HealthBounds:
         embedding_dim: D.
         possible_rank: the largest effective rank that its batches can have.
         warmup_steps: steps before a flat loss counts.
-        flat_steps: steps that a flat loss lasts before it is named.
+        flat_steps: least steps of the window that a flat loss is judged by.
     """
 
     embedding_dim: int
@@ -68,17 +69,12 @@ class HealthBounds:
 
 
 def broken_rules(record: Mapping[str, Any], bounds: HealthBounds) -> set[str]:
-    """Which of the rules "point", "directions" and "flat" one record breaks; numbers that it lacks break none."""
+    """Which of the rules "point" and "directions" one record breaks; numbers that it lacks break none."""
     broken = set()
     if worst_level(record, "feature_std")[1] < bounds.least_std:
         broken.add("point")
     if worst_level(record, "effective_rank")[1] < bounds.least_rank:
         broken.add("directions")
-    chance = _total(record, "random_losses")
-    if record["step"] > bounds.warmup_steps and chance > 0 and _total(record, "level_losses") >= FLAT_SHARE * chance:
-        margins = _total(record, "positive_similarity") - _total(record, "negative_similarity")
-        if margins < FLAT_MARGIN * sum(map(len, _rows(record, "positive_similarity"))) or "accuracy" in record:
-            broken.add("flat")
     return broken
 
 
@@ -88,7 +84,40 @@ def observe(earlier: Streaks, record: Mapping[str, Any], bounds: HealthBounds) -
     for rule in sorted(broken_rules(record, bounds)):
         before = earlier.get(rule, {"since": record["step"], "records": 0})
         streaks[rule] = {"since": before["since"], "records": before["records"] + 1}
+    chance = _total(record, "random_losses")
+    if record["step"] > bounds.warmup_steps and chance > 0:
+        streaks["flat"] = _flat_window(earlier.get("flat", {}), record, chance, bounds)
     return streaks
+
+
+def _flat_window(
+    earlier: dict[str, float], record: Mapping[str, Any], chance: float, bounds: HealthBounds
+) -> dict[str, float]:
+    """The window of the flat rule with one more record; a whole one is followed by a new one.
+
+    `share` and `margin` are sums over its records of loss / loss where all keys look alike, and of how much nearer
+    queries are to their own keys; `flat_since` is the first step of the windows that were flat up to the last whole
+    one, -1 where that was not flat.
+    """
+    cosines = sum(map(len, _rows(record, "positive_similarity")))
+    margin = (_total(record, "positive_similarity") - _total(record, "negative_similarity")) / max(cosines, 1)
+    if not earlier or earlier["whole"]:
+        earlier = {"since": record["step"], "records": 0, "share": 0.0, "margin": 0.0,
+                   "flat_since": earlier.get("flat_since", -1)}  # fmt: skip
+    window = {
+        "since": earlier["since"],
+        "records": earlier["records"] + 1,
+        "share": earlier["share"] + _total(record, "level_losses") / chance,
+        "margin": earlier["margin"] + margin,
+        "flat_since": earlier["flat_since"],
+        "whole": 0,
+    }
+    if window["records"] >= FLAT_RECORDS and record["step"] - window["since"] >= bounds.flat_steps:
+        count = window["records"]
+        window["whole"] = 1
+        flat = window["share"] >= FLAT_SHARE * count and window["margin"] < FLAT_MARGIN * count
+        window["flat_since"] = -1 if not flat else max(window["flat_since"], 0) or window["since"]
+    return window
 
 
 def verdicts(streaks: Streaks, record: Mapping[str, Any], bounds: HealthBounds) -> dict[str, str]:
@@ -102,12 +131,10 @@ def verdicts(streaks: Streaks, record: Mapping[str, Any], bounds: HealthBounds) 
     Returns:
         Rule -> line; "directions" is left out beside "point", which says more.
     """
-    step = record["step"]
     lasting = {
         rule: streak["since"]
         for rule, streak in streaks.items()
-        if streak["records"] >= (FLAT_RECORDS if rule == "flat" else COLLAPSE_RECORDS)
-        and (rule != "flat" or step - streak["since"] >= bounds.flat_steps)
+        if rule != "flat" and streak["records"] >= COLLAPSE_RECORDS
     }
     lines = {}
     if "point" in lasting:
@@ -126,10 +153,11 @@ def verdicts(streaks: Streaks, record: Mapping[str, Any], bounds: HealthBounds) 
             "too few negatives, or a learning rate that is too high: look at the data with mcl-hf show data, use a "
             "larger batch or --queue-size, lower --base-learning-rate"
         )
-    if "flat" in lasting:
+    flat_since = streaks.get("flat", {}).get("flat_since", -1)
+    if flat_since >= 0:
         chance, loss = _total(record, "random_losses"), _total(record, "level_losses")
         lines["flat"] = (
-            f"flat loss: {loss:.4g} since step {lasting['flat']}, where a random network has {chance:.4g}: "
+            f"flat loss: {loss:.4g} since step {flat_since}, where a random network has {chance:.4g}: "
             "nothing is being learnt. Likely a learning rate that is far too high or far too low, or labels or images "
             "that carry nothing to tell apart: change --base-learning-rate by a factor of 10, look at the data with "
             "mcl-hf show data"

@@ -7,6 +7,7 @@ run is drawn level by level; several runs are laid over each other as means over
 import json
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,26 @@ def summarise(records: Sequence[Record]) -> dict[str, str]:
     """What a table says about a run: column title -> text; columns that the run has no numbers for are left out."""
     first, last = records[0], records[-1]
     row = {"steps": str(last["step"]), "loss": f"{_text(first.get('loss'))} -> {_text(last.get('loss'))}"}
+    if "random_losses" in last:
+        row["loss of a random network"] = _text(_random_loss(last))
     for title, name in (
         ("positive cosine by level", "positive_similarity"),
         ("negative cosine by level", "negative_similarity"),
         ("feature std by level", "feature_std"),
+        ("effective rank by level", "effective_rank"),
         ("accuracy by level", "accuracy"),
     ):
         if name in last:
-            row[title] = " ".join(_text(level) for level in _levels(last[name]))
+            digits = 1 if name == "effective_rank" else 3
+            row[title] = " ".join(_text(level, digits) for level in _levels(last[name]))
+    if last.get("target_distance") is not None:
+        row["distance of the target"] = _text(last["target_distance"])
+    probes = [record for record in records if any(name in record for name in _PROBES)]
+    for name, title in _PROBES.items() if probes else ():
+        if name in probes[-1]:
+            row[f"probe: {title}"] = f"{100 * probes[-1][name]:.1f} %"
+    if probes and "probe/chance" in probes[-1]:
+        row["probe: chance"] = f"{100 * probes[-1]['probe/chance']:.1f} %"
     speeds = [record["images_per_second"] for record in records if record.get("images_per_second") is not None]
     if speeds:
         row["images/s"] = f"{statistics.median(speeds):.1f}"
@@ -74,11 +87,16 @@ def summarise(records: Sequence[Record]) -> dict[str, str]:
         row["time"] = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
     if last.get("broken_images"):
         row["broken images"] = str(last["broken_images"])
+    warnings = [
+        f"step {record['step']}: {line.split(':')[0]}" for record in records for line in record.get("health", [])
+    ]
+    if warnings:
+        row["health"] = ", ".join(warnings)
     return row
 
 
 def curves_picture(logs: Sequence[str | Path] | str | Path, out: str | Path | None = None) -> Image.Image:
-    """Draw the curves of one run, or of several runs over each other.
+    """Draw the curves of one run, or of several runs over each other, as far as they have the numbers.
 
     Args:
         logs: One or more log files or run folders.
@@ -92,53 +110,139 @@ def curves_picture(logs: Sequence[str | Path] | str | Path, out: str | Path | No
     """
     paths = [Path(logs)] if isinstance(logs, str | Path) else [Path(log) for log in logs]
     runs = {name: read_log(path) for name, path in zip(_run_names(paths), paths, strict=True)}
-    supervised = all("accuracy" in records[-1] for records in runs.values())
-    figure = new_figure(1500, 860)
+    panels = [panel for panel in _PANELS if any(panel.has_data(records) for records in runs.values())]
+    rows = -(-len(panels) // 3)
+    figure = new_figure(1500, 90 + 380 * rows)
+    from matplotlib.lines import Line2D  # after new_figure, which says so where matplotlib is missing
+
     single = next(iter(runs)) if len(runs) == 1 else None
     title = f"Run {single}" if single else f"{len(runs)} runs, means over levels"
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, color=INK)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # inches
-    panels = figure.subplots(2, 3).flatten()
-
-    style_axes(panels[0], "Loss, total", "loss")
-    style_axes(panels[1], "Loss of each level" if single else "Loss of a level, mean", "loss, weight included")
-    if supervised:
-        style_axes(panels[2], "Tiles classified rightly", "share, 0 to 1")
-    else:
-        style_axes(panels[2], "Cosine to the own key (solid) and to others (dashed)", "cosine")
-    style_axes(panels[3], "Gradient norm, before clipping" if supervised else "Spread of the embeddings", xlabel="step")
-    panels[3].set_ylabel("L2 norm" if supervised else "standard deviation; 0 is collapse", fontsize=9, color=QUIET)
-    style_axes(panels[4], "Learning rate", "learning rate", "step")
-    style_axes(panels[5], "Speed (solid), share of time without data (dotted)", "images/s", "step")
-
-    waiting = panels[5].twinx()
-    for index, (name, records) in enumerate(runs.items()):
-        colour = LINE_COLOURS[index % len(LINE_COLOURS)]
-        levels = _level_count(records) if single else 0
-        _line(panels[0], records, "loss", colour=INK if single else colour, label=None if single else name)
-        _level_lines(panels[1], records, "level_losses", levels, colour, sum_sides=True)
-        if supervised:
-            _level_lines(panels[2], records, "accuracy", levels, colour)
-            _line(panels[3], records, "grad_norm", colour)
-        else:
-            _level_lines(panels[2], records, "positive_similarity", levels, colour)
-            _level_lines(panels[2], records, "negative_similarity", levels, colour, style="--")
-            _level_lines(panels[3], records, "feature_std", levels, colour)
-        _line(panels[4], records, "learning_rate", colour)
-        _line(panels[5], records, "images_per_second", colour)
-        _line(waiting, records, "data_wait_share", colour, style=":")
-    for axes in panels[3:]:
-        axes.set_ylim(0, axes.get_ylim()[1] * 1.08)
-    waiting.set_ylim(0, 1)
-    waiting.tick_params(labelsize=8, colors=QUIET)
-    waiting.set_ylabel("share, 0 to 1", fontsize=9, color=QUIET)
-    for side in ("top", "left", "bottom", "right"):
-        waiting.spines[side].set_visible(False)
-    panels[1 if single else 0].legend(fontsize=8, frameon=False, labelcolor=QUIET)
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.14)  # inches
+    grid = figure.subplots(rows, 3, squeeze=False).flatten()
+    for place, (axes, panel) in enumerate(zip(grid, panels, strict=False)):
+        style_axes(axes, panel.title if single else panel.several or panel.title, panel.ylabel)
+        if place >= len(panels) - 3:
+            axes.set_xlabel("step", fontsize=9, color=QUIET)
+        panel.draw(axes, runs, single is not None)
+    if single is None:
+        lines = [Line2D([], [], color=LINE_COLOURS[index % len(LINE_COLOURS)]) for index in range(len(runs))]
+        figure.legend(
+            lines, list(runs), loc="outside upper right", ncols=4, fontsize=9, frameon=False, labelcolor=QUIET
+        )
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
     picture = figure_to_image(figure)
     if out is not None:
         picture.save(out)
     return picture
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# one panel
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """A panel: its words, the names of its numbers, and how they are drawn.
+
+    Attributes:
+        title, ylabel: its words; `several` is the title where several runs are drawn.
+        solid, dashed: names of the numbers.
+        by_level: numbers are lists by level: a line a level for one run, the mean over levels for several.
+        from_zero: the axis starts at 0.
+        random: also a dashed line for the loss of a random network.
+    """
+
+    title: str
+    ylabel: str
+    solid: tuple[str, ...]
+    dashed: tuple[str, ...] = ()
+    several: str = ""
+    by_level: bool = False
+    from_zero: bool = False
+    random: bool = False
+
+    def has_data(self, records: Sequence[Record]) -> bool:
+        return any(record.get(name) is not None for record in records for name in self.solid)
+
+    def draw(self, axes: Any, runs: dict[str, list[Record]], single: bool) -> None:
+        """Curves, limits, and a legend of what the lines of one run are."""
+        for index, records in enumerate(runs.values()):
+            colour = LINE_COLOURS[index % len(LINE_COLOURS)]
+            if self.random:
+                points = [(record["step"], _random_loss(record)) for record in records if "random_losses" in record]
+                label = "a network that tells nothing apart" if index == 0 else None
+                _plot(axes, points, "#8a8a92" if single else colour, "--", label, width=1.1)
+            present = [name for name in self.solid if any(record.get(name) is not None for record in records)]
+            if self.by_level:
+                levels = _level_count(records) if single else 0
+                for style, names in (("-", self.solid), ("--", self.dashed)):
+                    for name in names:
+                        _level_lines(axes, records, name, levels, colour, style)
+            elif single:
+                for number, name in enumerate(present):
+                    own = len(present) > 1
+                    _line(axes, records, name, LINE_COLOURS[number] if own else INK, "-", _PROBES.get(name))
+            else:
+                for name in present[:1]:
+                    _line(axes, records, name, colour)
+            for name in () if self.by_level else self.dashed:
+                _line(axes, records, name, INK if single else colour, "--")
+            if self.random:
+                _mark_warnings(axes, records, "#c53030" if single else colour)
+        if self.from_zero:
+            axes.set_ylim(0, axes.get_ylim()[1] * 1.08)
+        handles, labels = axes.get_legend_handles_labels()
+        if handles:
+            axes.legend(handles, labels, fontsize=8, frameon=False, labelcolor=QUIET)
+
+
+def _mark_warnings(axes: Any, records: Sequence[Record], colour: str) -> None:
+    """A vertical line where something was found wrong with the run."""
+    for record in records:
+        for line in record.get("health", []):
+            axes.axvline(record["step"], color=colour, linewidth=1.1, linestyle=":")
+            axes.annotate(
+                line.split(":")[0], (record["step"], 0.5), xycoords=("data", "axes fraction"), rotation=90,
+                fontsize=8, color=colour, ha="right", va="center",
+            )  # fmt: skip
+
+
+_PROBES = {
+    "probe/knn": "kNN classes",
+    "probe/linear": "linear classes",
+    "probe/same_level": "same level",
+    "probe/other_level": "other level",
+}
+_PANELS = (
+    _Panel("Loss, total", "loss", ("loss",), random=True),
+    _Panel(
+        "Loss of each level (dashed: nothing told apart)", "loss, weight included", ("level_losses",),
+        ("random_losses",), several="Loss of a level, mean", by_level=True,
+    ),
+    _Panel(
+        "Cosine to the own key (solid) and to others (dashed)", "cosine", ("positive_similarity",),
+        ("negative_similarity",), by_level=True,
+    ),
+    _Panel("Tiles classified rightly", "share, 0 to 1", ("accuracy",), by_level=True),
+    _Panel(
+        "Spread of the embeddings", "standard deviation; 0 is collapse", ("feature_std",), by_level=True, from_zero=True
+    ),
+    _Panel(
+        "Effective rank of the embeddings", "directions used; 1 is collapse", ("effective_rank",), by_level=True,
+        from_zero=True,
+    ),
+    _Panel(
+        "Probe (dashed: chance)", "share that is right", tuple(_PROBES), ("probe/chance",),
+        several="Probe, kNN or same level (dashed: chance)", from_zero=True,
+    ),
+    _Panel("Gradient norm, before clipping", "L2 norm", ("grad_norm",), from_zero=True),
+    _Panel("Distance of the target from the online network", "relative", ("target_distance",), from_zero=True),
+    _Panel("Learning rate", "learning rate", ("learning_rate",), from_zero=True),
+    _Panel("Speed", "images/s", ("images_per_second",), from_zero=True),
+    _Panel("Time spent waiting for data", "share, 0 to 1", ("data_wait_share",), from_zero=True),
+)  # fmt: skip
 
 
 def _run_names(paths: Sequence[Path]) -> list[str]:
@@ -166,6 +270,11 @@ def _level_count(records: Sequence[Record]) -> int:
     return len(records[0].get("level_losses", []))
 
 
+def _random_loss(record: Record) -> float:
+    """Loss of a network that tells nothing apart: the sum over levels and sides."""
+    return sum(sum(level) if isinstance(level, list) else level for level in record["random_losses"])
+
+
 def _line(
     axes: Any, records: Sequence[Record], name: str, colour: str, style: str = "-", label: str | None = None
 ) -> None:
@@ -173,19 +282,16 @@ def _line(
     _plot(axes, points, colour, style, label)
 
 
-def _level_lines(
-    axes: Any, records: Sequence[Record], name: str, levels: int, colour: str, style: str = "-", sum_sides: bool = False
-) -> None:
-    """One line a level, or with `levels` 0 one line of the mean over levels."""
+def _level_lines(axes: Any, records: Sequence[Record], name: str, levels: int, colour: str, style: str) -> None:
+    """One line a level, or with `levels` 0 one line of the mean over levels; losses are summed over sides."""
     series: list[tuple[int, list[float | None]]] = []
     for record in records:
         if record.get(name) is not None:
-            sides = 2 if sum_sides and record[name] and isinstance(record[name][0], list) else 1
+            sides = 2 if name.endswith("losses") and record[name] and isinstance(record[name][0], list) else 1
             series.append((record["step"], [None if v is None else v * sides for v in _levels(record[name])]))
     if not levels:
-        _plot(
-            axes, [(step, mean) for step, values in series if (mean := _mean(values)) is not None], colour, style, None
-        )
+        points = [(step, mean) for step, values in series if (mean := _mean(values)) is not None]
+        _plot(axes, points, colour, style, None)
     for level in range(levels):
         points = [
             (step, value) for step, values in series if level < len(values) and (value := values[level]) is not None
@@ -193,12 +299,14 @@ def _level_lines(
         _plot(axes, points, LINE_COLOURS[level % len(LINE_COLOURS)], style, f"level {level}" if style == "-" else None)
 
 
-def _plot(axes: Any, points: Sequence[tuple[int, float]], colour: str, style: str, label: str | None) -> None:
+def _plot(
+    axes: Any, points: Sequence[tuple[int, float]], colour: str, style: str, label: str | None, width: float = 1.6
+) -> None:
     if points:
         steps, values = zip(*points, strict=True)
         marker = "o" if len(points) == 1 else None  # a single point draws no line
-        axes.plot(steps, values, style, color=colour, linewidth=1.6, label=label, marker=marker, markersize=3)
+        axes.plot(steps, values, style, color=colour, linewidth=width, label=label, marker=marker, markersize=3)
 
 
-def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _text(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -52,7 +52,9 @@ def test_show_run_prints_the_last_numbers_and_draws(run_folder, tmp_path, capsys
     shown = capsys.readouterr().out
     assert f"{last['loss']:.3f}" in shown and "positive cosine by level" in shown
     assert main(["show", "run", str(run_folder), str(run_folder), "--out", str(tmp_path / "two.png")]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 4  # titles, two runs, where the picture is
+    lines = capsys.readouterr().out.splitlines()  # a line a number, a column a run, and where the picture is
+    assert lines[0].split() == ["run", str(run_folder), str(run_folder)] and "picture" in lines[-1]
+    assert sum(line.startswith("effective rank by level") for line in lines) == 1
     assert (tmp_path / "one.png").exists() and (tmp_path / "two.png").exists()
 
 

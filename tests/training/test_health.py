@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from mcl_hf.training.health import FiniteGuard, NonFiniteLossError
+from mcl_hf.training.health import (
+    FiniteGuard,
+    NonFiniteLossError,
+    effective_rank,
+    relative_distance,
+    second_moments,
+)
 
 
 def guard(scaled=False):
@@ -37,3 +43,30 @@ def test_an_infinite_gradient_is_a_fault_without_a_scaler_and_none_with_one(tmp_
     scaled.check(tmp_path, rank=0)
     with pytest.raises(NonFiniteLossError):
         plain.check(tmp_path, rank=0)
+
+
+def test_effective_rank_counts_the_directions_that_vectors_use():
+    random = torch.Generator().manual_seed(0)
+    flat = torch.nn.functional.normalize(torch.randn(500, 3, generator=random) @ torch.randn(3, 32, generator=random))
+    point = torch.nn.functional.normalize(torch.ones(500, 32) + 1e-4 * torch.randn(500, 32, generator=random))
+    full = torch.eye(32).repeat(4, 1)
+    ranks = effective_rank(second_moments([[full, flat, point]]))
+    assert ranks.shape == (1, 3) and ranks.dtype == torch.float64
+    assert ranks[0, 0] == pytest.approx(32) and 2 < ranks[0, 1] <= 3.001 and ranks[0, 2] < 1.05
+    singular = torch.linalg.svdvals(flat.double())  # the definition, on the vectors themselves
+    shares = singular / singular.sum()
+    assert ranks[0, 1] == pytest.approx(float(torch.exp(-(shares * (shares + 1e-300).log()).sum())), rel=1e-3)
+
+
+def test_effective_rank_of_all_ranks_is_that_of_their_vectors_together():
+    vectors = torch.nn.functional.normalize(torch.randn(40, 16, generator=torch.Generator().manual_seed(1)))
+    parts = sum(second_moments([[part]]) for part in vectors.split(10))
+    assert torch.allclose(effective_rank(parts), effective_rank(second_moments([[vectors]])))
+    assert torch.isfinite(effective_rank(torch.full((16, 16), float("nan"))))
+
+
+def test_relative_distance():
+    online = [torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])]
+    target = [torch.tensor([3.0, 1.0]), torch.tensor([[4.0]])]
+    assert relative_distance(target, online).item() == pytest.approx(1 / 5)
+    assert relative_distance(online, online).item() == 0

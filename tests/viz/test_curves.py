@@ -92,6 +92,37 @@ def test_supervised_and_single_record_logs_are_drawn(tmp_path):
     assert summarise(supervised)["accuracy by level"] == "0.300 0.200"
 
 
+def with_health(records: list[dict]) -> list[dict]:
+    """The numbers of a run's health and of its probes, in every other record."""
+    for number, record in enumerate(records):
+        record |= {"random_losses": [[1.5, 1.5], [0.5, 0.5]], "effective_rank": [[9.0, 11.0], [3.0, 3.0]]}
+        record |= {"target_distance": 0.0625}
+        if number % 2:
+            record |= {"probe/knn": 0.5, "probe/linear": 0.75, "probe/chance": 0.25, "health": ["collapse: why"]}
+    return records
+
+
+def test_health_and_probes_are_in_the_table():
+    row = summarise(with_health(contrastive_records()))
+    assert row["loss of a random network"] == "4.000" and row["effective rank by level"] == "10.0 3.0"
+    assert row["distance of the target"] == "0.062"
+    assert row["probe: kNN classes"] == "50.0 %" and row["probe: chance"] == "25.0 %"
+    assert "probe: same level" not in row
+    assert row["health"] == "step 20: collapse, step 40: collapse"
+
+
+def test_health_and_probes_are_drawn_and_what_is_absent_has_no_panel(tmp_path):
+    plain = write_log(tmp_path / "plain", contrastive_records())
+    rich = write_log(tmp_path / "rich", with_health(contrastive_records()))
+    few, many = curves_picture(plain), curves_picture(rich)
+    assert many.height > few.height  # rows for rank, distance, probes
+    red = [any(r > 150 and max(g, b) < 90 for r, g, b in colours(picture)) for picture in (few, many)]
+    assert red == [False, True]  # where it collapsed
+    without = [{name: value for name, value in one.items() if name != "random_losses"} for one in read_log(rich)]
+    assert curves_picture(write_log(tmp_path / "rich", without)).tobytes() != many.tobytes()  # its dashed line
+    curves_picture([plain, rich])
+
+
 def test_runs_of_equal_folder_names_are_told_apart(tmp_path):
     from mcl_hf.viz.curves import _run_names
 
