@@ -123,6 +123,8 @@ def test_masks_are_pasted_and_stacked() -> None:
     assert [segment["id"] for segment in stacked["segments_info"]] == [0, 1]
     assert stacked["segmentation"][10, 10] == 0 and stacked["segmentation"][10, 90] == 1
     assert stacked["segmentation"][100, 100] == -1
+    strict = processor.post_process_instance_segmentation(outputs, overlap_mask_area_threshold=0.6, **options)[0]
+    assert [segment["id"] for segment in strict["segments_info"]] == [0]
     runs = processor.post_process_instance_segmentation(outputs, return_coco_annotation=True, **options)[0]
     assert len(runs["segmentation"]) == len(runs["segments_info"])
     none = processor.post_process_instance_segmentation(outputs, threshold=0.95, target_sizes=[(128, 128)])[0]
