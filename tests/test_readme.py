@@ -63,9 +63,17 @@ def test_pack_commands(command: str, folder: Path, monkeypatch: pytest.MonkeyPat
     assert main([*shlex.split(command)[1:], "--num-workers", "0"]) == 0
 
 
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("mcl-hf probe") and "--data" in line])
+def test_probe_commands(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert main([*shlex.split(command)[1:], "--device", "cpu"]) == 0
+
+
 def test_all_commands_are_known(folder: Path) -> None:
     for command in COMMANDS:
-        assert command.startswith(("make demo", "make test", "mcl-hf pretrain", "mcl-hf show", "mcl-hf pack")), command
+        assert command.startswith(
+            ("make demo", "make test", "mcl-hf pretrain", "mcl-hf show", "mcl-hf probe", "mcl-hf pack")
+        ), command
 
 
 def test_files_that_the_readme_shows_exist() -> None:
