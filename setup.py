@@ -27,7 +27,7 @@ INSTALL_REQUIRES = [
     "pyyaml",
     "tqdm",
     "pillow",
-    "numpy",
+    "numpy>=2",  # bitwise_count
 ]
 
 EXTRAS = {
@@ -36,6 +36,7 @@ EXTRAS = {
     "wandb": ["wandb"],
     "trackio": ["trackio"],
     "fast-coco": ["faster-coco-eval", "hotcoco"],  # 1.8.0, 1.3.0: COCO figures sooner; pycocotools is always there
+    "multispectral": ["tifffile"],  # TIFF images of other than 1 or 3 channels
     "transformers-detectors": ["scipy"],  # the matching losses of DETR and Mask2Former
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
@@ -50,6 +51,7 @@ EXTRAS["test"] = [
     "scipy",
     "setuptools>=77",
     "tensorboard",
+    "tifffile",
     "wheel",
 ]
 EXTRAS["dev"] = [*EXTRAS["test"], "mypy", "ruff", "types-PyYAML"]
@@ -76,7 +78,7 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["mcl_hf", "mcl_hf.*"]),
-    package_data={"mcl_hf": ["py.typed", "data/photos/*.parquet", "data/photos/*.md", "recipes/*.yaml"]},
+    package_data={"mcl_hf": ["py.typed", "data/photos/*.parquet", "data/photos/*.md", "recipes/*/*.yaml"]},
     python_requires=">=3.11",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,

@@ -1,4 +1,4 @@
-"""Named recipes: one flat YAML file for every run that has a name, shipped as package data.
+"""Named recipes: one flat YAML file for every run that has a name, shipped as package data, a folder for each task.
 
 Where it sits: a command's `--recipe NAME_OR_FILE` -> `load_recipe` -> a dict of that command's options, before the
 overrides of the command line. The comments in the files say where each number comes from.
@@ -7,6 +7,7 @@ overrides of the command line. The comments in the files say where each number c
 import difflib
 from collections.abc import Iterable
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,30 @@ import yaml
 
 from ..errors import InputError
 
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that are installed with the package."""
-    return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in resources.files(__name__).iterdir()
-        if entry.name.endswith(".yaml")
-    )
+TASKS = ("pretrain", "finetune")
 
 
-def load_recipe(name_or_file: str, known: Iterable[str] | None = None) -> dict[str, Any]:
+def recipe_names(task: str = "pretrain") -> list[str]:
+    """Names of a task's recipes that are installed with the package."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _folder(task).iterdir() if entry.name.endswith(".yaml"))
+
+
+def _folder(task: str) -> Traversable:
+    return resources.files(__name__).joinpath(task)
+
+
+def load_recipe(name_or_file: str, known: Iterable[str] | None = None, task: str = "pretrain") -> dict[str, Any]:
     """Options of a recipe.
 
     Args:
-        name_or_file: a name of `recipe_names()`, or the path of a YAML file.
+        name_or_file: a name of `recipe_names(task)`, or the path of a YAML file.
         known: names that the command understands; any other key is refused. None skips the check.
+        task: one of `TASKS`.
 
     Raises:
         InputError: no such recipe or file, not a flat YAML mapping, or an unknown key (the nearest match is named).
     """
-    text, where = _read(str(name_or_file))
+    text, where = _read(str(name_or_file), task)
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -51,18 +55,24 @@ def load_recipe(name_or_file: str, known: Iterable[str] | None = None) -> dict[s
     return values
 
 
-def _read(name_or_file: str) -> tuple[str, str]:
+def _read(name_or_file: str, task: str) -> tuple[str, str]:
     """Text of a recipe and how to call it in a message."""
-    if name_or_file in recipe_names():
-        return resources.files(__name__).joinpath(f"{name_or_file}.yaml").read_text(encoding="utf-8"), name_or_file
+    names = recipe_names(task)
+    if name_or_file in names:
+        return _folder(task).joinpath(f"{name_or_file}.yaml").read_text(encoding="utf-8"), name_or_file
     path = Path(name_or_file)
     if path.suffix in (".yaml", ".yml") or path.exists():
         try:
             return path.read_text(encoding="utf-8"), str(path)
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"recipe file {path} cannot be read: {error}") from error
-    nearest = difflib.get_close_matches(name_or_file, recipe_names(), n=1)
+    for other in TASKS:
+        if other != task and name_or_file in recipe_names(other):
+            raise InputError(
+                f"{name_or_file!r} is a recipe of mcl-hf {other}, not of {task}: choose among {', '.join(names)}"
+            )
+    nearest = difflib.get_close_matches(name_or_file, names, n=1)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     raise InputError(
-        f"there is no recipe {name_or_file!r}: {hint}installed are {', '.join(recipe_names())}, or give a YAML file"
+        f"there is no recipe {name_or_file!r}: {hint}installed are {', '.join(names)}, or give a YAML file"
     )

@@ -42,7 +42,11 @@ def set_types(options: Any) -> None:
 
 
 def load_options(
-    kind: type[T], recipe: str | None, overrides: dict[str, Any], either_or: Sequence[tuple[str, str]] = ()
+    kind: type[T],
+    recipe: str | None,
+    overrides: dict[str, Any],
+    either_or: Sequence[tuple[str, str]] = (),
+    task: str = "pretrain",
 ) -> T:
     """A dataclass filled from a recipe (name or YAML file) with `overrides` on top; None among them means "not given".
 
@@ -51,12 +55,13 @@ def load_options(
         recipe: name or file; None for the dataclass's own defaults.
         overrides: fields by name.
         either_or: pairs of which an override of one drops the recipe's other one.
+        task: whose recipes are meant.
 
     Raises:
         InputError: an unknown recipe or field (the nearest match is named), or a value that cannot be used.
     """
     known = [entry.name for entry in dataclasses.fields(kind)]  # type: ignore[arg-type]  # T is a dataclass
-    values = load_recipe(recipe, known) if recipe is not None else {}
+    values = load_recipe(recipe, known, task) if recipe is not None else {}
     given = {name: value for name, value in overrides.items() if value is not None}
     for name in given:
         if name not in known:

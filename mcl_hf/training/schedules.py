@@ -8,6 +8,7 @@ Warm-up multiplies the cosine that is *already decaying*, so the peak is a littl
 """
 
 import math
+from collections.abc import Sequence
 
 WARMUP_RATIO = 1e-4  # published: the first step runs at one ten-thousandth of the cosine's value
 
@@ -34,3 +35,21 @@ def learning_rate(
 def target_momentum(step: int, max_steps: int, base_momentum: float = 0.99) -> float:
     """Momentum of the target's moving average at 0-based `step`: from `base_momentum` to 1 along half a cosine."""
     return 1.0 - (1.0 - base_momentum) * (math.cos(math.pi * step / max_steps) + 1.0) / 2.0
+
+
+def step_learning_rate(
+    step: int,
+    base_lr: float,
+    milestones: Sequence[int],
+    gamma: float = 0.1,
+    warmup_steps: int = 0,
+    warmup_factor: float = 1e-3,
+) -> float:
+    """Learning rate in effect during 0-based `step` of a detector's schedule, detectron2's `WarmupMultiStepLR`.
+
+    It rises along a line from ``warmup_factor * base_lr``, and is multiplied by `gamma` from each milestone on.
+    """
+    lr = base_lr * gamma ** sum(1 for milestone in milestones if step >= milestone)
+    if step < warmup_steps:
+        lr *= warmup_factor + (1.0 - warmup_factor) * step / warmup_steps
+    return lr

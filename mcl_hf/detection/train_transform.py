@@ -1,0 +1,110 @@
+"""What happens to an annotated image on its way into a training batch: a random scale, a random flip.
+
+Flow: detection_data -> **train_transform** -> train_loader -> the step of fine-tuning.
+
+Source: the protocol behind published detection numbers, detectron2's `ResizeShortestEdge` (a shorter side drawn from a
+list, the longer one bounded) and `RandomFlip`. Draws come from (seed, position) alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mcl_hf.detection.detection_data import DetectionItem
+
+
+@dataclass(frozen=True)
+class TrainImage:
+    """One image as the detector learns from it; n single objects.
+
+    Attributes:
+        pixels: uint8 `(3, h, w)`.
+        boxes: float32 `(n, 4)`, x0 y0 x1 y1 in px of `pixels`.
+        labels: int64 `(n,)`, class index from 0.
+        masks: uint8 `(n, h, w)`, or None.
+    """
+
+    pixels: torch.Tensor
+    boxes: torch.Tensor
+    labels: torch.Tensor
+    masks: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Random scale and flip of an image with its boxes and masks.
+
+    Attributes:
+        min_sizes: lengths of the shorter side to draw from, px.
+        max_size: bound of the longer side, px; wins over the shorter side's length.
+        flip: probability of mirroring left and right.
+        masks: whether masks are wanted.
+        seed: of the draws.
+    """
+
+    min_sizes: tuple[int, ...]
+    max_size: int
+    flip: float
+    masks: bool
+    seed: int
+
+    def __call__(self, item: DetectionItem, position: int) -> TrainImage:
+        """Decode and transform.
+
+        Args:
+            item: the annotated image.
+            position: that it stands at in the order, over all epochs; decides on the draws.
+
+        Raises:
+            BrokenImage: it cannot be decoded, or is not of the size that its annotations were made for.
+        """
+        draws = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, position]))
+        min_size = int(draws.choice(self.min_sizes))
+        flipped = bool(draws.random() < self.flip)
+        pixels, targets = item.decode(), item.training_targets(masks=self.masks)  # (H, W, 3)
+        height, width = pixels.shape[:2]
+        new_height, new_width = resized(height, width, min_size, self.max_size)
+        image = Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BILINEAR)
+        boxes = torch.from_numpy(targets["boxes"]) * torch.tensor(
+            [new_width / width, new_height / height, new_width / width, new_height / height]
+        )
+        masks = _resize_masks(targets["masks"], new_height, new_width) if self.masks else None
+        if flipped:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            boxes = torch.stack([new_width - boxes[:, 2], boxes[:, 1], new_width - boxes[:, 0], boxes[:, 3]], dim=1)
+            masks = masks if masks is None else masks.flip(2)
+        return TrainImage(
+            pixels=torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous(),  # (h, w, 3) -> (3, h, w)
+            boxes=boxes.float(),
+            labels=torch.from_numpy(targets["labels"]),
+            masks=masks,
+        )
+
+
+def resized(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
+    """Height and width in px once the shorter side is `min_size`, or the longer one `max_size` if that is smaller."""
+    scale = min(min_size / min(height, width), max_size / max(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def _resize_masks(masks: np.ndarray, height: int, width: int) -> torch.Tensor:
+    """uint8 `(n, H, W)` of 0 and 1 -> `(n, height, width)`, each pixel that of the nearest centre."""
+    resized_masks = [
+        np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)) for mask in masks
+    ]
+    if not resized_masks:
+        return torch.zeros((0, height, width), dtype=torch.uint8)
+    return torch.from_numpy(np.stack(resized_masks))
+
+
+def choose_sizes(smallest: int, largest: int, step: int = 32) -> list[int]:
+    """Shorter sides from `smallest` to `largest` px, both included: detectron2's 640, 672, ..., 800."""
+    return [*range(smallest, largest, step), largest]
+
+
+def is_wide(widths: Sequence[int] | np.ndarray, heights: Sequence[int] | np.ndarray) -> np.ndarray:
+    """bool `(N,)`: which images are at least as wide as high. A batch of one kind has little padding."""
+    return np.asarray(widths) >= np.asarray(heights)
