@@ -29,13 +29,13 @@ PARTS = {"backbone": "backbone", "fpn": "FPN", "box_head": "box head convs"}
 _TITLES = {
     "backbone.": "backbone",
     "fpn.": "FPN",
+    "extra_levels.": "P6 and P7",
     "roi_heads.box_head.conv.": "box head convs",
     "roi_heads.box_head.fc1.": "fc1",
     "roi_heads.box_predictor.": "box predictor",
     "roi_heads.mask_head.": "mask head",
     "roi_heads.mask_predictor.": "mask predictor",
     "rpn.": "RPN",
-    "extra_levels.": "P6 and P7",
     "retinanet.": "RetinaNet head",
 }
 _CLASS_TENSORS = re.compile(
@@ -77,7 +77,9 @@ def start_detector(
 
     Example:
         >>> from mcl_hf.detection import start_detector
-        >>> model, report = start_detector("random", backbone="resnet18", fpn_channels=16, num_labels=2)
+        >>> model, report = start_detector(
+        ...     "random", backbone="resnet18", fpn_channels=16, num_labels=2
+        ... )  # doctest: +ELLIPSIS
         weights from random: backbone 0/120 (new), FPN 0/48 (new), box head convs 0/24 (new), fc1 0/2 (new), ...
     """
     given = {name: value for name, value in fields.items() if value is not None}
@@ -245,4 +247,5 @@ def _fill(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) ->
             tensor.copy_(given)
         loaded, total = report.parts.get(part, (0, 0))
         report.parts[part] = (loaded + (given is not None), total + 1)
+    report.parts = {title: report.parts[title] for title in _TITLES.values() if title in report.parts}  # as images flow
     return report
