@@ -1,0 +1,117 @@
+"""`mcl-hf evaluate`: from a checkpoint or a file to figures and pictures, and one line for what is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from mcl_hf import MCLDetectorConfig, MCLForInstanceSegmentation, MCLImageProcessor
+from mcl_hf.cli import main
+from mcl_hf.detection.datasets import open_detection_data
+from mcl_hf.detection.results import ground_truth_results, to_results, write_results
+from tests.detection.scenes import noisy_detections, write_scenes
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`data` with six scenes as val, `detector`, and `results.json` of a middling detector."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    data = open_detection_data(write_scenes(folder / "data", 6, split="val2017"), split="val")
+    write_results(folder / "results.json", to_results(noisy_detections(data), data))
+    torch.manual_seed(0)
+    config = MCLDetectorConfig(
+        backbone="resnet10t", fpn_channels=16, box_fc_dim=32, id2label=data.id2label, min_size=64, max_size=96,
+        box_score_thresh=0.0, rpn_pre_nms_top_n_test=60, rpn_post_nms_top_n_test=30,
+    )  # fmt: skip
+    MCLForInstanceSegmentation(config).save_pretrained(folder / "detector")
+    MCLImageProcessor.from_config(config).save_pretrained(folder / "detector")
+    return folder
+
+
+def evaluate(*arguments: object) -> int:
+    return main(["evaluate", *map(str, arguments)])
+
+
+def test_a_checkpoint(folder, capsys):
+    options = ["--data", folder / "data", "--batch-size", 4, "--num-workers", 0, "--pictures", 2, "--device", "cpu"]
+    assert evaluate(folder / "detector", *options) == 0
+    shown = capsys.readouterr()
+    out = folder / "detector" / "evaluation"
+    assert "6 images, " in shown.out and "images/s with decoding" in shown.out and f"written: {out}" in shown.out
+    assert "image/s" in shown.err  # the bar
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["checkpoint"] == str(folder / "detector") and metrics["images"] == 6
+    assert metrics["backend"] == "pycocotools" and 0 <= metrics["mask"]["AP"] < 0.2
+    assert Image.open(out / "detections.png").width > 900 and (out / "precision_recall.png").is_file()
+    # the results that were written score the same
+    assert evaluate("--predictions", out / "results.json", *options, "--output-dir", folder / "again") == 0
+    again = json.loads((folder / "again" / "metrics.json").read_text())
+    assert again["box"] == metrics["box"] and again["mask"] == metrics["mask"]
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(folder, tmp_path):
+    options = ["--data", folder / "data", "--num-workers", 0, "--pictures", 0, "--device", "cpu"]
+    assert evaluate(folder / "detector", *options, "--output-dir", tmp_path / "one") == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = [ROOT / "scripts" / "evaluate.py", folder / "detector", *options, "--output-dir", tmp_path / "two"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*launch, *map(str, script)], env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("results.json", "metrics.json"):
+        assert (tmp_path / "one" / name).read_text() == (tmp_path / "two" / name).read_text()
+    assert done.stdout.count("written:") == 1
+
+
+@pytest.mark.parametrize("backend", ["pycocotools", "faster-coco-eval", "hotcoco"])
+def test_a_results_file_without_a_model(folder, tmp_path, backend):
+    pytest.importorskip(backend.replace("-", "_"))
+    options = ["--data", folder / "data", "--output-dir", tmp_path, "--backend", backend, "--pictures", 0]
+    assert evaluate("--predictions", folder / "results.json", *options) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert 0.1 < metrics["box"]["AP"] < 0.9 and metrics["backend"] == backend
+    assert not (tmp_path / "detections.png").exists()
+
+
+def test_the_first_images_only(folder, tmp_path, capsys):
+    data = open_detection_data(folder / "data", split="val")
+    write_results(tmp_path / "perfect.json", ground_truth_results(data))
+    options = ["--data", folder / "data", "--output-dir", tmp_path, "--max-images", 2]
+    assert evaluate("--predictions", tmp_path / "perfect.json", *options) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["images"] == 2 and metrics["box"]["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "{folder}/data"], "give one of the two"),
+        (["{folder}/detector", "--data", "{folder}/data", "--predictions", "x.json"], "give one of the two"),
+        (["{folder}/detector"], "the following arguments are required: --data"),
+        (["{folder}/detector", "--data", "{folder}/data", "--split", "test"], "has no annotations of split 'test'"),
+        (["{folder}/data", "--data", "{folder}/data"], "cannot be opened as a checkpoint"),
+        (["--predictions", "{folder}/nothing.json", "--data", "{folder}/data"], "nothing.json cannot be read"),
+        (["{folder}/detector", "--data", "{folder}/data", "--batch-size", "0"], "--batch-size must be at least 1"),
+        (["{folder}/detector", "--data", "{folder}/data", "--backend", "coco"], "invalid choice: 'coco'"),
+        (["{folder}/detector", "--data", "{folder}/other"], "is no local file or folder"),
+    ],
+)
+def test_wrong_input_is_one_line(folder, capsys, arguments, message):
+    assert evaluate(*(argument.format(folder=folder) for argument in arguments)) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and error.startswith("mcl-hf: error: ")
+
+
+def test_categories_that_the_checkpoint_does_not_know(folder, tmp_path, capsys):
+    write_scenes(tmp_path, 2, num_classes=5, split="val")
+    assert evaluate(folder / "detector", "--data", tmp_path, "--device", "cpu") == 2
+    assert "but not diamond, hexagon of" in capsys.readouterr().err
