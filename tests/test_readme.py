@@ -10,7 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from mcl_hf import MCLDetectorConfig, MCLForInstanceSegmentation, MCLImageProcessor
 from mcl_hf.cli import main
+from mcl_hf.detection import ground_truth_results, open_detection_data, write_results
+from tests.detection.scenes import write_scenes
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
@@ -69,10 +72,34 @@ def test_probe_commands(command: str, folder: Path, monkeypatch: pytest.MonkeyPa
     assert main([*shlex.split(command)[1:], "--device", "cpu"]) == 0
 
 
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("mcl-hf evaluate")])
+def test_evaluate_commands(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = open_detection_data(write_scenes(tmp_path / "my-coco", 2, split="val"), split="val")
+    write_results(tmp_path / "results.json", ground_truth_results(data))
+    config = MCLDetectorConfig(
+        backbone="resnet10t", fpn_channels=16, box_fc_dim=32, id2label=data.id2label, min_size=64
+    )
+    MCLForInstanceSegmentation(config).save_pretrained("my-detector")
+    MCLImageProcessor.from_config(config).save_pretrained("my-detector")
+    assert main([*shlex.split(command)[1:], "--num-workers", "0"]) == 0
+    assert (
+        tmp_path / ("scored" if "scored" in command else "my-detector/evaluation") / "precision_recall.png"
+    ).is_file()
+
+
 def test_all_commands_are_known(folder: Path) -> None:
     for command in COMMANDS:
         assert command.startswith(
-            ("make demo", "make test", "mcl-hf pretrain", "mcl-hf show", "mcl-hf probe", "mcl-hf pack")
+            (
+                "make demo",
+                "make test",
+                "mcl-hf pretrain",
+                "mcl-hf show",
+                "mcl-hf probe",
+                "mcl-hf pack",
+                "mcl-hf evaluate",
+            )
         ), command
 
 
