@@ -55,7 +55,8 @@ def linear_classes(
     """
     train, queries = train.double(), queries.double()
     mean, std = train.mean(dim=0), train.std(dim=0, correction=0)
-    scale = torch.where(std > 1e-6 * std.max(), std, torch.ones_like(std))  # a constant component stays zero
+    constant = std <= 1e-8 * train.abs().amax(dim=0)
+    scale = torch.where(constant, torch.ones_like(std), std)  # a constant component becomes about zero, not noise
     train, queries = (train - mean) / scale, (queries - mean) / scale
     classes = int(train_classes.max()) + 1
     weight = train.new_zeros(classes, train.shape[1], requires_grad=True)

@@ -6,8 +6,8 @@ classes are learnt, or looked up, in one half and asked for in the other.
 * **As they are**: images are scaled so that their longer side is twice a full view (448 px for regions of 7 cells), and
   every box is read from the level that fits its size there.
 * **Across levels**: the largest object of every image is rendered so that it is as large as each level wants it, with
-  as much around it as its own size. Queries of one level are looked up in a bank of another: what a detector needs, as
-  it learns an object at one size and meets it at others.
+  what is around it (twice its size in all). Queries of one level are looked up in a bank of another: what a detector
+  needs, as it learns an object at one size and meets it at others.
 """
 
 from collections.abc import Sequence
@@ -93,7 +93,7 @@ class ObjectProbe:
             )
         self.images, self.boxes = torch.stack(images), boxes  # (N, C, 2S, 2S) uint8
         self.classes, self.areas = torch.tensor(classes), torch.tensor(areas, dtype=torch.float64)  # (K,)
-        self.crops = {level: torch.stack(of_level) for level, of_level in crops.items()}  # (N, C, 2s, 2s)
+        self.crops = {level: torch.stack(of_level) for level, of_level in crops.items()}  # (N, C, side, side)
         self.crop_classes = torch.tensor(crop_classes)  # (N,)
         in_train = torch.zeros(len(images), dtype=torch.bool)
         in_train[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[: len(images) // 2]] = True
@@ -118,7 +118,8 @@ class ObjectProbe:
             found = features_of_boxes(model, self.images, self.boxes, names)
             rendered = {}
             for level, side in self.levels.items():
-                box = torch.tensor([[0.5, 0.5, 1.5, 1.5]]) * side
+                start = (scene_side(side) - side) / 2
+                box = torch.tensor([[start, start, start + side, start + side]])
                 rendered[level] = features_of_boxes(model, self.crops[level], [box] * len(self), names)
         train, asked = self.in_train, ~self.in_train
         classes = self.classes[asked]
@@ -171,16 +172,21 @@ def _fit(picture: Image.Image, side: int, config: MCLConfig) -> tuple[Image.Imag
     return canvas, factor
 
 
+def scene_side(side: int) -> int:
+    """Side in px of the scene around an object of `side` px: twice that, up to a multiple of the coarsest stride."""
+    return -(-2 * side // 32) * 32
+
+
 def _render(picture: Image.Image, box: Sequence[float], side: int, config: MCLConfig) -> Image.Image:
-    """A square of twice the object's longer side around it, as `2 side` px: the object's own square is `side` wide."""
+    """A square of `scene_side(side)` px around an object whose longer side is `side` px in it."""
     x0, y0, x1, y1 = box
-    length = max(x1 - x0, y1 - y0)
-    left, top = (x0 + x1) / 2 - length, (y0 + y1) / 2 - length
-    inside = (max(left, 0), max(top, 0), min(left + 2 * length, picture.width), min(top + 2 * length, picture.height))
-    factor = side / length
+    factor = side / max(x1 - x0, y1 - y0)
+    reach = scene_side(side) / factor / 2  # px of the picture to each side of the object's centre
+    left, top = (x0 + x1) / 2 - reach, (y0 + y1) / 2 - reach
+    inside = (max(left, 0), max(top, 0), min(left + 2 * reach, picture.width), min(top + 2 * reach, picture.height))
     corner = [round((inside[0] - left) * factor), round((inside[1] - top) * factor)]
     size = [max(1, round((inside[2] - inside[0]) * factor)), max(1, round((inside[3] - inside[1]) * factor))]
-    canvas = _canvas(2 * side, config)
+    canvas = _canvas(scene_side(side), config)
     canvas.paste(picture.resize((size[0], size[1]), Image.Resampling.BILINEAR, inside), (corner[0], corner[1]))
     return canvas
 
