@@ -40,7 +40,8 @@ class RunPictures:
         else:
             if run.metrics:  # empty where a finished checkpoint was opened in a new folder
                 pictures["curves"] = curves_picture(run.output_dir)
-            pictures["similarity"] = draw_similarity(run.network.mcl, _an_image(run))
+            if run.network.config.num_channels in (1, 3):  # others are no pictures
+                pictures["similarity"] = draw_similarity(run.network.mcl, _an_image(run))
         folder = run.output_dir / "pictures"
         folder.mkdir(exist_ok=True)
         for name, picture in pictures.items():

@@ -59,7 +59,11 @@ def test_batches_of_the_loader_are_those_of_the_workers(source, num_workers: int
         assert found.draws_a is not None and (found.draws_b is None) == (sides == 1)
         assert not torch.equal(found.views_a[0], expected.views_a[0])
         done = found.augmented(torch.Tensor.clone)
-        assert done.draws_a is None and done.augmented(torch.Tensor.clone) is done and (done.views_b is None) == (sides == 1)
+        assert (
+            done.draws_a is None
+            and done.augmented(torch.Tensor.clone) is done
+            and (done.views_b is None) == (sides == 1)
+        )
         assert torch.equal(done.sample_ids, expected.sample_ids)
         for one, other in zip(
             done.views_a + (done.views_b or []), expected.views_a + (expected.views_b or []), strict=True
@@ -71,7 +75,8 @@ def test_a_batch_with_its_draws_travels(source) -> None:
     (batch,) = take(ViewLoader(source, **SMALL, augment_on="device"), 1)
     again = pickle.loads(pickle.dumps(batch)).augmented(torch.Tensor.clone)
     assert all(
-        torch.equal(one, other) for one, other in zip(again.views_a, batch.augmented(torch.Tensor.clone).views_a, strict=True)
+        torch.equal(one, other)
+        for one, other in zip(again.views_a, batch.augmented(torch.Tensor.clone).views_a, strict=True)
     )
     (spawned,) = take(ViewLoader(source, **SMALL, augment_on="device", num_workers=1, start_method="spawn"), 1)
     assert torch.equal(spawned.augmented(torch.Tensor.clone).views_b[1], again.views_b[1])

@@ -36,7 +36,10 @@ def test_counts_are_those_that_the_licence_file_states(rows, licences):
     text = (FOLDER / "LICENSE-IMAGES.md").read_text(encoding="utf-8")
     files, photos, crops = map(int, re.search(r"(\d+) files of (\d+) photos gave (\d+) crops", text).groups())
     assert (len({row["source_image"] for row in rows}), len(rows)) == (photos, crops) == (234, 750)
-    assert len(licences) == files == len({row["package"] for row in rows}) == 237 and len(list(FOLDER.glob("*.parquet"))) == 4
+    assert (
+        len(licences) == files == len({row["package"] for row in rows}) == 237
+        and len(list(FOLDER.glob("*.parquet"))) == 4
+    )
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 6_000_000
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mcl_hf.data import ImageSource, ViewBatch, ViewLoader, open_source
@@ -48,6 +48,9 @@ def same(one: ViewBatch, other: ViewBatch) -> bool:
 
 @pytest.mark.parametrize("kind", ["map", "parquet", "tar", "mixed"])
 @settings(max_examples=4, deadline=None)
+@example(stop=9, before=4, after=2, world_size=2)
+@example(stop=4, before=1, after=4, world_size=1)
+@example(stop=17, before=2, after=0, world_size=2)
 @given(
     stop=st.integers(0, 40),
     before=st.sampled_from([0, 1, 2, 4]),
@@ -139,7 +142,7 @@ def test_description_labels_and_groups(tmp_path: Path) -> None:
     assert source.groups.tolist() == [0, 1, 2, 0, 1, 3]
     assert source.sample(5).label == 1
     lines = source.description.splitlines()
-    assert lines[0] == "2 local parquet file(s), read in a stream: 6 images in 2 shards"
+    assert lines[0] == "2 local parquet files, read in a stream: 6 images in 2 shards"
     assert "columns: image, kind, photo (images from 'image', 3 labels from 'kind', 4 groups" in lines[1]
     assert "20x16 px, mode RGB" in lines[2]
     assert len(open_source(str(tmp_path), streaming=True, split="test")) == 2
@@ -234,7 +237,7 @@ def test_shares_of_a_mix_hold_and_each_source_goes_through_its_epochs(sources: d
 def test_a_mix_without_weights_takes_every_image_once(tmp_path: Path) -> None:
     one, other = write_parquet(tmp_path / "a.parquet", range(4)), write_tar(tmp_path / "b.tar", range(12))
     mixed = open_source([str(one), str(other)], streaming=True)
-    assert mixed.description.startswith("2 sources mixed: 16 images\nshare 25.00% of 1 local parquet file(s)")
+    assert mixed.description.startswith("2 sources mixed: 16 images\nshare 25.00% of local parquet file")
     counts = np.bincount(mixed.order(0, 4).index(np.arange(16 * 625)), minlength=16)
     assert set(counts.tolist()) == {625}
     with pytest.raises(InputError, match="cannot fill 90.0% of a step"):

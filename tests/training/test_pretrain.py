@@ -77,8 +77,9 @@ def test_each_optimizer_moves_the_weights_and_the_target_follows_slowly(tiny_run
         {"optimizer": "lars", "sides_in_turn": True},
         {"optimizer": "sgd", "gradient_accumulation_steps": 2, "queue_size": 12},
         {"objective": "supervised", "num_workers": 1},
+        {"augment_on": "device", "num_workers": 1},
     ],
-    ids=["adamw", "lars_in_turn", "sgd_accumulated_queue", "supervised"],
+    ids=["adamw", "lars_in_turn", "sgd_accumulated_queue", "supervised", "augmented_on_device"],
 )
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tiny_run, read_log, options):
     whole = tiny_run("whole", max_steps=6, save_every_steps=3, **options).output_dir
@@ -374,7 +375,7 @@ class _SourceThatGoes:
 def test_a_source_that_goes_leaves_the_last_step_saved_and_the_resumed_run_is_exact(
     tiny_run, tmp_path, monkeypatch, read_log, parts
 ):
-    module = importlib.import_module("mcl_hf.training.pretrain")  # the name in the package is the function
+    module = importlib.import_module("mcl_hf.training.run_data")
     shape = {"max_steps": 6, "save_every_steps": 2, "gradient_accumulation_steps": parts}
     whole = read_log(tiny_run("whole", **shape).output_dir)
     plain = module.open_source
@@ -415,7 +416,7 @@ sys.path.insert(0, {str(repository)!r})
 import mcl_hf
 from mcl_hf.errors import InputError
 from tests.training.conftest import TINY
-module = importlib.import_module("mcl_hf.training.pretrain")
+module = importlib.import_module("mcl_hf.training.run_data")
 plain = module.open_source
 
 def going(*arguments, **options):
