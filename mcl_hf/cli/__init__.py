@@ -11,12 +11,13 @@ from importlib import import_module
 from mcl_hf.version import __version__
 
 COMMANDS = {
+    "pack": "write images as parquet shards, none larger than needed, so that runs decode less",
+    "doctor": "check the installation, or plan a run: memory, hours, disk, cores",
     "pretrain": "pre-train a backbone, its feature pyramid and region head on images",
+    "probe": "measure what the region features of checkpoints know, without training them",
+    "finetune": "fine-tune a detector from a checkpoint on annotated images, and measure its AP",
     "evaluate": "measure a detector on annotated images: COCO's figures, Pascal VOC's, pictures",
     "show": "draw pictures of data, of a run, of montages, or of what a checkpoint finds similar",
-    "doctor": "check the installation, or plan a run: memory, hours, disk, cores",
-    "probe": "measure what the region features of checkpoints know, without training them",
-    "pack": "write images as parquet shards, none larger than needed, so that runs decode less",
 }
 
 

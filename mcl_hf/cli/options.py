@@ -12,7 +12,40 @@ import typing
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
+from mcl_hf.cli.command import Parser
+from mcl_hf.recipes import recipe_names
+
 _MAPPING_HINT = "write for example '{\"drop_path_rate\": 0.1}'"
+
+
+def recipe_parser(
+    prog: str, description: str, epilog: str, task: str, arguments: type, groups: Mapping[str, str]
+) -> Parser:
+    """A parser for a run: `--recipe` and one flag for each field of its arguments.
+
+    Args:
+        prog: the command, as it is typed.
+        description: one sentence.
+        epilog: examples.
+        task: whose recipes are meant (`mcl_hf.recipes.TASKS`).
+        arguments: a dataclass, see `add_flags`.
+        groups: see `add_flags`.
+    """
+    parser = Parser(
+        prog=prog,
+        usage=f"{prog} [--recipe NAME_OR_FILE] [options]",  # the generated line would fill a screen
+        description=description,
+        epilog=epilog,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME_OR_FILE",
+        help=f"options to start from, which the flags below override: {', '.join(recipe_names(task))}, or a YAML file",
+    )
+    add_flags(parser, arguments, groups)
+    return parser
 
 
 def add_flags(parser: argparse.ArgumentParser, arguments: type, groups: Mapping[str, str]) -> None:

@@ -4,10 +4,9 @@ import argparse
 from collections.abc import Sequence
 
 from mcl_hf.cli.command import Parser, run_command
-from mcl_hf.cli.options import add_flags, given_flags
+from mcl_hf.cli.options import given_flags, recipe_parser
 from mcl_hf.cli.pictures import RunPictures
 from mcl_hf.cli.probing import RunProbe
-from mcl_hf.recipes import recipe_names
 from mcl_hf.training import PretrainArguments, load_arguments, pretrain
 
 # Title of a group of flags -> the field of PretrainArguments that it starts with.
@@ -30,21 +29,7 @@ examples:
 
 def build_parser(prog: str, description: str, epilog: str = "") -> Parser:
     """A parser that understands a pre-training run: `--recipe` and one flag for each field of `PretrainArguments`."""
-    parser = Parser(
-        prog=prog,
-        usage=f"{prog} [--recipe NAME_OR_FILE] [options]",  # the generated line would fill a screen
-        description=description,
-        epilog=epilog,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--recipe",
-        metavar="NAME_OR_FILE",
-        help=f"options to start from, which the flags below override: {', '.join(recipe_names())}, or a YAML file",
-    )
-    add_flags(parser, PretrainArguments, GROUPS)
-    return parser
+    return recipe_parser(prog, description, epilog, "pretrain", PretrainArguments, GROUPS)
 
 
 def read_arguments(namespace: argparse.Namespace) -> PretrainArguments:

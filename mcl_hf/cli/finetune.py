@@ -1,0 +1,46 @@
+"""`mcl-hf finetune`: annotated images, a start, and a detector with its AP. Also behind
+`scripts/finetune_detection.py`.
+"""
+
+from collections.abc import Sequence
+
+from mcl_hf.cli.command import Parser, run_command
+from mcl_hf.cli.options import given_flags, recipe_parser
+from mcl_hf.detection.finetune import finetune
+from mcl_hf.detection.finetune_arguments import TASK, FinetuneArguments, load_finetune_arguments
+
+# Title of a group of flags -> the field of FinetuneArguments that it starts with.
+GROUPS = {
+    "where to and from": "output_dir",
+    "data": "data",
+    "detector": "detector",
+    "length and batch": "auto",
+    "optimisation": "optimizer",
+    "machine": "precision",
+    "saving and watching": "eval_every_steps",
+}
+EXAMPLES = """
+examples:
+  mcl-hf finetune --recipe auto --init my-run --data my-annotated-images --output-dir my-detector
+  mcl-hf finetune --recipe auto --init timm:resnet50 --data train.json --val-data val.json --output-dir baseline
+  accelerate launch scripts/finetune_detection.py --recipe coco-maskrcnn-r50-fpn-1x --init my-run --data coco \\
+      --output-dir coco-1x
+"""
+
+
+def build_parser() -> Parser:
+    """A parser that understands a fine-tuning run: `--recipe` and one flag for each field of `FinetuneArguments`."""
+    description = "Fine-tune a detector on annotated images and measure its AP."
+    return recipe_parser("mcl-hf finetune", description, EXAMPLES, TASK, FinetuneArguments, GROUPS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `run_command` for exit codes."""
+    return run_command(_run, argv)
+
+
+def _run(argv: list[str]) -> int:
+    namespace = build_parser().parse_args(argv)
+    arguments = load_finetune_arguments(namespace.recipe, **given_flags(namespace, FinetuneArguments))
+    result = finetune(arguments)
+    return 130 if result.stopped_by == "SIGINT" else 0

@@ -1,0 +1,179 @@
+"""AP while fine-tuning: when it is measured, on what statistics, what is best so far, and when it is enough.
+
+Where it sits: the loop asks this watch at logging steps; `finetune.py` asks it once more at the end. An evaluation
+leaves no trace in training: batch-norm statistics that were made anew for it are put back.
+"""
+
+import itertools
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mcl_hf.detection.detection_data import DetectionData
+from mcl_hf.detection.evaluate import DetectionMetrics, evaluate_detections
+from mcl_hf.detection.evaluation_files import write_evaluation
+from mcl_hf.detection.finetune_step import FinetuneRun, forward
+from mcl_hf.detection.precise_bn import statistics_restored, training_norms, update_statistics
+from mcl_hf.detection.predict import predict_data
+from mcl_hf.detection.results import gather_results, to_results
+from mcl_hf.detection.train_loader import DetectionBatch, DetectionLoader
+from mcl_hf.training.host_copies import copy_to_device
+from mcl_hf.training.run import on_main_process
+from mcl_hf.training.state import no_progress_bar, replace_folder
+
+BEST = "best"
+"""Folder of the detector with the best AP so far."""
+
+
+@dataclass
+class EvaluationWatch:
+    """Evaluates every `eval_every_steps`, keeps the best detector, and ends a run that no longer gains.
+
+    Attributes:
+        run: to be watched.
+        data: annotated images that AP is measured on; None: nothing is measured.
+        train_loader: what batch-norm statistics are made of, from a step on.
+        fatal: never set; losses that are not finite end a run elsewhere.
+        enough: set when `early_stopping_patience` evaluations have brought no gain.
+        newest: figures of the newest evaluation.
+        final_buffers: of the network after the last step, with the statistics that it was evaluated with.
+    """
+
+    run: FinetuneRun
+    data: DetectionData | None
+    train_loader: DetectionLoader
+    fatal: str | None = None
+    enough: bool = False
+    newest: DetectionMetrics | None = None
+    final_buffers: dict[str, torch.Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        self.enough = self._has_patience_ended()  # of a run that is resumed after its early end
+
+    def measure(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        """Losses go to the log as they are."""
+        return outputs
+
+    def judge(self, record: dict[str, Any]) -> None:
+        """Evaluate where it is due; figures go into the record. All ranks."""
+        every, state = self.run.arguments.eval_every_steps, self.run.state
+        last = state.step == state.max_steps
+        if self.data is None or not (last or (every and state.step % every == 0)):
+            return
+        with statistics_restored(self.run.network):
+            make_statistics(self.run, self.train_loader)
+            figures = self.evaluate()
+            record |= figures
+            self._keep_if_best(figures)
+            self.enough = self._has_patience_ended()
+            if last:
+                self.final_buffers = {name: buffer.clone() for name, buffer in self.run.network.named_buffers()}
+
+    def error(self) -> Exception:
+        """Never asked for."""
+        raise AssertionError("nothing is fatal here")
+
+    def evaluate(self) -> dict[str, float]:
+        """Detect and score with the network as it is; figures by name, such as ``eval/box/AP``. All ranks.
+
+        On the main process, files of the evaluation are written to ``evaluation/`` in the run's folder.
+        """
+        run, data = self.run, self.data
+        assert data is not None, "asked to evaluate without data"
+        arguments = run.arguments
+        run.network.eval()
+        try:
+            predicted = predict_data(
+                run.network,
+                run.processor,
+                data,
+                batch_size=arguments.eval_batch_size,
+                num_workers=arguments.num_workers,
+                precision=arguments.precision,
+                skip_broken=True,
+            )
+        finally:
+            run.network.train()
+        results = gather_results(to_results(predicted.detections, data), data)
+
+        def score() -> dict[str, float]:
+            metrics = evaluate_detections(
+                data,
+                results,
+                backend=arguments.eval_backend,
+                masks=data.has_masks and arguments.detector == "mask_rcnn",
+            )
+            about = {"run": str(run.output_dir), "step": run.state.step}
+            write_evaluation(run.output_dir / "evaluation", data, results, metrics, about)
+            self.newest = metrics
+            return figures_of(metrics)
+
+        return on_main_process(run.accelerator, score)
+
+    def _keep_if_best(self, figures: dict[str, float]) -> None:
+        best, ap = self.run.state.best, figures[main_figure(figures)]
+        if ap > best.get("eval_AP", -1.0):
+            now = {"eval_AP": ap, "eval_step": self.run.state.step, "evaluations_since": 0}
+            on_main_process(self.run.accelerator, self._save_best)
+        else:
+            now = {"evaluations_since": best["evaluations_since"] + 1}
+        self.run.state.best = best | now
+
+    def _save_best(self) -> None:
+        folder = self.run.output_dir / f".{BEST}.partial"
+        shutil.rmtree(folder, ignore_errors=True)
+        with no_progress_bar():
+            self.run.network.save_pretrained(folder)
+        self.run.processor.save_pretrained(folder)
+        replace_folder(folder, self.run.output_dir / BEST)
+
+    def _has_patience_ended(self) -> bool:
+        patience = self.run.arguments.early_stopping_patience
+        return bool(patience) and self.run.state.best.get("evaluations_since", 0) >= patience
+
+
+def make_statistics(run: FinetuneRun, loader: DetectionLoader) -> int:
+    """Make the batch-norm statistics anew from the training batches that come next; norms updated. All ranks.
+
+    The number of batches is `precise_bn_steps`, but no more than an epoch has.
+    """
+    steps = min(run.arguments.precise_bn_steps, loader.steps_per_epoch)
+    if not steps or not training_norms(run.network):
+        return 0
+    loader.load_state_dict({"step": run.state.step})
+    batches: Iterator[DetectionBatch] = itertools.islice(iter(loader), steps)
+    device = run.accelerator.device
+
+    def pass_through(batch: DetectionBatch) -> None:
+        on_device = batch.map(partial(copy_to_device, device=device))
+        with run.accelerator.autocast():
+            forward(run, run.network, on_device, batch.step)
+
+    return update_statistics(run.network, pass_through, batches)
+
+
+def figures_of(metrics: DetectionMetrics) -> dict[str, float]:
+    """Box and mask figures by the name that the log has for them; what cannot be measured is left out."""
+    kinds = {"box": metrics.box, "mask": metrics.mask}
+    return {
+        f"eval/{kind}/{name}": value
+        for kind, found in kinds.items()
+        if found is not None
+        for name, value in found.figures.items()
+        if value is not None
+    }
+
+
+def main_figure(figures: dict[str, float]) -> str:
+    """The figure that decides which detector is best: mask AP where there are masks."""
+    return "eval/mask/AP" if "eval/mask/AP" in figures else "eval/box/AP"
+
+
+def best_folder(output_dir: Path) -> Path:
+    """Where the best detector of a run lies."""
+    return output_dir / BEST
