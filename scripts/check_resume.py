@@ -16,6 +16,7 @@ certain moment are put into the child's modules; the library knows nothing of th
 import argparse
 import contextlib
 import hashlib
+import importlib
 import json
 import mmap
 import os
@@ -42,7 +43,7 @@ from PIL import Image
 
 import mcl_hf.cli.pretrain
 from mcl_hf.data import loader as loader_module
-from mcl_hf.training import checkpoint_writer, loop, state
+from mcl_hf.training import checkpoint_writer, saving
 from mcl_hf.training import step as step_module
 
 KINDS = ("in a step", "in the loader", "writing a checkpoint", "any time")
@@ -124,7 +125,8 @@ def install_hooks(place: Place, strike: Strike, step_seconds: float) -> None:
         timer.daemon = True
         timer.start()
 
-    train_step, forward_backward = loop.train_step, step_module.forward_backward
+    pretraining = importlib.import_module("mcl_hf.training.pretrain")  # the name in the package is the function
+    train_step, forward_backward = pretraining.train_step, step_module.forward_backward
     render, write = loader_module._StepBatches._render, checkpoint_writer.write_checkpoint
     counts = {"images": 0, "writes": 0}
 
@@ -169,11 +171,12 @@ def install_hooks(place: Place, strike: Strike, step_seconds: float) -> None:
 
         return part
 
-    loop.train_step, step_module.forward_backward = watched_step, watched_pass
+    setattr(pretraining, "train_step", watched_step)  # noqa: B010
+    step_module.forward_backward = watched_pass
     loader_module._StepBatches._render = watched_render  # type: ignore[method-assign]
     setattr(checkpoint_writer, "write_checkpoint", watched_write)  # noqa: B010
     for name in WRITING:
-        setattr(state, name, watched_part(name, getattr(state, name)))
+        setattr(saving, name, watched_part(name, getattr(saving, name)))
 
 
 def start(folder: Path, options: dict[str, Any], place: Place, strike: Strike, step_seconds: float) -> int:

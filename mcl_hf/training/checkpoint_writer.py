@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from .state import SavesPretrained, TrainingState, take_snapshot, write_checkpoint
+from .saving import SavesPretrained, take_snapshot, write_checkpoint
+from .state import TrainingState
 
 
 class CheckpointWriter:

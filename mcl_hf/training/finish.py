@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from ..errors import InputError
 from .run import Run
-from .state import fsync, no_progress_bar, replace_folder
+from .saving import fsync, no_progress_bar, replace_folder
 
 _README = """\
 ---

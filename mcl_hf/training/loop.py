@@ -1,7 +1,7 @@
 """The training loop: steps, and what is due between them.
 
-Where it sits: `pretrain.py` builds a `Run` and calls `train`; `step.py` is one step. The host waits for the device at
-logging and saving steps only.
+Where it sits: a task builds a `Run`, and `course.py` calls `train` with the task's step (`step.py` for pre-training).
+Nothing here knows the task. The host waits for the device at logging and saving steps only.
 """
 
 import functools
@@ -9,31 +9,34 @@ import time
 from typing import Any
 
 from .peak_memory import peak_memory_gib
-from .run import Run, on_main_process
+from .run import Run, TrainStep, Watch, on_main_process
 from .state import should_save
-from .step import DataError, TimedBatches, train_step
-from .watch import HealthWatch
+from .timed_batches import DataError, TimedBatches
 
 
-def train(run: Run) -> None:
+def train(run: Run, train_step: TrainStep, watch: Watch) -> None:
     """Train from `run.state.step` to the end or to a stop request, logging and saving on the way. All ranks.
 
     Every checkpoint that was begun is whole, or has raised its error, when this returns.
+
+    Args:
+        run: its state, log and checkpoints move on.
+        train_step: one optimizer step of the task.
+        watch: what is measured and judged at logging steps.
 
     Raises:
         NonFiniteLossError: the loss or its gradient became infinite or NaN; nothing was saved since.
         InputError: a checkpoint could not be written.
         DataError: the data ended in an error; what was trained until then is saved.
-        CollapseError: the run collapsed or learns nothing, and `on_collapse` is "stop"; the step is saved.
+        Exception: that of `watch`, where it found the run not worth going on; the step is saved.
     """
     with run.writer:
-        _train(run)
+        _train(run, train_step, watch)
 
 
-def _train(run: Run) -> None:
+def _train(run: Run, train_step: TrainStep, watch: Watch) -> None:
     arguments, state = run.arguments, run.state
     batches = TimedBatches(iter(run.loader), run.accelerator.num_processes)
-    watch = HealthWatch(run)
     broken = list(state.broken_since_log) if run.accelerator.is_main_process else []
     counted = len(broken)  # of them in state.broken_images
     reported: set[str] = set()

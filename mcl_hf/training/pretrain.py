@@ -1,7 +1,7 @@
 """`pretrain`: a whole pre-training run, as the command and as a Python call.
 
-Where it sits: arguments -> checks -> data, model, optimizer on Accelerate -> loop -> finished folder. Everything that
-can be wrong with the input is found before the first step.
+Where it sits: arguments -> checks -> data, model, optimizer on Accelerate -> loop -> finished folder. `course.py` has
+what every task's run goes through. Everything that can be wrong with the input is found before the first step.
 
     OUTPUT_DIR/
         config.json, model.safetensors, preprocessor_config.json, README.md    the finished model, slim
@@ -12,7 +12,7 @@ can be wrong with the input is found before the first step.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,45 +32,19 @@ from ..models import (
 )
 from .arguments import PretrainArguments, load_arguments
 from .arithmetic import set_arithmetic
-from .checkpoint_writer import CheckpointWriter
+from .course import RunResult, common_parts, make_ready, open_folder, see_through, take_up
 from .finish import write_finished_model
-from .health import FiniteGuard
 from .launch import launched
-from .loop import train
 from .optim import build_optimizer, learning_rate_warning
-from .resume import check_model, check_recipe, continue_from, find_start, output_folder
-from .run import Run, on_main_process
+from .resume import PRETRAIN_RULES, check_model, output_folder
+from .run import PretrainRun
 from .run_data import open_data, open_loader
-from .signals import StopRequest
-from .state import (
-    TrainingState,
-    check_free_space,
-    installed_versions,
-    load_optimizer,
-    read_training_state,
-    remove_leftovers,
-    should_save,
-)
-from .tracking import Tracking, check_trackers, read_log
+from .state import TrainingState, installed_versions
+from .step import train_step
+from .tracking import check_trackers
+from .watch import HealthWatch
 
 _MODELS = {"contrastive": MCLForPreTraining, "supervised": MCLForSupervisedPreTraining}
-
-
-@dataclass
-class PretrainResult:
-    """What came of a run.
-
-    Attributes:
-        output_dir: its folder.
-        steps: optimizer steps done.
-        metrics: the last record of log.jsonl.
-        stopped_by: "SIGTERM" or "SIGINT" where a signal ended the run early (a checkpoint was written), else None.
-    """
-
-    output_dir: Path
-    steps: int
-    metrics: dict[str, Any]
-    stopped_by: str | None = None
 
 
 def pretrain(
@@ -79,7 +53,7 @@ def pretrain(
     recipe: str | None = None,
     callbacks: Sequence[Any] = (),
     **options: Any,
-) -> PretrainResult:
+) -> RunResult:
     """Pre-train, and write the finished model to `output_dir`.
 
     Args:
@@ -105,7 +79,7 @@ def pretrain(
     elif recipe is not None or options:
         raise InputError("give either arguments, or a recipe and options, not both")
     config = arguments.model_config()  # fails on a wrong model before anything else
-    output_dir = output_folder(arguments)
+    output_dir = output_folder(arguments.output_dir, arguments.data)
     check_trackers(arguments.report_to)
     with launched(arguments, output_dir) as accelerator:
         set_arithmetic(accelerator.device, arguments.tf32)
@@ -118,18 +92,9 @@ def _pretrain(
     output_dir: Path,
     accelerator: Accelerator,
     callbacks: Sequence[Any],
-) -> PretrainResult:
+) -> RunResult:
     # --- where to start ---------------------------------------------------------------------------------------------
-    def prepare_folder() -> tuple[Path | None, list[str]]:
-        found = find_start(output_dir, arguments.resume)
-        try:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(output_dir)
-        except OSError as error:
-            raise InputError(f"output_dir {output_dir} cannot be written: {error.strerror}") from error
-        return found
-
-    checkpoint, lines = on_main_process(accelerator, prepare_folder)
+    checkpoint, lines = open_folder(accelerator, output_dir, arguments.resume)
     world_size, rank = accelerator.num_processes, accelerator.process_index
     batch_size, global_batch_size = arguments.batch_sizes(world_size)
 
@@ -146,11 +111,7 @@ def _pretrain(
         data={"description": source.description, "fingerprint": source.fingerprint, "num_images": len(source)},
         versions=installed_versions(),
     )
-    if checkpoint is not None:
-        saved = read_training_state(checkpoint)
-        lines += check_recipe(checkpoint, saved, state)
-        continue_from(state, saved)
-        lines.append(f"resuming after step {state.step} from {checkpoint}")
+    lines += take_up(checkpoint, state, PRETRAIN_RULES)
     loader = open_loader(
         arguments,
         config,
@@ -168,28 +129,19 @@ def _pretrain(
     network = convert_cross_rank_norm(network, accelerator.device.type) if world_size > 1 else network
     layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
     network = network.to(device=accelerator.device, memory_format=layout).train()
-    if checkpoint is None:
-        steps = [step for step in range(1, max_steps + 1) if should_save(step, arguments.save_every_steps, max_steps)]
-        kept = (arguments.keep_last, arguments.keep_every)
-        on_main_process(accelerator, lambda: check_free_space(output_dir, network, arguments.optimizer, steps, *kept))
     peak_lr = arguments.base_learning_rate * global_batch_size / 256
     optimizer = build_optimizer(network, arguments.optimizer, peak_lr, arguments.weight_decay)
-    if checkpoint is not None:
-        load_optimizer(checkpoint, network, optimizer)
     if arguments.activation_checkpointing:
         recompute_activations(network.mcl.backbone)
     if arguments.compile:
         for part in (network.mcl, getattr(network, "target", None)):
             for module in (part.backbone, part.fpn, part.region_head) if part is not None else ():
                 module.compile()
-    model, prepared = accelerator.prepare(network, optimizer)
-    if accelerator.scaler is not None and state.scaler:
-        accelerator.scaler.load_state_dict(state.scaler)
+    model, prepared = make_ready(accelerator, arguments, network, optimizer, checkpoint, state, output_dir)
 
     # --- run ----------------------------------------------------------------------------------------------------------
-    run = Run(
-        arguments=arguments,
-        accelerator=accelerator,
+    run = PretrainRun(
+        **common_parts(accelerator, arguments, state, output_dir),
         model=model,
         network=network,
         optimizer=prepared,
@@ -197,16 +149,6 @@ def _pretrain(
         processor=MCLImageProcessor.from_config(config),
         mean=torch.tensor(config.image_mean, device=accelerator.device).mul(255).view(-1, 1, 1),
         scale=torch.tensor(config.image_std, device=accelerator.device).mul(255).view(-1, 1, 1),
-        state=state,
-        guard=FiniteGuard(
-            accelerator.device,
-            scaled=accelerator.scaler is not None,
-            keep=arguments.gradient_accumulation_steps * arguments.log_every_steps,
-        ),
-        tracking=Tracking(output_dir, accelerator.is_main_process, max_steps, state.step),
-        writer=CheckpointWriter(output_dir, arguments.keep_last, arguments.keep_every),
-        stop=StopRequest(),
-        output_dir=output_dir,
         peak_lr=peak_lr,
         warmup_steps=max_steps // 10 if arguments.warmup_steps is None else arguments.warmup_steps,
         callbacks=callbacks,
@@ -224,23 +166,8 @@ def _pretrain(
         )
     if arguments.probe_data is not None and not any(hasattr(callback, "on_record") for callback in callbacks):
         lines.append("warning: no probes without their callback, mcl_hf.cli.probing.RunProbe; mcl-hf pretrain has it")
-    for line in lines:
-        run.tracking.print(line)
-    try:
-        run.tracking.start_trackers(accelerator, state.arguments, state.tracker_ids)
-        if accelerator.is_main_process and state.step:
-            run.metrics = (read_log(output_dir / "log.jsonl") or [{}])[-1]
-        with run.stop.listening():
-            train(run)
-        if run.state.step < max_steps:
-            run.tracking.print(f"stopped by {run.stop.name} after step {state.step}: continue with --resume auto")
-            return PretrainResult(output_dir, state.step, run.metrics, run.stop.name)
-        on_main_process(accelerator, lambda: write_finished_model(run))
-        run.notify("on_end")
-        run.tracking.print(f"finished: {output_dir} opens with mcl_hf.MCLModel.from_pretrained")
-        return PretrainResult(output_dir, state.step, run.metrics)
-    finally:
-        run.tracking.close()
+    last_line = f"finished: {output_dir} opens with mcl_hf.MCLModel.from_pretrained"
+    return see_through(run, train_step, HealthWatch(run), lines, write_finished_model, last_line)
 
 
 def _fit_to_data(

@@ -4,11 +4,13 @@ Where it sits: `pretrain.py` asks before anything expensive is done. What would 
 is named.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .arguments import MODEL_FIELDS, PretrainArguments
+from .arguments import MODEL_FIELDS
 from .finish import RUN_ENTRIES
 from .state import TrainingState, checkpoints, damage, newest_whole_checkpoint
 
@@ -16,20 +18,39 @@ from .state import TrainingState, checkpoints, damage, newest_whole_checkpoint
 _BEFORE_FIRST_CHECKPOINT = ("log.jsonl", "checkpoints")
 # A config.json or a README.md alone is somebody else's.
 _SIGNS_OF_A_RUN = {"model.safetensors", "pretraining", "checkpoints", "log.jsonl"}
-# Another value of these makes a checkpoint useless.
-_REFUSED = ("objective", "optimizer")
 # These may change freely: they decide where a run writes, what it tells, and how fast it reads. A change of any other
 # option makes another run of it, but not a wrong one, and is named; so are options that come to be, until listed here.
-_WITHOUT_INFLUENCE = {
+WITHOUT_INFLUENCE = {
     "output_dir", "resume", "num_workers", "max_broken", "save_every_steps", "keep_last", "keep_every",
-    "log_every_steps", "report_to", "log_images", "on_collapse",
+    "log_every_steps", "report_to", "log_images", "on_collapse", "probe_data", "probe_every_steps", "probe_images",
 }  # fmt: skip
+# Compared by what comes of them: the model's configuration, the data's fingerprint, the steps and their images.
+COMPARED_BY_RESULT = {"data", "epochs", "max_steps", "global_batch_size", "batch_size"}
+
+
+@dataclass(frozen=True)
+class RecipeRules:
+    """What a change of a task's options means for a run that is resumed. Any option not named here may be changed, and
+    is warned about.
+
+    Attributes:
+        refused: another value makes a checkpoint useless.
+        without_influence: may change freely.
+        compared_elsewhere: compared by what comes of them.
+    """
+
+    refused: tuple[str, ...]
+    without_influence: frozenset[str]
+    compared_elsewhere: frozenset[str]
+
+
+PRETRAIN_RULES = RecipeRules(
+    ("objective", "optimizer"), frozenset(WITHOUT_INFLUENCE), frozenset({*MODEL_FIELDS, *COMPARED_BY_RESULT})
+)
 # What a run counts and finds; the other fields of `TrainingState` describe it.
 _CONTINUED = (
     "step", "images_seen", "seconds", "broken_images", "broken_since_log", "best", "health", "tracker_ids", "scaler",
 )  # fmt: skip
-# Compared by what comes of them: the model's configuration, the data's fingerprint, the steps and their images.
-_COMPARED_ELSEWHERE = {*MODEL_FIELDS, "data", "epochs", "max_steps", "global_batch_size", "batch_size"}
 
 
 def find_start(output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
@@ -92,20 +113,23 @@ def _has_content(path: Path) -> bool:
     return path.is_dir() or (path.is_file() and path.stat().st_size > 0)
 
 
-def check_model(checkpoint: Path, saved: Any, wanted: Any) -> None:
+def check_model(
+    checkpoint: Path, saved: Any, wanted: Any, names: Sequence[str] = (*MODEL_FIELDS, "num_labels")
+) -> None:
     """Refuse to continue with another network.
 
     Args:
         checkpoint: for the message.
-        saved: the `MCLConfig` of the checkpoint.
+        saved: the model's configuration in the checkpoint.
         wanted: the one that this run's options describe.
+        names: the fields of it that must agree.
 
     Raises:
         InputError: naming the fields and both values.
     """
     changed = [
         f"{name} {getattr(saved, name)!r} (now {getattr(wanted, name)!r})"
-        for name in (*MODEL_FIELDS, "num_labels")
+        for name in names
         if getattr(saved, name) != getattr(wanted, name)
     ]
     if changed:
@@ -115,21 +139,29 @@ def check_model(checkpoint: Path, saved: Any, wanted: Any) -> None:
         )
 
 
-def check_recipe(checkpoint: Path, saved: TrainingState, now: TrainingState) -> list[str]:
+def check_recipe(
+    checkpoint: Path, saved: TrainingState, now: TrainingState, rules: RecipeRules = PRETRAIN_RULES
+) -> list[str]:
     """One line for every choice that differs from the checkpoint's run: continuing is possible, but not the same run.
 
     Raises:
-        InputError: the objective or the optimizer differs, or the run is already longer than asked for.
+        InputError: it is a checkpoint of another task, an option differs that `rules` refuse, or the run is already
+            longer than asked for.
     """
+    if saved.task != now.task:
+        raise InputError(
+            f"{checkpoint} is a checkpoint of {saved.task}, and this is {now.task}: start a new run from its weights"
+        )
     before, after = saved.arguments, now.arguments
-    for name in _REFUSED:
+    for name in rules.refused:
         if before.get(name) != after[name]:
             raise InputError(
                 f"{checkpoint} was trained with {name} {before.get(name)}, now it is {after[name]}: use the same"
             )
     if saved.step > now.max_steps:
         raise InputError(f"{checkpoint} is at step {saved.step}, beyond the {now.max_steps} steps asked for")
-    named = [name for name in after if name in before and name not in _WITHOUT_INFLUENCE | _COMPARED_ELSEWHERE]
+    unnamed = rules.without_influence | rules.compared_elsewhere
+    named = [name for name in after if name in before and name not in unnamed]
     changed = [(name, before[name], after[name]) for name in named]
     for name in ("world_size", "global_batch_size", "max_steps"):
         changed.append((name, getattr(saved, name), getattr(now, name)))
@@ -158,16 +190,20 @@ def _data_words(state: TrainingState) -> str:
     return f"{state.data.get('num_images')} images with fingerprint {state.data.get('fingerprint')}"
 
 
-def output_folder(arguments: PretrainArguments) -> Path:
+def output_folder(output_dir: str | None, sources: Sequence[str]) -> Path:
     """The run's folder.
+
+    Args:
+        output_dir: as the user gave it.
+        sources: the data, as the user gave it.
 
     Raises:
         InputError: none was given, or it lies among the images, where its pictures would be trained on.
     """
-    if not arguments.output_dir:
+    if not output_dir:
         raise InputError("output_dir is not set: name the folder for the run with --output-dir")
-    folder = Path(arguments.output_dir).expanduser()
-    for data in arguments.data:
+    folder = Path(output_dir).expanduser()
+    for data in sources:
         images = Path(data if Path(data).exists() else data.rpartition("=")[0] or data)  # FOLDER or FOLDER=WEIGHT
         if images.is_dir() and images.resolve() in (folder.resolve(), *folder.resolve().parents):
             raise InputError(

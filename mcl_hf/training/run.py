@@ -1,9 +1,9 @@
-"""`Run`: everything that a pre-training run consists of, and what its ranks agree on.
+"""`Run`: everything that a run consists of, what a task brings to it, and what its ranks agree on.
 
-Where it sits: built by `pretrain.py`, worked on by `loop.py` and `step.py`, seen by callbacks.
+Where it sits: built by a task's file (`pretrain.py`), worked on by `loop.py` and the task's step, seen by callbacks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from .arguments import PretrainArguments
 from .checkpoint_writer import CheckpointWriter
 from .health import FiniteGuard
+from .saving import SavesPretrained
 from .signals import StopRequest
-from .state import SavesPretrained, TrainingState
+from .state import TrainingState
 from .tracking import Tracking
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from ..data import ViewBatch, ViewLoader
+    from ..data import ViewBatch
 
 T = TypeVar("T")
 
@@ -60,38 +61,95 @@ class Callback(Protocol):
         """After the finished model was written."""
 
 
-@dataclass
-class Batch:
-    """One forward pass: the loader's uint8 views, and the montages drawn for them (L - 1 index tensors a side)."""
+class RunArguments(Protocol):
+    """The options that the loop reads, with the meanings that they have in `PretrainArguments`; a dataclass."""
 
-    views: "ViewBatch"
-    montage_a: list[Tensor]
-    montage_b: list[Tensor] | None
+    seed: int
+    resume: str
+    optimizer: Any
+    save_every_steps: int
+    keep_last: int
+    keep_every: int
+    log_every_steps: int
+    gradient_accumulation_steps: int
 
 
-@dataclass
-class Run:
-    """Parts of a run.
+class TrainStep(Protocol):
+    """One optimizer step of a task."""
+
+    def __call__(self, run: Any, batches: Iterator[Any], step: int, broken: list[str]) -> dict[str, Any]:
+        """Take what it needs from `batches`, change the weights once, and return what the log shows.
+
+        Args:
+            run: the task's `Run`.
+            batches: of its loader; raises DataError, which must pass, with the weights as they were.
+            step: 0-based; with the seed, all that randomness and schedules may depend on.
+            broken: names of unreadable images are appended.
+
+        Returns:
+            Tensors, on the device, and numbers, equal in kind on all ranks; among them "loss".
+        """
+
+
+class Watch(Protocol):
+    """What a task measures and judges at logging steps, on all ranks.
 
     Attributes:
+        fatal: not None where the run is to be saved and ended with `error`.
+    """
+
+    fatal: str | None
+
+    def measure(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        """The outputs of a step as the log has them, still tensors."""
+
+    def judge(self, record: dict[str, Any]) -> None:
+        """Take a record into account before it is logged; may add to it and to `run.state.health`."""
+
+    def error(self) -> Exception:
+        """What ends the run."""
+
+
+class NoWatch:
+    """For a task that logs its outputs as they are, and judges nothing."""
+
+    fatal: str | None = None
+
+    def measure(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        """All of them."""
+        return outputs
+
+    def judge(self, record: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def error(self) -> Exception:
+        """Never asked for."""
+        raise AssertionError("nothing was judged")
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Parts of a run, of any task.
+
+    Attributes:
+        arguments: the task's options.
         model: wrapped for several processes and mixed precision; `network` is the bare one.
         optimizer: Accelerate's wrapper.
-        mean, scale: of the uint8 views on the device, `(C, 1, 1)`: normalised = (view - mean) / scale.
+        loader: gives batches from the step on that the run starts at.
+        processor: saved beside the model.
         peak_lr: learning rate that the warm-up rises to.
         warmup_steps: steps that it takes.
-        batch: the last one that went through the model, for pictures.
+        batch: the last one that went through the model, for pictures; of the task's own type.
         metrics: the last record of the log.
     """
 
-    arguments: PretrainArguments
+    arguments: Any
     accelerator: "Accelerator"
     model: nn.Module
     network: Any
     optimizer: Any
-    loader: "ViewLoader"
+    loader: Iterable[Any]
     processor: SavesPretrained
-    mean: Tensor
-    scale: Tensor
     state: TrainingState
     guard: FiniteGuard
     tracking: Tracking
@@ -101,7 +159,7 @@ class Run:
     peak_lr: float
     warmup_steps: int
     callbacks: Sequence[Any] = ()
-    batch: Batch | None = None
+    batch: Any = None
     metrics: dict[str, Any] = field(default_factory=dict)
 
     def notify(self, event: str, *values: Any) -> None:
@@ -122,3 +180,25 @@ class Run:
             name: self.accelerator.reduce(value.detach(), "mean").tolist() if isinstance(value, Tensor) else value
             for name, value in outputs.items()
         }
+
+
+@dataclass
+class Batch:
+    """One forward pass: the loader's uint8 views, and the montages drawn for them (L - 1 index tensors a side)."""
+
+    views: "ViewBatch"
+    montage_a: list[Tensor]
+    montage_b: list[Tensor] | None
+
+
+@dataclass(kw_only=True)
+class PretrainRun(Run):
+    """A pre-training run; its `batch` is a `Batch`.
+
+    Attributes:
+        mean, scale: of the uint8 views on the device, `(C, 1, 1)`: normalised = (view - mean) / scale.
+    """
+
+    arguments: PretrainArguments
+    mean: Tensor
+    scale: Tensor

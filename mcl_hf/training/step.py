@@ -10,18 +10,16 @@ would have drawn. Nothing here waits for the device.
 import contextlib
 import functools
 import hashlib
-import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..errors import InputError
 from .host_copies import copy_to_device
-from .run import Batch, Run
+from .run import Batch, PretrainRun
 from .schedules import learning_rate, target_momentum
-from .signals import interrupts_ignored
+from .timed_batches import DataError
 
 if TYPE_CHECKING:
     from ..data import ViewBatch
@@ -30,7 +28,7 @@ _HEALTH = ("level_losses", "random_losses", "positive_similarity", "negative_sim
 _SUPERVISED = ("level_losses", "random_losses", "accuracy", "feature_std", "queries")
 
 
-def train_step(run: Run, batches: Iterator["ViewBatch"], step: int, broken: list[str]) -> dict[str, Any]:
+def train_step(run: PretrainRun, batches: Iterator["ViewBatch"], step: int, broken: list[str]) -> dict[str, Any]:
     """One optimizer step, 0-based `step`; names of unreadable images are appended to `broken`.
 
     Returns:
@@ -69,7 +67,7 @@ def train_step(run: Run, batches: Iterator["ViewBatch"], step: int, broken: list
     return {**outputs, "learning_rate": lr, "grad_norm": grad_norm}
 
 
-def forward_backward(run: Run, views: "ViewBatch", step: int, part: int, is_last: bool) -> dict[str, Any]:
+def forward_backward(run: PretrainRun, views: "ViewBatch", step: int, part: int, is_last: bool) -> dict[str, Any]:
     """Forward and backward pass of one batch; gradients meet the other ranks' in the last pass of a step only."""
     arguments, parts, rank = run.arguments, run.arguments.gradient_accumulation_steps, run.accelerator.process_index
     position = step * parts + part
@@ -118,64 +116,24 @@ def counter_seed(purpose: str, *counters: int) -> int:
     return int.from_bytes(digest, "big")
 
 
-def normalise(run: Run, views: Sequence[Tensor]) -> list[Tensor]:
+def normalise(run: PretrainRun, views: Sequence[Tensor]) -> list[Tensor]:
     """uint8 `(N, C, s, s)`, here or on the device -> float on the device, ``(x - 255 mean) / (255 std)`` by channel."""
     layout = torch.channels_last if run.arguments.channels_last else torch.contiguous_format
     on_device = [copy_to_device(view, run.accelerator.device) for view in views]
     return [((view - run.mean) / run.scale).contiguous(memory_format=layout) for view in on_device]
 
 
-def _group_ids(run: Run, views: "ViewBatch") -> Tensor | None:
+def _group_ids(run: PretrainRun, views: "ViewBatch") -> Tensor | None:
     """`(N,)` ids of images that are no negatives of each other; with a queue, an image's own past keys at the least."""
     if views.group_ids is None and run.network.config.queue_size:
         return _on_device(run, views.sample_ids)
     return _on_device(run, views.group_ids)
 
 
-def _on_device(run: Run, tensor: Tensor | None) -> Tensor | None:
+def _on_device(run: PretrainRun, tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else copy_to_device(tensor, run.accelerator.device)
 
 
-def _gradients_meet(run: Run, meet: bool) -> contextlib.AbstractContextManager[Any]:
+def _gradients_meet(run: PretrainRun, meet: bool) -> contextlib.AbstractContextManager[Any]:
     """Whether the backward pass inside averages gradients over the ranks."""
     return contextlib.nullcontext() if meet else run.accelerator.no_sync(run.model)
-
-
-class DataError(InputError):
-    """No batch could be made. Every rank raises it before the same step, so that they can save together."""
-
-
-class TimedBatches(Iterator["ViewBatch"]):
-    """The loader's batches, and how long the loop has waited for them, in seconds. All ranks must go through it in
-    step: each learns from the others whether they have their batch.
-
-    Raises:
-        DataError: this rank's loader, or another's, cannot go on.
-    """
-
-    def __init__(self, batches: Iterator["ViewBatch"], num_processes: int = 1) -> None:
-        self._batches, self._started, self.seconds = batches, False, 0.0
-        # on the host, so that asking does not wait for the device
-        self._group: Any = torch.distributed.new_group(backend="gloo") if num_processes > 1 else None
-
-    def __next__(self) -> "ViewBatch":
-        start = time.perf_counter()
-        error = None
-        try:
-            if self._started:
-                batch = next(self._batches)
-            else:
-                with interrupts_ignored():  # the workers start here
-                    batch = next(self._batches)
-                self._started = True
-        except InputError as caught:
-            error = caught
-        if self._group is not None:
-            failed = torch.tensor(int(error is not None))
-            torch.distributed.all_reduce(failed, group=self._group)
-            if failed and error is None:
-                raise DataError("The data of another process could not be read: see its message.")
-        if error is not None:
-            raise DataError(str(error)) from error
-        self.seconds += time.perf_counter() - start
-        return batch

@@ -6,10 +6,10 @@ import torch
 from safetensors.torch import load_file
 
 from mcl_hf.errors import InputError
-from mcl_hf.training import state as state_module
+from mcl_hf.training import saving
 from mcl_hf.training.checkpoint_writer import CheckpointWriter
 from mcl_hf.training.optim import build_optimizer
-from mcl_hf.training.state import TrainingState, checkpoint_folder, checkpoints, damage
+from mcl_hf.training.state import TrainingState, checkpoint_folder, checkpoints, damage, read_training_state
 from tests.training.test_state import Model, Processor, train_one_step
 
 
@@ -38,8 +38,8 @@ def optimizer(model):
 
 
 def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(tmp_path, model, optimizer, monkeypatch):
-    gate = Gate(state_module._write_manifest)
-    monkeypatch.setattr(state_module, "_write_manifest", gate)
+    gate = Gate(saving._write_manifest)
+    monkeypatch.setattr(saving, "_write_manifest", gate)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     moments = {p: optimizer.state[p]["exp_avg"].clone() for p in model.parameters()}
     state = TrainingState(step=1, best={"loss": 2.0})
@@ -58,7 +58,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(t
     saved = load_file(folder / "training_state.safetensors")
     for name, p in model.named_parameters():
         assert torch.equal(saved[f"optimizer/exp_avg/{name}"], moments[p])
-    assert state_module.read_training_state(folder) == TrainingState(step=1, best={"loss": 2.0})
+    assert read_training_state(folder) == TrainingState(step=1, best={"loss": 2.0})
 
 
 def no_space(*arguments):
@@ -69,7 +69,7 @@ def test_a_write_that_fails_raises_its_line_where_it_is_asked_for(tmp_path, mode
     with CheckpointWriter(tmp_path) as writer:
         writer.start(model, Processor(), optimizer, TrainingState(step=1))
         writer.wait()
-        monkeypatch.setattr(state_module, "save_file", no_space)
+        monkeypatch.setattr(saving, "save_file", no_space)
         writer.start(model, Processor(), optimizer, TrainingState(step=2))
         with pytest.raises(InputError, match="no space left on the disk; the last one before it is step-00000001"):
             writer.wait()
@@ -79,7 +79,7 @@ def test_leaving_waits_and_loses_no_error(tmp_path, model, optimizer, monkeypatc
     with CheckpointWriter(tmp_path) as writer:
         writer.start(model, Processor(), optimizer, TrainingState(step=1))
     assert damage(checkpoint_folder(tmp_path, 1)) is None
-    monkeypatch.setattr(state_module, "save_file", no_space)
+    monkeypatch.setattr(saving, "save_file", no_space)
     with pytest.raises(InputError, match="no space left"), CheckpointWriter(tmp_path) as writer:
         writer.start(model, Processor(), optimizer, TrainingState(step=2))
     with pytest.raises(KeyError) as caught, CheckpointWriter(tmp_path) as writer:

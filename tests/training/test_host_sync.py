@@ -1,18 +1,19 @@
 """Steps between two log lines never wait for the device: the whole loop runs on a device that cannot answer."""
 
 import contextlib
+import importlib
 
 import pytest
 import torch
 
 import mcl_hf
-from mcl_hf.training import loop
 from mcl_hf.training.health import NonFiniteLossError
+from mcl_hf.training.step import train_step
 
 from .host_sync import DEVICE, HostSyncs
 
 
-def steps_until_first_sync(tmp_path, monkeypatch, step=loop.train_step, **options) -> tuple[int, list[str]]:
+def steps_until_first_sync(tmp_path, monkeypatch, step=train_step, **options) -> tuple[int, list[str]]:
     """Train until the host asks the device for something: steps done, and what it asked."""
     steps = []
 
@@ -21,7 +22,8 @@ def steps_until_first_sync(tmp_path, monkeypatch, step=loop.train_step, **option
         return step(*args)
 
     monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", DEVICE.type)
-    monkeypatch.setattr(loop, "train_step", counted)
+    module = importlib.import_module("mcl_hf.training.pretrain")  # the name in the package is the function
+    monkeypatch.setattr(module, "train_step", counted)
     syncs = HostSyncs()
     # The guard's first question, whether every loss was finite, gets a zero for an answer: "not since step 0".
     with pytest.raises(NonFiniteLossError), syncs:
@@ -62,11 +64,10 @@ def test_no_step_between_two_log_lines_waits_for_the_device(tmp_path, monkeypatc
 
 def test_a_step_that_reads_a_value_is_caught(tmp_path, monkeypatch):
     def reading(run, *rest):
-        outputs = loop_step(run, *rest)
+        outputs = train_step(run, *rest)
         float(outputs["loss"].detach())
         return outputs
 
-    loop_step = loop.train_step
     _, found = steps_until_first_sync(tmp_path, monkeypatch, step=reading)
     assert len(found) == 5 and all("_local_scalar_dense" in line for line in found), found
 

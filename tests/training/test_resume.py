@@ -9,7 +9,7 @@ import pytest
 from mcl_hf.errors import InputError
 from mcl_hf.models import MCLConfig
 from mcl_hf.training.arguments import MODEL_FIELDS, PretrainArguments
-from mcl_hf.training.resume import _CONTINUED, check_model, check_recipe, continue_from
+from mcl_hf.training.resume import _CONTINUED, RecipeRules, check_model, check_recipe, continue_from
 from mcl_hf.training.state import TrainingState
 
 CHECKPOINT = Path("run/checkpoints/step-00000007")
@@ -102,7 +102,7 @@ def test_an_option_that_an_older_checkpoint_does_not_know_is_no_change():
 
 
 def test_everything_that_a_run_counts_is_continued_and_nothing_that_describes_it():
-    described = {"world_size", "global_batch_size", "max_steps", "arguments", "data", "versions"}
+    described = {"world_size", "global_batch_size", "max_steps", "arguments", "data", "versions", "task"}
     assert {field.name for field in dataclasses.fields(TrainingState)} == described | set(_CONTINUED)
     saved = TrainingState(step=7, best={"loss": 1.0}, tracker_ids={"wandb": "x"}, scaler={"scale": 2.0}, max_steps=9)
     fresh = TrainingState(max_steps=10)
@@ -114,3 +114,17 @@ def test_everything_that_a_run_counts_is_continued_and_nothing_that_describes_it
         {"scale": 2.0},
     )
     assert fresh.max_steps == 10
+
+
+def test_a_checkpoint_of_another_task_is_refused():
+    other = state()
+    other.task = "fine-tuning"
+    with pytest.raises(InputError, match="is a checkpoint of pre-training, and this is fine-tuning"):
+        check_recipe(CHECKPOINT, state(), other)
+
+
+def test_another_task_has_its_own_rules():
+    rules = RecipeRules(refused=("seed",), without_influence=frozenset({"precision"}), compared_elsewhere=frozenset())
+    assert check_recipe(CHECKPOINT, state(), state(precision="bf16"), rules) == []
+    with pytest.raises(InputError, match="was trained with seed 0, now it is 1"):
+        check_recipe(CHECKPOINT, state(), state(seed=1), rules)

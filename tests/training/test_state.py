@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mcl_hf.errors import InputError
-from mcl_hf.training import state as state_module
+from mcl_hf.training import saving
 from mcl_hf.training.optim import build_optimizer
 from mcl_hf.training.resume import find_start
+from mcl_hf.training.saving import check_free_space, take_snapshot, to_drop, write_checkpoint
 from mcl_hf.training.state import (
     TrainingState,
-    check_free_space,
     checkpoint_folder,
     checkpoints,
     damage,
@@ -25,9 +25,6 @@ from mcl_hf.training.state import (
     read_training_state,
     remove_leftovers,
     should_save,
-    take_snapshot,
-    to_drop,
-    write_checkpoint,
 )
 
 
@@ -148,7 +145,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(saved, monkeypatch, broken_
     def no_space(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(state_module, broken_call, no_space)
+    monkeypatch.setattr(saving, broken_call, no_space)
     with pytest.raises(InputError, match=r"no space left on the disk; the last one before it is step-00000003"):
         save(folder, model, optimizer, TrainingState(step=4), keep_last=1)
     found, _ = newest_whole_checkpoint(folder)
@@ -197,7 +194,7 @@ def test_leftovers_of_an_interrupted_write_are_removed(saved):
 
 def test_too_little_space_is_found_before_the_run(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(state_module.shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 500, 500))
+    monkeypatch.setattr(saving.shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 500, 500))
     with pytest.raises(InputError, match="0 MB of free disk space"):
         check_free_space(tmp_path, Model(), "adamw", [1], keep_last=3)
 
@@ -206,7 +203,7 @@ def test_space_is_counted_for_every_checkpoint_that_is_kept(tmp_path, monkeypatc
     usage = namedtuple("usage", "total used free")
     model = Model()
     tensors = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
-    monkeypatch.setattr(state_module.shutil, "disk_usage", lambda path: usage(0, 0, 9 * tensors))
+    monkeypatch.setattr(saving.shutil, "disk_usage", lambda path: usage(0, 0, 9 * tensors))
     steps = list(range(1, 11))
     check_free_space(tmp_path, model, "sgd", steps, keep_last=1)
     check_free_space(tmp_path, model, "sgd", steps, keep_last=1, keep_every=10)

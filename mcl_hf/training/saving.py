@@ -1,0 +1,227 @@
+"""Putting a checkpoint on disk, complete or not at all.
+
+Where it sits: `checkpoint_writer.py` calls both halves. `take_snapshot` copies everything to host memory while the loop
+waits, `write_checkpoint` puts the copy on disk, beside training: written beside its place, fsynced, renamed. The layout
+is in state.py, which reads it. All of this is for the main process alone.
+"""
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers.utils import logging
+
+from ..errors import InputError
+from .state import TrainingState, checkpoint_folder, checkpoints, file_hash, step_of
+
+
+class SavesPretrained(Protocol):
+    """An image processor of transformers."""
+
+    def save_pretrained(self, save_directory: Any) -> Any:
+        """Write its configuration into a folder."""
+
+
+@dataclass
+class Snapshot:
+    """A run at one step, in host memory and apart from everything that training changes.
+
+    Attributes:
+        weights: parameters and buffers by name.
+        optimizer: its tensors, "optimizer/<slot>/<parameter name>".
+        state: written as training_state.json.
+    """
+
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: TrainingState
+
+
+def take_snapshot(model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState) -> Snapshot:
+    """Copy what a checkpoint holds (a host sync); takes as much host memory as the checkpoint takes on disk.
+
+    Args:
+        model: unwrapped.
+        optimizer: the bare torch optimizer, over parameters of `model`.
+        state: copied, too.
+    """
+    names = {id(p): name for name, p in model.named_parameters()}
+    slots = {
+        f"optimizer/{slot}/{names[id(p)]}": value
+        for p, slots in optimizer.state.items()
+        for slot, value in slots.items()
+        if isinstance(value, Tensor)
+    }
+    return Snapshot(
+        weights={name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()},
+        optimizer={name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in slots.items()},
+        state=copy.deepcopy(state),
+    )
+
+
+def write_checkpoint(
+    output_dir: Path,
+    model: Any,
+    processor: SavesPretrained,
+    snapshot: Snapshot,
+    keep_last: int = 0,
+    keep_every: int = 0,
+) -> Path:
+    """Write a checkpoint, point `last` at it and drop the oldest beyond `keep_last`.
+
+    Args:
+        output_dir: the run's folder.
+        model: unwrapped; its `save_pretrained` writes the snapshot's weights, and it may be trained meanwhile.
+        processor: saved beside it.
+        snapshot: what to write.
+        keep_last: checkpoints to keep; 0 keeps all.
+        keep_every: those at multiples of so many steps are never dropped, and not counted; 0 for none.
+
+    Raises:
+        InputError: the folder cannot be written (disk full, no permission). Earlier checkpoints stay as they were.
+    """
+    final = checkpoint_folder(output_dir, snapshot.state.step)
+    partial = final.with_name(f".{final.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        with no_progress_bar():
+            model.save_pretrained(partial, state_dict=snapshot.weights)
+        processor.save_pretrained(partial)
+        save_file(snapshot.optimizer, partial / "training_state.safetensors")
+        (partial / "training_state.json").write_text(json.dumps(asdict(snapshot.state), indent=1), encoding="utf-8")
+        _write_manifest(partial)
+        replace_folder(partial, final)
+        _link_last(final)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise InputError(_cannot_write(final, error)) from error
+    for old in to_drop([step_of(path) for path in checkpoints(output_dir)], snapshot.state.step, keep_last, keep_every):
+        shutil.rmtree(checkpoint_folder(output_dir, old))
+    return final
+
+
+def to_drop(steps: list[int], newest: int, keep_last: int, keep_every: int) -> list[int]:
+    """Which of the checkpoints at these steps (ascending) go once that of step `newest` is whole.
+
+    Example:
+        >>> to_drop([2, 3, 4, 5, 6], newest=6, keep_last=2, keep_every=4)
+        [2, 3]
+    """
+    if keep_last <= 0:
+        return []
+    passing = [step for step in steps if not (keep_every and step % keep_every == 0)]
+    return [step for step in passing[:-keep_last] if step != newest]
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Saving a model draws a progress bar of its own, across that of the run."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _write_manifest(folder: Path) -> None:
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": file_hash(path)} for path in sorted(folder.iterdir())}
+    manifest = folder / "manifest.json"
+    manifest.write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
+    for path in folder.iterdir():
+        fsync(path)
+
+
+def replace_folder(partial: Path, final: Path) -> None:
+    """Rename `partial` to `final` once its names are on disk; an older `final` is moved aside first and then
+    deleted."""
+    fsync(partial)
+    if final.exists():
+        aside = final.with_name(f".{final.name}.replaced")
+        shutil.rmtree(aside, ignore_errors=True)
+        final.rename(aside)
+        partial.rename(final)
+        shutil.rmtree(aside)
+    else:
+        partial.rename(final)
+    fsync(final.parent)
+
+
+def _link_last(final: Path) -> None:
+    link = final.with_name("last")
+    new = final.with_name(".last.new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(final.name)  # relative, so that a moved or copied run keeps it
+    new.replace(link)
+    fsync(final.parent)
+
+
+def fsync(path: Path) -> None:
+    """Make a file, or the names in a folder, survive a power cut; files get the process's usual permissions."""
+    if path.is_file():
+        path.chmod(0o666 & ~_umask())  # safetensors leaves its files readable by their owner alone
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _cannot_write(final: Path, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    full = any(
+        sign in text for sign in ("No space left", "os error 28", "Disk quota", "os error 122", "File too large")
+    )
+    reason = "there is no space left on the disk" if full or "os error 27" in text else text
+    whole = [path.name for path in checkpoints(final.parent.parent) if path != final]
+    kept = f"the last one before it is {whole[-1]}" if whole else "there is none before it"
+    then = "continue" if whole else "start again"
+    return f"checkpoint {final} could not be written: {reason}; {kept}. Make room and {then} with --resume auto"
+
+
+def check_free_space(
+    output_dir: Path, model: nn.Module, optimizer_name: str, steps: list[int], keep_last: int, keep_every: int = 0
+) -> None:
+    """Refuse a run whose checkpoints would not fit: those that are kept, one being written, and the finished model.
+
+    Args:
+        output_dir: exists.
+        model: to be saved.
+        optimizer_name: decides on the size of its state.
+        steps: those that a checkpoint is written after.
+        keep_last: checkpoints that are kept; 0 keeps all.
+        keep_every: those at multiples of so many steps are kept as well.
+
+    Raises:
+        InputError: naming what is free and what is needed.
+    """
+    tensors = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    checkpoint = tensors + trained * (2 if optimizer_name == "adamw" else 1)
+    passing = sum(1 for step in steps if not (keep_every and step % keep_every == 0))
+    kept = len(steps) if keep_last == 0 else len(steps) - passing + min(passing, keep_last + 1)
+    needed, free = kept * checkpoint + 2 * tensors, shutil.disk_usage(output_dir).free
+    if free < needed:
+        raise InputError(
+            f"{output_dir} has {free / 1e6:.0f} MB of free disk space; one checkpoint takes {checkpoint / 1e6:.0f} MB "
+            f"and the run {needed / 1e6:.0f} MB for {kept} of them: make room, choose another --output-dir, a smaller "
+            "--keep-last or a larger --keep-every"
+        )

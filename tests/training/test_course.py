@@ -1,0 +1,128 @@
+"""A run of a task that is not pre-training: same loop, checkpoints, exact resume, guard and signals."""
+
+import json
+from dataclasses import asdict, dataclass, field
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mcl_hf.errors import InputError
+from mcl_hf.training.course import common_parts, make_ready, open_folder, see_through, take_up
+from mcl_hf.training.launch import launched
+from mcl_hf.training.resume import COMPARED_BY_RESULT, WITHOUT_INFLUENCE, RecipeRules
+from mcl_hf.training.run import NoWatch, Run
+from mcl_hf.training.state import TrainingState
+from mcl_hf.training.tracking import read_log
+from tests.training.test_state import Model, Processor
+
+RULES = RecipeRules(("optimizer",), frozenset(WITHOUT_INFLUENCE), frozenset(COMPARED_BY_RESULT))
+
+
+@dataclass
+class Arguments:
+    """The shared options, and one of this task's own."""
+
+    output_dir: str
+    resume: str = "never"
+    noise: float = 0.1
+    seed: int = 0
+    optimizer: str = "sgd"
+    precision: str = "fp32"
+    device: str = "cpu"
+    report_to: list[str] = field(default_factory=list)
+    save_every_steps: int = 2
+    keep_last: int = 0
+    keep_every: int = 0
+    log_every_steps: int = 1
+    gradient_accumulation_steps: int = 1
+    max_steps: int = 6
+
+
+class Loader:
+    """Batches that are a function of the step."""
+
+    def __init__(self, start_step):
+        self.start_step = start_step
+
+    def __iter__(self):
+        step = self.start_step
+        while True:
+            yield torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(step))
+            step += 1
+
+
+def step_of_the_task(run, batches, step, broken):
+    images = next(batches)
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1000 + step))
+    loss = run.guard.watch(run.network.norm(run.model.conv(images + run.arguments.noise * noise)).abs().mean(), step)
+    run.accelerator.backward(loss)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    return {"loss": loss.detach(), "twice": 2 * loss.detach()}
+
+
+def write_finished(run):
+    (run.output_dir / "done.txt").write_text(str(run.state.step))
+
+
+def run_task(folder, callbacks=(), **options):
+    arguments = Arguments(output_dir=str(folder), **options)
+    with launched(arguments, folder) as accelerator:
+        checkpoint, lines = open_folder(accelerator, folder, arguments.resume)
+        state = TrainingState(
+            global_batch_size=4, max_steps=arguments.max_steps, arguments=asdict(arguments), task="a toy's task"
+        )
+        lines += take_up(checkpoint, state, RULES)
+        torch.manual_seed(0)
+        network = Model()
+        if checkpoint is not None:
+            network.load_state_dict(load_file(checkpoint / "model.safetensors"))
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+        model, prepared = make_ready(accelerator, arguments, network, optimizer, checkpoint, state, folder)
+        run = Run(
+            **common_parts(accelerator, arguments, state, folder), model=model, network=network, optimizer=prepared,
+            loader=Loader(state.step), processor=Processor(), peak_lr=0.1, warmup_steps=0, callbacks=callbacks,
+        )  # fmt: skip
+        return see_through(run, step_of_the_task, NoWatch(), lines, write_finished, "done")
+
+
+class StopAfter:
+    def __init__(self, step):
+        self.step = step
+
+    def on_log(self, run, record):
+        if record["step"] == self.step:
+            run.stop.name = "SIGTERM"
+
+
+class Poison:
+    def on_log(self, run, record):
+        run.network.conv.weight.data.fill_(float("nan"))
+
+
+def test_another_task_is_stopped_and_resumed_exactly(tmp_path):
+    whole = run_task(tmp_path / "whole")
+    assert (whole.steps, whole.stopped_by) == (6, None)
+    assert (whole.output_dir / "done.txt").read_text() == "6"
+    part = run_task(tmp_path / "part", callbacks=[StopAfter(3)])
+    assert (part.steps, part.stopped_by) == (4, "SIGTERM")
+    assert not (part.output_dir / "done.txt").exists()
+    resumed = run_task(tmp_path / "part", resume="auto")
+    losses = [[line["loss"] for line in read_log(r.output_dir / "log.jsonl")] for r in (whole, resumed)]
+    assert losses[0] == losses[1] and len(set(losses[0])) == 6
+    for name in ("model", "training_state"):
+        one, other = (load_file(r.output_dir / f"checkpoints/last/{name}.safetensors") for r in (whole, resumed))
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    assert json.loads((whole.output_dir / "checkpoints/last/training_state.json").read_text())["task"] == "a toy's task"
+
+
+def test_another_task_has_the_guard_and_its_own_rules(tmp_path, capfd):
+    with pytest.raises(InputError, match="not finite since step 2.*start again with --resume auto"):
+        run_task(tmp_path / "poisoned", callbacks=[Poison()], log_every_steps=1, save_every_steps=0)
+    run_task(tmp_path / "run", max_steps=2)
+    with pytest.raises(InputError, match="was trained with optimizer sgd, now it is adamw"):
+        run_task(tmp_path / "run", resume="auto", optimizer="adamw")
+    run_task(tmp_path / "run", resume="auto", noise=0.2, max_steps=4)
+    captured = capfd.readouterr()
+    assert "warning: resuming with another noise: 0.1 before, 0.2 now" in captured.out + captured.err
