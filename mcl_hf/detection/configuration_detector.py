@@ -183,6 +183,20 @@ class MCLDetectorConfig(PreTrainedConfig):
             raise ValueError(f"size_divisible must be a multiple of 32, got {self.size_divisible}")
 
     @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """transformers' own; a pre-training checkpoint's configuration is refused, since half of it would fit.
+
+        Raises:
+            ValueError: It is a pre-training checkpoint's.
+        """
+        if config_dict.get("model_type") == MCLConfig.model_type:
+            raise ValueError(
+                "this is a pre-training checkpoint, not a detector: start a detector from it with "
+                "from_pretraining(PATH, num_labels=...)"
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
     def from_mcl(cls, config: MCLConfig, **fields: Any) -> "MCLDetectorConfig":
         """The detector that a pre-trained model fits: same backbone, channels, statistics, widths and box head depth.
 

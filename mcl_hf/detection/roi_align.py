@@ -47,6 +47,8 @@ class PyramidRoIAlign(nn.Module):
         levels = self.level_of(boxes)  # (K,) 0 for P2
         wide = torch.promote_types(pyramid[0].dtype, torch.float32)
         regions = pyramid[0].new_zeros(len(rois), pyramid[0].shape[1], side, side)
+        if pyramid[0].is_contiguous(memory_format=torch.channels_last):  # the heads go on in the maps' memory format
+            regions = regions.contiguous(memory_format=torch.channels_last)
         for level, (maps, stride) in enumerate(zip(pyramid, STRIDES, strict=True)):
             chosen = torch.where(levels == level)[0]
             cut = roi_align(

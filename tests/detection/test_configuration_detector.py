@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
-from mcl_hf import MCLConfig, MCLDetectorConfig
+from mcl_hf import MCLConfig, MCLDetectorConfig, MCLForInstanceSegmentation, MCLModel
 
+from ..models.tiny import tiny_config as tiny_mcl_config
 from .tiny_detector import DETECTORS, tiny_config
 
 
@@ -37,6 +38,12 @@ def test_fields_of_a_pretrained_model() -> None:
     config = MCLDetectorConfig.from_mcl(mcl, detector="faster_rcnn", num_labels=5, fpn_channels=64)
     assert (config.backbone, config.num_channels, config.image_mean) == ("resnet18", 1, [0.3])
     assert (config.box_head_convs, config.fpn_channels, config.num_labels) == (2, 64, 5)
+
+
+def test_a_pretraining_folder_is_no_detector(tmp_path: Path) -> None:
+    MCLModel(tiny_mcl_config()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="start a detector from it with from_pretraining"):
+        MCLForInstanceSegmentation.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,22 @@ def test_autocast_in_bfloat16(detector: str) -> None:
     assert ((pixels_of_boxes * 2).frac().abs() > 1e-3).any()
 
 
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_channels_last_changes_nothing_but_speed(detector: str) -> None:
+    model = tiny_detector(detector)
+    pixels = torch.randn(2, 3, 64, 64)
+    expected = outputs_of(model, pixels)
+    model = model.to(memory_format=torch.channels_last)
+    found = outputs_of(model, pixels.contiguous(memory_format=torch.channels_last))
+    for name, values in expected.items():
+        assert torch.allclose(found[name], values, atol=1e-4), name
+    if detector == "mask_rcnn":
+        seen = []
+        model.roi_heads.box_head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        outputs_of(model, pixels.contiguous(memory_format=torch.channels_last))
+        assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
 def test_the_generator_decides_what_is_sampled() -> None:
     model = tiny_detector("faster_rcnn", rpn_batch_size_per_image=4, box_batch_size_per_image=4).train()
     pixels, labels = torch.randn(2, 3, 64, 64), [tiny_labels(64, 64), tiny_labels(64, 64, seed=1)]
