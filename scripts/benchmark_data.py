@@ -276,6 +276,7 @@ def main() -> None:
     torch.set_num_threads(1)
     photos, which = find_photos(arguments.photos)
     files = make_files(photos, arguments.images)
+    del photos  # workers would count its memory as theirs
     sizes = sorted(len(data) / 1e3 for data in files)
     print(f"test images: {len(files)} JPEGs of {WIDTH}x{HEIGHT} px from {which}")
     print(f"bytes per image: {statistics.mean(sizes):.0f} kB on average, {sizes[0]:.0f} to {sizes[-1]:.0f} kB")

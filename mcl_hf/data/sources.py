@@ -84,6 +84,15 @@ def _open_one(
     return TableSource(opened, image_column, label_column, group_column)
 
 
+def _hub_files_table(name: str, patterns: list[str]) -> LocalTable:
+    try:
+        return hub_table(name, "train", patterns)
+    except InputError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            hub_shards(name, "train", patterns)  # says which pattern matches nothing, and what there is
+        raise
+
+
 def _check_patterns(patterns: list[str], names: list[str], split: str) -> None:
     if not patterns:
         raise InputError("data_files is empty: name files or globs, or leave it out.")
@@ -108,7 +117,7 @@ def _find(data: str, split: str, streaming: bool, patterns: list[str] | None) ->
                 f"data_files chooses among the files of a folder, a data set on the Hub or hf://datasets/USER/NAME; "
                 f"'{data}' is none of these: leave data_files out."
             )
-        return hub_shards(data, split, patterns) if streaming else hub_table(data, split, patterns)
+        return hub_shards(data, split, patterns) if streaming else _hub_files_table(data, patterns)
     if data == "photos":
         return photos_table(split)
     addressed = addressed_shards(data)

@@ -149,6 +149,20 @@ def test_a_data_set_of_the_hub(server: Server, monkeypatch: pytest.MonkeyPatch) 
     assert len(open_source("user/images", streaming=True, split="test")) == 3
     assert len(open_source("hf://datasets/user/images/data/t*-00000-*.parquet")) == 8
     assert len(open_source("hf://datasets/user/images@c0ffee/data/train-{00000,00001}-of-00002.parquet")) == 10
+    chosen = open_source("user/images", streaming=True, data_files=["data/*-00000-of-*.parquet"])
+    assert "user/images, 2 files, read in a stream: 8 images" in chosen.description
+    assert len(open_source("hf://datasets/user/images", data_files=["**/test-*"])) == 3
+    assert len(open_source("hf://datasets/user/images@c0ffee/", data_files=["data/train-*"])) == 10
+
+    def nothing_found(*_: object, **__: object) -> None:
+        raise FileNotFoundError("Couldn't find any data file")
+
+    monkeypatch.setattr("datasets.load_dataset", nothing_found)
+    for options in ({"streaming": True}, {}):
+        with pytest.raises(InputError, match=r"on the Hub matches 'val\*': there are data/test-00000-of-00001.parquet"):
+            open_source("user/images", data_files=["data/t*", "val*"], **options)
+    with pytest.raises(InputError, match="or name the files with --data-files"):
+        open_source("hf://datasets/user/images/")
     with pytest.raises(InputError, match="No file of the data set user/images on the Hub matches"):
         open_source("hf://datasets/user/images/data/*.tar")
     with pytest.raises(InputError, match="has no split 'validation': its shards belong to test, train"):
