@@ -105,3 +105,28 @@ def test_a_back_end_that_is_missing_is_named(monkeypatch):
         import_backend("hotcoco")
     with pytest.raises(InputError, match="choose from pycocotools, faster-coco-eval, hotcoco"):
         import_backend("coco")
+
+
+def test_objects_of_equal_overlap_are_taken_in_pycocotools_order(scene_folder, tmp_path):
+    """Two objects overlap the first detection by as much; which of them it takes decides whether the second finds one.
+    Over all classes as one, pycocotools looks at them class after class, not in the order of the file."""
+    box = {"image_id": 1, "iscrowd": 0, "area": 100}
+    content = {
+        "images": [{"id": 1, "file_name": "0000.png", "width": 128, "height": 96}],
+        "annotations": [
+            {"id": 1, "category_id": 6, "bbox": [0, 0, 10, 10], **box},
+            {"id": 2, "category_id": 3, "bbox": [4, 0, 10, 10], **box},
+        ],
+        "categories": [{"id": 3, "name": "a"}, {"id": 6, "name": "b"}],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    results = [
+        {"image_id": 1, "category_id": 6, "bbox": [2, 0, 10, 10], "score": 0.9},
+        {"image_id": 1, "category_id": 6, "bbox": [0, 0, 10, 10], "score": 0.8},
+    ]
+    data = open_detection_data(tmp_path, images=scene_folder / "train")
+    expected = directly(tmp_path / "annotations.json", results, "bbox", False)
+    assert list(count_matches(data, results, "bbox", class_agnostic=True).figures().values()) == expected
+    content["annotations"].reverse()
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    assert directly(tmp_path / "annotations.json", results, "bbox", False) == expected

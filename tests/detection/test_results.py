@@ -70,3 +70,14 @@ def test_results_carry_the_data_sets_own_ids_and_every_bit(scene_data):
     exact = boxes.astype(np.float64)[0]
     assert result["bbox"] == [exact[0], exact[1], exact[2] - exact[0], exact[3] - exact[1]]
     assert json.loads(json.dumps(result)) == result
+
+
+def test_of_two_shards_with_one_image_the_first_counts(scene_data):
+    one, other = (to_results(noisy_detections(scene_data, seed), scene_data) for seed in (0, 1))
+    first = [result for result in one if result["image_id"] in scene_data.image_ids[:10]]
+    merged = merge_results([first, other], scene_data)
+    covered = {result["image_id"] for result in first}
+    assert [result for result in merged if result["image_id"] in covered] == first
+    assert [result for result in merged if result["image_id"] not in covered] == [
+        result for result in other if result["image_id"] not in covered
+    ]
