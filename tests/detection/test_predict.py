@@ -101,10 +101,11 @@ def test_detectors_of_transformers_go_the_same_way(data, tmp_path):
             n = len(pixel_values)
             return SimpleNamespace(logits=logits.repeat(n, 1, 1), pred_boxes=boxes.repeat(n, 1, 1))
 
-    predicted = predict_data(Detr(), DetrImageProcessor(size={"shortest_edge": 32, "longest_edge": 64}), data, batch_size=2)
+    processor = DetrImageProcessor(size={"shortest_edge": 32, "longest_edge": 64})
+    predicted = predict_data(Detr(), processor, data, batch_size=2)
     first = predicted.detections[0]
     assert first.labels.tolist() == [0, 1]  # ellipse, triangle; what the data do not know is left out
-    np.testing.assert_allclose(first.boxes[0], [32, 24, 96, 72], atol=1e-3)
+    np.testing.assert_allclose(first.boxes, [[32, 24, 96, 72], [0, 0, 64, 48]], atol=1e-3)
 
 
 def test_an_image_that_does_not_decode_stops_the_run_or_is_named(data, detector, tmp_path):
