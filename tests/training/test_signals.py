@@ -1,8 +1,12 @@
+import multiprocessing
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from mcl_hf.data.step_loader import StepLoader
 from mcl_hf.training.signals import StopRequest, interrupts_ignored
 
 
@@ -26,3 +30,23 @@ def test_handlers_come_back_after_the_run():
     with StopRequest().listening(), interrupts_ignored():
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     assert signal.getsignal(signal.SIGINT) is before
+
+
+class Steps(torch.utils.data.Dataset):
+    def __getitem__(self, step):
+        return SimpleNamespace(step=step, sample_ids=torch.tensor([step]), broken=[])
+
+
+def test_a_worker_leaves_the_first_sigterm_to_the_training_process_and_ends_at_the_second():
+    earlier = set(multiprocessing.active_children())
+    batches = iter(StepLoader(Steps(), num_images=100, num_workers=1, start_method="fork"))
+    assert next(batches).step == 0
+    [worker] = set(multiprocessing.active_children()) - earlier
+    os.kill(worker.pid, signal.SIGTERM)
+    assert [next(batches).step for _ in range(8)] == list(range(1, 9))  # more than were ready
+    assert worker.is_alive()
+    with pytest.raises(RuntimeError, match="killed by signal: Terminated"):
+        os.kill(worker.pid, signal.SIGTERM)
+        for _ in range(100):
+            next(batches)
+    assert not worker.is_alive()
