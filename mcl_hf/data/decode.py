@@ -148,7 +148,7 @@ def _orientation(picture: Image.Image) -> int:
 
 
 def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
-    if picture.mode == mode and (mode not in _MODES.values() or "transparency" not in picture.info):
+    if picture.mode == mode and "transparency" not in picture.info:
         return picture
     if picture.mode == "F" or picture.mode.startswith("I"):
         picture = _scale_to_8_bit(picture)
