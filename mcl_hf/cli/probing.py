@@ -20,8 +20,9 @@ from mcl_hf.training.run import on_main_process
 if TYPE_CHECKING:
     from mcl_hf.training import Run
 
-SHARE_OF_TIME = 0.02
-"""Most that probes take of the time since the first record, where their period is left to them."""
+SHARE_OF_TIME = 0.015
+"""Share of an attempt's time that probes are planned for, where their period is left to them: what they take in the end
+jumps with the machine's load and should stay under 2 %."""
 
 _PER_IMAGE = {"objects": 2.0, "views": 1.0}
 """Guess before the first probe: an image of it costs at most as much as so many images of a training step."""
@@ -42,8 +43,10 @@ class RunProbe:
         self._probe: ObjectProbe | ViewProbe | None = None
         self._off = arguments.probe_every_steps < 0
         self._kind = "views" if arguments.probe_data is None else "objects"
-        self._first = self._seconds = 0.0  # time of the first record; time spent on probes
-        self._expected: float | None = None
+        self._began: float | None = None
+        self._seconds = 0.0  # spent on probes
+        self._expected: float | None = None  # of the next one: a guess, then the longest so far
+        self._probed = False
         if arguments.probe_data is not None and not self._off:
             from mcl_hf.detection.datasets import open_detection_data
 
@@ -53,6 +56,9 @@ class RunProbe:
     def on_record(self, run: "Run", record: dict[str, Any]) -> None:
         """Add `probe/...` numbers to the record, where a probe is due. All ranks."""
         every, step = run.arguments.probe_every_steps, run.state.step
+        if self._began is None:  # with the steps that led to the first record
+            window = run.arguments.log_every_steps * run.state.global_batch_size / record["images_per_second"]
+            self._began = time.perf_counter() - window
         if self._off or (every > 0 and not is_due(step, every, run.arguments.log_every_steps, run.state.max_steps)):
             return
         numbers: dict[str, float] | None = on_main_process(
@@ -69,11 +75,11 @@ class RunProbe:
     def _on_main_process(self, run: "Run", record: dict[str, Any]) -> dict[str, float] | None:
         """The numbers; an empty dict where it is not worth the time yet, None where there will never be any."""
         now = time.perf_counter()
-        self._first = self._first or now
+        began = now if self._began is None else self._began
         if self._expected is None:
             seconds_per_image = run.accelerator.num_processes / record["images_per_second"]
             self._expected = _PER_IMAGE[self._kind] * run.arguments.probe_images * seconds_per_image
-        enough = self._seconds + self._expected <= SHARE_OF_TIME * (now - self._first)
+        enough = self._seconds + self._expected <= SHARE_OF_TIME * (now - began)
         if run.arguments.probe_every_steps == 0 and not enough:
             return {}
         if self._probe is None:
@@ -86,12 +92,14 @@ class RunProbe:
                 return None
         with run.accelerator.autocast(), torch.compiler.set_stance("force_eager"):
             measured = self._probe.measure(run.network.mcl, (MAIN_FEATURE,))
-        self._expected = time.perf_counter() - now
-        self._seconds += self._expected
+        taken = time.perf_counter() - now
+        self._seconds += taken
+        self._expected = max(taken, self._expected if self._probed else 0.0)
+        self._probed = True
         values = measured["features"][MAIN_FEATURE]
         numbers = {f"probe/{name}": values[name]["all"] for name in ("knn", "linear") if name in values}
         numbers |= {f"probe/{name}": values[name] for name in ("same_level", "other_level") if values[name] is not None}
-        elapsed = max(time.perf_counter() - self._first, 1e-9)
+        elapsed = max(time.perf_counter() - began, 1e-9)
         return {**numbers, "probe/chance": measured["chance"], "probe/share_of_time": min(1.0, self._seconds / elapsed)}
 
 

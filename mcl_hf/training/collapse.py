@@ -97,24 +97,24 @@ def _flat_window(
 
     `share` and `margin` are sums over its records of loss / loss where all keys look alike, and of how much nearer
     queries are to their own keys; `flat_since` is the first step of the windows that were flat up to the last whole
-    one, -1 where that was not flat.
+    one, -1 where that was not flat, and `flat_share` the mean share of that one.
     """
     cosines = sum(map(len, _rows(record, "positive_similarity")))
     margin = (_total(record, "positive_similarity") - _total(record, "negative_similarity")) / max(cosines, 1)
-    if not earlier or earlier["whole"]:
-        earlier = {"since": record["step"], "records": 0, "share": 0.0, "margin": 0.0,
-                   "flat_since": earlier.get("flat_since", -1)}  # fmt: skip
+    begun = bool(earlier) and not earlier["whole"]
     window = {
-        "since": earlier["since"],
-        "records": earlier["records"] + 1,
-        "share": earlier["share"] + _total(record, "level_losses") / chance,
-        "margin": earlier["margin"] + margin,
-        "flat_since": earlier["flat_since"],
+        "since": earlier["since"] if begun else record["step"],
+        "records": (earlier["records"] if begun else 0) + 1,
+        "share": (earlier["share"] if begun else 0.0) + _total(record, "level_losses") / chance,
+        "margin": (earlier["margin"] if begun else 0.0) + margin,
+        "flat_since": earlier.get("flat_since", -1),
+        "flat_share": earlier.get("flat_share", 0.0),
         "whole": 0,
     }
     if window["records"] >= FLAT_RECORDS and record["step"] - window["since"] >= bounds.flat_steps:
         count = window["records"]
         window["whole"] = 1
+        window["flat_share"] = window["share"] / count
         flat = window["share"] >= FLAT_SHARE * count and window["margin"] < FLAT_MARGIN * count
         window["flat_since"] = -1 if not flat else max(window["flat_since"], 0) or window["since"]
     return window
@@ -155,12 +155,12 @@ def verdicts(streaks: Streaks, record: Mapping[str, Any], bounds: HealthBounds) 
         )
     flat_since = streaks.get("flat", {}).get("flat_since", -1)
     if flat_since >= 0:
-        chance, loss = _total(record, "random_losses"), _total(record, "level_losses")
+        share = streaks["flat"]["flat_share"]
         lines["flat"] = (
-            f"flat loss: {loss:.4g} since step {flat_since}, where a random network has {chance:.4g}: "
-            "nothing is being learnt. Likely a learning rate that is far too high or far too low, or labels or images "
-            "that carry nothing to tell apart: change --base-learning-rate by a factor of 10, look at the data with "
-            "mcl-hf show data"
+            f"flat loss: since step {flat_since}, its mean is {share:.2f} times that of a network that tells nothing "
+            f"apart ({_total(record, 'random_losses'):.4g}): nothing is being learnt. Likely a learning rate that is "
+            "far too high or far too low, or labels or images that carry nothing to tell apart: change "
+            "--base-learning-rate by a factor of 10, look at the data with mcl-hf show data"
         )
     return lines
 

@@ -95,7 +95,9 @@ def test_a_flat_loss_is_named_after_twenty_records_over_a_hundred_steps_past_the
     flat = [record(step, loss=1.2) for step in range(10, 900, 10)]
     assert judge([one for one in flat if one["step"] <= 50 + 190])[0] == {}
     found, streaks = judge([one for one in flat if one["step"] <= 50 + 200])
-    assert list(found) == ["flat"] and "since step 60" in found["flat"] and "random network has 4" in found["flat"]
+    assert (
+        list(found) == ["flat"] and "since step 60, its mean is 1.00 times" in found["flat"] and "(4)" in found["flat"]
+    )
     assert "since step 60" in judge(flat)[0]["flat"]  # windows later
     learning = [record(step, loss=0.9) for step in range(260, 660, 10)]
     assert judge(learning[:19], streaks=streaks)[0] and not judge(learning, streaks=streaks)[0]
