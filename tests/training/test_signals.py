@@ -1,3 +1,4 @@
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -45,8 +46,8 @@ def test_a_worker_leaves_the_first_sigterm_to_the_training_process_and_ends_at_t
     os.kill(worker.pid, signal.SIGTERM)
     assert [next(batches).step for _ in range(8)] == list(range(1, 9))  # more than were ready
     assert worker.is_alive()
-    with pytest.raises(RuntimeError, match="killed by signal: Terminated"):
+    with contextlib.suppress(RuntimeError):  # torch's word that a worker is gone comes at any moment
         os.kill(worker.pid, signal.SIGTERM)
-        for _ in range(100):
-            next(batches)
-    assert not worker.is_alive()
+        worker.join(timeout=30)
+    worker.join(timeout=30)
+    assert worker.exitcode == -signal.SIGTERM
