@@ -10,20 +10,22 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # comes with accelerate
 import torch
 
-from mcl_hf.data import ImageSource, open_source
+from mcl_hf.data import ImageSource
 from mcl_hf.errors import InputError
 from mcl_hf.training import PretrainArguments
 from mcl_hf.training.plan import SPARE, Line, Measured, Plan, largest_batch, make_plan
 from mcl_hf.training.rehearsal import OutOfMemory, backbone_images, images_per_core_second, rehearse
+from mcl_hf.training.run_data import open_data
 from mcl_hf.training.state import should_save
 
 ON_CPU, ON_GPU = 16, 256
 """Largest batch that is rehearsed: a step must not take minutes."""
-SAVERS: tuple[dict[str, bool], ...] = (
+SAVERS: tuple[dict[str, Any], ...] = (
     {"sides_in_turn": True},
     {"activation_checkpointing": True},
     {"sides_in_turn": True, "activation_checkpointing": True},
@@ -42,8 +44,7 @@ def print_plan(arguments: PretrainArguments, world_size: int) -> None:
         InputError: what the run itself would refuse.
     """
     batch_size, global_batch_size = arguments.batch_sizes(world_size)
-    names = ("image_column", "label_column", "group_column", "split", "streaming")
-    source = open_source(arguments.data, **{name: getattr(arguments, name) for name in names})
+    source = open_data(arguments)
     print(source.description)
     _say("decoding and augmenting some images ...")
     per_core = images_per_core_second(arguments, source)

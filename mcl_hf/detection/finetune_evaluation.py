@@ -24,7 +24,7 @@ from mcl_hf.detection.results import gather_results, to_results
 from mcl_hf.detection.train_loader import DetectionBatch, DetectionLoader
 from mcl_hf.training.host_copies import copy_to_device
 from mcl_hf.training.run import on_main_process
-from mcl_hf.training.state import no_progress_bar, replace_folder
+from mcl_hf.training.saving import no_progress_bar, replace_folder
 
 BEST = "best"
 """Folder of the detector with the best AP so far."""
@@ -102,12 +102,8 @@ class EvaluationWatch:
         results = gather_results(to_results(predicted.detections, data), data)
 
         def score() -> dict[str, float]:
-            metrics = evaluate_detections(
-                data,
-                results,
-                backend=arguments.eval_backend,
-                masks=data.has_masks and arguments.detector == "mask_rcnn",
-            )
+            with_masks = data.has_masks and arguments.detector == "mask_rcnn"
+            metrics = evaluate_detections(data, results, backend=arguments.eval_backend, masks=with_masks)
             about = {"run": str(run.output_dir), "step": run.state.step}
             write_evaluation(run.output_dir / "evaluation", data, results, metrics, about)
             self.newest = metrics
@@ -133,8 +129,8 @@ class EvaluationWatch:
         replace_folder(folder, self.run.output_dir / BEST)
 
     def _has_patience_ended(self) -> bool:
-        patience = self.run.arguments.early_stopping_patience
-        return bool(patience) and self.run.state.best.get("evaluations_since", 0) >= patience
+        patience = self.run.arguments.early_stopping_patience or 0
+        return patience > 0 and self.run.state.best.get("evaluations_since", 0) >= patience
 
 
 def make_statistics(run: FinetuneRun, loader: DetectionLoader) -> int:

@@ -52,9 +52,10 @@ def start_detector(
     id2label: Mapping[int, str] | None = None,
     parts: Sequence[str] | None = None,
     model_class: type[MCLDetectorPreTrainedModel] | None = None,
+    verbose: bool = True,
     **fields: Any,
 ) -> tuple[MCLDetectorPreTrainedModel, WeightReport]:
-    """Build a detector and fill what `init` brings; prints the report.
+    """Build a detector and fill what `init` brings.
 
     Backbone, widths, statistics and the box head's depth follow the checkpoint where the fields do not say otherwise.
 
@@ -67,6 +68,7 @@ def start_detector(
         parts: Which of `backbone`, `fpn`, `box_head` to take, each of which must then be whole. None: all that a
             source of its kind holds (timm: the backbone), and from another detector whatever fits.
         model_class: `MCLForInstanceSegmentation` or `MCLForObjectDetection`; follows `detector` when None.
+        verbose: Whether the report is printed.
         fields: Any field of `MCLDetectorConfig`.
 
     Returns:
@@ -119,7 +121,8 @@ def start_detector(
                 f"{init} does not hold the whole {PARTS[part]}: {loaded}/{total} tensors; give parts without "
                 "it to start it anew"
             )
-    print(report)
+    if verbose:
+        print(report)
     return model, report
 
 

@@ -8,7 +8,7 @@ own: data, model, one optimizer step, what is measured, and the folder that rema
     lines += take_up(checkpoint, state, rules)                       # what the interrupted one had done
     model, optimizer = make_ready(accelerator, arguments, network, optimizer, checkpoint, state, output_dir)
     run = Run(..., **common_parts(accelerator, arguments, state, output_dir))
-    result = see_through(run, train_step, watch, lines, write_finished, last_line)
+    result = see_through(run, train_step, watch, lines, finish, last_line)
 """
 
 from collections.abc import Callable, Sequence
@@ -146,7 +146,7 @@ def see_through(
     train_step: TrainStep,
     watch: Watch,
     lines: Sequence[str],
-    write_finished: Callable[[Any], None],
+    finish: Callable[[Any], None],
     last_line: str,
 ) -> RunResult:
     """Train to the end or to a signal, and write what remains. All ranks.
@@ -156,7 +156,7 @@ def see_through(
         train_step: one optimizer step of the task.
         watch: what is measured and judged at logging steps; `NoWatch()` for nothing.
         lines: printed first.
-        write_finished: called with the run on the main process after the last step.
+        finish: called with the run after the last step, on all ranks.
         last_line: printed when all is done.
 
     Raises:
@@ -171,10 +171,10 @@ def see_through(
             run.metrics = (read_log(run.output_dir / "log.jsonl") or [{}])[-1]
         with run.stop.listening():
             train(run, train_step, watch)
-        if state.step < state.max_steps:
+        if state.step < state.max_steps and not watch.enough:
             run.tracking.print(f"stopped by {run.stop.name} after step {state.step}: continue with --resume auto")
             return RunResult(run.output_dir, state.step, run.metrics, run.stop.name)
-        on_main_process(run.accelerator, lambda: write_finished(run))
+        finish(run)
         run.notify("on_end")
         run.tracking.print(last_line)
         return RunResult(run.output_dir, state.step, run.metrics)

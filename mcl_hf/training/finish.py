@@ -5,13 +5,14 @@ never holds half a model.
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from ..errors import InputError
-from .run import Run
+from .run import Run, on_main_process
 from .saving import fsync, no_progress_bar, replace_folder
 
 _README = """\
@@ -53,30 +54,51 @@ ROOT_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "R
 RUN_ENTRIES = (*ROOT_FILES, "pretraining", "checkpoints", "log.jsonl")
 
 
-def write_finished_model(run: Run) -> None:
-    """Write the slim model, its processor and README to the run's folder, and the whole model to `pretraining/`.
+def finish_pretraining(run: Run) -> None:
+    """Write the slim model, its processor and README to the run's folder, and the whole model to `pretraining/`. All
+    ranks; the main process writes.
 
     Raises:
         InputError: the folder cannot be written; the checkpoints are whole.
     """
-    slim, whole = run.output_dir / ".finished.partial", run.output_dir / ".pretraining.partial"
+    on_main_process(
+        run.accelerator, lambda: write_finished(run, run.network.mcl, readme(run), {"pretraining": run.network})
+    )
+
+
+def write_finished(run: Run, model: Any, text: str, more: Mapping[str, Any] | None = None) -> None:
+    """Put a model into the root of the run's folder. Main process only.
+
+    Args:
+        run: that is finished.
+        model: a PreTrainedModel.
+        text: of README.md.
+        more: further models, by the name of their folder.
+
+    Raises:
+        InputError: the folder cannot be written; the checkpoints are whole.
+    """
+    folders = {run.output_dir / ".finished.partial": model}
+    folders |= {run.output_dir / f".{name}.partial": other for name, other in (more or {}).items()}
     try:
-        for folder, model in ((slim, run.network.mcl), (whole, run.network)):
+        for folder, written in folders.items():
             shutil.rmtree(folder, ignore_errors=True)
             with no_progress_bar():
-                model.save_pretrained(folder)
+                written.save_pretrained(folder)
             run.processor.save_pretrained(folder)
-        (slim / "README.md").write_text(readme(run), encoding="utf-8")
-        for folder in (slim, whole):
+        root, *others = folders
+        (root / "README.md").write_text(text, encoding="utf-8")
+        for folder in folders:
             for path in folder.iterdir():
                 fsync(path)
-        replace_folder(whole, run.output_dir / "pretraining")
-        for path in slim.iterdir():
+        for folder in others:
+            replace_folder(folder, run.output_dir / folder.name.removeprefix(".").removesuffix(".partial"))
+        for path in root.iterdir():
             path.replace(run.output_dir / path.name)
-        slim.rmdir()
+        root.rmdir()
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(slim, ignore_errors=True)
-        shutil.rmtree(whole, ignore_errors=True)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
         raise InputError(
             f"the finished model could not be written to {run.output_dir}: {' '.join(str(error).split())}; "
             "the checkpoints are whole. Make room and run again with --resume auto"

@@ -15,7 +15,8 @@ from .timed_batches import DataError, TimedBatches
 
 
 def train(run: Run, train_step: TrainStep, watch: Watch) -> None:
-    """Train from `run.state.step` to the end or to a stop request, logging and saving on the way. All ranks.
+    """Train from `run.state.step` to the end, to a stop request, or until it is enough, logging and saving on the way.
+    All ranks.
 
     Every checkpoint that was begun is whole, or has raised its error, when this returns.
 
@@ -44,7 +45,7 @@ def _train(run: Run, train_step: TrainStep, watch: Watch) -> None:
     logged_at, logged_step, saved_step = started_at, state.step, state.step
     run.model.train()
 
-    while state.step < state.max_steps:
+    while state.step < state.max_steps and not watch.enough:
         # --- one step -----------------------------------------------------------------------------------------------
         broken_in_step: list[str] = []
         try:
@@ -93,7 +94,7 @@ def _train(run: Run, train_step: TrainStep, watch: Watch) -> None:
             broken, counted, state.broken_since_log = [], 0, []
 
         # --- save -----------------------------------------------------------------------------------------------------
-        if saving or stopping or watch.fatal:
+        if saving or stopping or watch.fatal or watch.enough:
             _start_saving(run)
             saved_step = state.step
         elif logging:

@@ -190,9 +190,14 @@ def build_optimizer(model: Any, name: str, lr: float, weight_decay: float) -> to
         return LARS(groups, lr=lr, momentum=0.9, weight_decay=weight_decay)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=True)
-    sgd = torch.optim.SGD(groups, lr=lr, momentum=0.9, weight_decay=weight_decay, fused=True)
-    for group in sgd.param_groups:
+    return sgd(groups, lr)
+
+
+def sgd(groups: list[dict[str, Any]], lr: float) -> torch.optim.SGD:
+    """SGD with momentum 0.9 over groups that name their weight decay, able to skip an update on the device."""
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9, fused=True)
+    for group in optimizer.param_groups:
         for p in group["params"]:
             # Zeros give torch's own first step, and unlike its empty buffers they survive a first step that is skipped.
-            sgd.state[p]["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-    return sgd
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+    return optimizer

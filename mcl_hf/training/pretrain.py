@@ -33,7 +33,7 @@ from ..models import (
 from .arguments import PretrainArguments, load_arguments
 from .arithmetic import set_arithmetic
 from .course import RunResult, common_parts, make_ready, open_folder, see_through, take_up
-from .finish import write_finished_model
+from .finish import finish_pretraining
 from .launch import launched
 from .optim import build_optimizer, learning_rate_warning
 from .resume import PRETRAIN_RULES, check_model, output_folder
@@ -167,7 +167,7 @@ def _pretrain(
     if arguments.probe_data is not None and not any(hasattr(callback, "on_record") for callback in callbacks):
         lines.append("warning: no probes without their callback, mcl_hf.cli.probing.RunProbe; mcl-hf pretrain has it")
     last_line = f"finished: {output_dir} opens with mcl_hf.MCLModel.from_pretrained"
-    return see_through(run, train_step, HealthWatch(run), lines, write_finished_model, last_line)
+    return see_through(run, train_step, HealthWatch(run), lines, finish_pretraining, last_line)
 
 
 def _fit_to_data(

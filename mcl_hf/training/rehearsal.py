@@ -14,11 +14,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..data import ImageSource, ViewLoader
+from ..data import ImageSource
 from ..errors import InputError
 from ..models.montage import MontageLayout
 from .arguments import PretrainArguments
 from .plan import Measured
+from .run_data import open_loader
 from .tracking import read_log
 
 _STEPS = 4  # the first ones touch new memory, tune convolutions or compile
@@ -92,19 +93,7 @@ def images_per_core_second(arguments: PretrainArguments, source: ImageSource, ba
     Raises:
         InputError: too many of them cannot be read.
     """
-    config = arguments.model_config()
-    loader = ViewLoader(
-        source,
-        view_size=config.image_size,
-        ratios=config.montage_ratios,
-        batch_size=min(16, len(source)),
-        seed=arguments.seed,
-        num_workers=0,
-        view_rendering=arguments.view_rendering,
-        sides=1 if arguments.objective == "supervised" else 2,
-        num_channels=config.num_channels,
-        max_broken=arguments.max_broken,
-    )
+    loader = open_loader(arguments, arguments.model_config(), source, min(16, len(source)))
     stream = iter(loader)
     next(stream)
     start, images = time.process_time(), 0

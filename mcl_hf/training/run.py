@@ -3,7 +3,7 @@
 Where it sits: built by a task's file (`pretrain.py`), worked on by `loop.py` and the task's step, seen by callbacks.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -96,9 +96,11 @@ class Watch(Protocol):
 
     Attributes:
         fatal: not None where the run is to be saved and ended with `error`.
+        enough: whether the run is to be saved and finished before its last step.
     """
 
     fatal: str | None
+    enough: bool
 
     def measure(self, outputs: dict[str, Any]) -> dict[str, Any]:
         """The outputs of a step as the log has them, still tensors."""
@@ -114,6 +116,7 @@ class NoWatch:
     """For a task that logs its outputs as they are, and judges nothing."""
 
     fatal: str | None = None
+    enough: bool = False
 
     def measure(self, outputs: dict[str, Any]) -> dict[str, Any]:
         """All of them."""
@@ -135,7 +138,7 @@ class Run:
         arguments: the task's options.
         model: wrapped for several processes and mixed precision; `network` is the bare one.
         optimizer: Accelerate's wrapper.
-        loader: gives batches from the step on that the run starts at.
+        loader: the task's own; gives batches from the step on that the run starts at.
         processor: saved beside the model.
         peak_lr: learning rate that the warm-up rises to.
         warmup_steps: steps that it takes.
@@ -148,7 +151,7 @@ class Run:
     model: nn.Module
     network: Any
     optimizer: Any
-    loader: Iterable[Any]
+    loader: Any
     processor: SavesPretrained
     state: TrainingState
     guard: FiniteGuard

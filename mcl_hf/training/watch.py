@@ -22,6 +22,7 @@ class HealthWatch:
         self.run = run
         self.bounds = health_bounds(run)
         self.fatal: str | None = None
+        self.enough = False  # pre-training runs its whole length
 
     def measure(self, outputs: dict[str, Any]) -> dict[str, Any]:
         """A step's outputs with `effective_rank` of its queries over all ranks, and `target_distance`, the relative

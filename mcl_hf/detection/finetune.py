@@ -1,0 +1,314 @@
+"""`finetune`: a whole fine-tuning run, as the command and as a Python call.
+
+Where it sits: arguments -> checks -> annotated data, detector, optimizer on Accelerate -> the loop of pre-training ->
+evaluation -> finished folder. Everything that can be wrong with the input is found before the first step.
+
+    OUTPUT_DIR/
+        config.json, model.safetensors, preprocessor_config.json, README.md    the finished detector
+        best/            the detector with the best AP so far, where AP is measured on the way
+        evaluation/      figures, results and pictures of the newest evaluation
+        checkpoints/     as in pre-training
+        log.jsonl        as in pre-training, with losses by name and figures as eval/box/AP
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from mcl_hf.detection.coco_metrics import import_backend
+from mcl_hf.detection.configuration_detector import MCLDetectorConfig
+from mcl_hf.detection.datasets import open_detection_data
+from mcl_hf.detection.detection_data import DetectionData
+from mcl_hf.detection.finetune_arguments import FinetuneArguments, load_finetune_arguments
+from mcl_hf.detection.finetune_evaluation import EvaluationWatch
+from mcl_hf.detection.finetune_finish import finish
+from mcl_hf.detection.finetune_step import FinetuneRun, finetune_step
+from mcl_hf.detection.freezing import freeze, parameter_groups
+from mcl_hf.detection.from_pretraining import start_detector
+from mcl_hf.detection.modeling_detector import MCLForInstanceSegmentation, MCLForObjectDetection
+from mcl_hf.detection.train_loader import DetectionLoader
+from mcl_hf.detection.train_transform import TrainTransform
+from mcl_hf.errors import InputError
+from mcl_hf.models import MCLImageProcessor, convert_cross_rank_norm
+from mcl_hf.training.arithmetic import set_arithmetic
+from mcl_hf.training.course import RunResult, common_parts, make_ready, open_folder, see_through, take_up
+from mcl_hf.training.launch import launched
+from mcl_hf.training.optim import sgd
+from mcl_hf.training.resume import RecipeRules, output_folder
+from mcl_hf.training.state import TrainingState, installed_versions
+from mcl_hf.training.tracking import check_trackers
+
+TASK = "fine-tuning"
+RULES = RecipeRules(
+    refused=("detector", "optimizer", "freeze_at", "frozen_bn", "layer_decay"),
+    without_influence=frozenset(
+        {
+            "output_dir", "resume", "num_workers", "max_broken", "save_every_steps", "keep_last", "keep_every",
+            "log_every_steps", "report_to", "log_images", "eval_batch_size", "eval_backend", "val_data", "val_split",
+            "val_images",
+        }
+    ),
+    # by the data's fingerprint, the steps and their images
+    compared_elsewhere=frozenset(
+        {"data", "images", "split", "data_fraction", "auto", "epochs", "max_steps", "global_batch_size", "batch_size"}
+    ),
+)  # fmt: skip
+
+
+def finetune(
+    arguments: FinetuneArguments | None = None,
+    *,
+    recipe: str | None = None,
+    callbacks: Sequence[Any] = (),
+    **options: Any,
+) -> RunResult:
+    """Fine-tune a detector on annotated images, measure its AP, and write it to `output_dir`.
+
+    Args:
+        arguments: all options; or leave it out and give
+        recipe: name or YAML file, and
+        options: fields of `FinetuneArguments` on top of it.
+        callbacks: objects with any of the methods of `mcl_hf.training.run.Callback`.
+
+    Raises:
+        InputError: something given cannot be used; nothing was trained, or the last whole checkpoint stays.
+        NonFiniteLossError: the loss became infinite or NaN.
+
+    Example:
+        >>> import mcl_hf
+        >>> result = mcl_hf.finetune(
+        ...     recipe="auto", init="my-run", data="my-annotated-images", output_dir="my-detector"
+        ... )  # doctest: +SKIP
+        >>> result.metrics["eval/box/AP"]  # doctest: +SKIP
+        0.312
+    """
+    if arguments is None:
+        arguments = load_finetune_arguments(recipe, **options)
+    elif recipe is not None or options:
+        raise InputError("give either arguments, or a recipe and options, not both")
+    if arguments.init is None:
+        raise InputError("--init is missing: random, timm:NAME, or a pre-training checkpoint's folder or repository")
+    if arguments.data is None:
+        raise InputError("--data is missing: a COCO JSON or folder, VOCdevkit, Cityscapes, parquet or a Hub data set")
+    output_dir = output_folder(arguments.output_dir, [arguments.data])
+    check_trackers(arguments.report_to)
+    import_backend(arguments.eval_backend)  # before hours of training
+    with launched(arguments, output_dir) as accelerator:
+        set_arithmetic(accelerator.device, arguments.tf32)
+        return _finetune(arguments, output_dir, accelerator, callbacks)
+
+
+def _finetune(
+    arguments: FinetuneArguments, output_dir: Path, accelerator: Accelerator, callbacks: Sequence[Any]
+) -> RunResult:
+    # --- where to start ---------------------------------------------------------------------------------------------
+    checkpoint, lines = open_folder(accelerator, output_dir, arguments.resume)
+    world_size, rank = accelerator.num_processes, accelerator.process_index
+
+    # --- data ---------------------------------------------------------------------------------------------------------
+    data = _training_data(arguments)
+    val_data = _validation_data(arguments, data, lines)
+    lines.append(data.description)
+    given = arguments
+    arguments = arguments.resolved(data.widths, data.heights)
+    if arguments.auto:
+        lines.append("auto: " + ", ".join(f"{name} {value}" for name, value in _chosen(given, arguments).items()))
+    if arguments.detector == "mask_rcnn" and not data.has_masks:
+        raise InputError(f"mask_rcnn learns from masks, and {data.source} has none: use --detector faster_rcnn")
+    batch_size, global_batch_size = arguments.batch_sizes(world_size)
+    max_steps = arguments.total_steps(len(data), global_batch_size)
+    state = TrainingState(
+        world_size=world_size,
+        global_batch_size=global_batch_size,
+        max_steps=max_steps,
+        arguments=asdict(arguments),
+        data={"description": data.description, "fingerprint": fingerprint(data), "num_images": len(data)},
+        versions=installed_versions(),
+        task=TASK,
+    )
+    lines += take_up(checkpoint, state, RULES)
+    transform = TrainTransform(
+        min_sizes=tuple(arguments.min_size_train or ()),
+        max_size=arguments.max_size_train or 0,
+        flip=arguments.flip,
+        masks=arguments.detector == "mask_rcnn",
+        seed=arguments.seed,
+    )
+
+    def loader(num_workers: int, start_step: int = 0) -> DetectionLoader:
+        return DetectionLoader(
+            data,
+            transform,
+            batch_size=batch_size,
+            seed=arguments.seed,
+            rank=rank,
+            world_size=world_size,
+            start_step=start_step,
+            num_workers=num_workers,
+            max_broken=arguments.max_broken,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+
+    # --- detector and optimizer ---------------------------------------------------------------------------------------
+    network: Any = build_detector(arguments, data, checkpoint, lines)
+    config: MCLDetectorConfig = network.config
+    network = convert_cross_rank_norm(network, accelerator.device.type) if world_size > 1 else network
+    layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
+    network = network.to(device=accelerator.device, memory_format=layout).train()
+    lines += freeze(network, arguments.freeze_at or 0, bool(arguments.frozen_bn))
+    peak_lr = (arguments.base_learning_rate or 0.0) * global_batch_size / 16
+    optimizer = _build_optimizer(arguments, network, peak_lr)
+    model, prepared = make_ready(accelerator, arguments, network, optimizer, checkpoint, state, output_dir)
+
+    # --- run ----------------------------------------------------------------------------------------------------------
+    run = FinetuneRun(
+        **common_parts(accelerator, arguments, state, output_dir),
+        model=model,
+        network=network,
+        optimizer=prepared,
+        loader=loader(arguments.num_workers, state.step * arguments.gradient_accumulation_steps),
+        processor=MCLImageProcessor.from_config(config),
+        mean=torch.tensor(config.image_mean, device=accelerator.device).mul(255).view(-1, 1, 1),
+        scale=torch.tensor(config.image_std, device=accelerator.device).mul(255).view(-1, 1, 1),
+        peak_lr=peak_lr,
+        warmup_steps=min(arguments.warmup_steps or 0, max_steps // 10),
+        milestones=arguments.milestones(max_steps),
+        callbacks=callbacks,
+    )
+    lines.append(
+        f"{max_steps} steps of {global_batch_size} images ({world_size} process(es) x {batch_size} x "
+        f"{arguments.gradient_accumulation_steps} accumulation steps) on {accelerator.device}, {arguments.precision}; "
+        f"{arguments.optimizer}, learning rate up to {peak_lr:.4g}, a tenth from steps "
+        f"{', '.join(map(str, run.milestones))} on"
+    )
+    watch = EvaluationWatch(run, val_data, loader(num_workers=0))
+    last_line = f"finished: {output_dir} opens with mcl_hf.{type(network).__name__}.from_pretrained"
+    return see_through(run, finetune_step, watch, lines, partial(finish, watch=watch), last_line)
+
+
+def _training_data(arguments: FinetuneArguments) -> DetectionData:
+    """What is trained on: without empty images where asked for, and the fraction of it.
+
+    Raises:
+        InputError: as `open_detection_data`; or nothing is left.
+    """
+    assert arguments.data is not None, "checked before"
+    data = open_detection_data(arguments.data, split=arguments.split, images=arguments.images, **_reading(arguments))
+    if arguments.filter_empty:
+        data = data.without_empty()
+    if arguments.data_fraction < 1:
+        data = take_fraction(data, arguments.data_fraction, arguments.seed)
+    if len(data) == 0 or data.num_objects.sum() == 0:
+        raise InputError(f"{data.source} has no annotated objects to learn from in its split {arguments.split!r}")
+    return data
+
+
+def _validation_data(arguments: FinetuneArguments, data: DetectionData, lines: list[str]) -> DetectionData | None:
+    """What AP is measured on; None, and a line about it, where `val_data` is not given and `data` has no such split.
+
+    Raises:
+        InputError: `val_data` cannot be opened, or has other categories than the training data.
+    """
+    source = arguments.val_data or arguments.data
+    assert source is not None, "checked before"
+    try:
+        found = open_detection_data(
+            source, split=arguments.val_split, images=arguments.val_images, **_reading(arguments)
+        )
+    except InputError as error:
+        if arguments.val_data is not None:
+            raise
+        lines.append(f"warning: AP will not be measured: {error}")
+        return None
+    if arguments.val_data is None and fingerprint(found) == fingerprint(data):
+        lines.append(f"warning: AP will not be measured: {source} has no split of its own; name --val-data")
+        return None
+    unknown = [name for name in found.category_names if name not in data.category_names]
+    if unknown:
+        raise InputError(
+            f"{found.source} has categories that {data.source} lacks: {', '.join(unknown[:5])}: "
+            "training and validation need the same ones"
+        )
+    lines.append(f"validation: {found.description}")
+    return found
+
+
+def _reading(arguments: FinetuneArguments) -> dict[str, Any]:
+    names = ("image_column", "objects_column", "box_format", "skip_broken")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def take_fraction(data: DetectionData, fraction: float, seed: int) -> DetectionData:
+    """A share of the images, at least one; a larger share of the same seed holds the smaller one."""
+    order = np.random.default_rng([seed, len(data)]).permutation(len(data))
+    return data.select(np.sort(order[: max(1, round(fraction * len(data)))]))
+
+
+def fingerprint(data: DetectionData) -> str:
+    """Short hash of images and annotations; equal for equal data, wherever it lies."""
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(json.dumps([list(map(str, data.image_ids)), data.category_names]).encode())
+    columns = data.columns
+    for array in (data.widths, data.heights, columns.offsets, columns.bbox, columns.labels, columns.iscrowd):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def build_detector(arguments: FinetuneArguments, data: DetectionData, checkpoint: Path | None, lines: list[str]) -> Any:
+    """The detector: from `init`, whose coverage report is added to `lines`, or from a checkpoint of this run.
+
+    Raises:
+        InputError: the start cannot be read or has another width, or the checkpoint is of another detector.
+    """
+    fields = arguments.config_fields()
+    if checkpoint is None:
+        assert arguments.init is not None, "checked before"
+        torch.manual_seed(arguments.seed)
+        if arguments.backbone is not None:
+            fields["backbone"] = arguments.backbone
+        network, report = start_detector(
+            arguments.init,
+            detector=arguments.detector,
+            id2label=data.id2label,
+            parts=arguments.init_parts or None,
+            verbose=False,  # the run prints it once
+            **fields,
+        )
+        lines.append(str(report))
+        return network
+    saved = MCLDetectorConfig.from_pretrained(checkpoint)
+    wanted = {**fields, "detector": arguments.detector, "id2label": data.id2label}
+    changed = [name for name, value in wanted.items() if _plain(getattr(saved, name)) != _plain(value)]
+    if changed:
+        raise InputError(
+            f"{checkpoint} was trained with another {', '.join(changed)}: resume with the same options and data, "
+            "or start a new run from its weights with --init"
+        )
+    kind: Any = MCLForInstanceSegmentation if saved.detector == "mask_rcnn" else MCLForObjectDetection
+    return kind.from_pretrained(checkpoint, dtype=torch.float32)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: lists for tuples, texts for keys."""
+    return json.loads(json.dumps(value))
+
+
+def _build_optimizer(arguments: FinetuneArguments, network: Any, lr: float) -> torch.optim.Optimizer:
+    """SGD with momentum 0.9 or AdamW, both able to skip an update on the device (`found_inf`)."""
+    groups = parameter_groups(network, lr, arguments.weight_decay, arguments.layer_decay)
+    if arguments.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, fused=True)
+    return sgd(groups, lr)
+
+
+def _chosen(given: FinetuneArguments, filled: FinetuneArguments) -> dict[str, Any]:
+    """Options that had no value before."""
+    return {name: value for name, value in asdict(filled).items() if getattr(given, name) is None and value is not None}

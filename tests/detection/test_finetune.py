@@ -1,0 +1,205 @@
+"""Whole fine-tuning runs of a tiny detector: what they leave, how they resume, when they end, what they refuse."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import mcl_hf
+from mcl_hf import MCLForInstanceSegmentation, MCLForObjectDetection
+from mcl_hf.detection import finetune_evaluation, open_detection_data
+from mcl_hf.detection.finetune import take_fraction
+from mcl_hf.errors import InputError
+from mcl_hf.training.tracking import read_log
+
+from .scenes import write_scenes
+from .tiny_detector import FEW_REGIONS
+
+TINY = {
+    "init": "random",
+    "backbone": "resnet10t",
+    "detector_options": {
+        "backbone_kwargs": {"channels": [8, 16, 24, 32], "stem_width": 8},
+        "fpn_channels": 8,
+        "box_head_convs": 1,
+        "mask_head_convs": 1,
+        "box_fc_dim": 16,
+        "anchor_sizes": [[8], [16], [32], [64], [128]],
+        **FEW_REGIONS,
+    },
+    "min_size_train": [64, 80],
+    "max_size_train": 128,
+    "min_size_test": 64,
+    "max_size_test": 128,
+    "batch_size": 2,
+    "max_steps": 4,
+    "log_every_steps": 1,
+    "save_every_steps": 2,
+    "precise_bn_steps": 2,
+    "num_workers": 0,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = write_scenes(tmp_path_factory.mktemp("scenes"), 8, width=96, height=72)
+    return write_scenes(folder, 4, width=96, height=72, split="val")
+
+
+@pytest.fixture
+def run(scenes, tmp_path):
+    torch.set_num_threads(1)
+
+    def finetune(name="run", **options):
+        return mcl_hf.finetune(**{**TINY, "data": str(scenes), "output_dir": str(tmp_path / name), **options})
+
+    return finetune
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def assert_equal(first, second):
+    first, second = weights(first), weights(second)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def logged(folder):
+    """Log records without what depends on the clock."""
+    clock = ("seconds", "images_per_second", "data_wait_share", "peak_memory_gib")
+    return [{k: v for k, v in record.items() if k not in clock} for record in read_log(folder / "log.jsonl")]
+
+
+def test_a_run_leaves_a_detector_figures_and_pictures(run, scenes):
+    result = run()
+    folder = result.output_dir
+    assert result.steps == 4 and 0 <= result.metrics["eval/box/AP"] <= 1 and "eval/mask/AP50" in result.metrics
+    model = MCLForInstanceSegmentation.from_pretrained(folder)
+    assert model.config.id2label == dict(enumerate(open_detection_data(scenes).category_names))
+    figures = json.loads((folder / "evaluation" / "metrics.json").read_text())
+    assert figures["box"]["AP"] == result.metrics["eval/box/AP"]
+    assert (folder / "evaluation" / "detections.png").exists()
+    assert "one run, one seed" in (folder / "README.md").read_text()
+    assert (folder / "checkpoints" / "last").resolve().name == "step-00000004"
+
+
+@pytest.mark.parametrize("detector", ["faster_rcnn", "retinanet"])
+def test_the_other_detectors_train_too(run, detector):
+    options = {name: value for name, value in TINY["detector_options"].items() if not name.startswith("mask")}
+    if detector == "retinanet":
+        options.pop("anchor_sizes")
+    result = run(detector=detector, detector_options=options, max_steps=2)
+    assert "eval/box/AP" in result.metrics and "eval/mask/AP" not in result.metrics
+    assert MCLForObjectDetection.from_pretrained(result.output_dir).config.detector == detector
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run):
+    options = {"eval_every_steps": 2, "max_steps": 6}
+    whole = run("whole", **options).output_dir
+    cut = run("cut", **options).output_dir
+    for name in ("step-00000006", "step-00000004"):  # as if killed after step 3
+        shutil.rmtree(cut / "checkpoints" / name)
+    (cut / "checkpoints" / "last").unlink()
+    (cut / "model.safetensors").unlink()
+    assert run("cut", resume="auto", **options).steps == 6
+    assert_equal(whole, cut)
+    assert_equal(whole / "checkpoints" / "last", cut / "checkpoints" / "last")
+    assert logged(whole) == logged(cut)
+
+
+def test_an_evaluation_leaves_no_trace_in_training(run):
+    with_, without = run("with", eval_every_steps=1).output_dir, run("without").output_dir
+    assert_equal(with_ / "checkpoints" / "last", without / "checkpoints" / "last")
+
+
+def test_a_run_interrupted_after_its_last_step_is_finished_alike(run):
+    whole = run("whole").output_dir
+    again = run("again").output_dir
+    (again / "model.safetensors").unlink()
+    result = run("again", resume="auto")
+    assert_equal(whole, again)
+    assert "eval/box/AP" in result.metrics
+
+
+def test_early_stopping_keeps_the_best(run, monkeypatch):
+    falling = iter([0.5, 0.4, 0.3, 0.2])
+
+    def figures_of(metrics):
+        return {"eval/box/AP": next(falling)}
+
+    monkeypatch.setattr(finetune_evaluation, "figures_of", figures_of)
+    options = {"eval_every_steps": 1, "early_stopping_patience": 2, "max_steps": 50}
+    result = run(**options)
+    assert result.steps == 3  # the best after step 1, then two without gain
+    assert_equal(result.output_dir, result.output_dir / "best")
+    text = (result.output_dir / "README.md").read_text()
+    assert "1 (the best of 3)" in text and "AP 50.0" in text
+    assert run(resume="auto", **options).steps == 3  # it had ended, and stays so
+
+
+def test_starting_from_a_pretraining_run(run, tmp_path):
+    from mcl_hf import MCLConfig, MCLModel
+
+    config = MCLConfig(
+        backbone="resnet10t", backbone_kwargs=TINY["detector_options"]["backbone_kwargs"], fpn_channels=8,
+        region_convs=1, region_size=2, hidden_dim=16, embedding_dim=8, montage_ratios=[1, 2, 4],
+        montage_fractions=[1, 0.25, 0.0625], level_weights=[0.5, 0.25, 0.25],
+    )  # fmt: skip
+    MCLModel(config).save_pretrained(tmp_path / "start")
+    options = {key: value for key, value in TINY["detector_options"].items() if key != "backbone_kwargs"}
+    result = run(init=str(tmp_path / "start"), backbone=None, detector_options=options, freeze_at=5, max_steps=2)
+    before, after = weights(tmp_path / "start"), weights(result.output_dir)
+    assert torch.equal(before["backbone.conv1.0.weight"], after["backbone.conv1.0.weight"])  # frozen
+    assert not torch.equal(before["fpn.lateral_convs.0.weight"], after["fpn.lateral_convs.0.weight"])
+
+
+def test_fractions_nest(scenes):
+    data = open_detection_data(scenes)
+    small, large = take_fraction(data, 0.25, seed=3), take_fraction(data, 0.75, seed=3)
+    assert (len(small), len(large)) == (2, 6) and set(small.image_ids) < set(large.image_ids)
+    assert small.image_ids != take_fraction(data, 0.25, seed=4).image_ids
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"init": None}, "--init is missing"),
+        ({"init": "no/such/folder"}, "no/such/folder"),
+        ({"data": "nowhere.json"}, "nowhere.json"),
+        ({"detector_options": {"fpn_chanels": 8}}, "unknown field 'fpn_chanels'"),
+        ({"batch_size": 16}, "a step needs 16 different images, but there are 8"),
+        ({"eval_backend": "hotcocoa"}, "eval_backend must be one of"),
+        ({"freeze_at": 9}, "freeze_at must be 0"),
+        ({"lr_milestones": ["3/2"]}, "lr_milestones must ascend"),
+        ({"early_stopping_patience": 3, "eval_every_steps": 0}, "needs evaluations"),
+        ({"output_dir": None}, "output_dir is not set"),
+    ],
+)
+def test_wrong_input_is_one_clear_line_before_training(run, changes, said):
+    with pytest.raises(InputError) as caught:
+        run(**changes)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_masks_are_needed_for_mask_rcnn_only(run, tmp_path):
+    boxes = write_scenes(tmp_path / "boxes", 4, masks=None)
+    with pytest.raises(InputError, match="use --detector faster_rcnn"):
+        run(data=str(boxes))
+
+
+def test_no_validation_data_is_said_and_no_reason_to_stop(run, tmp_path, capsys):
+    only_train = write_scenes(tmp_path / "only", 4)
+    result = run(data=str(only_train), max_steps=1)
+    assert "eval/box/AP" not in result.metrics
+    assert "AP will not be measured" in capsys.readouterr().out + capsys.readouterr().err
+
+
+def test_another_detector_cannot_resume(run):
+    run()
+    with pytest.raises(InputError, match="trained with detector mask_rcnn, now it is faster_rcnn"):
+        run(resume="auto", detector="faster_rcnn", max_steps=6)
