@@ -5,7 +5,9 @@ Where it sits: `pretrain.py` and the commands that show or measure a run's data 
 
 from typing import Any
 
-from ..data import ImageSource, ViewLoader, open_source
+from ..data import BrokenImage, ImageSource, ViewLoader, open_source
+from ..data.decode import open_image
+from ..errors import InputError
 from ..models import MCLConfig
 from .arguments import PretrainArguments
 
@@ -34,8 +36,10 @@ def open_loader(
         more: rank, workers, first step and memory, as `ViewLoader` takes them.
 
     Raises:
-        InputError: settings that cannot work.
+        InputError: settings that cannot work, or a number of channels that the first image does not have.
     """
+    if config.num_channels not in (1, 3):
+        _check_channels(source, config.num_channels)
     return ViewLoader(
         source,
         view_size=config.image_size,
@@ -49,3 +53,13 @@ def open_loader(
         max_broken=arguments.max_broken,
         **more,
     )
+
+
+def _check_channels(source: ImageSource, num_channels: int) -> None:
+    """Ask the first image, so that a wrong number is said before a run rather than of every image in it."""
+    try:
+        open_image(source.sample(0).bytes_, num_channels).decode(num_channels)
+    except BrokenImage as error:
+        raise InputError(
+            f"num_channels is {num_channels}, and the first image, {source.name(0)}, cannot be read so: {error}"
+        ) from error

@@ -155,7 +155,7 @@ def test_starting_from_a_pretraining_run(run, tmp_path):
     result = run(init=str(tmp_path / "start"), backbone=None, detector_options=options, freeze_at=5, max_steps=2)
     before, after = weights(tmp_path / "start"), weights(result.output_dir)
     assert torch.equal(before["backbone.conv1.0.weight"], after["backbone.conv1.0.weight"])  # frozen
-    assert not torch.equal(before["fpn.lateral_convs.0.weight"], after["fpn.lateral_convs.0.weight"])
+    assert not torch.equal(before["fpn.lateral.0.conv.weight"], after["fpn.lateral.0.conv.weight"])
 
 
 def test_fractions_nest(scenes):

@@ -234,7 +234,7 @@ def test_an_update_that_is_not_finite_reaches_neither_weights_nor_momentum(tiny_
         ({"report_to": ["mlflow"]}, "no tracker 'mlflow'"),
         ({"init": "no/such/place"}, "--init"),
         ({"resume": "nowhere"}, "cannot resume from nowhere"),
-        ({"num_channels": 5}, "5 channels"),
+        ({"num_channels": 5}, "num_channels is 5, and the first image, "),
     ],
 )
 def test_wrong_input_is_one_line_before_any_work(tiny_run, tmp_path, options, message):
