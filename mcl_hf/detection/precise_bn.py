@@ -1,71 +1,17 @@
-"""Batch-norm statistics of the weights as they are now, averaged over training batches.
+"""Batch-norm statistics made anew for an evaluation while fine-tuning, and put back after it.
 
-Flow: fine-tuning -> **precise_bn** -> evaluation, and the finished model. The running averages that training leaves
-behind belong to weights that have moved on since.
-
-Source: detectron2's `TEST.PRECISE_BN` (fvcore's `update_bn_stats`): the mean over batches of their statistics.
+Flow: fine-tuning -> **precise_bn** -> evaluation, and the finished model. How they are made is in `models/precise_bn`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-B = TypeVar("B")
+from ..models.precise_bn import training_norms, update_statistics
 
-
-def training_norms(model: nn.Module) -> list[Any]:
-    """Batch norms whose statistics training moves; not those that are frozen (in eval mode)."""
-    return [
-        module
-        for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.training and module.running_mean is not None
-    ]
-
-
-@torch.no_grad()
-def update_statistics(model: nn.Module, forward: Callable[[B], object], batches: Iterable[B]) -> int:
-    """Replace the running statistics of every trained batch norm by their mean over `batches`. All ranks.
-
-    Args:
-        model: in train mode; its weights stay.
-        forward: runs the model on a batch.
-        batches: the more the better; detectron2 takes 200.
-
-    Returns:
-        How many batch norms were updated: those that any batch has reached.
-    """
-    norms = training_norms(model)
-    momenta = [norm.momentum for norm in norms]
-    counts = [0] * len(norms)
-    means = [torch.zeros_like(norm.running_mean) for norm in norms]
-    variances = [torch.zeros_like(norm.running_var) for norm in norms]
-    try:
-        for norm in norms:
-            norm.momentum = 1.0  # running statistics are those of the last batch
-        reached: list[bool] = [False] * len(norms)
-        handles = [norm.register_forward_hook(_Reached(reached, index)) for index, norm in enumerate(norms)]
-        for batch in batches:
-            reached[:] = [False] * len(norms)
-            forward(batch)
-            for index, norm in enumerate(norms):
-                if reached[index]:  # a mask head sees nothing where no image has an object
-                    counts[index] += 1
-                    means[index] += norm.running_mean
-                    variances[index] += norm.running_var
-        for handle in handles:
-            handle.remove()
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-    for norm, count, mean, variance in zip(norms, counts, means, variances, strict=True):
-        if count:
-            norm.running_mean.copy_(mean / count)
-            norm.running_var.copy_(variance / count)
-    return sum(count > 0 for count in counts)
+__all__ = ["statistics_restored", "training_norms", "update_statistics"]
 
 
 @contextmanager
@@ -83,13 +29,3 @@ def statistics_restored(model: nn.Module) -> Iterator[None]:
             for name, buffer in model.named_buffers():
                 if name in kept:
                     buffer.copy_(kept[name])
-
-
-class _Reached:
-    """A forward hook that notes that its module has run."""
-
-    def __init__(self, reached: list[bool], index: int) -> None:
-        self.reached, self.index = reached, index
-
-    def __call__(self, *_: object) -> None:
-        self.reached[self.index] = True

@@ -5,12 +5,15 @@ momentum copy, `head.predictor.{level}`, and `backbone.*`, an alias of `encoder_
 1912aa9.
 """
 
+import argparse
 import pickle
 import re
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 # Published name -> ours; tried in order, the first match wins. Index 0 of FPN convolutions is the finest level in both.
@@ -36,6 +39,14 @@ _RESNETS = {
     ((3, 4, 23, 3), True): "resnet101",
     ((3, 8, 36, 3), True): "resnet152",
 }
+# Types that hold values and run nothing: training programs put them beside the weights (options, a learning rate).
+_PLAIN_TYPES: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")},
+    np._core.multiarray.scalar,  # type: ignore[attr-defined]  # where numpy 2 keeps it; the line below is numpy 1's
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
+]
 _RATIOS, _FRACTIONS, _WEIGHTS = (1, 2, 4, 8), (1, 1 / 4, 1 / 16, 1 / 32), (1 / 2, 1 / 4, 1 / 8, 1 / 8)
 
 
@@ -45,6 +56,33 @@ def our_name(published: str) -> str | None:
         if re.match(pattern, published):
             return re.sub(pattern, replacement, published)
     return None
+
+
+def read_pickled(path: str | Path) -> Any:
+    """Content of a file that `torch.save` wrote: tensors and plain values, nothing that would run code.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: The file is no such file, or would have to run code to be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        with torch.serialization.safe_globals(_PLAIN_TYPES):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path} cannot be read without running code from it ({reason}); "
+            "save its tensors alone with torch.save(checkpoint['state_dict'], ...) on a machine that trusts it"
+        ) from error
+
+
+def resnet_name(names: Collection[str]) -> str | None:
+    """timm's name of the ResNet whose tensors are called so (`layer1.0.conv1.weight`, ...); None for no known depth."""
+    blocks = Counter(match[1] for name in names if (match := re.match(r"layer(\d)\.\d+\.conv1\.weight$", name)))
+    return _RESNETS.get((tuple(blocks[str(stage)] for stage in range(1, 5)), "layer1.0.conv3.weight" in names))
 
 
 def read_official_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -60,17 +98,7 @@ def read_official_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str
         FileNotFoundError: No such file.
         ValueError: The file cannot be read safely, or is not a whole MCL checkpoint.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{path} cannot be read without running code from it ({reason}); "
-            "save its tensors alone with torch.save(checkpoint['state_dict'], ...) on a machine that trusts it"
-        ) from error
+    content = read_pickled(path)
     published = content.get("state_dict", content) if isinstance(content, dict) else {}
     tensors: dict[str, torch.Tensor] = {}
     aliases: dict[str, torch.Tensor] = {}
@@ -97,21 +125,18 @@ def read_official_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str
     return _infer_fields(tensors, path), tensors
 
 
-def _infer_fields(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
+def _infer_fields(tensors: dict[str, torch.Tensor], path: str | Path) -> dict[str, Any]:
     """Sizes of the model from its tensors' shapes."""
     try:
-        blocks = Counter(
-            match[1] for name in tensors if (match := re.match(r"mcl\.backbone\.layer(\d)\.\d+\.conv1\.weight$", name))
-        )
-        bottleneck = "mcl.backbone.layer1.0.conv3.weight" in tensors
-        depth = (tuple(blocks[str(stage)] for stage in range(1, 5)), bottleneck)
-        if depth not in _RESNETS:
-            raise ValueError(f"{path}: no ResNet has {depth[0]} blocks in its stages")
+        prefix = "mcl.backbone."
+        backbone = resnet_name({name.removeprefix(prefix) for name in tensors if name.startswith(prefix)})
+        if backbone is None:
+            raise ValueError(f"{path}: no ResNet has its numbers of blocks")
         levels = len({name.split(".")[1] for name in tensors if name.startswith("predictors.")})
         weights = list(_WEIGHTS[:levels])
         weights[-1] = 1 - sum(weights[:-1])  # fewer levels: the last takes what is left of 1
         return {
-            "backbone": _RESNETS[depth],
+            "backbone": backbone,
             "num_channels": tensors["mcl.backbone.conv1.weight"].shape[1],
             "fpn_channels": tensors["mcl.fpn.lateral.0.conv.weight"].shape[0],
             "region_convs": len({n.split(".")[3] for n in tensors if n.startswith("mcl.region_head.conv.")}),
