@@ -114,8 +114,8 @@ def _finetune(
     world_size, rank = accelerator.num_processes, accelerator.process_index
 
     # --- data ---------------------------------------------------------------------------------------------------------
-    data = _training_data(arguments)
-    val_data = _validation_data(arguments, data, lines)
+    data = training_data(arguments)
+    val_data = validation_data(arguments, data, lines)
     lines.append(data.description)
     given = arguments
     arguments = arguments.resolved(data.widths, data.heights)
@@ -194,7 +194,7 @@ def _finetune(
     return see_through(run, finetune_step, watch, lines, partial(finish, watch=watch), last_line)
 
 
-def _training_data(arguments: FinetuneArguments) -> DetectionData:
+def training_data(arguments: FinetuneArguments) -> DetectionData:
     """What is trained on: without empty images where asked for, and the fraction of it.
 
     Raises:
@@ -211,7 +211,7 @@ def _training_data(arguments: FinetuneArguments) -> DetectionData:
     return data
 
 
-def _validation_data(arguments: FinetuneArguments, data: DetectionData, lines: list[str]) -> DetectionData | None:
+def validation_data(arguments: FinetuneArguments, data: DetectionData, lines: list[str]) -> DetectionData | None:
     """What AP is measured on; None, and a line about it, where `val_data` is not given and `data` has no such split.
 
     Raises:
