@@ -21,6 +21,7 @@ from mcl_hf.training import PretrainArguments
 from mcl_hf.training.plan import SPARE, Line, Measured, Plan, largest_batch, make_plan
 from mcl_hf.training.rehearsal import OutOfMemory, backbone_images, images_per_core_second, rehearse
 from mcl_hf.training.run_data import open_data
+from mcl_hf.training.saving import most_checkpoints
 from mcl_hf.training.state import should_save
 
 ON_CPU, ON_GPU = 16, 256
@@ -165,12 +166,8 @@ def _disk_line(arguments: PretrainArguments, plan: Plan) -> str:
 
 
 def _kept_checkpoints(arguments: PretrainArguments, max_steps: int) -> int:
-    """How many lie on the disk at the same time at most: those that are kept, and one being written."""
     steps = [step for step in range(1, max_steps + 1) if should_save(step, arguments.save_every_steps, max_steps)]
-    if arguments.keep_last == 0:
-        return len(steps)
-    kept_for_good = sum(1 for step in steps if arguments.keep_every and step % arguments.keep_every == 0)
-    return kept_for_good + min(len(steps) - kept_for_good, arguments.keep_last + 1)
+    return most_checkpoints(steps, arguments.keep_last, arguments.keep_every)
 
 
 def _room_gib(arguments: PretrainArguments, world_size: int) -> float:

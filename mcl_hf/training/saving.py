@@ -9,7 +9,7 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -197,6 +197,18 @@ def _cannot_write(final: Path, error: Exception) -> str:
     return f"checkpoint {final} could not be written: {reason}; {kept}. Make room and {then} with --resume auto"
 
 
+def most_checkpoints(steps: Sequence[int], keep_last: int, keep_every: int = 0) -> int:
+    """How many checkpoints lie on the disk at the same time at most: those that are kept, and one being written.
+
+    Args:
+        steps: those that a checkpoint is written after.
+        keep_last: checkpoints that are kept; 0 keeps all.
+        keep_every: those at multiples of so many steps are kept as well.
+    """
+    passing = sum(1 for step in steps if not (keep_every and step % keep_every == 0))
+    return len(steps) if keep_last == 0 else len(steps) - passing + min(passing, keep_last + 1)
+
+
 def check_free_space(
     output_dir: Path, model: nn.Module, optimizer_name: str, steps: list[int], keep_last: int, keep_every: int = 0
 ) -> None:
@@ -216,8 +228,7 @@ def check_free_space(
     tensors = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     checkpoint = tensors + trained * (2 if optimizer_name == "adamw" else 1)
-    passing = sum(1 for step in steps if not (keep_every and step % keep_every == 0))
-    kept = len(steps) if keep_last == 0 else len(steps) - passing + min(passing, keep_last + 1)
+    kept = most_checkpoints(steps, keep_last, keep_every)
     needed, free = kept * checkpoint + 2 * tensors, shutil.disk_usage(output_dir).free
     if free < needed:
         raise InputError(
