@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]  # comes with accelerate
+import psutil
 from filelock import FileLock, Timeout
 from transformers.utils import logging
 

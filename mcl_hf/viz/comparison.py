@@ -86,7 +86,7 @@ def _draw_differences(axis: Any, pairs: Sequence[tuple[float, Mapping[str, Any]]
         axis.plot(pair["mean"], row, "o", color=colour, markersize=6, markerfacecolor=colour if told else "white")
         labels.append(f"{pair['better']} − {pair['other']}, {100 * fraction:g} %")
     axis.set_yticks(range(len(labels)), labels)
-    axis.set_ylim(len(labels) - 0.5, -0.5)
+    axis.set_ylim(max(len(labels), 1) - 0.5, -0.5)
     if any(pair["low"] is None for _, pair in pairs):
         axis.text(0.99, 0.02, "one seed: no interval can be given", transform=axis.transAxes, ha="right", fontsize=8,
                   color=QUIET)  # fmt: skip
