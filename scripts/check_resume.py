@@ -136,11 +136,11 @@ def install_hooks(place: Place, strike: Strike, step_seconds: float) -> None:
         place.set(f"after step {step + 1}")
         return outputs
 
-    def watched_pass(run: Any, views: Any, step: int, *others: Any, **more: Any) -> Any:
+    def watched_pass(run: Any, step: int, *others: Any) -> Any:
         place.set(f"in step {step + 1}")
         if strike.kind == "in a step" and step + 1 == strike.at:
             kill_after(strike.share * step_seconds)
-        return forward_backward(run, views, step, *others, **more)
+        return forward_backward(run, step, *others)
 
     def watched_render(self: Any, index: int, position: int) -> Any:
         counts["images"] += 1

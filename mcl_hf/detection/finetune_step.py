@@ -5,9 +5,8 @@ anchors and proposals the losses sample comes from counters (seed, position, ran
 uninterrupted one would have sampled.
 """
 
-import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +16,10 @@ from torch import Tensor
 from mcl_hf.detection.finetune_arguments import FinetuneArguments
 from mcl_hf.detection.train_loader import DetectionBatch
 from mcl_hf.training.host_copies import copy_to_device
+from mcl_hf.training.optimizer_step import optimizer_step
 from mcl_hf.training.run import Run
 from mcl_hf.training.schedules import step_learning_rate
 from mcl_hf.training.step import counter_seed
-from mcl_hf.training.timed_batches import DataError
 
 WARMUP_FACTOR = 1e-3
 """Share of the learning rate that the first step runs at (detectron2)."""
@@ -47,39 +46,25 @@ def finetune_step(run: FinetuneRun, batches: Iterator[DetectionBatch], step: int
     Returns:
         The losses of its last forward pass, tensors still on the device, learning rate and gradient norm.
     """
-    arguments, parts = run.arguments, run.arguments.gradient_accumulation_steps
     lr = step_learning_rate(
         step, run.peak_lr, run.milestones, warmup_steps=run.warmup_steps, warmup_factor=WARMUP_FACTOR
     )
     for group in run.optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
+    outputs = optimizer_step(run, batches, step, broken, functools.partial(forward_backward, run, step))
+    return {**outputs, "learning_rate": lr}
 
-    losses: dict[str, Any] = {}
-    before = [buffer.clone() for buffer in run.network.buffers()] if parts > 1 else []
-    for part in range(parts):
-        try:
-            batch = next(batches)
-        except DataError:
-            if part:  # as if the passes of this step so far had not been
-                for buffer, value in zip(run.network.buffers(), before, strict=True):
-                    buffer.copy_(value)
-            raise
-        broken += batch.broken
-        run.guard.remember(step, batch.sample_ids)
-        run.batch = batch.map(functools.partial(copy_to_device, device=run.accelerator.device))
-        meet = part == parts - 1  # gradients meet the other ranks' in the last pass only
-        with contextlib.nullcontext() if meet else run.accelerator.no_sync(run.model):
-            output = forward(run, run.model, run.batch, step * parts + part)
-            run.accelerator.backward(run.guard.watch(output.loss, step) / parts)
-        losses = {"loss": output.loss, **output.loss_dict}
 
-    grad_norm = run.accelerator.clip_grad_norm_(run.model.parameters(), arguments.clip_grad_norm)
-    mask = run.guard.update_mask(grad_norm, step)
-    if run.accelerator.scaler is None:  # with a scaler, its own flag does the same
-        run.optimizer.optimizer.found_inf = mask
-    run.optimizer.step()
-    run.optimizer.zero_grad()
-    return {**losses, "learning_rate": lr, "grad_norm": grad_norm}
+def forward_backward(
+    run: FinetuneRun, step: int, batch: DetectionBatch, position: int, gradients_meet: Callable[[bool], Any]
+) -> dict[str, Any]:
+    """Forward and backward pass of one batch; see `optimizer_step` for the arguments."""
+    run.batch = batch.map(functools.partial(copy_to_device, device=run.accelerator.device))
+    with gradients_meet(True):
+        output = forward(run, run.model, run.batch, position)
+        loss = run.guard.watch(output.loss, step)
+        run.accelerator.backward(loss / run.arguments.gradient_accumulation_steps)
+    return {"loss": output.loss, **output.loss_dict}
 
 
 def forward(run: FinetuneRun, model: Any, batch: DetectionBatch, position: int) -> Any:

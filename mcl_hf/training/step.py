@@ -7,19 +7,18 @@ Everything random comes from counters (seed, position, rank, side), so a resumed
 would have drawn. Nothing here waits for the device.
 """
 
-import contextlib
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .host_copies import copy_to_device
+from .optimizer_step import optimizer_step
 from .run import Batch, PretrainRun
 from .schedules import learning_rate, target_momentum
-from .timed_batches import DataError
 
 if TYPE_CHECKING:
     from ..data import ViewBatch
@@ -35,42 +34,24 @@ def train_step(run: PretrainRun, batches: Iterator["ViewBatch"], step: int, brok
         What the log shows of the step (of its last forward pass), tensors still on the device; and its `queries`: for
         each side, L tensors `(Q, D)`.
     """
-    arguments, parts = run.arguments, run.arguments.gradient_accumulation_steps
+    arguments = run.arguments
     lr = learning_rate(step, run.state.max_steps, run.peak_lr, arguments.min_lr, run.warmup_steps)
-    momentum = target_momentum(step, run.state.max_steps, arguments.target_momentum)
     for group in run.optimizer.param_groups:
         group["lr"] = lr
-
-    outputs: dict[str, Any] = {}
-    before = [buffer.clone() for buffer in run.network.buffers()] if parts > 1 else []
-    for part in range(parts):
-        try:
-            views = next(batches)
-        except DataError:
-            if part:  # as if the passes of this step so far had not been
-                for buffer, value in zip(run.network.buffers(), before, strict=True):
-                    buffer.copy_(value)
-            raise
-        broken += views.broken
-        run.guard.remember(step, views.sample_ids)
-        outputs = forward_backward(run, views, step, part, is_last=part == parts - 1)
-
-    grad_norm = run.accelerator.clip_grad_norm_(run.model.parameters(), arguments.clip_grad_norm)
-    mask = run.guard.update_mask(grad_norm, step)
-    if run.accelerator.scaler is None:  # with a scaler, its own flag does the same
-        run.optimizer.optimizer.found_inf = mask
-    run.optimizer.step()
-    run.optimizer.zero_grad()
+    outputs = optimizer_step(run, batches, step, broken, functools.partial(forward_backward, run, step))
     if arguments.objective == "contrastive":
+        momentum = target_momentum(step, run.state.max_steps, arguments.target_momentum)
         run.network.update_target(momentum)
         outputs["target_momentum"] = momentum
-    return {**outputs, "learning_rate": lr, "grad_norm": grad_norm}
+    return {**outputs, "learning_rate": lr}
 
 
-def forward_backward(run: PretrainRun, views: "ViewBatch", step: int, part: int, is_last: bool) -> dict[str, Any]:
-    """Forward and backward pass of one batch; gradients meet the other ranks' in the last pass of a step only."""
-    arguments, parts, rank = run.arguments, run.arguments.gradient_accumulation_steps, run.accelerator.process_index
-    position = step * parts + part
+def forward_backward(
+    run: PretrainRun, step: int, views: "ViewBatch", position: int, gradients_meet: Callable[[bool], Any]
+) -> dict[str, Any]:
+    """Forward and backward pass of one batch; see `optimizer_step` for the arguments."""
+    arguments, rank = run.arguments, run.accelerator.process_index
+    parts = arguments.gradient_accumulation_steps
     torch.manual_seed(counter_seed("dropout", arguments.seed, position, rank))
     montages = [
         run.network.draw_montages(
@@ -83,7 +64,7 @@ def forward_backward(run: PretrainRun, views: "ViewBatch", step: int, part: int,
     run.batch = Batch(views, montages[0], montages[1] if len(montages) > 1 else None)
     views_a = normalise(run, views.views_a)
     if arguments.objective == "supervised":
-        with _gradients_meet(run, is_last):
+        with gradients_meet(True):
             output = run.model(views_a, _on_device(run, views.labels), montage=montages[0])
             run.accelerator.backward(run.guard.watch(output.loss, step) / parts)
         return {"loss": output.loss, **{name: getattr(output, name) for name in _SUPERVISED}}
@@ -91,7 +72,7 @@ def forward_backward(run: PretrainRun, views: "ViewBatch", step: int, part: int,
     views_b = normalise(run, views.views_b or [])
     both = {"montage_a": montages[0], "montage_b": montages[1], "group_ids": _group_ids(run, views)}
     if not arguments.sides_in_turn:
-        with _gradients_meet(run, is_last):
+        with gradients_meet(True):
             output = run.model(views_a, views_b, **both)
             run.accelerator.backward(run.guard.watch(output.loss, step) / parts)
         return {"loss": output.loss, **{name: getattr(output, name) for name in (*_HEALTH, "queries")}}
@@ -101,7 +82,7 @@ def forward_backward(run: PretrainRun, views: "ViewBatch", step: int, part: int,
     outputs: list[dict[str, Tensor]] = []
     queries: tuple[tuple[Tensor, ...], ...] = ()
     for side in ("a", "b"):
-        with _gradients_meet(run, is_last and side == "b"):
+        with gradients_meet(side == "b"):
             output = run.model(views_a, views_b, keys=keys, sides=(side,), **both)
             run.accelerator.backward(run.guard.watch(output.loss, step) / parts)
         outputs.append({name: getattr(output, name).detach() for name in ("loss", *_HEALTH)})
@@ -132,8 +113,3 @@ def _group_ids(run: PretrainRun, views: "ViewBatch") -> Tensor | None:
 
 def _on_device(run: PretrainRun, tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else copy_to_device(tensor, run.accelerator.device)
-
-
-def _gradients_meet(run: PretrainRun, meet: bool) -> contextlib.AbstractContextManager[Any]:
-    """Whether the backward pass inside averages gradients over the ranks."""
-    return contextlib.nullcontext() if meet else run.accelerator.no_sync(run.model)
