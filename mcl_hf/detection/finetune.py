@@ -130,7 +130,12 @@ def _finetune(
         global_batch_size=global_batch_size,
         max_steps=max_steps,
         arguments=asdict(arguments),
-        data={"description": data.description, "fingerprint": fingerprint(data), "num_images": len(data)},
+        data={
+            "description": data.description,
+            "fingerprint": fingerprint(data),
+            "num_images": len(data),
+            "num_objects": int(data.num_objects.sum()),
+        },
         versions=installed_versions(),
         task=TASK,
     )

@@ -95,7 +95,8 @@ def readme(run: FinetuneRun, step: int) -> str:
         "version": __version__,
         "init": arguments.init,
         "classes": ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else ""),
-        "data": state.data["description"].splitlines()[0],
+        # without the path, which says more of the machine than of the data
+        "data": f"{state.data['num_images']:,} images with {state.data['num_objects']:,} objects",
         "steps": f"{step:,}" if step == state.step else f"{step:,} (the best of {state.step:,})",
         "batch": state.global_batch_size,
         "min_size_train": _range(arguments.min_size_train or []),

@@ -70,6 +70,10 @@ def summarise(records: Sequence[Record]) -> dict[str, str]:
             row[title] = " ".join(_text(level, digits) for level in _levels(last[name]))
     if last.get("target_distance") is not None:
         row["distance of the target"] = _text(last["target_distance"])
+    evaluated = [record for record in records if "eval/box/AP" in record]
+    for name, title in _FIGURES.items() if evaluated else ():
+        if name in evaluated[-1]:
+            row[title] = f"{100 * evaluated[-1][name]:.1f} at step {evaluated[-1]['step']}"
     probes = [record for record in records if any(name in record for name in _PROBES)]
     for name, title in _PROBES.items() if probes else ():
         if name in probes[-1]:
@@ -183,7 +187,7 @@ class _Panel:
             elif single:
                 for number, name in enumerate(present):
                     own = len(present) > 1
-                    _line(axes, records, name, LINE_COLOURS[number] if own else INK, "-", _PROBES.get(name))
+                    _line(axes, records, name, LINE_COLOURS[number] if own else INK, "-", _LABELS.get(name))
             else:
                 for name in present[:1]:
                     _line(axes, records, name, colour)
@@ -215,8 +219,24 @@ _PROBES = {
     "probe/same_level": "same level",
     "probe/other_level": "other level",
 }
+_DETECTOR_LOSSES = {
+    "loss_classifier": "classes",
+    "loss_box_reg": "boxes",
+    "loss_mask": "masks",
+    "loss_objectness": "proposals: objectness",
+    "loss_rpn_box_reg": "proposals: boxes",
+}
+_FIGURES = {
+    "eval/box/AP": "box AP",
+    "eval/box/AP50": "box AP50",
+    "eval/mask/AP": "mask AP",
+    "eval/mask/AP50": "mask AP50",
+}
+_LABELS = {**_PROBES, **_DETECTOR_LOSSES, **_FIGURES}
 _PANELS = (
     _Panel("Loss, total", "loss", ("loss",), random=True),
+    _Panel("Loss by part", "loss", tuple(_DETECTOR_LOSSES), several="Loss of classes", from_zero=True),
+    _Panel("AP on the validation data", "AP, 0 to 1", tuple(_FIGURES), several="Box AP", from_zero=True),
     _Panel(
         "Loss of each level (dashed: nothing told apart)", "loss, weight included", ("level_losses",),
         ("random_losses",), several="Loss of a level, mean", by_level=True,

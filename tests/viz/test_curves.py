@@ -131,3 +131,17 @@ def test_runs_of_equal_folder_names_are_told_apart(tmp_path):
         write_log(tmp_path / parent / "run", contrastive_records())
     names = _run_names([tmp_path / "x" / "run", tmp_path / "y" / "run"])
     assert [re.sub(r"\\", "/", name) for name in names] == ["x/run", "y/run"]
+
+
+def test_a_detectors_losses_and_figures_are_shown(tmp_path):
+    records = [
+        {"step": step, "loss": 2.0 / step, "loss_classifier": 1.0 / step, "loss_mask": 0.5, "learning_rate": 0.02}
+        for step in (1, 2, 3)
+    ]
+    records[1] |= {"eval/box/AP": 0.25, "eval/box/AP50": 0.5}
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert summarise(read_log(log))["box AP"] == "25.0 at step 2"
+    with_figures = curves_picture(log)
+    log.write_text("".join(json.dumps({"step": r["step"], "loss": r["loss"]}) + "\n" for r in records))
+    assert curves_picture(log).size[1] < with_figures.size[1]  # fewer panels
