@@ -18,12 +18,14 @@ import torch
 from mcl_hf.data import ImageSource
 from mcl_hf.errors import InputError
 from mcl_hf.training import PretrainArguments
-from mcl_hf.training.plan import SPARE, Line, Measured, Plan, largest_batch, make_plan
+from mcl_hf.training.plan import SPARE, Line, Measured, Plan, disagreement, largest_batch, make_plan
 from mcl_hf.training.rehearsal import OutOfMemory, backbone_images, images_per_core_second, rehearse
 from mcl_hf.training.run_data import open_data
 from mcl_hf.training.saving import most_checkpoints
 from mcl_hf.training.state import should_save
 
+DISAGREEMENT = 1.5
+"""Ratio of the times of an image at two batch sizes from which on a plan is called rough."""
 ON_CPU, ON_GPU = 16, 256
 """Largest batch that is rehearsed: a step must not take minutes."""
 SAVERS: tuple[dict[str, Any], ...] = (
@@ -76,6 +78,11 @@ def print_plan(arguments: PretrainArguments, world_size: int) -> None:
         _disk_line(arguments, plan),
         "measured " + ", ".join(f"N={run.batch_size}: {run.seconds:.2f} s, {run.peak_gib:.2f} GiB" for run in measured),
     ]
+    if disagreement(measured) > DISAGREEMENT:
+        lines.append(
+            f"warning: an image of the larger batch took {disagreement(measured):.1f} times as long as one of the "
+            "smaller, or the other way round: this machine is busy, and the times above are rough"
+        )
     print("\n".join(lines))
 
 

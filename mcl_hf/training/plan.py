@@ -57,6 +57,15 @@ class Line:
         return cls(last - slope * last_m, slope)
 
 
+def disagreement(measured: Sequence[Measured]) -> float:
+    """How much the time for an image differs between the measured batches, as a ratio of 1 or more.
+
+    Small batches use a device less well, so some of it is real; most of a large one is another program's.
+    """
+    times = [run.seconds / run.backbone_images for run in measured]
+    return max(times) / min(times)
+
+
 def largest_batch(memory: Line, backbone_images: Callable[[int], int], room_gib: float, most: int = 2**16) -> int:
     """The largest N whose step fits into `room_gib`; 0 where not even two images do.
 

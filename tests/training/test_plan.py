@@ -4,7 +4,7 @@ import pytest
 
 from mcl_hf.errors import InputError
 from mcl_hf.training import PretrainArguments
-from mcl_hf.training.plan import Line, Measured, largest_batch, make_plan
+from mcl_hf.training.plan import Line, Measured, disagreement, largest_batch, make_plan
 from mcl_hf.training.rehearsal import backbone_images, rehearse
 
 from .conftest import TINY
@@ -32,6 +32,11 @@ def test_the_largest_batch_is_the_last_that_fits():
     largest = largest_batch(memory, images, room_gib=9.0)
     assert memory.at(images(largest)) <= 9.0 < memory.at(images(largest + 1))
     assert largest_batch(memory, images, room_gib=1.1) == 0
+
+
+def test_a_busy_machine_shows_in_the_time_of_an_image():
+    calm, busy = Measured(8, 11, 1.1, 1.0, 1, 1), Measured(16, 21, 8.4, 1.0, 1, 1)
+    assert disagreement([calm, calm]) == 1.0 and disagreement([calm, busy]) == pytest.approx(4.0)
 
 
 def test_a_plan_extrapolates_to_the_runs_own_batch_processes_and_steps():
