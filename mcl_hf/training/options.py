@@ -102,7 +102,7 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
             raise InputError(f"{name} must be a number, got {value!r}") from error
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
-    if hint is int and isinstance(value, str) and value.strip().isdigit():
+    if hint is int and isinstance(value, str) and value.strip().removeprefix("-").isdigit():
         return int(value)
     expected = origin or hint
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):

@@ -22,6 +22,7 @@ def test_model_fields_that_are_not_set_take_the_default_of_the_configuration():
     ("given", "message"),
     [
         ({"max_steps": 0}, "max_steps must be at least 1"),
+        ({"max_steps": "-3"}, "max_steps must be at least 1, got -3"),
         ({"batch_size": 1}, "need two images"),
         ({"max_steps": 3, "epochs": 1}, "both set"),
         ({"batch_size": 4, "global_batch_size": 4}, "both set"),
