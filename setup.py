@@ -37,6 +37,7 @@ EXTRAS = {
     "trackio": ["trackio"],
     "fast-coco": ["faster-coco-eval", "hotcoco"],  # 1.8.0, 1.3.0: COCO figures sooner; pycocotools is always there
     "multispectral": ["tifffile"],  # TIFF images of other than 1 or 3 channels
+    "onnx": ["onnx", "onnxruntime", "onnxscript"],  # 1.23.2, 1.32.0, 0.7.2: mcl-hf export --to onnx, and running it
     "transformers-detectors": ["scipy"],  # the matching losses of DETR and Mask2Former
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
@@ -45,6 +46,9 @@ EXTRAS["test"] = [
     "hotcoco",
     "hypothesis",
     "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
     "pytest",
     "pytest-timeout",
     "pytest-xdist",

@@ -17,6 +17,8 @@ COMMANDS = {
     "probe": "measure what the region features of checkpoints know, without training them",
     "finetune": "fine-tune a detector from a checkpoint on annotated images, and measure its AP",
     "evaluate": "measure a detector on annotated images: COCO's figures, Pascal VOC's, pictures",
+    "export": "write a checkpoint for timm, torchvision, detectron2, mmdet or ONNX",
+    "import": "start from a checkpoint of another program",
     "show": "draw pictures of data, of a run, of montages, or of what a checkpoint finds similar",
 }
 
@@ -41,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"mcl-hf: error: {_unknown(name)}", file=sys.stderr)
         return 2
-    return import_module(f"mcl_hf.cli.{name}").main(arguments[1:])
+    file = "import_" if name == "import" else name  # import is a word of Python's
+    return import_module(f"mcl_hf.cli.{file}").main(arguments[1:])
 
 
 def _help() -> str:

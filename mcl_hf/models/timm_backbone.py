@@ -56,12 +56,17 @@ def build_timm_network(name: str, num_channels: int = 3, backbone_kwargs: dict[s
         near = get_close_matches(name, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() lists the names"
         raise ValueError(f"backbone {name!r} is not a timm architecture{hint}")
-    family = timm.model_entrypoint(name).__module__.rsplit(".", 1)[-1]
-    kwargs = {**_FAMILY_KWARGS.get(family, {}), **(backbone_kwargs or {})}
+    kwargs = timm_arguments(name, backbone_kwargs)
     try:
         return timm.create_model(name, pretrained=False, features_only=True, in_chans=num_channels, **kwargs)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(f"backbone {name!r} cannot be built as a feature extractor by timm: {error}") from error
+
+
+def timm_arguments(name: str, backbone_kwargs: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Arguments of `timm.create_model` for an architecture: those that its family needs here, and the given ones."""
+    family = timm.model_entrypoint(name).__module__.rsplit(".", 1)[-1]
+    return {**_FAMILY_KWARGS.get(family, {}), **(backbone_kwargs or {})}
 
 
 def describe_backbone(

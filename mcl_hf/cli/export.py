@@ -1,0 +1,69 @@
+"""`mcl-hf export CHECKPOINT --to FRAMEWORK OUT`: the same weights for another framework."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mcl_hf.cli.command import Parser, run_command
+from mcl_hf.transfer.checkpoint import NETWORKS
+from mcl_hf.transfer.export import TARGETS, export_checkpoint
+from mcl_hf.transfer.keymaps import DETECTORS
+
+EXAMPLES = "\n".join(
+    [
+        "",
+        "targets:",
+        *(f"  {name:<13} {summary}" for name, summary in TARGETS.items()),
+        """
+examples:
+  mcl-hf export my-run --to timm my-run-timm
+  mcl-hf export my-run --to detectron2 --detector retinanet my-run-d2
+  mcl-hf export my-run/pretraining --to torchvision --network target --data my-images my-target
+  mcl-hf export my-run --to transformers --with-code my-run-with-code
+""",
+    ]
+)
+
+
+def build_parser() -> Parser:
+    """The command's options."""
+    parser = Parser(
+        prog="mcl-hf export",
+        description="Write a checkpoint for another framework into the folder OUT, with a short README.",
+        epilog=EXAMPLES,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a run, its pretraining/, a checkpoint, a detector, or user/name"
+    )
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write: new or empty")
+    parser.add_argument("--to", required=True, choices=list(TARGETS), help="the framework, see below")
+    parser.add_argument(
+        "--detector", choices=DETECTORS, help="for which detector names are (default: the checkpoint's, or mask_rcnn)"
+    )
+    parser.add_argument(
+        "--network", choices=NETWORKS, help="online, or its slowly moving copy (default: online; transformers: all)"
+    )
+    parser.add_argument(
+        "--data", nargs="+", metavar="IMAGES",
+        help="with --network target: images to make batch-norm statistics of, which its FPN lacks; as in pretrain",
+    )  # fmt: skip
+    parser.add_argument("--num-images", type=int, default=1024, metavar="N", help="how many of them (default: 1024)")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="images of a batch there (default: 16)")
+    parser.add_argument(
+        "--with-code", action="store_true",
+        help="with --to transformers: put the code beside the weights, so that it opens without mcl_hf",
+    )  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `run_command` for exit codes."""
+    return run_command(_run, argv)
+
+
+def _run(argv: list[str]) -> None:
+    options = vars(build_parser().parse_args(argv))
+    coverage = export_checkpoint(options.pop("checkpoint"), out := options.pop("out"), options.pop("to"), **options)
+    print(f"{coverage}\nwritten: {out} (its README.md says how to open it)")

@@ -1,0 +1,45 @@
+"""`mcl-hf import FILE OUT`: another program's checkpoint as a folder to start from."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mcl_hf.cli.command import Parser, run_command
+from mcl_hf.transfer.import_ import import_checkpoint
+
+EXAMPLES = """
+Known are checkpoints of the published MCL code (which become the whole pre-training model), of MoCo, DenseCL and SoCo,
+models of detectron2 and mmdet, ResNets and detectors of torchvision, and folders of timm's of any architecture. A file
+that cannot be read without running code from it is refused.
+
+examples:
+  mcl-hf import mcl_r50_100ep.pth mcl-r50
+  mcl-hf import moco_v2_800ep_pretrain.pth.tar moco-r50
+  mcl-hf pretrain --data my-images --init moco-r50 --output-dir my-run
+"""
+
+
+def build_parser() -> Parser:
+    """The command's options."""
+    parser = Parser(
+        prog="mcl-hf import",
+        description="Read a checkpoint of another program and write it as a folder of ours.",
+        epilog=EXAMPLES,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", metavar="FILE", type=Path, help=".pth, .pth.tar or .safetensors; or a folder of timm's")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write: new or empty")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `run_command` for exit codes."""
+    return run_command(_run, argv)
+
+
+def _run(argv: list[str]) -> None:
+    arguments = build_parser().parse_args(argv)
+    report, remarks = import_checkpoint(arguments.file, arguments.out)
+    print("\n".join([str(report), *(f"  {line}" for line in remarks), f"written: {arguments.out}"]))
+    print(f"start from it with --init {arguments.out}")

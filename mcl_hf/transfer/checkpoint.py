@@ -1,0 +1,164 @@
+"""What can be exported: any of our folders, opened as the tensors of one network under the names of `MCLModel`.
+
+Where it sits: a run's folder, its `pretraining/`, a checkpoint, a detector -> **checkpoint** -> convert -> export.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+
+from mcl_hf.errors import InputError
+from mcl_hf.models.configuration_mcl import MCLConfig
+from mcl_hf.models.starting_weights import read_checkpoint
+
+NETWORKS = ("online", "target")
+DETECTOR_TYPE = "mcl_detector"
+_SHARED_FIELDS = ("backbone", "backbone_kwargs", "num_channels", "image_mean", "image_std", "fpn_channels")
+_OTHER_PARTS = ("predictors.", "target.", "classifiers.", "contrast.")
+_LEVELS = ("P2", "P3", "P4", "P5")
+
+
+@dataclass
+class Checkpoint:
+    """One network of a checkpoint.
+
+    Attributes:
+        source: as it was given.
+        folder: where its files lie.
+        config: of the network; a detector's shared fields in an `MCLConfig`.
+        network: `online` or `target`.
+        tensors: name of `MCLModel` -> tensor; a detector's own heads keep their names.
+        description: config.json as it stands.
+        detector: kind of a fine-tuned detector, else None.
+        stale_levels: pyramid levels that training never ran in this network: their batch-norm statistics are those it
+            started with, and in the online network their convolutions, too.
+    """
+
+    source: str
+    folder: Path
+    config: MCLConfig
+    network: str
+    tensors: dict[str, torch.Tensor]
+    description: dict[str, Any] = field(default_factory=dict)
+    detector: str | None = None
+    stale_levels: list[str] = field(default_factory=list)
+
+    @property
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and std of each channel of images in [0, 1]."""
+        mean, std = self.config.image_mean or (), self.config.image_std or ()  # the configuration fills both
+        return [round(float(value), 8) for value in mean], [round(float(value), 8) for value in std]
+
+
+def open_checkpoint(source: str | Path, network: str = "online") -> Checkpoint:
+    """Open a checkpoint for export.
+
+    Args:
+        source: A run's folder, its `pretraining/`, a checkpoint, a detector's folder, or a Hub repository `user/name`
+            (fetched).
+        network: `online`, or `target`, the slowly moving copy, which `pretraining/` and checkpoints hold.
+
+    Raises:
+        InputError: Nothing there that is a checkpoint of ours, damaged weights, or no target network.
+    """
+    source = str(source)
+    folder, description = find_folder(source)
+    kind = description.get("model_type")
+    if kind not in (MCLConfig.model_type, DETECTOR_TYPE):
+        raise InputError(
+            f"{source} is not a checkpoint of mcl_hf: its config.json has model_type {kind!r}; a foreign one becomes "
+            "ours by mcl-hf import"
+        )
+    try:
+        if kind == DETECTOR_TYPE:
+            config = MCLConfig(**{name: description[name] for name in _SHARED_FIELDS if name in description})
+        else:
+            config = MCLConfig.from_pretrained(folder)
+        tensors = read_checkpoint(str(folder), config)
+    except (ValueError, KeyError) as error:
+        raise InputError(" ".join(str(error).split())) from error
+    if not any(name.startswith("backbone.") for name in tensors):
+        raise InputError(f"{source} holds no backbone: {len(tensors)} tensors such as {next(iter(tensors), 'none')!r}")
+    detector = description.get("detector") if kind == DETECTOR_TYPE else None
+    if network == "target":
+        tensors = {name.removeprefix("target."): t for name, t in tensors.items() if name.startswith("target.")}
+        if not tensors:
+            raise InputError(
+                f"{source} holds no target network: give the pretraining/ folder of a run, or one of its checkpoints"
+            )
+    else:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_OTHER_PARTS)}
+    if detector is not None:
+        tensors = {_name_in_model(name, detector): tensor for name, tensor in tensors.items()}
+    stale = [] if detector is not None else stale_levels(tensors)
+    return Checkpoint(source, folder, config, network, tensors, description, detector, stale)
+
+
+def find_folder(source: str) -> tuple[Path, dict[str, Any]]:
+    """The folder of a checkpoint, fetched where it is a repository, and its config.json.
+
+    A run that has not finished gives its last checkpoint.
+
+    Raises:
+        InputError: Neither a folder nor a repository, or without a config.json that can be read.
+    """
+    folder = Path(source)
+    if folder.is_file():
+        raise InputError(f"{source} is a file: give the folder of a checkpoint (foreign files go to mcl-hf import)")
+    if not folder.is_dir():
+        if source.count("/") != 1 or source.startswith((".", "/", "~")):
+            raise InputError(f"no checkpoint at {source}: neither a folder nor a repository user/name")
+        try:
+            folder = Path(snapshot_download(source, allow_patterns=["*.safetensors", "*.json"]))
+        except Exception as error:  # the client raises many types: offline, no such repository, no permission
+            raise InputError(f"cannot fetch {source} from the Hub: {str(error).splitlines()[0]}") from error
+    last = folder / "checkpoints" / "last"
+    if not (folder / "config.json").is_file() and last.is_dir():
+        folder = last
+    try:
+        description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{source} is not a checkpoint: it has no config.json that can be read") from error
+    except ValueError as error:
+        raise InputError(f"{folder / 'config.json'} is no JSON: {error}") from error
+    if not isinstance(description, dict):
+        raise InputError(f"{folder / 'config.json'} is no JSON object")
+    return folder, description
+
+
+def tensor_names(path: Path) -> list[str]:
+    """Names of the tensors in a safetensors file, read from its header."""
+    with safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
+def stale_levels(tensors: dict[str, torch.Tensor]) -> list[str]:
+    """Pyramid levels whose batch norm has seen fewer batches than P5's, which every step runs.
+
+    In lean scope the target network reads P5 only, and the online network only the levels of its montages.
+    """
+    counts = {
+        level: min(
+            int(tensors[f"fpn.{kind}.{index}.bn.num_batches_tracked"])
+            for kind in ("lateral", "output")
+            if f"fpn.{kind}.{index}.bn.num_batches_tracked" in tensors
+        )
+        for index, level in enumerate(_LEVELS)
+        if f"fpn.output.{index}.bn.num_batches_tracked" in tensors
+    }
+    return [level for level, count in counts.items() if count < counts.get("P5", 0)]
+
+
+def _name_in_model(name: str, detector: str) -> str:
+    """A detector's name -> that of `MCLModel`, where it has one."""
+    if name.startswith("roi_heads.box_head.conv."):
+        return name.replace("roi_heads.box_head.", "region_head.", 1)
+    if detector == "retinanet" and name.startswith("fpn."):  # its pyramid starts at P3
+        part, kind, index, rest = name.split(".", 3)
+        return f"{part}.{kind}.{int(index) + 1}.{rest}"
+    return name

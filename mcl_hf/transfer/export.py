@@ -1,0 +1,168 @@
+"""`export_checkpoint`: one checkpoint of ours into a folder that another framework opens.
+
+Where it sits: checkpoint -> target_statistics -> convert -> to_* -> **export** (which writes the folder as a whole).
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from mcl_hf.errors import InputError
+from mcl_hf.models.image_processing_mcl import MCLImageProcessor
+from mcl_hf.transfer.checkpoint import NETWORKS, Checkpoint, find_folder, open_checkpoint, tensor_names
+from mcl_hf.transfer.convert import Coverage
+from mcl_hf.transfer.notes import note
+from mcl_hf.transfer.remote_code import refuse_detector, write_with_code
+from mcl_hf.transfer.target_statistics import refresh_statistics
+from mcl_hf.transfer.to_detectors import write_detectron2, write_mmdet, write_torchvision
+from mcl_hf.transfer.to_onnx import write_graphs
+from mcl_hf.transfer.to_timm import write_timm
+
+TARGETS = {
+    "timm": "the backbone, for timm and transformers' TimmWrapper",
+    "torchvision": "ResNet, and Mask R-CNN or RetinaNet with a script that builds it",
+    "detectron2": "weights and yaml of Mask R-CNN or RetinaNet",
+    "mmdet": "weights and config fragment of Mask R-CNN or RetinaNet",
+    "onnx": "graphs of the backbone and of backbone and FPN, any input size",
+    "pt2": "the same as programs of torch.export",
+    "transformers": "our own format, without training state; with_code adds the code",
+}
+_DETECTOR_WRITERS = {"torchvision": write_torchvision, "detectron2": write_detectron2, "mmdet": write_mmdet}
+
+
+def export_checkpoint(
+    source: str | Path,
+    out: str | Path,
+    to: str,
+    *,
+    detector: str | None = None,
+    network: str | None = None,
+    data: str | Sequence[str] | None = None,
+    num_images: int = 1024,
+    batch_size: int = 16,
+    with_code: bool = False,
+) -> Coverage:
+    """Export a checkpoint.
+
+    Args:
+        source: A run's folder, its `pretraining/`, a checkpoint, a detector, or a Hub repository `user/name` (fetched).
+        out: Folder to write; must not hold anything. It is complete or absent.
+        to: One of `TARGETS`.
+        detector: `mask_rcnn` or `retinanet`, for torchvision, detectron2 and mmdet; None follows the checkpoint, or is
+            Mask R-CNN.
+        network: `online` or `target`. None is online, and for `transformers` all that the checkpoint holds.
+        data: Images to make the target network's statistics of, where training has not made them.
+        num_images: How many of them.
+        batch_size: Images of a batch there.
+        with_code: For `transformers`: the folder carries its code.
+
+    Returns:
+        How many of how many tensors went over.
+
+    Raises:
+        InputError: One line: the source cannot be read, the target has no name for its backbone, options do not fit.
+    """
+    out = Path(out)
+    _check_options(to, detector, network, data, with_code)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is there and not empty: name a new folder")
+    if with_code:
+        refuse_detector(find_folder(str(source))[1].get("model_type"))
+    checkpoint = open_checkpoint(source, network or "online")
+    notes = _drop_untrained(checkpoint, data, num_images, batch_size)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        coverage = _write(checkpoint, partial, to, detector, whole=network is None, with_code=with_code)
+        coverage.left_out += notes
+        (partial / "README.md").write_text(note(checkpoint, coverage, to, out, partial), encoding="utf-8")
+        partial.replace(out)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return coverage
+
+
+def _check_options(
+    to: str, detector: str | None, network: str | None, data: str | Sequence[str] | None, with_code: bool
+) -> None:
+    if to not in TARGETS:
+        raise InputError(f"--to must be one of {', '.join(TARGETS)}, got {to!r}")
+    if detector is not None and to not in _DETECTOR_WRITERS:
+        raise InputError(f"--detector is for {', '.join(_DETECTOR_WRITERS)}; {to} gets no detector")
+    if network not in (None, *NETWORKS):
+        raise InputError(f"--network must be one of {', '.join(NETWORKS)}, got {network!r}")
+    if data is not None and network != "target":
+        raise InputError("--data is for --network target, whose FPN lacks statistics; the online network has its own")
+    if with_code and to != "transformers":
+        raise InputError("--with-code is for --to transformers; other formats need no code of ours")
+
+
+def _drop_untrained(
+    checkpoint: Checkpoint, data: str | Sequence[str] | None, num_images: int, batch_size: int
+) -> list[str]:
+    """Leave out what training never ran, or make its statistics where that is all it lacks; reasons for the report."""
+    stale = ", ".join(checkpoint.stale_levels)
+    if not stale:
+        return []
+    if checkpoint.network == "target" and data is not None:
+        checkpoint.tensors = refresh_statistics(checkpoint.config, checkpoint.tensors, data, num_images, batch_size)
+        return []
+    if checkpoint.network == "target":
+        checkpoint.tensors = {n: t for n, t in checkpoint.tensors.items() if n.startswith("backbone.")}
+        return [
+            f"the target network's FPN and region head: training never ran its {stale}, so the batch-norm statistics "
+            "are stale; --data IMAGES makes them anew"
+        ]
+    return [f"{stale} of the FPN were read by no level of this pre-training: they go over as they were initialised"]
+
+
+def _write(
+    checkpoint: Checkpoint, folder: Path, to: str, detector: str | None, whole: bool, with_code: bool
+) -> Coverage:
+    if to == "timm":
+        return write_timm(checkpoint, folder)
+    if to in _DETECTOR_WRITERS:
+        return _DETECTOR_WRITERS[to](checkpoint, detector, folder)
+    if to in ("onnx", "pt2"):
+        return write_graphs(checkpoint, folder, to)
+    return _write_transformers(checkpoint, folder, whole, with_code)
+
+
+def _write_transformers(checkpoint: Checkpoint, folder: Path, whole: bool, with_code: bool) -> Coverage:
+    """Our own format: all that the checkpoint holds, or one network of it."""
+    if checkpoint.detector is not None and not whole:
+        raise InputError(f"{checkpoint.source} is a detector: it has one network, leave --network out")
+    model = folder if not with_code else folder / "model"
+    model.mkdir(exist_ok=True)
+    coverage = Coverage("transformers")
+    if whole:
+        names = ("config.json", "preprocessor_config.json")
+        for path in sorted(checkpoint.folder.iterdir()):
+            weights = path.name.startswith("model") and path.name.endswith((".safetensors", ".safetensors.index.json"))
+            if path.name in names or weights:
+                shutil.copyfile(path, model / path.name)
+        held = [name for path in sorted(model.glob("*.safetensors")) for name in tensor_names(path)]
+        coverage.parts["all that the checkpoint holds"] = (len(held), len(held))
+    else:
+        checkpoint.config.architectures = ["MCLModel"]
+        checkpoint.config.save_pretrained(model)
+        MCLImageProcessor.from_config(checkpoint.config).save_pretrained(model)
+        tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+        save_file(tensors, model / "model.safetensors", {"format": "pt"})
+        for part in ("backbone", "fpn", "region_head"):
+            count = sum(name.startswith(f"{part}.") for name in tensors)
+            if count:
+                coverage.parts[part] = (count, count)
+    if with_code:
+        packed = folder / "packed"
+        write_with_code(model, packed)
+        for path in packed.iterdir():
+            path.replace(folder / path.name)
+        packed.rmdir()
+        shutil.rmtree(model)
+    return coverage

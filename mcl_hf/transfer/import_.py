@@ -1,0 +1,168 @@
+"""`import_checkpoint`: another program's file becomes a folder of ours to start from.
+
+Where it sits: foreign -> convert -> **import_** -> `--init FOLDER`, `MCLModel.from_pretrained`, detectors.
+
+A published MCL checkpoint becomes the whole pre-training model. Anything else brings a backbone, and an FPN and region
+head where they have the same layers; the folder holds just these tensors, so that whatever is started from it says what
+is new.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from mcl_hf.errors import InputError
+from mcl_hf.models.configuration_mcl import MCLConfig
+from mcl_hf.models.image_processing_mcl import MCLImageProcessor
+from mcl_hf.models.modeling_mcl import MCLModel
+from mcl_hf.models.modeling_mcl_pretraining import MCLForPreTraining
+from mcl_hf.models.official_checkpoint import resnet_name
+from mcl_hf.models.starting_weights import WeightReport
+from mcl_hf.transfer.convert import convert_back
+from mcl_hf.transfer.foreign import ForeignFile, read_foreign, read_tensors
+from mcl_hf.transfer.to_timm import plain_names
+
+_PARTS = {"backbone.": "backbone", "fpn.": "FPN", "region_head.": "region head"}
+_SAYS_NOTHING = {
+    "detectron2": "detectron2's own models take BGR and stride in the 1x1 convolutions unless their yaml says "
+    "STRIDE_IN_1X1 False and RGB: names are the same, results are not",
+    "mmdet": "mmdet's caffe-style models take BGR and stride in the 1x1 convolutions: names are the same, results "
+    "are not",
+}
+
+
+def import_checkpoint(path: str | Path, out: str | Path) -> tuple[WeightReport, list[str]]:
+    """Read a foreign checkpoint and write a folder of ours.
+
+    Args:
+        path: A `.pth` or `.safetensors` file, or a folder that timm wrote.
+        out: Folder to write; must not hold anything. It is complete or absent.
+
+    Returns:
+        How many of how many tensors of each of our parts came, and remarks, one line each.
+
+    Raises:
+        InputError: The file cannot be read safely, is in no known layout, or holds no whole backbone of a ResNet.
+    """
+    path, out = Path(path), Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is there and not empty: name a new folder")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        if (path / "config.json").is_file():
+            report, remarks = _import_timm(path, partial)
+        else:
+            foreign = read_foreign(path)
+            if foreign.layout == "mcl_hf":
+                raise InputError(f"{path} is a file of mcl_hf already: its folder opens as it is")
+            report, remarks = (_import_mcl if foreign.layout == "MCL" else _import_weights)(foreign, partial)
+        partial.replace(out)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return report, remarks
+
+
+def _import_mcl(foreign: ForeignFile, folder: Path) -> tuple[WeightReport, list[str]]:
+    """A published MCL checkpoint: online network, target and predictors."""
+    dtype = next(iter(foreign.tensors.values())).dtype
+    try:
+        model = MCLForPreTraining.from_official(foreign.path, dtype=dtype)
+    except ValueError as error:
+        raise InputError(" ".join(str(error).split())) from error
+    model.save_pretrained(folder)
+    MCLImageProcessor.from_config(model.config).save_pretrained(folder)
+    report = WeightReport(str(foreign.path))
+    for part in ("backbone", "fpn", "region_head"):
+        count = len(getattr(model.mcl, part).state_dict())
+        report.parts[_PARTS[f"{part}."]] = (count, count)
+    for part in ("predictors", "target"):
+        count = len(getattr(model, part).state_dict())
+        report.parts[part] = (count, count)
+    return report, []
+
+
+def _import_weights(foreign: ForeignFile, folder: Path) -> tuple[WeightReport, list[str]]:
+    """Backbone, and what else has our layers."""
+    tensors, left = convert_back(foreign.tensors, foreign.table)
+    plain = {name.removeprefix("backbone.") for name in tensors if name.startswith("backbone.")}
+    backbone = resnet_name(plain)
+    if backbone is None:
+        raise InputError(f"{foreign.path} ({foreign.layout}) holds no ResNet-18, 34, 50, 101 or 152")
+    fields: dict[str, Any] = {"backbone": backbone, "num_channels": tensors["backbone.conv1.weight"].shape[1]}
+    lateral = next((name for name in sorted(tensors) if name.startswith("fpn.lateral.")), None)
+    if any(name.startswith("fpn.") and name.endswith(".conv.bias") for name in tensors):
+        left |= {name: tensor for name, tensor in tensors.items() if not name.startswith("backbone.")}
+        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
+        lateral = None
+    if lateral is not None:
+        fields["fpn_channels"] = next(t for n, t in tensors.items() if n.endswith("lateral.3.conv.weight")).shape[0]
+    convs = sum(name.startswith("region_head.conv.") and name.endswith("conv.weight") for name in tensors)
+    if convs:
+        fields["region_convs"] = convs
+    classifier = [name for name in tensors if name.startswith("backbone.fc.")]
+    left |= {name: tensors.pop(name) for name in classifier}
+    report, remarks = _write(foreign.path, MCLConfig(**fields), tensors, folder)
+    if left:
+        remarks.append(f"left out: {len(left)} tensors of {foreign.layout} such as {next(iter(left))}")
+    if foreign.layout in _SAYS_NOTHING:
+        remarks.append(_SAYS_NOTHING[foreign.layout])
+    return report, remarks
+
+
+def _import_timm(path: Path, folder: Path) -> tuple[WeightReport, list[str]]:
+    """A folder that timm wrote, of any architecture."""
+    try:
+        description = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        architecture, arguments = description["architecture"], dict(description.get("model_args") or {})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no folder of timm's: its config.json names no architecture") from error
+    published = description.get("pretrained_cfg", {})
+    arguments.pop("num_classes", None)
+    channels = arguments.pop("in_chans", None) or published.get("input_size", [3])[0]
+    fields = {"backbone": architecture, "backbone_kwargs": arguments, "num_channels": channels}
+    fields |= {f"image_{kind}": published[kind] for kind in ("mean", "std") if kind in published}
+    try:
+        config = MCLConfig(**fields)
+    except ValueError as error:
+        raise InputError(f"{path}: {' '.join(str(error).split())}") from error
+    given = read_tensors(path / "model.safetensors")
+    names = plain_names(config)
+    tensors = {f"backbone.{name}": given[plain] for plain, name in names.items() if name and plain in given}
+    left = [plain for plain in given if not names.get(plain)]
+    report, remarks = _write(path, config, tensors, folder)
+    return report, remarks + ([f"left out: {len(left)} tensors such as {left[0]}"] if left else [])
+
+
+def _write(
+    path: Path, config: MCLConfig, tensors: dict[str, torch.Tensor], folder: Path
+) -> tuple[WeightReport, list[str]]:
+    """Check names and shapes against the model, then write just these tensors."""
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in MCLModel(config).state_dict().items()}
+    wrong = [name for name, tensor in tensors.items() if expected.get(name) != tensor.shape]
+    if wrong:
+        found, wanted = tuple(tensors[wrong[0]].shape), expected.get(wrong[0])
+        reason = f"{found}, the model has {tuple(wanted)}" if wanted is not None else "which the model does not have"
+        raise InputError(f"{path}: {len(wrong)} tensors do not fit {config.backbone}, such as {wrong[0]}: {reason}")
+    report = WeightReport(str(path))
+    for prefix, title in _PARTS.items():
+        of_part = [name for name in expected if name.startswith(prefix)]
+        report.parts[title] = (sum(name in tensors for name in of_part), len(of_part))
+    given, total = report.parts["backbone"]
+    if given < total:
+        missing = next(name for name in expected if name.startswith("backbone.") and name not in tensors)
+        raise InputError(f"{path} holds {given}/{total} tensors of {config.backbone}: {missing} is missing")
+    config.architectures = ["MCLModel"]
+    config.save_pretrained(folder)
+    MCLImageProcessor.from_config(config).save_pretrained(folder)
+    contiguous = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+    save_file(contiguous, folder / "model.safetensors", {"format": "pt"})
+    return report, []

@@ -1,0 +1,185 @@
+"""Names of tensors: ours (those of `MCLModel`) and everyone else's, as tables that are read both ways.
+
+Where it sits: checkpoint -> **keymaps** -> convert -> export, and import the other way round.
+
+Source: detectron2 `modeling/backbone/{resnet,fpn}.py`, mmdet `models/{backbones/resnet,necks/fpn}.py`, torchvision
+`models/detection`; other programs' checkpoints: facebookresearch/moco, WXinlong/DenseCL, hologerry/SoCo.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+DETECTORS = ("mask_rcnn", "retinanet")
+_NUMBER, _WORD = r"(?P<{}>\d+)", {"leaf": r"(?P<leaf>[^.]+)", "rest": r"(?P<rest>.+)"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row of a table.
+
+    Attributes:
+        ours: our name; `{leaf}` is its last word, `{rest}` any ending, other braces are numbers.
+        theirs: their name, with the same braces.
+        shift: added to `{i}` on the way to them.
+        first: smallest `{i}` of ours that they have: 1 where a pyramid starts at P3.
+        last: largest one.
+    """
+
+    ours: str
+    theirs: str
+    shift: int = 0
+    first: int = 0
+    last: int = 99
+
+    @cached_property
+    def _patterns(self) -> tuple[re.Pattern[str], re.Pattern[str]]:
+        return _pattern(self.ours), _pattern(self.theirs)
+
+    def to_theirs(self, name: str) -> str | None:
+        """Their name of one of our tensors; None where the row does not speak of it."""
+        match = self._patterns[0].fullmatch(name)
+        return match and self._written(match.groupdict(), self.theirs, self.shift, 0)
+
+    def to_ours(self, name: str) -> str | None:
+        """Our name of one of their tensors."""
+        match = self._patterns[1].fullmatch(name)
+        return match and self._written(match.groupdict(), self.ours, -self.shift, self.shift)
+
+    def _written(self, found: dict[str, str], template: str, shift: int, ours_is_less: int) -> str | None:
+        if "i" in found:
+            index = int(found["i"])
+            if not self.first <= index - ours_is_less <= self.last:
+                return None
+            found["i"] = str(index + shift)
+        return template.format(**found)
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """A template as a regular expression; a brace that occurs twice must be the same text."""
+    parts, seen = [], set()
+    for text, brace in re.findall(r"([^{]*)(?:\{(\w+)\})?", template):
+        parts.append(re.escape(text))
+        if brace:
+            parts.append(f"(?P={brace})" if brace in seen else _WORD.get(brace, _NUMBER.format(brace)))
+            seen.add(brace)
+    return re.compile("".join(parts))
+
+
+Table = Sequence[Rule]
+
+
+def to_theirs(name: str, table: Table) -> str | None:
+    """Their name by the first row that speaks of ours."""
+    return next((found for rule in table if (found := rule.to_theirs(name)) is not None), None)
+
+
+def to_ours(name: str, table: Table) -> str | None:
+    """Our name by the first row that speaks of theirs."""
+    return next((found for rule in table if (found := rule.to_ours(name)) is not None), None)
+
+
+def _conv_norms(ours: str, conv: str, norm: str, shift: int = 0, first: int = 0, last: int = 99) -> tuple[Rule, ...]:
+    """Rows of our `ConvNorm` blocks."""
+    return (
+        Rule(f"{ours}.conv.{{leaf}}", f"{conv}.{{leaf}}", shift, first, last),
+        Rule(f"{ours}.bn.{{leaf}}", f"{norm}.{{leaf}}", shift, first, last),
+    )
+
+
+_DETECTRON2_BACKBONE = (
+    Rule("backbone.conv1.{leaf}", "backbone.bottom_up.stem.conv1.{leaf}"),
+    Rule("backbone.bn1.{leaf}", "backbone.bottom_up.stem.conv1.norm.{leaf}"),
+    Rule("backbone.layer{i}.{b}.conv{c}.{leaf}", "backbone.bottom_up.res{i}.{b}.conv{c}.{leaf}", shift=1),
+    Rule("backbone.layer{i}.{b}.bn{c}.{leaf}", "backbone.bottom_up.res{i}.{b}.conv{c}.norm.{leaf}", shift=1),
+    Rule("backbone.layer{i}.{b}.downsample.0.{leaf}", "backbone.bottom_up.res{i}.{b}.shortcut.{leaf}", shift=1),
+    Rule("backbone.layer{i}.{b}.downsample.1.{leaf}", "backbone.bottom_up.res{i}.{b}.shortcut.norm.{leaf}", shift=1),
+)
+
+
+def _detectron2(first: int) -> Table:
+    return (
+        *_DETECTRON2_BACKBONE,
+        *_conv_norms("fpn.lateral.{i}", "backbone.fpn_lateral{i}", "backbone.fpn_lateral{i}.norm", 2, first, 3),
+        *_conv_norms("fpn.output.{i}", "backbone.fpn_output{i}", "backbone.fpn_output{i}.norm", 2, first, 3),
+    )
+
+
+def _mmdet(first: int) -> Table:
+    """mmdet counts pyramid levels from the first that it uses."""
+    lateral, output = "neck.lateral_convs.{i}", "neck.fpn_convs.{i}"
+    return (
+        Rule("backbone.{rest}", "backbone.{rest}"),
+        *_conv_norms("fpn.lateral.{i}", f"{lateral}.conv", f"{lateral}.bn", -first, first, 3),
+        *_conv_norms("fpn.output.{i}", f"{output}.conv", f"{output}.bn", -first, first, 3),
+    )
+
+
+def _torchvision(first: int) -> Table:
+    """torchvision counts pyramid levels from the first that it uses, too."""
+    inner, layer = "backbone.fpn.inner_blocks.{i}", "backbone.fpn.layer_blocks.{i}"
+    return (
+        Rule("backbone.{rest}", "backbone.body.{rest}"),
+        *_conv_norms("fpn.lateral.{i}", f"{inner}.0", f"{inner}.1", -first, first, 3),
+        *_conv_norms("fpn.output.{i}", f"{layer}.0", f"{layer}.1", -first, first, 3),
+    )
+
+
+_MMDET_BOX_HEAD = "roi_head.bbox_head.shared_convs.{i}"
+TABLES: Mapping[tuple[str, str], Table] = {
+    ("detectron2", "mask_rcnn"): (
+        *_detectron2(0),
+        *_conv_norms("region_head.conv.{i}", "roi_heads.box_head.conv{i}", "roi_heads.box_head.conv{i}.norm", 1),
+    ),
+    ("detectron2", "retinanet"): _detectron2(1),
+    ("mmdet", "mask_rcnn"): (
+        *_mmdet(0),
+        *_conv_norms("region_head.conv.{i}", f"{_MMDET_BOX_HEAD}.conv", f"{_MMDET_BOX_HEAD}.bn"),
+    ),
+    ("mmdet", "retinanet"): _mmdet(1),
+    ("torchvision", "mask_rcnn"): (
+        *_torchvision(0),
+        *_conv_norms("region_head.conv.{i}", "roi_heads.box_head.{i}.0", "roi_heads.box_head.{i}.1"),
+    ),
+    ("torchvision", "retinanet"): _torchvision(1),
+}
+"""(target, detector) -> table: what pre-training brings to a detector of that framework."""
+
+
+def torchvision_heads(num_convs: int) -> Table:
+    """Rows of what a fine-tuned detector has beside the pre-trained parts; the box head's convolutions are counted."""
+    return (
+        *_conv_norms("roi_heads.mask_head.conv.{i}", "roi_heads.mask_head.{i}.0", "roi_heads.mask_head.{i}.1"),
+        Rule("roi_heads.box_head.fc1.{leaf}", f"roi_heads.box_head.{num_convs + 1}.{{leaf}}"),
+        *(Rule(f"{part}.{{rest}}", f"{part}.{{rest}}") for part in _HEADS_OF_THE_SAME_NAME),
+        Rule("extra_levels.{rest}", "backbone.fpn.extra_blocks.{rest}"),
+        Rule("retinanet.head.{rest}", "head.{rest}"),
+    )
+
+
+_HEADS_OF_THE_SAME_NAME = ("roi_heads.box_predictor", "roi_heads.mask_predictor", "rpn")
+
+RESNET: Table = (Rule("backbone.{rest}", "{rest}"),)
+"""Plain ResNet names, as torchvision, timm and the extracted backbones of most pre-training programs have them."""
+
+PRETRAINING: Mapping[str, Table] = {
+    "MoCo": (Rule("backbone.{rest}", "encoder_q.{rest}"),),
+    "DenseCL": (Rule("backbone.{rest}", "encoder_q.0.{rest}"),),
+    "SoCo": (
+        Rule("backbone.{rest}", "encoder.{rest}"),
+        *_conv_norms("fpn.lateral.{i}", "neck.lateral_convs.{i}.conv", "neck.lateral_convs.{i}.bn", last=3),
+        *_conv_norms("fpn.output.{i}", "neck.fpn_convs.{i}.conv", "neck.fpn_convs.{i}.bn", last=3),
+        *_conv_norms("region_head.conv.{i}", "head.conv{i}", "head.bn{i}", shift=1),
+    ),
+}
+"""Other programs' own checkpoints, read only; `module.` is stripped before."""
+
+NEW_PARTS: Mapping[tuple[str, str], Mapping[str, int]] = {
+    ("detectron2", "mask_rcnn"): {"fc1": 2, "box predictor": 4, "mask head": 28, "RPN": 6},
+    ("detectron2", "retinanet"): {"P6 and P7": 4, "RetinaNet head": 20},
+    ("torchvision", "mask_rcnn"): {"fc1": 2, "box predictor": 4, "mask head": 28, "RPN": 6},
+    ("torchvision", "retinanet"): {"P6 and P7": 4, "RetinaNet head": 20},
+}
+"""How many tensors of the target start new, by part, with batch norm where we have it; for the coverage report. Counted
+in real models of detectron2 and torchvision; none of mmdet's was counted."""

@@ -1,0 +1,92 @@
+"""A model folder that carries its own code, so that it opens with `trust_remote_code=True` where mcl_hf is absent.
+
+Where it sits: a model's folder -> **remote_code** -> export, and publishing. The files are those of `mcl_hf/models`
+that the model classes reach by `from .name import ...`, as they are.
+
+Source: transformers `dynamic_module_utils.py` (which files it fetches, how it reads `auto_map`).
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+from transformers.dynamic_module_utils import get_relative_import_files
+
+import mcl_hf.models.configuration_mcl as configuration
+from mcl_hf.errors import InputError
+from mcl_hf.models.configuration_mcl import MCLConfig
+from mcl_hf.transfer.checkpoint import find_folder
+
+MODEL_MAP = {
+    "AutoConfig": "configuration_mcl.MCLConfig",
+    "AutoModel": "modeling_mcl.MCLModel",
+    "AutoBackbone": "modeling_mcl.MCLBackbone",
+    "AutoModelForPreTraining": "modeling_mcl_pretraining.MCLForPreTraining",
+}
+"""Auto class -> file and class in the folder."""
+
+PROCESSOR_MAP = {"AutoImageProcessor": "image_processing_mcl.MCLImageProcessor"}
+_TRAINING_FILES = ("training_state", "manifest.json")
+
+
+def write_with_code(model_folder: str | Path, out: str | Path) -> list[str]:
+    """Copy a model's folder and put the code beside it.
+
+    Args:
+        model_folder: A finished model, a `pretraining/` folder or a checkpoint of ours; a checkpoint's training state
+            stays behind.
+        out: To write; exists and is empty, or does not exist.
+
+    Returns:
+        Names of the files of code.
+
+    Raises:
+        InputError: A detector, whose code does not fit into one flat folder; no checkpoint; or `out` is not empty.
+    """
+    folder, description = find_folder(str(model_folder))
+    refuse_detector(description.get("model_type"))
+    out = Path(out)
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty: name a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not path.name.startswith(_TRAINING_FILES) and path.name != "log.jsonl":
+            shutil.copyfile(path, out / path.name)
+    names = code_files()
+    for name in names:
+        shutil.copyfile(_code_folder() / name, out / name)
+    _add_to_json(out / "config.json", MODEL_MAP)
+    if (out / "preprocessor_config.json").is_file():
+        _add_to_json(out / "preprocessor_config.json", PROCESSOR_MAP)
+    return names
+
+
+def refuse_detector(model_type: object) -> None:
+    """Only the models of pre-training travel with code.
+
+    Raises:
+        InputError: The checkpoint is not one of them.
+    """
+    if model_type != MCLConfig.model_type:
+        raise InputError(
+            f"--with-code is for pre-training models: the code of a {model_type} spans several packages, which a "
+            "folder of transformers' remote code cannot hold; whoever opens it needs mcl_hf installed"
+        )
+
+
+def code_files() -> list[str]:
+    """Files of `mcl_hf/models` that the classes of the maps need, by name."""
+    entries = {target.split(".")[0] for target in (*MODEL_MAP.values(), *PROCESSOR_MAP.values())}
+    files = {f"{name}.py" for name in entries}
+    for name in entries:
+        files |= {Path(path).name for path in get_relative_import_files(_code_folder() / f"{name}.py")}
+    return sorted(files)
+
+
+def _code_folder() -> Path:
+    return Path(str(configuration.__file__)).parent
+
+
+def _add_to_json(path: Path, auto_map: dict[str, str]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(content | {"auto_map": auto_map}, indent=2, sort_keys=True) + "\n", encoding="utf-8")

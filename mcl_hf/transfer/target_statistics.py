@@ -1,0 +1,80 @@
+"""Batch-norm statistics for the FPN and region head of a target network, which training ran in part only.
+
+Where it sits: checkpoint -> **target_statistics** -> convert -> export. In lean scope the target network reads P5
+alone, so the other levels keep the statistics that they started with. Its backbone's are those of training, and stay.
+
+Source: detectron2's `TEST.PRECISE_BN`, see `models/precise_bn`.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from mcl_hf.data.decode import BrokenImage, decode_image
+from mcl_hf.data.sources import open_source
+from mcl_hf.errors import InputError
+from mcl_hf.models.configuration_mcl import MCLConfig
+from mcl_hf.models.image_processing_mcl import MCLImageProcessor
+from mcl_hf.models.modeling_mcl import MCLModel
+from mcl_hf.models.precise_bn import update_statistics
+
+
+def refresh_statistics(
+    config: MCLConfig,
+    tensors: dict[str, torch.Tensor],
+    data: str | Sequence[str],
+    num_images: int = 1024,
+    batch_size: int = 16,
+) -> dict[str, torch.Tensor]:
+    """Replace the statistics of FPN and region head by their mean over batches of images.
+
+    Images are resized, cut and normalised as the image processor does for pre-training's size, without colour changes.
+
+    Args:
+        config: of the network.
+        tensors: all of its tensors, by the names of `MCLModel`.
+        data: whatever `--data` takes.
+        num_images: the first so many of them, at least two.
+        batch_size: images of a batch, at least two.
+
+    Returns:
+        The tensors with new statistics in place of the old ones.
+
+    Raises:
+        InputError: no such data, or fewer than two images that can be read.
+    """
+    if num_images < 2 or batch_size < 2:
+        raise InputError("statistics need at least 2 images, and 2 a batch")
+    model = MCLModel(config)
+    model.load_state_dict(tensors)
+    model.eval()
+    model.fpn.train()
+    model.region_head.train()
+
+    @torch.no_grad()
+    def forward(pixels: torch.Tensor) -> None:
+        for level in model.fpn(model.backbone_maps(pixels)):  # P2..P5
+            model.region_head(level)
+
+    if not update_statistics(model, forward, _batches(config, data, num_images, batch_size)):
+        raise InputError(f"--data {data}: fewer than two images could be read")
+    return model.state_dict()
+
+
+def _batches(config: MCLConfig, data: str | Sequence[str], num_images: int, batch_size: int) -> Iterator[torch.Tensor]:
+    """`(n, num_channels, S, S)` normalised; broken images are left out, a last batch of one image, too."""
+    source = open_source(data)
+    processor = MCLImageProcessor.from_config(config)
+    batch: list[torch.Tensor] = []
+    for index in range(min(num_images, len(source))):
+        try:
+            pixels = decode_image(source.sample(index).bytes_, config.num_channels)  # (height, width, C)
+        except BrokenImage:
+            continue
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        batch.append(processor(image, return_tensors="pt", input_data_format="channels_first").pixel_values[0])
+        if len(batch) == batch_size:
+            yield torch.stack(batch)
+            batch = []
+    if len(batch) > 1:
+        yield torch.stack(batch)

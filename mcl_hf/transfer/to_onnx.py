@@ -1,0 +1,151 @@
+"""Graphs without Python: ONNX, and torch's own exported programs, of the backbone and of backbone and FPN.
+
+Where it sits: checkpoint -> **to_onnx** -> export. Batch, height and width stay free. The input is `pixel_values`
+`(N, C, H, W)` float32, normalised; outputs are C2..C5 (`c2`, ...) or P2..P5 (`p2`, ...).
+
+Source: `torch.export` and `torch.onnx.export(dynamo=True)`.
+"""
+
+import logging
+import warnings
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+from mcl_hf.errors import InputError
+from mcl_hf.models.fpn import FeaturePyramid
+from mcl_hf.models.timm_backbone import build_timm_network, describe_backbone, run_timm_network
+from mcl_hf.transfer.checkpoint import Checkpoint
+from mcl_hf.transfer.convert import Coverage
+
+_OPSET = 18
+_ENDLESS = {"swin_transformer", "swin_transformer_v2"}
+"""timm families on which torch.export with free sizes ran for ten minutes without an end (torch 2.15)."""
+
+_EXAMPLE_SIDES = (96, 128)  # px; two different ones, and a batch of two, so that no size is taken for a constant
+
+
+class PyramidGraph(nn.Module):
+    """Backbone, or backbone and FPN, as one function of the pixels.
+
+    Args:
+        checkpoint: whose weights it takes.
+        with_fpn: whether it ends in P2..P5 rather than C2..C5.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, with_fpn: bool) -> None:
+        super().__init__()
+        config = checkpoint.config
+        self.name = config.backbone
+        self.backbone = build_timm_network(config.backbone, config.num_channels, config.backbone_kwargs)
+        description = describe_backbone(config.backbone, config.num_channels, config.backbone_kwargs)
+        self.positions = description.positions[-4:]
+        _load(self.backbone, checkpoint.tensors, "backbone.")
+        self.fpn = FeaturePyramid(description.channels[-4:], config.fpn_channels) if with_fpn else None
+        if self.fpn is not None:
+            _load(self.fpn, checkpoint.tensors, "fpn.")
+        self.eval()
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """`(N, C, H, W)` -> four maps of strides 4, 8, 16 and 32."""
+        maps = run_timm_network(self.backbone, self.name, pixel_values)
+        chosen = [maps[position] for position in self.positions]
+        return tuple(chosen if self.fpn is None else self.fpn(chosen))
+
+
+def _load(module: nn.Module, tensors: dict[str, torch.Tensor], prefix: str) -> None:
+    module.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
+
+
+def write_graphs(checkpoint: Checkpoint, folder: Path, kind: str) -> Coverage:
+    """`backbone` and, where the checkpoint's FPN is whole, `backbone_fpn`.
+
+    Args:
+        checkpoint: to be exported.
+        folder: exists and is empty.
+        kind: `onnx` for `.onnx` files, `pt2` for torch's `.pt2`.
+
+    Raises:
+        InputError: The packages for ONNX are not installed, or torch cannot trace the network with free sizes.
+    """
+    if model_family(checkpoint) in _ENDLESS:
+        raise InputError(
+            f"--to {kind} cannot take {checkpoint.config.backbone}: torch.export does not end on its shifted windows "
+            "with free sizes; --to timm takes it"
+        )
+    coverage = Coverage({"onnx": "ONNX", "pt2": "torch.export"}[kind])
+    coverage.parts["backbone"] = _counts(checkpoint, "backbone.")
+    graphs = {"backbone": PyramidGraph(checkpoint, with_fpn=False)}
+    fpn = sum(name.startswith("fpn.") for name in checkpoint.tensors)
+    if fpn == 48:  # four levels, 2 x 6 tensors each
+        graphs["backbone_fpn"] = PyramidGraph(checkpoint, with_fpn=True)
+        coverage.parts["FPN"] = (fpn, fpn)
+    for name, graph in graphs.items():
+        letter = "p" if graph.fpn is not None else "c"
+        try:
+            program = trace(graph.float(), checkpoint.config.num_channels)
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"torch.export cannot take {checkpoint.config.backbone} with free sizes: {str(error).splitlines()[0]}"
+            ) from error
+        if kind == "pt2":
+            torch.export.save(program, folder / f"{name}.pt2")
+        else:
+            _write_onnx(program, folder / f"{name}.onnx", [f"{letter}{level}" for level in range(2, 6)])
+    return coverage
+
+
+def model_family(checkpoint: Checkpoint) -> str:
+    """File of timm's that defines the backbone."""
+    return timm.model_entrypoint(checkpoint.config.backbone).__module__.rsplit(".", 1)[-1]
+
+
+def _counts(checkpoint: Checkpoint, prefix: str) -> tuple[int, int]:
+    count = sum(name.startswith(prefix) for name in checkpoint.tensors)
+    return count, count
+
+
+def trace(graph: nn.Module, num_channels: int) -> torch.export.ExportedProgram:
+    """The graph with free batch, height and width.
+
+    Raises:
+        RuntimeError: torch cannot trace it.
+    """
+    height, width = _EXAMPLE_SIDES
+    pixels = torch.zeros(2, num_channels, height, width)
+    free = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    return torch.export.export(graph, (pixels,), dynamic_shapes=({**free},))
+
+
+def _write_onnx(program: torch.export.ExportedProgram, path: Path, outputs: list[str]) -> None:
+    """One file, weights inside.
+
+    Raises:
+        InputError: onnx or onnxscript is not installed.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"--to onnx needs {error.name}: pip install 'mcl-hf[onnx]'") from error
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about its own internals
+            written = torch.onnx.export(
+                program,
+                input_names=["pixel_values"],
+                output_names=outputs,
+                opset_version=_OPSET,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)
+    if written is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
+    written.save(str(path), external_data=False)
