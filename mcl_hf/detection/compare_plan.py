@@ -12,6 +12,7 @@ one seed of everything first, so that there is something to look at early.
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -162,8 +163,8 @@ def start_folder(start: str) -> str:
         return start
     timm_name = start.startswith("timm:")
     path = Path(start).expanduser()
-    whole = str(path.resolve()) if not timm_name and path.exists() else start
-    plain = path.resolve().name if not timm_name and path.exists() else start
+    is_path = not timm_name and os.path.exists(path)  # noqa: PTH110 - no error where a name is too long for a file
+    whole, plain = (str(path.resolve()), path.resolve().name) if is_path else (start, start)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-. ")[:60].rstrip("-. ")
     if timm_name and name == f"timm-{start.removeprefix('timm:')}" and name == name.lower():
         return name
