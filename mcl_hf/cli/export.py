@@ -46,7 +46,7 @@ def build_parser() -> Parser:
         "--network", choices=NETWORKS, help="online, or its slowly moving copy (default: online; transformers: all)"
     )
     parser.add_argument(
-        "--data", nargs="+", metavar="IMAGES",
+        "--data", metavar="IMAGES",
         help="with --network target: images to make batch-norm statistics of, which its FPN lacks; as in pretrain",
     )  # fmt: skip
     parser.add_argument("--num-images", type=int, default=1024, metavar="N", help="how many of them (default: 1024)")

@@ -8,6 +8,7 @@ momentum copy, `head.predictor.{level}`, and `backbone.*`, an alias of `encoder_
 import argparse
 import pickle
 import re
+import warnings
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -69,7 +70,8 @@ def read_pickled(path: str | Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
-        with torch.serialization.safe_globals(_PLAIN_TYPES):
+        with torch.serialization.safe_globals(_PLAIN_TYPES), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols: what cannot be read raises
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).splitlines()[0]
