@@ -55,15 +55,19 @@ class EvaluationWatch:
     def __post_init__(self) -> None:
         self.enough = self._has_patience_ended()  # of a run that is resumed after its early end
 
+    def due(self, step: int) -> bool:
+        """Whether AP is to be measured after so many steps; the last one apart."""
+        every = self.run.arguments.eval_every_steps or 0
+        return self.data is not None and every > 0 and step % every == 0
+
     def measure(self, outputs: dict[str, Any]) -> dict[str, Any]:
         """Losses go to the log as they are."""
         return outputs
 
     def judge(self, record: dict[str, Any]) -> None:
         """Evaluate where it is due; figures go into the record. All ranks."""
-        every, state = self.run.arguments.eval_every_steps, self.run.state
-        last = state.step == state.max_steps
-        if self.data is None or not (last or (every and state.step % every == 0)):
+        last = self.run.state.step == self.run.state.max_steps
+        if not self.due(self.run.state.step) and not (last and self.data is not None):
             return
         with statistics_restored(self.run.network):
             make_statistics(self.run, self.train_loader)

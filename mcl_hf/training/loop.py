@@ -62,7 +62,8 @@ def _train(run: Run, train_step: TrainStep, watch: Watch) -> None:
         run.tracking.advance()
 
         # --- what is due ----------------------------------------------------------------------------------------------
-        logging = state.step % arguments.log_every_steps == 0 or state.step == state.max_steps
+        last = state.step == state.max_steps
+        logging = state.step % arguments.log_every_steps == 0 or last or watch.due(state.step)
         saving = should_save(state.step, arguments.save_every_steps, state.max_steps)
         stopping = _stop_requested(run, at_sync_point=logging or saving)
         if logging or saving or stopping:

@@ -102,6 +102,9 @@ class Watch(Protocol):
     fatal: str | None
     enough: bool
 
+    def due(self, step: int) -> bool:
+        """Whether a line of the log is wanted after so many steps, whatever `log_every_steps` says."""
+
     def measure(self, outputs: dict[str, Any]) -> dict[str, Any]:
         """The outputs of a step as the log has them, still tensors."""
 
@@ -117,6 +120,10 @@ class NoWatch:
 
     fatal: str | None = None
     enough: bool = False
+
+    def due(self, step: int) -> bool:
+        """Never."""
+        return False
 
     def measure(self, outputs: dict[str, Any]) -> dict[str, Any]:
         """All of them."""

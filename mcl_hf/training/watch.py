@@ -24,6 +24,10 @@ class HealthWatch:
         self.fatal: str | None = None
         self.enough = False  # pre-training runs its whole length
 
+    def due(self, step: int) -> bool:
+        """Never: it judges what is logged anyway."""
+        return False
+
     def measure(self, outputs: dict[str, Any]) -> dict[str, Any]:
         """A step's outputs with `effective_rank` of its queries over all ranks, and `target_distance`, the relative
         distance of target and online parameters."""

@@ -112,6 +112,12 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run):
     assert logged(whole) == logged(cut)
 
 
+def test_evaluations_are_logged_though_no_line_was_due(run):
+    folder = run(log_every_steps=4, eval_every_steps=3).output_dir
+    records = read_log(folder / "log.jsonl")
+    assert [record["step"] for record in records if "eval/box/AP" in record] == [3, 4]
+
+
 def test_an_evaluation_leaves_no_trace_in_training(run):
     with_, without = run("with", eval_every_steps=1).output_dir, run("without").output_dir
     assert_equal(with_ / "checkpoints" / "last", without / "checkpoints" / "last")
