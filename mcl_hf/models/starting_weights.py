@@ -76,8 +76,8 @@ def read_checkpoint(source: str, config: MCLConfig) -> dict[str, torch.Tensor]:
             return _timm_tensors(f"local-dir:{path}", config)
     if path.is_file() and path.suffix in (".pth", ".pt", ".bin", ".ckpt"):
         raise ValueError(
-            f"{source} is a pickled file, which is not read here; a checkpoint of the published code becomes a folder "
-            "by MCLForPreTraining.from_official(FILE).save_pretrained(FOLDER)"
+            f"{source} is a pickled file, which is not read here; it becomes a folder to start from by "
+            f"mcl-hf import {source} FOLDER"
         )
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     files = [file for file in files if file.suffix == ".safetensors" and not file.name.startswith("training_state")]

@@ -152,6 +152,9 @@ def torchvision_script(checkpoint: Checkpoint, detector: str, box_convs: int) ->
         convs=box_convs or 4,
         fc=given.get("box_fc_dim", 1024),
         mask_convs=given.get("mask_head_convs", 4),
+        pool=given.get("box_pool_size", 7),
+        mask_pool=given.get("mask_pool_size", 14),
+        sampling=given.get("roi_sampling_ratio", 0),  # as many samples a cell as fit, as in detectron2
         rpn_convs=given.get("rpn_conv_depth", 1),
         anchors=tuple(tuple(sizes) for sizes in given.get("anchor_sizes", anchors)),
         aspects=tuple(given.get("aspect_ratios", (0.5, 1.0, 2.0))),
@@ -189,6 +192,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 def build_backbone():
@@ -204,7 +208,9 @@ def build_detector(num_classes={classes}, **options):
     heads = dict(
         rpn_anchor_generator=anchors,
         rpn_head=RPNHead({width}, anchors.num_anchors_per_location()[0], conv_depth={rpn_convs}),
-        box_head=FastRCNNConvFCHead(({width}, 7, 7), [{width}] * {convs}, [{fc}], norm_layer=nn.BatchNorm2d),
+        box_roi_pool=MultiScaleRoIAlign(["0", "1", "2", "3"], {pool}, {sampling}),
+        mask_roi_pool=MultiScaleRoIAlign(["0", "1", "2", "3"], {mask_pool}, {sampling}),
+        box_head=FastRCNNConvFCHead(({width}, {pool}, {pool}), [{width}] * {convs}, [{fc}], norm_layer=nn.BatchNorm2d),
         box_predictor=FastRCNNPredictor({fc}, num_classes),
         mask_head=MaskRCNNHeads({width}, [{width}] * {mask_convs}, 1, norm_layer=nn.BatchNorm2d),
         mask_predictor=MaskRCNNPredictor({width}, {width}, num_classes),

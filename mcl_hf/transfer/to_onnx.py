@@ -82,6 +82,10 @@ def write_graphs(checkpoint: Checkpoint, folder: Path, kind: str) -> Coverage:
     if fpn == 48:  # four levels, 2 x 6 tensors each
         graphs["backbone_fpn"] = PyramidGraph(checkpoint, with_fpn=True)
         coverage.parts["FPN"] = (fpn, fpn)
+    elif fpn:
+        coverage.left_out.append(f"the FPN: {fpn} of 48 tensors are there, its graph is that of P2..P5")
+    if checkpoint.detector is not None:
+        coverage.left_out.append("the detector's heads: torch.export stops where sizes depend on what is detected")
     for name, graph in graphs.items():
         letter = "p" if graph.fpn is not None else "c"
         try:
