@@ -12,6 +12,7 @@ The same call again skips jobs that are done and continues the one that was inte
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +24,6 @@ from typing import IO
 
 from filelock import FileLock, Timeout
 
-import mcl_hf
 from mcl_hf.detection import compare_job
 from mcl_hf.detection.compare_job import JobResult, drop_rest, read_result
 from mcl_hf.detection.compare_plan import Job, Plan, make_plan, write_json
@@ -149,7 +149,7 @@ def _run(plan: Plan, keep_models: bool) -> ComparisonResult:
             elif code == compare_job.WRONG_INPUT:
                 raise InputError(f"job {number} ({job}) could not go on: {_last_line(job.output)}")
             else:
-                failed[str(job)] = _last_line(job.output) or f"exit code {code}"
+                failed[str(job)] = _why(code, job.output)
                 print(f"  failed: {failed[str(job)]}; see {job.output}", flush=True)
             comparison = write_report(plan, results, failed)
     comparison = write_report(plan, results, failed)
@@ -175,7 +175,7 @@ def _run(plan: Plan, keep_models: bool) -> ComparisonResult:
 def run_process(job: Job, lock: Path, keep_model: bool, stop: StopRequest) -> int:
     """Run a job in a process of its own and return its exit code; a stop request is handed on, and waited for."""
     job.output.parent.mkdir(parents=True, exist_ok=True)
-    root = str(Path(mcl_hf.__file__).parents[1])  # also where the package is not installed
+    root = str(Path(__file__).resolve().parents[2])  # also where the package is not installed
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {"TQDM_MININTERVAL": "30", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     content = {"arguments": asdict(job.arguments), "start": job.start, "keep_model": keep_model, "lock": str(lock)}
@@ -267,6 +267,13 @@ def _last_line(file: Path) -> str:
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
     told = [line.strip() for line in lines if line.strip()]
     return told[-1].removeprefix("mcl-hf: error: ") if told else ""
+
+
+def _why(code: int, output: Path) -> str:
+    """Why a job has no result."""
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name} (too little memory, perhaps)"
+    return _last_line(output) or f"exit code {code}"
 
 
 def _files(output_dir: Path) -> tuple[Path, Path, Path]:
