@@ -107,7 +107,7 @@ def test_a_damaged_file_is_named(slim: Path, tmp_path: Path) -> None:
 
 def test_a_pickled_file_is_pointed_elsewhere(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "epoch_100.pth")
-    with pytest.raises(ValueError, match="from_official"):
+    with pytest.raises(ValueError, match="mcl-hf import"):
         load_starting_weights(MCLModel(tiny_config()), str(tmp_path / "epoch_100.pth"))
 
 
