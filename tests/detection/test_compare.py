@@ -157,6 +157,21 @@ def test_masks_are_needed_for_mask_rcnn(arguments, pretrained, tmp_path):
         make_plan(arguments(data=str(folder)), ["random", pretrained], [1.0], 1)
 
 
+def test_training_images_are_no_validation_images(arguments, pretrained, tmp_path):
+    folder = write_scenes(tmp_path / "one", 6, width=96, height=72)
+    file = folder / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] != 1]  # an empty image
+    file.write_text(json.dumps(content))
+    given = {"data": str(file), "images": str(folder / "train")}
+    with pytest.raises(InputError, match="name --val-data"):
+        make_plan(arguments(**given), ["random", pretrained], [1.0], 1)
+    plan = make_plan(
+        arguments(**given, val_data=str(file), val_images=str(folder / "train")), ["random", pretrained], [1.0], 1
+    )
+    assert plan.warnings == ["AP is measured on the training images, which says little about others"]
+
+
 def test_a_folder_with_something_else_in_use_or_of_other_options_is_refused(arguments, pretrained, tmp_path):
     folder = tmp_path / "compared"
     folder.mkdir()
