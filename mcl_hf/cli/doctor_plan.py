@@ -20,7 +20,7 @@ from mcl_hf.errors import InputError
 from mcl_hf.training import PretrainArguments
 from mcl_hf.training.plan import SPARE, Line, Measured, Plan, disagreement, largest_batch, make_plan
 from mcl_hf.training.rehearsal import OutOfMemory, backbone_images, images_per_core_second, rehearse
-from mcl_hf.training.run_data import open_data
+from mcl_hf.training.run_data import open_data, open_loader
 from mcl_hf.training.saving import most_checkpoints
 from mcl_hf.training.state import should_save
 
@@ -49,6 +49,7 @@ def print_plan(arguments: PretrainArguments, world_size: int) -> None:
     batch_size, global_batch_size = arguments.batch_sizes(world_size)
     source = open_data(arguments)
     print(source.description)
+    open_loader(arguments, arguments.model_config(), source, batch_size, world_size=world_size)  # refuses as the run
     _say("decoding and augmenting some images ...")
     per_core = images_per_core_second(arguments, source)
     measured = measure(arguments, batch_size)

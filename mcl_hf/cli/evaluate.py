@@ -107,6 +107,7 @@ def _run(argv: list[str]) -> None:
     options = build_parser().parse_args(argv)
     _check_options(options)
     import_backend(options.backend)  # before hours of detecting
+    _make_folder(_output_dir(options))
     data = open_detection_data(
         options.data,
         split=options.split,
@@ -196,6 +197,13 @@ def _detect(options: argparse.Namespace, data: DetectionData) -> tuple[Detection
     if reasons:
         data = data.select([index for index in range(len(data)) if index not in reasons])
     return data, results
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output-dir {folder} cannot be made: {error.strerror}") from error
 
 
 def _output_dir(options: argparse.Namespace) -> Path:

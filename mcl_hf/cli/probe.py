@@ -68,7 +68,9 @@ def _run(argv: list[str]) -> None:
     arguments = build_parser().parse_args(argv)
     if arguments.out.suffix == ".png":
         raise InputError(f"--out {arguments.out} names the JSON file; the picture goes beside it: end it in .json")
-    accelerator = torch.accelerator.current_accelerator() if arguments.device == "auto" else None
+    # A torch that was built for GPUs names one where there is none.
+    auto = arguments.device == "auto" and torch.accelerator.is_available()
+    accelerator = torch.accelerator.current_accelerator() if auto else None
     results = probe_checkpoint(
         *arguments.networks,
         probe_data=arguments.probe_data,

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from safetensors import SafetensorError
 
 from mcl_hf.cli.command import Parser, save_picture
 from mcl_hf.errors import InputError
-from mcl_hf.models import MCLModel
+from mcl_hf.probe.networks import open_checkpoint
 from mcl_hf.viz import draw_similarity
 
 
@@ -41,7 +39,7 @@ def run(argv: list[str]) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be above 0, got {getattr(arguments, name)}")
     image = open_picture(arguments.image)
     searched = None if arguments.searched is None else open_picture(arguments.searched)
-    model = open_model(arguments.checkpoint)
+    model = open_checkpoint(arguments.checkpoint)
     try:
         picture = draw_similarity(
             model,
@@ -70,20 +68,3 @@ def open_picture(path: Path) -> Image.Image:
         raise InputError(f"{path} is not a picture that can be read") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def open_model(name: str) -> MCLModel:
-    """A checkpoint in float32; of a run that has not finished, its last checkpoint.
-
-    Raises:
-        InputError: Nothing there that `MCLModel` opens.
-    """
-    folder = Path(name)
-    last = folder / "checkpoints" / "last"
-    if folder.is_dir() and not (folder / "config.json").exists() and last.exists():
-        name = str(last)
-    try:
-        return MCLModel.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{name} cannot be opened as an MCL model: {reason}") from error

@@ -68,7 +68,6 @@ def choose(num_images: int, widths: np.ndarray, heights: np.ndarray, random_star
         "global_batch_size": batch,
         "max_steps": steps,
         "base_learning_rate": rule.base_learning_rate,
-        "warmup_steps": min(1000, steps // 10),
         "min_size_train": [*range(smallest, side, 32), side],
         "max_size_train": side * 5 // 3,
         "min_size_test": side,

@@ -231,6 +231,17 @@ class DetectionData:
         return single[self.columns.offsets[1:]] - single[self.columns.offsets[:-1]]
 
     @property
+    def num_learnable(self) -> int:
+        """Objects that a detector can learn from: no crowds, some area inside of their image."""
+        columns = self.columns
+        counts = np.diff(columns.offsets)
+        width, height = np.repeat(self.widths, counts), np.repeat(self.heights, counts)  # (A,)
+        left, top, box_width, box_height = (columns.bbox[:, column] for column in range(4))
+        wide = np.minimum(left + box_width, width) > np.maximum(left, 0)
+        high = np.minimum(top + box_height, height) > np.maximum(top, 0)
+        return int((~columns.iscrowd & wide & high).sum())
+
+    @property
     def has_masks(self) -> bool:
         """Whether any object has a mask."""
         return len(self.columns.segmentations) > 0

@@ -14,7 +14,7 @@ evaluation -> finished folder. Everything that can be wrong with the input is fo
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,12 +119,13 @@ def _finetune(
     lines.append(data.description)
     given = arguments
     arguments = arguments.resolved(data.widths, data.heights)
-    if arguments.auto:
-        lines.append("auto: " + ", ".join(f"{name} {value}" for name, value in _chosen(given, arguments).items()))
     if arguments.detector == "mask_rcnn" and not data.has_masks:
         raise InputError(f"mask_rcnn learns from masks, and {data.source} has none: use --detector faster_rcnn")
     batch_size, global_batch_size = arguments.batch_sizes(world_size)
     max_steps = arguments.total_steps(len(data), global_batch_size)
+    arguments = replace(arguments, warmup_steps=min(arguments.warmup_steps or 0, max_steps // 10))
+    if arguments.auto:
+        lines.append("auto: " + ", ".join(f"{name} {value}" for name, value in _chosen(given, arguments).items()))
     state = TrainingState(
         world_size=world_size,
         global_batch_size=global_batch_size,
@@ -184,7 +185,7 @@ def _finetune(
         mean=torch.tensor(config.image_mean, device=accelerator.device).mul(255).view(-1, 1, 1),
         scale=torch.tensor(config.image_std, device=accelerator.device).mul(255).view(-1, 1, 1),
         peak_lr=peak_lr,
-        warmup_steps=min(arguments.warmup_steps or 0, max_steps // 10),
+        warmup_steps=arguments.warmup_steps or 0,
         milestones=arguments.milestones(max_steps),
         callbacks=callbacks,
     )
@@ -211,30 +212,38 @@ def training_data(arguments: FinetuneArguments) -> DetectionData:
         data = data.without_empty()
     if arguments.data_fraction < 1:
         data = take_fraction(data, arguments.data_fraction, arguments.seed)
-    if len(data) == 0 or data.num_objects.sum() == 0:
-        raise InputError(f"{data.source} has no annotated objects to learn from in its split {arguments.split!r}")
+    if len(data) == 0 or data.num_learnable == 0:
+        raise InputError(
+            f"{data.source} has no objects to learn from in its split {arguments.split!r}: crowds and boxes without "
+            "area inside the image do not count"
+        )
     return data
 
 
 def validation_data(arguments: FinetuneArguments, data: DetectionData, lines: list[str]) -> DetectionData | None:
-    """What AP is measured on; None, and a line about it, where `val_data` is not given and `data` has no such split.
+    """What AP is measured on; None, and a line about it, where neither `val_data` nor `val_split` is given and `data`
+    has no validation split.
 
     Raises:
-        InputError: `val_data` cannot be opened, or has other categories than the training data.
+        InputError: what was given cannot be opened, or has other categories than the training data.
     """
     source = arguments.val_data or arguments.data
     assert source is not None, "checked before"
+    asked_for = arguments.val_data is not None or arguments.val_split is not None
+    if not asked_for and Path(source).is_file():
+        lines.append(f"warning: AP will not be measured: {source} is a single file; name --val-data")
+        return None
     try:
         found = open_detection_data(
-            source, split=arguments.val_split, images=arguments.val_images, **_reading(arguments)
+            source, split=arguments.val_split or "validation", images=arguments.val_images, **_reading(arguments)
         )
     except InputError as error:
-        if arguments.val_data is not None:
+        if asked_for:
             raise
         lines.append(f"warning: AP will not be measured: {error}")
         return None
-    if arguments.val_data is None and fingerprint(found) == fingerprint(data):
-        lines.append(f"warning: AP will not be measured: {source} has no split of its own; name --val-data")
+    if arguments.val_data is None and overlaps(found, data):
+        lines.append(f"warning: AP will not be measured: {source} has no split of its own for it; name --val-data")
         return None
     unknown = [name for name in found.category_names if name not in data.category_names]
     if unknown:
@@ -244,6 +253,19 @@ def validation_data(arguments: FinetuneArguments, data: DetectionData, lines: li
         )
     lines.append(f"validation: {found.description}")
     return found
+
+
+def overlaps(one: DetectionData, other: DetectionData) -> bool:
+    """Whether the two hold the same images with the same annotations, at least in part."""
+
+    def images(data: DetectionData) -> set[tuple[Any, ...]]:
+        return {
+            (data.names[index], int(data.widths[index]), item.boxes.tobytes(), item.labels.tobytes())
+            for index, item in enumerate(data)
+            if len(item.labels)
+        }
+
+    return not images(one).isdisjoint(images(other))
 
 
 def _reading(arguments: FinetuneArguments) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class FinetuneArguments:
     )
     split: str = option("train", "part of the data that is trained on")
     val_data: str | None = option(None, "annotated images to measure AP on (data)")
-    val_split: str = option("validation", "part of val_data that AP is measured on")
+    val_split: str | None = option(None, "part of val_data that AP is measured on (validation)")
     images: str | None = option(None, "folder of the images of a COCO JSON (found beside it)")
     val_images: str | None = option(None, "the same for val_data")
     image_column: str | None = option(None, "column that holds the image, in tables")

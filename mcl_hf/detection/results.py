@@ -137,7 +137,8 @@ def check_results(results: Sequence[Result], data: DetectionData, name: str = "p
                 "results carry the data set's own ids, not class indices"
             )
         box = result.get("bbox", (0, 0, 0, 0))
-        if len(box) != 4 or not all(map(math.isfinite, (*box, result["score"]))):
+        numbers = [*box, result["score"]]
+        if len(box) != 4 or not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
             raise InputError(
                 f"{where} has box {box!r} and score {result['score']!r}: four and one finite numbers belong"
             )

@@ -122,6 +122,20 @@ class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
         if self.region_scope not in REGION_SCOPES:
             raise ValueError(f"region_scope must be one of {', '.join(REGION_SCOPES)}, got {self.region_scope!r}")
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """transformers' own; a detector's configuration is refused, since its region head would start at random.
+
+        Raises:
+            ValueError: It is a detector's.
+        """
+        if config_dict.get("model_type") == "mcl_detector":
+            raise ValueError(
+                "this is a fine-tuned detector, not a pre-trained model: open it as MCLForInstanceSegmentation or "
+                "MCLForObjectDetection"
+            )
+        return super().from_dict(config_dict, **kwargs)
+
     def _check_levels(self) -> None:
         """The three per-level fields are one table: row i describes level i."""
         self.montage_ratios = list(self.montage_ratios)

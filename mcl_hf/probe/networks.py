@@ -35,14 +35,15 @@ def open_networks(names: list[str], seed: int = 0) -> list[tuple[MCLModel, str]]
         if name in opened:
             networks.append((opened[name], f"{name}: {_parts(opened[name])}"))
         elif name == RANDOM:
-            networks.append((_new(like or _timm_config(names) or MCLConfig(), seed), "random: nothing is trained"))
+            network = _new(like or _timm_config(names) or MCLConfig(), seed)
+            networks.append((network, "random: nothing is trained, batch norm apart"))
         else:
             network = _new(_with_backbone(like, name.removeprefix(TIMM)), seed)
             try:
                 report = load_starting_weights(network, name)
             except ValueError as error:
                 raise InputError(f"{name}: {' '.join(str(error).split())}") from error
-            networks.append((network, f"{report}: of these features only c5 is trained"))
+            networks.append((network, f"{report}: of these features only c5 is trained, batch norm apart"))
     first = networks[0][0].config
     for (network, _), name in zip(networks, names, strict=True):
         for field in ("region_size", "num_channels", "level_maps"):

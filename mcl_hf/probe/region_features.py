@@ -23,6 +23,7 @@ from torchvision.ops import roi_align
 from mcl_hf.data.decode import BrokenImage, decode_image
 from mcl_hf.errors import InputError
 from mcl_hf.models import MCLConfig, MCLModel
+from mcl_hf.models.precise_bn import update_statistics
 
 FEATURES = ("region_head", "embedding", "c5")
 MAIN_FEATURE = "region_head"
@@ -119,6 +120,36 @@ def features_of_boxes(
         for name, collected in found.items():
             collected.append(parts[name].float().cpu() if name != "levels" else levels.cpu())
     return {name: torch.cat(collected) for name, collected in found.items()}
+
+
+@torch.no_grad()
+def calibrate_norms(model: MCLModel, images: torch.Tensor, backbone: bool) -> None:
+    """Give a network that was never trained the batch-norm statistics of the images it will be asked about.
+
+    With the statistics that batch norm starts with, its features would be worse than those of random weights are, and
+    anything trained would look better than it is.
+
+    Args:
+        model: comes back in eval mode.
+        images: uint8 `(N, C, H, W)` on the CPU, H and W multiples of the model's image size.
+        backbone: whether the backbone's statistics are new as well; otherwise FPN and region head alone.
+    """
+    config, device = model.config, next(model.parameters()).device
+    mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (config.image_mean, config.image_std))
+    size = max(2, _BATCH_PIXELS // (images.shape[-1] * images.shape[-2]))
+
+    def pass_through(batch: tuple[int, int]) -> None:
+        """Some images, and the level that the region head looks at."""
+        start, level = batch
+        pixels = (images[start : start + size].to(device).float() / 255 - mean) / std  # (n, C, H, W)
+        model.region_head(model.fpn(model.backbone_maps(pixels))[level])
+
+    model.train()
+    if not backbone:
+        model.backbone.eval()
+    starts = range(0, len(images) - size + 1, size) or range(1)
+    update_statistics(model, pass_through, [(start, level) for start in starts for level in set(config.level_maps)])
+    model.eval()
 
 
 def read_levels(config: MCLConfig) -> dict[str, int]:

@@ -53,6 +53,11 @@ def result_notes(results: Sequence[ProbeResult]) -> list[str]:
             f"{_percent(objects['chance'])} %. kNN of {objects['neighbours']}; same and other level: queries rendered "
             "for one level of the pyramid, the bank for the same or another one"
         )
+        asked = sum(objects["sizes"].values())
+        notes.append(
+            f"{asked} objects are asked for, so one is {100 / asked:.1f} points: two networks that differ by less than "
+            f"about {200 * (0.5 / asked) ** 0.5:.0f} points may be equally good"  # twice the error of a difference
+        )
     if views is not None:
         notes.append(
             f"found: the nearest of {views['images']} images is the image itself, in another crop, at the same or at "

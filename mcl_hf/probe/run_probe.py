@@ -12,9 +12,9 @@ import torch
 
 from mcl_hf.data import open_source
 from mcl_hf.errors import InputError
-from mcl_hf.probe.networks import open_networks
+from mcl_hf.probe.networks import RANDOM, TIMM, open_networks
 from mcl_hf.probe.object_probe import ObjectProbe
-from mcl_hf.probe.region_features import FEATURES
+from mcl_hf.probe.region_features import FEATURES, calibrate_norms
 from mcl_hf.probe.view_probe import ViewProbe
 
 
@@ -100,6 +100,8 @@ def probe_checkpoint(
         if on_network is not None:
             on_network(about)
         network.to(torch.device(device))
+        if name == RANDOM or name.startswith(TIMM):
+            calibrate_norms(network, _pictures(objects, views), backbone=name == RANDOM)
         results.append(
             ProbeResult(
                 name,
@@ -110,3 +112,11 @@ def probe_checkpoint(
         )
         network.to("cpu")
     return results
+
+
+def _pictures(objects: ObjectProbe | None, views: ViewProbe | None) -> torch.Tensor:
+    """uint8 `(N, C, H, W)`: images that the probe is made of."""
+    if objects is not None:
+        return objects.images
+    assert views is not None, "one of the two is given"
+    return torch.cat([scenes for sides in views.scenes.values() for scenes, _, _ in sides])

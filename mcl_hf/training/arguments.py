@@ -34,6 +34,8 @@ MODEL_FIELDS = (
 )
 # Of each pair only one may be set; an override replaces the recipe's other one.
 _EITHER_OR = (("epochs", "max_steps"), ("global_batch_size", "batch_size"))
+# A recipe's columns are those of its own data.
+_OF_THE_DATA = {"data": ("data_files", "image_column", "label_column", "group_column", "split")}
 
 
 @dataclass(kw_only=True)
@@ -79,7 +81,7 @@ class PretrainArguments:
         None, "column that holds the class; found by itself where it is called label or folders are classes"
     )
     group_column: str | None = option(
-        None, "column that names a group; images of one group are no negatives of each other"
+        None, "column that names a group, or none; images of one group are no negatives of each other"
     )
     split: str = option("train", "part of the data, where its folders or files tell parts apart")
     max_broken: float = option(0.01, "share of images (0 to 1) that may be unreadable before the run stops")
@@ -261,4 +263,4 @@ def load_arguments(recipe: str | None = None, **overrides: Any) -> PretrainArgum
     Raises:
         InputError: an unknown recipe or field (the nearest match is named), or a value that cannot be used.
     """
-    return load_options(PretrainArguments, recipe, overrides, _EITHER_OR)
+    return load_options(PretrainArguments, recipe, overrides, _EITHER_OR, belongs=_OF_THE_DATA)

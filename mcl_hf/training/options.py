@@ -9,9 +9,10 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from ..errors import InputError
@@ -47,15 +48,18 @@ def load_options(
     overrides: dict[str, Any],
     either_or: Sequence[tuple[str, str]] = (),
     task: str = "pretrain",
+    belongs: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> T:
     """A dataclass filled from a recipe (name or YAML file) with `overrides` on top; None among them means "not given".
 
     Args:
         kind: the dataclass.
         recipe: name or file; None for the dataclass's own defaults.
-        overrides: fields by name.
+        overrides: fields by name; the text "none" unsets one that may be left out.
         either_or: pairs of which an override of one drops the recipe's other one.
         task: whose recipes are meant.
+        belongs: an option -> others that describe it: where a recipe sets it and an override changes it, the recipe's
+            others are dropped.
 
     Raises:
         InputError: an unknown recipe or field (the nearest match is named), or a value that cannot be used.
@@ -71,6 +75,9 @@ def load_options(
         for one, other in (pair, pair[::-1]):
             if one in given and other not in given:
                 values.pop(other, None)
+    for name, others in belongs.items():
+        if name in values and name in given and values[name] != given[name]:
+            values = {key: value for key, value in values.items() if key not in others}
     return kind(**{**values, **given})
 
 
@@ -78,7 +85,7 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
     """`value` as the type that the field declares: YAML reads 1e-3 and 1/32 as text, and ints where floats are
     meant."""
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        if value is None:
+        if value is None or value == "none":
             return None
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     origin = typing.get_origin(hint)

@@ -183,7 +183,7 @@ def _fit_to_data(
         lines: a line about the queue is appended.
 
     Raises:
-        InputError: the supervised objective without labels.
+        InputError: the supervised objective without labels, or one group for all images.
     """
     if arguments.objective == "supervised":
         if source.labels is None:
@@ -191,6 +191,11 @@ def _fit_to_data(
                 f"objective 'supervised' needs labels, and {', '.join(arguments.data)} has none: name a --label-column"
             )
         return arguments.model_config(num_labels=source.num_labels)
+    if source.groups is not None and (source.groups == source.groups[0]).all():
+        raise InputError(
+            f"all {len(source)} images are in one group of {arguments.group_column!r}: images of a group are no "
+            "negatives of each other, so there would be nothing to learn from. Name another --group-column, or none"
+        )
     room = max(0, len(source) - keys)
     if config.queue_size > room:
         lines.append(

@@ -105,7 +105,8 @@ def find_start(output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
 
 def _is_ours(name: str) -> bool:
     """What a run that ended before its first log line may leave besides `RUN_ENTRIES`."""
-    return name in ("tensorboard", "wandb") or name.startswith((".", "non-finite-samples"))
+    folders = ("tensorboard", "wandb", "pictures", "best", "evaluation")
+    return name in folders or name.startswith((".", "non-finite-samples"))
 
 
 def _has_content(path: Path) -> bool:

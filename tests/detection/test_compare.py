@@ -131,7 +131,7 @@ def test_names_of_folders_are_safe_and_distinct(tmp_path, monkeypatch):
         (["random", "RUN"], [1.0], 1, {"data_fraction": 0.5}, "use --fractions"),
         (["random", "RUN"], [1.0], 1, {"resume": "some/checkpoint"}, "goes on by itself"),
         (["random", "RUN"], [1.0], 1, {"data": None}, "--data is missing"),
-        (["random", "RUN"], [1.0], 1, {"val_split": "elsewhere"}, "needs validation data, name --val-data"),
+        (["random", "RUN"], [1.0], 1, {"val_split": "elsewhere"}, "has no annotations of split 'elsewhere'"),
         (["random", "RUN"], [1.0], 1, {"output_dir": None}, "output_dir is not set"),
         (["random", "RUN"], [1.0], 1, {"detector_options": {"nonsense": 1}}, "unknown field 'nonsense'"),
     ],

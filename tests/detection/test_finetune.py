@@ -184,6 +184,7 @@ def test_fractions_nest(scenes):
         ({"lr_milestones": ["3/2"]}, "lr_milestones must ascend"),
         ({"early_stopping_patience": 3, "eval_every_steps": 0}, "needs evaluations"),
         ({"output_dir": None}, "output_dir is not set"),
+        ({"val_split": "nosplit"}, "nosplit"),
     ],
 )
 def test_wrong_input_is_one_clear_line_before_training(run, changes, said):
@@ -209,3 +210,27 @@ def test_another_detector_cannot_resume(run):
     run()
     with pytest.raises(InputError, match="trained with detector mask_rcnn, now it is faster_rcnn"):
         run(resume="auto", detector="faster_rcnn", max_steps=6)
+
+
+def test_objects_outside_of_their_images_are_nothing_to_learn_from(run, scenes, tmp_path):
+    content = json.loads((scenes / "annotations" / "instances_train.json").read_text())
+    for annotation in content["annotations"]:
+        annotation["bbox"][0] += 1000
+        annotation.pop("segmentation", None)
+    outside = tmp_path / "outside.json"
+    outside.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="no objects to learn from"):
+        run(data=str(outside), images=str(scenes / "train"), detector="faster_rcnn", detector_options=None)
+
+
+def test_a_single_file_is_not_its_own_validation_data(run, scenes, capsys):
+    annotations = scenes / "annotations" / "instances_train.json"
+    result = run(data=str(annotations), images=str(scenes / "train"), max_steps=1, data_fraction=0.5)
+    assert "eval/box/AP" not in result.metrics
+    assert "is a single file; name --val-data" in "".join(capsys.readouterr())
+
+
+def test_auto_says_what_is_used(run, scenes, capsys):
+    run(auto=True, max_steps=10, warmup_steps=None, freeze_at=None, base_learning_rate=None, save_every_steps=0)
+    (line,) = (line for line in "".join(capsys.readouterr()).splitlines() if "auto: " in line)
+    assert "warmup_steps 1," in line and "max_steps" not in line and "freeze_at 0" in line

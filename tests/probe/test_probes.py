@@ -8,14 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from mcl_hf import MCLConfig, MCLForPreTraining, MCLModel
+from mcl_hf import MCLConfig, MCLForObjectDetection, MCLForPreTraining, MCLModel
 from mcl_hf.data import open_source
 from mcl_hf.detection.datasets import open_detection_data
 from mcl_hf.errors import InputError
 from mcl_hf.probe import ObjectProbe, ViewProbe, probe_checkpoint
 from mcl_hf.probe.networks import open_networks
-from mcl_hf.probe.region_features import features_of_boxes, read_levels, undisturbed
+from mcl_hf.probe.region_features import calibrate_norms, features_of_boxes, read_levels, undisturbed
 from tests.detection.scenes import write_scenes
+from tests.detection.tiny_detector import tiny_config
 
 TINY = {
     "backbone": "resnet10t", "backbone_kwargs": {"channels": [8, 16, 16, 32], "stem_width": 8}, "fpn_channels": 8,
@@ -200,3 +201,23 @@ def test_scenes_with_crowds_and_broken_images_are_probed(model, tmp_path):
     probe = ObjectProbe(open_detection_data(folder, check_files=False, skip_broken=True), model.config, 12)
     measured = probe.measure(model)
     assert measured["images"] == 11 and set(measured["features"]) == {"region_head", "embedding", "c5"}
+
+
+def test_random_weights_get_the_batch_statistics_of_what_they_are_asked_about():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    images = torch.randint(0, 256, (6, 3, 128, 128), dtype=torch.uint8)
+    network, with_backbone = MCLModel(MCLConfig(**TINY)).eval(), MCLModel(MCLConfig(**TINY)).eval()
+    calibrate_norms(with_backbone, images, backbone=True)
+    calibrate_norms(network, images, backbone=False)  # as of a timm start, whose backbone has its own
+    assert not any(module.training for module in [*network.modules(), *with_backbone.modules()])
+    stems = [model.backbone.conv1[1].running_var for model in (network, with_backbone)]
+    heads = [model.fpn.lateral[0].bn.running_var for model in (network, with_backbone)]
+    assert torch.equal(stems[0], torch.ones_like(stems[0])) and not torch.equal(stems[1], torch.ones_like(stems[1]))
+    assert all(not torch.equal(head, torch.ones_like(head)) for head in heads)
+
+
+def test_a_detector_is_no_pretrained_model(tmp_path):
+    MCLForObjectDetection(tiny_config("faster_rcnn")).save_pretrained(tmp_path / "detector")
+    with pytest.raises(InputError, match="this is a fine-tuned detector, not a pre-trained model"):
+        open_networks([str(tmp_path / "detector")])

@@ -71,3 +71,11 @@ def test_overrides_replace_the_other_half_of_a_pair():
     assert (arguments.epochs, arguments.global_batch_size) == (1.0, 8)
     with pytest.raises(InputError, match="did you mean 'max_steps'"):
         load_arguments("demo", max_step=3)
+
+
+def test_a_recipes_columns_are_those_of_its_own_data():
+    assert load_arguments("demo").group_column == "source_image"
+    assert load_arguments("demo", data="photos").group_column == "source_image"
+    assert load_arguments("demo", data="my-images").group_column is None
+    assert load_arguments("demo", data="my-images", group_column="video").group_column == "video"
+    assert load_arguments("demo", group_column="none").group_column is None

@@ -459,3 +459,12 @@ def test_what_a_first_run_should_know_is_said(tiny_run, capfd, tmp_path):
     with pytest.raises(NonFiniteLossError, match=r"start again with --resume auto \(there is no checkpoint yet\)"):
         tiny_run("spoilt", callbacks=[Poison(after=1)])
     assert tiny_run("spoilt", resume="auto").steps == 3  # as the message says
+
+
+def test_one_group_for_all_images_is_refused(photos, tmp_path, tiny_run):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for image in photos.rglob("*.jpg"):
+        (flat / image.name).write_bytes(image.read_bytes())
+    with pytest.raises(InputError, match="all 24 images are in one group of 'folder'"):
+        tiny_run(data=str(flat), group_column="folder")
