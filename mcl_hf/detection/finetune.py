@@ -43,7 +43,7 @@ from mcl_hf.training.course import RunResult, common_parts, make_ready, open_fol
 from mcl_hf.training.launch import launched
 from mcl_hf.training.optim import sgd
 from mcl_hf.training.resume import RecipeRules, output_folder
-from mcl_hf.training.state import TrainingState, installed_versions
+from mcl_hf.training.state import TrainingState, installed_versions, read_training_state
 from mcl_hf.training.tracking import check_trackers
 
 TASK = "fine-tuning"
@@ -112,6 +112,9 @@ def _finetune(
     # --- where to start ---------------------------------------------------------------------------------------------
     checkpoint, lines = open_folder(accelerator, output_dir, arguments.resume)
     world_size, rank = accelerator.num_processes, accelerator.process_index
+
+    if checkpoint is not None:
+        arguments = replace(arguments, init=_start_of(checkpoint, arguments.init, lines))
 
     # --- data ---------------------------------------------------------------------------------------------------------
     data = training_data(arguments)
@@ -198,6 +201,14 @@ def _finetune(
     watch = EvaluationWatch(run, val_data, loader(num_workers=0))
     last_line = f"finished: {output_dir} opens with mcl_hf.{type(network).__name__}.from_pretrained"
     return see_through(run, finetune_step, watch, lines, partial(finish, watch=watch), last_line)
+
+
+def _start_of(checkpoint: Path, init: str | None, lines: list[str]) -> str | None:
+    """What the run of a checkpoint started from, which the rules of `auto` go by; a line where `init` says another."""
+    started = read_training_state(checkpoint).arguments.get("init", init)
+    if started != init:
+        lines.append(f"warning: --init {init} has no effect: {checkpoint} continues a run that started from {started}")
+    return started
 
 
 def training_data(arguments: FinetuneArguments) -> DetectionData:

@@ -234,3 +234,11 @@ def test_auto_says_what_is_used(run, scenes, capsys):
     run(auto=True, max_steps=10, warmup_steps=None, freeze_at=None, base_learning_rate=None, save_every_steps=0)
     (line,) = (line for line in "".join(capsys.readouterr()).splitlines() if "auto: " in line)
     assert "warmup_steps 1," in line and "max_steps" not in line and "freeze_at 0" in line
+
+
+def test_another_start_on_resume_changes_nothing_and_is_said(run, capsys):
+    whole = run("whole", auto=True, freeze_at=None, frozen_bn=None)
+    part = run("part", auto=True, freeze_at=None, frozen_bn=None, max_steps=2)
+    again = run("part", auto=True, freeze_at=None, frozen_bn=None, init="timm:resnet10t", resume="auto")
+    assert again.steps == whole.steps > part.steps
+    assert "has no effect" in "".join(capsys.readouterr())
