@@ -138,10 +138,11 @@ def pair_of_models(config: MCLDetectorConfig, side: int) -> tuple[nn.Module, nn.
             module.running_mean.copy_(0.1 * torch.randn(module.num_features, generator=generator))
             module.running_var.copy_(0.5 + torch.rand(module.num_features, generator=generator))
     theirs = build_torchvision_detector(config, side)
-    theirs.load_state_dict(torchvision_names(ours.state_dict(), config.box_head_convs), strict=False)
-    missing = set(theirs.state_dict()) ^ set(torchvision_names(ours.state_dict(), config.box_head_convs))
-    if missing - {"backbone.body.fc.weight", "backbone.body.fc.bias"}:
-        raise RuntimeError(f"tensors without a partner: {sorted(missing)}")
+    tensors = torchvision_names(ours.state_dict(), config.box_head_convs)
+    missing, unexpected = theirs.load_state_dict(tensors, strict=False)
+    alone = {*missing, *unexpected} - {"backbone.body.fc.weight", "backbone.body.fc.bias"}  # timm's has no classifier
+    if alone:
+        raise RuntimeError(f"tensors without a partner: {sorted(alone)}")
     return ours, theirs
 
 

@@ -149,7 +149,7 @@ def machine() -> Iterator[Finding]:
     elif torch.accelerator.is_available():
         yield Finding("warning", f"{torch.accelerator.current_accelerator()}: never tried with this library")
     else:
-        # Public name as of torch 2.11; older and other builds do not tell.
+        # torch has no public name for it, and builds for other processors do not have it at all.
         native = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
         bf16 = "with" if native is not None and native() else "without"
         yield Finding("note", f"no GPU: training runs on the CPU, {bf16} bf16 instructions")

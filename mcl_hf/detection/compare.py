@@ -31,6 +31,7 @@ from mcl_hf.detection.compare_report import Comparison, renamed, sentence, short
 from mcl_hf.detection.finetune_arguments import FinetuneArguments, load_finetune_arguments
 from mcl_hf.errors import InputError
 from mcl_hf.training.finish import duration
+from mcl_hf.training.options import given_options
 from mcl_hf.training.resume import output_folder
 from mcl_hf.training.signals import StopRequest
 
@@ -88,10 +89,7 @@ def compare_starts(
         >>> result.sentence  # doctest: +SKIP
         'With 10 % of the labels my-run won: ...'
     """
-    if arguments is None:
-        arguments = load_finetune_arguments(recipe, **options)
-    elif recipe is not None or options:
-        raise InputError("give either arguments, or a recipe and options, not both")
+    arguments = given_options(arguments, load_finetune_arguments, recipe, options)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("--compare starts processes of its own: call mcl-hf finetune without a launcher")
     folder = output_folder(arguments.output_dir, [arguments.data] if arguments.data else [])

@@ -115,8 +115,6 @@ def make_plan(arguments: FinetuneArguments, starts: Sequence[str], fractions: Se
         raise InputError(f"mask_rcnn learns from masks, and {data.source} has none: use --detector faster_rcnn")
     lines += found
     same_images = fingerprint(val_data.without_empty()) == fingerprint(data.without_empty())
-    if same_images and arguments.val_data is None:
-        raise InputError(f"{data.source} has no validation images of its own: name --val-data")
 
     # --- starts -------------------------------------------------------------------------------------------------------
     of_start, reports, warnings = _one_network(arguments, starts, data)

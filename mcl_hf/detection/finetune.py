@@ -42,6 +42,7 @@ from mcl_hf.training.arithmetic import set_arithmetic
 from mcl_hf.training.course import RunResult, common_parts, make_ready, open_folder, see_through, take_up
 from mcl_hf.training.launch import launched
 from mcl_hf.training.optim import sgd
+from mcl_hf.training.options import given_options
 from mcl_hf.training.resume import RecipeRules, output_folder
 from mcl_hf.training.state import TrainingState, installed_versions, read_training_state
 from mcl_hf.training.tracking import check_trackers
@@ -90,10 +91,7 @@ def finetune(
         >>> result.metrics["eval/box/AP"]  # doctest: +SKIP
         0.312
     """
-    if arguments is None:
-        arguments = load_finetune_arguments(recipe, **options)
-    elif recipe is not None or options:
-        raise InputError("give either arguments, or a recipe and options, not both")
+    arguments = given_options(arguments, load_finetune_arguments, recipe, options)
     if arguments.init is None:
         raise InputError("--init is missing: random, timm:NAME, or a pre-training checkpoint's folder or repository")
     if arguments.data is None:
@@ -269,11 +267,12 @@ def validation_data(arguments: FinetuneArguments, data: DetectionData, lines: li
 def overlaps(one: DetectionData, other: DetectionData) -> bool:
     """Whether the two hold the same images with the same annotations, at least in part."""
 
-    def images(data: DetectionData) -> set[tuple[Any, ...]]:
+    def images(data: DetectionData) -> set[tuple[str, bytes, bytes]]:
+        columns, ends = data.columns, data.columns.offsets
         return {
-            (data.names[index], int(data.widths[index]), item.boxes.tobytes(), item.labels.tobytes())
-            for index, item in enumerate(data)
-            if len(item.labels)
+            (name, columns.bbox[start:end].tobytes(), columns.labels[start:end].tobytes())
+            for name, start, end in zip(data.names, ends[:-1], ends[1:], strict=True)
+            if end > start
         }
 
     return not images(one).isdisjoint(images(other))

@@ -18,10 +18,11 @@ from mcl_hf.detection.detection_data import DetectionData
 from mcl_hf.detection.evaluate import DetectionMetrics, evaluate_detections
 from mcl_hf.detection.evaluation_files import write_evaluation
 from mcl_hf.detection.finetune_step import FinetuneRun, forward
-from mcl_hf.detection.precise_bn import statistics_restored, training_norms, update_statistics
 from mcl_hf.detection.predict import predict_data
+from mcl_hf.detection.restored_statistics import statistics_restored
 from mcl_hf.detection.results import gather_results, to_results
 from mcl_hf.detection.train_loader import DetectionBatch, DetectionLoader
+from mcl_hf.models.precise_bn import training_norms, update_statistics
 from mcl_hf.training.host_copies import copy_to_device
 from mcl_hf.training.run import on_main_process
 from mcl_hf.training.saving import no_progress_bar, replace_folder
@@ -145,7 +146,7 @@ def make_statistics(run: FinetuneRun, loader: DetectionLoader) -> int:
     steps = min(run.arguments.precise_bn_steps, loader.steps_per_epoch)
     if not steps or not training_norms(run.network):
         return 0
-    loader.load_state_dict({"step": run.state.step})
+    loader.load_state_dict({"step": run.state.step * run.arguments.gradient_accumulation_steps})
     batches: Iterator[DetectionBatch] = itertools.islice(iter(loader), steps)
     device = run.accelerator.device
 

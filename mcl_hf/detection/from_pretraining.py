@@ -10,14 +10,13 @@ and 354 of RetinaNet's 378 for a ResNet-50.
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
 from torch import nn
 
 from ..errors import InputError
+from ..models.checkpoint_source import local_checkpoint
 from ..models.configuration_mcl import MCLConfig
 from ..models.starting_weights import WeightReport, read_checkpoint
 from .configuration_detector import MCLDetectorConfig
@@ -149,14 +148,7 @@ def _read_config(init: str) -> MCLConfig | MCLDetectorConfig | dict[str, Any] | 
     """Configuration that comes with the weights: one of ours, or what timm wrote, or None where there is none."""
     if init == "random" or init.startswith("timm:"):
         return None
-    path = Path(init)
-    if not path.exists():
-        if init.count("/") != 1 or init.startswith((".", "/", "~")):
-            raise InputError(f"no weights at {init}: neither random, timm:NAME, a folder nor a repository user/name")
-        try:
-            path = Path(hf_hub_download(init, "config.json")).parent
-        except Exception as error:  # the client raises many types: offline, no such repository, no permission
-            raise InputError(f"cannot fetch {init} from the Hub: {str(error).splitlines()[0]}") from error
+    path = local_checkpoint(init, ["config.json"], "random, timm:NAME, ")
     file = path / "config.json"
     if not file.is_file():
         return None

@@ -25,6 +25,15 @@ def _init_conv_norms(blocks: Iterable[Any]) -> None:
         init_norm(block.bn)
 
 
+def init_prediction_convs(head: nn.Module) -> None:
+    """Every convolution of a dense head: normal with standard deviation 0.01, bias 0 (detectron2)."""
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=0.01)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 class BoxHead(nn.Module):
     """`conv x N -> flatten -> Linear -> ReLU` on regions.
 

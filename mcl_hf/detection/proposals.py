@@ -5,13 +5,13 @@ become float32 before boxes are made from them, and the random choice of anchors
 """
 
 import torch
-from torch import nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 
 from .anchors import FixedStrideAnchors, at_least_float32
 from .configuration_detector import MCLDetectorConfig
+from .heads import init_prediction_convs
 
 PROPOSAL_STRIDES = (4, 8, 16, 32, 64)
 """Of P2..P6, px."""
@@ -48,11 +48,7 @@ class ProposalHead(RPNHead):
 
     def reset_parameters(self) -> None:
         """Normal with standard deviation 0.01, bias 0."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_prediction_convs(self)
 
     def forward(self, x: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         logits, shifts = super().forward(x)

@@ -15,6 +15,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from .anchors import FixedStrideAnchors, at_least_float32
 from .configuration_detector import MCLDetectorConfig
+from .heads import init_prediction_convs
 
 DENSE_STRIDES = (8, 16, 32, 64, 128)
 """Of P3..P7, px."""
@@ -45,11 +46,7 @@ class DenseHead(RetinaNetHead):
 
     def reset_parameters(self) -> None:
         """Normal with standard deviation 0.01; the class bias so that every anchor starts at 1 % probability."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_prediction_convs(self)
         nn.init.constant_(self.classification_head.cls_logits.bias, -math.log((1 - _PRIOR) / _PRIOR))
 
     def forward(self, x: list[torch.Tensor]) -> dict[str, torch.Tensor]:

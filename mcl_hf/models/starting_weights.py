@@ -7,15 +7,14 @@
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import timm
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from .checkpoint_source import local_checkpoint
 from .configuration_mcl import MCLConfig
 from .modeling_mcl import MCLBackbone
 
@@ -62,14 +61,7 @@ def read_checkpoint(source: str, config: MCLConfig) -> dict[str, torch.Tensor]:
     """
     if source.startswith("timm:"):
         return _timm_tensors(source.removeprefix("timm:"), config)
-    path = Path(source)
-    if not path.exists():
-        if source.count("/") != 1 or source.startswith((".", "/", "~")):
-            raise ValueError(f"no weights at {source}: neither a folder, a file, timm:NAME nor a repository user/name")
-        try:
-            path = Path(snapshot_download(source, allow_patterns=list(_WEIGHT_FILES)))
-        except Exception as error:  # the client raises many types: offline, no such repository, no permission
-            raise ValueError(f"cannot fetch {source} from the Hub: {str(error).splitlines()[0]}") from error
+    path = local_checkpoint(source, _WEIGHT_FILES, "timm:NAME, ")
     if path.is_dir() and (path / "config.json").is_file():
         description = json.loads((path / "config.json").read_text())
         if "architecture" in description and description.get("model_type") != MCLConfig.model_type:

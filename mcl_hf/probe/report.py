@@ -123,7 +123,7 @@ def _draw_levels(part: Any, results: Sequence[ProbeResult], kind: str) -> None:
     panels = part.subplots(1, max(3, len(results)), squeeze=False)[0]
     what = "kNN class accuracy" if kind == "objects" else "the same image found"
     top = max(max(map(max, getattr(r, kind)["features"][MAIN_FEATURE]["across"])) for r in results)
-    for axes, result in zip(panels, results, strict=False):
+    for axes, result in zip(panels[: len(results)], results, strict=True):
         measured = getattr(result, kind)
         table, levels = measured["features"][MAIN_FEATURE]["across"], measured["levels"]
         style_axes(axes, f"{what}: {_short(result.network)}", "query read from", "bank read from")

@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from fractions import Fraction
 from types import MappingProxyType
@@ -79,6 +79,25 @@ def load_options(
         if name in values and name in given and values[name] != given[name]:
             values = {key: value for key, value in values.items() if key not in others}
     return kind(**{**values, **given})
+
+
+def given_options(arguments: T | None, load: Callable[..., T], recipe: str | None, options: dict[str, Any]) -> T:
+    """What a Python call was told, in one of two ways.
+
+    Args:
+        arguments: all options as a dataclass, or None.
+        load: makes the dataclass of a recipe and options, as `load_arguments`.
+        recipe: name or file, or None.
+        options: fields on top of it.
+
+    Raises:
+        InputError: both ways at once, or what `load` refuses.
+    """
+    if arguments is None:
+        return load(recipe, **options)
+    if recipe is not None or options:
+        raise InputError("give either arguments, or a recipe and options, not both")
+    return arguments
 
 
 def _coerce(name: str, value: Any, hint: Any) -> Any:

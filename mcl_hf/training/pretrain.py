@@ -36,6 +36,7 @@ from .course import RunResult, common_parts, make_ready, open_folder, see_throug
 from .finish import finish_pretraining
 from .launch import launched
 from .optim import build_optimizer, learning_rate_warning
+from .options import given_options
 from .resume import PRETRAIN_RULES, check_model, output_folder
 from .run import PretrainRun
 from .run_data import open_data, open_loader
@@ -74,10 +75,7 @@ def pretrain(
 
     Denormal numbers are flushed to zero on the CPU from here on in this process: they slow a step down several times.
     """
-    if arguments is None:
-        arguments = load_arguments(recipe, **options)
-    elif recipe is not None or options:
-        raise InputError("give either arguments, or a recipe and options, not both")
+    arguments = given_options(arguments, load_arguments, recipe, options)
     config = arguments.model_config()  # fails on a wrong model before anything else
     output_dir = output_folder(arguments.output_dir, arguments.data)
     check_trackers(arguments.report_to)

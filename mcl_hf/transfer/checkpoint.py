@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from safetensors import safe_open
 
 from mcl_hf.errors import InputError
+from mcl_hf.models.checkpoint_source import local_checkpoint
 from mcl_hf.models.configuration_mcl import MCLConfig
 from mcl_hf.models.starting_weights import read_checkpoint
 
@@ -107,16 +107,12 @@ def find_folder(source: str) -> tuple[Path, dict[str, Any]]:
     Raises:
         InputError: Neither a folder nor a repository, or without a config.json that can be read.
     """
-    folder = Path(source)
+    try:
+        folder = local_checkpoint(source, ["*.safetensors", "*.json"])
+    except ValueError as error:
+        raise InputError(str(error)) from error
     if folder.is_file():
         raise InputError(f"{source} is a file: give the folder of a checkpoint (foreign files go to mcl-hf import)")
-    if not folder.is_dir():
-        if source.count("/") != 1 or source.startswith((".", "/", "~")):
-            raise InputError(f"no checkpoint at {source}: neither a folder nor a repository user/name")
-        try:
-            folder = Path(snapshot_download(source, allow_patterns=["*.safetensors", "*.json"]))
-        except Exception as error:  # the client raises many types: offline, no such repository, no permission
-            raise InputError(f"cannot fetch {source} from the Hub: {str(error).splitlines()[0]}") from error
     last = folder / "checkpoints" / "last"
     if not (folder / "config.json").is_file() and last.is_dir():
         folder = last

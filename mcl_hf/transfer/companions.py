@@ -173,8 +173,11 @@ _LOAD = """
         for name, tensor in tensors.items()
         if own[name].shape == tensor.shape or not any(part in name for part in of_classes)
     }}
-    model.load_state_dict(fit, strict=False)
-    print(f"{{len(fit)}} of {{len(own)}} tensors loaded, the others are new")
+    missing, _ = model.load_state_dict(fit, strict=False)  # a name that the model lacks has raised above
+    torn = [name for name in missing if name.startswith("backbone.") and ".extra_blocks." not in name]
+    if torn:
+        raise RuntimeError(f"backbone and FPN must be whole, {{len(torn)}} tensors are missing: {{torn[:3]}}")
+    print(f"{{len(fit)}} of {{len(own)}} tensors loaded, new: {{sorted({{n.rpartition('.')[0] for n in missing}})}}")
     return model
 """
 

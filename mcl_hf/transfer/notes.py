@@ -29,7 +29,8 @@ from safetensors.torch import load_file
 from torchvision.models import {backbone}
 
 network = {backbone}()
-network.load_state_dict(load_file("{out}/resnet.safetensors"), strict=False)  # fc stays new
+loaded = network.load_state_dict(load_file("{out}/resnet.safetensors"), strict=False)
+assert loaded.missing_keys == ["fc.weight", "fc.bias"] and not loaded.unexpected_keys  # the classifier alone is new
 ```
 
 `build_detector.py` builds the detector of torchvision's own classes and loads `detector.safetensors`:

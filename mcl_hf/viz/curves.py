@@ -124,7 +124,7 @@ def curves_picture(logs: Sequence[str | Path] | str | Path, out: str | Path | No
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, color=INK)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.14)  # inches
     grid = figure.subplots(rows, 3, squeeze=False).flatten()
-    for place, (axes, panel) in enumerate(zip(grid, panels, strict=False)):
+    for place, (axes, panel) in enumerate(zip(grid[: len(panels)], panels, strict=True)):
         style_axes(axes, panel.title if single else panel.several or panel.title, panel.ylabel)
         if place >= len(panels) - 3:
             axes.set_xlabel("step", fontsize=9, color=QUIET)

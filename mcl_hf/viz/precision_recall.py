@@ -38,7 +38,7 @@ def precision_recall_picture(
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    for axis, (name, curves) in zip(axes, panels.items(), strict=False):
+    for axis, (name, curves) in zip(axes[: len(panels)], panels.items(), strict=True):
         _draw_panel(axis, name, curves, recalls)
     return figure_to_image(figure)
 

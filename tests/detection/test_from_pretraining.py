@@ -129,7 +129,7 @@ def test_another_detector_gives_all_but_its_classes(tmp_path: Path) -> None:
         ({"box_nms_thresh": 7}, "box_nms_thresh must be within 0 and 1"),
         ({"num_labels": None}, "give num_labels or id2label"),
         ({"id2label": {0: "a"}}, "num_labels=2 does not fit the 1 names"),
-        ({"init": "./nowhere"}, "no weights at ./nowhere: neither random, timm:NAME"),
+        ({"init": "./nowhere"}, "no checkpoint at ./nowhere: neither random, timm:NAME"),
         ({"init": "DAMAGED"}, "is damaged"),
         ({"init": "NO_FPN"}, "does not hold the whole FPN: 47/48 tensors"),
     ],

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from mcl_hf.detection.precise_bn import statistics_restored, training_norms, update_statistics
+from mcl_hf.detection.restored_statistics import statistics_restored
+from mcl_hf.models.precise_bn import training_norms, update_statistics
 
 
 def network() -> nn.Sequential:

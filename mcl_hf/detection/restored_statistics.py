@@ -1,6 +1,6 @@
 """Batch-norm statistics made anew for an evaluation while fine-tuning, and put back after it.
 
-Flow: fine-tuning -> **precise_bn** -> evaluation, and the finished model. How they are made is in `models/precise_bn`.
+Flow: fine-tuning -> **restored_statistics** around an evaluation; `models/precise_bn` makes the statistics.
 """
 
 from collections.abc import Iterator
@@ -8,10 +8,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-
-from ..models.precise_bn import training_norms, update_statistics
-
-__all__ = ["statistics_restored", "training_norms", "update_statistics"]
 
 
 @contextmanager
