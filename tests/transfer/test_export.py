@@ -10,7 +10,7 @@ import torch
 import torchvision
 import yaml
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel
 
 from mcl_hf import MCLConfig, MCLForPreTraining, MCLModel
@@ -92,6 +92,16 @@ def test_torchvision_gives_the_same_maps_bit_for_bit(
     missing = plain.load_state_dict(load_file(tmp_path / "out" / "resnet.safetensors"), strict=False)
     assert missing.missing_keys == ["fc.weight", "fc.bias"] and not missing.unexpected_keys
     assert len(model(list(torch.rand(1, 3, 64, 64)))) == 1
+
+
+def test_a_torchvision_detector_is_not_built_from_half_a_backbone(run: Path, tmp_path: Path) -> None:
+    export_checkpoint(run, tmp_path / "out", "torchvision")
+    file = tmp_path / "out" / "detector.safetensors"
+    tensors = load_file(file)
+    del tensors["backbone.body.layer1.0.conv1.weight"]
+    save_file(tensors, file)
+    with pytest.raises(RuntimeError, match="backbone and FPN must be whole, 1 tensors are missing"):
+        runpy.run_path(str(tmp_path / "out" / "build_detector.py"))["build_detector"]()
 
 
 def test_detectron2_files(run: Path, pretraining: MCLForPreTraining, tmp_path: Path) -> None:
