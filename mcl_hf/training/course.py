@@ -26,7 +26,7 @@ from .health import FiniteGuard
 from .loop import train
 from .resume import RecipeRules, check_recipe, continue_from, find_start
 from .run import Run, RunArguments, TrainStep, Watch, on_main_process
-from .saving import check_free_space
+from .saving import check_free_space, drop_checkpoints
 from .signals import StopRequest
 from .state import TrainingState, load_optimizer, read_training_state, remove_leftovers, should_save
 from .tracking import Tracking, read_log
@@ -108,13 +108,14 @@ def make_ready(
     Raises:
         InputError: the checkpoints will not fit on the disk, or that of the optimizer does not fit the network.
     """
+    kept = (arguments.keep_last, arguments.keep_every)
     if checkpoint is None:
         last = state.max_steps
         steps = [step for step in range(1, last + 1) if should_save(step, arguments.save_every_steps, last)]
-        kept = (arguments.keep_last, arguments.keep_every)
         on_main_process(accelerator, lambda: check_free_space(output_dir, network, arguments.optimizer, steps, *kept))
     else:
         load_optimizer(checkpoint, network, optimizer)
+        on_main_process(accelerator, lambda: drop_checkpoints(output_dir, state.step, *kept))
     model, prepared = accelerator.prepare(network, optimizer)
     if accelerator.scaler is not None and state.scaler:
         accelerator.scaler.load_state_dict(state.scaler)

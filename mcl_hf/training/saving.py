@@ -106,9 +106,15 @@ def write_checkpoint(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise InputError(_cannot_write(final, error)) from error
-    for old in to_drop([step_of(path) for path in checkpoints(output_dir)], snapshot.state.step, keep_last, keep_every):
-        shutil.rmtree(checkpoint_folder(output_dir, old))
+    drop_checkpoints(output_dir, snapshot.state.step, keep_last, keep_every)
     return final
+
+
+def drop_checkpoints(output_dir: Path, newest: int, keep_last: int, keep_every: int) -> None:
+    """Delete what `keep_last` leaves over. A run that continues does so as well: killed between a checkpoint and this,
+    the interrupted one left one too many."""
+    for old in to_drop([step_of(path) for path in checkpoints(output_dir)], newest, keep_last, keep_every):
+        shutil.rmtree(checkpoint_folder(output_dir, old))
 
 
 def to_drop(steps: list[int], newest: int, keep_last: int, keep_every: int) -> list[int]:

@@ -70,6 +70,13 @@ def test_each_optimizer_moves_the_weights_and_the_target_follows_slowly(tiny_run
     assert 0 < followed < 0.2 * moved
 
 
+def test_a_run_killed_before_it_dropped_an_old_checkpoint_drops_it_when_it_goes_on(tiny_run):
+    folder = tiny_run(max_steps=3, save_every_steps=1, keep_last=2).output_dir / "checkpoints"
+    shutil.copytree(folder / "step-00000002", folder / "step-00000001")  # as a kill between the two leaves it
+    tiny_run(max_steps=3, save_every_steps=1, keep_last=2, resume="auto")
+    assert sorted(path.name for path in folder.iterdir()) == ["last", "step-00000002", "step-00000003"]
+
+
 @pytest.mark.parametrize(
     "options",
     [
