@@ -1,0 +1,1 @@
+"""Cards from what was recorded, and publishing on the Hub."""
