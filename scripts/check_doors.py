@@ -1,0 +1,266 @@
+"""What a checkpoint gives in every framework: names matched, and the largest difference of outputs.
+
+    python scripts/check_doors.py                              a ResNet-50 with random weights and statistics
+    python scripts/check_doors.py my-run --frameworks FOLDER   a checkpoint; FOLDER holds more packages
+
+Every format is exported, opened by the framework's own code, and fed the same pixels as our model. detectron2 and
+mmdet come with compiled operators; backbone, FPN and box head use none of them, so the Python sources are enough:
+
+    pip install --no-deps --target FOLDER mmdet==3.3.0 mmcv-lite==2.1.0 mmengine addict yapf shapely terminaltables \
+        six termcolor rich markdown-it-py pygments mdurl opencv-python-headless fvcore iopath omegaconf cloudpickle \
+        antlr4-python3-runtime==4.9.3 portalocker yacs tabulate hydra-core pydot pyparsing black
+    pip download --no-deps --no-binary :all: detectron2-cdo==0.5    # a source release of detectron2 0.5; unpack its
+                                                                    # detectron2/ into FOLDER
+
+Operators that are missing raise when they are called. What cannot be imported is a row that says so.
+"""
+
+import argparse
+import contextlib
+import importlib.machinery
+import importlib.util
+import io
+import runpy
+import sys
+import tempfile
+import types
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModel
+from transformers.utils.logging import disable_progress_bar
+
+from mcl_hf import MCLConfig, MCLImageProcessor, MCLModel
+from mcl_hf.transfer import export_checkpoint
+
+Row = tuple[str, str, str, float]
+PIXELS = torch.randn(2, 3, 160, 224, generator=torch.Generator().manual_seed(0))
+
+
+def random_checkpoint(folder: Path) -> MCLModel:
+    """A ResNet-50 of the default configuration, with batch-norm statistics that are not 0 and 1."""
+    torch.manual_seed(0)
+    model = MCLModel(MCLConfig()).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            module.running_mean.copy_(0.1 * torch.randn(module.num_features))
+            module.running_var.copy_(0.5 + torch.rand(module.num_features))
+    model.save_pretrained(folder)
+    MCLImageProcessor.from_config(model.config).save_pretrained(folder)
+    return model
+
+
+def largest(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """Largest absolute difference of two lists of maps.
+
+    Raises:
+        ValueError: they do not have the same shapes.
+    """
+    if [a.shape for a in ours] != [b.shape for b in theirs]:
+        raise ValueError(f"shapes differ: {[tuple(a.shape) for a in ours]} and {[tuple(b.shape) for b in theirs]}")
+    return max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+
+
+class Doors:
+    """Exports one checkpoint, and opens what was written."""
+
+    def __init__(self, source: str, model: MCLModel, folder: Path) -> None:
+        self.source, self.model, self.folder = source, model, folder
+        maps = model(PIXELS)
+        self.c, self.p = list(maps.backbone_feature_maps), list(maps.feature_maps)
+        width = model.config.fpn_channels
+        self.cells = torch.randn(5, width, 7, 7, generator=torch.Generator().manual_seed(1))
+        self.regions = model.region_head.pool(self.cells.clone())  # (5, width)
+
+    def export(self, to: str, detector: str | None = None) -> tuple[Path, str]:
+        """A new folder, and "given of all" names."""
+        out = self.folder / f"{to}-{detector}"
+        coverage = export_checkpoint(self.source, out, to, detector=detector)
+        return out, f"{coverage.given} of {coverage.total}"
+
+    def region_error(self, convs: Sequence[nn.Module]) -> float:
+        """Of the box head's convolutions, averaged over the region."""
+        return largest([self.regions], [nn.Sequential(*convs)(self.cells).mean(dim=(2, 3))])
+
+    # ------------------------------------------------------------------------------------------------------------
+    # one method a framework
+
+    def timm(self) -> list[Row]:
+        """The backbone, by timm and by transformers' TimmWrapper."""
+        out, names = self.export("timm")
+        features = timm.create_model(f"local-dir:{out}", pretrained=True, features_only=True).eval()
+        wrapped = AutoModel.from_pretrained(out)
+        last = wrapped(PIXELS, do_pooling=False).last_hidden_state
+        return [
+            ("timm", names, "C2 to C5", largest(self.c, features(PIXELS)[-4:])),
+            ("transformers TimmWrapper", names, "C5", largest(self.c[-1:], [last])),
+        ]
+
+    def torchvision(self) -> list[Row]:
+        """Its ResNet, and its Mask R-CNN and RetinaNet by the script that is exported with the weights."""
+        import torchvision
+
+        rows = []
+        for detector, first in (("mask_rcnn", 0), ("retinanet", 1)):
+            out, names = self.export("torchvision", detector)
+            model = runpy.run_path(str(out / "build_detector.py"))["build_detector"]().eval()
+            maps = list(model.backbone(PIXELS).values())[: 4 - first]
+            rows.append((f"torchvision {detector}", names, f"P{2 + first} to P5", largest(self.p[first:], maps)))
+            if detector == "mask_rcnn":
+                error = self.region_error(list(model.roi_heads.box_head)[:4])
+                rows.append((f"torchvision {detector}", names, "box head convolutions", error))
+        plain = torchvision.models.get_model(self.model.config.backbone).eval()
+        tensors = load_file(self.folder / "torchvision-mask_rcnn" / "resnet.safetensors")
+        missing, _ = plain.load_state_dict(tensors, strict=False)
+        stages = nn.Sequential(*list(plain.children())[:-2])
+        found = f"{len(tensors)} of {len(tensors) + len(missing)}"
+        return [*rows, ("torchvision ResNet", found, "C5", largest(self.c[-1:], [stages(PIXELS)]))]
+
+    def detectron2(self) -> list[Row]:
+        """Its models, built from the exported yaml."""
+        without_operators("detectron2._C")
+        from PIL import Image
+
+        if not hasattr(Image, "LINEAR"):
+            Image.LINEAR = Image.BILINEAR  # type: ignore[attr-defined]  # a name that old releases use
+        from detectron2.config import get_cfg
+        from detectron2.modeling import build_model
+
+        rows = []
+        for detector, first in (("mask_rcnn", 0), ("retinanet", 1)):
+            out, _ = self.export("detectron2", detector)
+            settings = get_cfg()
+            settings.merge_from_file(str(out / "config.yaml"))
+            settings.MODEL.DEVICE = "cpu"
+            model = build_model(settings).eval()
+            tensors = torch.load(out / "model.pth", weights_only=True)["model"]
+            names = matched(model, tensors)
+            maps = model.backbone(PIXELS)
+            error = largest(self.p[first:], [maps[f"p{level}"] for level in range(2 + first, 6)])
+            rows.append((f"detectron2 {detector}", names, f"P{2 + first} to P5", error))
+            if detector == "mask_rcnn":
+                head = model.roi_heads.box_head
+                convs = [getattr(head, f"conv{number}") for number in range(1, 5)]
+                rows.append((f"detectron2 {detector}", names, "box head convolutions", self.region_error(convs)))
+        return rows
+
+    def mmdet(self) -> list[Row]:
+        """Its models, built from its stock configs with the exported fragment laid over them."""
+        without_operators("mmcv._ext")
+        import mmdet
+        from mmdet.registry import MODELS
+        from mmdet.utils import register_all_modules
+        from mmengine.config import Config
+
+        register_all_modules()
+        configs = Path(mmdet.__file__).parent / ".mim" / "configs" / "_base_" / "models"
+        rows = []
+        for detector, stock, first in (("mask_rcnn", "mask-rcnn", 0), ("retinanet", "retinanet", 1)):
+            out, _ = self.export("mmdet", detector)
+            settings = Config.fromfile(configs / f"{stock}_r50_fpn.py")
+            fragment = runpy.run_path(str(out / "mcl.py"))
+            settings.merge_from_dict({"model": fragment["model"]})
+            model = MODELS.build(settings.model).eval()
+            tensors = torch.load(out / "model.pth", weights_only=True)["state_dict"]
+            names = matched(model, tensors)
+            maps = model.neck(model.backbone(PIXELS))[: 4 - first]
+            rows.append((f"mmdet {detector}", names, f"P{2 + first} to P5", largest(self.p[first:], list(maps))))
+            if detector == "mask_rcnn":
+                error = self.region_error(list(model.roi_head.bbox_head.shared_convs))
+                rows.append((f"mmdet {detector}", names, "box head convolutions", error))
+        return rows
+
+    def onnx(self) -> list[Row]:
+        """Graphs, run by onnxruntime."""
+        import onnxruntime
+
+        out, names = self.export("onnx")
+        rows = []
+        for file, maps, what in (("backbone", self.c, "C2 to C5"), ("backbone_fpn", self.p, "P2 to P5")):
+            session = onnxruntime.InferenceSession(str(out / f"{file}.onnx"))
+            found = [torch.from_numpy(value) for value in session.run(None, {"pixel_values": PIXELS.numpy()})]
+            rows.append((f"onnxruntime {file}", names, what, largest(maps, found)))
+        return rows
+
+    def torch_export(self) -> list[Row]:
+        """The program of torch.export."""
+        out, names = self.export("pt2")
+        program = torch.export.load(out / "backbone_fpn.pt2").module()
+        return [("torch.export backbone_fpn", names, "P2 to P5", largest(self.p, list(program(PIXELS))))]
+
+
+def matched(model: nn.Module, tensors: dict[str, Tensor]) -> str:
+    """Load by name; "given of all".
+
+    Raises:
+        ValueError: the model has no place for one of them.
+    """
+    own = model.state_dict()
+    homeless = [name for name in tensors if name not in own or own[name].shape != tensors[name].shape]
+    if homeless:
+        raise ValueError(f"{len(homeless)} tensors without a place, such as {homeless[0]}")
+    model.load_state_dict(tensors, strict=False)
+    return f"{len(tensors)} of {len(own)}"
+
+
+def without_operators(name: str) -> None:
+    """Where a framework's compiled operators are absent, let it be imported without them; calling one raises."""
+    package = name.partition(".")[0]
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(f"{package} is not installed")
+
+    def operator(attribute: str) -> Callable[..., Any]:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+
+        def missing(*arguments: object, **options: object) -> None:
+            raise NotImplementedError(f"{name}.{attribute} is not compiled here")
+
+        return missing
+
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        module = types.ModuleType(name)
+        module.__spec__, module.__file__ = importlib.machinery.ModuleSpec(name, None), "absent"
+        module.__getattr__ = operator  # type: ignore[method-assign]  # of the module (PEP 562)
+        sys.modules[name] = module
+
+
+def main() -> int:
+    """Print the table; 1 where outputs differ by more than 1e-4, or names do not fit."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", nargs="?", help="a folder (default: random weights)")
+    parser.add_argument("--frameworks", action="append", default=[], metavar="FOLDER", help="more packages, repeatable")
+    options = parser.parse_args()
+    sys.path += options.frameworks
+    warnings.filterwarnings("ignore")
+    failed = False
+    disable_progress_bar()
+    with tempfile.TemporaryDirectory() as name, torch.no_grad():
+        folder = Path(name)
+        source = options.checkpoint or str(folder / "checkpoint")
+        model = MCLModel.from_pretrained(source).eval() if options.checkpoint else random_checkpoint(Path(source))
+        doors = Doors(source, model, folder)
+        print("| door | names | compared | largest difference |\n| --- | --- | --- | --- |", flush=True)
+        for door in (doors.timm, doors.torchvision, doors.detectron2, doors.mmdet, doors.onnx, doors.torch_export):
+            try:
+                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                    rows = door()
+            except ImportError as error:
+                print(f"| {door.__name__} | | | not run: {error} |", flush=True)
+                continue
+            for label, names, what, error in rows:
+                failed |= not error <= 1e-4
+                print(f"| {label} | {names} | {what} | {f'{error:.1e}' if error else '0, bit for bit'} |", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
