@@ -1,0 +1,45 @@
+"""A Hub of their own for the tests that publish, load and stream. Nothing is started for tests that do not ask."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.hub_client import Done, Forge
+from tests.hub_server import Hub
+
+
+@pytest.fixture(scope="session")
+def _hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    with Hub(tmp_path_factory.mktemp("hub")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def _forge(_hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
+    forge = Forge(_hub.endpoint, tmp_path_factory.mktemp("clients"))
+    yield forge
+    forge.close()
+
+
+@pytest.fixture
+def hub(_hub: Hub) -> Iterator[Hub]:
+    """The session's Hub (`tests/hub_server.py`), empty, without faults or limits."""
+    _hub.forget()
+    _hub.store.clear()
+    yield _hub
+    _hub.forget()
+
+
+@pytest.fixture
+def client(hub: Hub, _forge: Forge, tmp_path: Path) -> Callable[..., Done]:
+    """`client(code, token="hf_alice", ...)` runs Python code in a fresh process that talks to `hub`; see `Forge.run`.
+    Its cache and its folder are `tmp_path / "client"` unless `home=` names another."""
+    return partial(_forge.run, home=tmp_path / "client")
+
+
+@pytest.fixture
+def command(hub: Hub, _forge: Forge, tmp_path: Path) -> Callable[..., Done]:
+    """`command("push", ..., token="hf_alice")` runs `mcl-hf push ...` likewise."""
+    return partial(_forge.command, home=tmp_path / "client")
