@@ -106,6 +106,7 @@ class ViewLoader(StepLoader[ViewBatch]):
         augment_on: ``cpu`` finishes the views in the workers; ``device`` leaves all but crop and resize to
             `ViewBatch.augmented`, which does the same within one gray level. Only for ``direct``.
         sides: 2 for both pipelines, 1 for the first only.
+        min_crop_scale: smallest area of a crop, as a share of the picture; None: the published 0.2.
         num_channels: C of the views. 1 and 3 take any image; another number, images that have just as many.
         max_broken: share of broken images among the different ones that this process has seen, above which the run
             stops once at least five are broken.
@@ -133,6 +134,7 @@ class ViewLoader(StepLoader[ViewBatch]):
         view_rendering: str = "direct",
         augment_on: str = "cpu",
         sides: int = 2,
+        min_crop_scale: float | None = None,
         num_channels: int = 3,
         max_broken: float = 0.01,
         prefetch_batches: int = 2,
@@ -143,6 +145,8 @@ class ViewLoader(StepLoader[ViewBatch]):
             view_size, ratios, batch_size, rank, world_size, view_rendering, augment_on, sides, num_channels,
             max_broken, start_step,
         )  # fmt: skip
+        if min_crop_scale is not None and not 0 < min_crop_scale <= 1:
+            raise InputError(f"min_crop_scale is {min_crop_scale}; it is a share above 0 and at most 1.")
         self.steps_per_epoch = len(source) // (batch_size * world_size)
         if self.steps_per_epoch == 0:
             fits = len(source) // world_size
@@ -167,6 +171,7 @@ class ViewLoader(StepLoader[ViewBatch]):
             view_rendering=view_rendering,
             augment_on=augment_on,
             sides=sides,
+            min_crop_scale=min_crop_scale,
             num_channels=num_channels,
         )
         super().__init__(
@@ -197,6 +202,7 @@ class _StepBatches(Dataset):
     view_rendering: str
     augment_on: str
     sides: int
+    min_crop_scale: float | None
     num_channels: int
 
     def positions(self, step: int) -> np.ndarray:
@@ -252,7 +258,7 @@ class _StepBatches(Dataset):
     def _render(self, index: int, position: int) -> tuple[list[np.ndarray], list[ViewDraw]]:
         """The views of one image, and what remains to be done to each; nothing where they are finished here."""
         image = open_image(self.source.sample(index).bytes_, self.num_channels)
-        recipes = side_recipes(len(self.ratios), self.sides)
+        recipes = side_recipes(len(self.ratios), self.sides, self.min_crop_scale)
         at = {"seed": self.seed, "position": position, "view_size": self.view_size, "num_channels": self.num_channels}
         if self.augment_on == "device":
             return crop_views(image, recipes, self.ratios, **at)

@@ -15,6 +15,7 @@ Differs from the official code: only ``direct`` does; see ``augment_pixels.colou
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -31,9 +32,15 @@ from mcl_hf.errors import InputError
 VIEW_RENDERINGS = ("direct", "published")
 
 
-def side_recipes(num_levels: int, sides: int) -> list[ViewRecipe]:
-    """Recipe of each of the ``sides * num_levels`` views: side a's levels, then side b's."""
-    return [PUBLISHED_A] * num_levels + [PUBLISHED_B] * (num_levels if sides == 2 else 0)
+def side_recipes(num_levels: int, sides: int, min_crop_scale: float | None = None) -> list[ViewRecipe]:
+    """Recipe of each of the ``sides * num_levels`` views: side a's levels, then side b's.
+
+    ``min_crop_scale``: smallest area of a crop as a share of the picture; None leaves the published one.
+    """
+    recipes = [PUBLISHED_A] * num_levels + [PUBLISHED_B] * (num_levels if sides == 2 else 0)
+    if min_crop_scale is None:
+        return recipes
+    return [replace(recipe, crop_scale=(min_crop_scale, recipe.crop_scale[1])) for recipe in recipes]
 
 
 def render_views(

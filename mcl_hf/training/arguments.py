@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ..errors import InputError
 from ..models.configuration_mcl import MCLConfig
-from .options import load_options, option, set_types
+from .options import FromRecipe, load_options, option, set_types
 
 # Fields that describe the network and are handed to `MCLConfig`; None leaves its default, which is the paper's value.
 MODEL_FIELDS = (
@@ -39,7 +39,7 @@ _OF_THE_DATA = {"data": ("data_files", "image_column", "label_column", "group_co
 
 
 @dataclass(kw_only=True)
-class PretrainArguments:
+class PretrainArguments(FromRecipe):
     """Options of one pre-training run; see each field's `metadata["help"]` for its meaning and unit.
 
     Raises:
@@ -87,6 +87,11 @@ class PretrainArguments:
     max_broken: float = option(0.01, "share of images (0 to 1) that may be unreadable before the run stops")
     view_rendering: Literal["direct", "published"] = option(
         "direct", "direct: each view at the size it is used at; published: at full size, then every r-th pixel"
+    )
+    min_crop_scale: float | None = option(
+        None,
+        "smallest area of a view's crop as a share of the picture, above 0 and at most 1 (0.2, as published); a small "
+        "network learns more from views that differ less",
     )
     augment_on: Literal["cpu", "device"] = option(
         "cpu",
@@ -182,6 +187,8 @@ class PretrainArguments:
         for one, other in _EITHER_OR:
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise InputError(f"{one} and {other} are both set: give only one of them")
+        if self.min_crop_scale is not None and not 0 < self.min_crop_scale <= 1:
+            raise InputError(f"min_crop_scale must be above 0 and at most 1, got {self.min_crop_scale}")
         if self.activation_checkpointing and self.compile:
             raise InputError(
                 "activation_checkpointing and compile are both set: a compiled backbone recomputes by itself"

@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 
 from ..data import ImageSource
+from ..data.licences import describe_sources
 from ..errors import InputError
 from ..models import (
     MCLConfig,
@@ -37,6 +38,7 @@ from .finish import finish_pretraining
 from .launch import launched
 from .optim import build_optimizer, learning_rate_warning
 from .options import given_options
+from .provenance import machine, recipe_record, start_record
 from .resume import PRETRAIN_RULES, check_model, output_folder
 from .run import PretrainRun
 from .run_data import open_data, open_loader
@@ -53,6 +55,7 @@ def pretrain(
     *,
     recipe: str | None = None,
     callbacks: Sequence[Any] = (),
+    model_class: type[MCLForPreTraining] | type[MCLForSupervisedPreTraining] | None = None,
     **options: Any,
 ) -> RunResult:
     """Pre-train, and write the finished model to `output_dir`.
@@ -62,6 +65,7 @@ def pretrain(
         recipe: name or YAML file, and
         options: fields of `PretrainArguments` on top of it.
         callbacks: objects with any of the methods of `mcl_hf.training.run.Callback`.
+        model_class: a variant of the objective's model, for experiments; None: the model itself.
 
     Raises:
         InputError: something given cannot be used; nothing was trained, or the last whole checkpoint stays.
@@ -81,7 +85,7 @@ def pretrain(
     check_trackers(arguments.report_to)
     with launched(arguments, output_dir) as accelerator:
         set_arithmetic(accelerator.device, arguments.tf32)
-        return _pretrain(arguments, config, output_dir, accelerator, callbacks)
+        return _pretrain(arguments, config, output_dir, accelerator, callbacks, model_class)
 
 
 def _pretrain(
@@ -90,6 +94,7 @@ def _pretrain(
     output_dir: Path,
     accelerator: Accelerator,
     callbacks: Sequence[Any],
+    model_class: Any,
 ) -> RunResult:
     # --- where to start ---------------------------------------------------------------------------------------------
     checkpoint, lines = open_folder(accelerator, output_dir, arguments.resume)
@@ -106,8 +111,16 @@ def _pretrain(
         global_batch_size=global_batch_size,
         max_steps=max_steps,
         arguments=asdict(arguments),
-        data={"description": source.description, "fingerprint": source.fingerprint, "num_images": len(source)},
+        data={
+            "description": source.description,
+            "fingerprint": source.fingerprint,
+            "num_images": len(source),
+            "sources": describe_sources(arguments.data),
+        },
         versions=installed_versions(),
+        recipe=recipe_record(arguments.recipe, PRETRAIN_RULES.without_influence),
+        start=start_record(arguments.init),
+        machines=[machine(accelerator.device)],
     )
     lines += take_up(checkpoint, state, PRETRAIN_RULES)
     loader = open_loader(
@@ -123,7 +136,9 @@ def _pretrain(
     )
 
     # --- model and optimizer ------------------------------------------------------------------------------------------
-    network: Any = _build_network(arguments, config, checkpoint, lines)
+    network: Any = _build_network(
+        arguments, config, checkpoint, lines, model_class or _MODELS[arguments.objective]
+    )
     network = convert_cross_rank_norm(network, accelerator.device.type) if world_size > 1 else network
     layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
     network = network.to(device=accelerator.device, memory_format=layout).train()
@@ -203,9 +218,10 @@ def _fit_to_data(
     return config
 
 
-def _build_network(arguments: PretrainArguments, config: MCLConfig, checkpoint: Path | None, lines: list[str]) -> Any:
+def _build_network(
+    arguments: PretrainArguments, config: MCLConfig, checkpoint: Path | None, lines: list[str], model_class: Any
+) -> Any:
     """The model: new, from starting weights, or from a checkpoint."""
-    model_class: Any = _MODELS[arguments.objective]
     if checkpoint is None:
         torch.manual_seed(arguments.seed)
         network = model_class(config)

@@ -49,6 +49,7 @@ def open_loader(
         view_rendering=arguments.view_rendering,
         augment_on=arguments.augment_on,
         sides=1 if arguments.objective == "supervised" else 2,
+        min_crop_scale=arguments.min_crop_scale,
         num_channels=config.num_channels,
         max_broken=arguments.max_broken,
         **more,

@@ -243,3 +243,12 @@ def test_an_unknown_rendering_is_refused() -> None:
         render_views(
             open_image(_jpeg(textured_picture())), side_recipes(1, 1), (1,), seed=0, position=0, rendering="fast"
         )
+
+
+def test_min_crop_scale_bounds_the_crops_of_both_sides_and_nothing_else() -> None:
+    published = [draw_views(640, 480, side_recipes(2, 2), seed=0, position=p) for p in range(200)]
+    larger = [draw_views(640, 480, side_recipes(2, 2, min_crop_scale=0.6), seed=0, position=p) for p in range(200)]
+    assert min(draw.width * draw.height for draws in published for draw in draws) < 0.25 * 640 * 480
+    assert min(draw.width * draw.height for draws in larger for draw in draws) > 0.59 * 640 * 480
+    assert [draw.hue for draws in larger for draw in draws] == [draw.hue for draws in published for draw in draws]
+    assert side_recipes(2, 2, min_crop_scale=0.2) == side_recipes(2, 2)
