@@ -1,0 +1,163 @@
+"""Ask the Hub again where an answer may still come, and only there.
+
+Before every request that the Hub's client makes once: files' first bytes, model info, repositories, commits. What it
+repeats by itself (uploads, listings) is repeated there first, what is left over here.
+
+    checkpoint_source, `from_pretrained`, publishing -> **hub_retry** -> huggingface_hub
+"""
+
+import email.utils
+import logging
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+T = TypeVar("T")
+
+BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Answers after which the same request may succeed."""
+
+FIRST_WAIT_S = 1.0
+LONGEST_WAIT_S = 60.0
+LONGEST_RETRY_AFTER_S = 600.0
+"""Whoever is told to wait longer than this is told so, and waits by themselves."""
+
+_HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
+_TRANSPORT = {"NetworkError", "TimeoutException", "RemoteProtocolError", "ConnectionError", "Timeout",
+              "ChunkedEncodingError"}  # fmt: skip
+_TOKEN = re.compile(r"hf_\w+|(?<=[Bb]earer )\S+")
+_QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
+
+logger = logging.getLogger(__name__)
+
+
+def call_with_retries(function: Callable[..., T], *args: Any, what: str, attempts: int = 6, **kwargs: Any) -> T:
+    """What `function` returns, asked again after errors that may pass, with one warning for each.
+
+    The waits double from 1 s, each lengthened or shortened by up to a quarter at random, so that the processes of a run
+    do not come back together; half a minute in all for six attempts. What the server asks for (`Retry-After`, or the
+    reset of its rate limit) is waited for.
+
+    Args:
+        function: may be called any number of times: whoever makes something must see what an earlier call made, as its
+            answer may have been lost.
+        args: passed on.
+        what: for the warnings, as in "fetching user/name".
+        attempts: calls at most.
+        kwargs: passed on.
+
+    Raises:
+        Exception: whatever `function` raises that will not pass, or raised in the last attempt.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            asked = asked_wait_s(error)
+            if attempt == attempts or not is_transient(error) or asked > LONGEST_RETRY_AFTER_S:
+                raise
+            wait_s = max(asked, wait_before(attempt))
+            logger.warning(
+                "%s: %s; trying again in %.0f s (attempt %d of %d)",
+                what,
+                reason_of(error),
+                wait_s,
+                attempt + 1,
+                attempts,
+            )
+            time.sleep(wait_s)
+    raise ValueError(f"attempts must be at least 1, got {attempts}")
+
+
+def wait_before(attempt: int) -> float:
+    """Seconds after the `attempt`-th failure: 1, 2, 4, ... up to a minute, give or take a quarter."""
+    wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempt - 1))
+    return wait_s * random.SystemRandom().uniform(0.75, 1.25)  # nobody's seed is touched
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may succeed later: the Hub is busy, or the connection broke.
+
+    Errors that the client has wrapped are looked into; the first that tells decides. Offline mode, missing rights and
+    what is not there do not pass.
+    """
+    for one in _chain(error):
+        if isinstance(one, OfflineModeIsEnabled):
+            return False
+        if isinstance(one, HfHubHTTPError) and one.response is not None:
+            return one.response.status_code in BUSY
+        if isinstance(one, ConnectionError | TimeoutError) or _is_transport_error(one):
+            return True
+        if isinstance(one, OSError) and "Consistency check failed" in str(one):  # fewer bytes came than were announced
+            return True
+    return False
+
+
+def asked_wait_s(error: BaseException) -> float:
+    """Seconds that the server asked to wait, 0 where it did not."""
+    for one in _chain(error):
+        if isinstance(one, HfHubHTTPError) and one.response is not None:
+            headers = one.response.headers
+            return max(_seconds(headers.get("Retry-After", "")), _reset_s(headers, one.response.status_code))
+    return 0.0
+
+
+def reason_of(error: BaseException) -> str:
+    """An error in one line without tokens: what broke, rather than what the client makes of it."""
+    for one in _chain(error):
+        if isinstance(one, HfHubHTTPError) and one.response is not None:
+            said = one.response.headers.get("X-Error-Message") or one.response.reason_phrase
+            return without_secrets(f"the Hub answers {one.response.status_code} ({said})")
+        if _is_transport_error(one) or isinstance(one, ConnectionError | TimeoutError):
+            return without_secrets(f"{type(one).__name__} {one}".strip())
+    return without_secrets(str(error) or type(error).__name__)
+
+
+def without_secrets(text: str) -> str:
+    """The text in one line, tokens masked, and addresses without their query, which may be signed.
+
+    Example:
+        >>> without_secrets("GET https://host/a?sig=1 with Bearer hf_abc failed")
+        'GET https://host/a with Bearer hf_*** failed'
+    """
+    return " ".join(_QUERY.sub(r"\1", _TOKEN.sub("hf_***", text)).split())
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those behind it, the newest first."""
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        seen.add(id(following))
+        yield following
+        following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
+
+
+def _is_transport_error(error: BaseException) -> bool:
+    """Whether the HTTP library, whichever the client uses, lost the connection or could not make one."""
+    return any(
+        kind.__name__ in _TRANSPORT and kind.__module__.split(".")[0] in _HTTP_LIBRARIES for kind in type(error).__mro__
+    )
+
+
+def _seconds(text: str) -> float:
+    """A `Retry-After` header: seconds, or a date."""
+    if text.strip().isdigit():
+        return float(text)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return 0.0
+
+
+def _reset_s(headers: Any, status: int) -> float:
+    """When the Hub's rate limit starts anew, as it says in an answer 429 (`RateLimit: "api";r=0;t=30`)."""
+    match = re.search(r"\br=0;\s*t=(\d+)", headers.get("RateLimit", "")) if status == 429 else None
+    return float(match[1]) if match else 0.0
+
+
+__all__ = ["call_with_retries", "is_transient", "reason_of", "without_secrets"]
