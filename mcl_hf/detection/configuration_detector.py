@@ -23,8 +23,8 @@ _FRACTIONS = ("rpn_positive_fraction", "box_positive_fraction", "rpn_nms_thresh"
               "box_score_thresh")  # fmt: skip
 _COUNTS = ("rpn_pre_nms_top_n_train", "rpn_pre_nms_top_n_test", "rpn_post_nms_top_n_train", "rpn_post_nms_top_n_test",
            "rpn_batch_size_per_image", "rpn_conv_depth", "box_batch_size_per_image", "box_detections_per_img",
-           "box_pool_size", "box_fc_dim", "mask_pool_size", "topk_candidates", "min_size", "max_size",
-           "size_divisible")  # fmt: skip
+           "roi_canonical_size", "box_pool_size", "box_fc_dim", "mask_pool_size", "topk_candidates", "min_size",
+           "max_size", "size_divisible")  # fmt: skip
 
 
 @strict
@@ -60,6 +60,8 @@ class MCLDetectorConfig(PreTrainedConfig):
         rpn_positive_fraction: Upper bound of the share of objects among them.
         rpn_score_thresh: Proposals below this objectness are dropped.
         roi_sampling_ratio: RoIAlign's samples a cell and side; 0 adapts it to the region's size, as detectron2.
+        roi_canonical_size: Side of a box that is read from P4, px; half of it from P3. 224 = 32 * R for pre-training's
+            R = 7; the same relation suits networks that were pre-trained on smaller regions.
         box_pool_size: Side of the box head's input, cells.
         box_head_convs: 3x3 convolutions of the box head (they start from MCL's region head).
         box_fc_dim: Width of its fully connected layer.
@@ -112,6 +114,7 @@ class MCLDetectorConfig(PreTrainedConfig):
     rpn_positive_fraction: float | int = 0.5
     rpn_score_thresh: float | int = 0.0
     roi_sampling_ratio: int = 0
+    roi_canonical_size: int = 224
     box_pool_size: int = 7
     box_head_convs: int = 4
     box_fc_dim: int = 1024

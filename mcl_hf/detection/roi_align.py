@@ -18,18 +18,19 @@ STRIDES = (4, 8, 16, 32)
 
 
 class PyramidRoIAlign(nn.Module):
-    """RoIAlign of boxes on P2..P5; a box of 224 x 224 px reads P4, each halving one level finer.
+    """RoIAlign of boxes on P2..P5; a box of `canonical_size` px a side reads P4, each halving one level finer.
 
     Args:
         output_size: R, cells.
         sampling_ratio: Samples a cell and side; 0 adapts it to the box.
+        canonical_size: px.
     """
 
-    def __init__(self, output_size: int, sampling_ratio: int = 0) -> None:
+    def __init__(self, output_size: int, sampling_ratio: int = 0, canonical_size: int = 224) -> None:
         super().__init__()
         self.output_size = output_size
         self.sampling_ratio = sampling_ratio
-        self.level_of = LevelMapper(k_min=2, k_max=5)
+        self.level_of = LevelMapper(k_min=2, k_max=5, canonical_scale=canonical_size)
 
     def forward(self, pyramid: Sequence[torch.Tensor], boxes: list[torch.Tensor]) -> torch.Tensor:
         """Cut out regions.

@@ -26,12 +26,14 @@ class RegionHeads(RoIHeads):
         masks = {}
         if with_masks:
             masks = {
-                "mask_roi_pool": PyramidRoIAlign(config.mask_pool_size, config.roi_sampling_ratio),
+                "mask_roi_pool": PyramidRoIAlign(
+                    config.mask_pool_size, config.roi_sampling_ratio, config.roi_canonical_size
+                ),
                 "mask_head": MaskHead(config.fpn_channels, config.mask_head_convs),
                 "mask_predictor": MaskPredictor(config.fpn_channels, classes),
             }
         super().__init__(
-            PyramidRoIAlign(config.box_pool_size, config.roi_sampling_ratio),
+            PyramidRoIAlign(config.box_pool_size, config.roi_sampling_ratio, config.roi_canonical_size),
             BoxHead(config.fpn_channels, config.box_pool_size, config.box_head_convs, config.box_fc_dim),
             BoxPredictor(config.box_fc_dim, classes),
             fg_iou_thresh=config.box_fg_iou_thresh,

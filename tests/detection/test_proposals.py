@@ -56,3 +56,6 @@ def test_regions_are_read_from_the_level_that_fits() -> None:
     assert pooler(pyramid, [boxes[:0], boxes[:0]]).shape == (0, 4, 7, 7)
     half = pooler([level.bfloat16() for level in pyramid], [boxes[:2], boxes[2:]])
     assert half.dtype == torch.bfloat16 and torch.allclose(half.float(), found, atol=0.1)
+    small = PyramidRoIAlign(7, canonical_size=64)(pyramid, [boxes[:1], boxes[:0]])  # 56 px is now nearly 64 px
+    roi = torch.cat([torch.zeros(1), boxes[0]])[None]
+    assert torch.equal(small, roi_align(pyramid[1], roi, 7, spatial_scale=1 / 8, sampling_ratio=0, aligned=True))
