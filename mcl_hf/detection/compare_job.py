@@ -6,7 +6,7 @@ When the standard input ends early, the comparison was killed: the job saves and
 
     START/fraction-F/seed-S/
         metrics.json, log.jsonl, README.md      remain of a finished job
-        config.json, model.safetensors, preprocessor_config.json, evaluation/     remain where models are kept
+        config.json, model.safetensors, preprocessor_config.json, training_state.json, evaluation/     with the model
 """
 
 import json
@@ -30,7 +30,9 @@ METRICS = "metrics.json"
 DONE, WRONG_INPUT, DIVERGED, STOPPED = 0, 2, 3, 130
 """Exit codes; any other is a fault or a kill."""
 _KEPT = (METRICS, "log.jsonl", "README.md")
-_KEPT_WITH_MODEL = (*_KEPT, "config.json", "model.safetensors", "preprocessor_config.json", "evaluation")
+_KEPT_WITH_MODEL = (
+    *_KEPT, "config.json", "model.safetensors", "preprocessor_config.json", "training_state.json", "evaluation",
+)  # fmt: skip
 _WEIGHTS_GONE = "\nThe weights of this run were dropped once its AP was measured; `--keep-models` keeps them.\n"
 _LOCK_SECONDS = 600
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from mcl_hf.data.licences import describe_sources
 from mcl_hf.detection.coco_metrics import import_backend
 from mcl_hf.detection.configuration_detector import MCLDetectorConfig
 from mcl_hf.detection.datasets import open_detection_data
@@ -43,6 +44,7 @@ from mcl_hf.training.course import RunResult, common_parts, make_ready, open_fol
 from mcl_hf.training.launch import launched
 from mcl_hf.training.optim import sgd
 from mcl_hf.training.options import given_options
+from mcl_hf.training.provenance import machine, recipe_record, start_record
 from mcl_hf.training.resume import RecipeRules, output_folder
 from mcl_hf.training.state import TrainingState, installed_versions, read_training_state
 from mcl_hf.training.tracking import check_trackers
@@ -110,6 +112,7 @@ def _finetune(
     # --- where to start ---------------------------------------------------------------------------------------------
     checkpoint, lines = open_folder(accelerator, output_dir, arguments.resume)
     world_size, rank = accelerator.num_processes, accelerator.process_index
+    recipe = recipe_record(arguments.recipe, RULES.without_influence - {"val_data", "val_split"})
 
     if checkpoint is not None:
         arguments = replace(arguments, init=_start_of(checkpoint, arguments.init, lines))
@@ -137,9 +140,14 @@ def _finetune(
             "fingerprint": fingerprint(data),
             "num_images": len(data),
             "num_objects": int(data.num_objects.sum()),
+            "sources": describe_sources([arguments.data or ""]),
+            "validation": None if val_data is None else _validation_record(arguments, val_data),
         },
         versions=installed_versions(),
         task=TASK,
+        recipe=recipe,
+        start=start_record(arguments.init),
+        machines=[machine(accelerator.device)],
     )
     lines += take_up(checkpoint, state, RULES)
     transform = TrainTransform(
@@ -199,6 +207,16 @@ def _finetune(
     watch = EvaluationWatch(run, val_data, loader(num_workers=0))
     last_line = f"finished: {output_dir} opens with mcl_hf.{type(network).__name__}.from_pretrained"
     return see_through(run, finetune_step, watch, lines, partial(finish, watch=watch), last_line)
+
+
+def _validation_record(arguments: FinetuneArguments, data: DetectionData) -> dict[str, Any]:
+    """What AP is measured on, for the record."""
+    return {
+        "sources": describe_sources([arguments.val_data or arguments.data or ""]),
+        "split": arguments.val_split or "validation",
+        "num_images": len(data),
+        "num_objects": int(data.num_objects.sum()),
+    }
 
 
 def _start_of(checkpoint: Path, init: str | None, lines: list[str]) -> str | None:

@@ -16,7 +16,7 @@ from mcl_hf.detection import auto_rules
 from mcl_hf.detection.configuration_detector import MCLDetectorConfig
 from mcl_hf.detection.train_transform import choose_sizes
 from mcl_hf.errors import InputError
-from mcl_hf.training.options import load_options, option, set_types
+from mcl_hf.training.options import FromRecipe, load_options, option, set_types
 
 TASK = "finetune"
 """Folder of the recipes."""
@@ -37,7 +37,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 @dataclass(kw_only=True)
-class FinetuneArguments:
+class FinetuneArguments(FromRecipe):
     """Options of one fine-tuning run; see each field's `metadata["help"]` for its meaning and unit.
 
     Raises:

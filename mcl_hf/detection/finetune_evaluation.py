@@ -109,7 +109,7 @@ class EvaluationWatch:
         def score() -> dict[str, float]:
             with_masks = data.has_masks and arguments.detector == "mask_rcnn"
             metrics = evaluate_detections(data, results, backend=arguments.eval_backend, masks=with_masks)
-            about = {"run": str(run.output_dir), "step": run.state.step}
+            about = {"run": str(run.output_dir), "step": run.state.step, "seed": arguments.seed}
             write_evaluation(run.output_dir / "evaluation", data, results, metrics, about)
             self.newest = metrics
             return figures_of(metrics)

@@ -12,6 +12,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from fractions import Fraction
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
@@ -21,7 +22,18 @@ from ..recipes import load_recipe
 # Lists whose items may hold commas and spaces, such as paths.
 WHOLE_TEXTS = ("data", "data_files", "compare")
 
-T = TypeVar("T")
+T = TypeVar("T", bound="FromRecipe")
+
+
+class FromRecipe:
+    """Base of every task's arguments: where they came from, which is none of the options.
+
+    Attributes:
+        recipe: `name` of the recipe, of its file, or None, and `changed`, the options that differ from it; None where
+            the arguments were made without `load_options`.
+    """
+
+    recipe: dict[str, Any] | None = None
 
 
 def option(default: Any, help: str) -> Any:
@@ -66,6 +78,7 @@ def load_options(
     """
     known = [entry.name for entry in dataclasses.fields(kind)]  # type: ignore[arg-type]  # T is a dataclass
     values = load_recipe(recipe, known, task) if recipe is not None else {}
+    of_recipe = dict(values)
     given = {name: value for name, value in overrides.items() if value is not None}
     for name in given:
         if name not in known:
@@ -78,7 +91,23 @@ def load_options(
     for name, others in belongs.items():
         if name in values and name in given and values[name] != given[name]:
             values = {key: value for key, value in values.items() if key not in others}
-    return kind(**{**values, **given})
+    options = kind(**{**values, **given})
+    options.recipe = {
+        "name": Path(recipe).name if recipe is not None else None,
+        "changed": _changed(options, of_recipe),
+    }
+    return options
+
+
+def _changed(options: Any, values: Mapping[str, Any]) -> list[str]:
+    """Names of the options that are neither a recipe's values nor, where it has none, the defaults."""
+    hints = typing.get_type_hints(type(options))
+    plain = {
+        entry.name: entry.default_factory() if callable(entry.default_factory) else entry.default
+        for entry in dataclasses.fields(options)
+    }
+    plain |= {name: _coerce(name, value, hints[name]) for name, value in values.items()}
+    return [name for name, value in plain.items() if getattr(options, name) != value]
 
 
 def given_options(arguments: T | None, load: Callable[..., T], recipe: str | None, options: dict[str, Any]) -> T:

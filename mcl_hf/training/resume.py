@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import InputError
 from .arguments import MODEL_FIELDS
 from .finish import RUN_ENTRIES
+from .provenance import join_machines
 from .state import TrainingState, checkpoints, damage, newest_whole_checkpoint
 
 # What an attempt leaves behind that was stopped before its first checkpoint: nothing worth keeping.
@@ -184,6 +185,8 @@ def continue_from(state: TrainingState, saved: TrainingState) -> None:
     """Take over what the interrupted run had counted and found; what describes the run stays that of this attempt."""
     for name in _CONTINUED:
         setattr(state, name, getattr(saved, name))
+    state.start = saved.start or state.start
+    state.machines = join_machines(saved.machines, state.machines, saved.step)
 
 
 def _data_words(state: TrainingState) -> str:

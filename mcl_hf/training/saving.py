@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from ..errors import InputError
-from .state import TrainingState, checkpoint_folder, checkpoints, file_hash, step_of
+from .state import RECORD, TrainingState, checkpoint_folder, checkpoints, file_hash, step_of
 
 
 class SavesPretrained(Protocol):
@@ -99,7 +99,7 @@ def write_checkpoint(
             model.save_pretrained(partial, state_dict=snapshot.weights)
         processor.save_pretrained(partial)
         save_file(snapshot.optimizer, partial / "training_state.safetensors")
-        (partial / "training_state.json").write_text(json.dumps(asdict(snapshot.state), indent=1), encoding="utf-8")
+        (partial / RECORD).write_text(json.dumps(asdict(snapshot.state), indent=1), encoding="utf-8")
         _write_manifest(partial)
         replace_folder(partial, final)
         _link_last(final)

@@ -32,6 +32,9 @@ from torch import nn
 
 from ..errors import InputError
 
+RECORD = "training_state.json"
+"""File of a run's `TrainingState`, in checkpoints and, as a record, beside the finished model."""
+
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
 
@@ -56,6 +59,9 @@ class TrainingState:
         scaler: state of the fp16 gradient scaler, empty otherwise.
         broken_since_log: names of the unreadable images that the next line of the log will have.
         versions: releases of the packages whose arithmetic the run consists of.
+        recipe: name of the recipe, and names of the options that differ from it (`provenance.recipe_record`).
+        start: what the weights started from (`provenance.start_record`).
+        machines: that the run was on, in turn (`provenance.machine`).
     """
 
     step: int = 0
@@ -74,6 +80,9 @@ class TrainingState:
     broken_since_log: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     task: str = "pre-training"
+    recipe: dict[str, Any] = field(default_factory=dict)
+    start: dict[str, Any] = field(default_factory=dict)
+    machines: list[dict[str, Any]] = field(default_factory=list)
 
 
 def installed_versions() -> dict[str, str]:
@@ -149,7 +158,7 @@ def read_training_state(checkpoint: Path) -> TrainingState:
     Raises:
         InputError: the file is not there, or was not written by this library.
     """
-    path = checkpoint / "training_state.json"
+    path = checkpoint / RECORD
     known = {option.name for option in fields(TrainingState)}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

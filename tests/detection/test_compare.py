@@ -393,7 +393,7 @@ def test_a_comparison_killed_at_once_goes_on_where_it_was(arguments, pretrained,
     assert job.with_suffix(".txt").read_text().count("resuming after step") == 2
     assert {path.name for path in job.iterdir()} == {
         "metrics.json", "log.jsonl", "README.md", "config.json", "model.safetensors", "preprocessor_config.json",
-        "evaluation",
+        "training_state.json", "evaluation",
     }  # fmt: skip
 
     plan = make_plan(given, ["random", pretrained], [0.5], 1)  # the same job, never interrupted

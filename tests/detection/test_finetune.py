@@ -11,7 +11,9 @@ import mcl_hf
 from mcl_hf import MCLForInstanceSegmentation, MCLForObjectDetection
 from mcl_hf.detection import finetune_evaluation, open_detection_data
 from mcl_hf.detection.finetune import take_fraction
+from mcl_hf.detection.finetune_finish import is_best_chosen
 from mcl_hf.errors import InputError
+from mcl_hf.training.state import read_training_state
 from mcl_hf.training.tracking import read_log
 
 from .scenes import write_scenes
@@ -84,7 +86,8 @@ def test_a_run_leaves_a_detector_figures_and_pictures(run, scenes):
     figures = json.loads((folder / "evaluation" / "metrics.json").read_text())
     assert figures["box"]["AP"] == result.metrics["eval/box/AP"]
     assert (folder / "evaluation" / "detections.png").exists()
-    assert "one run, one seed" in (folder / "README.md").read_text()
+    assert f"# {folder.name}" in (folder / "README.md").read_text()
+    assert json.loads((folder / "training_state.json").read_text())["data"]["validation"]["num_images"] > 0
     assert (folder / "checkpoints" / "last").resolve().name == "step-00000004"
 
 
@@ -143,8 +146,7 @@ def test_early_stopping_keeps_the_best(run, monkeypatch):
     result = run(**options)
     assert result.steps == 3  # the best after step 1, then two without gain
     assert_equal(result.output_dir, result.output_dir / "best")
-    text = (result.output_dir / "README.md").read_text()
-    assert "1 (the best of 3)" in text and "AP 50.0" in text
+    assert is_best_chosen(read_training_state(result.output_dir))
     assert run(resume="auto", **options).steps == 3  # it had ended, and stays so
 
 

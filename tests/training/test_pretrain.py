@@ -461,7 +461,7 @@ except InputError as error:
 
 
 def test_what_a_first_run_should_know_is_said(tiny_run, capfd, tmp_path):
-    result = tiny_run(max_steps=2, warmup_steps=5)
+    tiny_run(max_steps=2, warmup_steps=5)
     captured = capfd.readouterr()
     assert "warning: warmup_steps 5 is longer than the run's 2 steps" in captured.out + captured.err
     with pytest.raises(NonFiniteLossError, match=r"start again with --resume auto \(there is no checkpoint yet\)"):

@@ -102,8 +102,9 @@ def test_an_option_that_an_older_checkpoint_does_not_know_is_no_change():
 
 
 def test_everything_that_a_run_counts_is_continued_and_nothing_that_describes_it():
-    described = {"world_size", "global_batch_size", "max_steps", "arguments", "data", "versions", "task"}
-    assert {field.name for field in dataclasses.fields(TrainingState)} == described | set(_CONTINUED)
+    described = {"world_size", "global_batch_size", "max_steps", "arguments", "data", "versions", "task", "recipe"}
+    joined = {"start", "machines"}
+    assert {field.name for field in dataclasses.fields(TrainingState)} == described | joined | set(_CONTINUED)
     saved = TrainingState(step=7, best={"loss": 1.0}, tracker_ids={"wandb": "x"}, scaler={"scale": 2.0}, max_steps=9)
     fresh = TrainingState(max_steps=10)
     continue_from(fresh, saved)

@@ -1,0 +1,89 @@
+"""What a run records of its machine, start and recipe: enough for a card, and nothing of the person or the host."""
+
+import json
+import socket
+from dataclasses import asdict
+
+import torch
+
+from mcl_hf.data.licences import describe_sources
+from mcl_hf.training.arguments import load_arguments
+from mcl_hf.training.provenance import join_machines, machine, recipe_record, start_record
+from mcl_hf.training.resume import PRETRAIN_RULES, continue_from
+from mcl_hf.training.state import RECORD, TrainingState
+
+
+def test_the_machine_is_described_without_its_name():
+    found = machine(torch.device("cpu"))
+    assert found["device"] == found["cpu"] and found["kind"] == "cpu" and found["cores"] >= 1
+    assert found["packages"]["torch"] == torch.__version__.partition("+")[0] or "+" in found["packages"]["torch"]
+    assert socket.gethostname() not in json.dumps(found)
+
+
+def test_a_run_that_goes_on_elsewhere_has_two_machines():
+    one, other = {"device": "a", "from_step": 0}, {"device": "b", "from_step": 0}
+    assert join_machines([], [one], 0) == [one]
+    assert join_machines([one], [one], 5) == [one]
+    assert join_machines([one], [other], 5) == [one, {"device": "b", "from_step": 5}]
+    assert join_machines([one, {"device": "b", "from_step": 5}], [other], 7)[1:] == [{"device": "b", "from_step": 5}]
+    state = TrainingState(machines=[other], start={"kind": "hub"})
+    continue_from(state, TrainingState(step=3, machines=[one], start={"kind": "random"}))
+    assert [place["from_step"] for place in state.machines] == [0, 3] and state.start == {"kind": "random"}
+    old = TrainingState(machines=[other], start={"kind": "hub"})
+    continue_from(old, TrainingState(step=3))  # of a release that recorded neither
+    assert old.start == {"kind": "hub"} and old.machines == [{"device": "b", "from_step": 3}]
+
+
+def test_starts(tmp_path):
+    assert start_record(None) == start_record("random") == {"kind": "random"}
+    assert start_record("timm:resnet18.a1_in1k")["repository"] == "timm/resnet18.a1_in1k"
+    assert start_record("timm:no_such_network") == {"kind": "timm", "name": "no_such_network"}
+    assert start_record("user/name@v2") == {"kind": "hub", "name": "user/name@v2", "repository": "user/name"}
+    folder = tmp_path / "my-run"
+    folder.mkdir()
+    assert start_record(str(folder)) == {"kind": "folder", "name": "my-run"}
+    state = TrainingState(step=4, data={"sources": [{"name": "images"}]}, recipe={"name": "demo", "changed": []})
+    (folder / RECORD).write_text(json.dumps(asdict(state)))
+    run = start_record(str(folder))["run"]
+    assert (run["recipe"], run["steps"], run["data"]) == ("demo", 4, ["images"])
+    assert str(tmp_path) not in json.dumps(start_record(str(folder)))
+
+
+def test_what_differs_from_a_recipe_is_known(tmp_path):
+    same = load_arguments("demo", max_steps="120", temperature=0.2)
+    assert same.recipe == {"name": "demo", "changed": []}
+    other = load_arguments("demo", max_steps=3, num_workers=0, output_dir="x")
+    assert set(other.recipe["changed"]) == {"max_steps", "num_workers", "output_dir"}
+    assert recipe_record(other.recipe, PRETRAIN_RULES.without_influence) == {"name": "demo", "changed": ["max_steps"]}
+    assert set(load_arguments("demo", epochs=2).recipe["changed"]) == {"epochs", "max_steps"}  # replaced the recipe's
+    assert load_arguments(data="x", seed=0).recipe == {"name": None, "changed": ["data"]}
+    own = tmp_path / "own.yaml"
+    own.write_text("max_steps: 7\nmontage_fractions: [1, 1/4, 1/16, 1/32]\n")
+    assert load_arguments(str(own), montage_fractions="1,1/4,1/16,1/32").recipe == {"name": "own.yaml", "changed": []}
+    assert recipe_record(None, ()) == {}
+
+
+def test_sources_are_named_without_folders_servers_and_secrets(tmp_path, monkeypatch):
+    (tmp_path / "secret" / "images").mkdir(parents=True)
+    folder = str(tmp_path / "secret" / "images")
+    assert describe_sources([folder]) == [{"kind": "files", "name": "images", "licence": None}]
+    found = describe_sources([f"{folder}=0.7", "https://me:key@host/a/b-{000..127}.tar?sig=1=0.3"])
+    assert [source["name"] for source in found] == ["images", "b-{000..127}.tar"]
+    assert [source["weight"] for source in found] == [0.7, 0.3]
+    assert "CC0" in describe_sources(["photos"])[0]["licence"]
+    assert describe_sources(["hf://datasets/user/set@main/data/*.parquet"])[0]["name"] == "user/set"
+    assert describe_sources(["user/set"]) == [{"kind": "hub", "name": "user/set", "licence": None}]
+    assert describe_sources(["/nowhere/*.parquet"])[0] == {"kind": "files", "name": "*.parquet", "licence": None}
+
+
+def test_the_licence_of_a_hub_data_set_is_that_of_its_cached_card(tmp_path, monkeypatch):
+    card = tmp_path / "README.md"
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: str(card))
+    for header, expected in [
+        ("license: cc-by-4.0", "cc-by-4.0"),
+        ("license: [mit, apache-2.0]", "mit, apache-2.0"),
+        ("license: other\nlicense_name: my-terms", "my-terms"),
+        ("language: en", None),
+    ]:
+        card.write_text(f"---\n{header}\n---\n# Set\n")
+        assert describe_sources(["user/set"])[0]["licence"] == expected
