@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "measure a detector on annotated images: COCO's figures, Pascal VOC's, pictures",
     "export": "write a checkpoint for timm, torchvision, detectron2, mmdet or ONNX",
     "import": "start from a checkpoint of another program",
+    "push": "publish a model on the Hub, with its card, in one commit",
     "show": "draw pictures of data, of a run, of montages, or of what a checkpoint finds similar",
 }
 

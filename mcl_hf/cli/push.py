@@ -1,0 +1,84 @@
+"""`mcl-hf push CHECKPOINT user/name`: publish a model with its card, in one commit and with a tag."""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from mcl_hf.cli.command import Parser, run_command
+from mcl_hf.hub.bundle import Contents, make_bundles
+from mcl_hf.hub.publish import check_sizes, describe, push_checkpoint
+from mcl_hf.hub.repository import check_name
+
+EXAMPLES = """
+examples:
+  mcl-hf push my-run user/name --dry-run               # what would go there; no network
+  mcl-hf push my-run user/name --private --with-timm   # and user/name-timm, which timm opens
+  mcl-hf push my-run/checkpoints/last user/name --tag v1-half
+  mcl-hf push my-detector someone/else --create-pr
+
+Log in with 'hf auth login', or set HF_TOKEN. HF_ENDPOINT names another Hub. All is checked before anything is changed;
+a push that was cut off is repeated by the same command, which sends nothing twice.
+"""
+
+
+def build_parser() -> Parser:
+    """The command's options."""
+    parser = Parser(
+        prog="mcl-hf push",
+        description="Publish a model on the Hub: slim weights, configuration, processor, card, the run's options and a "
+        "summary of its log, in one commit.",
+        epilog=EXAMPLES,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a finished run, its pretraining/, a checkpoint inside, or a detector"
+    )
+    parser.add_argument("repository", metavar="REPOSITORY", help="user/name; made where it is not there")
+    contents = parser.add_argument_group("what goes along")
+    contents.add_argument("--with-timm", action="store_true", help="also make REPOSITORY-timm, which timm opens")
+    contents.add_argument(
+        "--with-code", action="store_true", help="put the model's code in, to open it where mcl_hf is not installed"
+    )
+    contents.add_argument(
+        "--with-pretraining", action="store_true", help="put target network and predictors in, to continue from"
+    )
+    contents.add_argument("--title", help="of the card (default: the repository's name)")
+    contents.add_argument("--license", default="apache-2.0", help="of the weights (default: apache-2.0)")
+    contents.add_argument(
+        "--evaluation", dest="evaluations", nargs="+", type=Path, default=[], metavar="FILE",
+        help="results for the card, besides those in CHECKPOINT: metrics.json, probe.json, comparison.json",
+    )  # fmt: skip
+    contents.add_argument(
+        "--card", type=Path, metavar="FILE", help="a README.md of your own in place of the card made of the records"
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument("--private", action="store_true", help="make new repositories private")
+    how.add_argument("--create-pr", action="store_true", help="propose it in a pull request; needs no rights there")
+    how.add_argument("--tag", help="of the release (default: the next of v1, v2, ...)")
+    how.add_argument("--message", help="title of the commit (default: the tag and this library's version)")
+    how.add_argument("--dry-run", action="store_true", help="list files and sizes, print the card, use no network")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `run_command` for exit codes."""
+    return run_command(_run, argv)
+
+
+def _run(argv: list[str]) -> None:
+    options = vars(build_parser().parse_args(argv))
+    checkpoint, repository = options.pop("checkpoint"), options.pop("repository")
+    dry_run = options.pop("dry_run")
+    how = {name: options.pop(name) for name in ("private", "create_pr", "tag", "message")}
+    contents = Contents(**options)
+    if not dry_run:
+        push_checkpoint(checkpoint, repository, contents=contents, **how)
+        return
+    check_name(repository)
+    with tempfile.TemporaryDirectory(prefix="mcl-hf-push-") as folder:
+        bundles = make_bundles(checkpoint, repository, Path(folder), contents)
+        for bundle in bundles:
+            check_sizes(bundle)
+        print(describe(bundles))

@@ -1,0 +1,225 @@
+"""What a release consists of: the files of one or two repositories, made whole in a folder before anything is sent.
+
+Where it sits: a checkpoint -> **bundle** -> `publish.py`. Weights go through `transfer`, the card through `card.py`.
+
+    user/name                                  user/name-timm (with_timm)
+        config.json, model.safetensors             config.json, model.safetensors
+        preprocessor_config.json                   README.md
+        README.md, its pictures
+        training_arguments.json, log_summary.json
+        *.py (with_code)
+        pretraining/ (with_pretraining)
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from mcl_hf.errors import InputError
+from mcl_hf.hub.card import check_card, render_card
+from mcl_hf.hub.run_record import read_run, write_run_record
+from mcl_hf.models.configuration_mcl import MCLConfig
+from mcl_hf.transfer.checkpoint import find_folder
+from mcl_hf.transfer.export import export_checkpoint
+from mcl_hf.transfer.remote_code import code_files, refuse_detector, write_with_code
+
+_WHOLE_MODELS = ("MCLForPreTraining", "MCLForSupervisedPreTraining")
+_MODEL_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model*.safetensors.index.json")
+PRETRAINING = "pretraining"
+CARD = "README.md"
+
+
+@dataclass
+class Bundle:
+    """All that one repository gets.
+
+    Attributes:
+        repository: `user/name`.
+        folder: its files, as they will lie there.
+    """
+
+    repository: str
+    folder: Path
+    files: dict[str, Path] = field(init=False)
+
+    def __post_init__(self) -> None:
+        found = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        self.files = {path.relative_to(self.folder).as_posix(): path for path in found}
+
+    @property
+    def card(self) -> str:
+        """The text of its README.md."""
+        return self.files[CARD].read_text(encoding="utf-8")
+
+    def sizes(self) -> dict[str, int]:
+        """Path in the repository -> bytes."""
+        return {path: file.stat().st_size for path, file in self.files.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a release is to hold beyond weights, configuration, processor, card and record of the run.
+
+    Attributes:
+        with_timm: a second repository, for timm.
+        with_code: the code of the model, to open it where mcl_hf is not installed.
+        with_pretraining: target network and predictors, too, to continue from.
+        title: of the card; None: the repository's name.
+        license: of the weights, as the Hub names it.
+        evaluations: result files for the card, besides those in the checkpoint's folder.
+        card: a README.md of the user's own, in place of the one that is rendered.
+    """
+
+    with_timm: bool = False
+    with_code: bool = False
+    with_pretraining: bool = False
+    title: str | None = None
+    license: str = "apache-2.0"
+    evaluations: Sequence[Path] = ()
+    card: Path | None = None
+
+
+def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: Contents | None = None) -> list[Bundle]:
+    """Make a release in a folder, without the network.
+
+    Args:
+        checkpoint: a finished run, its `pretraining/`, a checkpoint inside, a fine-tuned or an exported detector.
+        repository: `user/name`.
+        into: an empty folder.
+        contents: what else it holds.
+
+    Returns:
+        The bundle of `repository`, and after it that of `repository`-timm, if wanted.
+
+    Raises:
+        InputError: nothing that can be published, options that do not fit it, or a card that does not parse.
+    """
+    contents = contents or Contents()
+    if not Path(checkpoint).is_dir():
+        raise InputError(
+            f"there is no folder {checkpoint}: push takes a run, a checkpoint or a detector of this machine"
+        )
+    source, description = find_folder(str(checkpoint))
+    if contents.with_code:
+        refuse_detector(description.get("model_type"))
+    model = into / "model"
+    _write_model(source, description, model)
+    if contents.with_code:
+        plain = model.rename(into / "plain")
+        write_with_code(plain, model)
+    record = read_run(source)
+    if record is not None:
+        write_run_record(record, model)
+    if contents.with_pretraining:
+        _copy_model(_pretraining_folder(source, description), model / PRETRAINING)
+    _write_card(source, repository, model, contents)
+    bundles = [Bundle(repository, model)]
+    if contents.with_timm:
+        timm = into / "timm"
+        export_checkpoint(source, timm, "timm")
+        (timm / CARD).write_text(_timm_card(repository, timm_repository(repository), contents), encoding="utf-8")
+        bundles.append(Bundle(timm_repository(repository), timm))
+    return bundles
+
+
+def timm_repository(repository: str) -> str:
+    """The repository beside it that timm opens."""
+    return f"{repository}-timm"
+
+
+def is_ours(path: str) -> bool:
+    """Whether an earlier release may have put a file there: what this one does not hold goes, all else stays."""
+    name = PurePosixPath(path)
+    if len(name.parts) > 1:
+        return name.parts[0] == PRETRAINING
+    return path in code_files() or any(name.match(pattern) for pattern in _MODEL_FILES)
+
+
+def _write_model(source: Path, description: dict[str, Any], folder: Path) -> None:
+    """The slim model: of a whole pre-training model the online network alone, of all others every file."""
+    export_checkpoint(source, folder, "transformers", network="online" if _is_whole(description) else None)
+
+
+def _is_whole(description: dict[str, Any]) -> bool:
+    """Whether a config.json is that of a model with more than the online network."""
+    return any(name in _WHOLE_MODELS for name in description.get("architectures") or [])
+
+
+def _pretraining_folder(source: Path, description: dict[str, Any]) -> Path:
+    if description.get("model_type") != MCLConfig.model_type:
+        raise InputError(
+            "--with-pretraining is for pre-training models: a detector has no target network or predictors"
+        )
+    for folder in (source / PRETRAINING, source):
+        if (folder / "config.json").is_file() and _is_whole(find_folder(str(folder))[1]):
+            return folder
+    raise InputError(f"--with-pretraining: {source} holds no pretraining/ folder, only the slim model")
+
+
+def _copy_model(source: Path, folder: Path) -> None:
+    folder.mkdir()
+    for pattern in _MODEL_FILES:
+        for path in source.glob(pattern):
+            shutil.copyfile(path, folder / path.name)
+
+
+def _write_card(source: Path, repository: str, folder: Path, contents: Contents) -> None:
+    if contents.card is not None:
+        try:
+            text = contents.card.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"--card {contents.card} cannot be read: {error}") from error
+    else:
+        text = render_card(
+            source,
+            repository=repository,
+            title=contents.title or repository.split("/")[-1],
+            license=contents.license,
+            evaluations=contents.evaluations,
+            pictures=folder,
+            with_timm=contents.with_timm,
+            with_code=contents.with_code,
+        )
+    check_card(text)
+    (folder / CARD).write_text(text, encoding="utf-8")
+
+
+_TIMM_CARD = """\
+---
+{metadata}
+---
+
+# {title}, for timm
+
+The backbone of [{repository}](https://huggingface.co/{repository}), under timm's own names. It opens without mcl_hf:
+
+```python
+import timm
+from transformers import AutoModel
+
+network = timm.create_model("hf-hub:{name}", pretrained=True)  # without pretrained=True: random weights
+features = timm.create_model("hf-hub:{name}", pretrained=True, features_only=True)
+wrapped = AutoModel.from_pretrained("{name}")  # transformers' TimmWrapperModel
+```
+
+How it was trained, what was measured and what was not stands in the card of {repository}, which also has the feature
+pyramid and the region head.
+"""
+
+
+def _timm_card(repository: str, name: str, contents: Contents) -> str:
+    metadata = ModelCardData(
+        license=contents.license,
+        library_name="timm",
+        pipeline_tag="image-feature-extraction",
+        base_model=repository,
+        tags=["timm", "mcl_hf"],
+    )
+    title = contents.title or repository.split("/")[-1]
+    text = _TIMM_CARD.format(metadata=metadata.to_yaml(), title=title, repository=repository, name=name)
+    check_card(text)
+    return text

@@ -1,0 +1,230 @@
+"""Publishing: everything checked, then each repository in one commit, then a tag.
+
+Where it sits: a checkpoint -> `bundle.py` -> **publish** -> `repository.py`. Nothing is changed on the Hub before all
+bundles have passed all checks; a commit is whole or absent; the same call again goes on where one was cut off, and
+sends nothing twice. A repository that was made for a push that then failed stays, empty: this library deletes none.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcl_hf.errors import InputError
+from mcl_hf.hub.bundle import CARD, Bundle, Contents, is_ours, make_bundles
+from mcl_hf.hub.refusals import HubAwayError
+from mcl_hf.hub.repository import MAX_FILE_BYTES, Commit, Repository, check_name, next_tag, tag_is_taken
+from mcl_hf.version import __version__
+
+ATTEMPTS = 6
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What came of a bundle.
+
+    Attributes:
+        repository: `user/name`.
+        commit: that holds it.
+        tag: that names the commit; None for a pull request.
+    """
+
+    repository: str
+    commit: Commit
+    tag: str | None
+
+
+def push_checkpoint(
+    checkpoint: str | Path,
+    repository: str,
+    *,
+    contents: Contents | None = None,
+    private: bool = False,
+    create_pr: bool = False,
+    tag: str | None = None,
+    message: str | None = None,
+) -> list[Published]:
+    """Publish a checkpoint.
+
+    Args:
+        checkpoint: a finished run, its `pretraining/`, a checkpoint inside, a fine-tuned or an exported detector.
+        repository: `user/name`; made where it is not there.
+        contents: what goes along.
+        private: make it private; refused for one that is public.
+        create_pr: propose the files in a pull request instead.
+        tag: of the release; None takes the next of v1, v2, ...
+        message: title of the commit.
+
+    Returns:
+        One entry for each repository, the model's own last.
+
+    Raises:
+        InputError: one line: what is wrong, and what is on the Hub now.
+
+    Example:
+        >>> from mcl_hf.hub.publish import push_checkpoint
+        >>> push_checkpoint("my-run", "user/name")[-1].tag  # doctest: +SKIP
+        'v1'
+    """
+    check_name(repository)
+    with tempfile.TemporaryDirectory(prefix="mcl-hf-push-") as folder:
+        bundles = make_bundles(checkpoint, repository, Path(folder), contents)
+        return publish(bundles, private=private, create_pr=create_pr, tag=tag, message=message)
+
+
+def publish(
+    bundles: Sequence[Bundle],
+    *,
+    private: bool = False,
+    create_pr: bool = False,
+    tag: str | None = None,
+    message: str | None = None,
+    attempts: int = ATTEMPTS,
+    say: Say = print,
+) -> list[Published]:
+    """Publish bundles, the first one last, as its card may name the others; see `push_checkpoint`.
+
+    Raises:
+        InputError: as `push_checkpoint`.
+        HubAwayError: the Hub cannot be reached, or not any more.
+    """
+    if create_pr and tag is not None:
+        raise InputError("--tag and --create-pr are both given: a release is tagged when the pull request is merged")
+    for bundle in bundles:
+        check_sizes(bundle)
+    order = list(reversed(bundles))
+    progress = _Progress([bundle.repository for bundle in order])
+    try:
+        repositories = [Repository(bundle.repository, attempts) for bundle in order]
+        there = [repository.check(private, create_pr) for repository in repositories]
+        for repository, bundle in zip(repositories, order, strict=True):
+            repository.check_card(bundle.card)
+        tags = [repository.tags() if exists else {} for repository, exists in zip(repositories, there, strict=True)]
+        name = None if create_pr else _release_name(repositories, tags, tag)
+        title = message or f"{name or 'Weights and card'} (mcl_hf {__version__})"
+        # --- from here on the Hub changes ---
+        commits = []
+        for repository, bundle, exists in zip(repositories, order, there, strict=True):
+            if not exists:
+                repository.create(private)
+                progress.made(repository.name)
+            progress.committing(repository.name)
+            commits.append(repository.commit(bundle.files, title, is_ours, create_pr))
+            progress.committed(repository.name, create_pr)
+        if name is not None:
+            name = _earlier_name(commits, tags, tag) or name
+            for repository, commit in zip(repositories, commits, strict=True):
+                repository.tag(name, commit.oid)
+                progress.done(repository.name)
+    except InputError as error:
+        error.add_note(progress.tell(uncertain=isinstance(error, HubAwayError)))
+        raise
+    except KeyboardInterrupt:
+        print(progress.tell(uncertain=True), file=sys.stderr)
+        raise
+    published = [Published(bundle.repository, commit, name) for bundle, commit in zip(order, commits, strict=True)]
+    for one in published:
+        say(_told(one))
+    return published
+
+
+def _told(one: Published) -> str:
+    if one.tag is None:
+        return f"proposed: {one.commit.url}" if one.commit.made else f"{one.repository} holds all of it already"
+    state = "published" if one.commit.made else "unchanged"
+    return f"{state}: {one.repository} at {one.tag}, commit {one.commit.oid[:8]}"
+
+
+def _release_name(repositories: Sequence[Repository], tags: Sequence[dict[str, str]], wanted: str | None) -> str:
+    """The tag of this release: the one that is wanted, or the next of the model's own repository, the last one here.
+
+    Raises:
+        InputError: the one that is wanted names another commit than the newest.
+    """
+
+    def taken(name: str) -> list[Repository]:
+        pairs = zip(repositories, tags, strict=True)
+        return [repository for repository, known in pairs if name in known and known[name] != repository.head_oid()]
+
+    if wanted is None:
+        name = next_tag(tags[-1])
+        return next_tag({tag: oid for known in tags for tag, oid in known.items()}) if taken(name) else name
+    for repository in taken(wanted):
+        raise InputError(tag_is_taken(repository.name, wanted))
+    return wanted
+
+
+def _earlier_name(commits: Sequence[Commit], tags: Sequence[dict[str, str]], wanted: str | None) -> str | None:
+    """The tag that names these commits already, where nothing is new and no tag was asked for."""
+    if wanted is not None or any(commit.made for commit in commits):
+        return None
+    names = [
+        [tag for tag, oid in known.items() if oid == commit.oid] for known, commit in zip(tags, commits, strict=True)
+    ]
+    shared = [name for name in names[-1] if all(name in others for others in names)]
+    return shared[-1] if shared else None
+
+
+def check_sizes(bundle: Bundle) -> None:
+    """Refuse a file that the Hub does not take.
+
+    Raises:
+        InputError: naming it.
+    """
+    for path, size in bundle.sizes().items():
+        if size > MAX_FILE_BYTES:
+            raise InputError(
+                f"{path} of {bundle.repository} is too large for the Hub: {size / 1e9:.1f} GB, at most "
+                f"{MAX_FILE_BYTES / 1e9:.0f} GB a file"
+            )
+
+
+def describe(bundles: Sequence[Bundle]) -> str:
+    """Files, sizes and cards, for a reader."""
+    lines = []
+    for bundle in bundles:
+        sizes = bundle.sizes()
+        lines.append(f"{bundle.repository}: {len(sizes)} files, {_size(sum(sizes.values()))}")
+        width = max(map(len, sizes))
+        lines += [f"  {path:<{width}}  {_size(size):>9}" for path, size in sizes.items()]
+    for bundle in bundles:
+        lines += ["", f"--- {CARD} of {bundle.repository} ---", bundle.card]
+    return "\n".join(lines)
+
+
+def _size(count: int) -> str:
+    """Bytes in the unit that suits them."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"
+
+
+class _Progress:
+    """How far a push has come, for whoever has to be told that it came no further."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._states = dict.fromkeys(names, "as it was")
+
+    def made(self, name: str) -> None:
+        self._states[name] = "new and empty"
+
+    def committing(self, name: str) -> None:
+        self._states[name] += " (or holds the whole release)"
+
+    def committed(self, name: str, create_pr: bool) -> None:
+        self._states[name] = "published as a pull request" if create_pr else "published, but not tagged"
+
+    def done(self, name: str) -> None:
+        self._states[name] = "published"
+
+    def tell(self, uncertain: bool) -> str:
+        """One sentence or two; where an answer may have been lost, what it may have been stays in."""
+        maybe = " (or holds the whole release)"
+        states = {name: state if uncertain else state.removesuffix(maybe) for name, state in self._states.items()}
+        if set(states.values()) == {"as it was"}:
+            return "Nothing was changed on the Hub."
+        told = "; ".join(f"{name} is {state}" for name, state in states.items())
+        return f"On the Hub, {told}. The same command goes on from there and sends nothing twice."

@@ -1,0 +1,87 @@
+"""What the Hub or its client refuses, as one line that says what to do, and never with a token in it.
+
+Where it sits: around every request of `repository.py`. The client raises many types, whose texts span lines and hold
+addresses; here they become an `InputError`, or a `HubAwayError` where trying again later may help.
+
+Source: huggingface_hub `errors.py`, `utils/_http.py`.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub import constants, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+from mcl_hf.errors import InputError
+from mcl_hf.models.hub_retry import is_transient, reason_of, without_secrets
+
+_NO_TOKEN = "there is no token for the Hub: log in with 'hf auth login', or set HF_TOKEN"
+
+
+class HubAwayError(InputError):
+    """The Hub did not answer, or had no time: the same may work later."""
+
+
+@contextmanager
+def one_line(repository: str, doing: str) -> Iterator[None]:
+    """Turn what the client raises inside the block into one line; what is no matter of the Hub passes.
+
+    Args:
+        repository: `user/name`, for the message.
+        doing: what is being done, as in "reading".
+
+    Raises:
+        InputError: the Hub refuses it.
+        HubAwayError: it cannot be reached, or is overloaded.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if is_transient(error):
+            raise HubAwayError(_away(error, repository, doing)) from error
+        if isinstance(error, LocalTokenNotFoundError):
+            raise InputError(_NO_TOKEN) from error
+        if isinstance(error, OfflineModeIsEnabled):
+            raise InputError(f"HF_HUB_OFFLINE is set, and {doing} {repository} needs the network: unset it") from error
+        if isinstance(error, HFValidationError):
+            raise InputError(without_token(str(error))) from error
+        if isinstance(error, HfHubHTTPError):
+            raise InputError(without_token(_refusal(error, repository, doing))) from error
+        raise
+
+
+def without_token(text: str) -> str:
+    """The text in one line, without what must not be shown: the user's token, should the server have repeated it."""
+    token = get_token()
+    return without_secrets(text.replace(token, "hf_***") if token else text)
+
+
+def _away(error: Exception, repository: str, doing: str) -> str:
+    if isinstance(error, HfHubHTTPError):
+        return without_token(f"{doing} {repository}: {reason_of(error)}; try again later")
+    return without_token(f"{doing} {repository}: {constants.ENDPOINT} cannot be reached ({reason_of(error)})")
+
+
+def _refusal(error: HfHubHTTPError, repository: str, doing: str) -> str:
+    status, headers = error.response.status_code, error.response.headers
+    said = error.server_message or headers.get("X-Error-Message") or error.response.reason_phrase
+    said = " ".join(str(said).split()).rstrip(".")[:300]
+    if status == 401 and "whoami" in str(error.request.url):
+        return f"the Hub does not know this token{_source_of_token()}: log in again with 'hf auth login'"
+    if status == 401 or headers.get("X-Error-Code") == "RepoNotFound":
+        return f"{doing} {repository}: there is no such repository that your token may see"
+    if status == 403:
+        return f"{doing} {repository}: no permission ({said}); use a token that may write there"
+    if status == 409:
+        return f"{doing} {repository}: it is taken ({said})"
+    if status == 413:
+        return f"{doing} {repository}: too large for the Hub ({said})"
+    return f"{doing} {repository}: the Hub answers {status} ({said})"
+
+
+def _source_of_token() -> str:
+    name = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name)), None)
+    return f", which comes from {name}" if name else ""

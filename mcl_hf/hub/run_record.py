@@ -1,0 +1,131 @@
+"""What a release tells of its run beside the card, for programs: `training_arguments.json` and `log_summary.json`.
+
+Where it sits: a run's folder, or one of its models' -> **run_record** -> `bundle.py`. Addresses lose what is private in
+them: the folders that a path goes through, and what a URL says after `?` and before `@`.
+"""
+
+import json
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from mcl_hf.errors import InputError
+from mcl_hf.training.state import TrainingState, read_training_state
+from mcl_hf.training.tracking import read_log
+
+ARGUMENTS_FILE = "training_arguments.json"
+SUMMARY_FILE = "log_summary.json"
+_INSIDE_A_RUN = ("pretraining", "best")
+_NOT_SUMMARISED = ("broken",)  # names of files
+STATE_FILE = "training_state.json"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run has written of itself.
+
+    Attributes:
+        state: that of the checkpoint, or of the run's last one.
+        log: the lines of log.jsonl up to its step; empty where there is none.
+    """
+
+    state: TrainingState
+    log: list[dict[str, Any]]
+
+
+def read_run(folder: Path) -> RunRecord | None:
+    """The record of the run that a model came of, None where nothing is recorded (an imported checkpoint).
+
+    Args:
+        folder: of a run, a checkpoint inside, its `pretraining/` or `best/`.
+
+    Raises:
+        InputError: there is a record that cannot be read.
+    """
+    folder = folder.resolve()
+    if folder.parent.name == "checkpoints":
+        run = folder.parent.parent
+    else:
+        run = folder.parent if folder.name in _INSIDE_A_RUN else folder
+    holders = [place for place in (folder, run, run / "checkpoints" / "last") if (place / STATE_FILE).is_file()]
+    if not holders:
+        return None
+    state = read_training_state(holders[0])
+    path = run / "log.jsonl"
+    try:
+        lines = read_log(path) if path.is_file() else []
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    return RunRecord(state, [line for line in lines if line.get("step", 0) <= state.step])
+
+
+def write_run_record(record: RunRecord, folder: Path) -> None:
+    """Write both files into a folder."""
+    _write(folder / ARGUMENTS_FILE, training_arguments(record.state))
+    _write(folder / SUMMARY_FILE, log_summary(record))
+
+
+def training_arguments(state: TrainingState) -> dict[str, Any]:
+    """The options of a run, and what they came to."""
+    return {
+        "task": state.task,
+        "arguments": without_private_parts(state.arguments),
+        "world_size": state.world_size,
+        "global_batch_size": state.global_batch_size,
+        "max_steps": state.max_steps,
+        "num_images": state.data.get("num_images"),
+        "data_fingerprint": state.data.get("fingerprint"),
+        "versions": state.versions,
+    }
+
+
+def log_summary(record: RunRecord) -> dict[str, Any]:
+    """Where the curves begin and end, and what is between in one number each."""
+    lines = [{name: value for name, value in line.items() if name not in _NOT_SUMMARISED} for line in record.log]
+    speeds = [line["images_per_second"] for line in lines if _is_number(line.get("images_per_second"))]
+    losses = [line for line in lines if _is_number(line.get("loss"))]
+    best = min(losses, key=lambda line: line["loss"], default=None)
+    return {
+        "steps": record.state.step,
+        "images_seen": record.state.images_seen,
+        "seconds": record.state.seconds,
+        "broken_images": record.state.broken_images,
+        "lines": len(lines),
+        "lowest_loss": None if best is None else {"step": best["step"], "loss": best["loss"]},
+        "median_images_per_second": statistics.median(speeds) if speeds else None,
+        "health": [line["health"] for line in lines if line.get("health")],
+        "first": lines[0] if lines else None,
+        "last": lines[-1] if lines else None,
+    }
+
+
+def without_private_parts(value: Any) -> Any:
+    """Texts as they may be published, in any nesting.
+
+    Example:
+        >>> without_private_parts(["/home/me/photos", "C:\\\\me\\\\photos", "user/name", "https://me:key@host/a.tar?sig=1"])
+        ['photos', 'photos', 'user/name', 'https://host/a.tar']
+    """
+    if isinstance(value, dict):
+        return {name: without_private_parts(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_private_parts(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if "://" in value:
+        parts = urlsplit(value)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    if value.startswith(("/", "~", ".")):
+        return Path(value).name
+    return PureWindowsPath(value).name if PureWindowsPath(value).is_absolute() else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
