@@ -21,6 +21,7 @@ from mcl_hf.detection.detection_data import DetectionData, DetectionItem
 from mcl_hf.detection.masks import encode_masks
 from mcl_hf.detection.results import ImageDetections
 from mcl_hf.errors import InputError
+from mcl_hf.models.checkpoint_source import MODEL_FILES, local_checkpoint
 from mcl_hf.models.collectives import rank, world_size
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -35,7 +36,8 @@ def open_detector(checkpoint: str) -> tuple[torch.nn.Module, Any]:
         InputError: nothing there, or something other than a detector.
     """
     try:
-        config = AutoConfig.from_pretrained(checkpoint)
+        folder = local_checkpoint(checkpoint, MODEL_FILES)
+        config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise InputError(f"{checkpoint} cannot be opened as a checkpoint: {_first_line(error)}") from error
     if config.model_type == "mcl_dense":
@@ -48,7 +50,7 @@ def open_detector(checkpoint: str) -> tuple[torch.nn.Module, Any]:
     else:
         raise InputError(f"{checkpoint} is a model of type {config.model_type}, not a detector")
     try:
-        return opener.from_pretrained(checkpoint).eval(), AutoImageProcessor.from_pretrained(checkpoint)
+        return opener.from_pretrained(folder).eval(), AutoImageProcessor.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise InputError(f"{checkpoint} cannot be opened as a detector: {_first_line(error)}") from error
 

@@ -1,20 +1,80 @@
 """Where a checkpoint lies: a file or folder here, or a repository of the Hub, which is fetched.
 
-Before every reader of weights: `starting_weights`, exports, detectors.
+Before every reader of weights: `starting_weights`, exports, detectors, probes, resumed runs.
+
+    "folder" | "user/name[/folder][@revision]" -> **checkpoint_source** -> hub_retry -> huggingface_hub -> a folder here
 """
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+
+from .hub_retry import call_with_retries, chain, is_transient, reason_of, without_secrets
+
+MODEL_FILES = ("*.safetensors", "*.json")
+"""What a model is opened from: weights, configuration, processor."""
+
+_FOLDERS = r"pretraining|checkpoints/step-\d{8,}"
+_SOURCE = re.compile(
+    rf"(?P<repository>[\w.-]+/[\w.-]+)(?:/(?P<folder>{_FOLDERS}))?(?:@(?P<revision>[^@\s]+))?", re.ASCII
+)
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A checkpoint on the Hub.
+
+    Attributes:
+        repository: `user/name`.
+        folder: of a run that lies in it, `pretraining` or `checkpoints/step-00000030`; empty for the model itself.
+        revision: branch, tag, commit or `refs/pr/N`; None for `main`.
+    """
+
+    repository: str
+    folder: str = ""
+    revision: str | None = None
+
+
+def hub_source(text: str) -> HubSource | None:
+    """A text as a repository's name, None where it cannot be one. What exists here is never asked for.
+
+    Example:
+        >>> hub_source("user/name@v1")
+        HubSource(repository='user/name', folder='', revision='v1')
+        >>> hub_source("user/name/pretraining").folder
+        'pretraining'
+        >>> hub_source("./user/name") is None
+        True
+    """
+    match = _SOURCE.fullmatch(text)
+    if match is None or Path(text).exists():
+        return None
+    try:
+        validate_repo_id(match["repository"])
+    except HFValidationError:
+        return None
+    return HubSource(match["repository"], match["folder"] or "", match["revision"])
 
 
 def local_checkpoint(source: str, patterns: Sequence[str], others: str = "") -> Path:
     """The file or folder of a checkpoint on this machine.
 
     Args:
-        source: A path, or a repository `user/name`.
-        patterns: Files of a repository that are fetched, as globs.
+        source: A path, or a repository `user/name`, of which `/pretraining` or `/checkpoints/step-00000030` may be
+            meant, and a revision: `user/name@v1`. Of a run that has not finished, the last checkpoint is taken.
+        patterns: Files that are fetched, as globs; those of other folders of the repository are not.
         others: What else the caller would have taken, for the message: `"timm:NAME, "`.
 
     Raises:
@@ -23,12 +83,88 @@ def local_checkpoint(source: str, patterns: Sequence[str], others: str = "") -> 
     path = Path(source)
     if path.exists():
         return path
-    if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise ValueError(f"no checkpoint at {source}: neither {others}a file, a folder nor a repository user/name")
+    wanted = hub_source(source)
+    if wanted is None:
+        raise ValueError(
+            f"no checkpoint at {source}: neither {others}a file, a folder nor a repository user/name[@revision]"
+        )
+    prefix = f"{wanted.folder}/" if wanted.folder else ""
+    folder = fetch(wanted, [prefix + pattern for pattern in patterns], ignore=[f"{prefix}*/*"]) / wanted.folder
+    if any(found for pattern in patterns for found in folder.glob(pattern)):
+        return folder
+    if not wanted.folder:
+        for newest in hub_checkpoints(wanted):
+            return fetch(newest, [f"{newest.folder}/{pattern}" for pattern in patterns]) / newest.folder
+    raise ValueError(f"{source} holds no {' or '.join(patterns)}{f' in {wanted.folder}' if wanted.folder else ''}")
+
+
+def hub_checkpoints(source: HubSource) -> list[HubSource]:
+    """Checkpoints of a run that lie in a repository, the newest first, all at the commit that is there now.
+
+    Raises:
+        ValueError: See `fetch`.
+    """
+    snapshot = fetch(source, ["checkpoints/step-*/manifest.json"])
+    names = sorted(path.parent.name for path in snapshot.glob("checkpoints/step-*/manifest.json"))
+    return [HubSource(source.repository, f"checkpoints/{name}", snapshot.name) for name in reversed(names)]
+
+
+def fetch(source: HubSource, patterns: Sequence[str], ignore: Sequence[str] = ()) -> Path:
+    """Files of a repository as a folder of the client's cache, asked for again while the Hub is away.
+
+    Args:
+        source: Repository and revision; its `folder` is not looked at.
+        patterns: Globs; `*` goes across folders.
+        ignore: Globs of what is left out.
+
+    Raises:
+        ValueError: One line: the Hub refuses it, is away, or offline mode has nothing in the cache.
+    """
+    name = source.repository + (f"@{source.revision}" if source.revision else "")
     try:
-        return Path(snapshot_download(source, allow_patterns=list(patterns)))
-    except Exception as error:  # the client raises many types: offline, no such repository, no permission
-        raise ValueError(f"cannot fetch {source} from the Hub: {str(error).splitlines()[0]}") from error
+        return Path(
+            call_with_retries(
+                snapshot_download,
+                source.repository,
+                revision=source.revision,
+                allow_patterns=list(patterns),
+                ignore_patterns=list(ignore) or None,
+                what=f"fetching {name}",
+            )
+        )
+    except Exception as error:  # the client raises many types, of which the operating system's are one
+        raise ValueError(refusal(error, source)) from error
 
 
-__all__ = ["local_checkpoint"]
+def refusal(error: BaseException, source: HubSource) -> str:
+    """Why the Hub does not give a repository, and what to do, in one line without tokens."""
+    name = source.repository
+    for one in chain(error):
+        if isinstance(one, OfflineModeIsEnabled):
+            return (
+                f"HF_HUB_OFFLINE is set and the cache {constants.HF_HUB_CACHE} does not hold all of {name}"
+                f"{f'@{source.revision}' if source.revision else ''}: fetch it once without HF_HUB_OFFLINE"
+            )
+        if isinstance(one, RevisionNotFoundError):
+            return f"the repository {name} on the Hub has no revision {source.revision or 'main'}"
+        if isinstance(one, GatedRepoError):
+            return f"{name} is gated: ask for access on its page, and log in with 'hf auth login'"
+        if isinstance(one, RepositoryNotFoundError):
+            return (
+                f"there is no folder {name} here, and no repository {name} on the Hub that can be seen: check the "
+                "name, and log in with 'hf auth login' if it is private"
+            )
+        if isinstance(one, HfHubHTTPError) and one.response is not None and one.response.status_code == 401:
+            return (
+                f"cannot fetch {name}: the Hub does not know your token; log in again with 'hf auth login', or mend or "
+                "unset HF_TOKEN"
+            )
+        if isinstance(one, HfHubHTTPError) and one.response is not None and one.response.status_code == 403:
+            return f"cannot fetch {name}: your token may not read it ({reason_of(one)})"
+    if is_transient(error):
+        why = f"{constants.ENDPOINT} cannot be reached or is busy ({reason_of(error)})"
+        return f"cannot fetch {name}: {why}; try again later"
+    return f"cannot fetch {name} from the Hub: {without_secrets(str(error) or type(error).__name__)}"
+
+
+__all__ = ["MODEL_FILES", "HubSource", "fetch", "hub_checkpoints", "hub_source", "local_checkpoint", "refusal"]

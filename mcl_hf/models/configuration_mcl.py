@@ -9,6 +9,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
 
+from .patient_loading import PatientLoading
 from .timm_backbone import describe_backbone
 
 LEVEL_PAIRINGS = ("top", "same", "adjacent", "all")
@@ -18,7 +19,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @strict
-class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
+class MCLConfig(PatientLoading, BackboneConfigMixin, PreTrainedConfig):
     """Configuration of `MCLModel`, `MCLBackbone`, `MCLForPreTraining` and `MCLForSupervisedPreTraining`.
 
     Args:

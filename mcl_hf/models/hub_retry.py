@@ -85,7 +85,7 @@ def is_transient(error: BaseException) -> bool:
     Errors that the client has wrapped are looked into; the first that tells decides. Offline mode, missing rights and
     what is not there do not pass.
     """
-    for one in _chain(error):
+    for one in chain(error):
         if isinstance(one, OfflineModeIsEnabled):
             return False
         if isinstance(one, HfHubHTTPError) and one.response is not None:
@@ -99,7 +99,7 @@ def is_transient(error: BaseException) -> bool:
 
 def asked_wait_s(error: BaseException) -> float:
     """Seconds that the server asked to wait, 0 where it did not."""
-    for one in _chain(error):
+    for one in chain(error):
         if isinstance(one, HfHubHTTPError) and one.response is not None:
             headers = one.response.headers
             return max(_seconds(headers.get("Retry-After", "")), _reset_s(headers, one.response.status_code))
@@ -108,7 +108,7 @@ def asked_wait_s(error: BaseException) -> float:
 
 def reason_of(error: BaseException) -> str:
     """An error in one line without tokens: what broke, rather than what the client makes of it."""
-    for one in _chain(error):
+    for one in chain(error):
         if isinstance(one, HfHubHTTPError) and one.response is not None:
             said = one.response.headers.get("X-Error-Message") or one.response.reason_phrase
             return without_secrets(f"the Hub answers {one.response.status_code} ({said})")
@@ -127,7 +127,7 @@ def without_secrets(text: str) -> str:
     return " ".join(_QUERY.sub(r"\1", _TOKEN.sub("hf_***", text)).split())
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def chain(error: BaseException) -> Iterator[BaseException]:
     """An error and those behind it, the newest first."""
     seen: set[int] = set()
     following: BaseException | None = error
@@ -160,4 +160,4 @@ def _reset_s(headers: Any, status: int) -> float:
     return float(match[1]) if match else 0.0
 
 
-__all__ = ["call_with_retries", "is_transient", "reason_of", "without_secrets"]
+__all__ = ["call_with_retries", "chain", "is_transient", "reason_of", "without_secrets"]

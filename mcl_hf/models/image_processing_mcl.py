@@ -17,6 +17,8 @@ from transformers.image_processing_utils import BatchFeature, SizeDict
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 
+from .patient_loading import PatientLoading
+
 _PASTED_AT_ONCE = 16  # masks of the whole image's size that exist in float32 at a time
 
 
@@ -26,7 +28,7 @@ class MCLImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-a
     size_divisor: int | None
 
 
-class MCLImageProcessor(TorchvisionBackend):
+class MCLImageProcessor(PatientLoading, TorchvisionBackend):
     """Resize the shorter side, cut out the centre, scale to [0, 1] and normalise.
 
     The models take any height and width: switch `do_resize` or `do_center_crop` off to keep the whole picture. For a

@@ -24,6 +24,7 @@ from .configuration_mcl import MCLConfig
 from .contrast import MultiLevelContrast
 from .fpn import FeaturePyramid
 from .montage import MontageLayout
+from .patient_loading import PatientLoading
 from .region_head import Predictor, RegionHead
 from .timm_backbone import build_timm_network, describe_backbone, run_timm_network
 
@@ -43,7 +44,7 @@ class MCLModelOutput(ModelOutput):
     backbone_feature_maps: tuple[torch.Tensor, ...] | None = None
 
 
-class MCLPreTrainedModel(PreTrainedModel):
+class MCLPreTrainedModel(PatientLoading, PreTrainedModel):
     """What all MCL models share: configuration, prefix, and initialisation that leaves timm's own alone."""
 
     config: MCLConfig

@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from .checkpoint_source import local_checkpoint
+from .checkpoint_source import MODEL_FILES, local_checkpoint
 from .configuration_mcl import MCLConfig
+from .hub_retry import call_with_retries, is_transient, reason_of, without_secrets
 from .modeling_mcl import MCLBackbone
 
 _PARTS = {
@@ -26,7 +27,6 @@ _PARTS = {
     "target.": "target",
     "classifiers.": "classifiers",
 }
-_WEIGHT_FILES = ("*.safetensors", "*.json")
 
 
 @dataclass
@@ -53,7 +53,7 @@ def read_checkpoint(source: str, config: MCLConfig) -> dict[str, torch.Tensor]:
 
     Args:
         source: `timm:NAME` (fetched by timm), a folder with `model.safetensors` of ours or of
-            `timm.models.save_for_hf`, a `.safetensors` file, or a Hub repository `user/name` (fetched).
+            `timm.models.save_for_hf`, a `.safetensors` file, or a Hub repository `user/name[@revision]` (fetched).
         config: Of the model to be filled.
 
     Raises:
@@ -61,7 +61,7 @@ def read_checkpoint(source: str, config: MCLConfig) -> dict[str, torch.Tensor]:
     """
     if source.startswith("timm:"):
         return _timm_tensors(source.removeprefix("timm:"), config)
-    path = local_checkpoint(source, _WEIGHT_FILES, "timm:NAME, ")
+    path = local_checkpoint(source, MODEL_FILES, "timm:NAME, ")
     if path.is_dir() and (path / "config.json").is_file():
         description = json.loads((path / "config.json").read_text())
         if "architecture" in description and description.get("model_type") != MCLConfig.model_type:
@@ -90,11 +90,18 @@ def read_checkpoint(source: str, config: MCLConfig) -> dict[str, torch.Tensor]:
 def _timm_tensors(name: str, config: MCLConfig) -> dict[str, torch.Tensor]:
     """Backbone tensors of a pre-trained timm network."""
     try:
-        network = timm.create_model(
-            name, pretrained=True, features_only=True, in_chans=config.num_channels, **(config.backbone_kwargs or {})
+        network = call_with_retries(
+            timm.create_model,
+            name,
+            pretrained=True,
+            features_only=True,
+            in_chans=config.num_channels,
+            what=f"fetching timm:{name}",
+            **(config.backbone_kwargs or {}),
         )
     except Exception as error:  # unknown name, no pre-trained weights, no connection: timm raises many types
-        raise ValueError(f"timm cannot give weights for {name!r}: {str(error).splitlines()[0]}") from error
+        reason = reason_of(error) if is_transient(error) else without_secrets(f"{error}\n".splitlines()[0])
+        raise ValueError(f"timm cannot give weights for {name!r}: {reason}") from error
     return {f"backbone.{key}": tensor for key, tensor in network.state_dict().items()}
 
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from mcl_hf.errors import InputError
 from mcl_hf.models import MCLConfig, MCLModel, load_starting_weights
+from mcl_hf.models.checkpoint_source import MODEL_FILES, local_checkpoint
 
 RANDOM, TIMM = "random", "timm:"
 
@@ -66,7 +67,8 @@ def open_checkpoint(name: str) -> MCLModel:
     if folder.is_dir() and not (folder / "config.json").exists() and last.exists():
         name = str(last)
     try:
-        return MCLModel.from_pretrained(name, dtype=torch.float32).eval()
+        local = local_checkpoint(name, MODEL_FILES)
+        return MCLModel.from_pretrained(local, dtype=torch.float32).eval()
     except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{name} cannot be opened as an MCL model: {reason}") from error

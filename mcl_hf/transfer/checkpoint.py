@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from mcl_hf.errors import InputError
-from mcl_hf.models.checkpoint_source import local_checkpoint
+from mcl_hf.models.checkpoint_source import MODEL_FILES, local_checkpoint
 from mcl_hf.models.configuration_mcl import MCLConfig
 from mcl_hf.models.starting_weights import read_checkpoint
 
@@ -108,7 +108,7 @@ def find_folder(source: str) -> tuple[Path, dict[str, Any]]:
         InputError: Neither a folder nor a repository, or without a config.json that can be read.
     """
     try:
-        folder = local_checkpoint(source, ["*.safetensors", "*.json"])
+        folder = local_checkpoint(source, MODEL_FILES)
     except ValueError as error:
         raise InputError(str(error)) from error
     if folder.is_file():
