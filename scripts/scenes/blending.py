@@ -8,7 +8,7 @@ Flow: pool -> appearance + **blending** -> compose. Two ways:
   are shifted by a membrane that is spanned over its outline, where it takes up a part of the difference to the
   background. AP on these scenes, reported apart, says what a detector owes to the traces of the first way. Source:
   P. Pérez, M. Gangnet, A. Blake, Poisson Image Editing, SIGGRAPH 2003, equations 2 and 4 (guidance: the object's own
-  gradient). The whole difference would make thin objects vanish; a part between 0.4 and 0.8 is taken up here.
+  gradient). The whole difference would make thin objects vanish; a part between 0.3 and 0.6 is taken up here.
 
 Either may cast a soft shadow.
 """
@@ -26,7 +26,7 @@ BLENDINGS = ("feathered", "poisson")
 MAX_FEATHER = 0.006
 """Standard deviation of the softened edge, in sides of the scene."""
 MAX_COLOUR_SHIFT = 0.22
-MEMBRANE_STRENGTH = (0.4, 0.8)
+MEMBRANE_STRENGTH = (0.3, 0.6)
 
 
 @dataclass(frozen=True)

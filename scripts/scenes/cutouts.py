@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageFilter
+from scipy import ndimage
 
 from mcl_hf.errors import InputError
 
@@ -98,9 +99,8 @@ def from_white_ground(image: Image.Image) -> Image.Image:
     rgb = image.convert("RGB")
     pixels = np.asarray(rgb).astype(np.int16)  # (H, W, 3)
     near_white = (pixels.min(axis=2) > 228) & (pixels.max(axis=2) - pixels.min(axis=2) < 18)
-    ground = Image.fromarray(np.pad(near_white, 1, constant_values=True).astype(np.uint8) * 255)
-    ImageDraw.floodfill(ground, (0, 0), 128)
-    inside = np.asarray(ground)[1:-1, 1:-1] != 128
+    regions, _ = ndimage.label(np.pad(near_white, 1, constant_values=True))
+    inside = (regions != regions[0, 0])[1:-1, 1:-1]  # the frame belongs to the ground
     alpha = Image.fromarray(inside.astype(np.uint8) * 255).filter(ImageFilter.MinFilter(3))
     rgb.putalpha(alpha.filter(ImageFilter.GaussianBlur(0.7)))
     return rgb

@@ -18,9 +18,10 @@ UNKNOWN = "see the package's copyright file"
 def debian_licence(notice: str, path: str) -> str:
     """Licence of a file by the text of a Debian ``copyright``: the last stanza that matches it, as the format says.
 
-    The patterns name files of the source package, which are installed elsewhere: every tail of ``path`` is tried.
+    The patterns name files of the source package, which are installed elsewhere: every tail of ``path`` is tried, and
+    of a pattern without wildcards the file's name alone.
     """
-    if not notice.startswith("Format:"):
+    if not notice.lstrip().startswith("Format:"):
         return UNKNOWN
     parts = path.split("/")
     tails = ["/".join(parts[start:]) for start in range(len(parts))]
@@ -28,7 +29,9 @@ def debian_licence(notice: str, path: str) -> str:
     for stanza in re.split(r"\n\s*\n", notice):
         fields = dict(re.findall(r"^(Files|License):[ \t]*((?:.*)(?:\n[ \t]+\S.*)*)", stanza, flags=re.MULTILINE))
         patterns = fields.get("Files", "").split()
-        if any(fnmatchcase(tail, pattern) for pattern in patterns for tail in tails):
+        if parts[-1] in {pattern.rpartition("/")[2] for pattern in patterns} or any(
+            fnmatchcase(tail, pattern) for pattern in patterns for tail in tails
+        ):
             licence = fields.get("License", UNKNOWN).splitlines()[0].strip()
     return normalise(licence)
 
