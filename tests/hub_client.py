@@ -99,7 +99,10 @@ class Forge:
 
 
 def _serve_orders() -> None:
-    import datasets  # noqa: F401
+    import fsspec  # noqa: F401
+    import pandas  # noqa: F401
+    import pyarrow.dataset
+    import pyarrow.parquet  # noqa: F401  # of datasets, which copies its settings when it is imported: the child does
     import timm  # noqa: F401
     import torch
     import transformers  # noqa: F401
@@ -160,8 +163,7 @@ def _read_environment_again() -> None:
     from huggingface_hub import constants
 
     importlib.reload(constants)
-    for name in [name for name in sys.modules if name == "datasets" or name.startswith("datasets.")]:
-        del sys.modules[name]  # it copies its settings far and wide
+    assert "datasets" not in sys.modules, "it must read the environment of the call"
 
 
 def _shorten_waits(factor: float) -> None:

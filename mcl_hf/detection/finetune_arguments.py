@@ -47,10 +47,15 @@ class FinetuneArguments(FromRecipe):
     # --- where to and from -------------------------------------------------------------------------------------
     output_dir: str | None = option(None, "folder of the run: checkpoints, log, pictures, figures, finished detector")
     init: str | None = option(
-        None, "what to start from: random, timm:NAME, or the folder or Hub repository of a pre-training checkpoint"
+        None,
+        "what to start from: random, timm:NAME, or the folder or Hub repository user/name[@revision] of a checkpoint",
     )
     init_parts: list[str] = option([], "what is taken of init: backbone, fpn, box_head (all that it holds)")
-    resume: str = option("never", "auto (newest whole checkpoint of output_dir, if any), never, or a checkpoint folder")
+    resume: str = option(
+        "never",
+        "auto (newest whole checkpoint of output_dir, if any), never, a checkpoint folder, or a Hub repository "
+        "user/name[@revision] that holds checkpoints",
+    )
     seed: int = option(0, "seed of new weights, order, scales, flips and sampled regions")
 
     # --- data --------------------------------------------------------------------------------------------------

@@ -56,8 +56,14 @@ class PretrainArguments(FromRecipe):
     objective: Literal["contrastive", "supervised"] = option(
         "contrastive", "contrastive (no labels) or supervised (every tile classified; needs labels)"
     )
-    init: str | None = option(None, "weights to start from: timm:NAME, a folder or a Hub repository")
-    resume: str = option("never", "auto (newest whole checkpoint of output_dir, if any), never, or a checkpoint folder")
+    init: str | None = option(
+        None, "weights to start from: timm:NAME, a folder or a Hub repository user/name[@revision]"
+    )
+    resume: str = option(
+        "never",
+        "auto (newest whole checkpoint of output_dir, if any), never, a checkpoint folder, or a Hub repository "
+        "user/name[@revision] that holds checkpoints",
+    )
     seed: int = option(0, "seed of weights, order of images, crops, colours and montages")
 
     # --- data --------------------------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..models.checkpoint_source import hub_source
 from .arguments import MODEL_FIELDS
 from .finish import RUN_ENTRIES
+from .hub_resume import resume_from_hub
 from .provenance import join_machines
 from .state import TrainingState, checkpoints, damage, newest_whole_checkpoint
 
@@ -59,7 +61,7 @@ def find_start(output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
 
     Args:
         output_dir: the run's folder, which need not exist.
-        resume: "never", "auto" or the path of a checkpoint folder.
+        resume: "never", "auto", the path of a checkpoint folder, or a repository `user/name[@revision]` of the Hub.
 
     Raises:
         InputError: the folder holds another run, or the checkpoint asked for is absent or damaged.
@@ -84,6 +86,9 @@ def find_start(output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
             )
         return None, []
     if resume != "auto":
+        remote = hub_source(resume)
+        if remote is not None:
+            return resume_from_hub(remote, resume, output_dir, bool(set(in_use) - set(_BEFORE_FIRST_CHECKPOINT)))
         path = Path(resume).resolve()
         reason = damage(path) if path.is_dir() else "there is no such folder"
         if reason is not None:

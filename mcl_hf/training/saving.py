@@ -102,7 +102,7 @@ def write_checkpoint(
         (partial / RECORD).write_text(json.dumps(asdict(snapshot.state), indent=1), encoding="utf-8")
         _write_manifest(partial)
         replace_folder(partial, final)
-        _link_last(final)
+        link_last(final)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise InputError(_cannot_write(final, error)) from error
@@ -165,11 +165,12 @@ def replace_folder(partial: Path, final: Path) -> None:
     fsync(final.parent)
 
 
-def _link_last(final: Path) -> None:
+def link_last(final: Path) -> None:
+    """Point `checkpoints/last` at a checkpoint, by a relative link: a moved or copied run keeps it."""
     link = final.with_name("last")
     new = final.with_name(".last.new")
     new.unlink(missing_ok=True)
-    new.symlink_to(final.name)  # relative, so that a moved or copied run keeps it
+    new.symlink_to(final.name)
     new.replace(link)
     fsync(final.parent)
 

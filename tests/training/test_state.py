@@ -138,7 +138,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_again(tmp_pat
         find_start(tmp_path, "auto")
 
 
-@pytest.mark.parametrize("broken_call", ["save_file", "_write_manifest", "replace_folder", "_link_last"])
+@pytest.mark.parametrize("broken_call", ["save_file", "_write_manifest", "replace_folder", "link_last"])
 def test_a_full_disk_leaves_the_last_good_checkpoint(saved, monkeypatch, broken_call):
     folder, model, optimizer = saved
 
