@@ -22,6 +22,7 @@ INSTALL_REQUIRES = [
     "safetensors",
     "huggingface-hub",
     "httpx",  # byte ranges of remote shards
+    "jinja2",  # model cards
     "psutil",
     "pycocotools",
     "pyyaml",
@@ -82,7 +83,7 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["mcl_hf", "mcl_hf.*"]),
-    package_data={"mcl_hf": ["py.typed", "data/photos/*.parquet", "data/photos/*.md", "recipes/*/*.yaml"]},
+    package_data={"mcl_hf": ["py.typed", "data/photos/*.parquet", "data/photos/*.md", "recipes/*/*.yaml", "hub/*.md"]},
     python_requires=">=3.11",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,

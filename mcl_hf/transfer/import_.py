@@ -7,6 +7,7 @@ head where they have the same layers; the folder holds just these tensors, so th
 is new.
 """
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -25,6 +26,10 @@ from mcl_hf.models.starting_weights import WeightReport
 from mcl_hf.transfer.convert import convert_back
 from mcl_hf.transfer.foreign import ForeignFile, read_foreign, read_tensors
 from mcl_hf.transfer.to_timm import plain_names
+from mcl_hf.version import __version__
+
+IMPORT_RECORD = "imported_from.json"
+"""What was imported: `file`, its `sha256` (None for a folder), `layout`, `parts` (loaded, all) and `remarks`."""
 
 _PARTS = {"backbone.": "backbone", "fpn.": "FPN", "region_head.": "region head"}
 _SAYS_NOTHING = {
@@ -57,17 +62,37 @@ def import_checkpoint(path: str | Path, out: str | Path) -> tuple[WeightReport, 
         partial.mkdir(parents=True)
         if (path / "config.json").is_file():
             report, remarks = _import_timm(path, partial)
+            layout = "timm"
         else:
             foreign = read_foreign(path)
             if foreign.layout == "mcl_hf":
                 raise InputError(f"{path} is a file of mcl_hf already: its folder opens as it is")
             report, remarks = (_import_mcl if foreign.layout == "MCL" else _import_weights)(foreign, partial)
+            layout = foreign.layout
+        _write_record(path, layout, report, remarks, partial)
         partial.replace(out)
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return report, remarks
+
+
+def _write_record(path: Path, layout: str, report: WeightReport, remarks: list[str], folder: Path) -> None:
+    """Note where the weights come from, for whoever meets the folder later."""
+    digest = None
+    if path.is_file():
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    content = {
+        "file": path.resolve().name,
+        "sha256": digest,
+        "layout": layout,
+        "parts": report.parts,
+        "remarks": remarks,
+        "mcl_hf": __version__,
+    }
+    (folder / IMPORT_RECORD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _import_mcl(foreign: ForeignFile, folder: Path) -> tuple[WeightReport, list[str]]:

@@ -6,7 +6,7 @@ run is drawn level by level; several runs are laid over each other as means over
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,15 +113,35 @@ def curves_picture(logs: Sequence[str | Path] | str | Path, out: str | Path | No
         InputError: A log that cannot be read, or matplotlib is not installed.
     """
     paths = [Path(logs)] if isinstance(logs, str | Path) else [Path(log) for log in logs]
-    runs = {name: read_log(path) for name, path in zip(_run_names(paths), paths, strict=True)}
-    panels = [panel for panel in _PANELS if any(panel.has_data(records) for records in runs.values())]
-    rows = -(-len(panels) // 3)
+    picture = draw_curves({name: read_log(path) for name, path in zip(_run_names(paths), paths, strict=True)})
+    if out is not None:
+        picture.save(out)
+    return picture
+
+
+def draw_curves(runs: dict[str, list[Record]], title: str | None = None, names: Collection[str] = ()) -> Image.Image:
+    """Draw records that were read.
+
+    Args:
+        runs: Name -> records of one or several runs.
+        title: Of the picture; None says which runs they are.
+        names: The panels of these numbers alone, such as `"loss"`; empty for all.
+
+    Returns:
+        An RGB picture.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    chosen = [panel for panel in _PANELS if not names or panel.solid[0] in names]
+    panels = [panel for panel in chosen if any(panel.has_data(records) for records in runs.values())]
+    rows = max(1, -(-len(panels) // 3))
     figure = new_figure(1500, 90 + 380 * rows)
     from matplotlib.lines import Line2D  # after new_figure, which says so where matplotlib is missing
 
     single = next(iter(runs)) if len(runs) == 1 else None
-    title = f"Run {single}" if single else f"{len(runs)} runs, means over levels"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=14, color=INK)
+    title = title or (f"Run {single}" if single else f"{len(runs)} runs, means over levels")
+    figure.suptitle(title.replace("$", r"\$"), x=0.01, ha="left", fontsize=14, color=INK)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.14)  # inches
     grid = figure.subplots(rows, 3, squeeze=False).flatten()
     for place, (axes, panel) in enumerate(zip(grid[: len(panels)], panels, strict=True)):
@@ -136,10 +156,7 @@ def curves_picture(logs: Sequence[str | Path] | str | Path, out: str | Path | No
         )
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    picture = figure_to_image(figure)
-    if out is not None:
-        picture.save(out)
-    return picture
+    return figure_to_image(figure)
 
 
 # ----------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,168 @@
+"""How a model is opened in each framework, as the card tells it.
+
+Where it sits: recorded -> **card_doors** -> card. The door without our package, timm's, stands first.
+"""
+
+import json
+import shlex
+from dataclasses import dataclass
+
+from mcl_hf.hub.recorded import Recorded
+from mcl_hf.transfer.companions import RESNET_DEPTHS
+
+_CLASSES = {
+    "mask_rcnn": "MCLForInstanceSegmentation",
+    "faster_rcnn": "MCLForObjectDetection",
+    "retinanet": "MCLForObjectDetection",
+}
+
+
+@dataclass(frozen=True)
+class Door:
+    """One way to open the model: a heading, a sentence before the code, the code and its language."""
+
+    title: str
+    text: str
+    language: str
+    code: str
+
+
+def doors(recorded: Recorded, repository: str | None, with_timm: bool, with_code: bool) -> list[Door]:
+    """All of them.
+
+    Args:
+        recorded: the model.
+        repository: `user/name` that it is published as; None: its folder.
+        with_timm: `repository`-timm is there.
+        with_code: the repository carries its code.
+    """
+    place = repository or recorded.name
+    if recorded.detector is not None:
+        return [_pipeline(place), _detector_class(place, recorded.detector), *_exports(recorded, place, with_timm)]
+    found = [_timm(place, with_timm), _ours(recorded, place)]
+    if with_code:
+        found.append(_remote_code(place))
+    found.append(_transformers(place, hub=repository is not None))
+    found.append(_detectors(place))
+    return [*found, *_exports(recorded, place, with_timm)]
+
+
+def _timm(place: str, with_timm: bool) -> Door:
+    if with_timm:
+        address, text = (
+            f"hf-hub:{place}-timm",
+            f"The backbone lies beside it as `{place}-timm`, which needs timm alone:",
+        )
+    else:
+        out = f"{place.rsplit('/', 1)[-1]}-timm"
+        address = f"local-dir:{out}"
+        text = (
+            f"After `mcl-hf export {shlex.quote(place)} --to timm {shlex.quote(out)}`, which needs mcl_hf once, the "
+            "backbone opens with timm alone:"
+        )
+    lines = [
+        "import timm",
+        "",
+        f"network = timm.create_model({_text(address)}, pretrained=True, features_only=True)  # C2..C5",
+    ]
+    return Door("Without mcl_hf: timm", text, "python", "\n".join(lines))
+
+
+def _ours(recorded: Recorded, place: str) -> Door:
+    lines = [
+        "from mcl_hf import MCLBackbone, MCLModel",
+        "",
+        f"model = MCLModel.from_pretrained({_text(place)})  # feature maps P2..P5, embed_regions(pixels, boxes)",
+        f"backbone = MCLBackbone.from_pretrained({_text(place)})  # C2..C5",
+    ]
+    if recorded.whole_class is not None:
+        lines[0] = f"from mcl_hf import MCLBackbone, {recorded.whole_class}, MCLModel"
+        lines.append(f"whole = {recorded.whole_class}.from_pretrained({_text(place)})  # to train on")
+    return Door("mcl_hf", "", "python", "\n".join(lines))
+
+
+def _transformers(place: str, hub: bool) -> Door:
+    lines = [
+        "import mcl_hf  # registers the models with transformers",
+        "from transformers import AutoImageProcessor, AutoModel",
+        "",
+        f"processor = AutoImageProcessor.from_pretrained({_text(place)})",
+        f"model = AutoModel.from_pretrained({_text(place)})",
+    ]
+    if hub:
+        lines[1] = "from transformers import AutoBackbone, AutoImageProcessor, AutoModel"
+        lines.append(f"backbone = AutoBackbone.from_pretrained({_text(place)})  # for DETR, Mask2Former, UperNet")
+    return Door("transformers", "", "python", "\n".join(lines))
+
+
+def _remote_code(place: str) -> Door:
+    lines = [
+        "from transformers import AutoModel",
+        "",
+        f"model = AutoModel.from_pretrained({_text(place)}, trust_remote_code=True)",
+    ]
+    return Door(
+        "transformers, without mcl_hf",
+        "The repository carries the code of its model; read it before you trust it. It needs timm and torchvision.",
+        "python",
+        "\n".join(lines),
+    )
+
+
+def _detectors(place: str) -> Door:
+    return Door(
+        "As the start of a detector",
+        "Fine-tuning on annotated images, with the AP at the end:",
+        "sh",
+        f"mcl-hf finetune --recipe auto --init {shlex.quote(place)} --data ANNOTATED_IMAGES --output-dir my-detector",
+    )
+
+
+def _pipeline(place: str) -> Door:
+    lines = [
+        "import mcl_hf  # registers the detectors with transformers",
+        "from transformers import pipeline",
+        "",
+        f'detect = pipeline("object-detection", model={_text(place)})',
+        'objects = detect("image.jpg")',
+    ]
+    return Door("transformers", "", "python", "\n".join(lines))
+
+
+def _detector_class(place: str, detector: str) -> Door:
+    name = _CLASSES[detector]
+    lines = [f"from mcl_hf import {name}", "", f"detector = {name}.from_pretrained({_text(place)})"]
+    return Door("mcl_hf", "", "python", "\n".join(lines))
+
+
+def _exports(recorded: Recorded, place: str, with_timm: bool) -> list[Door]:
+    """Commands for the frameworks that have no door of their own."""
+    config, name = recorded.config, shlex.quote(place)
+    plain = config["backbone"] in RESNET_DEPTHS and not config.get("backbone_kwargs")
+    targets = ["torchvision", "detectron2", "mmdet"] if plain else []
+    if recorded.detector is not None and not with_timm:
+        targets.insert(0, "timm")
+    targets += [] if config["backbone"].startswith("swin") else ["onnx"]
+    short = place.rsplit("/", 1)[-1]
+    lines = [f"mcl-hf export {name} --to {target} {shlex.quote(f'{short}-{target}')}" for target in targets]
+    titles = {
+        "torchvision": "torchvision",
+        "detectron2": "detectron2",
+        "mmdet": "mmdet",
+        "onnx": "ONNX",
+        "timm": "timm",
+    }
+    text = "Each command writes weights, and beside them the settings that go with them."
+    if recorded.detector is not None:
+        text += (
+            " timm gets the backbone, ONNX backbone and FPN, torchvision the whole detector, detectron2 and mmdet its "
+            "backbone, FPN and box head's convolutions."
+        )
+    if not plain:
+        text += f" torchvision, detectron2 and mmdet have no names for the layers of this {config['backbone']}."
+    return [Door(", ".join(titles[target] for target in targets), text, "sh", "\n".join(lines))]
+
+
+def _text(value: str) -> str:
+    """A Python string."""
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,87 @@
+"""What a model is not: limits that follow from its record, and what was never run.
+
+Where it sits: recorded, results -> **card_limits** -> card.
+"""
+
+from mcl_hf.hub.markdown import code, join, number, plain
+from mcl_hf.hub.recorded import Recorded
+from mcl_hf.hub.results import Results
+from mcl_hf.hub.training_rows import health_lines, licence_text
+
+_LEVELS = ("P5", "P4", "P3", "P2")
+
+
+def limitations(recorded: Recorded, data_licence: str | None, license: str) -> list[str]:
+    """Sentences, each about something that the record shows.
+
+    Args:
+        recorded: the model.
+        data_licence: of the data, as given.
+        license: of the weights.
+    """
+    state, config = recorded.state, recorded.config
+    lines = []
+    if state is None:
+        told = "What trained these weights, on what data and under what terms, is not recorded here."
+        lines.append(told if recorded.imported is None else f"{told} Its authors' own card or paper says it.")
+    else:
+        licence = licence_text(state, data_licence)
+        lines.append(
+            f"The weights are under {code(license)}, which says nothing of the data: {licence}. Biases of the data are "
+            "those of the model, and were not examined."
+        )
+        lines.append(
+            f"One run with one seed ({number(recorded.arguments.get('seed'))}): how much another seed would differ is "
+            "not known from it."
+        )
+        if not recorded.finished:
+            lines.append(
+                f"A checkpoint of step {number(recorded.step)} of {number(state.max_steps)}: the run had not ended."
+            )
+        if recorded.detector is not None and recorded.step != state.step:
+            lines.append("The weights were chosen by their AP on the validation data, so that AP flatters them.")
+        if len(state.machines) > 1:
+            lines.append("The run went on on another machine or with other releases than it began with.")
+        if state.broken_images:
+            lines.append(f"{number(state.broken_images)} images could not be read and were replaced by others.")
+        lines += health_lines(recorded)
+    if recorded.detector is None:
+        untrained = _LEVELS[len(config["montage_ratios"]) :] if state is not None else ()
+        if untrained:
+            lines.append(f"{join(list(untrained))} of the pyramid took no part in the loss.")
+        if state is not None and config["region_scope"] == "lean":
+            lines.append(
+                "Scope `lean`: the loss is that of the published method, but batch norm saw other batches; that it "
+                "transfers as well has not been shown."
+            )
+        if recorded.supervised:
+            lines.append(
+                "The published code does not contain supervised MCL; this is an implementation from the paper."
+            )
+    if config["num_channels"] != 3:
+        lines.append(f"Images have {config['num_channels']} channels, and are no RGB.")
+    return lines
+
+
+def never_run(recorded: Recorded, results: Results) -> list[str]:
+    """What a reader might expect and will not find."""
+    lines = []
+    own = [found for found in results.detections if found.relation in ("own", "from_it")]
+    compared = [row for found in results.comparisons for row in found.rows if row.relation == "from_it"]
+    if recorded.detector is None:
+        if not own and not compared:
+            lines.append("Fine-tuning as a detector: no AP on COCO or any other data.")
+        if not compared:
+            lines.append("A comparison with random or ImageNet weights as the start of a detector.")
+        if not results.probes and not any("probe/knn" in line for line in recorded.log):
+            lines.append("Probes of what its features know of classes.")
+    else:
+        if not own:
+            lines.append("A measurement of AP.")
+        names = {found.data for found in own}
+        elsewhere = f" other than {join([plain(name) for name in sorted(names)])}" if names else ""
+        lines.append(f"Evaluation on data{elsewhere}.")
+    if max((len(found.seeds) for found in (*own, *compared)), default=0) < 2:
+        lines.append("More than one seed.")
+    lines.append("The exports to other frameworks, for these weights: how well they agree was tested on other ones.")
+    return lines

@@ -1,0 +1,140 @@
+"""The card's header, which the Hub reads: licence, tags, data sets, start, results; and the check that it can be read.
+
+Where it sits: recorded, results -> **card_metadata** -> card. Source: huggingface_hub's `ModelCardData`, and the Hub's
+documentation of model cards' metadata.
+"""
+
+import re
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from mcl_hf.errors import InputError
+from mcl_hf.hub.markdown import is_number, one_line
+from mcl_hf.hub.recorded import Recorded
+from mcl_hf.hub.results import DetectionResult, Results
+
+_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+_PIPELINES = ("object-detection", "image-segmentation", "image-feature-extraction")
+_DETECTION = "object-detection"
+
+
+def metadata(recorded: Recorded, results: Results, title: str, license: str) -> ModelCardData:
+    """The header.
+
+    Args:
+        recorded: the model.
+        results: its evaluations; those that are finite numbers, of this model or of detectors from it, become
+            `model-index`.
+        title: name in `model-index`.
+        license: of the weights.
+
+    Raises:
+        InputError: a licence that the Hub has no form for.
+    """
+    if _LICENSE.fullmatch(license) is None:
+        raise InputError(f"the licence {license!r} is no identifier of the Hub: write one such as apache-2.0, or other")
+    tags = ["mcl_hf", _DETECTION]
+    if recorded.detector is not None:
+        tags.append(recorded.detector.replace("_", "-"))
+    elif recorded.state is not None:
+        tags += (
+            ["supervised-pre-training"] if recorded.supervised else ["self-supervised-learning", "contrastive-learning"]
+        )
+    entries = _entries(results)
+    named: dict[str, Any] = {"model_name": one_line(title), "eval_results": entries} if entries else {}
+    pipeline = "image-feature-extraction" if recorded.detector is None else _DETECTION
+    return ModelCardData(
+        license=license,
+        library_name="transformers",
+        pipeline_tag=pipeline,
+        tags=tags,
+        datasets=_datasets(recorded) or None,
+        base_model=_base_model(recorded),
+        **named,
+    )
+
+
+def check_card(text: str) -> None:
+    """Refuse a card that the Hub would not take.
+
+    Raises:
+        InputError: one line: what is wrong with its header.
+    """
+    try:
+        card = ModelCard(text)
+    except Exception as error:  # YAML's and the Hub client's own errors share no type
+        raise InputError(f"the card's header does not parse: {one_line(error)}") from error
+    data: dict[str, Any] = card.data.to_dict()
+    if not data:
+        raise InputError("the card has no header: it must begin with '---', YAML and '---'")
+    for problem in _problems(data):
+        raise InputError(f"the card's header cannot be used: {problem}")
+
+
+def _problems(data: dict[str, Any]) -> list[str]:
+    """What the Hub would find wrong, as far as it can be known here."""
+    found = []
+    license = data.get("license")
+    if license is not None and not (isinstance(license, str) and _LICENSE.fullmatch(license)):
+        found.append(f"license {license!r} is no identifier such as apache-2.0")
+    for name in ("tags", "datasets", "base_model"):
+        values = data.get(name) or []
+        values = [values] if isinstance(values, str) else values
+        if not isinstance(values, list) or not all(isinstance(value, str) and value for value in values):
+            found.append(f"{name} must be a list of texts")
+        elif name != "tags":
+            found += [f"{name} {v!r} is no repository user/name" for v in values if _REPOSITORY.fullmatch(v) is None]
+    pipeline = data.get("pipeline_tag")
+    if pipeline is not None and not (isinstance(pipeline, str) and re.fullmatch(r"[a-z0-9-]+", pipeline)):
+        found.append(f"pipeline_tag {pipeline!r} is none such as {', '.join(_PIPELINES)}")
+    for model in data.get("model-index") or []:
+        for result in model.get("results", []):
+            for metric in result.get("metrics", []):
+                if not is_number(metric.get("value")):
+                    found.append(
+                        f"model-index has {metric.get('name') or metric.get('type')} of {metric.get('value')!r}"
+                    )
+    return found
+
+
+def _datasets(recorded: Recorded) -> list[str]:
+    """Data sets of the Hub that it was trained on."""
+    sources = (recorded.state.data.get("sources") or []) if recorded.state is not None else []
+    return sorted({source["name"] for source in sources if source["kind"] == "hub"})
+
+
+def _base_model(recorded: Recorded) -> str | None:
+    """What it started from, if that is on the Hub; a folder of ours counts for what it started from itself."""
+    start = recorded.state.start if recorded.state is not None else {}
+    return start.get("repository") or ((start.get("run") or {}).get("start") or {}).get("repository")
+
+
+def _entries(results: Results) -> list[EvalResult]:
+    rows = [found for found in results.detections if found.relation != "other"]
+    rows += [row for found in results.comparisons for row in found.rows if row.relation == "from_it"]
+    return [
+        _entry(row, name, value)
+        for row in rows
+        for name, value in row.figures.items()
+        if name in ("box AP", "box AP50", "mask AP", "mask AP50", "VOC AP50") and is_number(value)
+    ]
+
+
+def _entry(row: DetectionResult, name: str, value: Any) -> EvalResult:
+    told = f"{name}, percent"
+    if row.relation == "from_it":
+        share = f" on {100 * row.share:g} % of the labels" if row.share is not None else ""
+        told += f", of a detector fine-tuned from it{share}"
+    if len(row.seeds) > 1:
+        told += f", mean of {len(row.seeds)} seeds"
+    return EvalResult(
+        task_type=_DETECTION,
+        dataset_type=row.repository or "local",
+        dataset_name=one_line(row.data),
+        dataset_split=row.split,
+        metric_type=name.lower().replace(" ", "_"),
+        metric_value=round(100 * value, 2),
+        metric_name=told,
+    )

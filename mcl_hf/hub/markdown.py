@@ -1,0 +1,89 @@
+"""Texts from outside as Markdown that means just them: names, tables, numbers.
+
+Under all files of the card. Whatever a user, a file or a data set is called, it ends neither a table's cell nor a code
+span nor the line.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+ABSENT = "not recorded"
+NOT_MEASURED = "not measured"
+_SPECIAL = re.compile(r"([\\`*_\[\]<>~&$#])")
+
+
+def one_line(value: Any) -> str:
+    """The text with line breaks and control characters as blanks."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+
+
+def plain(value: Any) -> str:
+    """A text in running Markdown, with nothing in it that Markdown reads."""
+    return _SPECIAL.sub(r"\\\1", one_line(value))
+
+
+def code(value: Any) -> str:
+    """A code span around a text that may hold backticks itself."""
+    text = one_line(value)
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    pad = " " if "`" in text or not text else ""
+    return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """A table of cells that are Markdown already; pipes in them are escaped.
+
+    Args:
+        titles: of the columns.
+        rows: as many cells each.
+        texts: so many columns are texts; the others are set to the right.
+    """
+    marks = ["---" if place < texts else "---:" for place in range(len(titles))]
+    lines = [list(titles), marks, *[list(row) for row in rows]]
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def facts(rows: Sequence[tuple[str, str]]) -> str:
+    """A table of names and values without titles."""
+    return table(["", ""], rows, texts=2).replace("|  |  |", "| | |", 1)
+
+
+def bullets(lines: Sequence[str]) -> str:
+    """A list, one line each."""
+    return "\n".join(f"* {line}" for line in lines)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that means something: no NaN, no infinity, no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """A number of a record, or that there is none; whole numbers with thousands apart.
+
+    Example:
+        >>> number(31200), number(0.123456), number(float("nan")), number(None)
+        ('31,200', '0.1235', 'not recorded', 'not recorded')
+    """
+    if not is_number(value):
+        return ABSENT
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}g}"
+
+
+def percent(value: Any) -> str:
+    """A share in [0, 1] in percent, or that it was not measured."""
+    return f"{100 * value:.1f}" if is_number(value) else NOT_MEASURED
+
+
+def join(parts: Sequence[str]) -> str:
+    """An enumeration.
+
+    Example:
+        >>> join(["a", "b", "c"])
+        'a, b and c'
+    """
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""

@@ -1,0 +1,127 @@
+"""What was recorded of a model: its configuration, its run, the file that it was imported from. Nothing is guessed.
+
+Where it sits: a folder -> **recorded** (+ results.py for evaluations) -> the card's sections.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mcl_hf.detection.finetune_finish import is_best_chosen
+from mcl_hf.errors import InputError
+from mcl_hf.hub.run_record import read_run
+from mcl_hf.training.state import TrainingState
+from mcl_hf.transfer.checkpoint import DETECTOR_TYPE, find_folder
+from mcl_hf.transfer.import_ import IMPORT_RECORD
+
+_WHOLE = ("MCLForPreTraining", "MCLForSupervisedPreTraining")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """A model and what is known of it.
+
+    Attributes:
+        name: of its folder, from the run's folder on: `my-run`, `my-run/checkpoints/step-00000100`.
+        folder: that holds its weights.
+        run_folder: that holds its run; the same for a finished model.
+        config: config.json.
+        state: of the run; None where none is recorded.
+        step: optimizer steps behind these weights; None without a run.
+        log: lines of log.jsonl up to that step.
+        imported: what `mcl-hf import` wrote of its source; None for models of runs.
+    """
+
+    name: str
+    folder: Path
+    run_folder: Path
+    config: dict[str, Any]
+    state: TrainingState | None
+    step: int | None
+    log: list[dict[str, Any]]
+    imported: dict[str, Any] | None
+
+    @property
+    def detector(self) -> str | None:
+        """Kind of a detector; None for a pre-training model."""
+        return str(self.config.get("detector", "mask_rcnn")) if self.config["model_type"] == DETECTOR_TYPE else None
+
+    @property
+    def supervised(self) -> bool:
+        """Whether it was pre-trained by classification."""
+        return self.state is not None and self.state.arguments.get("objective") == "supervised"
+
+    @property
+    def whole_class(self) -> str | None:
+        """Class of the whole pre-training model, with target network and predictors, where the folder holds one."""
+        found = [name for name in self.config.get("architectures") or [] if name in _WHOLE]
+        return found[0] if found else None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Options of the run."""
+        return {} if self.state is None else self.state.arguments
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run went as far as it was meant to go."""
+        return self.state is not None and (
+            self.step == self.state.max_steps or self.folder == self.run_folder or self.folder.name == "pretraining"
+        )
+
+
+def read_recorded(folder: Path) -> Recorded:
+    """Everything that is known of the model in a folder.
+
+    Args:
+        folder: a run, its `pretraining/` or `best/`, a checkpoint, a fine-tuned detector, an imported checkpoint. A run
+            that has not finished gives its last checkpoint.
+
+    Raises:
+        InputError: no model of ours there, or a record that cannot be read.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}: a card is written of a run, a checkpoint or a detector here")
+    found, config = find_folder(str(folder))
+    weights = found.resolve()
+    if config.get("model_type") not in ("mcl_dense", DETECTOR_TYPE):
+        raise InputError(f"{folder} is no model of mcl_hf: its config.json has model_type {config.get('model_type')!r}")
+    run_folder = _run_folder(weights)
+    run = read_run(weights)
+    step = None if run is None else _step(weights, run_folder, run.state)
+    within = weights.relative_to(run_folder).as_posix()
+    return Recorded(
+        name=run_folder.name if within == "." else f"{run_folder.name}/{within}",
+        folder=weights,
+        run_folder=run_folder,
+        config=config,
+        state=None if run is None else run.state,
+        step=step,
+        log=[] if run is None or step is None else [line for line in run.log if line.get("step", 0) <= step],
+        imported=_imported(weights),
+    )
+
+
+def _run_folder(weights: Path) -> Path:
+    """The folder of a run around one of its models."""
+    if weights.parent.name == "checkpoints":
+        return weights.parent.parent
+    return weights.parent if weights.name in ("pretraining", "best") else weights
+
+
+def _step(weights: Path, run_folder: Path, state: TrainingState) -> int:
+    """Of the best evaluation for `best/` and for a finished detector that could end early, else of the state."""
+    best = weights.name == "best" or (weights == run_folder and is_best_chosen(state))
+    return int(state.best["eval_step"]) if best and "eval_step" in state.best else state.step
+
+
+def _imported(weights: Path) -> dict[str, Any] | None:
+    path = weights / IMPORT_RECORD
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON: {error}") from error
+    return content if isinstance(content, dict) else None

@@ -1,0 +1,353 @@
+"""Evaluations as they lie on the disk: figures of detectors, comparisons of starts, probes. Read, never computed anew.
+
+Where it sits: metrics.json (`finetune`, `evaluate`, a job of a comparison), comparison.json, probe.json -> **results**
+-> the card's tables and its `model-index`. What kind a file is, its content says.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mcl_hf.data.licences import describe_sources
+from mcl_hf.detection.compare_statistics import mean_and_sd
+from mcl_hf.errors import InputError
+from mcl_hf.hub.command_line import evaluate_command, run_command
+from mcl_hf.hub.recorded import Recorded, read_recorded
+from mcl_hf.hub.run_record import without_private_parts
+from mcl_hf.training.state import TrainingState
+
+FIGURES = ("AP", "AP50", "AP75")
+_FOUND_IN = ("evaluation/metrics.json", "metrics.json", "probe.json", "comparison.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionResult:
+    """Figures of a detector, or their means over seeds.
+
+    Attributes:
+        model: what was measured, by name.
+        relation: `own` for the card's model, `from_it` for a detector that was fine-tuned from it, else `other`.
+        data: name of the data set.
+        repository: of the data set on the Hub, if it lies there.
+        split: part of it.
+        images, objects: in it.
+        figures: such as "box AP" -> value in [0, 1]; None or not finite where it was not measured.
+        sd: spread over seeds of the same figures.
+        seeds: of the runs behind it; empty where they are not recorded.
+        share: of the labelled images that was trained on, in (0, 1]; None where it is not recorded.
+        run: the fine-tuning run, for its protocol; None where it is not recorded.
+        command: that measured it.
+        counted_by: library that computed AP.
+    """
+
+    model: str
+    relation: str
+    data: str
+    repository: str | None = None
+    split: str | None = None
+    images: int | None = None
+    objects: int | None = None
+    figures: dict[str, float | None] = field(default_factory=dict)
+    sd: dict[str, float] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=list)
+    share: float | None = None
+    run: Recorded | None = None
+    command: str | None = None
+    counted_by: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonResult:
+    """A comparison of starts.
+
+    Attributes:
+        sentence: what it found, in its own words.
+        warnings: what makes it less than fair; `failed`: jobs without a result.
+        rows: one for each start and share of the labels.
+        images: labelled ones in all.
+        options: of its runs, as far as they are the same.
+    """
+
+    sentence: str
+    warnings: list[str]
+    failed: list[str]
+    rows: list[DetectionResult]
+    images: int
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResults:
+    """Probes of one or several networks, the card's own first.
+
+    Attributes:
+        networks: name -> numbers, as `mcl_hf.probe.ProbeResult` has them.
+        own: names of those that are the card's model.
+    """
+
+    networks: dict[str, dict[str, Any]]
+    own: list[str]
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that was measured of a model."""
+
+    detections: list[DetectionResult]
+    comparisons: list[ComparisonResult]
+    probes: list[ProbeResults]
+
+
+def read_results(recorded: Recorded, repository: str | None, files: Sequence[Path]) -> Results:
+    """Evaluations beside a model, and those named.
+
+    Args:
+        recorded: the model.
+        repository: that it is published as; results that name it are its own.
+        files: further ones.
+
+    Raises:
+        InputError: a file that cannot be read, or is no result.
+    """
+    results = Results([], [], [])
+    of_run = _of_the_run(recorded)
+    if of_run is not None:
+        results.detections.append(of_run)
+    places = {recorded.folder} if recorded.detector else {recorded.folder, recorded.run_folder}
+    found = [place / name for place in sorted(places) for name in _FOUND_IN if (place / name).is_file()]
+    for file in [*found, *files]:
+        _add(results, _read(file), file, recorded, repository, known=of_run is not None and file in found)
+    return results
+
+
+def _add(
+    results: Results, content: Any, file: Path, recorded: Recorded, repository: str | None, *, known: bool
+) -> None:
+    """Sort one file's content in. `known`: the figures that its run measured are there already."""
+    if isinstance(content, list) and content and all(isinstance(c, dict) and "network" in c for c in content):
+        results.probes.append(_probes(content, recorded, repository))
+    elif not isinstance(content, dict):
+        raise InputError(f"{file} is no result of mcl-hf evaluate, finetune or probe")
+    elif "means" in content and "starts" in content:
+        results.comparisons.append(_comparison(content, file, recorded, repository))
+    elif "figures" in content and "start" in content:
+        if not known:
+            results.detections.append(_of_a_job(content, file, recorded))
+    elif "box" in content or "mask" in content:
+        found = _of_an_evaluation(content, file, recorded, repository, known)
+        if found is not None:
+            results.detections.append(found)
+    else:
+        raise InputError(f"{file} is no result of mcl-hf evaluate, finetune or probe")
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{file} is no JSON: {error}") from error
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# detectors
+
+
+def _of_the_run(recorded: Recorded) -> DetectionResult | None:
+    """What a fine-tuning run measured of these very weights, from its log; its validation data, from its state."""
+    lines = [line for line in recorded.log if line.get("step") == recorded.step and "eval/box/AP" in line]
+    if recorded.detector is None or recorded.state is None or not lines:
+        return None
+    return DetectionResult(
+        model=recorded.name,
+        relation="own",
+        **_validation(recorded.state),
+        figures=_logged(lines[-1]),
+        seeds=[int(recorded.arguments.get("seed", 0))],
+        share=recorded.arguments.get("data_fraction"),
+        run=recorded,
+        command=run_command(recorded),
+        counted_by=recorded.arguments.get("eval_backend"),
+    )
+
+
+def _of_a_job(content: dict[str, Any], file: Path, recorded: Recorded) -> DetectionResult:
+    """metrics.json of a job of a comparison."""
+    own = file.resolve().parent == recorded.run_folder
+    run = recorded if own else _run_beside(file)
+    known = {} if run is None or run.state is None else _validation(run.state)
+    return DetectionResult(
+        model=recorded.name if own else f"detector from {short(content['start'])}",
+        relation="own" if own else _relation(content["start"], recorded, None),
+        **{"data": "validation data of the comparison", **known},
+        figures=_logged(content["figures"]),
+        seeds=[int(content["seed"])],
+        share=content["fraction"],
+        run=run,
+    )
+
+
+def _of_an_evaluation(
+    content: dict[str, Any], file: Path, recorded: Recorded, repository: str | None, known: bool
+) -> DetectionResult | None:
+    """metrics.json of `mcl-hf evaluate`, or of a run's own evaluation; None where it is of other weights of the run."""
+    inside = file.resolve().is_relative_to(recorded.run_folder)
+    by_the_run = "run" in content
+    if inside and by_the_run and (known or content.get("step") != recorded.step):
+        return None
+    measured = content.get("run") or content.get("checkpoint")
+    own = (inside and recorded.detector is not None) or _is_own(measured, recorded, repository)
+    run = recorded if own else _run_beside(file, measured)
+    seeds = [] if run is None or run.state is None else [int(run.arguments.get("seed", 0))]
+    if "seed" in content:
+        seeds = [int(content["seed"])]
+    if by_the_run and run is not None and run.state is not None:
+        about: dict[str, Any] = _validation(run.state)
+    else:
+        source = describe_sources([str(content.get("data", "unknown"))])[0]
+        about = {
+            "data": source["name"],
+            "repository": source["name"] if source["kind"] == "hub" else None,
+            "split": content.get("split"),
+        }
+    start = "" if run is None or run.state is None else str(run.arguments.get("init"))
+    return DetectionResult(
+        model=recorded.name if own else short(measured or content.get("predictions") or "detections of a file"),
+        relation="own" if own else _relation(start, recorded, repository),
+        **{**about, "images": content.get("images"), "objects": content.get("objects")},
+        figures={
+            f"{kind} {name}": value
+            for kind in ("box", "mask")
+            if kind in content
+            for name, value in content[kind].items()
+            if not isinstance(value, dict)
+        }
+        | ({"VOC AP50": content["voc"].get("AP50")} if content.get("voc") else {}),
+        seeds=seeds,
+        share=None if run is None else run.arguments.get("data_fraction"),
+        run=run,
+        command=run_command(run)
+        if by_the_run and run is not None
+        else None
+        if by_the_run
+        else evaluate_command(content),
+        counted_by=content.get("backend"),
+    )
+
+
+def _comparison(content: dict[str, Any], file: Path, recorded: Recorded, repository: str | None) -> ComparisonResult:
+    """comparison.json: means of both kinds of AP over the seeds that are done, for each start and share."""
+    settings = file.with_name("comparison_settings.json")
+    options = _read(settings).get("arguments", {}) if settings.is_file() else {}
+    rows = []
+    for mean in content["means"]:
+        jobs = [job for job in content["jobs"] if job["start"] == mean["start"] and job["fraction"] == mean["fraction"]]
+        figures: dict[str, float | None] = {}
+        sd: dict[str, float] = {}
+        for name in _logged(jobs[0]["figures"]) if jobs else {}:
+            values = [_logged(job["figures"]).get(name) for job in jobs]
+            numbers = [value for value in values if value is not None]
+            if len(numbers) < len(values):
+                continue
+            figures[name], spread = mean_and_sd(numbers)
+            sd |= {name: spread} if spread is not None else {}
+        rows.append(
+            DetectionResult(
+                model=short(mean["start"]),
+                relation=_relation(mean["start"], recorded, repository),
+                data="validation data of the comparison",
+                images=content.get("validation_images"),
+                figures=figures,
+                sd=sd,
+                seeds=sorted(int(job["seed"]) for job in jobs),
+                share=mean["fraction"],
+            )
+        )
+    return ComparisonResult(
+        sentence=_with_short_names(content["sentence"], content["starts"]),
+        warnings=[_with_short_names(line, content["starts"]) for line in content.get("warnings", [])],
+        failed=[_with_short_names(job, content["starts"]) for job in content.get("failed", {})],
+        rows=rows,
+        images=int(content.get("images", 0)),
+        options=options,
+    )
+
+
+def _logged(figures: dict[str, Any]) -> dict[str, float | None]:
+    """ "eval/box/AP" as "box AP"."""
+    return {" ".join(name.split("/")[1:]): value for name, value in figures.items() if name.startswith("eval/")}
+
+
+def _validation(state: TrainingState) -> dict[str, Any]:
+    """What a fine-tuning run measured AP on."""
+    found = state.data.get("validation")
+    if not found:
+        return {"data": "validation data (not recorded which)"}
+    source = found["sources"][0]
+    return {
+        "data": source["name"],
+        "repository": source["name"] if source["kind"] == "hub" else None,
+        "split": found["split"],
+        "images": found["num_images"],
+        "objects": found["num_objects"],
+    }
+
+
+def _run_beside(file: Path, measured: str | None = None) -> Recorded | None:
+    """The run that an evaluation is of, where its folder is still here."""
+    for place in (Path(measured) if measured else None, file.parent.parent, file.parent):
+        if place is not None and place.is_dir():
+            try:
+                found = read_recorded(place)
+            except InputError:  # not a model: the evaluation lies elsewhere
+                continue
+            if found.detector is not None:
+                return found
+    return None
+
+
+def _is_own(measured: str | None, recorded: Recorded, repository: str | None) -> bool:
+    if not measured:
+        return False
+    if repository is not None and measured.partition("@")[0] == repository:
+        return True
+    return Path(measured).resolve() in (recorded.folder, recorded.run_folder)
+
+
+def _relation(start: str, recorded: Recorded, repository: str | None) -> str:
+    return "from_it" if recorded.detector is None and _is_own(start, recorded, repository) else "other"
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# probes
+
+
+def _probes(content: list[dict[str, Any]], recorded: Recorded, repository: str | None) -> ProbeResults:
+    networks, own = {}, []
+    for probed in content:
+        name = short(probed["network"])
+        if _is_own(probed["network"], recorded, repository):
+            own.append(name)
+        networks[name] = {"objects": probed.get("objects"), "views": probed.get("views")}
+    ordered = sorted(networks, key=lambda name: name not in own)
+    return ProbeResults(networks={name: networks[name] for name in ordered}, own=own)
+
+
+def short(address: Any) -> str:
+    """A start, network or file by a name that says nothing of the disk: the last part of a local path.
+
+    Example:
+        >>> short("/home/me/runs/own"), short("timm:resnet50"), short("user/name")
+        ('own', 'timm:resnet50', 'user/name')
+    """
+    text = str(without_private_parts(str(address)))
+    return Path(text).name if Path(text).exists() else text
+
+
+def _with_short_names(text: str, starts: Sequence[str]) -> str:
+    for start in sorted(starts, key=len, reverse=True):
+        text = text.replace(start, short(start))
+    return text

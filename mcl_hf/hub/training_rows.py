@@ -1,0 +1,292 @@
+"""How a model was trained, as tables: what it started from, data, schedule, machine, numbers at the end.
+
+Where it sits: recorded -> **training_rows** -> card. A row whose number was not recorded says so.
+"""
+
+import statistics
+from typing import Any
+
+from mcl_hf.detection.finetune_arguments import FinetuneArguments
+from mcl_hf.detection.finetune_finish import TITLES
+from mcl_hf.hub.command_line import as_text, changed_options, run_command
+from mcl_hf.hub.markdown import ABSENT, code, facts, is_number, join, number, plain, table
+from mcl_hf.hub.recorded import Recorded
+from mcl_hf.training.finish import duration
+from mcl_hf.training.state import TrainingState
+from mcl_hf.viz import summarise
+
+Rows = list[tuple[str, str]]
+_IN_THE_TABLE = {"steps", "loss", "time", "images/s", "broken images", "data wait", "health"}
+
+
+def pretraining_rows(recorded: Recorded, data_name: str | None, data_licence: str | None) -> Rows:
+    """Of a contrastive or supervised pre-training run."""
+    state, options, config = recorded.state, recorded.arguments, recorded.config
+    assert state is not None, "only runs have rows"
+    lr = options["base_learning_rate"] * state.global_batch_size / 256
+    ratios = " ".join(map(str, config["montage_ratios"]))
+    if recorded.supervised:
+        method = f"supervised MCL: every tile classified at its level, montage ratios {ratios}"
+    else:
+        method = (
+            f"MCL: montage ratios {ratios}, level pairing {code(config['level_pairing'])}, temperature "
+            f"{config['temperature']:g}, queue of {number(config['queue_size'])}"
+        )
+    warmup = options.get("warmup_steps")
+    warmup = state.max_steps // 10 if warmup is None else warmup
+    return [
+        ("method", f"{method}, scope {code(config['region_scope'])}"),
+        ("network", _network(config)),
+        ("started from", start_text(state)),
+        *data_rows(state, data_name, data_licence),
+        ("views", f"{32 * config['region_size']} px, rendered {code(options.get('view_rendering', ABSENT))}"),
+        *_length_rows(recorded),
+        ("optimizer", f"{options['optimizer']}, learning rate up to {lr:.4g} after {number(warmup)} warm-up steps, "
+                      f"then a cosine to {options['min_lr']:g}; weight decay {options['weight_decay']:g}"),
+        *_machine_rows(recorded),
+    ]  # fmt: skip
+
+
+def finetuning_rows(recorded: Recorded, data_name: str | None, data_licence: str | None) -> Rows:
+    """Of a detector's run: the protocol that its figures depend on."""
+    state = recorded.state
+    assert state is not None, "only runs have rows"
+    return [
+        *protocol_rows(recorded),
+        *data_rows(state, data_name, data_licence),
+        ("classes", _classes(recorded.config)),
+        *_length_rows(recorded),
+        *_machine_rows(recorded),
+    ]
+
+
+def protocol_rows(recorded: Recorded) -> Rows:
+    """What must be equal where detectors are compared: heads, norms, freezing, image sizes, schedule."""
+    state, config = recorded.state, recorded.config
+    if state is None:
+        return [("detector", _detector(config)), ("protocol", ABSENT)]
+    return [
+        ("detector", _detector(config)),
+        ("started from", start_text(state)),
+        *options_rows({**state.arguments, "global_batch_size": state.global_batch_size}, state.max_steps),
+    ]
+
+
+def options_rows(options: dict[str, Any], max_steps: int | None = None) -> Rows:
+    """The part of the protocol that options of fine-tuning tell."""
+    precise = options.get("precise_bn_steps", 0)
+    norms = "batch norm in backbone, FPN and heads, over all processes"
+    if options.get("frozen_bn"):
+        norms = "batch norm, frozen in the backbone, trained in FPN and heads"
+    norms += f"; statistics anew from {number(precise)} training batches before evaluation" if precise else ""
+    rows: Rows = [("norms", norms), ("frozen", f"{code('freeze_at')} {options.get('freeze_at', ABSENT)}")]
+    sizes = options.get("min_size_train")
+    if sizes:
+        trained = f"{sizes[0]}" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
+        rows.append(
+            ("image size", f"shorter side {trained} px in training, {number(options.get('min_size_test'))} px in "
+                           f"evaluation; longer side at most {number(options.get('max_size_train'))} and "
+                           f"{number(options.get('max_size_test'))} px")
+        )  # fmt: skip
+    steps = options.get("max_steps") if max_steps is None else max_steps
+    schedule = f"{number(steps)} steps"
+    if options.get("global_batch_size"):
+        schedule += f" of {number(options['global_batch_size'])} images"
+    shares = options.get("lr_milestones") or []
+    if shares and steps:
+        at = [number(step) for step in FinetuneArguments(lr_milestones=shares).milestones(steps)]
+        schedule += f", learning rate a tenth from steps {join(at)} on"
+    if options.get("warmup_steps") is not None:
+        schedule += f", {number(options['warmup_steps'])} warm-up steps"
+    rows.append(("schedule", schedule))
+    rate = options.get("base_learning_rate")
+    told = f"learning rate {rate:g} for 16 images a step" if is_number(rate) else f"learning rate {ABSENT}"
+    rows.append(("optimizer", f"{options.get('optimizer', ABSENT)}, {told}, weight decay "
+                              f"{number(options.get('weight_decay'))}"))  # fmt: skip
+    return rows
+
+
+def start_text(state: TrainingState) -> str:
+    """What the weights started from, with what is known of that."""
+    start = state.start or {}
+    kind = start.get("kind")
+    if kind is None:
+        told = state.arguments.get("init")
+        return "random weights" if told in (None, "random") else f"{code(_last(told))} (not recorded what that is)"
+    if kind == "random":
+        return "random weights"
+    if kind == "timm":
+        return f"timm's {code(start['name'])}"
+    if kind == "hub":
+        return f"{code(start['name'])} of the Hub"
+    run = start.get("run")
+    if run is None:
+        return f"the folder {code(start['name'])}, of which no run is recorded"
+    names = [plain(name) for name in run.get("data") or []]
+    before = run.get("start") or {}
+    first = {"random": ", from random weights", None: ""}.get(before.get("kind"), f", from {code(before.get('name'))}")
+    return (
+        f"the run {code(start['name'])}: {run['task']}, {run.get('objective') or 'detector'}, "
+        f"{number(run['steps'])} steps on {join(names) or 'data not recorded'}{first}"
+    )
+
+
+def data_rows(state: TrainingState, data_name: str | None, data_licence: str | None) -> Rows:
+    """Source, number of images and licence: those given, else those recorded."""
+    found = state.data.get("sources") or []
+    images = f"{number(state.data.get('num_images'))} images"
+    if "num_objects" in state.data:
+        images += f" with {number(state.data['num_objects'])} objects"
+    names = [plain(s["name"]) + (f" (share {s['weight']:g})" if "weight" in s else "") for s in found]
+    name = plain(data_name) if data_name else join(names) or f"source {ABSENT}"
+    return [("data", f"{name}: {images}"), ("licence of the data", licence_text(state, data_licence))]
+
+
+def licence_text(state: TrainingState | None, given: str | None) -> str:
+    """The licence as given, or as recorded for each source."""
+    if given:
+        return plain(given)
+    found = (state.data.get("sources") if state is not None else None) or []
+    known = [s for s in found if s.get("licence")]
+    if not known or len(known) < len(found):
+        missing = "" if not known else f" of {join([plain(s['name']) for s in found if not s.get('licence')])}"
+        told = "".join(f"{plain(s['licence'])} ({plain(s['name'])}); " for s in known)
+        return f"{told}licence{missing} not recorded"
+    if len(known) == 1:
+        return plain(known[0]["licence"])
+    return "; ".join(f"{plain(s['licence'])} ({plain(s['name'])})" for s in known)
+
+
+def recipe_text(recorded: Recorded) -> str:
+    """Name of the recipe, options that differ from it, and the command."""
+    state = recorded.state
+    assert state is not None, "only runs have a recipe"
+    changed = changed_options(recorded)
+    recipe = state.recipe.get("name")
+    if recipe:
+        told = f"Recipe {code(recipe)}" + (" with these options changed:" if changed else ", as it stands.")
+    elif "changed" in state.recipe:
+        told = "No recipe; " + ("options that differ from the defaults:" if changed else "all options are defaults.")
+    else:
+        told = "Whether a recipe was used is not recorded. " + (
+            "Options that differ from the defaults of this release:" if changed else "All options are defaults."
+        )
+    rows = [[code(name), "not set" if value is None else code(as_text(value))] for name, value in changed.items()]
+    parts = [told, *([table(["option", "value"], rows, texts=2)] if rows else [])]
+    parts.append(f"The same again, with the paths as they are elsewhere:\n\n```sh\n{run_command(recorded)}\n```")
+    return "\n\n".join(parts)
+
+
+def last_numbers(recorded: Recorded) -> str:
+    """Loss, cosines, spread of the embeddings and the rest of the health numbers in the log's last record."""
+    if not recorded.log:
+        return "No log was found, so no loss or health number of the run is known."
+    first, last = recorded.log[0], recorded.log[-1]
+    rows: Rows = [("loss", f"{_loss(first)} at step {number(first['step'])}, {_loss(last)} at step "
+                           f"{number(last['step'])}")]  # fmt: skip
+    hidden = tuple(name for name in summarise([last]) if name.startswith("probe") or name.endswith(("AP", "AP50")))
+    for name, value in summarise([last]).items():
+        if name not in (*_IN_THE_TABLE, *hidden):
+            rows.append((name, " ".join(ABSENT if part == "-" else part for part in value.split(" "))))
+    if "grad_norm" in last:
+        rows.append(("gradient norm before clipping", number(last["grad_norm"])))
+    return facts(rows)
+
+
+def health_lines(recorded: Recorded) -> list[str]:
+    """Warnings that the run gave about itself, and losses that were not finite."""
+    lines = [
+        f"Warning of the run at step {number(line['step'])}: {plain(text)}"
+        for line in recorded.log
+        for text in line.get("health", [])
+    ]
+    lost = [line["step"] for line in recorded.log if "loss" in line and not is_number(line["loss"])]
+    if lost:
+        lines.append(f"The loss was not finite at {len(lost)} logged steps, the first of them {number(lost[0])}.")
+    return lines
+
+
+def _loss(line: dict[str, Any]) -> str:
+    return f"{line['loss']:.4f}" if is_number(line.get("loss")) else "not finite"
+
+
+def _length_rows(recorded: Recorded) -> Rows:
+    state, step = recorded.state, recorded.step
+    assert state is not None and step is not None
+    length = f"{number(step)} of {number(state.max_steps)}"
+    if step != state.step:
+        length = f"{number(step)} (the best of {number(state.step)})"
+    seen = state.images_seen if step == state.step else step * state.global_batch_size
+    images = state.data.get("num_images")
+    passes = f", {seen / images:.1f} passes over the data" if is_number(images) and images else ""
+    return [
+        ("steps", length),
+        ("images a step", number(state.global_batch_size)),
+        ("images seen", f"{number(seen)}{passes}"),
+    ]
+
+
+def _machine_rows(recorded: Recorded) -> Rows:
+    state, options = recorded.state, recorded.arguments
+    assert state is not None
+    processes = f"{state.world_size} process" + ("es" if state.world_size > 1 else "")
+    peaks = [line["peak_memory_gib"] for line in recorded.log if is_number(line.get("peak_memory_gib"))]
+    speeds = [line["images_per_second"] for line in recorded.log if is_number(line.get("images_per_second"))]
+    rows = [("precision", str(options.get("precision", ABSENT))), ("seed", number(options.get("seed")))]
+    rows += [("hardware", f"{hardware}; {processes}") for hardware in _hardware(state)]
+    rows += [
+        ("duration", f"{duration(state.seconds)}" + (" (of the whole run)" if recorded.step != state.step else "")),
+        ("speed", f"{statistics.median(speeds):.1f} images/s, median" if speeds else ABSENT),
+        ("peak memory of the main process", f"{max(peaks):.2f} GiB" if peaks else ABSENT),
+        ("unreadable images", number(state.broken_images)),
+        ("software", _software(state)),
+    ]
+    return rows
+
+
+def _hardware(state: TrainingState) -> list[str]:
+    """A text for each machine that the run was on."""
+    found = []
+    for place in state.machines:
+        since = f"from step {number(place['from_step'])}: " if place["from_step"] else ""
+        cpu = f"{plain(place['cpu'])}, {place['cores']} cores"
+        device = cpu if place["kind"] == "cpu" else f"{plain(place['device'])} for each process; {cpu}"
+        found.append(f"{since}{device}")
+    if found and state.machines[0]["from_step"]:
+        found.insert(0, f"up to step {number(state.machines[0]['from_step'])}: {ABSENT}")
+    return found or [ABSENT]
+
+
+def _software(state: TrainingState) -> str:
+    last = state.machines[-1] if state.machines else {"packages": {}}
+    packages = {**state.versions, **last["packages"]}
+    python = {"Python": last["python"]} if "python" in last else {}
+    return ", ".join(f"{name} {release}" for name, release in {**python, **packages}.items()) or ABSENT
+
+
+def _network(config: dict[str, Any]) -> str:
+    extra = config.get("backbone_kwargs")
+    backbone = code(config["backbone"]) + (f" with {code(as_text(extra))}" if extra else "")
+    return (
+        f"{backbone}, FPN of {config['fpn_channels']} channels, region head of {config['region_convs']} convolutions, "
+        f"embeddings of {config['embedding_dim']}"
+    )
+
+
+def _detector(config: dict[str, Any]) -> str:
+    text = f"{TITLES[config['detector']]} on {code(config['backbone'])} with FPN of {config['fpn_channels']} channels"
+    if config["detector"] == "retinanet":
+        return text
+    text += f"; box head of {config['box_head_convs']} convolutions and one fully connected layer"
+    with_masks = config["detector"] == "mask_rcnn"
+    return text + (f", mask head of {config['mask_head_convs']} convolutions" if with_masks else "")
+
+
+def _classes(config: dict[str, Any]) -> str:
+    names = list((config.get("id2label") or {}).values())
+    shown = ", ".join(plain(name) for name in names[:20])
+    return f"{len(names)}: {shown}" + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def _last(address: Any) -> str:
+    return str(address).rstrip("/").rpartition("/")[2]
