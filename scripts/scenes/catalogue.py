@@ -77,9 +77,9 @@ TUXPAINT_RULES = (
     Rule("road_vehicle", "military/vehicles", "bradley|infantry|ww2"),
     Rule("sign", "town/roadsigns"),
     Rule(EXTRA, r"animals/(amphibians|lizards|shellfish)|animals/mammals/aquatic|food(/nuts)?|hobbies(/music/\w+)?"),
-    Rule(
-        EXTRA, r"household(/(tools|arttools|dishes(/utensils)?))?|military(/ammunition|/vehicles)?|seasonal/christmas"
-    ),
+    Rule(EXTRA, "household(/(tools|arttools|dishes(/utensils)?))?"),
+    Rule(EXTRA, "military(/ammunition|/vehicles)?", "(?!fireman)"),  # the fireman is filed twice
+    Rule(EXTRA, "seasonal/christmas"),
     Rule(EXTRA, "seasonal", "candle"),
     Rule(EXTRA, "seasonal/halloween", "grave"),
     Rule(EXTRA, r"plants(/(mushrooms|trees))?|space(/(moon|planets))?|sports|town/monuments|vehicles(/\w+)*"),
@@ -118,9 +118,7 @@ SCRATCH_RULES = (
 ONE_FILE_ONE_GROUP = re.compile(r"breakdancer\d|car-\w+|insect\d")
 
 GCOMPRIS_FISH = r"(?!sea\d|teeth|manta).*\.webp"
-GCOMPRIS_TOOLS = (
-    "cuttingTool|hammer2|hammer5|hammer8|hammer9|plier1|plier2|plier3|scissors1|scissors4|wrench|spray_x|tweezer1"
-)
+GCOMPRIS_TOOLS = "cuttingTool|hammer5|hammer8|hammer9|plier1|plier2|plier3|scissors1|scissors4|wrench|tweezer1"
 
 EMOJI_CLASSES = {
     "animal-bird": "bird", "animal-bug": "arthropod", "plant-flower": "flower", "food-fruit": "fruit",
@@ -154,10 +152,11 @@ EMOJI_NAMED = (  # label, subcategory, words in the name
 EMOJI_SKIPPED = re.compile(
     r"feather|wing|web\b|microbe|worm|footprint|paw|nose|rosette|white flower|bucket|bouquet|nest|face|jelly|shell"
     r"|bus stop|shrimp$|parachute|kimono|moyai|placard|identification|cancellation|sign\b|chart|trend"
+    r"|revolving|railway|tram\b"
 )
 EMOJI_NO_DISTRACTOR = re.compile(
     r"shrimp|poultry|sweet potato|salad|coin|money|crocodile|dragon|sauropod|t-rex|lizard|turtle|mushroom|sled|airplane"
-    r"|helicopter|hook|ladder|razor|broom|knife|chopsticks|canoe|rocket|flying saucer"
+    r"|helicopter|hook|ladder|razor|broom|knife|chopsticks|canoe|rocket|flying saucer|elevator|fishing"
 )
 
 
