@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "write a checkpoint for timm, torchvision, detectron2, mmdet or ONNX",
     "import": "start from a checkpoint of another program",
     "push": "publish a model on the Hub, with its card, in one commit",
+    "card": "write a model card from what was recorded, without publishing it",
     "show": "draw pictures of data, of a run, of montages, or of what a checkpoint finds similar",
 }
 

@@ -15,6 +15,13 @@ _CLASSES = {
     "faster_rcnn": "MCLForObjectDetection",
     "retinanet": "MCLForObjectDetection",
 }
+_OF_A_DETECTOR = {
+    "timm": "the backbone",
+    "onnx": "backbone and FPN",
+    "torchvision": "the whole detector",
+    "detectron2": "backbone, FPN and the box head's convolutions",
+    "mmdet": "the same",
+}
 
 
 @dataclass(frozen=True)
@@ -152,12 +159,10 @@ def _exports(recorded: Recorded, place: str, with_timm: bool) -> list[Door]:
         "onnx": "ONNX",
         "timm": "timm",
     }
-    text = "Each command writes weights, and beside them the settings that go with them."
+    each = "The command" if len(targets) == 1 else "Each command"
+    text = f"{each} writes weights, and beside them what the other framework needs to know."
     if recorded.detector is not None:
-        text += (
-            " timm gets the backbone, ONNX backbone and FPN, torchvision the whole detector, detectron2 and mmdet its "
-            "backbone, FPN and box head's convolutions."
-        )
+        text += "".join(f" {titles[target]} gets {_OF_A_DETECTOR[target]}." for target in targets)
     if not plain:
         text += f" torchvision, detectron2 and mmdet have no names for the layers of this {config['backbone']}."
     return [Door(", ".join(titles[target] for target in targets), text, "sh", "\n".join(lines))]

@@ -25,11 +25,11 @@ def limitations(recorded: Recorded, data_licence: str | None, license: str) -> l
         told = "What trained these weights, on what data and under what terms, is not recorded here."
         lines.append(told if recorded.imported is None else f"{told} Its authors' own card or paper says it.")
     else:
-        licence = licence_text(state, data_licence)
         lines.append(
-            f"The weights are under {code(license)}, which says nothing of the data: {licence}. Biases of the data are "
-            "those of the model, and were not examined."
+            f"The weights are under {code(license)}; the data have terms of their own: "
+            f"{licence_text(state, data_licence)}."
         )
+        lines.append("Biases of the data are likely those of the model; they were not examined.")
         lines.append(
             f"One run with one seed ({number(recorded.arguments.get('seed'))}): how much another seed would differ is "
             "not known from it."

@@ -91,7 +91,7 @@ def as_text(value: Any) -> str:
         return json.dumps(value)
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def _words(name: str, value: Any) -> str:

@@ -5,6 +5,7 @@ Where it sits: results -> **evaluation_text** -> card. What is absent is said to
 
 from typing import Any
 
+from mcl_hf.hub.command_line import run_command
 from mcl_hf.hub.markdown import (
     ABSENT,
     NOT_MEASURED,
@@ -24,6 +25,11 @@ from mcl_hf.hub.training_rows import options_rows, protocol_rows
 from mcl_hf.probe.region_features import FEATURES
 from mcl_hf.probe.report import TITLES
 
+_PROBED = {
+    "objects": {"knn": "kNN", "linear": "linear"},
+    "views": {"same_level": "found, same level", "other_level": "found, other level"},
+}
+_ASKED = {"objects": "classes of annotated objects", "views": "the same image found again"}
 _RELATION = {"own": "", "from_it": ", fine-tuned from this model", "other": " (another model)"}
 
 
@@ -62,19 +68,20 @@ def _detections(recorded: Recorded, found: list[DetectionResult]) -> str:
 
 def _protocol(recorded: Recorded, result: DetectionResult) -> str:
     """How one row came about."""
+    counted = f" AP by {plain(result.counted_by)}." if result.counted_by else ""
+    if result.run is recorded and result.command == run_command(recorded):
+        return f"{code(result.model)}: measured by the run itself, protocol and command above.{counted}"
     lines = []
     if result.relation == "own" and recorded.state is not None:
-        lines.append("Protocol: the table under Training.")
+        lines.append(f"Protocol of {code(result.model)}: the table under Training.")
     elif result.run is not None:
         lines.append(f"Protocol of {code(result.model)}:\n\n{facts(protocol_rows(result.run))}")
     else:
         lines.append(f"Protocol of {code(result.model)}: {ABSENT}.")
     if result.share is not None and is_number(result.share) and result.share < 1:
         lines.append(f"Trained on {100 * result.share:g} % of the labelled images.")
-    counted = f" AP by {plain(result.counted_by)}." if result.counted_by else ""
     if result.command is not None:
-        lines.append(f"Measured by{' (the run itself)' if 'finetune' in result.command else ''}:{counted}\n\n"
-                     f"```sh\n{result.command}\n```")  # fmt: skip
+        lines.append(f"Measured by the command below.{counted}\n\n```sh\n{result.command}\n```")
     else:
         lines.append(f"The command that measured it: {ABSENT}.{counted}")
     return "\n\n".join(lines)
@@ -106,22 +113,19 @@ def _comparison(found: ComparisonResult) -> str:
 
 def _probe(found: ProbeResults) -> str:
     """All features of all networks; shares in percent."""
-    rows, notes = [], []
-    for name, numbers in found.networks.items():
-        told = f"{code(name)}{' (this model)' if name in found.own else ''}"
-        for feature in FEATURES:
-            cells = []
-            for kind, keys in (("objects", ("knn", "linear")), ("views", ("same_level", "other_level"))):
-                measured = numbers[kind]["features"].get(feature, {}) if numbers[kind] else {}
-                values = [measured.get(key) for key in keys]
-                cells += [percent(v.get("all") if isinstance(v, dict) else v) for v in values]
-            rows.append([told, TITLES[feature], *cells])
     first = next(iter(found.networks.values()))
-    for kind, what in (("objects", "classes (kNN, linear)"), ("views", "the same image found")):
-        if first[kind]:
-            chance, images = percent(first[kind]["chance"]), number(first[kind]["images"])
-            notes.append(f"{what}: {images} images; chance is {chance} %")
-    titles = ["network", "feature", "kNN", "linear", "found, same level", "found, other level"]
+    kinds = [kind for kind in _PROBED if first[kind]]
+    rows = [
+        [f"{code(name)}{' (this model)' if name in found.own else ''}", TITLES[feature]]
+        + [_share(numbers[kind], feature, key) for kind in kinds for key in _PROBED[kind]]
+        for name, numbers in found.networks.items()
+        for feature in FEATURES
+    ]
+    notes = [
+        f"{_ASKED[kind]}: {number(first[kind]['images'])} images; chance is {percent(first[kind]['chance'])} %"
+        for kind in kinds
+    ]
+    titles = ["network", "feature", *(title for kind in kinds for title in _PROBED[kind].values())]
     return "\n\n".join(
         [
             "### Probes of the region features",
@@ -129,6 +133,11 @@ def _probe(found: ProbeResults) -> str:
             table(titles, rows, texts=2),
         ]
     )
+
+
+def _share(measured: dict[str, Any] | None, feature: str, key: str) -> str:
+    value = (measured or {}).get("features", {}).get(feature, {}).get(key)
+    return percent(value.get("all") if isinstance(value, dict) else value)
 
 
 def _probes_of_the_run(recorded: Recorded) -> str:

@@ -74,6 +74,16 @@ def number(value: Any, digits: int = 4) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}g}"
 
 
+def count(value: Any, one: str, many: str | None = None) -> str:
+    """A number of things.
+
+    Example:
+        >>> count(1, "step"), count(2000, "process", "processes")
+        ('1 step', '2,000 processes')
+    """
+    return f"{number(value)} {one if value == 1 else many or f'{one}s'}"
+
+
 def percent(value: Any) -> str:
     """A share in [0, 1] in percent, or that it was not measured."""
     return f"{100 * value:.1f}" if is_number(value) else NOT_MEASURED

@@ -59,6 +59,12 @@ class Recorded:
         return found[0] if found else None
 
     @property
+    def places(self) -> list[Path]:
+        """Folders that hold these very weights: its own, and the run's where they are those that the run ended with."""
+        ended = self.detector is None and self.state is not None and self.step == self.state.max_steps
+        return [self.folder, self.run_folder] if ended and self.folder != self.run_folder else [self.folder]
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """Options of the run."""
         return {} if self.state is None else self.state.arguments

@@ -115,9 +115,8 @@ def read_results(recorded: Recorded, repository: str | None, files: Sequence[Pat
     of_run = _of_the_run(recorded)
     if of_run is not None:
         results.detections.append(of_run)
-    places = {recorded.folder} if recorded.detector else {recorded.folder, recorded.run_folder}
-    found = [place / name for place in sorted(places) for name in _FOUND_IN if (place / name).is_file()]
-    for file in [*found, *files]:
+    found = [place / name for place in recorded.places for name in _FOUND_IN if (place / name).is_file()]
+    for file in dict.fromkeys([*found, *(file.resolve() for file in files)]):
         _add(results, _read(file), file, recorded, repository, known=of_run is not None and file in found)
     return results
 
@@ -127,7 +126,7 @@ def _add(
 ) -> None:
     """Sort one file's content in. `known`: the figures that its run measured are there already."""
     if isinstance(content, list) and content and all(isinstance(c, dict) and "network" in c for c in content):
-        results.probes.append(_probes(content, recorded, repository))
+        results.probes.append(_probes(content, file, recorded, repository))
     elif not isinstance(content, dict):
         raise InputError(f"{file} is no result of mcl-hf evaluate, finetune or probe")
     elif "means" in content and "starts" in content:
@@ -181,7 +180,7 @@ def _of_a_job(content: dict[str, Any], file: Path, recorded: Recorded) -> Detect
     known = {} if run is None or run.state is None else _validation(run.state)
     return DetectionResult(
         model=recorded.name if own else f"detector from {short(content['start'])}",
-        relation="own" if own else _relation(content["start"], recorded, None),
+        relation="own" if own else _relation(content["start"], run, file, recorded, None),
         **{"data": "validation data of the comparison", **known},
         figures=_logged(content["figures"]),
         seeds=[int(content["seed"])],
@@ -199,7 +198,7 @@ def _of_an_evaluation(
     if inside and by_the_run and (known or content.get("step") != recorded.step):
         return None
     measured = content.get("run") or content.get("checkpoint")
-    own = (inside and recorded.detector is not None) or _is_own(measured, recorded, repository)
+    own = (inside and recorded.detector is not None) or _is_own(measured, file, recorded, repository)
     run = recorded if own else _run_beside(file, measured)
     seeds = [] if run is None or run.state is None else [int(run.arguments.get("seed", 0))]
     if "seed" in content:
@@ -216,7 +215,7 @@ def _of_an_evaluation(
     start = "" if run is None or run.state is None else str(run.arguments.get("init"))
     return DetectionResult(
         model=recorded.name if own else short(measured or content.get("predictions") or "detections of a file"),
-        relation="own" if own else _relation(start, recorded, repository),
+        relation="own" if own else _relation(start, run, file, recorded, repository),
         **{**about, "images": content.get("images"), "objects": content.get("objects")},
         figures={
             f"{kind} {name}": value
@@ -257,7 +256,7 @@ def _comparison(content: dict[str, Any], file: Path, recorded: Recorded, reposit
         rows.append(
             DetectionResult(
                 model=short(mean["start"]),
-                relation=_relation(mean["start"], recorded, repository),
+                relation=_relation(mean["start"], None, file, recorded, repository),
                 data="validation data of the comparison",
                 images=content.get("validation_images"),
                 figures=figures,
@@ -309,27 +308,51 @@ def _run_beside(file: Path, measured: str | None = None) -> Recorded | None:
     return None
 
 
-def _is_own(measured: str | None, recorded: Recorded, repository: str | None) -> bool:
+def _is_own(measured: str | None, file: Path, recorded: Recorded, repository: str | None) -> bool:
+    """Whether what a result is of is the card's model.
+
+    Args:
+        measured: address as the result has it, perhaps relative to another folder than this process's.
+        file: of the result.
+        recorded: the card's model.
+        repository: that it is published as.
+    """
     if not measured:
         return False
     if repository is not None and measured.partition("@")[0] == repository:
         return True
-    return Path(measured).resolve() in (recorded.folder, recorded.run_folder)
+    path = Path(measured)
+    if path.exists():
+        return path.resolve() in recorded.places
+    names = [
+        f"{recorded.run_folder.name}{str(place).removeprefix(str(recorded.run_folder))}" for place in recorded.places
+    ]
+    beside = file.resolve().is_relative_to(recorded.run_folder)
+    return beside and not path.is_absolute() and any(f"/{path.as_posix()}".endswith(f"/{name}") for name in names)
 
 
-def _relation(start: str, recorded: Recorded, repository: str | None) -> str:
-    return "from_it" if recorded.detector is None and _is_own(start, recorded, repository) else "other"
+def _relation(start: str, run: Recorded | None, file: Path, recorded: Recorded, repository: str | None) -> str:
+    """Whether a detector came of the card's model; what its own run recorded of its start counts first."""
+    if recorded.detector is not None:
+        return "other"
+    known = run.state.start if run is not None and run.state is not None else {}
+    if known.get("kind") == "folder" and known.get("run") and recorded.state is not None:
+        of_run = known["run"]
+        same = (of_run["steps"], of_run["images_seen"]) == (recorded.step, recorded.state.images_seen)
+        if same and known["name"] in [place.name for place in recorded.places]:
+            return "from_it"
+    return "from_it" if _is_own(start, file, recorded, repository) else "other"
 
 
 # ----------------------------------------------------------------------------------------------------------------
 # probes
 
 
-def _probes(content: list[dict[str, Any]], recorded: Recorded, repository: str | None) -> ProbeResults:
+def _probes(content: list[dict[str, Any]], file: Path, recorded: Recorded, repository: str | None) -> ProbeResults:
     networks, own = {}, []
     for probed in content:
         name = short(probed["network"])
-        if _is_own(probed["network"], recorded, repository):
+        if _is_own(probed["network"], file, recorded, repository):
             own.append(name)
         networks[name] = {"objects": probed.get("objects"), "views": probed.get("views")}
     ordered = sorted(networks, key=lambda name: name not in own)

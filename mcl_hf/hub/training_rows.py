@@ -9,7 +9,7 @@ from typing import Any
 from mcl_hf.detection.finetune_arguments import FinetuneArguments
 from mcl_hf.detection.finetune_finish import TITLES
 from mcl_hf.hub.command_line import as_text, changed_options, run_command
-from mcl_hf.hub.markdown import ABSENT, code, facts, is_number, join, number, plain, table
+from mcl_hf.hub.markdown import ABSENT, code, count, facts, is_number, join, number, plain, table
 from mcl_hf.hub.recorded import Recorded
 from mcl_hf.training.finish import duration
 from mcl_hf.training.state import TrainingState
@@ -21,30 +21,52 @@ _IN_THE_TABLE = {"steps", "loss", "time", "images/s", "broken images", "data wai
 
 def pretraining_rows(recorded: Recorded, data_name: str | None, data_licence: str | None) -> Rows:
     """Of a contrastive or supervised pre-training run."""
-    state, options, config = recorded.state, recorded.arguments, recorded.config
+    state = recorded.state
     assert state is not None, "only runs have rows"
-    lr = options["base_learning_rate"] * state.global_batch_size / 256
+    return [
+        *method_rows(recorded.config, recorded.arguments, recorded.supervised),
+        ("started from", start_text(state)),
+        *data_rows(state, data_name, data_licence),
+        *_length_rows(recorded),
+        ("optimizer", schedule_text(recorded.arguments, state.global_batch_size, state.max_steps)),
+        *_machine_rows(recorded),
+    ]
+
+
+def method_rows(config: dict[str, Any], options: dict[str, Any], supervised: bool) -> Rows:
+    """What is learnt, by which network, from views of which size."""
     ratios = " ".join(map(str, config["montage_ratios"]))
-    if recorded.supervised:
+    if supervised:
         method = f"supervised MCL: every tile classified at its level, montage ratios {ratios}"
     else:
         method = (
             f"MCL: montage ratios {ratios}, level pairing {code(config['level_pairing'])}, temperature "
             f"{config['temperature']:g}, queue of {number(config['queue_size'])}"
         )
-    warmup = options.get("warmup_steps")
-    warmup = state.max_steps // 10 if warmup is None else warmup
     return [
         ("method", f"{method}, scope {code(config['region_scope'])}"),
         ("network", _network(config)),
-        ("started from", start_text(state)),
-        *data_rows(state, data_name, data_licence),
         ("views", f"{32 * config['region_size']} px, rendered {code(options.get('view_rendering', ABSENT))}"),
-        *_length_rows(recorded),
-        ("optimizer", f"{options['optimizer']}, learning rate up to {lr:.4g} after {number(warmup)} warm-up steps, "
-                      f"then a cosine to {options['min_lr']:g}; weight decay {options['weight_decay']:g}"),
-        *_machine_rows(recorded),
-    ]  # fmt: skip
+    ]
+
+
+def schedule_text(options: dict[str, Any], images: int, max_steps: int | None) -> str:
+    """Optimizer and learning rate of pre-training.
+
+    Args:
+        options: of the run.
+        images: of a step.
+        max_steps: length of the run; None: not known.
+    """
+    rate = options["base_learning_rate"] * images / 256
+    warmup = options.get("warmup_steps")
+    if warmup is None and max_steps is not None:
+        warmup = max_steps // 10
+    rising = "a tenth of the run" if warmup is None else count(warmup, "step")
+    return (
+        f"{options['optimizer']}, learning rate up to {rate:.4g} after a warm-up of {rising}, then along a cosine to "
+        f"{options['min_lr']:g}; weight decay {options['weight_decay']:g}"
+    )
 
 
 def finetuning_rows(recorded: Recorded, data_name: str | None, data_licence: str | None) -> Rows:
@@ -64,9 +86,9 @@ def protocol_rows(recorded: Recorded) -> Rows:
     """What must be equal where detectors are compared: heads, norms, freezing, image sizes, schedule."""
     state, config = recorded.state, recorded.config
     if state is None:
-        return [("detector", _detector(config)), ("protocol", ABSENT)]
+        return [("detector", detector_text(config)), ("protocol", ABSENT)]
     return [
-        ("detector", _detector(config)),
+        ("detector", detector_text(config)),
         ("started from", start_text(state)),
         *options_rows({**state.arguments, "global_batch_size": state.global_batch_size}, state.max_steps),
     ]
@@ -83,25 +105,30 @@ def options_rows(options: dict[str, Any], max_steps: int | None = None) -> Rows:
     sizes = options.get("min_size_train")
     if sizes:
         trained = f"{sizes[0]}" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
-        rows.append(
-            ("image size", f"shorter side {trained} px in training, {number(options.get('min_size_test'))} px in "
-                           f"evaluation; longer side at most {number(options.get('max_size_train'))} and "
-                           f"{number(options.get('max_size_test'))} px")
-        )  # fmt: skip
+        longest = list(dict.fromkeys(number(options.get(f"max_size_{when}")) for when in ("train", "test")))
+        tested = number(options.get("min_size_test"))
+        told = (
+            f"shorter side {trained} px in training, {tested} px in evaluation; longer side at most {join(longest)} px"
+        )
+        rows.append(("image size", told))
     steps = options.get("max_steps") if max_steps is None else max_steps
-    schedule = f"{number(steps)} steps"
+    schedule = (
+        f"{number(steps)} steps" if steps else f"{options['epochs']:g} epochs" if options.get("epochs") else ABSENT
+    )
     if options.get("global_batch_size"):
         schedule += f" of {number(options['global_batch_size'])} images"
     shares = options.get("lr_milestones") or []
-    if shares and steps:
+    if shares and not steps:
+        schedule += f", learning rate a tenth after {join(shares)} of them"
+    elif shares and steps:
         at = [number(step) for step in FinetuneArguments(lr_milestones=shares).milestones(steps)]
         schedule += f", learning rate a tenth from steps {join(at)} on"
     if options.get("warmup_steps") is not None:
-        schedule += f", {number(options['warmup_steps'])} warm-up steps"
+        schedule += f", warm-up of {count(options['warmup_steps'], 'step')}"
     rows.append(("schedule", schedule))
     rate = options.get("base_learning_rate")
-    told = f"learning rate {rate:g} for 16 images a step" if is_number(rate) else f"learning rate {ABSENT}"
-    rows.append(("optimizer", f"{options.get('optimizer', ABSENT)}, {told}, weight decay "
+    speed = f"learning rate {rate:g} for 16 images a step" if is_number(rate) else f"learning rate {ABSENT}"
+    rows.append(("optimizer", f"{options.get('optimizer', ABSENT)}, {speed}, weight decay "
                               f"{number(options.get('weight_decay'))}"))  # fmt: skip
     return rows
 
@@ -229,7 +256,7 @@ def _length_rows(recorded: Recorded) -> Rows:
 def _machine_rows(recorded: Recorded) -> Rows:
     state, options = recorded.state, recorded.arguments
     assert state is not None
-    processes = f"{state.world_size} process" + ("es" if state.world_size > 1 else "")
+    processes = count(state.world_size, "process", "processes")
     peaks = [line["peak_memory_gib"] for line in recorded.log if is_number(line.get("peak_memory_gib"))]
     speeds = [line["images_per_second"] for line in recorded.log if is_number(line.get("images_per_second"))]
     rows = [("precision", str(options.get("precision", ABSENT))), ("seed", number(options.get("seed")))]
@@ -268,18 +295,19 @@ def _network(config: dict[str, Any]) -> str:
     extra = config.get("backbone_kwargs")
     backbone = code(config["backbone"]) + (f" with {code(as_text(extra))}" if extra else "")
     return (
-        f"{backbone}, FPN of {config['fpn_channels']} channels, region head of {config['region_convs']} convolutions, "
-        f"embeddings of {config['embedding_dim']}"
+        f"{backbone}, FPN of {config['fpn_channels']} channels, region head of "
+        f"{count(config['region_convs'], 'convolution')}, embeddings of {config['embedding_dim']} numbers"
     )
 
 
-def _detector(config: dict[str, Any]) -> str:
+def detector_text(config: dict[str, Any]) -> str:
+    """Kind of a detector, and its parts."""
     text = f"{TITLES[config['detector']]} on {code(config['backbone'])} with FPN of {config['fpn_channels']} channels"
     if config["detector"] == "retinanet":
         return text
-    text += f"; box head of {config['box_head_convs']} convolutions and one fully connected layer"
+    text += f"; box head of {count(config['box_head_convs'], 'convolution')} and one fully connected layer"
     with_masks = config["detector"] == "mask_rcnn"
-    return text + (f", mask head of {config['mask_head_convs']} convolutions" if with_masks else "")
+    return text + (f", mask head of {count(config['mask_head_convs'], 'convolution')}" if with_masks else "")
 
 
 def _classes(config: dict[str, Any]) -> str:

@@ -1,0 +1,145 @@
+"""`mcl-hf card FOLDER`: a model card from what was recorded, without publishing anything.
+
+Also `CardWriter`, by which `mcl-hf pretrain` and `finetune` end with one.
+"""
+
+import argparse
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mcl_hf.cli.command import Parser, run_command
+from mcl_hf.errors import InputError
+from mcl_hf.hub.card import check_card, render_card
+from mcl_hf.hub.recipe_card import recipe_card
+
+if TYPE_CHECKING:
+    from mcl_hf.training import Run
+
+CARD = "README.md"
+_SIGNS = ("`mcl-hf card FOLDER`", "This card was rendered by mcl_hf")
+_MATPLOTLIB = "the card has no curves: they are drawn with matplotlib: pip install 'mcl_hf[viz]'"
+EXAMPLES = """
+Nothing in a card is typed: recipe, data, steps, machine, curves and evaluations are those that were recorded, and what
+is missing is said to be. metrics.json, probe.json and comparison.json beside the model are found.
+
+examples:
+  mcl-hf card my-run
+  mcl-hf card my-run --title "MCL on my photos" --data-license cc-by-4.0 --evaluation does-it-help/comparison.json
+  mcl-hf card my-run/checkpoints/step-00010000 --out cards/
+  mcl-hf card --recipe demo
+"""
+
+
+def build_parser() -> Parser:
+    """The command's options."""
+    parser = Parser(
+        prog="mcl-hf card",
+        description="Write a model card from what was recorded of a run, a checkpoint, a detector or an import.",
+        epilog=EXAMPLES,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="the model")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE_OR_FOLDER", help="where the card goes (default: README.md in FOLDER)"
+    )
+    parser.add_argument("--title", metavar="TEXT", help="first heading (default: the folder's name)")
+    parser.add_argument(
+        "--license", default="apache-2.0", metavar="NAME", help="of the weights, as the Hub names it (apache-2.0)"
+    )
+    parser.add_argument("--data-license", metavar="TEXT", help="of the training data (default: as recorded, if it was)")
+    parser.add_argument("--data-name", metavar="TEXT", help="what to call the training data (default: as recorded)")
+    parser.add_argument(
+        "--evaluation", nargs="+", type=Path, default=[], metavar="FILE",
+        help="further results: metrics.json of evaluate or finetune, comparison.json of finetune --compare",
+    )  # fmt: skip
+    parser.add_argument("--probe", nargs="+", type=Path, default=[], metavar="FILE", help="further probe.json")
+    parser.add_argument(
+        "--with-pictures-of-data", action="store_true", help="also show pictures in which images of the data are seen"
+    )
+    parser.add_argument(
+        "--recipe", nargs="+", metavar="NAME", help="in place of FOLDER: cards of recipes, printed or put into --out"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `run_command` for exit codes."""
+    return run_command(_run, argv)
+
+
+def _run(argv: list[str]) -> None:
+    options = build_parser().parse_args(argv)
+    if (options.folder is None) == (options.recipe is None):
+        raise InputError("give one of the two: a FOLDER with a model, or --recipe NAME")
+    if options.recipe is not None:
+        _write_recipe_cards(options.recipe, options.out)
+        return
+    target = _target(options.folder, options.out)
+    text = render_card(
+        options.folder,
+        title=options.title,
+        license=options.license,
+        evaluations=[*options.evaluation, *options.probe],
+        pictures=target.parent,
+        data_name=options.data_name,
+        data_license=options.data_license,
+        pictures_of_data=options.with_pictures_of_data,
+    )
+    check_card(text)
+    _write(target, text)
+    print(f"card: {target}")
+    if find_spec("matplotlib") is None:
+        print(_MATPLOTLIB)
+
+
+def _write_recipe_cards(names: list[str], out: Path | None) -> None:
+    texts = {name: recipe_card(name) for name in names}
+    if out is None:
+        print("\n".join(texts.values()), end="")
+        return
+    if out.suffix == ".md" and len(names) > 1:
+        raise InputError(f"--out {out} is one file, for {len(names)} recipes: name a folder")
+    for name, text in texts.items():
+        target = out if out.suffix == ".md" else out / f"{name}.md"
+        _write(target, text)
+        print(f"card: {target}")
+
+
+def _target(folder: Path, out: Path | None) -> Path:
+    """The file to write; a README that is not ours is not replaced unless it is named.
+
+    Raises:
+        InputError: such a README.
+    """
+    if out is not None:
+        return out if out.suffix == ".md" else out / CARD
+    target = folder / CARD
+    if target.is_file() and not any(sign in target.read_text(encoding="utf-8") for sign in _SIGNS):
+        raise InputError(f"{target} was written by somebody: name it with --out to replace it, or another file")
+    return target
+
+
+def _write(target: Path, text: str) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror or error}") from error
+
+
+class CardWriter:
+    """A callback of the loop (`mcl_hf.training.run.Callback`): the card takes the place of a finished run's README."""
+
+    def on_end(self, run: "Run") -> None:
+        """Write it on the main process. The model is whole by then, so a card that cannot be written is only said."""
+        if not run.accelerator.is_main_process:
+            return
+        try:
+            _write(run.output_dir / CARD, render_card(run.output_dir, pictures=run.output_dir))
+        except InputError as error:
+            run.tracking.print(f"warning: no card was written: {error}")
