@@ -47,7 +47,9 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--title", metavar="TEXT", help="first heading (default: the folder's name)")
     parser.add_argument(
-        "--license", default="apache-2.0", metavar="NAME", help="of the weights, as the Hub names it (apache-2.0)"
+        "--license",
+        metavar="NAME",
+        help="of the weights, as the Hub names it (default: apache-2.0, and unknown for imported ones)",
     )
     parser.add_argument("--data-license", metavar="TEXT", help="of the training data (default: as recorded, if it was)")
     parser.add_argument("--data-name", metavar="TEXT", help="what to call the training data (default: as recorded)")

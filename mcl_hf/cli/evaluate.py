@@ -131,7 +131,8 @@ def _run(argv: list[str]) -> None:
     if results is None:  # not the first process
         return
     metrics = evaluate_detections(data, results, backend=options.backend)
-    about = {"checkpoint": options.checkpoint, "predictions": options.predictions, "split": options.split}
+    about = {name: getattr(options, name) for name in ("checkpoint", "predictions", "split", "max_images", "precision")}
+    about["given"] = options.data
     written = write_evaluation(
         _output_dir(options), data, results, metrics, about, options.pictures, options.picture_score
     )

@@ -45,7 +45,9 @@ def build_parser() -> Parser:
         "--with-pretraining", action="store_true", help="put target network and predictors in, to continue from"
     )
     contents.add_argument("--title", help="of the card (default: the repository's name)")
-    contents.add_argument("--license", default="apache-2.0", help="of the weights (default: apache-2.0)")
+    contents.add_argument(
+        "--license", help="of the weights (default: apache-2.0, and unknown for imported ones of other programs)"
+    )
     contents.add_argument(
         "--evaluation", dest="evaluations", nargs="+", type=Path, default=[], metavar="FILE",
         help="results for the card, besides those in CHECKPOINT: metrics.json, probe.json, comparison.json",

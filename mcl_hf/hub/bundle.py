@@ -13,14 +13,14 @@ Where it sits: a checkpoint -> **bundle** -> `publish.py`. Weights go through `t
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import ModelCardData
 
 from mcl_hf.errors import InputError
-from mcl_hf.hub.card import check_card, render_card
+from mcl_hf.hub.card import check_card, license_of, render_card
 from mcl_hf.hub.run_record import read_run, write_run_record
 from mcl_hf.models.configuration_mcl import MCLConfig
 from mcl_hf.transfer.checkpoint import find_folder
@@ -69,7 +69,7 @@ class Contents:
         with_code: the code of the model, to open it where mcl_hf is not installed.
         with_pretraining: target network and predictors, too, to continue from.
         title: of the card; None: the repository's name.
-        license: of the weights, as the Hub names it.
+        license: of the weights, as the Hub names it; None: see `license_of`.
         evaluations: result files for the card, besides those in the checkpoint's folder.
         card: a README.md of the user's own, in place of the one that is rendered.
     """
@@ -78,7 +78,7 @@ class Contents:
     with_code: bool = False
     with_pretraining: bool = False
     title: str | None = None
-    license: str = "apache-2.0"
+    license: str | None = None
     evaluations: Sequence[Path] = ()
     card: Path | None = None
 
@@ -104,6 +104,7 @@ def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: 
             f"there is no folder {checkpoint}: push takes a run, a checkpoint or a detector of this machine"
         )
     source, description = find_folder(str(checkpoint))
+    contents = replace(contents, license=license_of(source, contents.license))
     if contents.with_code:
         refuse_detector(description.get("model_type"))
     model = into / "model"

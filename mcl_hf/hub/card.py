@@ -24,7 +24,7 @@ from mcl_hf.hub.results import read_results
 from mcl_hf.hub.training_rows import finetuning_rows, last_numbers, pretraining_rows, recipe_text, start_text
 from mcl_hf.version import __version__
 
-__all__ = ["check_card", "fill_template", "render_card"]
+__all__ = ["check_card", "fill_template", "license_of", "render_card"]
 TEMPLATE = "card_template.md"
 PAPER = "[MCL](https://arxiv.org/abs/2304.02010) (multi-level contrastive learning{variant})"
 _RENDERED = (
@@ -39,7 +39,7 @@ def render_card(
     *,
     repository: str | None = None,
     title: str | None = None,
-    license: str = "apache-2.0",
+    license: str | None = None,
     evaluations: Sequence[Path] = (),
     pictures: Path | None = None,
     with_timm: bool = False,
@@ -54,7 +54,7 @@ def render_card(
         folder: a run's folder, its `pretraining/`, a checkpoint, a fine-tuned detector or an imported checkpoint.
         repository: `user/name` that it is published as; None: it is opened from its folder.
         title: first heading; the folder's name where left out.
-        license: of the weights, as the Hub names it.
+        license: of the weights, as the Hub names it; None: see `license_of`.
         evaluations: result files besides those in the folder: metrics.json, probe.json, comparison.json.
         pictures: folder of the card; curves are drawn into `pictures/` there, as PNG. None: no pictures.
         with_timm: `repository`-timm is published, too.
@@ -67,6 +67,7 @@ def render_card(
         InputError: `folder` holds no model of ours, a file in it cannot be read, or a picture cannot be written.
     """
     recorded = read_recorded(folder)
+    license = license_of(recorded, license)
     results = read_results(recorded, repository, evaluations)
     shown = [] if pictures is None else draw_pictures(recorded, pictures, pictures_of_data)
     heading = title or recorded.name
@@ -94,6 +95,19 @@ def render_card(
             "never_run": bullets(never_run(recorded, results)),
         }
     )
+
+
+def license_of(model: Recorded | Path, given: str | None) -> str:
+    """The licence of a model's weights: as given, else apache-2.0 for weights that a run here made, `unknown` for those
+    of other programs.
+
+    Raises:
+        InputError: as `read_recorded`.
+    """
+    if given is not None:
+        return given
+    recorded = read_recorded(model) if isinstance(model, Path) else model
+    return "apache-2.0" if recorded.state is not None else "unknown"
 
 
 def fill_template(values: Mapping[str, Any]) -> str:

@@ -6,7 +6,8 @@ Where it sits: recorded, results -> **card_limits** -> card.
 from mcl_hf.hub.markdown import code, join, number, plain
 from mcl_hf.hub.recorded import Recorded
 from mcl_hf.hub.results import Results
-from mcl_hf.hub.training_rows import health_lines, licence_text
+from mcl_hf.hub.training_rows import health_lines, licence_text, start_text
+from mcl_hf.training.state import TrainingState
 
 _LEVELS = ("P5", "P4", "P3", "P2")
 
@@ -24,15 +25,17 @@ def limitations(recorded: Recorded, data_licence: str | None, license: str) -> l
     if state is None:
         told = "What trained these weights, on what data and under what terms, is not recorded here."
         lines.append(told if recorded.imported is None else f"{told} Its authors' own card or paper says it.")
+        lines += _of_the_import(recorded)
     else:
         lines.append(
             f"The weights are under {code(license)}; the data have terms of their own: "
             f"{licence_text(state, data_licence)}."
         )
+        lines += _of_the_start(state)
         lines.append("Biases of the data are likely those of the model; they were not examined.")
         lines.append(
-            f"One run with one seed ({number(recorded.arguments.get('seed'))}): how much another seed would differ is "
-            "not known from it."
+            f"Trained once, with seed {number(recorded.arguments.get('seed'))}: how much another seed would differ is "
+            "not known from that."
         )
         if not recorded.finished:
             lines.append(
@@ -63,6 +66,20 @@ def limitations(recorded: Recorded, data_licence: str | None, license: str) -> l
     return lines
 
 
+def _of_the_start(state: TrainingState) -> list[str]:
+    """Weights that others made come with terms of their own."""
+    start = state.start
+    if start.get("kind") not in ("timm", "hub") and not (start.get("kind") == "folder" and "run" not in start):
+        return []
+    return [f"It started from {start_text(state)}, whose own terms and data apply as well; they are not recorded."]
+
+
+def _of_the_import(recorded: Recorded) -> list[str]:
+    """What of the model came, and what did not."""
+    new = [plain(name) for name, (loaded, _) in (recorded.imported or {}).get("parts", {}).items() if not loaded]
+    return [f"Only a part of the network: {join(new)} are not in it and start at random."] if new else []
+
+
 def never_run(recorded: Recorded, results: Results) -> list[str]:
     """What a reader might expect and will not find."""
     lines = []
@@ -81,7 +98,7 @@ def never_run(recorded: Recorded, results: Results) -> list[str]:
         names = {found.data for found in own}
         elsewhere = f" other than {join([plain(name) for name in sorted(names)])}" if names else ""
         lines.append(f"Evaluation on data{elsewhere}.")
-    if max((len(found.seeds) for found in (*own, *compared)), default=0) < 2:
+    if recorded.state is not None and max((len(found.seeds) for found in (*own, *compared)), default=0) < 2:
         lines.append("More than one seed.")
     lines.append("The exports to other frameworks, for these weights: how well they agree was tested on other ones.")
     return lines

@@ -67,11 +67,27 @@ def evaluate_command(about: dict[str, Any]) -> str:
         words.append(shlex.quote(str(public_value(about["checkpoint"]))))
     if about.get("predictions"):
         words.append(f"--predictions {shlex.quote(Path(about['predictions']).name)}")
-    words.append(f"--data {shlex.quote(str(public_value(about.get('data', 'DATA'))))}")
+    words.append(f"--data {shlex.quote(str(public_value(about.get('given') or about.get('data', 'DATA'))))}")
     for name in ("split", "max_images", "precision"):
         if about.get(name) is not None:
             words.append(_words(name, about[name]))
     return " ".join(words)
+
+
+def compare_command(content: dict[str, Any], options: dict[str, Any]) -> str:
+    """The `mcl-hf finetune --compare` behind a comparison.json.
+
+    Args:
+        content: of the file.
+        options: that all of its runs share; the data are not among them.
+    """
+    defaults = dataclasses.asdict(FinetuneArguments())
+    starts = " ".join(shlex.quote(str(public_value(start))) for start in content["starts"])
+    fractions = " ".join(as_text(fraction) for fraction in content["fractions"])
+    words = [f"mcl-hf finetune --compare {starts} --fractions {fractions} --seeds {len(content['seeds'])}"]
+    changed = {name: value for name, value in options.items() if value is not None and value != defaults.get(name)}
+    words += [_words(name, public_value(value)) for name, value in changed.items()]
+    return " ".join([*words, "--data DATA"])
 
 
 def public_value(value: Any) -> Any:

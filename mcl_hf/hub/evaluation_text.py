@@ -61,23 +61,27 @@ def _detections(recorded: Recorded, found: list[DetectionResult]) -> str:
         cells = [percent(result.figures.get(name)) for name in names]
         rows.append([f"{code(result.model)}{_RELATION[result.relation]}", _data(result), *cells, _seeds(result)])
     parts = ["### Detection", "AP in percent.", table(["model", "data", *names, "seeds"], rows, texts=2)]
+    told: set[str] = set()
     for result in found:
-        parts.append(_protocol(recorded, result))
+        parts.append(_protocol(recorded, result, told))
     return "\n\n".join(parts)
 
 
-def _protocol(recorded: Recorded, result: DetectionResult) -> str:
-    """How one row came about."""
+def _protocol(recorded: Recorded, result: DetectionResult, told: set[str]) -> str:
+    """How one row came about; the protocol of a model in `told`, which grows, is not repeated."""
     counted = f" AP by {plain(result.counted_by)}." if result.counted_by else ""
     if result.run is recorded and result.command == run_command(recorded):
         return f"{code(result.model)}: measured by the run itself, protocol and command above.{counted}"
     lines = []
     if result.relation == "own" and recorded.state is not None:
         lines.append(f"Protocol of {code(result.model)}: the table under Training.")
+    elif result.model in told:
+        lines.append(f"Protocol of {code(result.model)}: as above.")
     elif result.run is not None:
         lines.append(f"Protocol of {code(result.model)}:\n\n{facts(protocol_rows(result.run))}")
     else:
         lines.append(f"Protocol of {code(result.model)}: {ABSENT}.")
+    told.add(result.model)
     if result.share is not None and is_number(result.share) and result.share < 1:
         lines.append(f"Trained on {100 * result.share:g} % of the labelled images.")
     if result.command is not None:
@@ -107,7 +111,7 @@ def _comparison(found: ComparisonResult) -> str:
     parts += [bullets(lines)] if lines else []
     if found.options:
         parts.append(f"Protocol, the same for all starts:\n\n{facts(options_rows(found.options))}")
-    parts.append("By `mcl-hf finetune --compare`.")
+    parts.append(f"```sh\n{found.command}\n```")
     return "\n\n".join(parts)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from mcl_hf.data.licences import describe_sources
 from mcl_hf.detection.compare_statistics import mean_and_sd
 from mcl_hf.errors import InputError
-from mcl_hf.hub.command_line import evaluate_command, run_command
+from mcl_hf.hub.command_line import compare_command, evaluate_command, run_command
 from mcl_hf.hub.recorded import Recorded, read_recorded
 from mcl_hf.hub.run_record import without_private_parts
 from mcl_hf.training.state import TrainingState
@@ -68,6 +68,7 @@ class ComparisonResult:
         rows: one for each start and share of the labels.
         images: labelled ones in all.
         options: of its runs, as far as they are the same.
+        command: that made it, less the data.
     """
 
     sentence: str
@@ -76,6 +77,7 @@ class ComparisonResult:
     rows: list[DetectionResult]
     images: int
     options: dict[str, Any]
+    command: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +208,7 @@ def _of_an_evaluation(
     if by_the_run and run is not None and run.state is not None:
         about: dict[str, Any] = _validation(run.state)
     else:
-        source = describe_sources([str(content.get("data", "unknown"))])[0]
+        source = describe_sources([str(content.get("given") or content.get("data", "unknown"))])[0]
         about = {
             "data": source["name"],
             "repository": source["name"] if source["kind"] == "hub" else None,
@@ -272,6 +274,7 @@ def _comparison(content: dict[str, Any], file: Path, recorded: Recorded, reposit
         rows=rows,
         images=int(content.get("images", 0)),
         options=options,
+        command=compare_command(content, options),
     )
 
 
