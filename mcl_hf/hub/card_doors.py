@@ -17,7 +17,7 @@ _CLASSES = {
 }
 _OF_A_DETECTOR = {
     "timm": "the backbone",
-    "onnx": "backbone and FPN",
+    "onnx": "the backbone, and the FPN of R-CNNs",
     "torchvision": "the whole detector",
     "detectron2": "backbone, FPN and the box head's convolutions",
     "mmdet": "the same",

@@ -77,7 +77,7 @@ def _of_the_start(state: TrainingState) -> list[str]:
 def _of_the_import(recorded: Recorded) -> list[str]:
     """What of the model came, and what did not."""
     new = [plain(name) for name, (loaded, _) in (recorded.imported or {}).get("parts", {}).items() if not loaded]
-    return [f"Only a part of the network: {join(new)} are not in it and start at random."] if new else []
+    return [f"Only a part of the network; not in it, and random: {join(new)}."] if new else []
 
 
 def never_run(recorded: Recorded, results: Results) -> list[str]:

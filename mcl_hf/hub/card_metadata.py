@@ -7,6 +7,7 @@ documentation of model cards' metadata.
 import re
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mcl_hf.errors import InputError
@@ -15,6 +16,7 @@ from mcl_hf.hub.recorded import Recorded
 from mcl_hf.hub.results import DetectionResult, Results
 
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HEADER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*\r?\n", re.DOTALL)
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _PIPELINES = ("object-detection", "image-segmentation", "image-feature-extraction")
 _DETECTION = "object-detection"
@@ -63,11 +65,12 @@ def check_card(text: str) -> None:
         InputError: one line: what is wrong with its header.
     """
     try:
-        card = ModelCard(text)
+        ModelCard(text)
     except Exception as error:  # YAML's and the Hub client's own errors share no type
         raise InputError(f"the card's header does not parse: {one_line(error)}") from error
-    data: dict[str, Any] = card.data.to_dict()
-    if not data:
+    found = _HEADER.match(text)
+    data = yaml.safe_load(found[1]) if found else None
+    if not isinstance(data, dict) or not data:
         raise InputError("the card has no header: it must begin with '---', YAML and '---'")
     for problem in _problems(data):
         raise InputError(f"the card's header cannot be used: {problem}")
@@ -89,6 +92,8 @@ def _problems(data: dict[str, Any]) -> list[str]:
     pipeline = data.get("pipeline_tag")
     if pipeline is not None and not (isinstance(pipeline, str) and re.fullmatch(r"[a-z0-9-]+", pipeline)):
         found.append(f"pipeline_tag {pipeline!r} is none such as {', '.join(_PIPELINES)}")
+    if not isinstance(data.get("model-index", []), list):
+        return [*found, "model-index must be a list"]
     for model in data.get("model-index") or []:
         for result in model.get("results", []):
             for metric in result.get("metrics", []):

@@ -1,6 +1,8 @@
 """Round trips are exact, other programs' layouts are recognised, and nothing in a file is run."""
 
 import argparse
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from mcl_hf import MCLBackbone, MCLForPreTraining, MCLModel, load_starting_weigh
 from mcl_hf.cli import main
 from mcl_hf.errors import InputError
 from mcl_hf.transfer import export_checkpoint, import_checkpoint
+from mcl_hf.transfer.import_ import IMPORT_RECORD
 from tests.models.published_case import published_state_dict
 
 
@@ -138,6 +141,9 @@ def test_an_fpn_with_biases_stays_behind(tmp_path: Path) -> None:
     report, remarks = import_checkpoint(tmp_path / "detector.pth", tmp_path / "out")
     assert report.parts["backbone"] == (318, 318) and report.parts["FPN"] == (0, 48)
     assert any("left out" in line for line in remarks)
+    record = json.loads((tmp_path / "out" / IMPORT_RECORD).read_text())
+    assert (record["file"], record["layout"], record["parts"]["FPN"]) == ("detector.pth", "torchvision", [0, 48])
+    assert record["sha256"] == hashlib.sha256((tmp_path / "detector.pth").read_bytes()).hexdigest()
 
 
 class Evil:
