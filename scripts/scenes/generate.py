@@ -21,11 +21,12 @@ import json
 import multiprocessing
 import time
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -37,9 +38,12 @@ from .compose import compose_scene, compose_single
 from .cutouts import load_index, require_empty
 from .folds import NUM_FOLDS
 from .pool import Pool, make_pool
-from .statistics import annotation_statistics, print_statistics
+from .statistics import annotation_statistics, print_metadata, print_statistics
 
-JPEG = {"quality": 92, "subsampling": 0}
+PRETRAIN = "pretrain"
+Record = tuple[str, dict[str, Any], list[dict[str, Any]]]
+"""File name, image entry and annotations of one picture."""
+JPEG: dict[str, Any] = {"quality": 92, "subsampling": 0}
 """Full colour resolution: halving it would show at 48 px."""
 MIN_SIZE_PX = 24
 _CHUNK = 32
@@ -95,67 +99,76 @@ def generate(cutouts: Path, out: Path, settings: Settings, workers: int = 1) -> 
     if workers < 1:
         raise InputError(f"--workers {workers} is to be 1 or more.")
     index = load_index(cutouts)
-    parts = [(name, split, percent, count) for name, split, percent, count in _parts(settings) if count]
-    pools = {name: _pool(index, settings, split, percent) for name, split, percent, _ in parts}  # fails before writing
-    if settings.pretrain:
-        pools["pretrain"] = _pool(index, settings, "train", 100.0)
+    parts = [part for part in _parts(settings) if part.count]
+    if not parts:
+        raise InputError("--train, --val, --test and --pretrain are all 0: there is nothing to make.")
+    classes = tuple(index["classes"])
+    # All pools first: what is missing shows before anything is written.
+    jobs = {part.name: Job(cutouts, out / part.name, settings, _pool(index, settings, part), classes) for part in parts}
     require_empty(out)
+    for part in parts:
+        (out / part.name).mkdir(parents=True)
     statistics: dict[str, Any] = {"splits": {}}
-    for name, split, percent, count in parts:
-        start = time.perf_counter()
-        (out / name).mkdir(parents=True)
-        info = {"description": f"composed scenes, {name}, fold {settings.fold}, seed {settings.seed}"}
-        info |= {"area_ranges": area_ranges(settings.size), "split": split, "percent": percent}
-        records = _in_order(Job(cutouts, out / name, settings, pools[name], tuple(index["classes"])), count, workers)
-        path = out / "annotations" / f"instances_{name}.json"
-        content = write_annotations(path, records, index["classes"], info)
-        statistics["splits"][name] = annotation_statistics(content) | {"groups_of_pool": pools[name].num_groups()}
-        print_statistics(name, statistics["splits"][name], time.perf_counter() - start)
-    if settings.pretrain:
-        start = time.perf_counter()
-        (out / "pretrain").mkdir(parents=True)
-        job = Job(cutouts, out / "pretrain", settings, pools["pretrain"], tuple(index["classes"]))
-        rows = [{"file_name": name, **row} for name, row, _ in _in_order(job, settings.pretrain, workers)]
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (out / "pretrain" / "metadata.jsonl").write_text(text, encoding="utf-8")
-        statistics["pretrain"] = {
-            "images": len(rows),
-            "cutouts": len({row["group"] for row in rows}),
-            "groups": len({row["object_group"] for row in rows}),
-            "labels": {label: sum(row["label"] == label for row in rows) for label in (*index["classes"], "extra")},
-        }
-        print(
-            f"pretrain: {len(rows)} images ({len(rows) / (time.perf_counter() - start):.0f}/s) of "
-            f"{statistics['pretrain']['cutouts']} cut-outs, {statistics['pretrain']['groups']} groups; by label: "
-            + ", ".join(f"{label} {count}" for label, count in statistics["pretrain"]["labels"].items()),
-            flush=True,
-        )
-    statistics["settings"] = asdict(settings)
-    statistics["classes"] = list(index["classes"])
-    statistics["packages"] = index["packages"]
+    with Workers(jobs, workers) as made:
+        for part in parts:
+            start = time.perf_counter()
+            records = made.records(part.name, part.count)
+            if part.name == PRETRAIN:
+                statistics[PRETRAIN] = write_metadata(out / PRETRAIN / "metadata.jsonl", records)
+                print_metadata(statistics[PRETRAIN], time.perf_counter() - start)
+                continue
+            info: dict[str, Any] = {"description": f"composed scenes, {part.name}, fold {settings.fold}"}
+            info |= {"area_ranges": area_ranges(settings.size), "seed": settings.seed, "percent": part.percent}
+            path = out / "annotations" / f"instances_{part.name}.json"
+            counts = annotation_statistics(write_annotations(path, records, classes, info))
+            statistics["splits"][part.name] = counts | {"groups_of_pool": jobs[part.name].pool.num_groups()}
+            print_statistics(part.name, counts, time.perf_counter() - start)
+    statistics |= {"settings": asdict(settings), "classes": list(classes), "packages": index["packages"]}
     statistics["versions"] = {name: version(name) for name in ("numpy", "pillow", "pycocotools", "scipy")}
-    text = json.dumps(statistics, indent=1) + "\n"
-    (out / "statistics.json").write_text(text, encoding="utf-8")
+    (out / "statistics.json").write_text(json.dumps(statistics, indent=1) + "\n", encoding="utf-8")
     return statistics
 
 
-def _parts(settings: Settings) -> Iterator[tuple[str, str, float, int]]:
-    """Folder, split, per cent of the groups, and number of scenes."""
-    yield "train", "train", 100.0, settings.train
+def write_metadata(path: Path, records: Iterable[Record]) -> dict[str, Any]:
+    """Write the table of the pictures for pre-training; returns how many images, cut-outs and groups it has, and how
+    many images of each label."""
+    rows = [{"file_name": name, **row} for name, row, _ in records]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8")
+    cutouts, groups = {row["group"] for row in rows}, {row["object_group"] for row in rows}
+    labels = dict(sorted(Counter(row["label"] for row in rows).items()))
+    return {"images": len(rows), "cutouts": len(cutouts), "groups": len(groups), "labels": labels}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One folder of pictures."""
+
+    name: str
+    split: str
+    percent: float
+    """Of the groups of each class."""
+    count: int
+    """Pictures."""
+
+
+def _parts(settings: Settings) -> Iterator[Part]:
+    yield Part("train", "train", 100.0, settings.train)
     for percent in settings.fractions:
-        yield f"train_{percent:g}", "train", percent, settings.train
-    yield "val", "val", 100.0, settings.val
-    yield "test", "test", 100.0, settings.test
+        yield Part(f"train_{percent:g}", "train", percent, settings.train)
+    yield Part("val", "val", 100.0, settings.val)
+    yield Part("test", "test", 100.0, settings.test)
+    yield Part(PRETRAIN, "train", 100.0, settings.pretrain)
 
 
-def _pool(index: dict[str, Any], settings: Settings, split: str, percent: float) -> Pool:
+def _pool(index: dict[str, Any], settings: Settings, part: Part) -> Pool:
     return make_pool(
         index,
         settings.fold,
-        split,
+        part.split,
         renders=settings.renders,
         public_domain=settings.public_domain,
-        percent=percent,
+        percent=part.percent,
         seed=settings.seed,
     )
 
@@ -170,12 +183,12 @@ class Job:
     pool: Pool
     classes: tuple[str, ...]
 
-    def make(self, number: int) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
+    def make(self, number: int) -> Record:
         """Write picture ``number``; returns its file name, its entry and its annotations."""
         settings, name = self.settings, f"{number:06d}.jpg"
         part = zlib.crc32(self.folder.name.encode())
         rng = np.random.default_rng([settings.seed, settings.fold, part, number])
-        if self.folder.name == "pretrain":
+        if self.folder.name == PRETRAIN:
             image, row = compose_single(self.pool, self.cutouts, settings.size, rng)
             image.save(self.folder / name, **JPEG)
             return name, {"label": row["label"], "group": row["id"], "object_group": row["group"]}, []
@@ -186,22 +199,37 @@ class Job:
         return name, *scene_record(scene, self.classes)
 
 
-_JOB: Job | None = None
+class Workers:
+    """Processes that make pictures, started once for all folders; with a count of 1, this process itself."""
+
+    def __init__(self, jobs: Mapping[str, Job], count: int):
+        self._jobs = jobs
+        # Not forked: a fork of a process that has used threads may hang.
+        self._processes = multiprocessing.get_context("spawn").Pool(count, _start, (jobs,)) if count > 1 else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._processes is not None:
+            self._processes.terminate()
+
+    def records(self, name: str, count: int) -> Iterator[Record]:
+        """Make ``count`` pictures of a folder; their records, in order."""
+        tasks = [(name, number) for number in range(count)]
+        if self._processes is None:
+            return (self._jobs[name].make(number) for _, number in tasks)
+        return self._processes.imap(_make, tasks, _CHUNK)
 
 
-def _start(job: Job) -> None:
-    global _JOB
-    _JOB = job
+_JOBS: Mapping[str, Job] = {}
 
 
-def _make(number: int) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
-    assert _JOB is not None
-    return _JOB.make(number)
+def _start(jobs: Mapping[str, Job]) -> None:
+    global _JOBS
+    _JOBS = jobs
 
 
-def _in_order(job: Job, count: int, workers: int) -> Iterator[tuple[str, dict[str, Any], list[dict[str, Any]]]]:
-    if workers == 1:
-        yield from map(job.make, range(count))
-        return
-    with multiprocessing.get_context("spawn").Pool(workers, _start, (job,)) as processes:
-        yield from processes.imap(_make, range(count), _CHUNK)
+def _make(task: tuple[str, int]) -> Record:
+    name, number = task
+    return _JOBS[name].make(number)

@@ -92,8 +92,8 @@ def make_pool(
 
 def draw(groups: Mapping[str, Sequence[Row]], rng: np.random.Generator) -> Row:
     """A group at random, then one of its pictures: a person with ten pictures is not drawn more often than another."""
-    rows = groups[list(groups)[rng.integers(len(groups))]]
-    return rows[rng.integers(len(rows))]
+    rows = groups[list(groups)[int(rng.integers(len(groups)))]]
+    return rows[int(rng.integers(len(rows)))]
 
 
 @lru_cache(maxsize=4096)

@@ -56,3 +56,13 @@ def print_statistics(name: str, statistics: Mapping[str, Any], seconds: float) -
     )
     parts = [f"{label} {count['objects']} ({count['groups']})" for label, count in statistics["classes"].items()]
     print(f"  objects (groups): {', '.join(parts)}", flush=True)
+
+
+def print_metadata(statistics: Mapping[str, Any], seconds: float) -> None:
+    """One line for the pictures for pre-training."""
+    labels = ", ".join(f"{label} {count}" for label, count in statistics["labels"].items())
+    print(
+        f"pretrain: {statistics['images']} images ({statistics['images'] / max(seconds, 1e-9):.0f}/s) of "
+        f"{statistics['cutouts']} cut-outs, {statistics['groups']} groups; by label: {labels}",
+        flush=True,
+    )
