@@ -73,6 +73,12 @@ def test_probe_commands(command: str, folder: Path, monkeypatch: pytest.MonkeyPa
     assert main([*shlex.split(command)[1:], "--device", "cpu"]) == 0
 
 
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("mcl-hf card")])
+def test_card_commands(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert main(shlex.split(command)[1:]) == 0
+
+
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("mcl-hf evaluate")])
 def test_evaluate_commands(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
