@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mcl_hf.cli.card import CardWriter
 from mcl_hf.cli.command import Parser, run_command
 from mcl_hf.cli.options import given_flags, recipe_parser
 from mcl_hf.detection.compare import FRACTIONS, SEEDS, compare_starts
@@ -82,7 +83,7 @@ def _run(argv: list[str]) -> int:
         for name in ("fractions", "seeds", "keep_models"):
             if getattr(namespace, name):
                 raise InputError(f"--{name.replace('_', '-')} belongs to --compare, which is not given")
-        result = finetune(load_finetune_arguments(namespace.recipe, **given))
+        result = finetune(load_finetune_arguments(namespace.recipe, **given), callbacks=[CardWriter()])
     return 130 if result.stopped_by == "SIGINT" else 0
 
 

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from mcl_hf.cli.card import CardWriter
 from mcl_hf.cli.command import Parser, run_command
 from mcl_hf.cli.options import given_flags, recipe_parser
 from mcl_hf.cli.pictures import RunPictures
@@ -49,5 +50,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     parser = build_parser("mcl-hf pretrain", "Pre-train a backbone, its feature pyramid and region head.", EXAMPLES)
     arguments = read_arguments(parser.parse_args(argv))
-    result = pretrain(arguments, callbacks=[RunProbe(arguments), RunPictures()])
+    result = pretrain(arguments, callbacks=[RunProbe(arguments), RunPictures(), CardWriter()])
     return 130 if result.stopped_by == "SIGINT" else 0

@@ -27,7 +27,8 @@ def run_folder(tmp_path_factory) -> Path:
 
 def test_a_run_ends_with_its_pictures(run_folder):
     names = {path.name for path in (run_folder / "pictures").iterdir()}
-    assert {"montages.png", "curves.png", "similarity.png"} <= names
+    assert {"montages.png", "curves.png", "similarity.png", "training.png"} <= names
+    assert "This card was rendered" in (run_folder / "README.md").read_text()
     for name in names:
         assert min(Image.open(run_folder / "pictures" / name).size) > 300
     assert len((run_folder / "log.jsonl").read_text().splitlines()) == 2
@@ -41,7 +42,8 @@ def test_a_finished_run_that_is_resumed_keeps_its_pictures(run_folder, capsys):
 
 
 def test_without_matplotlib_a_run_still_ends_well(tmp_path, monkeypatch):
-    monkeypatch.setattr("mcl_hf.cli.pictures.find_spec", lambda name: None)
+    for place in ("cli.pictures", "hub.card_pictures"):
+        monkeypatch.setattr(f"mcl_hf.{place}.find_spec", lambda name: None)
     assert main(["pretrain", *TINY, "--max-steps", "1", "--output-dir", str(tmp_path / "run")]) == 0
     assert [path.name for path in (tmp_path / "run" / "pictures").iterdir()] == ["montages.png"]
 
