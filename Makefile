@@ -44,7 +44,7 @@ demo: $(VENV)/.installed-viz
 	$(BIN)/python examples/open_checkpoint.py $(DEMO_DIR)
 
 test: $(VENV)/.installed-test
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(MARKS) $(PYTEST_ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(MARKS) $(PYTEST_ARGS)
 
 quality: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

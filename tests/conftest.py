@@ -9,6 +9,18 @@ import pytest
 from tests.hub_client import Done, Forge
 from tests.hub_server import Hub
 
+LONGEST = (
+    "models/test_published_numbers.py", "detection/test_compare.py", "detection/test_finetune_faults.py",
+    "training/test_host_sync.py", "training/test_many_processes.py", "training/test_pretrain.py", "test_project.py",
+    "scripts/test_benchmark_step.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take minutes come first: where files are shared out to processes, none is left alone with one."""
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
 
 @pytest.fixture(scope="session")
 def _hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
