@@ -54,7 +54,7 @@ TINY: dict[str, Any] = {
     "log-every-steps": 1, "save-every-steps": 3, "keep-last": 2, "keep-every": 9, "max-broken": 0.5, "device": "cpu",
 }  # fmt: skip
 # Functions of the checkpoint's way to disk, in their order; a kill strikes before one of them or at a time after all.
-WRITING = ("save_file", "_write_manifest", "replace_folder", "_link_last", "to_drop")
+WRITING = ("save_file", "_write_manifest", "replace_folder", "link_last", "to_drop")
 TIMINGS = {"seconds", "images_per_second", "data_wait_share", "peak_memory_gib"}
 THIS_ATTEMPT = {"output_dir", "resume", "num_workers"}
 
