@@ -8,6 +8,7 @@ from typing import Any
 
 from mcl_hf.cli.card import CardWriter
 from mcl_hf.cli.command import Parser, run_command
+from mcl_hf.cli.hub_flags import add_hub_flags, hub_callbacks
 from mcl_hf.cli.options import given_flags, recipe_parser
 from mcl_hf.detection.compare import FRACTIONS, SEEDS, compare_starts
 from mcl_hf.detection.finetune import finetune
@@ -58,6 +59,7 @@ def build_parser() -> Parser:
         action="store_true",
         help="keep the finished detectors; of each job only its figures, log and README stay otherwise",
     )
+    add_hub_flags(parser)
     return parser
 
 
@@ -72,6 +74,8 @@ def _run(argv: list[str]) -> int:
     if namespace.compare is not None:
         if "init" in given:
             raise InputError("--init and --compare are both given: --compare names every start itself")
+        if namespace.push_to_hub is not None or namespace.hub_private:
+            raise InputError("--push-to-hub is for one run: push the detector that --compare --keep-models leaves")
         result: Any = compare_starts(
             _parts(namespace.compare),
             fractions=FRACTIONS if namespace.fractions is None else _numbers(namespace.fractions),
@@ -83,7 +87,9 @@ def _run(argv: list[str]) -> int:
         for name in ("fractions", "seeds", "keep_models"):
             if getattr(namespace, name):
                 raise InputError(f"--{name.replace('_', '-')} belongs to --compare, which is not given")
-        result = finetune(load_finetune_arguments(namespace.recipe, **given), callbacks=[CardWriter()])
+        arguments = load_finetune_arguments(namespace.recipe, **given)
+        with hub_callbacks(namespace, arguments) as push:
+            result = finetune(arguments, callbacks=[CardWriter(), *push])
     return 130 if result.stopped_by == "SIGINT" else 0
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from mcl_hf.cli.card import CardWriter
 from mcl_hf.cli.command import Parser, run_command
+from mcl_hf.cli.hub_flags import add_hub_flags, hub_callbacks
 from mcl_hf.cli.options import given_flags, recipe_parser
 from mcl_hf.cli.pictures import RunPictures
 from mcl_hf.cli.probing import RunProbe
@@ -24,6 +25,7 @@ EXAMPLES = """
 examples:
   mcl-hf pretrain --recipe demo --output-dir demo-run
   mcl-hf pretrain --recipe mcl-r18-small --data my_images/ --output-dir runs/own --init timm:resnet18.a1_in1k
+  mcl-hf pretrain --data my_images/ --output-dir runs/own --push-to-hub user/name --hub-private
   accelerate launch scripts/pretrain.py --recipe mcl-r50-in1k-100ep --data imagenet/train --output-dir runs/in1k
 """
 
@@ -49,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     parser = build_parser("mcl-hf pretrain", "Pre-train a backbone, its feature pyramid and region head.", EXAMPLES)
-    arguments = read_arguments(parser.parse_args(argv))
-    result = pretrain(arguments, callbacks=[RunProbe(arguments), RunPictures(), CardWriter()])
+    add_hub_flags(parser)
+    namespace = parser.parse_args(argv)
+    arguments = read_arguments(namespace)
+    with hub_callbacks(namespace, arguments) as push:
+        result = pretrain(arguments, callbacks=[RunProbe(arguments), RunPictures(), CardWriter(), *push])
     return 130 if result.stopped_by == "SIGINT" else 0

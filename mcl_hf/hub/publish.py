@@ -119,8 +119,8 @@ def publish(
                 repository.tag(name, commit.oid)
                 progress.done(repository.name)
     except InputError as error:
-        error.add_note(progress.tell(uncertain=isinstance(error, HubAwayError)))
-        raise
+        told = progress.tell(uncertain=isinstance(error, HubAwayError))
+        raise type(error)(f"{error}. {told}") from error
     except KeyboardInterrupt:
         print(progress.tell(uncertain=True), file=sys.stderr)
         raise

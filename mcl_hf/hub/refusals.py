@@ -69,14 +69,14 @@ def _refusal(error: HfHubHTTPError, repository: str, doing: str) -> str:
     status, headers = error.response.status_code, error.response.headers
     said = error.server_message or headers.get("X-Error-Message") or error.response.reason_phrase
     said = " ".join(str(said).split()).rstrip(".")[:300]
-    if status == 401 and "whoami" in str(error.request.url):
+    if status == 401 and "whoami" in str(error.response.url):
         return f"the Hub does not know this token{_source_of_token()}: log in again with 'hf auth login'"
     if status == 401 or headers.get("X-Error-Code") == "RepoNotFound":
         return f"{doing} {repository}: there is no such repository that your token may see"
     if status == 403:
         return f"{doing} {repository}: no permission ({said}); use a token that may write there"
     if status == 409:
-        return f"{doing} {repository}: it is taken ({said})"
+        return f"{doing} {repository}: the name is taken, by what your token may not see ({said}); choose another"
     if status == 413:
         return f"{doing} {repository}: too large for the Hub ({said})"
     return f"{doing} {repository}: the Hub answers {status} ({said})"

@@ -28,6 +28,7 @@ from mcl_hf.models.hub_retry import call_with_retries
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
 _CROSSINGS = 5  # commits of others that may come between reading and writing, in one attempt
 _NUMBERED = re.compile(r"v(\d+)")
+_EXISTS = 409
 _MOVED = 412  # the answer where the parent is no longer the newest commit
 T = TypeVar("T")
 
@@ -157,12 +158,23 @@ class Repository:
 
     # --- what changes -------------------------------------------------------------------------------------------------
     def create(self, private: bool = False) -> None:
-        """Make the repository, unless it is there.
+        """Make the repository.
 
         Raises:
-            InputError: no permission.
+            InputError: no permission, or the name is taken by one that the token may not see.
         """
-        self._call("making", self._api.create_repo, self.name, private=private or None, exist_ok=True)
+        asked = False
+
+        def attempt() -> None:
+            nonlocal asked
+            again, asked = asked, True
+            try:
+                self._api.create_repo(self.name, private=private or None)
+            except HfHubHTTPError as error:
+                if error.response.status_code != _EXISTS or not again:  # else the answer to the first was lost
+                    raise
+
+        self._call("making", attempt)
 
     def commit(
         self,
@@ -185,9 +197,10 @@ class Repository:
         """
         local = {path: LocalFile(file) for path, file in files.items()}
         earlier = self._pull_requests() if create_pr else set()
+        sent: list[str | None] = []  # heads that a commit was sent on top of
 
         def attempt() -> Commit:
-            return self._attempt(local, message, obsolete, create_pr, earlier)
+            return self._attempt(local, message, obsolete, create_pr, earlier, sent)
 
         try:
             return self._call("pushing to", attempt)
@@ -220,6 +233,7 @@ class Repository:
         obsolete: Callable[[str], bool],
         create_pr: bool,
         earlier: set[str],
+        sent: list[str | None],
     ) -> Commit:
         for reference in sorted(self._pull_requests_now() - earlier) if create_pr else ():
             oid, there = self.head(reference)
@@ -229,7 +243,8 @@ class Repository:
             oid, there = self.head()
             changes = _changes(local, there, obsolete)
             if oid is not None and not changes:
-                return Commit(oid, False, f"{self._api.endpoint}/{self.name}")
+                return Commit(oid, bool(sent) and oid not in sent, f"{self._api.endpoint}/{self.name}")
+            sent.append(oid)
             try:
                 made = self._api.create_commit(
                     self.name, changes, commit_message=message, parent_commit=oid, create_pr=create_pr
@@ -252,9 +267,9 @@ class Repository:
         return f"{self._api.endpoint}/{self.name}/discussions/{reference.rsplit('/', 1)[1]}"
 
     def _refused_file(self, said: str, local: Mapping[str, "LocalFile"]) -> str:
-        path = next((path for path, file in local.items() if file.known_sha256 and file.known_sha256 in said), "a file")
-        reason = " ".join(without_token(said).split()).rpartition("`: ")[2] or said
-        return f"pushing to {self.name}: the Hub does not take {path} ({reason.strip('`').rstrip('.')})"
+        path = next((path for path, file in local.items() if file.sha256() in said), "a file")
+        reason = without_token(said.rpartition(": `")[2] or said).strip("`").rstrip(".")
+        return f"pushing to {self.name}: the Hub does not take {path} ({reason})"
 
     def _call(self, doing: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         with one_line(self.name, doing):
@@ -266,7 +281,7 @@ class LocalFile:
     """A file here, whose hashes are made when they are asked for, once."""
 
     path: Path
-    known_sha256: str | None = None
+    _sha256: str | None = None
     _git_oid: str | None = None
 
     def equals(self, other: RepoFile) -> bool:
@@ -277,10 +292,10 @@ class LocalFile:
 
     def sha256(self) -> str:
         """In hexadecimal; the Hub names large files by it."""
-        if self.known_sha256 is None:
+        if self._sha256 is None:
             with self.path.open("rb") as file:
-                self.known_sha256 = file_digest(file, "sha256").hexdigest()
-        return self.known_sha256
+                self._sha256 = file_digest(file, "sha256").hexdigest()
+        return self._sha256
 
     def git_oid(self) -> str:
         """Git's name of the content; the Hub names small files by it."""

@@ -1,13 +1,30 @@
 """`mcl-hf push` with the real client against the tests' Hub: what a release holds, and that nothing is done twice."""
 
 import json
+import shutil
 
 import pytest
+import torch
 
-from tests.hub_server import titles
+from mcl_hf import MCLDetectorConfig, MCLForInstanceSegmentation, MCLImageProcessor
+from mcl_hf.hub.run_record import read_run
 
 SLIM = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
 RECORD = ["log_summary.json", "training_arguments.json"]
+CUT_OFF = """
+import os, signal, sys, threading, time
+from mcl_hf.cli import main
+import mcl_hf.cli.push
+from tests.hub_client import ROOT
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def cut():
+    while not os.path.exists({marker!r}):
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.{name})
+threading.Thread(target=cut, daemon=True).start()
+sys.argv = ["mcl-hf", "push", {run!r}, "alice/net"]
+sys.exit(main())
+"""
 
 
 def files_of(hub, name="alice/net", revision="main"):
@@ -15,8 +32,8 @@ def files_of(hub, name="alice/net", revision="main"):
     return sorted(path for path in found if path != ".gitattributes" and not path.endswith(".png"))
 
 
-def pushes(hub, name="alice/net"):
-    """Titles of its commits, the newest first, without the one that made it."""
+def titles(hub, name="alice/net"):
+    """Of its commits, the newest first, without the one that made it."""
     return [one.title for one in hub.store.repos["model", name].history()][:-1]
 
 
@@ -25,11 +42,178 @@ def tags(hub, name="alice/net"):
     return {ref.removeprefix("refs/tags/"): oid for ref, oid in repo.refs.items() if ref.startswith("refs/tags/")}
 
 
-def test_a_run_is_published_in_one_commit_with_a_tag(hub, command, run):
+def test_a_run_is_published_in_one_commit_with_a_tag_and_opens_bit_for_bit(hub, command, client, run):
+    done = command("push", str(run), "alice/net", "--private", token="hf_alice")
+    assert done.code == 0, done.text
+    assert files_of(hub) == sorted([*SLIM, *RECORD])
+    repo = hub.store.repos["model", "alice/net"]
+    assert len(titles(hub)) == 1 and titles(hub)[0].startswith("v1 (mcl_hf ") and repo.private
+    assert tags(hub) == {"v1": repo.oid_of("main")}
+    assert hub.store.read("alice/net", "model.safetensors") == (run / "model.safetensors").read_bytes()
+    opened = client(
+        f"""
+import torch, mcl_hf
+ours, theirs = (mcl_hf.MCLModel.from_pretrained(name) for name in ({str(run)!r}, "alice/net"))
+assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
+""",
+        token="hf_alice",
+    )
+    assert opened.code == 0, opened.text
+
+
+def test_the_record_names_no_folder_and_no_data_of_the_machine(hub, command, run):
+    assert command("push", str(run), "alice/net", token="hf_alice").code == 0
+    arguments = json.loads(hub.store.read("alice/net", "training_arguments.json"))
+    summary = json.loads(hub.store.read("alice/net", "log_summary.json"))
+    assert arguments["arguments"]["data"] == ["photos"] and arguments["max_steps"] == 3
+    state = read_run(run).state
+    assert summary["steps"] == 3 and summary["lines"] == 3 and summary["images_seen"] == state.images_seen == 12
+    assert summary["lowest_loss"]["loss"] == min(line["loss"] for line in read_run(run).log)
+    for path in files_of(hub):
+        assert b"carol" not in hub.store.read("alice/net", path), path
+
+
+def test_a_second_push_of_the_same_is_no_commit_and_no_tag(hub, command, run):
+    for _ in range(2):
+        done = command("push", str(run), "alice/net", "--with-timm", token="hf_alice")
+        assert done.code == 0, done.text
+    assert "unchanged: alice/net at v1" in done.out and "unchanged: alice/net-timm at v1" in done.out
+    for name in ("alice/net", "alice/net-timm"):
+        assert len(titles(hub, name)) == 1 and list(tags(hub, name)) == ["v1"]
+    assert len(hub.asked("POST", "/commit/")) == 2
+
+
+def test_everything_that_can_go_along(hub, command, client, run):
+    extras = ("--with-timm", "--with-code", "--with-pretraining", "--tag", "first", "--message", "All of it")
+    done = command("push", str(run), "lab/net", *extras, token="hf_alice")
+    assert done.code == 0, done.text
+    held = files_of(hub, "lab/net")
+    assert {"modeling_mcl.py", "pretraining/model.safetensors", "pretraining/config.json", *SLIM, *RECORD} <= set(held)
+    assert titles(hub, "lab/net") == titles(hub, "lab/net-timm") == ["All of it"]
+    assert list(tags(hub, "lab/net")) == list(tags(hub, "lab/net-timm")) == ["first"]
+    opened = client(
+        f"""
+import timm, torch, mcl_hf
+from transformers import AutoModel
+network = timm.create_model("hf-hub:lab/net-timm", pretrained=True, features_only=True).eval()
+ours = mcl_hf.MCLBackbone.from_pretrained({str(run)!r}).eval()
+x = torch.rand(1, 3, 64, 64)
+for a, b in zip(network(x)[1:], ours(x).feature_maps, strict=True):
+    assert torch.equal(a, b)
+whole = mcl_hf.MCLForPreTraining.from_pretrained("lab/net", subfolder="pretraining")
+assert AutoModel.from_pretrained("lab/net", trust_remote_code=True) is not None
+"""
+    )
+    assert opened.code == 0, opened.text
+
+
+def test_a_checkpoint_is_published_slim(hub, command, run):
+    checkpoint = run / "checkpoints" / "step-00000002"
+    assert command("push", str(checkpoint), "alice/net", token="hf_alice").code == 0
+    assert files_of(hub) == sorted([*SLIM, *RECORD])
+    size = len(hub.store.read("alice/net", "model.safetensors"))
+    assert size < 0.6 * (checkpoint / "model.safetensors").stat().st_size
+    assert json.loads(hub.store.read("alice/net", "config.json"))["architectures"] == ["MCLModel"]
+    assert json.loads(hub.store.read("alice/net", "log_summary.json"))["steps"] == 2
+
+
+def test_a_detector_is_published_and_carries_no_code(hub, command, client, tmp_path):
+    torch.manual_seed(0)
+    tiny = {"backbone": "resnet10t", "backbone_kwargs": {"channels": [8, 16, 16, 32], "stem_width": 8}}
+    config = MCLDetectorConfig(**tiny, fpn_channels=16, box_fc_dim=32, id2label={0: "cup"}, min_size=64)
+    detector = tmp_path / "detector"
+    MCLForInstanceSegmentation(config).save_pretrained(detector)
+    MCLImageProcessor.from_config(config).save_pretrained(detector)
+    refused = command("push", str(detector), "alice/cups", "--with-code", token="hf_alice")
+    assert refused.code == 2 and "--with-code is for pre-training models" in refused.err
+    assert not hub.asked()
+    assert command("push", str(detector), "alice/cups", "--with-timm", token="hf_alice").code == 0
+    assert files_of(hub, "alice/cups") == sorted(SLIM)
+    opened = client('import mcl_hf; mcl_hf.MCLForInstanceSegmentation.from_pretrained("alice/cups")')
+    assert opened.code == 0, opened.text
+
+
+def test_a_release_replaces_the_one_before_and_leaves_what_is_not_its_own(hub, command, run):
+    old = {"notes.md": b"mine", "docs/a.txt": b"mine", "model-00001-of-00002.safetensors": b"old",
+           "pretraining/model.safetensors": b"old", "fpn.py": b"old", "README.md": b"# old\n"}  # fmt: skip
+    hub.store.add("alice/net", old)
     done = command("push", str(run), "alice/net", token="hf_alice")
     assert done.code == 0, done.text
-    print(done.text)
-    assert files_of(hub) == sorted([*SLIM, *RECORD])
-    assert pushes(hub) == ["v1 (mcl_hf 0.1.0)"] or len(pushes(hub)) == 1
-    assert list(tags(hub)) == ["v1"]
-    assert hub.store.read("alice/net", "model.safetensors") == (run / "model.safetensors").read_bytes()
+    assert files_of(hub) == sorted([*SLIM, *RECORD, "notes.md", "docs/a.txt"])
+    assert len(titles(hub)) == 2
+
+
+def test_the_next_release_gets_the_next_number(hub, command, run, tmp_path):
+    assert command("push", str(run / "checkpoints" / "step-00000002"), "alice/net", token="hf_alice").code == 0
+    assert command("push", str(run), "alice/net", token="hf_alice").code == 0
+    assert list(tags(hub)) == ["v1", "v2"] and len(titles(hub)) == 2
+
+
+def test_a_dry_run_shows_everything_and_asks_nothing(hub, command, run):
+    done = command("push", str(run), "alice/net", "--dry-run", "--with-timm", HF_HUB_OFFLINE="1")
+    assert done.code == 0, done.text
+    assert not hub.asked()
+    assert "alice/net: " in done.out and "alice/net-timm: " in done.out
+    size = f"{(run / 'model.safetensors').stat().st_size / 1000:.1f} kB"
+    assert any(line.split() == ["model.safetensors", *size.split()] for line in done.out.splitlines()), done.out
+    assert "--- README.md of alice/net ---\n---\n" in done.out and "library_name: timm" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["{run}/nothing"], ": push takes a run, a checkpoint or a detector"),
+        (["user/name"], ": push takes a run, a checkpoint or a detector"),
+        (["{run}/pictures"], "is not a checkpoint"),
+        (["{run}", "--create-pr", "--tag", "v1"], "--tag and --create-pr are both given"),
+        (["{run}", "--card", "none.md"], "--card none.md cannot be read"),
+        (["{run}", "--create-pr"], "--create-pr needs a repository that is there"),
+    ],
+)
+def test_what_cannot_be_pushed_changes_nothing(arguments, says, hub, command, run):
+    (run / "pictures").mkdir(exist_ok=True)
+    checkpoint, *others = (word.format(run=run) for word in arguments)
+    done = command("push", checkpoint, "alice/net", *others, token="hf_alice")
+    assert done.code == 2 and says in done.err and "Traceback" not in done.err, done.text
+    assert not hub.store.repos
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGKILL", -9)])
+def test_a_push_that_is_cut_off_leaves_nothing_half_done(name, code, hub, client, command, run, tmp_path):
+    hub.fault("slow", "POST", "/commit/", delay_s=0.8)
+    marker = tmp_path / "marker"
+    push = CUT_OFF.format(marker=str(marker), name=name, run=str(run))
+    import threading
+    import time
+
+    def mark():
+        while not hub.asked("POST", "/commit/"):
+            time.sleep(0.02)
+        marker.touch()
+
+    threading.Thread(target=mark, daemon=True).start()
+    done = client(push, token="hf_alice")
+    assert done.code == code, done.text
+    if name == "SIGINT":
+        assert "alice/net is new and empty (or holds the whole release)" in done.err and "Traceback" not in done.err
+    assert len(titles(hub)) <= 1
+    time.sleep(1)  # the Hub may still be at it
+    assert files_of(hub) in ([], sorted([*SLIM, *RECORD]))
+    assert command("push", str(run), "alice/net", token="hf_alice").code == 0
+    assert len(titles(hub)) == 1 and list(tags(hub)) == ["v1"] and files_of(hub) == sorted([*SLIM, *RECORD])
+
+
+def test_no_token_is_shown_even_if_the_hub_repeats_it(hub, command, run):
+    hub.fault("status", "POST", "/repos/create", status=403, message="hf_alice may not do this")
+    done = command("push", str(run), "alice/net", token="hf_alice")
+    assert done.code == 2 and "may not do this" in done.err and "hf_alice" not in done.text
+
+
+def test_a_damaged_checkpoint_is_not_published(hub, command, run, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(run, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    done = command("push", str(broken), "alice/net", token="hf_alice")
+    assert done.code == 2 and "Traceback" not in done.err, done.text
+    assert not hub.store.repos

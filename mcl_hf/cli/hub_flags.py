@@ -1,0 +1,49 @@
+"""`--push-to-hub` of the commands that train: what it adds to their parsers, and the callback that comes of it."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mcl_hf.errors import InputError
+from mcl_hf.training.state import checkpoints
+
+
+def add_hub_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    group = parser.add_argument_group("publishing", "beside training; what the Hub refuses costs a warning")
+    group.add_argument(
+        "--push-to-hub", metavar="USER/NAME",
+        help="push every checkpoint, as many as are kept here, and the finished model with its card",
+    )  # fmt: skip
+    group.add_argument("--hub-private", action="store_true", help="make the repository private")
+
+
+@contextmanager
+def hub_callbacks(namespace: argparse.Namespace, arguments: Any) -> Iterator[list[Any]]:
+    """What is to be hung into the loop, last; leaving waits for what is still being pushed.
+
+    Args:
+        namespace: with the flags.
+        arguments: of the run.
+
+    Raises:
+        InputError: token, permission or repository stand in the way, or a flag that needs the other.
+    """
+    if namespace.push_to_hub is None:
+        if namespace.hub_private:
+            raise InputError("--hub-private belongs to --push-to-hub, which is not given")
+        yield []
+        return
+    from mcl_hf.hub.background import PushToHub
+
+    with PushToHub(namespace.push_to_hub, private=namespace.hub_private, continues=_continues(arguments)) as push:
+        yield [push]
+
+
+def _continues(arguments: Any) -> bool:
+    """Whether the run goes on from a checkpoint."""
+    if arguments.resume == "auto":
+        return arguments.output_dir is not None and bool(checkpoints(Path(arguments.output_dir).expanduser()))
+    return bool(arguments.resume != "never")

@@ -1,0 +1,411 @@
+"""Publishing while training goes on: every checkpoint beside the steps, the finished model at the end.
+
+Where it sits: hung into the loop as a callback by `cli` (`--push-to-hub`), or by whoever calls `mcl_hf.pretrain`; on
+the main process it hands checkpoints to one thread -> `repository.py`. On the Hub:
+
+    checkpoints/step-00000030/     a whole checkpoint, to resume from; as many as the run keeps
+    config.json, ... README.md     the finished model, at the end, with its card and a tag (see `bundle.py`)
+
+Each push is one commit. The thread holds at most one checkpoint in its hands and one waiting: where the connection is
+slower than training, the newest takes the waiting one's place. What the Hub refuses or does not answer costs a warning.
+"""
+
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+from mcl_hf.errors import InputError
+from mcl_hf.hub.bundle import Contents, is_ours, make_bundles
+from mcl_hf.hub.refusals import HubAwayError
+from mcl_hf.hub.repository import Repository, next_tag
+from mcl_hf.training.saving import to_drop
+from mcl_hf.training.state import step_of
+from mcl_hf.version import __version__
+
+if TYPE_CHECKING:
+    from mcl_hf.training.run import Run
+
+STAGING = ".hub"
+"""Folder of a run in which a checkpoint waits for its turn, as hard links."""
+
+_WAITS = (1.0, 4.0, 15.0)  # seconds between the tries of one checkpoint
+_STEP = re.compile(r"checkpoints/(step-\d+)/")
+_TELL_EVERY = 15.0  # seconds between the lines that are printed while the end waits
+Say = Callable[[str], object]
+
+
+@dataclass
+class Upload:
+    """What is to be on the Hub.
+
+    Attributes:
+        files: path in the repository -> file here.
+        message: title of the commit.
+        step: of the checkpoint among the files.
+        kept: `keep_last` and `keep_every` of the run.
+        folder: to delete afterwards.
+        release: whether the finished model is among the files, and gets a tag.
+    """
+
+    files: dict[str, Path]
+    message: str
+    step: int
+    kept: tuple[int, int]
+    folder: Path
+    release: bool = False
+
+
+class PushToHub:
+    """Pushes the checkpoints of a run, and the finished model, without holding up the steps.
+
+    A callback, and a context: entering it checks token and repository and makes the repository; leaving it waits for
+    what is still to be pushed. Only the main process does anything.
+
+    Args:
+        repository: `user/name`; made where it is not there.
+        private: make it private.
+        continues: whether the run goes on from a checkpoint. One that starts anew is refused a repository that holds
+            checkpoints.
+        contents: what goes along with the finished model.
+        end_seconds: how long leaving waits at most, once the run is finished.
+        stop_seconds: the same where it was stopped or has failed.
+
+    Example:
+        >>> with PushToHub("user/name") as push:  # doctest: +SKIP
+        ...     mcl_hf.pretrain(data="photos", output_dir="my-run", callbacks=[push])
+    """
+
+    def __init__(
+        self,
+        repository: str,
+        *,
+        private: bool = False,
+        continues: bool = False,
+        contents: Contents | None = None,
+        end_seconds: float = 1800.0,
+        stop_seconds: float = 60.0,
+        say: Say | None = None,
+    ) -> None:
+        self.repository, self.private, self.continues = Repository(repository, attempts=1), private, continues
+        self.contents = contents or Contents()
+        self.end_seconds, self.stop_seconds = end_seconds, stop_seconds
+        self._say = say or _say
+        self._worker = _Worker(self._push)
+        self._ready = False
+        self._output_dir: Path | None = None
+        self._finished = False
+        self._bundle_error: str | None = None
+        self._newest: Path | None = None
+
+    # --- around the run -----------------------------------------------------------------------------------------------
+    def __enter__(self) -> "PushToHub":
+        """Check what would be in the way.
+
+        Raises:
+            InputError: token, permission or repository; a Hub that cannot be reached is a warning only.
+        """
+        if not _is_main_process():
+            return self
+        try:
+            self._prepare()
+        except HubAwayError as error:
+            self._say(f"warning: {error}. Training goes on; pushing is tried again at every checkpoint and at the end")
+        self._bars_shown = not are_progress_bars_disabled()
+        if self._bars_shown:
+            disable_progress_bars()  # the client's would run across that of training
+        self._worker.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for what is under way, and say what to do where it did not get through."""
+        if not self._worker.started:
+            return
+        limit = self.end_seconds if self._finished else self.stop_seconds
+        try:
+            done = self._wait(limit)
+        except KeyboardInterrupt:
+            done = False
+        self._worker.stop()
+        if self._bars_shown:
+            enable_progress_bars()
+        self._tell()
+        if self._output_dir is None:
+            return
+        self._say_how_it_ended(done)
+        if not self._worker.busy:
+            shutil.rmtree(self._output_dir / STAGING, ignore_errors=True)
+
+    # --- in the loop --------------------------------------------------------------------------------------------------
+    def on_save(self, run: "Run", checkpoint: Path) -> None:
+        """Hand a whole checkpoint to the thread."""
+        if not run.accelerator.is_main_process or not self._worker.started:
+            return
+        self._open(run)
+        self._tell(run.tracking.print)
+        staged = _link_files(checkpoint, run.output_dir / STAGING / checkpoint.name)
+        self._newest = checkpoint
+        files = {f"checkpoints/{checkpoint.name}/{path.name}": path for path in sorted(staged.iterdir())}
+        step = step_of(checkpoint)
+        kept = (run.arguments.keep_last, run.arguments.keep_every)
+        self._worker.submit(Upload(files, f"Checkpoint of step {step:,} (mcl_hf {__version__})", step, kept, staged))
+
+    def on_log(self, run: "Run", record: dict[str, Any]) -> None:
+        """Print what the thread has to say."""
+        if run.accelerator.is_main_process:
+            self._tell(run.tracking.print)
+
+    def on_end(self, run: "Run") -> None:
+        """Hand the finished model, and the last checkpoint with it, to the thread."""
+        if not run.accelerator.is_main_process or not self._worker.started:
+            return
+        self._open(run)
+        self._finished = True
+        folder = run.output_dir / STAGING / "release"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            bundle, *_ = make_bundles(run.output_dir, self.repository.name, folder, self.contents)
+        except InputError as error:
+            self._bundle_error = str(error)
+            return
+        files = dict(bundle.files)
+        if self._newest is not None:
+            last = _link_files(self._newest, run.output_dir / STAGING / f"{self._newest.name}-end")
+            files |= {f"checkpoints/{self._newest.name}/{path.name}": path for path in sorted(last.iterdir())}
+        kept = (run.arguments.keep_last, run.arguments.keep_every)
+        message = f"The finished model (mcl_hf {__version__})"
+        self._worker.submit(Upload(files, message, run.state.step, kept, folder, release=True))
+
+    # --- in the thread ------------------------------------------------------------------------------------------------
+    def _push(self, upload: Upload) -> None:
+        """One attempt; may be repeated."""
+        self._prepare()
+
+        def obsolete(path: str) -> bool:
+            return _is_left_over(path, steps, upload) or (upload.release and is_ours(path))
+
+        steps = _steps(self.repository.files())
+        commit = self.repository.commit(upload.files, upload.message, obsolete)
+        if upload.release:
+            known = self.repository.tags()
+            if commit.oid not in known.values():
+                self.repository.tag(next_tag(known), commit.oid)
+
+    def _prepare(self) -> None:
+        if self._ready:
+            return
+        if not self.repository.check(self.private):
+            self.repository.create(self.private)
+        elif not self.continues and (steps := _steps(self.repository.files())):
+            raise InputError(
+                f"{self.repository.name} holds checkpoints of a run already (step {max(steps):,}): continue that with "
+                f"--resume {self.repository.name}, or choose another repository"
+            )
+        self._ready = True
+
+    # --- telling ------------------------------------------------------------------------------------------------------
+    def _open(self, run: "Run") -> None:
+        if self._output_dir is None:
+            self._output_dir = run.output_dir
+            shutil.rmtree(run.output_dir / STAGING, ignore_errors=True)  # of an attempt that was killed
+
+    def _tell(self, say: Say | None = None) -> None:
+        for line in self._worker.take_lines():
+            (say or self._say)(f"warning: {line}; training is not affected, and pushing is tried again")
+
+    def _wait(self, limit: float) -> bool:
+        """Whether all has been pushed within so many seconds."""
+        start = told = time.monotonic()
+        while not self._worker.wait(min(1.0, limit)):
+            now = time.monotonic()
+            if now - start >= limit:
+                return False
+            if now - told >= _TELL_EVERY or told == start:
+                told = now
+                self._tell()
+                self._say(
+                    f"pushing to {self.repository.name}: {now - start:.0f} s, at most {limit:.0f} s; Ctrl-C leaves it"
+                )
+            if self._worker.unsent is not None and self._worker.idle:
+                if not self._worker.away or not self._finished:
+                    return False
+                self._worker.try_again()
+        return self._worker.unsent is None
+
+    def _say_how_it_ended(self, done: bool) -> None:
+        name, last = self.repository.name, self._worker.last_error
+        private = " --private" if self.private else ""
+        if self._finished and (self._bundle_error or not done):
+            reason = self._bundle_error or last or "it took too long"
+            self._say(
+                f"warning: the finished model is not on the Hub ({reason}). It is whole in {self._output_dir}; publish "
+                f"it with: mcl-hf push {self._output_dir} {name}{private}"
+            )
+        elif self._finished:
+            self._say(f"published: {name} holds the finished model and its last checkpoint")
+        elif not done:
+            self._say(
+                f"warning: the last checkpoint is not on the Hub ({last or 'it took too long'}). It is whole in "
+                f"{self._output_dir}; the run pushes again when it goes on"
+            )
+
+
+class _Worker:
+    """One thread that pushes one upload after the other, the newest that waits.
+
+    Attributes:
+        unsent: the upload that did not get through last.
+        away: whether that was because the Hub could not be reached.
+        last_error: why, in one line.
+    """
+
+    def __init__(self, push: Callable[[Upload], None]) -> None:
+        self._push = push
+        self._changed = threading.Condition()
+        self._waiting: Upload | None = None
+        self._current: Upload | None = None
+        self._lines: list[str] = []
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.unsent: Upload | None = None
+        self.away = False
+        self.last_error: str | None = None
+
+    @property
+    def started(self) -> bool:
+        return self._thread is not None
+
+    @property
+    def busy(self) -> bool:
+        return self._current is not None
+
+    @property
+    def idle(self) -> bool:
+        return self._current is None and self._waiting is None
+
+    def start(self) -> None:
+        # A daemon: a push that hangs must not keep a finished process from ending. A commit is whole or absent.
+        self._thread = threading.Thread(target=self._work, name="push-to-hub", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let the thread end once it can; it is not waited for."""
+        self._stopping.set()
+        with self._changed:
+            self._waiting = None
+            self._changed.notify_all()
+
+    def submit(self, upload: Upload) -> None:
+        """Take the place of what is waiting or was not sent: the newest counts."""
+        with self._changed:
+            for old in (self._waiting, self.unsent):
+                if old is not None:
+                    shutil.rmtree(old.folder, ignore_errors=True)
+            self._waiting, self.unsent = upload, None
+            self._changed.notify_all()
+
+    def try_again(self) -> None:
+        """Put what was not sent back in line."""
+        with self._changed:
+            if self._waiting is None:
+                self._waiting, self.unsent = self.unsent, None
+                self._changed.notify_all()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether nothing is under way, waiting or unsent; within so many seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.idle and self.unsent is None, seconds)
+
+    def take_lines(self) -> list[str]:
+        """What is to be printed, once."""
+        with self._changed:
+            lines, self._lines = self._lines, []
+            return lines
+
+    def _work(self) -> None:
+        while not self._stopping.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting is not None or self._stopping.is_set())
+                upload, self._waiting = self._waiting, None
+                self._current = upload
+            if upload is not None:
+                error = self._try(upload)
+                with self._changed:
+                    self._finish(upload, error)
+                    self._changed.notify_all()
+
+    def _try(self, upload: Upload) -> Exception | None:
+        """Push; what passes is waited for. The error that remains, if any."""
+        for wait in (*_WAITS, None):
+            try:
+                self._push(upload)
+                return None
+            except HubAwayError as error:
+                if wait is None or self._stopping.wait(wait) or self._waiting is not None:
+                    return error
+            except Exception as error:  # training must not end by it, whatever it is: it is told, and kept
+                return error
+        return None
+
+    def _finish(self, upload: Upload, error: Exception | None) -> None:
+        self._current = None
+        self.away = isinstance(error, HubAwayError)
+        self.last_error = None if error is None else " ".join((str(error) or type(error).__name__).split())
+        if self.last_error is not None:
+            self._lines.append(f"step {upload.step:,} is not on the Hub: {self.last_error}")
+        if error is not None and self._waiting is None:
+            self.unsent = upload
+        else:
+            shutil.rmtree(upload.folder, ignore_errors=True)
+
+
+def _link_files(checkpoint: Path, folder: Path) -> Path:
+    """Hold a checkpoint's files, which the run may delete meanwhile: hard links, or copies where there are none."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for path in checkpoint.iterdir():
+        try:
+            os.link(path, folder / path.name)
+        except OSError:
+            shutil.copyfile(path, folder / path.name)
+    return folder
+
+
+def _steps(paths: Any) -> set[int]:
+    """Steps of the checkpoints among paths of a repository."""
+    return {step_of(Path(found[1])) for path in paths if (found := _STEP.match(path))}
+
+
+def _is_left_over(path: str, steps: set[int], upload: Upload) -> bool:
+    """Whether a path belongs to a checkpoint that goes: beyond those that are kept, or later than this one, which the
+    run then has gone back behind."""
+    found = _STEP.match(path)
+    if found is None:
+        return False
+    step = step_of(Path(found[1]))
+    earlier = sorted({*(one for one in steps if one <= upload.step), upload.step})
+    return step > upload.step or step in to_drop(earlier, upload.step, *upload.kept)
+
+
+def _is_main_process() -> bool:
+    """Before Accelerate is set up: launchers number their processes in the environment."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+__all__ = ["STAGING", "PushToHub", "Upload"]
