@@ -1,0 +1,82 @@
+"""Tables and plots of whatever results are there; what is missing is marked.
+
+Flow: results/*.json -> detector_tables, learning_tables, plots -> **report** -> OUT/tables.md, *.png. Nothing is run
+here, and no data is needed.
+"""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from .arms import ARMS
+from .detector_tables import claim_table, detector_table, difference_table
+from .figures import Results, is_of
+from .jobs import Bench, Job, all_results, read_result
+from .learning_tables import cost_table, level_table, pretraining_table, probe_table
+from .runner import estimated_hours
+
+CAVEAT = (
+    "These are composed scenes: real cut-outs pasted on real backgrounds, not photographs of scenes. The numbers "
+    "compare arms with each other under equal conditions and never stand beside AP on COCO or other photographed data."
+)
+SMOKE = "**This is the smoke scale: networks of a few thousand weights and seconds of training. It claims nothing.**"
+
+
+def listing(bench: Bench, jobs: Sequence[Job]) -> list[str]:
+    """Lines about what is done, what is open, and how long it will take."""
+    results = {job.name: result for job in jobs if (result := read_result(bench, job)) is not None}
+    lines, total, unknown = [], 0.0, 0
+    for job in jobs:
+        if job.name in results:
+            lines.append(f"done  {results[job.name]['seconds'] / 3600:6.2f} h  {job.name}")
+            continue
+        hours = estimated_hours(bench, job, results)
+        total, unknown = total + (hours or 0.0), unknown + (hours is None)
+        lines.append(f"open  {'     ?' if hours is None else f'{hours:6.2f}'} h  {job.name}")
+    rest = f"; {unknown} of a kind that has not been run yet" if unknown else ""
+    return [*lines, f"{len(results)} of {len(jobs)} done; about {total:.1f} hours of one process left{rest}"]
+
+
+def write(bench: Bench, jobs: Sequence[Job]) -> list[Path]:
+    """Write tables and plots; paths of what was written."""
+    results = [result for result in all_results(bench) if result["job"]["trial"] is None]
+    arms = list(dict.fromkeys(job.arm for job in jobs if job.kind == "probe"))
+    arms += [name for name in ARMS if name not in arms and any(is_of(r, "probe", name) for r in results)]
+    arms = [name for name in ARMS if name in arms]
+    lines = [f"# Transfer benchmark, scale {bench.scale.name}", "", CAVEAT, ""]
+    lines += [SMOKE, ""] if bench.scale.name == "smoke" else []
+    lines += _state(jobs, results)
+    for name, table in (
+        ("Detectors", detector_table(bench, arms, results)),
+        ("Claims", claim_table(bench, results)),
+        ("Differences", difference_table(bench, arms, results)),
+        ("Probes", probe_table(arms, results)),
+        ("Across levels", level_table(arms, results)),
+        ("Pre-training", pretraining_table(arms, results)),
+        ("Cost of a step", cost_table(results)),
+    ):
+        lines += [f"## {name}", "", *table, ""]
+    bench.out.mkdir(parents=True, exist_ok=True)
+    written = [bench.out / "tables.md"]
+    written[0].write_text("\n".join(lines), encoding="utf-8")
+    if find_spec("matplotlib") is not None and results:
+        from .plots import draw_all
+
+        written += draw_all(bench, arms, results)
+    return written
+
+
+def _state(jobs: Sequence[Job], results: Results) -> list[str]:
+    names = {Job(**result["job"]).name for result in results}
+    missing = [job.name for job in jobs if job.name not in names]
+    machines = sorted({f"{r['machine']['gpu'] or r['machine']['processor']}" for r in results})
+    lines = [
+        f"{len(jobs) - len(missing)} of {len(jobs)} jobs are done{', on ' + ', '.join(machines) if machines else ''}."
+    ]
+    dirty = sum(result["commit"] is None for result in results)
+    if dirty:
+        lines.append(f"{dirty} results are of a state of the code that was not committed.")
+    if missing:
+        shown = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
+        lines.append(f"Missing: {shown}.")
+    return [" ".join(lines), ""]
