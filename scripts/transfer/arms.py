@@ -88,7 +88,7 @@ _CONTROLS = [
     Arm("mcl-backbone", "MCL, backbone transferred", parts=_BACKBONE, weights_of="mcl"),
     Arm("mcl-fpn", "MCL, backbone and FPN transferred", parts=("backbone", "fpn"), weights_of="mcl"),
     Arm("image-all", "image-level contrast, FPN and head transferred", weights_of="image", against="image"),
-    Arm("published-views", "published view rendering", changes={"view_rendering": "published"}),
+    Arm("published-views", "published view rendering", changes={"view_rendering": "published", "augment_on": "cpu"}),
     Arm("levels-1", "one level, FPN and head transferred", changes={"levels": 1}),
     Arm("levels-2", "two levels", changes={"levels": 2}),
     Arm("levels-3", "three levels", changes={"levels": 3}),

@@ -21,7 +21,7 @@ work ran beside it, so read them as ratios):
   detector would read boxes below 32 px from P2, which three levels leave untrained, so that here boxes are read from
   the level that pre-training reads (`roi_canonical_size` 32: 16 to 32 px from P3), for all arms alike.
 * The data loader gives some 700 images/s on a core (6 views, JPEGs of 48 to 128 px; their size matters little), so it
-  is no bottleneck, and images need no packing. The scenes are 96 px: at that size most of their objects are 9 to 39 px a side.
+  is no bottleneck, and images need no packing. The scenes are 96 px; most of their objects are then 9 to 39 px wide.
 * One thread a process: two benchmark processes side by side use two cores better than one with two threads.
 """
 
