@@ -107,7 +107,10 @@ def _serve_orders() -> None:
     import torch
     import transformers  # noqa: F401
 
-    import mcl_hf.training.pretrain  # noqa: F401
+    import mcl_hf.cli.push
+    import mcl_hf.hub.background
+    import mcl_hf.training.pretrain
+    import mcl_hf.viz.curves  # noqa: F401
 
     torch.set_num_threads(1)
     for line in sys.stdin:

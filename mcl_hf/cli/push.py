@@ -44,15 +44,22 @@ def build_parser() -> Parser:
     contents.add_argument(
         "--with-pretraining", action="store_true", help="put target network and predictors in, to continue from"
     )
-    contents.add_argument("--title", help="of the card (default: the repository's name)")
-    contents.add_argument(
-        "--license", help="of the weights (default: apache-2.0, and unknown for imported ones of other programs)"
+    card = parser.add_argument_group("the card, as in mcl-hf card")
+    card.add_argument("--title", metavar="TEXT", help="first heading (default: the repository's name)")
+    card.add_argument(
+        "--license", metavar="NAME", help="of the weights (default: apache-2.0; of imported ones, unknown)"
     )
-    contents.add_argument(
+    card.add_argument("--data-license", metavar="TEXT", help="of the training data (default: as recorded, if it was)")
+    card.add_argument("--data-name", metavar="TEXT", help="what to call the training data (default: as recorded)")
+    card.add_argument(
         "--evaluation", dest="evaluations", nargs="+", type=Path, default=[], metavar="FILE",
-        help="results for the card, besides those in CHECKPOINT: metrics.json, probe.json, comparison.json",
+        help="results besides those in CHECKPOINT: metrics.json, probe.json, comparison.json",
     )  # fmt: skip
-    contents.add_argument(
+    card.add_argument(
+        "--with-pictures-of-data", dest="pictures_of_data", action="store_true",
+        help="also publish pictures in which images of the data are seen",
+    )  # fmt: skip
+    card.add_argument(
         "--card", type=Path, metavar="FILE", help="a README.md of your own in place of the card made of the records"
     )
     how = parser.add_argument_group("how")

@@ -21,6 +21,7 @@ from huggingface_hub import ModelCardData
 
 from mcl_hf.errors import InputError
 from mcl_hf.hub.card import check_card, license_of, render_card
+from mcl_hf.hub.card_pictures import PICTURES
 from mcl_hf.hub.run_record import read_run, write_run_record
 from mcl_hf.models.configuration_mcl import MCLConfig
 from mcl_hf.transfer.checkpoint import find_folder
@@ -69,8 +70,7 @@ class Contents:
         with_code: the code of the model, to open it where mcl_hf is not installed.
         with_pretraining: target network and predictors, too, to continue from.
         title: of the card; None: the repository's name.
-        license: of the weights, as the Hub names it; None: see `license_of`.
-        evaluations: result files for the card, besides those in the checkpoint's folder.
+        license, evaluations, data_name, data_license, pictures_of_data: see `render_card`.
         card: a README.md of the user's own, in place of the one that is rendered.
     """
 
@@ -80,6 +80,9 @@ class Contents:
     title: str | None = None
     license: str | None = None
     evaluations: Sequence[Path] = ()
+    data_name: str | None = None
+    data_license: str | None = None
+    pictures_of_data: bool = False
     card: Path | None = None
 
 
@@ -136,7 +139,7 @@ def is_ours(path: str) -> bool:
     """Whether an earlier release may have put a file there: what this one does not hold goes, all else stays."""
     name = PurePosixPath(path)
     if len(name.parts) > 1:
-        return name.parts[0] == PRETRAINING
+        return name.parts[0] == PRETRAINING or path in PICTURES
     return path in code_files() or any(name.match(pattern) for pattern in _MODEL_FILES)
 
 
@@ -184,6 +187,9 @@ def _write_card(source: Path, repository: str, folder: Path, contents: Contents)
             pictures=folder,
             with_timm=contents.with_timm,
             with_code=contents.with_code,
+            data_name=contents.data_name,
+            data_license=contents.data_license,
+            pictures_of_data=contents.pictures_of_data,
         )
     check_card(text)
     (folder / CARD).write_text(text, encoding="utf-8")

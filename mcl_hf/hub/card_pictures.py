@@ -20,6 +20,8 @@ _OF_DATA = {
     "pictures/similarity.png": "Where the model finds a region of a training image again",
     "evaluation/detections.png": "Validation images with their annotations and the detector's predictions",
 }
+PICTURES = frozenset(f"{FOLDER}/{Path(name).name}" for name in (_CURVES, *_OF_DATA))
+"""All that a card may bring along, by path beside it."""
 
 
 def draw_pictures(recorded: Recorded, beside: Path, of_data: bool) -> list[tuple[str, str]]:

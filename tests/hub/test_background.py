@@ -117,12 +117,12 @@ def test_a_new_run_does_not_mix_with_the_checkpoints_of_another(hub, train):
     assert "--resume alice/net" in done.err and steps_of(hub) == [900]
 
 
-def test_a_run_that_went_back_removes_what_came_after(hub, train):
+def test_a_run_goes_on_from_the_hub_and_removes_what_came_after(hub, train, tmp_path):
     assert train(max_steps=2).code == 0
-    hub.store.add("alice/net", {"checkpoints/step-00000900/manifest.json": b"{}", "notes.md": b"mine"})
-    done = train(max_steps=3, resume="auto")
-    assert done.code == 0, done.text
-    assert steps_of(hub) == [2, 3] and "notes.md" in files_of(hub)
+    hub.store.add("alice/net", {"checkpoints/step-00000900/model.safetensors": b"no manifest", "notes.md": b"mine"})
+    done = train(max_steps=3, resume="alice/net", output_dir=str(tmp_path / "elsewhere"))
+    assert done.code == 0 and "resuming after step 2" in done.text, done.text
+    assert steps_of(hub) == [2, 3] and "notes.md" in files_of(hub) and list(tags(hub)) == ["v1", "v2"]
 
 
 def test_a_hub_that_is_away_costs_warnings_and_is_pushed_to_once_it_is_back(hub, train, client, tmp_path):

@@ -32,6 +32,10 @@ def files_of(hub, name="alice/net", revision="main"):
     return sorted(path for path in found if path != ".gitattributes" and not path.endswith(".png"))
 
 
+def pictures_of(hub, name="alice/net"):
+    return sorted(path for path in hub.store.repos["model", name].commit().files if path.endswith(".png"))
+
+
 def titles(hub, name="alice/net"):
     """Of its commits, the newest first, without the one that made it."""
     return [one.title for one in hub.store.repos["model", name].history()][:-1]
@@ -45,7 +49,7 @@ def tags(hub, name="alice/net"):
 def test_a_run_is_published_in_one_commit_with_a_tag_and_opens_bit_for_bit(hub, command, client, run):
     done = command("push", str(run), "alice/net", "--private", token="hf_alice")
     assert done.code == 0, done.text
-    assert files_of(hub) == sorted([*SLIM, *RECORD])
+    assert files_of(hub) == sorted([*SLIM, *RECORD]) and pictures_of(hub) == ["pictures/training.png"]
     repo = hub.store.repos["model", "alice/net"]
     assert len(titles(hub)) == 1 and titles(hub)[0].startswith("v1 (mcl_hf ") and repo.private
     assert tags(hub) == {"v1": repo.oid_of("main")}
@@ -135,11 +139,13 @@ def test_a_detector_is_published_and_carries_no_code(hub, command, client, tmp_p
 
 def test_a_release_replaces_the_one_before_and_leaves_what_is_not_its_own(hub, command, run):
     old = {"notes.md": b"mine", "docs/a.txt": b"mine", "model-00001-of-00002.safetensors": b"old",
-           "pretraining/model.safetensors": b"old", "fpn.py": b"old", "README.md": b"# old\n"}  # fmt: skip
+           "pretraining/model.safetensors": b"old", "fpn.py": b"old", "README.md": b"# old\n",
+           "pictures/montages.png": b"photos", "pictures/mine.png": b"mine"}  # fmt: skip
     hub.store.add("alice/net", old)
     done = command("push", str(run), "alice/net", token="hf_alice")
     assert done.code == 0, done.text
     assert files_of(hub) == sorted([*SLIM, *RECORD, "notes.md", "docs/a.txt"])
+    assert pictures_of(hub) == ["pictures/mine.png", "pictures/training.png"]
     assert len(titles(hub)) == 2
 
 

@@ -18,7 +18,7 @@ EMPTY = "alice/net: empty"
 RELEASE = "alice/net: 1 release, v1"
 UNTAGGED = "alice/net: 1 release"
 BAD_CARD = "---\nlicense: [apache-2.0\n---\n\n# broken\n"
-UNCLOSED = "---\nlicense: apache-2.0\n"
+GOOD_CARD = "---\nlicense: apache-2.0\n---\n\n# whole\n"
 
 
 @dataclass(frozen=True)
@@ -264,10 +264,12 @@ def state_of(hub: Hub) -> str:
 def test_faults(row, hub, command, run, tmp_path):
     (tmp_path / "client").mkdir()
     (tmp_path / "client" / "bad.md").write_text(BAD_CARD)
+    (tmp_path / "client" / "good.md").write_text(GOOD_CARD)  # test_publish.py has the one that is made, with curves
+    card = () if {"--card", "--license"} & set(row.arguments) else ("--card", "good.md")
     row.prepare(hub)
 
     def push():
-        return command("push", str(run), row.repository, *row.arguments, token=row.token, **row.environment)
+        return command("push", str(run), row.repository, *row.arguments, *card, token=row.token, **row.environment)
 
     done = push()
     output = " ".join((done.err + done.out).split())
