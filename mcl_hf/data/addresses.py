@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import PurePosixPath
 
 from mcl_hf.data.local_tables import canonical_split, split_in_name
-from mcl_hf.data.remote import is_remote
+from mcl_hf.data.remote import is_remote, patiently
 from mcl_hf.errors import InputError
 
 SHARD_SUFFIXES = (".parquet", ".tar")
@@ -186,7 +186,7 @@ def _hub_files(repo: str, revision: str | None) -> tuple[list[str], str]:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        info = HfApi().dataset_info(repo, revision=revision)
+        info = patiently(lambda: HfApi().dataset_info(repo, revision=revision))
     except RevisionNotFoundError:
         if revision == _CONVERTED:  # not every data set has been converted
             return [], _CONVERTED

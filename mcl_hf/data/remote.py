@@ -8,15 +8,18 @@ keep it from any server that they redirect to.
 import io
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from mcl_hf.errors import InputError
 
 if TYPE_CHECKING:
     import httpx
+
+T = TypeVar("T")
 
 _BUFFER_BYTES = 4 << 20
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
@@ -129,6 +132,30 @@ def open_remote(address: str, retry: RetryPolicy | None = None) -> RemoteFile:
         except httpx.TransportError as error:
             reason = f"{type(error).__name__} {error}".strip()
     raise InputError(f"{_plain(address)} could not be opened after {policy.attempts} attempts: {reason}.")
+
+
+def patiently(ask: Callable[[], T]) -> T:
+    """What the Hub's client answers, asked again while the Hub is busy or out of reach: it asks only once by itself.
+
+    Raises:
+        Exception: whatever the client raises that will not pass, or raised in the last attempt of `RETRY`.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    for attempt in range(1, RETRY.attempts + 1):
+        try:
+            return ask()
+        except OfflineModeIsEnabled:
+            raise
+        except Exception as error:
+            if isinstance(error, HfHubHTTPError):
+                passes = error.response.status_code in _BUSY
+            else:  # of whichever HTTP library the client uses: httpx or httpx2
+                passes = any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
+            if not passes or attempt == RETRY.attempts:
+                raise
+        time.sleep(min(RETRY.longest_wait_s, RETRY.first_wait_s * 2 ** (attempt - 1)))
+    raise ValueError(f"attempts must be at least 1, got {RETRY.attempts}")
 
 
 class RangeFile(io.RawIOBase):

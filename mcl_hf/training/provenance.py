@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError
+from ..models.checkpoint_source import hub_source
 from ..version import __version__
 
 _PACKAGES = ("torch", "torchvision", "timm", "transformers", "accelerate", "datasets")
@@ -56,7 +57,8 @@ def start_record(init: str | None) -> dict[str, Any]:
     """What a run's weights started from.
 
     Args:
-        init: as the options have it: None or `random`, `timm:NAME`, a path, or a repository `user/name`.
+        init: as the options have it: None or `random`, `timm:NAME`, a path, or a repository
+            `user/name[/pretraining][@revision]`.
 
     Returns:
         `kind` is `random`, `timm`, `folder` or `hub`; all but the first have a `name`, weights of the Hub their
@@ -73,7 +75,8 @@ def start_record(init: str | None) -> dict[str, Any]:
     if path.exists():
         run = _run_of(path)
         return {"kind": "folder", "name": path.resolve().name} | ({"run": run} if run else {})
-    return {"kind": "hub", "name": init, "repository": init.partition("@")[0]}
+    source = hub_source(init)
+    return {"kind": "hub", "name": init, "repository": source.repository if source else init}
 
 
 def recipe_record(recipe: dict[str, Any] | None, without_influence: Collection[str]) -> dict[str, Any]:
@@ -92,6 +95,8 @@ def _timm_repository(name: str) -> str | None:
     """The repository of timm's weights, with the tag that a plain name stands for."""
     import timm
 
+    if name.startswith("hf-hub:"):
+        return name.removeprefix("hf-hub:").partition("@")[0]
     try:
         found = timm.models.get_pretrained_cfg(name)
     except (RuntimeError, ValueError):  # a name that this release does not know, or knows under another one

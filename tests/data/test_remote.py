@@ -202,3 +202,16 @@ def test_braces() -> None:
     assert list(expand_braces("a-{08..11}.tar")) == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
     assert list(expand_braces("{a,b}/{0..1}")) == ["a/0", "a/1", "b/0", "b/1"]
     assert list(expand_braces("plain")) == ["plain"]
+
+
+@pytest.mark.parametrize("fault", [{"kind": "status", "count": 3}, {"kind": "reset"}, {"kind": "close"}])
+def test_a_hub_that_is_busy_is_asked_again_which_shards_there_are(hub, client, tmp_path, fault) -> None:
+    shard = write_parquet(tmp_path / "train.parquet", range(8))
+    hub.store.add("alice/photos", {"train.parquet": shard.read_bytes()}, type="dataset", private=True)
+    hub.fault(path="/api/datasets/", **fault)
+    code = "from mcl_hf.data import open_source\nprint(len(open_source('alice/photos', streaming=True)))"
+    done = client(code, token="hf_alice")
+    assert done.out.strip() == "8" and not hub.waiting_faults(), done.text
+    hub.fault("status", path="/api/datasets/", status=403)
+    assert "cannot be asked" in client(code, token="hf_alice").err.splitlines()[-1]
+    assert len(hub.asked("GET", "/api/datasets/")) == fault.get("count", 1) + 2

@@ -37,7 +37,9 @@ def test_a_run_that_goes_on_elsewhere_has_two_machines():
 def test_starts(tmp_path):
     assert start_record(None) == start_record("random") == {"kind": "random"}
     assert start_record("timm:resnet18.a1_in1k")["repository"] == "timm/resnet18.a1_in1k"
+    assert start_record("timm:hf-hub:user/name-timm@v2")["repository"] == "user/name-timm"
     assert start_record("timm:no_such_network") == {"kind": "timm", "name": "no_such_network"}
+    assert start_record("user/name/pretraining@v2")["repository"] == "user/name"
     assert start_record("user/name@v2") == {"kind": "hub", "name": "user/name@v2", "repository": "user/name"}
     folder = tmp_path / "my-run"
     folder.mkdir()
