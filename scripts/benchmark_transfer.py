@@ -8,11 +8,12 @@
     python scripts/benchmark_transfer.py --scale cpu --report             # tables and plots of what is there
     python scripts/benchmark_transfer.py --scale cpu --data ... --tune mcl    # at most six trials, validation split
 
-The data of each fold comes from `scripts/make_scenes.py generate --fold F`; smoke draws its own. Every arm, fold, seed
-and step of the pipeline is a job in a process of its own, and writes one JSON file into evaluation/transfer/SCALE/ when
-it is done; a job whose file is there is never run again. Kill it when you like: the same command goes on. Two of them
-side by side share the work, each with one thread. `scripts/transfer/` holds the parts: arms.py says what differs,
-scales.py what is equal, statistics.py what may be concluded.
+The data of each fold comes from `scripts/make_scenes.py generate --fold F --size PX`, with 96 px for cpu, 256 px for
+gpu and 448 px for gpu-50; smoke draws its own. Every arm, fold, seed and step of the pipeline is a job in a process of
+its own, and writes one JSON file into evaluation/transfer/SCALE/ when it is done; a job whose file is there is never
+run again. Kill it when you like: the same command goes on. Two of them side by side share the work, each with one
+thread. `scripts/transfer/` holds the parts: arms.py says what differs, scales.py what is equal, statistics.py what may
+be concluded.
 
 These are composed scenes, not photographs of scenes: numbers compare arms with each other, never with COCO's.
 """
@@ -20,6 +21,7 @@ These are composed scenes, not photographs of scenes: numbers compare arms with 
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +48,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", action="append", metavar="ARM", help=f"an arm; may be repeated: {', '.join(ARMS)}")
     parser.add_argument("--fold", type=int, action="append", metavar="F", help="a fold, 0 to 5; may be repeated")
     parser.add_argument("--seed", type=int, action="append", metavar="S", help="a seed; may be repeated")
+    parser.add_argument("--detection", action="append", metavar="NAME", help="a way of fine-tuning; may be repeated")
     parser.add_argument("--split", choices=("test", "val"), default="test", help="what is asked (test)")
     parser.add_argument("--visits", type=int, metavar="N", help="image visits of MCL's pre-training (the scale's)")
     parser.add_argument("--hours", type=float, metavar="H", help="start no job after so many hours")
@@ -78,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         InputError: something given cannot be used.
     """
     scale = find_scale(args.scale)
+    if args.detection:
+        scale = replace(scale, detections=[scale.detection(name) for name in args.detection])
     arms = [find_arm(name).name for name in args.only or scale.arms]
     folds, seeds = args.fold or list(scale.folds), args.seed or list(scale.seeds)
     work = args.work or ROOT / "runs" / "transfer" / scale.name
@@ -90,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
         contact=args.contact,
         split="val" if args.tune else args.split,
     )
+    whole = replace(bench, scale=find_scale(args.scale))  # tables are of all detectors, whichever are run now
     jobs = tuning_jobs(bench, args.tune, folds[0], seeds[0]) if args.tune else plan_jobs(bench, arms, folds, seeds)
     if args.run_job:
         (job,) = [job for job in [*jobs, *cost_job.cost_jobs(arms)] if job.name == args.run_job]
@@ -98,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(report.listing(bench, jobs)))
         return 0
     if args.report:
-        print("\n".join(f"written: {path}" for path in report.write(bench, jobs)))
+        print("\n".join(f"written: {path}" for path in report.write(whole, plan_jobs(whole, arms, folds, seeds))))
         return 0
     if args.data is None:
         if scale.name != "smoke":
@@ -118,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         write_json(bench.out / "tuning" / f"{args.tune}.json", found)
         print(f"written: {bench.out / 'tuning' / f'{args.tune}.json'}; best trial: {found['best']}")
     elif code == runner.DONE:
-        print("\n".join(f"written: {path}" for path in report.write(bench, plan_jobs(bench, arms, folds, seeds))))
+        print("\n".join(f"written: {path}" for path in report.write(whole, plan_jobs(whole, arms, folds, seeds))))
     return code
 
 
@@ -137,7 +143,9 @@ def child_options(args: argparse.Namespace, bench: Bench) -> list[str]:
     options += ["--visits", str(bench.visits), "--split", args.split]
     options += ["--contact", str(args.contact)] if args.contact else []
     options += ["--tune", args.tune] if args.tune else []
-    for name, values in (("--only", args.only), ("--fold", args.fold), ("--seed", args.seed)):
+    for name, values in (
+        ("--only", args.only), ("--fold", args.fold), ("--seed", args.seed), ("--detection", args.detection),
+    ):  # fmt: skip
         options += [word for value in values or [] for word in (name, str(value))]
     return [*options, "--run-job"]
 

@@ -19,6 +19,7 @@ from tests.detection.scenes import write_scenes
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
+BENCHMARK = "python scripts/benchmark_transfer.py "
 COMMANDS = [
     line.split("#")[0].strip() for language, code in BLOCKS if language == "sh" for line in code.splitlines() if line
 ]
@@ -97,7 +98,15 @@ def test_evaluate_commands(command: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_all_commands_are_known(folder: Path) -> None:
     for command in COMMANDS:
-        assert command.startswith(("make demo", "make test", *(f"mcl-hf {name}" for name in COMMAND_NAMES))), command
+        known = ("make demo", "make test", *(f"mcl-hf {name}" for name in COMMAND_NAMES), BENCHMARK)
+        assert command.startswith(known), command
+
+
+def test_benchmark_commands_are_understood() -> None:
+    from scripts.benchmark_transfer import parse
+
+    found = [parse(shlex.split(command)[2:]) for command in COMMANDS if command.startswith(BENCHMARK)]
+    assert {arguments.scale for arguments in found} == {"smoke", "cpu", "gpu"}
 
 
 def test_files_that_the_readme_shows_exist() -> None:

@@ -129,7 +129,9 @@ def make_start(bench: Bench, name: str, fold: int, seed: int, trial: int | None 
         if not (source / "model.safetensors").exists():
             raise InputError(f"{source} holds no finished pre-training of {arm.source}: run its job first")
         _take_parts(model, MCLModel.from_pretrained(source, dtype=torch.float32), arm)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     calibrate_norms(model, training_scenes(bench, fold, model.config), backbone=True)
+    model.to("cpu")
     partial = folder.with_name(f".{label}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     with no_progress_bar():
