@@ -1,7 +1,7 @@
 """Publishing while training goes on: every checkpoint beside the steps, the finished model at the end.
 
 Where it sits: hung into the loop as a callback by `cli` (`--push-to-hub`), or by whoever calls `mcl_hf.pretrain`; on
-the main process it hands checkpoints to one thread -> `repository.py`. On the Hub:
+the main process it hands checkpoints to one thread (`push_worker.py`) -> `repository.py`. On the Hub:
 
     checkpoints/step-00000030/     a whole checkpoint, to resume from; as many as the run keeps
     config.json, ... README.md     the finished model, at the end, with its card and a tag (see `bundle.py`)
@@ -14,10 +14,8 @@ import os
 import re
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -26,6 +24,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 
 from mcl_hf.errors import InputError
 from mcl_hf.hub.bundle import Contents, is_ours, make_bundles
+from mcl_hf.hub.push_worker import PushWorker, Upload
 from mcl_hf.hub.refusals import HubAwayError
 from mcl_hf.hub.repository import Repository, next_tag
 from mcl_hf.training.saving import to_drop
@@ -38,31 +37,9 @@ if TYPE_CHECKING:
 STAGING = ".hub"
 """Folder of a run in which a checkpoint waits for its turn, as hard links."""
 
-_WAITS = (1.0, 4.0, 15.0)  # seconds between the tries of one checkpoint
 _STEP = re.compile(r"checkpoints/(step-\d+)/")
 _TELL_EVERY = 15.0  # seconds between the lines that are printed while the end waits
 Say = Callable[[str], object]
-
-
-@dataclass
-class Upload:
-    """What is to be on the Hub.
-
-    Attributes:
-        files: path in the repository -> file here.
-        message: title of the commit.
-        step: of the checkpoint among the files.
-        kept: `keep_last` and `keep_every` of the run.
-        folder: to delete afterwards.
-        release: whether the finished model is among the files, and gets a tag.
-    """
-
-    files: dict[str, Path]
-    message: str
-    step: int
-    kept: tuple[int, int]
-    folder: Path
-    release: bool = False
 
 
 class PushToHub:
@@ -100,7 +77,7 @@ class PushToHub:
         self.contents = contents or Contents()
         self.end_seconds, self.stop_seconds = end_seconds, stop_seconds
         self._say = say or _say
-        self._worker = _Worker(self._push)
+        self._worker = PushWorker(self._push)
         self._ready = False
         self._output_dir: Path | None = None
         self._finished = False
@@ -154,7 +131,11 @@ class PushToHub:
             return
         self._open(run)
         self._tell(run.tracking.print)
-        staged = _link_files(checkpoint, run.output_dir / STAGING / checkpoint.name)
+        try:
+            staged = _link_files(checkpoint, run.output_dir / STAGING / checkpoint.name)
+        except OSError as error:
+            run.tracking.print(f"warning: {checkpoint.name} is not pushed: it cannot be held in {STAGING} ({error})")
+            return
         self._newest = checkpoint
         files = {f"checkpoints/{checkpoint.name}/{path.name}": path for path in sorted(staged.iterdir())}
         step = step_of(checkpoint)
@@ -173,17 +154,17 @@ class PushToHub:
         self._open(run)
         self._finished = True
         folder = run.output_dir / STAGING / "release"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
         try:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
             bundle, *_ = make_bundles(run.output_dir, self.repository.name, folder, self.contents)
-        except InputError as error:
+            files = dict(bundle.files)
+            if self._newest is not None:
+                last = _link_files(self._newest, run.output_dir / STAGING / f"{self._newest.name}-end")
+                files |= {f"checkpoints/{self._newest.name}/{path.name}": path for path in sorted(last.iterdir())}
+        except (InputError, OSError) as error:  # the run is finished, and stays so
             self._bundle_error = str(error)
             return
-        files = dict(bundle.files)
-        if self._newest is not None:
-            last = _link_files(self._newest, run.output_dir / STAGING / f"{self._newest.name}-end")
-            files |= {f"checkpoints/{self._newest.name}/{path.name}": path for path in sorted(last.iterdir())}
         kept = (run.arguments.keep_last, run.arguments.keep_every)
         message = f"The finished model (mcl_hf {__version__})"
         self._worker.submit(Upload(files, message, run.state.step, kept, folder, release=True))
@@ -262,115 +243,6 @@ class PushToHub:
             )
 
 
-class _Worker:
-    """One thread that pushes one upload after the other, the newest that waits.
-
-    Attributes:
-        unsent: the upload that did not get through last.
-        away: whether that was because the Hub could not be reached.
-        last_error: why, in one line.
-    """
-
-    def __init__(self, push: Callable[[Upload], None]) -> None:
-        self._push = push
-        self._changed = threading.Condition()
-        self._waiting: Upload | None = None
-        self._current: Upload | None = None
-        self._lines: list[str] = []
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
-        self.unsent: Upload | None = None
-        self.away = False
-        self.last_error: str | None = None
-
-    @property
-    def started(self) -> bool:
-        return self._thread is not None
-
-    @property
-    def busy(self) -> bool:
-        return self._current is not None
-
-    @property
-    def idle(self) -> bool:
-        return self._current is None and self._waiting is None
-
-    def start(self) -> None:
-        # A daemon: a push that hangs must not keep a finished process from ending. A commit is whole or absent.
-        self._thread = threading.Thread(target=self._work, name="push-to-hub", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Let the thread end once it can; it is not waited for."""
-        self._stopping.set()
-        with self._changed:
-            self._waiting = None
-            self._changed.notify_all()
-
-    def submit(self, upload: Upload) -> None:
-        """Take the place of what is waiting or was not sent: the newest counts."""
-        with self._changed:
-            for old in (self._waiting, self.unsent):
-                if old is not None:
-                    shutil.rmtree(old.folder, ignore_errors=True)
-            self._waiting, self.unsent = upload, None
-            self._changed.notify_all()
-
-    def try_again(self) -> None:
-        """Put what was not sent back in line."""
-        with self._changed:
-            if self._waiting is None:
-                self._waiting, self.unsent = self.unsent, None
-                self._changed.notify_all()
-
-    def wait(self, seconds: float) -> bool:
-        """Whether nothing is under way, waiting or unsent; within so many seconds."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self.idle and self.unsent is None, seconds)
-
-    def take_lines(self) -> list[str]:
-        """What is to be printed, once."""
-        with self._changed:
-            lines, self._lines = self._lines, []
-            return lines
-
-    def _work(self) -> None:
-        while not self._stopping.is_set():
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting is not None or self._stopping.is_set())
-                upload, self._waiting = self._waiting, None
-                self._current = upload
-            if upload is not None:
-                error = self._try(upload)
-                with self._changed:
-                    self._finish(upload, error)
-                    self._changed.notify_all()
-
-    def _try(self, upload: Upload) -> Exception | None:
-        """Push; what passes is waited for. The error that remains, if any."""
-        for wait in (*_WAITS, None):
-            try:
-                self._push(upload)
-                return None
-            except HubAwayError as error:
-                if wait is None or self._stopping.wait(wait) or self._waiting is not None:
-                    return error
-            except Exception as error:  # training must not end by it, whatever it is: it is told, and kept
-                return error
-        return None
-
-    def _finish(self, upload: Upload, error: Exception | None) -> None:
-        self._current = None
-        self.away = isinstance(error, HubAwayError)
-        self.last_error = None if error is None else " ".join((str(error) or type(error).__name__).split())
-        if self.last_error is not None:
-            self._lines.append(f"step {upload.step:,} is not on the Hub: {self.last_error}")
-        if error is not None and self._waiting is None:
-            self.unsent = upload
-        else:
-            shutil.rmtree(upload.folder, ignore_errors=True)
-
-
 def _link_files(checkpoint: Path, folder: Path) -> Path:
     """Hold a checkpoint's files, which the run may delete meanwhile: hard links, or copies where there are none."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -408,4 +280,4 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-__all__ = ["STAGING", "PushToHub", "Upload"]
+__all__ = ["STAGING", "PushToHub"]

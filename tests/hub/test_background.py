@@ -12,7 +12,8 @@ SMALL = {key: value for key, value in TINY.items() if key not in ("max_steps",)}
 TRAIN = """
 import sys, mcl_hf
 import mcl_hf.hub.background as background
-background._TELL_EVERY, background._WAITS = 0.2, (0.05, 0.05)
+import mcl_hf.hub.push_worker as push_worker
+background._TELL_EVERY, push_worker.WAITS = 0.2, (0.05, 0.05)
 {before}
 from mcl_hf.cli.hub_flags import hub_callbacks
 from mcl_hf.cli.command import run_command
@@ -167,3 +168,18 @@ def test_a_run_that_is_stopped_pushes_its_last_checkpoint(hub, train):
     stopped = re.search(r"stopped by SIGTERM after step (\d)", done.text)
     assert done.code == 0 and stopped, done.text
     assert steps_of(hub) == [int(stopped[1])] and "model.safetensors" not in files_of(hub)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["pretrain", "--output-dir", "out", "--hub-private"], "--hub-private belongs to --push-to-hub"),
+        (["finetune", "--init", "random", "--data", "x", "--hub-private"], "--hub-private belongs to --push-to-hub"),
+        (["finetune", "--compare", "random", "--push-to-hub", "alice/net"], "--push-to-hub is for one run"),
+        (["pretrain", "--output-dir", "out", "--push-to-hub", "net"], "write user/name"),
+    ],
+)
+def test_flags_that_do_not_fit(arguments, says, hub, command):
+    done = command(*arguments, token="hf_alice")
+    assert done.code == 2 and says in done.err and len(done.err.splitlines()) == 1, done.text
+    assert not hub.asked()

@@ -1,7 +1,12 @@
 """`mcl-hf push` with the real client against the tests' Hub: what a release holds, and that nothing is done twice."""
 
 import json
+import re
+import shlex
 import shutil
+import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -165,6 +170,20 @@ def test_a_dry_run_shows_everything_and_asks_nothing(hub, command, run):
     assert "--- README.md of alice/net ---\n---\n" in done.out and "library_name: timm" in done.out
 
 
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("line", re.findall(r"^mcl-hf push .*", README, flags=re.M))
+def test_the_commands_of_the_readme(line, hub, client, run, tmp_path):
+    folder = tmp_path / "client"
+    shutil.copytree(run, folder / "my-run")
+    words = shlex.split(line.split("#")[0])
+    words = [word.replace("user/name", "alice/net") for word in words]
+    done = client(f"import sys; from mcl_hf.cli import main; sys.exit(main({words[1:]!r}))", token="hf_alice")
+    assert done.code == 0, done.text
+    assert bool(hub.store.repos) == ("--dry-run" not in words)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -189,8 +208,6 @@ def test_a_push_that_is_cut_off_leaves_nothing_half_done(name, code, hub, client
     hub.fault("slow", "POST", "/commit/", delay_s=0.8)
     marker = tmp_path / "marker"
     push = CUT_OFF.format(marker=str(marker), name=name, run=str(run))
-    import threading
-    import time
 
     def mark():
         while not hub.asked("POST", "/commit/"):
