@@ -4,6 +4,8 @@
     python scripts/make_scenes.py prepare --sources SOURCES --out CUTOUTS     # cut-outs, backgrounds, index.json
     python scripts/make_scenes.py generate --cutouts CUTOUTS --out DATA --size 128 --fold 0
 
+    python scripts/make_scenes.py contact --out CONTACT --size 128            # the second set; needs no packages
+
 Thirteen classes; scenes of up to eight labelled objects and unlabelled distractors; object-centred pictures for
 pre-training. Six folds divide the groups (an animal, a person, a design, with all of its pictures): for fold k the test
 split is fold k, the validation split fold k + 1, and over the six folds every group is tested once. The same options
@@ -12,6 +14,9 @@ give the same bytes, whatever the number of workers.
 These are *composed* scenes: figures on them compare ways of training with each other, and stand beside no figure on
 photographs of scenes, such as COCO's AP. The cut-outs come from free packages, stay on the user's machine and are not
 given on with this project; index.json names package, file and licence of each.
+
+The second set drops the 1,000 random objects of the package pybullet (`pip install pybullet`) into a box and renders
+them with the library's embedded photos as textures: real contact and occlusion, nothing pasted, one class.
 
 `scripts/scenes/` holds one stage a file.
 """
@@ -23,6 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from scenes.contact import ContactSettings, contact
 from scenes.cutouts import prepare, print_index
 from scenes.fetch import fetch
 from scenes.generate import Settings, generate
@@ -43,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    commands = parser.add_subparsers(required=True, metavar="fetch | prepare | generate")
+    commands = parser.add_subparsers(required=True, metavar="fetch | prepare | generate | contact")
 
     command = commands.add_parser("fetch", help="download and unpack the packages (apt; npm for renders)")
     command.add_argument("folder", type=Path, help="folder to fill; what is there already is not fetched again")
@@ -84,6 +90,17 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     command.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
     command.set_defaults(run=_generate)
+
+    command = commands.add_parser("contact", help="rendered scenes of objects that lie on each other, of one class")
+    dropped = ContactSettings()
+    command.add_argument("--out", type=Path, required=True, help="new folder")
+    command.add_argument("--size", type=int, default=dropped.size, help="side of the pictures, px (%(default)s)")
+    command.add_argument("--fold", type=int, default=dropped.fold, help="0 to 5: the fold that is tested (%(default)s)")
+    command.add_argument("--seed", type=int, default=dropped.seed, help="of every random choice (%(default)s)")
+    for part in ("train", "val", "test"):
+        command.add_argument(f"--{part}", type=int, default=getattr(dropped, part), help="scenes (%(default)s)")
+    command.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
+    command.set_defaults(run=_contact)
     return parser
 
 
@@ -110,6 +127,11 @@ def _generate(args: argparse.Namespace) -> None:
         public_domain=args.only_public_domain,
     )
     generate(args.cutouts, args.out, settings, args.workers)
+
+
+def _contact(args: argparse.Namespace) -> None:
+    settings = ContactSettings(args.size, args.fold, args.seed, args.train, args.val, args.test)
+    contact(args.out, settings, args.workers)
 
 
 if __name__ == "__main__":

@@ -18,15 +18,14 @@ number of workers, nor a picture on how many there are.
 """
 
 import json
-import multiprocessing
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -39,14 +38,12 @@ from .cutouts import load_index, require_empty
 from .folds import NUM_FOLDS
 from .pool import Pool, make_pool
 from .statistics import annotation_statistics, print_metadata, print_statistics
+from .workers import Record, Workers
 
 PRETRAIN = "pretrain"
-Record = tuple[str, dict[str, Any], list[dict[str, Any]]]
-"""File name, image entry and annotations of one picture."""
 JPEG: dict[str, Any] = {"quality": 92, "subsampling": 0}
 """Full colour resolution: halving it would show at 48 px."""
 MIN_SIZE_PX = 24
-_CHUNK = 32
 
 
 @dataclass(frozen=True)
@@ -96,8 +93,6 @@ def generate(cutouts: Path, out: Path, settings: Settings, workers: int = 1) -> 
     Raises:
         InputError: no cut-outs there, none left by the settings, or ``out`` holds something.
     """
-    if workers < 1:
-        raise InputError(f"--workers {workers} is to be 1 or more.")
     index = load_index(cutouts)
     parts = [part for part in _parts(settings) if part.count]
     if not parts:
@@ -197,39 +192,3 @@ class Job:
         scene = compose_scene(self.pool, self.cutouts, settings.size, rng, blending, settings.distractors)
         scene.image.save(self.folder / name, **JPEG)
         return name, *scene_record(scene, self.classes)
-
-
-class Workers:
-    """Processes that make pictures, started once for all folders; with a count of 1, this process itself."""
-
-    def __init__(self, jobs: Mapping[str, Job], count: int):
-        self._jobs = jobs
-        # Not forked: a fork of a process that has used threads may hang.
-        self._processes = multiprocessing.get_context("spawn").Pool(count, _start, (jobs,)) if count > 1 else None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._processes is not None:
-            self._processes.terminate()
-
-    def records(self, name: str, count: int) -> Iterator[Record]:
-        """Make ``count`` pictures of a folder; their records, in order."""
-        tasks = [(name, number) for number in range(count)]
-        if self._processes is None:
-            return (self._jobs[name].make(number) for _, number in tasks)
-        return self._processes.imap(_make, tasks, _CHUNK)
-
-
-_JOBS: Mapping[str, Job] = {}
-
-
-def _start(jobs: Mapping[str, Job]) -> None:
-    global _JOBS
-    _JOBS = jobs
-
-
-def _make(task: tuple[str, int]) -> Record:
-    name, number = task
-    return _JOBS[name].make(number)
