@@ -5,6 +5,7 @@
     python scripts/make_scenes.py generate --cutouts CUTOUTS --out DATA --size 128 --fold 0
 
     python scripts/make_scenes.py contact --out CONTACT --size 128            # the second set; needs no packages
+    python scripts/make_scenes.py picture --cutouts CUTOUTS --out examples/pictures/scenes.png
 
 Thirteen classes; scenes of up to eight labelled objects and unlabelled distractors; object-centred pictures for
 pre-training. Six folds divide the groups (an animal, a person, a design, with all of its pictures): for fold k the test
@@ -17,6 +18,8 @@ given on with this project; index.json names package, file and licence of each.
 
 The second set drops the 1,000 random objects of the package pybullet (`pip install pybullet`) into a box and renders
 them with the library's embedded photos as textures: real contact and occlusion, nothing pasted, one class.
+
+`picture` draws examples of sources that are in the public domain or CC0, without people: these may be shown.
 
 `scripts/scenes/` holds one stage a file.
 """
@@ -32,6 +35,7 @@ from scenes.contact import ContactSettings, contact
 from scenes.cutouts import prepare, print_index
 from scenes.fetch import fetch
 from scenes.generate import Settings, generate
+from scenes.picture import draw_picture
 
 from mcl_hf.errors import InputError
 
@@ -49,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    commands = parser.add_subparsers(required=True, metavar="fetch | prepare | generate | contact")
+    commands = parser.add_subparsers(required=True, metavar="fetch | prepare | generate | contact | picture")
 
     command = commands.add_parser("fetch", help="download and unpack the packages (apt; npm for renders)")
     command.add_argument("folder", type=Path, help="folder to fill; what is there already is not fetched again")
@@ -101,6 +105,14 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(f"--{part}", type=int, default=getattr(dropped, part), help="scenes (%(default)s)")
     command.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
     command.set_defaults(run=_contact)
+
+    command = commands.add_parser("picture", help="a picture of example scenes, of sources that may be shown")
+    command.add_argument("--cutouts", type=Path, required=True, help="folder that prepare wrote")
+    command.add_argument("--out", type=Path, required=True, help="PNG to write")
+    command.add_argument("--size", type=int, default=160, help="side of a scene, px (%(default)s)")
+    command.add_argument("--columns", type=int, default=5, help="scenes (%(default)s)")
+    command.add_argument("--seed", type=int, default=0, help="of every random choice (%(default)s)")
+    command.set_defaults(run=_picture)
     return parser
 
 
@@ -132,6 +144,10 @@ def _generate(args: argparse.Namespace) -> None:
 def _contact(args: argparse.Namespace) -> None:
     settings = ContactSettings(args.size, args.fold, args.seed, args.train, args.val, args.test)
     contact(args.out, settings, args.workers)
+
+
+def _picture(args: argparse.Namespace) -> None:
+    draw_picture(args.cutouts, args.out, size=args.size, columns=args.columns, seed=args.seed)
 
 
 if __name__ == "__main__":
