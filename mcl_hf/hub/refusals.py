@@ -74,7 +74,7 @@ def _refusal(error: HfHubHTTPError, repository: str, doing: str) -> str:
     if status == 401 or headers.get("X-Error-Code") == "RepoNotFound":
         return f"{doing} {repository}: there is no such repository that your token may see"
     if status == 403:
-        return f"{doing} {repository}: no permission ({said}); use a token that may write there"
+        return f"{doing} {repository}: the Hub forbids it ({said})"
     if status == 409:
         return f"{doing} {repository}: the name is taken, by what your token may not see ({said}); choose another"
     if status == 413:

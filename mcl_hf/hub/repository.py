@@ -8,6 +8,7 @@ one names its parent, so that of two that crossed the Hub refuses the second.
 Source: huggingface_hub `hf_api.py` (create_commit, list_repo_tree, list_repo_refs), Hub API.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, constants
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
@@ -56,8 +57,10 @@ def check_name(repository: str) -> None:
     """
     if repository.count("/") != 1 or not all(repository.split("/")):
         raise InputError(f"{repository} is no name of a repository: write user/name or organisation/name")
-    with one_line(repository, "naming"):
+    try:
         validate_repo_id(repository)
+    except HFValidationError as error:
+        raise InputError(f"{repository} is no name of a repository: {' '.join(str(error).split())}") from error
 
 
 @dataclass
@@ -88,7 +91,7 @@ class Repository:
         check_name(self.name)
         if constants.HF_HUB_OFFLINE:
             raise InputError(f"HF_HUB_OFFLINE is set, and pushing to {self.name} needs the network: unset it")
-        user = self._call("asking who you are for", self._api.whoami)
+        user = self._call("checking your token for", self._api.whoami)
         self._check_rights(user, create_pr)
         try:
             info = self._call("looking at", self._api.model_info, self.name)
@@ -117,8 +120,7 @@ class Repository:
         except ValueError as error:
             if isinstance(error, InputError):
                 raise
-            said = " ".join(without_token(str(error)).split())
-            raise InputError(f"the Hub does not take the card of {self.name}: {said}") from error
+            raise InputError(f"the Hub does not take the card of {self.name}: {_said_of_card(str(error))}") from error
 
     def _check_rights(self, user: Mapping[str, Any], create_pr: bool) -> None:
         role = user.get("auth", {}).get("accessToken", {}).get("role")
@@ -302,6 +304,15 @@ class LocalFile:
         if self._git_oid is None:
             self._git_oid = git_hash(self.path.read_bytes())
         return self._git_oid
+
+
+def _said_of_card(answer: str) -> str:
+    """The messages in the Hub's answer, or the answer where it has another form."""
+    try:
+        said = "; ".join(entry["message"] for entry in json.loads(answer)["errors"])
+    except (ValueError, KeyError, TypeError):
+        said = answer
+    return without_token(said)
 
 
 def _changes(

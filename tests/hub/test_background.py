@@ -150,7 +150,7 @@ def test_rights_that_are_lost_on_the_way_are_told_and_the_run_is_not(hub, train)
     hub.fault("status", "POST", "/commit/", status=403, count=-1, message="hf_alice lost its rights")
     done = train(on_log=WAIT)
     assert done.code == 0 and "steps 4" in done.out, done.text
-    assert "step 1 is not on the Hub: pushing to alice/net: no permission" in done.text
+    assert "step 1 is not on the Hub: pushing to alice/net: the Hub forbids it" in done.text
     assert "publish it with: mcl-hf push" in done.err and "hf_alice" not in done.text
     assert titles(hub) == []
 

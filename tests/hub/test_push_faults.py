@@ -91,12 +91,17 @@ ROWS = [
     ),
     Row(
         "token without the right to make it",
-        r"making alice/net: no permission \(made to fail\).*" + UNTOUCHED,
+        r"making alice/net: the Hub forbids it \(made to fail\).*" + UNTOUCHED,
         NOTHING,
         fails("status", CREATE, status=403),
     ),
     Row("no name of a repository", r"net is no name of a repository: write user/name", NOTHING, repository="net"),
-    Row("a name that the Hub does not have", r"Cannot have -- or \.\. in repo_id", NOTHING, repository="alice/a--b"),
+    Row(
+        "a name that the Hub does not have",
+        r"alice/a--b is no name of a repository: Cannot have -- or \.\. in repo_id",
+        NOTHING,
+        repository="alice/a--b",
+    ),
     Row(
         "name of a repository that the token may not see",
         r"making alice/net: the name is taken, by what your token may not see.*" + UNTOUCHED,
@@ -134,7 +139,7 @@ ROWS = [
     Row("card whose metadata are no YAML", r"header does not parse", NOTHING, arguments=("--card", "bad.md")),
     Row(
         "card that the Hub does not take",
-        r"the Hub does not take the card of alice/net: .*license.*" + UNTOUCHED,
+        r"the Hub does not take the card of alice/net: \"license\" must be one of .*" + UNTOUCHED,
         NOTHING,
         arguments=("--license", "my-own"),
     ),
@@ -147,7 +152,7 @@ ROWS = [
     ),
     Row(
         "no storage left",
-        r"no permission \(Storage limit reached .*alice/net is new and empty",
+        r"the Hub forbids it \(Storage limit reached .*alice/net is new and empty",
         EMPTY,
         limit("max_storage_bytes", 9999),
         again=RELEASE,
@@ -170,7 +175,7 @@ ROWS = [
     heals("connection closed at the commit", fails("close", COMMIT)),
     heals("answer to the commit lost", fails("lose", COMMIT)),
     heals(
-        "answer to the commit lost by a reset, twice",
+        "answer to the commit lost by a reset, and the look at what is there too",
         then(fails("lose", COMMIT, reset=True), fails("reset", r"/tree/", "GET")),
     ),
     heals("answer to the commit cut off", fails("truncate", COMMIT)),
@@ -217,14 +222,14 @@ ROWS = [
     ),
     Row(
         "commit forbidden",
-        r"no permission \(made to fail\).*" + UNTOUCHED,
+        r"the Hub forbids it \(made to fail\).*" + UNTOUCHED,
         "alice/net: 1 other",
         then(holds("alice/net"), fails("status", COMMIT, status=403)),
         again="alice/net: 1 other, 1 release, v1",
     ),
     Row(
         "tag forbidden",
-        r"tagging alice/net: no permission.*alice/net is published, but not tagged",
+        r"tagging alice/net: the Hub forbids it.*alice/net is published, but not tagged",
         UNTAGGED,
         fails("status", TAG, status=403),
         again=RELEASE,
