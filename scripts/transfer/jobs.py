@@ -120,9 +120,11 @@ class Job:
 
     def command(self, scale: str) -> str:
         """What runs this job alone, and those that it needs."""
-        words = ["python scripts/benchmark_transfer.py", f"--scale {scale}", "--data DATA", f"--only {self.arm}"]
+        words = ["python scripts/benchmark_transfer.py", f"--scale {scale}", "--data DATA"]
+        words += [f"--only {self.arm}" if self.trial is None else f"--tune {self.arm}"]
         words += [f"--fold {self.fold}", f"--seed {self.seed}"]
-        words += [f"--split {self.split}"] if self.split not in (None, "test") else []
+        words += ["--cost"] if self.kind == "cost" else []
+        words += [f"--split {self.split}"] if self.split not in (None, "test") and self.trial is None else []
         return " ".join(words)
 
 

@@ -31,6 +31,10 @@ from .pretrain_job import is_pretrained, run_pretraining
 from .probe_job import run_probe
 
 DONE, WRONG_INPUT, STOPPED = 0, 2, 130
+HELD = -1000
+"""No exit code: another benchmark is at the job."""
+WAIT_SECONDS = 30.0
+_SAVING_SECONDS = 600  # that a job whose parent was killed may take to leave
 _RUN: dict[str, Callable[[Bench, Job], bool]] = {
     "pretrain": run_pretraining,
     "probe": run_probe,
@@ -80,10 +84,8 @@ def _has_start(bench: Bench, job: Job) -> bool:
     return (bench.work / "starts" / label / "config.json").exists()
 
 
-def run_all(
-    bench: Bench, jobs: Sequence[Job], command: Sequence[str], hours: float | None, threads: int, on_done: Any = None
-) -> int:
-    """Run what is open, in order; exit code.
+def run_all(bench: Bench, jobs: Sequence[Job], command: Sequence[str], hours: float | None, threads: int) -> int:
+    """Run what is open, in order, and wait for what another benchmark is at; exit code.
 
     Args:
         bench: the benchmark.
@@ -91,48 +93,69 @@ def run_all(
         command: that runs the job whose name is appended to it.
         hours: after which no job is started any more.
         threads: of each job.
-        on_done: called after every job, to write the report anew.
+
+    Raises:
+        InputError: a job found that it cannot go on; or jobs have failed, after all others were run.
     """
-    ends = None if hours is None else time.monotonic() + 3600 * hours
-    todo = needed(bench, jobs)
-    print(f"{len(jobs)} jobs, {len(jobs) - len(todo)} done before", flush=True)
+    ends = float("inf") if hours is None else time.monotonic() + 3600 * hours
+    print(f"{len(jobs)} jobs, {len(jobs) - len(needed(bench, jobs))} done before", flush=True)
     stop = StopRequest()
     failed: dict[str, str] = {}
     bench.work.mkdir(parents=True, exist_ok=True)
     with stop.listening():
-        for number, job in enumerate(todo, 1):
-            if ends is not None and time.monotonic() > ends:
-                print(f"{hours:g} hours are over; {len(todo) - number + 1} jobs stay open: the same command goes on")
-                return DONE
-            lock = FileLock(bench.work / f".{job.name}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                print(f"{job.name}: another benchmark is at it", flush=True)
-                continue
-            try:
-                if job not in needed(bench, jobs):  # done by another benchmark meanwhile
+        while True:
+            started = held = 0
+            for job in needed(bench, jobs):
+                if job.name in failed:
                     continue
-                waiting = _missing(bench, job)
-                if waiting is not None:
-                    print(f"{job.name}: waits for {waiting}", flush=True)
-                    continue
-                code = _run_process(bench, job, command, threads, stop, f"{number} of {len(todo)}")
-            finally:
-                lock.release()
-            if stop.name is not None:
-                print(f"stopped by {stop.name}: the same command goes on", flush=True)
-                return STOPPED
-            if code == WRONG_INPUT:
-                raise InputError(f"{job.name} could not go on: {_last_line(_output(bench, job))}")
-            if code != DONE:
-                failed[job.name] = f"exit code {code}: {_last_line(_output(bench, job))}"
-                print(f"  failed: {failed[job.name]}; see {_output(bench, job)}", flush=True)
-            if on_done is not None:
-                on_done()
+                if time.monotonic() > ends:
+                    left = len(needed(bench, jobs))
+                    print(f"{hours:g} hours are over; {left} jobs stay open: the same command goes on", flush=True)
+                    return DONE
+                code = _start_if_free(bench, jobs, job, command, threads, stop)
+                if stop.name is not None:
+                    print(f"stopped by {stop.name}: the same command goes on", flush=True)
+                    return STOPPED
+                started += code is not None and code != HELD
+                held += code == HELD
+                if code == WRONG_INPUT:
+                    raise InputError(f"{job.name} could not go on: {_last_line(_output(bench, job))}")
+                if code == DONE and job in needed(bench, jobs):
+                    failed[job.name] = "it ended without a result"
+                elif code not in (None, DONE, HELD):
+                    failed[job.name] = f"exit code {code}: {_last_line(_output(bench, job))}"
+                if job.name in failed:
+                    print(f"  failed: {failed[job.name]}; see {_output(bench, job)}", flush=True)
+            if not held and not started:
+                break
+            if not started:
+                _wait(stop)
     if failed:
         raise InputError(f"{len(failed)} jobs failed, the first: {'; '.join(next(iter(failed.items())))}")
     return DONE
+
+
+def _start_if_free(
+    bench: Bench, jobs: Sequence[Job], job: Job, command: Sequence[str], threads: int, stop: StopRequest
+) -> int | None:
+    """Run a job; its exit code, `HELD` where another benchmark is at it, None where it cannot be run now."""
+    lock = FileLock(bench.work / f".{job.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return HELD
+    try:
+        if job not in needed(bench, jobs) or _missing(bench, job) is not None:
+            return None
+        return _run_process(bench, job, command, threads, stop)
+    finally:
+        lock.release()
+
+
+def _wait(stop: StopRequest) -> None:
+    ends = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < ends and stop.name is None:
+        time.sleep(min(0.5, WAIT_SECONDS))
 
 
 def _missing(bench: Bench, job: Job) -> str | None:
@@ -148,8 +171,8 @@ def _output(bench: Bench, job: Job) -> Path:
     return bench.work / f"{job.name}.log"
 
 
-def _run_process(bench: Bench, job: Job, command: Sequence[str], threads: int, stop: StopRequest, which: str) -> int:
-    print(f"{time.strftime('%H:%M')}  {which}: {job.name}", flush=True)
+def _run_process(bench: Bench, job: Job, command: Sequence[str], threads: int, stop: StopRequest) -> int:
+    print(f"{time.strftime('%H:%M')}  {job.name}", flush=True)
     started = time.monotonic()
     environment = {"TQDM_MININTERVAL": "60", **os.environ, "OMP_NUM_THREADS": str(threads)}
     with _output(bench, job).open("a", encoding="utf-8") as output:
@@ -181,7 +204,11 @@ def run_as_child(bench: Bench, job: Job) -> int:
     done = threading.Event()
     threading.Thread(target=_leave_when_alone, args=(done,), daemon=True).start()
     try:
-        return DONE if run_here(bench, job) else STOPPED
+        with FileLock(bench.work / f".{job.name}.run.lock", timeout=_SAVING_SECONDS):
+            return DONE if run_here(bench, job) else STOPPED
+    except Timeout:
+        print(f"benchmark_transfer: error: an earlier {job.name} still runs: end it", file=sys.stderr, flush=True)
+        return WRONG_INPUT
     except InputError as error:
         print(f"benchmark_transfer: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return WRONG_INPUT

@@ -1,10 +1,13 @@
 """Jobs on drawn data: equal budgets, starts, results, and what happens when one is killed or asked for again."""
 
+import sys
+import threading
 from dataclasses import replace
 from importlib import import_module
 
 import pytest
 import torch
+from filelock import FileLock
 
 from mcl_hf import MCLModel
 from mcl_hf.errors import InputError
@@ -156,3 +159,39 @@ def test_the_test_split_is_not_asked_before_margins_are_written_down(bench, monk
     asked = replace(bench, scale=replace(bench.scale, name="cpu"))
     with pytest.raises(InputError, match="written down and committed before the test split is asked"):
         runner.run_here(asked, Job("probe", "random", 0, 0, split="test"))
+
+
+def test_benchmarks_side_by_side_share_the_jobs_and_wait_for_each_other(bench, monkeypatch):
+    """A job that another process holds is left to it; what depends on it is run once it is done."""
+    monkeypatch.setattr(runner, "WAIT_SECONDS", 0.1)
+    jobs = plan_jobs(bench, ["mcl", "random"], [0], [0])
+    script = (
+        "import pathlib, sys\n"
+        f"out, work, name = pathlib.Path({str(bench.results)!r}), pathlib.Path({str(bench.work)!r}), sys.argv[1]\n"
+        "(work / name).mkdir(parents=True); (work / name / 'model.safetensors').touch()\n"
+        "out.mkdir(parents=True, exist_ok=True); (out / (name + '.json')).write_text('{}')\n"
+    )
+    bench.work.mkdir()
+    other = FileLock(bench.work / f".{jobs[0].name}.lock", thread_local=False)
+    other.acquire()
+    threading.Timer(1.5, other.release).start()
+    assert runner.run_all(bench, jobs, [sys.executable, "-c", script], None, 1) == runner.DONE
+    assert sorted(path.stem for path in bench.results.iterdir()) == sorted(job.name for job in jobs)
+    made = {job.name: (bench.work / f"{job.name}.log").stat().st_ctime for job in jobs}
+    assert made["probe-random-f0-s0"] < made["pretrain-mcl-f0-s0"] < made["probe-mcl-f0-s0"]
+
+
+def test_a_job_that_fails_is_named_and_the_others_are_run(bench, monkeypatch):
+    jobs = plan_jobs(bench, ["random"], [0], [0])
+    script = (
+        "import pathlib, sys\n"
+        "if 'probe' in sys.argv[1]: sys.exit('no room')\n"
+        f"out = pathlib.Path({str(bench.results)!r})\n"
+        "out.mkdir(parents=True, exist_ok=True); (out / (sys.argv[1] + '.json')).write_text('{}')\n"
+    )
+    with pytest.raises(InputError, match="1 jobs failed, the first: probe-random-f0-s0; exit code 1: no room"):
+        runner.run_all(bench, jobs, [sys.executable, "-c", script], None, 1)
+    assert read_result(bench, jobs[1]) == {}
+    assert (
+        runner.run_all(bench, jobs, [sys.executable, "-c", script], 0.0, 1) == runner.DONE
+    )  # no time: nothing started
