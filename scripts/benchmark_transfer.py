@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
         jobs = cost_job.cost_jobs(arms)
     code = runner.run_all(bench, jobs, command, args.hours, args.threads)
     if args.tune:
-        probes = {job.trial: read_result(bench, job) for job in jobs if job.kind == "probe"}
+        probes = {job.trial: read_result(bench, job) for job in jobs if job.kind == "probe" and job.trial is not None}
         found = tuning.record(args.tune, {trial: result for trial, result in probes.items() if result})
         write_json(bench.out / "tuning" / f"{args.tune}.json", found)
         print(f"written: {bench.out / 'tuning' / f'{args.tune}.json'}; best trial: {found['best']}")
