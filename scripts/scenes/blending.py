@@ -52,7 +52,7 @@ def feather(alpha: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarra
     padded = np.pad(alpha, 4)  # the outside is clear, and a blur must see that
     blurred = Image.fromarray((padded * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(deviation))
     soft = np.asarray(blurred).astype(np.float32)[4:-4, 4:-4] / 255
-    softened = alpha * np.clip(2 * soft, 0, 1) if deviation > 0 else alpha
+    softened = np.clip(alpha - 2 * np.maximum(alpha - soft, 0), 0, 1)  # none is left on a hard edge, where soft is 1/2
     return softened if (softened > OPAQUE).sum() >= 0.7 * (alpha > OPAQUE).sum() else alpha  # thin objects stay
 
 

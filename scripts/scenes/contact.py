@@ -12,7 +12,6 @@ The 1,000 objects and the photos (all crops of one with it) are divided into six
 and no photo of the test split is in another. An annotation also has ``touching``, how many objects the object touches.
 """
 
-import io
 import json
 import tempfile
 import time
@@ -24,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pyarrow import parquet
 
 from mcl_hf.errors import InputError
@@ -124,9 +122,9 @@ def contact(out: Path, settings: ContactSettings, workers: int = 1) -> dict[str,
             own = [name for name, fold in object_fold.items() if split_of(fold, settings.fold) == split]
             objects = tuple(folder / name / f"{name}.obj" for name in sorted(own))
             jobs[split] = ContactJob(out / split, settings, objects, tuple(textures[split]))
-            (out / split).mkdir(parents=True)
         with Workers(jobs, workers) as made:
             for split, count in counts.items():
+                (out / split).mkdir(parents=True)
                 start = time.perf_counter()
                 info: dict[str, Any] = {"description": f"dropped objects, {split}, fold {settings.fold}"}
                 info |= {"area_ranges": area_ranges(settings.size), "seed": settings.seed}
@@ -157,7 +155,7 @@ def _write_textures(folder: Path, fold: int) -> dict[str, list[Path]]:
     folds = folds_of([{"group": title} for title, _, _, _ in photos], ())
     textures: dict[str, list[Path]] = {split: [] for split in SPLITS}
     for number, (title, _, _, data) in enumerate(photos):
-        path = folder / f"{number:04d}.png"
-        Image.open(io.BytesIO(data)).convert("RGB").save(path, compress_level=1)
+        path = folder / f"{number:04d}.jpg"
+        path.write_bytes(data)
         textures[split_of(folds[title], fold)].append(path)
     return textures

@@ -101,11 +101,10 @@ def generate(cutouts: Path, out: Path, settings: Settings, workers: int = 1) -> 
     # All pools first: what is missing shows before anything is written.
     jobs = {part.name: Job(cutouts, out / part.name, settings, _pool(index, settings, part), classes) for part in parts}
     require_empty(out)
-    for part in parts:
-        (out / part.name).mkdir(parents=True)
     statistics: dict[str, Any] = {"splits": {}}
     with Workers(jobs, workers) as made:
         for part in parts:
+            (out / part.name).mkdir(parents=True)
             start = time.perf_counter()
             records = made.records(part.name, part.count)
             if part.name == PRETRAIN:
