@@ -68,6 +68,7 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path):
     package.mkdir()
     (package / "startup.py").write_text(STARTUP.read_text())
     (package / "__init__.py").write_text(
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs ignore Ctrl-C
         "from .startup import check_torch_and_torchvision, leave_quietly_on_interrupt\n"
         "leave_quietly_on_interrupt()\ncheck_torch_and_torchvision()\n"
     )
