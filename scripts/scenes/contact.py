@@ -16,7 +16,7 @@ import json
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -111,16 +111,14 @@ def contact(out: Path, settings: ContactSettings, workers: int = 1) -> dict[str,
     """
     folder = object_folder()
     require_empty(out)
-    names = [{"group": name} for name in object_names(folder)]
-    object_fold = folds_of(names, ())
+    own = objects_of(object_names(folder), settings.fold)
     counts = {split: getattr(settings, split) for split in SPLITS if getattr(settings, split)}
     statistics: dict[str, Any] = {"splits": {}}
     with tempfile.TemporaryDirectory() as temporary:
         textures = _write_textures(Path(temporary), settings.fold)
         jobs = {}
         for split in counts:
-            own = [name for name, fold in object_fold.items() if split_of(fold, settings.fold) == split]
-            objects = tuple(folder / name / f"{name}.obj" for name in sorted(own))
+            objects = tuple(folder / name / f"{name}.obj" for name in own[split])
             jobs[split] = ContactJob(out / split, settings, objects, tuple(textures[split]))
         with Workers(jobs, workers) as made:
             for split, count in counts.items():
@@ -139,6 +137,12 @@ def contact(out: Path, settings: ContactSettings, workers: int = 1) -> dict[str,
     statistics["versions"] = {name: version(name) for name in ("numpy", "pillow", "pybullet", "pycocotools")}
     (out / "statistics.json").write_text(json.dumps(statistics, indent=1) + "\n", encoding="utf-8")
     return statistics
+
+
+def objects_of(names: Sequence[str], fold: int) -> dict[str, list[str]]:
+    """Which objects each split may show."""
+    folds = folds_of([{"group": name} for name in names], ())
+    return {split: sorted(name for name in names if split_of(folds[name], fold) == split) for split in SPLITS}
 
 
 def embedded_photos(folder: Path = PHOTOS) -> Iterator[tuple[str, str, str, bytes]]:

@@ -73,6 +73,15 @@ def test_options_move_no_group_to_another_split(cutouts: Path) -> None:
     assert len(fifth.backgrounds) == 8 and len(fifth.distractors) == len(make_pool(index, 1, "train").distractors)
 
 
+def test_people_are_left_out_of_what_may_be_shown(cutouts: Path) -> None:
+    index = load_index(cutouts)
+    people = [row | {"label": "person"} if row["label"] == "disc" else row for row in index["objects"]]
+    index |= {"classes": ["person", "box", "sign"], "objects": people}
+    assert "person" in make_pool(index, 0, "train").objects
+    with pytest.raises(InputError, match="no cut-outs"):
+        make_pool(index, 0, "train", public_domain=True)  # the free ones are all of people
+
+
 def test_a_split_with_nothing_to_show_is_refused(cutouts: Path) -> None:
     index = load_index(cutouts) | {"backgrounds": []}
     with pytest.raises(InputError, match="fold 0 has no cut-outs or no backgrounds for its val split"):

@@ -5,7 +5,7 @@ from pathlib import Path
 import make_scenes
 import numpy as np
 import pytest
-from scenes.contact import ContactSettings, contact, embedded_photos
+from scenes.contact import ContactSettings, contact, embedded_photos, objects_of
 from scenes.contact_meshes import object_folder, object_names, read_mesh, textured
 from scenes.contact_render import majority, silhouette_px
 
@@ -42,6 +42,17 @@ def test_a_silhouette_counts_what_lies_in_the_picture() -> None:
     assert silhouette_px(whole.corners, camera, camera, 40) == pytest.approx(400, rel=0.12)
     beside = whole.corners + np.array([1.0, 0, 0])  # its left half is in the picture
     assert silhouette_px(beside, camera, camera, 40) == pytest.approx(200, rel=0.15)
+
+
+def test_every_object_is_tested_in_one_fold_and_in_one_split_of_each() -> None:
+    names = [f"{number:03d}" for number in range(1000)]
+    tested = []
+    for fold in range(6):
+        own = objects_of(names, fold)
+        assert sorted(name for part in own.values() for name in part) == names
+        assert len(own["train"]) >= 660
+        tested += own["test"]
+    assert sorted(tested) == names
 
 
 def test_photos_of_the_library_serve_as_textures() -> None:
