@@ -42,6 +42,7 @@ EXTRAS = {
     "transformers-detectors": ["scipy"],  # the matching losses of DETR and Mask2Former
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+EXTRAS["scenes"] = ["pybullet", "scipy"]  # 3.2.7: scripts/make_scenes.py; not in "all", since pybullet may want a compiler
 EXTRAS["test"] = [
     "faster-coco-eval",
     "hotcoco",
