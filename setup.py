@@ -42,7 +42,8 @@ EXTRAS = {
     "transformers-detectors": ["scipy"],  # the matching losses of DETR and Mask2Former
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
-EXTRAS["scenes"] = ["pybullet", "scipy"]  # 3.2.7: scripts/make_scenes.py; not in "all", since pybullet may want a compiler
+# For scripts/make_scenes.py (3.2.7); not in "all", since pybullet has no wheels for newer Pythons and wants a compiler.
+EXTRAS["scenes"] = ["pybullet", "scipy"]
 EXTRAS["test"] = [
     "faster-coco-eval",
     "hotcoco",
