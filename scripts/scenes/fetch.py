@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tarfile
 from pathlib import Path
+from urllib.parse import unquote
 
 from mcl_hf.errors import InputError
 
@@ -70,7 +71,7 @@ def fetch(root: Path, renders: bool = False) -> None:
 def package_versions(root: Path) -> dict[str, str]:
     """Versions of the fetched packages, read from the names of their archives."""
     debs = sorted((root / "debs").glob("*.deb"))
-    versions = {name: version for name, version, _ in (deb.stem.split("_") for deb in debs)}
+    versions = {name: unquote(version) for name, version, _ in (deb.stem.split("_") for deb in debs)}
     for package in RENDER_PACKAGES:
         name, _, version = package.rpartition("@")
         if (root / UNPACKED / "npm" / f"{name.lstrip('@').replace('/', '-')}-{version}").is_dir():

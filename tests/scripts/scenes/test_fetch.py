@@ -31,5 +31,10 @@ def test_what_is_there_is_not_fetched_again(sources: Path, monkeypatch: pytest.M
 def test_versions_are_read_from_the_archives(tmp_path: Path) -> None:
     (tmp_path / "debs").mkdir()
     (tmp_path / "debs" / "scratch_1.4.0.6~dfsg1-6.1_all.deb").write_bytes(b"")
+    (tmp_path / "debs" / "palapeli-data_4%3a22.12.3-1_all.deb").write_bytes(b"")
     (tmp_path / "unpacked" / "npm" / "lobehub-fluent-emoji-3d-1.1.0").mkdir(parents=True)
-    assert package_versions(tmp_path) == {"scratch": "1.4.0.6~dfsg1-6.1", "@lobehub/fluent-emoji-3d": "1.1.0"}
+    assert package_versions(tmp_path) == {
+        "palapeli-data": "4:22.12.3-1",
+        "scratch": "1.4.0.6~dfsg1-6.1",
+        "@lobehub/fluent-emoji-3d": "1.1.0",
+    }
