@@ -48,7 +48,10 @@ def test_the_newest_whole_checkpoint_is_continued_bit_for_bit(hub, client, photo
     assert "step-00000002 of alice/run is damaged" in done.text and "resuming after step 1" in done.text
     assert (here / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     record = json.loads((here / "checkpoints" / "fetched.json").read_text())
-    assert record["checkpoint"] == "step-00000001" and record["commit"] == hub.store.repos["model", "alice/run"].refs["main"]
+    assert (
+        record["checkpoint"] == "step-00000001"
+        and record["commit"] == hub.store.repos["model", "alice/run"].refs["main"]
+    )
 
     (here / "checkpoints" / "step-00000003" / "model.safetensors").write_bytes(b"")
     hub.go_away()  # the same command again needs no Hub
