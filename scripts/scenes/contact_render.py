@@ -23,6 +23,7 @@ AT_REST_M_PER_S = 0.01
 OVERSAMPLING = 2
 FLOOR_TILES = 3
 """On each side of the box, so that the camera sees no end of the floor."""
+_SILHOUETTE_OVERSAMPLING = 8
 _NEAR_M, _FAR_M, _FIELD_OF_VIEW_DEGREES = 0.05, 3.0, 40.0
 
 
@@ -97,12 +98,13 @@ def silhouette_px(points: np.ndarray, view: np.ndarray, projection: np.ndarray, 
     """
     clip = np.c_[points, np.ones(len(points))] @ view.T @ projection.T  # (3 T, 4)
     flat = clip[:, :2] / clip[:, 3:]  # (3 T, 2) in -1..1, y up
-    pixels = np.c_[(flat[:, 0] + 1) / 2, (1 - flat[:, 1]) / 2] * size
-    picture = Image.new("1", (size, size))
+    fine = _SILHOUETTE_OVERSAMPLING * size  # a polygon is drawn with its edge, which would count for much at `size`
+    pixels = np.c_[(flat[:, 0] + 1) / 2, (1 - flat[:, 1]) / 2] * fine - 0.5
+    picture = Image.new("1", (fine, fine))
     draw = ImageDraw.Draw(picture)
     for triangle in pixels.reshape(-1, 6):
         draw.polygon(triangle.tolist(), fill=1)
-    return int(np.asarray(picture).sum())
+    return round(np.asarray(picture).sum() / _SILHOUETTE_OVERSAMPLING**2)
 
 
 def _scaled(mesh: Mesh, factor: float) -> Mesh:
