@@ -33,8 +33,8 @@ from .compose import MIN_VISIBLE_PX
 from .contact_meshes import object_folder, object_names
 from .contact_render import OBJECTS, drop_objects
 from .cutouts import require_empty
-from .folds import NUM_FOLDS, SPLITS, folds_of, split_of
-from .generate import JPEG, MIN_SIZE_PX
+from .folds import SPLITS, folds_of, split_of
+from .generate import JPEG, check_size_fold_seed
 from .statistics import annotation_statistics, print_statistics
 from .workers import Record, Workers
 
@@ -54,12 +54,7 @@ class ContactSettings:
     test: int = 600
 
     def __post_init__(self) -> None:
-        if self.size < MIN_SIZE_PX:
-            raise InputError(f"--size {self.size} is too small: objects cannot be told below {MIN_SIZE_PX} px.")
-        if not 0 <= self.fold < NUM_FOLDS:
-            raise InputError(f"--fold {self.fold} does not exist: folds are 0 to {NUM_FOLDS - 1}.")
-        if self.seed < 0:
-            raise InputError(f"--seed {self.seed} is negative.")
+        check_size_fold_seed(self.size, self.fold, self.seed)
         if min(self.train, self.val, self.test) < 0 or self.train + self.val + self.test == 0:
             raise InputError("--train, --val and --test are numbers of pictures, 0 or more, and not all 0.")
 

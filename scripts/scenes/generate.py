@@ -46,6 +46,25 @@ JPEG: dict[str, Any] = {"quality": 92, "subsampling": 0}
 MIN_SIZE_PX = 24
 
 
+def check_size_fold_seed(size: int, fold: int, seed: int) -> None:
+    """The settings that scenes and contact pictures share.
+
+    Args:
+        size: side of every picture, px.
+        fold: 0 to 5.
+        seed: 0 or more.
+
+    Raises:
+        InputError: one of them is out of its range.
+    """
+    if size < MIN_SIZE_PX:
+        raise InputError(f"--size {size} is too small: objects cannot be told below {MIN_SIZE_PX} px.")
+    if not 0 <= fold < NUM_FOLDS:
+        raise InputError(f"--fold {fold} does not exist: folds are 0 to {NUM_FOLDS - 1}.")
+    if seed < 0:
+        raise InputError(f"--seed {seed} is negative.")
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a data set is made of; see `scripts/make_scenes.py generate --help`."""
@@ -67,12 +86,7 @@ class Settings:
     public_domain: bool = False
 
     def __post_init__(self) -> None:
-        if self.size < MIN_SIZE_PX:
-            raise InputError(f"--size {self.size} is too small: objects cannot be told below {MIN_SIZE_PX} px.")
-        if not 0 <= self.fold < NUM_FOLDS:
-            raise InputError(f"--fold {self.fold} does not exist: folds are 0 to {NUM_FOLDS - 1}.")
-        if self.seed < 0:
-            raise InputError(f"--seed {self.seed} is negative.")
+        check_size_fold_seed(self.size, self.fold, self.seed)
         if min(self.train, self.val, self.test, self.pretrain) < 0:
             raise InputError("--train, --val, --test and --pretrain are numbers of pictures, 0 or more.")
         if not all(0 < percent < 100 for percent in self.fractions) or len(set(self.fractions)) < len(self.fractions):

@@ -52,10 +52,11 @@ class WrongLevelsMCLModel(MCLModel):
     def embed_tiles(self, images: torch.Tensor, layout: MontageLayout) -> list[torch.Tensor]:
         """As `MCLModel.embed_tiles` from other maps; lean scope only."""
         size, side = self.config.region_size, images.shape[-1]
-        reads = dict(zip(self.maps_to_read(), layout.slices, strict=False))  # level 0 alone for the target
+        maps = self.maps_to_read()[: len(layout.counts)]  # level 0 alone for the target
+        reads = dict(zip(maps, layout.slices, strict=True))
         pyramid = self.fpn(self.backbone_maps(images), reads=reads)
         levels = []
-        for index, count, ratio in zip(self.maps_to_read(), layout.counts, layout.ratios, strict=False):
+        for index, count, ratio in zip(maps, layout.counts, layout.ratios, strict=True):
             boxes = tile_boxes(count, ratio, side, images.device)  # (B r^2, 5)
             regions = roi_align(
                 pyramid[index],

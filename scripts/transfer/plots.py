@@ -109,7 +109,8 @@ def _across(bench: Bench, arms: Sequence[str], results: list[dict[str, Any]]) ->
     panels = np.atleast_1d(figure.subplots(-(-len(tables) // 5), min(5, len(tables)), squeeze=False)).ravel()
     means = {name: 100 * np.mean(of_arm, axis=0) for name, of_arm in tables.items()}
     top = max(float(table.max()) for table in means.values())
-    for axis, name in zip(panels, [name for name in arms if name in means], strict=False):
+    shown = [name for name in arms if name in means]
+    for axis, name in zip(panels[: len(shown)], shown, strict=True):
         style_axes(axis, find_arm(name).title, "query read from", "bank read from")
         axis.title.set_fontsize(9)
         axis.grid(False)
