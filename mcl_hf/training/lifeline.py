@@ -6,7 +6,8 @@ their own machine (torchrun at once); this also reaches other machines, and name
 
 Every process writes a beat into the key-value store that the launcher's environment names (`MASTER_ADDR`,
 `MASTER_PORT`), and looks at the others' every few seconds, in a thread: no collective, no word with the device. A
-process that fails writes why; one that is killed falls silent.
+process that fails writes why; one that is killed falls silent, and whoever notices first writes that for the others:
+the store may live in the process that ends first, so it ends when the others know.
 """
 
 import itertools
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -27,7 +28,8 @@ BEAT_SECONDS = 2.0
 SILENCE_SECONDS = 30.0  # after which a process counts as dead
 SILENCE_AFTER_ERROR_SECONDS = 8.0  # the same where a collective has failed already
 GRACE_SECONDS = 10.0  # from the finding to the end of a process that is stuck in a collective
-_FAILED = "failed: "
+TELLING_SECONDS = 10.0  # that a process which ends waits for the others to know why
+_FAILED, _LOST = "failed: ", "lost: "  # what a process that ends writes in place of its beat
 _runs = itertools.count()  # each run of a process has its own keys; all ranks count alike
 
 
@@ -47,6 +49,7 @@ class Lifeline:
         self.rank, self.world_size = rank, world_size
         self._finding: str | None = None
         self._failed: str | None = None
+        self._silent: int | None = None
         self._silence = SILENCE_SECONDS
         self._stop = threading.Event()
         self._store = _store() if world_size > 1 else None
@@ -73,9 +76,10 @@ class Lifeline:
             if is_lost_connection(error):
                 finding = self._wait_for_finding()
                 if finding is not None:
+                    self._wait_until_told(self._store)
                     raise RankLostError(finding) from error
             self._failed = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-            time.sleep(2 * BEAT_SECONDS)  # the store may live in this process: let the others read why
+            self._wait_until_told(self._store)
             raise
         finally:
             self._stop.set()
@@ -90,6 +94,20 @@ class Lifeline:
         while self._finding is None and time.monotonic() < limit:
             time.sleep(0.1)
         return self._finding
+
+    def _wait_until_told(self, store: dist.Store) -> None:
+        """Stay until every other process has written why it ends; one that is dead never does."""
+        others = [self._key(rank) for rank in range(self.world_size) if rank not in (self.rank, self._silent)]
+        limit = time.monotonic() + TELLING_SECONDS
+        try:
+            if self._failed is not None:
+                store.set(self._key(self.rank), _FAILED + self._failed)
+            while time.monotonic() < limit:
+                if all(sign.decode().startswith((_FAILED, _LOST)) for sign in store.multi_get(others)):
+                    return
+                time.sleep(0.1)
+        except RuntimeError:  # the store is gone, and nobody is left to be told
+            return
 
     def _watch(self, store: dist.Store) -> None:
         others = [rank for rank in range(self.world_size) if rank != self.rank]
@@ -110,18 +128,25 @@ class Lifeline:
             now = time.monotonic()
             for rank, sign in zip(others, signs, strict=True):
                 if sign.startswith(_FAILED):
-                    return self._end(f"rank {rank}{_on(hosts.get(rank))} {sign}")
+                    return self._end(f"rank {rank}{_on(hosts.get(rank))} {sign}", store)
+                if sign.startswith(_LOST):  # another process noticed first
+                    return self._end(sign.removeprefix(_LOST), store)
                 hosts[rank] = sign.split()[0]
                 if heard.get(rank, ("", 0.0))[0] != sign:
                     heard[rank] = (sign, now)
                 elif now - heard[rank][1] > self._silence:
+                    self._silent = rank
                     return self._end(
                         f"rank {rank}{_on(hosts[rank])} has given no sign of life for {now - heard[rank][1]:.0f} s: "
-                        "it was killed, or its machine or network is gone"
+                        "it was killed, or its machine or network is gone",
+                        store,
                     )
 
-    def _end(self, cause: str) -> None:
+    def _end(self, cause: str, store: dist.Store | None = None) -> None:
         """Leave the finding to the main thread, which a failed collective wakes up; end the process if none does."""
+        if store is not None:
+            with suppress(RuntimeError):  # nobody is left to be told
+                store.set(self._key(self.rank), _LOST + cause)
         self._finding = f"{' '.join(cause.split())}; rank {self.rank} ends with it. Continue with --resume auto"
         if not self._stop.wait(GRACE_SECONDS + SILENCE_AFTER_ERROR_SECONDS):
             print(f"mcl-hf: error: {self._finding}", file=sys.stderr, flush=True)
