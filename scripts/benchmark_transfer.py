@@ -59,6 +59,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print what is done and what is open")
     parser.add_argument("--report", action="store_true", help="write tables and plots of what is there")
     parser.add_argument("--tune", metavar="ARM", help=f"search options of an arm: {', '.join(tuning.TRIALS)}")
+    parser.add_argument(
+        "--trials", type=int, default=tuning.MOST_TRIALS, metavar="N", help=f"of --tune ({tuning.MOST_TRIALS})"
+    )
     parser.add_argument("--cost", action="store_true", help="measure time and memory of a step of every arm")
     parser.add_argument("--run-job", metavar="NAME", help=argparse.SUPPRESS)  # what a job's own process is told
     return parser.parse_args(arguments)
@@ -96,7 +99,11 @@ def run(args: argparse.Namespace) -> int:
         split="val" if args.tune else args.split,
     )
     whole = replace(bench, scale=find_scale(args.scale))  # tables are of all detectors, whichever are run now
-    jobs = tuning_jobs(bench, args.tune, folds[0], seeds[0]) if args.tune else plan_jobs(bench, arms, folds, seeds)
+    jobs = (
+        tuning_jobs(bench, args.tune, folds[0], seeds[0], args.trials)
+        if args.tune
+        else plan_jobs(bench, arms, folds, seeds)
+    )
     if args.run_job:
         (job,) = [job for job in [*jobs, *cost_job.cost_jobs(arms)] if job.name == args.run_job]
         return runner.run_as_child(bench, job)
@@ -128,10 +135,10 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-def tuning_jobs(bench: Bench, arm: str, fold: int, seed: int) -> list[Job]:
-    """Pre-training and probe of every trial."""
+def tuning_jobs(bench: Bench, arm: str, fold: int, seed: int, trials: int = tuning.MOST_TRIALS) -> list[Job]:
+    """Pre-training and probe of the first `trials` trials."""
     jobs = []
-    for trial in range(len(tuning.trials_of(arm))):
+    for trial in range(len(tuning.trials_of(arm)[:trials])):
         jobs.append(Job("pretrain", arm, fold, seed, trial=trial))
         jobs.append(Job("probe", arm, fold, seed, split="val", trial=trial))
     return jobs
@@ -142,7 +149,7 @@ def child_options(args: argparse.Namespace, bench: Bench) -> list[str]:
     options = ["--scale", args.scale, "--data", bench.data, "--out", str(bench.out), "--work", str(bench.work)]
     options += ["--visits", str(bench.visits), "--split", args.split]
     options += ["--contact", str(args.contact)] if args.contact else []
-    options += ["--tune", args.tune] if args.tune else []
+    options += ["--tune", args.tune, "--trials", str(args.trials)] if args.tune else []
     for name, values in (
         ("--only", args.only), ("--fold", args.fold), ("--seed", args.seed), ("--detection", args.detection),
     ):  # fmt: skip

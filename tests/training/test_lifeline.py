@@ -33,7 +33,8 @@ def broken(watched):
 
 
 def broken_when_told(watched):
-    while watched._finding is None:
+    limit = time.monotonic() + 10
+    while watched._finding is None and time.monotonic() < limit:
         time.sleep(0.01)
     time.sleep(0.3)
     raise RuntimeError("[gloo] Connection closed by peer")
