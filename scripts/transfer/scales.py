@@ -5,9 +5,9 @@ Flow: **scales** + arms -> jobs -> pretrain_job, probe_job, detect_job.
 `smoke` proves that the machinery works and claims nothing. `cpu` is made to run for hours beside other work on two
 cores. `gpu` is what answers the question.
 
-Why `cpu` looks as it does. Hundreds of thousands of visits have to be affordable, so visits were made cheap first; images/s of one
-training step of MCL on one thread of a 2-core AMD EPYC with avx512_bf16 (scripts of this folder, random pixels; other
-work ran beside it, so read them as ratios):
+Why `cpu` looks as it does. Hundreds of thousands of visits have to be affordable, so visits were made cheap first;
+images/s of one training step of MCL on one thread of a 2-core AMD EPYC with avx512_bf16 (scripts of this folder, random
+pixels; other work ran beside it, so read them as ratios):
 
     backbone (FPN 64, MLP 256, D 64)                          fp32   bf16   GFLOP a visit
     timm's resnet10t, 64 px, 3 levels                           41     75   1.79
