@@ -7,6 +7,7 @@
     python scripts/benchmark_transfer.py --scale cpu --list               # what is done, what is open, estimated hours
     python scripts/benchmark_transfer.py --scale cpu --report             # tables and plots of what is there
     python scripts/benchmark_transfer.py --scale cpu --data ... --tune mcl    # at most six trials, validation split
+    python scripts/benchmark_transfer.py --scale cpu --data ... --pictures SCENES.json    # what is found, and where
 
 The data of each fold comes from `scripts/make_scenes.py generate --fold F --size PX`, with 96 px for cpu, 256 px for
 gpu and 448 px for gpu-50; smoke draws its own. Every arm, fold, seed and step of the pipeline is a job in a process of
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mcl_hf.errors import InputError  # noqa: E402
-from scripts.transfer import cost_job, report, runner, toy_data, tuning  # noqa: E402
+from scripts.transfer import cost_job, pictures, report, runner, toy_data, tuning  # noqa: E402
 from scripts.transfer.arms import ARMS, find_arm  # noqa: E402
 from scripts.transfer.jobs import Bench, Job, plan_jobs, read_result, write_json  # noqa: E402
 from scripts.transfer.scales import SCALES, find_scale  # noqa: E402
@@ -58,6 +59,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="checkpoints (runs/transfer/SCALE)")
     parser.add_argument("--list", action="store_true", help="print what is done and what is open")
     parser.add_argument("--report", action="store_true", help="write tables and plots of what is there")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="JSON", help="draw what is found in these scenes"
+    )
     parser.add_argument("--tune", metavar="ARM", help=f"search options of an arm: {', '.join(tuning.TRIALS)}")
     parser.add_argument(
         "--trials", type=int, default=tuning.MOST_TRIALS, metavar="N", help=f"of --tune ({tuning.MOST_TRIALS})"
@@ -112,6 +116,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.report:
         print("\n".join(f"written: {path}" for path in report.write(whole, plan_jobs(whole, arms, folds, seeds))))
+        return 0
+    if args.pictures:
+        print("\n".join(f"written: {path}" for path in pictures.draw_pictures(bench, arms, args.pictures)))
         return 0
     if args.data is None:
         if scale.name != "smoke":

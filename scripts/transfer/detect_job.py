@@ -75,7 +75,9 @@ def run_detection(bench: Bench, job: Job) -> bool:
             **found,
         },
     )
-    drop(folder, ("evaluation", "log.jsonl", "README.md"))
+    shown = job.fold == 0 and job.seed == 0  # `pictures` draws what the first fold's detectors find
+    weights = ("config.json", "model.safetensors", "preprocessor_config.json") if shown else ()
+    drop(folder, ("evaluation", "log.jsonl", "README.md", *weights))
     return True
 
 

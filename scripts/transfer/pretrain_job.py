@@ -29,7 +29,7 @@ from .arms import Arm, find_arm, level_fields
 from .controls import MODELS
 from .flops import steps_for, training_flops
 from .jobs import Bench, Job, check_same, drop, file_hashes, plain_options, read_result, write_result
-from .tuning import trial_changes
+from .tuning import TRIAL_SHARE, trial_changes
 
 METADATA = "metadata.jsonl"
 CALIBRATION_IMAGES = 256
@@ -69,7 +69,7 @@ def run_pretraining(bench: Bench, job: Job) -> bool:
     reference_options = pretrain_options(bench, mcl, job.fold, job.seed)
     reference = training_flops(PretrainArguments(**reference_options).model_config(), "contrastive")
     batch = int(options["batch_size"])
-    visits = bench.visits if job.trial is None else bench.visits // 4
+    visits = bench.visits if job.trial is None else bench.visits // TRIAL_SHARE
     options["max_steps"] = steps_for(visits, batch, arm.budget, own, reference)
     data = file_hashes(bench.data_of(job.fold), [f"pretrain/{METADATA}"])
     check_same(bench, job, options, data)

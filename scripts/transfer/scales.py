@@ -22,7 +22,7 @@ pixels; other work ran beside it, so read them as ratios):
   the level that pre-training reads (`roi_canonical_size` 32: 16 to 32 px from P3), for all arms alike.
 * The data loader gives some 700 images/s on a core (6 views, JPEGs of 48 to 128 px; their size matters little), so it
   is no bottleneck, and images need no packing. The scenes are 96 px; most of their objects are then 9 to 39 px wide.
-* 256,000 visits (21 epochs of 12,000 images, half an hour an arm and fold): after 16,000 every arm was at chance, after
+* 128,000 visits (11 epochs of 12,000 images, 20 minutes an arm and fold): after 16,000 every arm was at chance, after
   96,000 the probes of MCL's region head were at 17 % where a random start is at 10 to 11 % and chance at 8 %.
 * Faster R-CNN: a step takes two thirds of Mask R-CNN's here, and boxes are what is compared; bf16 takes 0.6 of fp32.
 * There is room to differ: detectors of 12 epochs from a random start reached 3.9 box AP on validation scenes of 96 px
@@ -189,7 +189,7 @@ CPU = Scale(
     folds=(0, 1, 2, 3, 4, 5),
     seeds=(0,),
     levels=3,
-    visits=256_000,
+    visits=128_000,
     pretrain={
         **_SMALL_RESNET,
         "fpn_channels": 64,

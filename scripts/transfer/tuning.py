@@ -4,7 +4,7 @@ Flow: `--tune ARM` -> **tuning** (which trials) -> pretrain_job, probe_job (vali
 
 Every arm gets the same six, in the order in which small data and small batches are known to hurt: crops that are too
 small first (small networks suffer from views of very diverse scale), then temperature, negatives, target. A trial has a
-quarter of the visits, and is judged by the mean of kNN and linear accuracy of the stage that every arm transfers, C5.
+half of the visits, and is judged by the mean of kNN and linear accuracy of the stage that every arm transfers, C5.
 The choice is the trial with the highest score; it is written by hand into `scales.Scale.tuned`, so that it is seen.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 from mcl_hf.errors import InputError
 
 MOST_TRIALS = 6
+TRIAL_SHARE = 2  # of the visits, one in so many
 _CONTRASTIVE: Sequence[Mapping[str, Any]] = (
     {},
     {"min_crop_scale": 0.5},
