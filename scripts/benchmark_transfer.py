@@ -59,9 +59,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="checkpoints (runs/transfer/SCALE)")
     parser.add_argument("--list", action="store_true", help="print what is done and what is open")
     parser.add_argument("--report", action="store_true", help="write tables and plots of what is there")
-    parser.add_argument(
-        "--pictures", type=Path, metavar="JSON", help="draw what is found in these scenes"
-    )
+    parser.add_argument("--pictures", type=Path, metavar="JSON", help="draw what is found in these scenes")
     parser.add_argument("--tune", metavar="ARM", help=f"search options of an arm: {', '.join(tuning.TRIALS)}")
     parser.add_argument(
         "--trials", type=int, default=tuning.MOST_TRIALS, metavar="N", help=f"of --tune ({tuning.MOST_TRIALS})"

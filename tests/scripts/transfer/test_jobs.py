@@ -5,9 +5,11 @@ import threading
 from dataclasses import replace
 from importlib import import_module
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from PIL import Image
 
 from mcl_hf import MCLModel
 from mcl_hf.errors import InputError
@@ -16,6 +18,7 @@ from scripts.transfer import report, runner, tuning
 from scripts.transfer.arms import ARMS, find_arm, level_fields
 from scripts.transfer.flops import steps_for, training_flops
 from scripts.transfer.jobs import Job, plan_jobs, read_result, result_file
+from scripts.transfer.pictures import draw_pictures
 from scripts.transfer.pretrain_job import make_start, pretrain_options
 from scripts.transfer.scales import SCALES
 
@@ -84,6 +87,14 @@ def test_a_pipeline_of_one_arm_leaves_results_that_are_never_made_again(bench, c
     other = replace(bench, scale=replace(bench.scale, pretrain={**bench.scale.pretrain, "temperature": 0.5}))
     with pytest.raises(InputError, match="made with another temperature"):
         runner.run_here(other, jobs[0])
+
+    scenes = bench.data_of(0) / "annotations" / "instances_test.json"
+    for picture in draw_pictures(bench, ["random", "mcl"], scenes, count=2):  # nothing of random was run
+        with Image.open(picture) as drawn:
+            pixels = np.asarray(drawn.resize((32, 32))).reshape(-1, 3)
+            assert min(drawn.size) > 200 and len(np.unique(pixels, axis=0)) > 50
+    with pytest.raises(InputError, match="holds no detector of fold 0"):
+        draw_pictures(bench, ["random"], scenes)
 
 
 def test_an_interrupted_pretraining_goes_on_where_it_was(bench, monkeypatch):
