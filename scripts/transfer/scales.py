@@ -234,7 +234,7 @@ CPU = Scale(
     },
     detections=(Detection("frozen-100", "train", True, 100, "1x"),),
     # the best of three trials each on validation scenes of fold 0: evaluation/transfer/cpu/tuning/
-    tuned={"image": {"min_crop_scale": 0.35, "temperature": 0.1}},
+    tuned={arm: {"min_crop_scale": 0.35, "temperature": 0.1} for arm in ("image", "mcl")},
 )
 
 
