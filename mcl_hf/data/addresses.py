@@ -73,7 +73,7 @@ def addressed_shards(data: str, patterns: Sequence[str] = ("",)) -> Shards | Non
         if "*" in data:
             raise InputError(f"{data}: a web server cannot list its files; write them with braces, as in {{000..127}}.")
         addresses = list(expand_braces(data))
-        return Shards("shards from " + data.partition("://")[2].partition("/")[0], addresses)
+        return Shards("shards from " + data.partition("://")[2].partition("/")[0].rpartition("@")[2], addresses)
     if not data.startswith("hf://"):
         return None
     match = _HUB_ADDRESS.fullmatch(data)

@@ -77,7 +77,7 @@ class RemoteFile:
             failures += 1
             if failures >= self.retry.attempts:
                 raise InputError(
-                    f"{_plain(self.address)} could not be read after {failures} attempts: {reason}. "
+                    f"{plain_address(self.address)} could not be read after {failures} attempts: {reason}. "
                     "Is the source still there?"
                 )
             time.sleep(min(self.retry.longest_wait_s, self.retry.first_wait_s * 2 ** (failures - 1)))
@@ -97,7 +97,7 @@ class RemoteFile:
                 total = _total(response)
                 if total != self.size:
                     raise InputError(
-                        f"{_plain(self.address)} has changed: {total} bytes instead of {self.size}. "
+                        f"{plain_address(self.address)} has changed: {total} bytes instead of {self.size}. "
                         "Start again with --resume auto, or from the version that the run began with."
                     )
                 for piece in response.iter_raw():
@@ -128,10 +128,10 @@ def open_remote(address: str, retry: RetryPolicy | None = None) -> RemoteFile:
                     return RemoteFile(address, _total(response), response.headers.get("etag", ""), policy)
                 reason = f"HTTP {response.status_code}"
         except httpx.UnsupportedProtocol as error:
-            raise InputError(f"{_plain(address)} is no address that can be read: {error}") from error
+            raise InputError(f"{plain_address(address)} is no address that can be read: {error}") from error
         except httpx.TransportError as error:
             reason = f"{type(error).__name__} {error}".strip()
-    raise InputError(f"{_plain(address)} could not be opened after {policy.attempts} attempts: {reason}.")
+    raise InputError(f"{plain_address(address)} could not be opened after {policy.attempts} attempts: {reason}.")
 
 
 def patiently(ask: Callable[[], T]) -> T:
@@ -198,20 +198,22 @@ def open_binary(file: "RemoteFile | Path", buffered: bool = False) -> BinaryIO:
 def _check(response: "httpx.Response", address: str) -> None:
     if response.status_code in (401, 403):
         raise InputError(
-            f"{_plain(address)} refuses access (HTTP {response.status_code}): "
+            f"{plain_address(address)} refuses access (HTTP {response.status_code}): "
             "for the Hub log in with `hf auth login` and accept the data set's terms."
         )
     if response.status_code == 200:
-        raise InputError(f"{_plain(address)}: its server sends whole files only; download it and give the local copy.")
+        raise InputError(
+            f"{plain_address(address)}: its server sends whole files only; download it and give the local copy."
+        )
     if response.status_code != 206:
-        raise InputError(f"{_plain(address)} is not there (HTTP {response.status_code}).")
+        raise InputError(f"{plain_address(address)} is not there (HTTP {response.status_code}).")
 
 
 def _total(response: "httpx.Response") -> int:
     """Size of the whole file, from ``Content-Range: bytes 0-0/12345``."""
     total = response.headers.get("content-range", "").rpartition("/")[2]
     if not total.isdigit():
-        raise InputError(f"{_plain(str(response.url))}: its server does not say how large the file is.")
+        raise InputError(f"{plain_address(str(response.url))}: its server does not say how large the file is.")
     return int(total)
 
 
@@ -222,9 +224,11 @@ def _headers(address: str) -> dict[str, str]:
     return build_hf_headers() if address.startswith(f"{constants.ENDPOINT}/") else {}
 
 
-def _plain(address: str) -> str:
-    """The address without its query, which may hold a signature."""
-    return address.partition("?")[0]
+def plain_address(address: str) -> str:
+    """The address without what may open it: query, which may hold a signature, and name and password."""
+    scheme, mark, rest = address.partition("?")[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
 
 
 @lru_cache(maxsize=4)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from mcl_hf.data.local_tables import IMAGE_SUFFIXES
-from mcl_hf.data.remote import RemoteFile, is_remote, open_binary, open_remote
+from mcl_hf.data.remote import RemoteFile, is_remote, open_binary, open_remote, plain_address
 from mcl_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -88,13 +88,14 @@ def open_shard(address: str) -> Shard:
     Raises:
         InputError: gone, unreadable, or of another kind than parquet and tar.
     """
-    file = open_remote(address) if is_remote(address) else Path(address)
-    kind = address.partition("?")[0].lower()
-    if kind.endswith(".parquet"):
-        return _open_parquet(file, address)
-    if kind.endswith(".tar"):
-        return _open_tar(file, address)
-    raise InputError(f"{address} is neither a .parquet nor a .tar file: give one of these, or a glob of them.")
+    remote = is_remote(address)
+    file = open_remote(address) if remote else Path(address)
+    name = plain_address(address) if remote else address
+    if name.lower().endswith(".parquet"):
+        return _open_parquet(file, name)
+    if name.lower().endswith(".tar"):
+        return _open_tar(file, name)
+    raise InputError(f"{name} is neither a .parquet nor a .tar file: give one of these, or a glob of them.")
 
 
 # ---- parquet ---------------------------------------------------------------------------------------------------------
@@ -263,7 +264,7 @@ def _open_tar(file: RemoteFile | Path, name: str) -> TarShard:
         return TarShard(file, name, identity, _index_tar(file, name))
     from huggingface_hub import constants
 
-    key = hashlib.sha256(f"1 {file.address} {file.size} {file.etag}".encode()).hexdigest()
+    key = hashlib.sha256(f"1 {plain_address(file.address)} {file.size} {file.etag}".encode()).hexdigest()
     cached = Path(constants.HF_HOME) / "mcl_hf" / "tar_indices" / f"{key}.parquet"
     cached.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(cached.with_suffix(".lock")):  # one process of a machine goes through the archive for all
@@ -316,7 +317,7 @@ def _index_tar(file: RemoteFile | Path, name: str) -> "pyarrow.Table":
 
 def _identity(file: RemoteFile | Path) -> str:
     if isinstance(file, RemoteFile):
-        return f"{file.address.partition('?')[0].rpartition('/')[2]} {file.size} {file.etag}"
+        return f"{plain_address(file.address).rpartition('/')[2]} {file.size} {file.etag}"
     try:
         return f"{file.name} {file.stat().st_size}"
     except OSError as error:

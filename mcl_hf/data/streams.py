@@ -90,7 +90,7 @@ class StreamSource(ImageSource):
         )
         if largest.largest_block > CACHE_BYTES:
             self.description += (
-                f"\nwarning: {largest.name.partition('?')[0]} has a row group of {largest.largest_block / 1e9:.1f} GB, "
+                f"\nwarning: {largest.name} has a row group of {largest.largest_block / 1e9:.1f} GB, "
                 f"more than the {CACHE_BYTES / 1e9:.1f} GB that a worker keeps; it is read whole, again and again, for "
                 "one image: mcl-hf pack writes small row groups"
             )
@@ -117,7 +117,7 @@ class StreamSource(ImageSource):
         number = int(np.searchsorted(self._first_index, index, side="right")) - 1
         shard, row = self._shards[number], index - int(self._first_index[number])
         block, first_row = shard.block_of(row)
-        return shard, self._block(number, block).value(row - first_row), f"{shard.name.partition('?')[0]} row {row}"
+        return shard, self._block(number, block).value(row - first_row), f"{shard.name} row {row}"
 
     def _block(self, number: int, block: int) -> Block:
         key = (number, block)

@@ -44,7 +44,7 @@ from mcl_hf.training.course import RunResult, common_parts, make_ready, open_fol
 from mcl_hf.training.launch import launched
 from mcl_hf.training.optim import sgd
 from mcl_hf.training.options import given_options
-from mcl_hf.training.provenance import machine, recipe_record, start_record
+from mcl_hf.training.provenance import machine, recipe_record, recorded_options, start_record
 from mcl_hf.training.resume import RecipeRules, output_folder
 from mcl_hf.training.state import TrainingState, installed_versions, read_training_state
 from mcl_hf.training.tracking import check_trackers
@@ -134,7 +134,7 @@ def _finetune(
         world_size=world_size,
         global_batch_size=global_batch_size,
         max_steps=max_steps,
-        arguments=asdict(arguments),
+        arguments=recorded_options(arguments),
         data={
             "description": data.description,
             "fingerprint": fingerprint(data),

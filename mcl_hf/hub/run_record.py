@@ -10,9 +10,9 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from mcl_hf.errors import InputError
+from mcl_hf.training.provenance import without_keys
 from mcl_hf.training.state import TrainingState, read_training_state
 from mcl_hf.training.tracking import read_log
 
@@ -116,8 +116,7 @@ def without_private_parts(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if "://" in value:
-        parts = urlsplit(value)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        return without_keys(value)
     if value.startswith(("/", "~", ".")):
         return Path(value).name
     return PureWindowsPath(value).name if PureWindowsPath(value).is_absolute() else value

@@ -12,7 +12,6 @@ what every task's run goes through. Everything that can be wrong with the input 
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ from .finish import finish_pretraining
 from .launch import launched
 from .optim import build_optimizer, learning_rate_warning
 from .options import given_options
-from .provenance import machine, recipe_record, start_record
+from .provenance import machine, recipe_record, recorded_options, start_record
 from .resume import PRETRAIN_RULES, check_model, output_folder
 from .run import PretrainRun
 from .run_data import open_data, open_loader
@@ -110,7 +109,7 @@ def _pretrain(
         world_size=world_size,
         global_batch_size=global_batch_size,
         max_steps=max_steps,
-        arguments=asdict(arguments),
+        arguments=recorded_options(arguments),
         data={
             "description": source.description,
             "fingerprint": source.fingerprint,

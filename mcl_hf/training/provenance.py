@@ -7,12 +7,14 @@ person, a host or a path: a folder is recorded by its name.
 import os
 import platform
 from collections.abc import Collection
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..data.remote import plain_address
 from ..errors import InputError
 from ..models.checkpoint_source import hub_source
 from ..version import __version__
@@ -38,6 +40,32 @@ def machine(device: torch.device) -> dict[str, Any]:
         "packages": {"mcl_hf": __version__} | {name: metadata.version(name) for name in _PACKAGES},
         "from_step": 0,
     }
+
+
+def recorded_options(options: Any) -> dict[str, Any]:
+    """The fields of a run's options as checkpoints and trackers get them: whole, but for keys in addresses.
+
+    Args:
+        options: a dataclass.
+    """
+    found: dict[str, Any] = without_keys(asdict(options))
+    return found
+
+
+def without_keys(value: Any) -> Any:
+    """Texts of any nesting, their addresses without what may open them: `user:password@`, and all after `?`.
+
+    Example:
+        >>> without_keys(["https://me:secret@host/a-{0..9}.tar?sig=1", "hf://datasets/me/photos@v2/a.parquet", "who?"])
+        ['https://host/a-{0..9}.tar', 'hf://datasets/me/photos@v2/a.parquet', 'who?']
+    """
+    if isinstance(value, dict):
+        return {name: without_keys(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_keys(item) for item in value]
+    if not isinstance(value, str) or "://" not in value or value.startswith("hf://"):  # its `?` is a wildcard
+        return value
+    return plain_address(value)
 
 
 def join_machines(before: list[dict[str, Any]], now: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:

@@ -50,7 +50,9 @@ class Server:
             self.happened += [fault] if fault != "none" else []
         if handler.path.startswith("/api/datasets/"):
             return self._list(handler)
-        path = self.root / re.sub(r"^/datasets/[^/]+/[^/]+/resolve/[^/]+/", "", handler.path).lstrip("/")
+        path = self.root / re.sub(r"^/datasets/[^/]+/[^/]+/resolve/[^/]+/", "", handler.path.partition("?")[0]).lstrip(
+            "/"
+        )
         if self.gone or not path.is_file():
             return self._send(handler, 404, b"")
         if fault == "busy":

@@ -11,6 +11,8 @@ from mcl_hf.training.arguments import load_arguments
 from mcl_hf.training.provenance import join_machines, machine, recipe_record, start_record
 from mcl_hf.training.resume import PRETRAIN_RULES, continue_from
 from mcl_hf.training.state import RECORD, TrainingState
+from tests.data.shard_files import write_parquet
+from tests.data.stream_server import serving
 
 
 def test_the_machine_is_described_without_its_name():
@@ -32,6 +34,21 @@ def test_a_run_that_goes_on_elsewhere_has_two_machines():
     old = TrainingState(machines=[other], start={"kind": "hub"})
     continue_from(old, TrainingState(step=3))  # of a release that recorded neither
     assert old.start == {"kind": "hub"} and old.machines == [{"device": "b", "from_step": 3}]
+
+
+def test_keys_in_addresses_are_written_nowhere_and_may_change(tiny_run, tmp_path, capfd):
+    write_parquet(tmp_path / "a.parquet", range(12))
+    with serving(tmp_path) as server:
+        address = server.address.replace("://", "://me:hush-hush@") + "/a.parquet?signature=hush-hush"
+        tiny_run(data=address, max_steps=2, save_every_steps=1)
+        tiny_run(data=address.replace("hush-hush", "psst"), max_steps=2, save_every_steps=1, resume="auto")
+    said = "".join(capfd.readouterr())
+    assert "with another data" not in said
+    written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    state = json.loads((tmp_path / "run" / RECORD).read_text())
+    assert state["arguments"]["data"] == [f"{server.address}/a.parquet"] and len(written) > 8
+    for text in (said.encode(), *(path.read_bytes() for path in written)):
+        assert b"hush-hush" not in text and b"psst" not in text
 
 
 def test_starts(tmp_path):
