@@ -6,6 +6,7 @@ Where it sits: recipe + command line (or keyword arguments) -> `load_finetune_ar
 # ruff: noqa: RUF009 - `option` returns a dataclasses.field
 
 import dataclasses
+import difflib
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -237,7 +238,9 @@ class FinetuneArguments(FromRecipe):
         known = {entry.name for entry in dataclasses.fields(MCLDetectorConfig)}  # type: ignore[arg-type]
         for name in given:
             if name not in known:
-                raise InputError(f"detector_options has an unknown field {name!r}: see MCLDetectorConfig")
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else "see MCLDetectorConfig"
+                raise InputError(f"detector_options has an unknown field {name!r}: {hint}")
             if name in own or name in ("detector", "id2label", "num_labels"):
                 raise InputError(f"detector_options must not hold {name!r}, which has an option of its own or the data")
         return {**{name: value for name, value in own.items() if value is not None}, **given}

@@ -179,7 +179,7 @@ def test_fractions_nest(scenes):
         ({"init": None}, "--init is missing"),
         ({"init": "no/such/folder"}, "no/such/folder"),
         ({"data": "nowhere.json"}, "nowhere.json"),
-        ({"detector_options": {"fpn_chanels": 8}}, "unknown field 'fpn_chanels'"),
+        ({"detector_options": {"fpn_chanels": 8}}, "unknown field 'fpn_chanels': did you mean 'fpn_channels'"),
         ({"batch_size": 16}, "a step needs 16 different images, but there are 8"),
         ({"eval_backend": "hotcocoa"}, "eval_backend must be one of"),
         ({"freeze_at": 9}, "freeze_at must be 0"),
