@@ -3,7 +3,9 @@
 Flow: figures -> **learning_tables** -> report.
 """
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,6 +95,32 @@ def _by_level(health: Sequence[Mapping[str, Any]], name: str) -> str:
         return MISSING
     mean = np.mean([v.mean(axis=1) if v.ndim == 2 else v for v in values], axis=0)
     return ", ".join(f"{value:.2f}" if abs(value) < 2 else f"{value:.0f}" for value in mean)
+
+
+def search_table(files: Sequence[Path]) -> list[str]:
+    """Every trial of every arm's search, the chosen one marked.
+
+    Args:
+        files: of `tuning.record`, one an arm.
+    """
+    if not files:
+        return ["Nothing has been searched."]
+    rows, unrun = [], []
+    for file in files:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        title = find_arm(found["arm"]).title
+        for trial in found["trials"]:
+            changes = (
+                ", ".join(f"`{name}` {value}" for name, value in trial["changes"].items()) or "as the scale has it"
+            )
+            if "score" not in trial:
+                unrun.append(f"{title}: {changes}")
+                continue
+            mark = " (chosen)" if trial["trial"] == found["best"] else ""
+            rows.append([title, changes + mark, *(f"{100 * trial[key]:.1f}" for key in ("knn", "linear", "score"))])
+    head = "Validation scenes of fold 0, features of C5, per cent; a trial has half of the visits."
+    rest = ["", f"Never run: {'; '.join(unrun)}."] if unrun else []
+    return [head, "", *as_table(["arm", "trial", "kNN", "linear", "mean"], rows), *rest]
 
 
 def cost_table(results: Results) -> list[str]:

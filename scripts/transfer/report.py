@@ -12,7 +12,7 @@ from .arms import ARMS
 from .detector_tables import claim_table, detector_table, difference_table
 from .figures import Results, is_of
 from .jobs import Bench, Job, all_results, read_result
-from .learning_tables import cost_table, level_table, pretraining_table, probe_table
+from .learning_tables import cost_table, level_table, pretraining_table, probe_table, search_table
 from .runner import estimated_hours
 
 CAVEAT = (
@@ -53,6 +53,7 @@ def write(bench: Bench, jobs: Sequence[Job]) -> list[Path]:
         ("Probes", probe_table(arms, results)),
         ("Across levels", level_table(arms, results)),
         ("Pre-training", pretraining_table(arms, results)),
+        ("Search", search_table(sorted((bench.out / "tuning").glob("*.json")))),
         ("Cost of a step", cost_table(results)),
     ):
         lines += [f"## {name}", "", *table, ""]

@@ -1,5 +1,6 @@
 """Jobs on drawn data: equal budgets, starts, results, and what happens when one is killed or asked for again."""
 
+import json
 import sys
 import threading
 from dataclasses import replace
@@ -18,6 +19,7 @@ from scripts.transfer import report, runner, tuning
 from scripts.transfer.arms import ARMS, find_arm, level_fields
 from scripts.transfer.flops import steps_for, training_flops
 from scripts.transfer.jobs import Job, plan_jobs, read_result, result_file
+from scripts.transfer.learning_tables import search_table
 from scripts.transfer.pictures import draw_pictures
 from scripts.transfer.pretrain_job import make_start, pretrain_options
 from scripts.transfer.scales import SCALES
@@ -137,12 +139,15 @@ def test_a_start_takes_the_parts_of_its_arm_and_makes_the_others_new(bench):
         make_start(bench, "image", 0, 0)
 
 
-def test_tuning_is_recorded_trial_by_trial():
+def test_tuning_is_recorded_trial_by_trial(tmp_path):
     probes = {0: {"features": {"c5": {"knn": {"all": 0.2}, "linear": {"all": 0.3}}}},
               2: {"features": {"c5": {"knn": {"all": 0.4}, "linear": {"all": 0.3}}}}}  # fmt: skip
     found = tuning.record("mcl", probes)
     assert found["best"] == 2 and len(found["trials"]) == 6 and "score" not in found["trials"][1]
     assert max(len(trials) for trials in tuning.TRIALS.values()) <= tuning.MOST_TRIALS
+    (tmp_path / "mcl.json").write_text(json.dumps(found))
+    table = "\n".join(search_table([tmp_path / "mcl.json"]))
+    assert "0.35, `temperature` 0.1 (chosen) | 40.0 | 30.0 | 35.0 |" in table and "Never run: MCL: `min_crop" in table
     with pytest.raises(InputError, match="--tune no-montage"):
         tuning.trials_of("no-montage")
 
