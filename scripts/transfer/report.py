@@ -19,6 +19,13 @@ CAVEAT = (
     "These are composed scenes: real cut-outs pasted on real backgrounds, not photographs of scenes. The numbers "
     "compare arms with each other under equal conditions and never stand beside AP on COCO or other photographed data."
 )
+PICTURES = {
+    "compute.png": "Figures of every arm against the operations of its pre-training",
+    "differences.png": "Paired differences of box AP with their intervals",
+    "across_levels.png": "Classes found by nearest neighbours, by the levels of query and bank",
+    "predictions.png": "What detectors from each start find in scenes of test objects",
+    "similarity.png": "Where each start finds a region again, at three scales",
+}
 SMOKE = "**This is the smoke scale: networks of a few thousand weights and seconds of training. It claims nothing.**"
 
 
@@ -39,10 +46,21 @@ def listing(bench: Bench, jobs: Sequence[Job]) -> list[str]:
 
 def write(bench: Bench, jobs: Sequence[Job]) -> list[Path]:
     """Write tables and plots; paths of what was written."""
-    results = [result for result in all_results(bench) if result["job"]["trial"] is None]
-    arms = list(dict.fromkeys(job.arm for job in jobs if job.kind == "probe"))
-    arms += [name for name in ARMS if name not in arms and any(is_of(r, "probe", name) for r in results)]
-    arms = [name for name in ARMS if name in arms]
+    results, arms = _found(bench, jobs)
+    bench.out.mkdir(parents=True, exist_ok=True)
+    written = []
+    if find_spec("matplotlib") is not None and results:
+        from .plots import draw_all
+
+        written = draw_all(bench, arms, results)
+    page = bench.out / "tables.md"
+    page.write_text(tables(bench, jobs), encoding="utf-8")
+    return [page, *written]
+
+
+def tables(bench: Bench, jobs: Sequence[Job]) -> str:
+    """All tables as one Markdown page, with the pictures that lie beside it."""
+    results, arms = _found(bench, jobs)
     lines = [f"# Transfer benchmark, scale {bench.scale.name}", "", CAVEAT, ""]
     lines += [SMOKE, ""] if bench.scale.name == "smoke" else []
     lines += _state(jobs, results)
@@ -57,14 +75,17 @@ def write(bench: Bench, jobs: Sequence[Job]) -> list[Path]:
         ("Cost of a step", cost_table(results)),
     ):
         lines += [f"## {name}", "", *table, ""]
-    bench.out.mkdir(parents=True, exist_ok=True)
-    written = [bench.out / "tables.md"]
-    written[0].write_text("\n".join(lines), encoding="utf-8")
-    if find_spec("matplotlib") is not None and results:
-        from .plots import draw_all
+    pictures = [name for name in PICTURES if (bench.out / name).exists()]
+    lines += [line for name in pictures for line in (f"![{PICTURES[name]}]({name})", "")]
+    return "\n".join(lines)
 
-        written += draw_all(bench, arms, results)
-    return written
+
+def _found(bench: Bench, jobs: Sequence[Job]) -> tuple[Results, list[str]]:
+    """Results but for the search's, and the arms that were planned or have some."""
+    results = [result for result in all_results(bench) if result["job"]["trial"] is None]
+    planned = {job.arm for job in jobs if job.kind == "probe"}
+    arms = [name for name in ARMS if name in planned or any(is_of(r, "probe", name) for r in results)]
+    return results, arms
 
 
 def _state(jobs: Sequence[Job], results: Results) -> list[str]:
