@@ -194,7 +194,7 @@ def _commits(hub: "Hub", call: Call) -> Answer:
 def _refs(hub: "Hub", call: Call) -> Answer:
     told: dict[str, list[dict[str, str]]] = {"branches": [], "converts": [], "tags": [], "pullRequests": []}
     for name, oid in _found(hub, call).refs.items():
-        kind = {"refs/tags": "tags", "refs/pr": "pullRequests"}.get(name.rpartition("/")[0], "branches")
+        kind = {"tags": "tags", "pr": "pullRequests"}.get(name.removeprefix("refs/").partition("/")[0], "branches")
         short = name.removeprefix("refs/tags/").removeprefix("refs/")
         told[kind].append({"name": short, "ref": name if "/" in name else f"refs/heads/{name}", "targetCommit": oid})
     return Answer.of(told)

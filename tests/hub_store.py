@@ -14,6 +14,7 @@ from pathlib import Path
 
 LFS_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".onnx", ".parquet", ".tar", ".png", ".jpg")
 LFS_FROM_BYTES = 10_000_000
+FORBIDDEN_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|^@$|^-|^/|/$|\.$|(^|/)\.|\.lock(/|$)")  # git's rules
 ATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES).encode()
 
 
@@ -230,6 +231,8 @@ class Store:
 
     def set_ref(self, repo: Repo, name: str, revision: str) -> None:
         with self.lock:
+            if FORBIDDEN_REF.search(name.removeprefix("refs/tags/")):
+                raise HubError(400, f"Invalid ref name: {name}")
             if name in repo.refs:
                 raise HubError(409, "Reference already exists")
             repo.refs[name] = repo.oid_of(revision)

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mcl_hf.cli.command import Parser, run_command
+from mcl_hf.errors import InputError
 from mcl_hf.hub.bundle import Contents, make_bundles
 from mcl_hf.hub.publish import check_sizes, describe, push_checkpoint
 from mcl_hf.hub.repository import check_name
+from mcl_hf.hub.tags import check_tag
 
 EXAMPLES = """
 examples:
@@ -82,10 +84,15 @@ def _run(argv: list[str]) -> None:
     dry_run = options.pop("dry_run")
     how = {name: options.pop(name) for name in ("private", "create_pr", "tag", "message")}
     contents = Contents(**options)
+    name, at, tag = repository.partition("@")
+    if at:
+        raise InputError(f"{repository} names a revision, and a push makes one: write {name} --tag {tag or 'NAME'}")
     if not dry_run:
         push_checkpoint(checkpoint, repository, contents=contents, **how)
         return
     check_name(repository)
+    if how["tag"] is not None:
+        check_tag(how["tag"])
     with tempfile.TemporaryDirectory(prefix="mcl-hf-push-") as folder:
         bundles = make_bundles(checkpoint, repository, Path(folder), contents)
         for bundle in bundles:

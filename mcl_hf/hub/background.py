@@ -26,7 +26,8 @@ from mcl_hf.errors import InputError
 from mcl_hf.hub.bundle import Contents, is_ours, make_bundles
 from mcl_hf.hub.push_worker import PushWorker, Upload
 from mcl_hf.hub.refusals import HubAwayError
-from mcl_hf.hub.repository import Repository, next_tag
+from mcl_hf.hub.repository import Repository
+from mcl_hf.hub.tags import next_tag
 from mcl_hf.training.saving import to_drop
 from mcl_hf.training.state import step_of
 from mcl_hf.version import __version__

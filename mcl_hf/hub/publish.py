@@ -14,7 +14,8 @@ from pathlib import Path
 from mcl_hf.errors import InputError
 from mcl_hf.hub.bundle import CARD, Bundle, Contents, is_ours, make_bundles
 from mcl_hf.hub.refusals import HubAwayError
-from mcl_hf.hub.repository import MAX_FILE_BYTES, Commit, Repository, check_name, next_tag, tag_is_taken
+from mcl_hf.hub.repository import MAX_FILE_BYTES, Commit, Repository, check_name
+from mcl_hf.hub.tags import check_tag, next_tag, tag_is_taken
 from mcl_hf.version import __version__
 
 ATTEMPTS = 6
@@ -29,11 +30,13 @@ class Published:
         repository: `user/name`.
         commit: that holds it.
         tag: that names the commit; None for a pull request.
+        tagged: whether this call made the tag.
     """
 
     repository: str
     commit: Commit
     tag: str | None
+    tagged: bool = False
 
 
 def push_checkpoint(
@@ -69,6 +72,8 @@ def push_checkpoint(
         'v1'
     """
     check_name(repository)
+    if tag is not None:
+        check_tag(tag)
     with tempfile.TemporaryDirectory(prefix="mcl-hf-push-") as folder:
         bundles = make_bundles(checkpoint, repository, Path(folder), contents)
         return publish(bundles, private=private, create_pr=create_pr, tag=tag, message=message)
@@ -92,6 +97,8 @@ def publish(
     """
     if create_pr and tag is not None:
         raise InputError("--tag and --create-pr are both given: a release is tagged when the pull request is merged")
+    if tag is not None:
+        check_tag(tag)
     for bundle in bundles:
         check_sizes(bundle)
     order = list(reversed(bundles))
@@ -102,7 +109,7 @@ def publish(
         for repository, bundle in zip(repositories, order, strict=True):
             repository.check_card(bundle.card)
         tags = [repository.tags() if exists else {} for repository, exists in zip(repositories, there, strict=True)]
-        name = None if create_pr else _release_name(repositories, tags, tag)
+        name = None if create_pr else _release_name(repositories, order, tags, tag)
         title = message or f"{name or 'Weights and card'} (mcl_hf {__version__})"
         # --- from here on the Hub changes ---
         commits = []
@@ -124,7 +131,10 @@ def publish(
     except KeyboardInterrupt:
         print(progress.tell(uncertain=True), file=sys.stderr)
         raise
-    published = [Published(bundle.repository, commit, name) for bundle, commit in zip(order, commits, strict=True)]
+    published = [
+        Published(bundle.repository, commit, name, tagged=name is not None and name not in known)
+        for bundle, commit, known in zip(order, commits, tags, strict=True)
+    ]
     for one in published:
         say(_told(one))
     return published
@@ -133,20 +143,28 @@ def publish(
 def _told(one: Published) -> str:
     if one.tag is None:
         return f"proposed: {one.commit.url}" if one.commit.made else f"{one.repository} holds all of it already"
-    state = "published" if one.commit.made else "unchanged"
-    return f"{state}: {one.repository} at {one.tag}, commit {one.commit.oid[:8]}"
+    state = "published" if one.commit.made else "tagged" if one.tagged else "unchanged"
+    there = ", which holds all of it already" if state == "tagged" else ""
+    return f"{state}: {one.repository} at {one.tag}, commit {one.commit.oid[:8]}{there}"
 
 
-def _release_name(repositories: Sequence[Repository], tags: Sequence[dict[str, str]], wanted: str | None) -> str:
+def _release_name(
+    repositories: Sequence[Repository], bundles: Sequence[Bundle], tags: Sequence[dict[str, str]], wanted: str | None
+) -> str:
     """The tag of this release: the one that is wanted, or the next of the model's own repository, the last one here.
 
     Raises:
-        InputError: the one that is wanted names another commit than the newest.
+        InputError: the one that is wanted names something else than this release.
     """
 
     def taken(name: str) -> list[Repository]:
-        pairs = zip(repositories, tags, strict=True)
-        return [repository for repository, known in pairs if name in known and known[name] != repository.head_oid()]
+        """Repositories where it names a commit that is not the newest, or that this release would change."""
+        rows = zip(repositories, bundles, tags, strict=True)
+        return [
+            repository
+            for repository, bundle, known in rows
+            if name in known and not (known[name] == repository.head_oid() and repository.holds(bundle.files, is_ours))
+        ]
 
     if wanted is None:
         name = next_tag(tags[-1])

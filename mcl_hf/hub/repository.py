@@ -9,7 +9,6 @@ Source: huggingface_hub `hf_api.py` (create_commit, list_repo_tree, list_repo_re
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import file_digest
@@ -24,11 +23,11 @@ from huggingface_hub.utils.sha import git_hash
 
 from mcl_hf.errors import InputError
 from mcl_hf.hub.refusals import one_line, without_token
+from mcl_hf.hub.tags import tag_is_taken
 from mcl_hf.models.hub_retry import call_with_retries
 
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
 _CROSSINGS = 5  # commits of others that may come between reading and writing, in one attempt
-_NUMBERED = re.compile(r"v(\d+)")
 _EXISTS = 409
 _MOVED = 412  # the answer where the parent is no longer the newest commit
 T = TypeVar("T")
@@ -152,6 +151,10 @@ class Repository:
     def files(self) -> dict[str, RepoFile]:
         """Files of the newest commit by path."""
         return self._call("reading", self.head)[1]
+
+    def holds(self, files: Mapping[str, Path], obsolete: Callable[[str], bool]) -> bool:
+        """Whether the newest commit has nothing to be changed in; see `commit`."""
+        return not _changes({path: LocalFile(file) for path, file in files.items()}, self.files(), obsolete)
 
     def tags(self) -> dict[str, str]:
         """Tag -> commit."""
@@ -327,20 +330,4 @@ def _changes(
     ]
 
 
-def next_tag(tags: Mapping[str, str]) -> str:
-    """The release after the highest `v1`, `v2`, ... there is.
-
-    Example:
-        >>> next_tag({}), next_tag({"v1": "", "v10": "", "v2.5": "", "old": ""})
-        ('v1', 'v11')
-    """
-    numbers = [int(found[1]) for tag in tags if (found := _NUMBERED.fullmatch(tag))]
-    return f"v{max(numbers, default=0) + 1}"
-
-
-def tag_is_taken(repository: str, tag: str) -> str:
-    """What to do about it, in one line."""
-    return f"tag {tag} of {repository} is taken by an earlier release: choose another --tag, or leave it out"
-
-
-__all__ = ["MAX_FILE_BYTES", "Commit", "Repository", "check_name", "next_tag", "tag_is_taken"]
+__all__ = ["MAX_FILE_BYTES", "Commit", "Repository", "check_name"]

@@ -160,6 +160,37 @@ def test_the_next_release_gets_the_next_number(hub, command, run, tmp_path):
     assert list(tags(hub)) == ["v1", "v2"] and len(titles(hub)) == 2
 
 
+def test_a_tag_that_names_something_else_is_refused_before_anything_changes(hub, command, run):
+    first = ("push", str(run / "checkpoints" / "step-00000002"), "alice/net", "--tag", "r1")
+    for says in ("published: alice/net at r1", "unchanged: alice/net at r1"):  # the second as after a lost answer
+        done = command(*first, token="hf_alice")
+        assert done.code == 0 and says in done.out, done.text
+    before = hub.store.repos["model", "alice/net"].oid_of("main")
+    done = command("push", str(run), "alice/net", "--tag", "r1", token="hf_alice")
+    assert done.code == 2 and len(done.err.splitlines()) == 1, done.text
+    assert "tag r1 of alice/net is taken by an earlier release" in done.err and "Nothing was changed" in done.err
+    assert hub.store.repos["model", "alice/net"].oid_of("main") == before and len(titles(hub)) == 1
+
+
+def test_a_new_tag_of_what_is_there_is_told_as_such(hub, command, run):
+    assert command("push", str(run), "alice/net", token="hf_alice").code == 0
+    done = command("push", str(run), "alice/net", "--tag", "final", token="hf_alice")
+    assert done.code == 0 and "tagged: alice/net at final" in done.out and "unchanged" not in done.out, done.text
+    assert sorted(tags(hub)) == ["final", "v1"] and len(titles(hub)) == 1
+
+
+@pytest.mark.parametrize("flags", [(), ("--dry-run",)])
+def test_a_tag_that_git_does_not_take_changes_nothing(flags, hub, command, run):
+    done = command("push", str(run), "alice/net", "--tag", "my release", *flags, token="hf_alice")
+    assert done.code == 2 and "may not hold spaces" in done.err and len(done.err.splitlines()) == 1, done.text
+    assert not hub.asked() and not done.out
+
+
+def test_a_revision_in_the_name_is_pointed_to_the_tag(hub, command, run):
+    done = command("push", str(run), "alice/net@v1", "--dry-run", token="hf_alice")
+    assert done.code == 2 and "write alice/net --tag v1" in done.err and not hub.asked(), done.text
+
+
 def test_a_dry_run_shows_everything_and_asks_nothing(hub, command, run):
     done = command("push", str(run), "alice/net", "--dry-run", "--with-timm", HF_HUB_OFFLINE="1")
     assert done.code == 0, done.text
