@@ -4,9 +4,9 @@ Flow: WORK/detect-ARM-f0-s0-.../ and WORK/starts/ -> **pictures** -> OUT/predict
 first fold's detectors are kept, so these are what is drawn. Make the scenes with `make_scenes.py generate
 --only-public-domain` where the pictures are to be shown to others.
 
-A region is looked for at three scales, each of them read from its own level: in the picture itself, and in the picture
-at a half and a quarter of its size with boxes at a half and a quarter. What pre-training asks for is one bright spot at
-the same place in all of them.
+A region is looked for at three scales, each of them read from its own level: in a picture in which it is as large as a
+full view, and in that picture at a half and a quarter of its size with boxes at a half and a quarter. What pre-training
+asks for is one bright spot at the same place in all of them.
 """
 
 from collections.abc import Sequence
@@ -38,6 +38,8 @@ SCORE = 0.3
 """Predictions below it are not drawn."""
 SCALES = (1.0, 0.5, 0.25)
 _PANEL, _HEAD = 208, 30  # px
+_LOOKED_AT = 60  # scenes, for one with a region that can be seen and moved
+Box = tuple[float, float, float, float]
 
 
 def draw_pictures(bench: Bench, arms: Sequence[str], scenes: Path, count: int = 6) -> list[Path]:
@@ -57,8 +59,8 @@ def draw_pictures(bench: Bench, arms: Sequence[str], scenes: Path, count: int = 
     bench.out.mkdir(parents=True, exist_ok=True)
     written = [bench.out / "predictions.png", bench.out / "similarity.png"]
     _predictions(bench, arms, items, data.category_names).save(written[0])
-    largest = max((data[index] for index in range(min(len(data), 60))), key=lambda item: _side(_query_box(item)))
-    _similarities(bench, arms, largest).save(written[1])
+    looked_at = (data[index] for index in range(min(len(data), _LOOKED_AT)))
+    _similarities(bench, arms, min(looked_at, key=_misfit)).save(written[1])
     return written
 
 
@@ -98,28 +100,29 @@ def _found(folder: Path, items: Sequence[DetectionItem], names: Sequence[str]) -
     return drawn
 
 
-def _query_box(item: DetectionItem) -> tuple[float, float, float, float]:
-    """The square inside of the picture around the object whose shorter side is the longest; empty without objects."""
-    if not len(item.boxes):
-        return 0.0, 0.0, 0.0, 0.0
-    sides = np.minimum(item.boxes[:, 2] - item.boxes[:, 0], item.boxes[:, 3] - item.boxes[:, 1])
-    x0, y0, x1, y1 = item.boxes[int(sides.argmax())]
-    side = float(min(max(x1 - x0, y1 - y0), item.width, item.height))
-    left = float(np.clip((x0 + x1 - side) / 2, 0, item.width - side))
-    top = float(np.clip((y0 + y1 - side) / 2, 0, item.height - side))
-    return left, top, left + side, top + side
+def _query_box(item: DetectionItem) -> Box:
+    """The square around the first object that lies inside of the picture with it; empty where there is none."""
+    for x0, y0, x1, y1 in item.boxes.tolist():
+        side = max(x1 - x0, y1 - y0)
+        left, top = (x0 + x1 - side) / 2, (y0 + y1 - side) / 2
+        if left >= 0 and top >= 0 and left + side <= item.width and top + side <= item.height:
+            return left, top, left + side, top + side
+    return 0.0, 0.0, 0.0, 0.0
 
 
-def _side(box: tuple[float, float, float, float]) -> float:
-    return box[2] - box[0]
+def _misfit(item: DetectionItem) -> float:
+    """How far the region is from a third of the picture: large enough to be seen, small enough to be moved."""
+    x0, _, x1, _ = _query_box(item)
+    return abs((x1 - x0) / item.width - 1 / 3)
 
 
 def _similarities(bench: Bench, arms: Sequence[str], item: DetectionItem) -> Image.Image:
     """A row an arm: the picture with its region, and the heat at each scale."""
     from matplotlib.patches import Rectangle
 
-    picture, box = Image.fromarray(item.decode()), _query_box(item)
-    side = _side(box)
+    x0, y0, x1, y1 = _query_box(item)
+    if x1 <= x0:
+        raise InputError("no scene holds an object that lies inside with a square around it: give other scenes")
     shown = [name for name in arms if (bench.work / "starts" / f"{name}-f{FOLD}-s{SEED}" / "config.json").exists()]
     if not shown:
         raise InputError(f"{bench.work} holds no start of fold {FOLD}, seed {SEED}: run the benchmark first")
@@ -127,6 +130,11 @@ def _similarities(bench: Bench, arms: Sequence[str], item: DetectionItem) -> Ima
     grid = figure.subplots(len(shown), 1 + len(SCALES), squeeze=False)
     for row, name in zip(grid, shown, strict=True):
         model = MCLModel.from_pretrained(make_start(bench, name, FOLD, SEED), dtype=torch.float32).eval()
+        factor = model.config.image_size / (x1 - x0)  # the region becomes a full view, read from P5
+        size = (round(item.width * factor), round(item.height * factor))
+        picture = Image.fromarray(item.decode()).resize(size, Image.Resampling.BICUBIC)
+        box = (x0 * factor, y0 * factor, min(x1 * factor, size[0]), min(y1 * factor, size[1]))
+        side = box[2] - box[0]
         row[0].imshow(picture)
         row[0].add_patch(Rectangle(box[:2], side, side, fill=False, ec="#d7191c", lw=2))
         row[0].set_title(find_arm(name).title, loc="left", fontsize=10, color=INK)
