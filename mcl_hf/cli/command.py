@@ -2,7 +2,9 @@
 
 import argparse
 import errno
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -53,6 +55,24 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
 def _fail(message: str) -> int:
     print(f"mcl-hf: error: {' '.join(message.split())}", file=sys.stderr)
     return 2
+
+
+def check_can_be_written(path: Path) -> None:
+    """Make the folder of a file that will be written, before anything is measured for it.
+
+    Raises:
+        InputError: it cannot be made, or nothing can be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+        if path.exists():
+            path.open("ab").close()
+    except OSError as error:
+        raise InputError(f"--out {path} cannot be written: {error.strerror or error}") from error
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mcl_hf.cli.command import Parser, run_command, save_picture
+from mcl_hf.cli.command import Parser, check_can_be_written, run_command, save_picture
 from mcl_hf.cli.show_run import format_table
 from mcl_hf.errors import InputError
 from mcl_hf.probe import probe_checkpoint
@@ -68,6 +68,7 @@ def _run(argv: list[str]) -> None:
     arguments = build_parser().parse_args(argv)
     if arguments.out.suffix == ".png":
         raise InputError(f"--out {arguments.out} names the JSON file; the picture goes beside it: end it in .json")
+    check_can_be_written(arguments.out)
     # A torch that was built for GPUs names one where there is none.
     auto = arguments.device == "auto" and torch.accelerator.is_available()
     accelerator = torch.accelerator.current_accelerator() if auto else None

@@ -6,7 +6,6 @@ addresses; here they become an `InputError`, or a `HubAwayError` where trying ag
 Source: huggingface_hub `errors.py`, `utils/_http.py`.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +13,7 @@ from huggingface_hub import constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from mcl_hf.errors import InputError
+from mcl_hf.models.checkpoint_source import token_variable
 from mcl_hf.models.hub_retry import is_transient, reason_of, without_secrets
 
 _NO_TOKEN = "there is no token for the Hub: log in with 'hf auth login', or set HF_TOKEN"
@@ -70,7 +70,10 @@ def _refusal(error: HfHubHTTPError, repository: str, doing: str) -> str:
     said = error.server_message or headers.get("X-Error-Message") or error.response.reason_phrase
     said = " ".join(str(said).split()).rstrip(".")[:300]
     if status == 401 and "whoami" in str(error.response.url):
-        return f"the Hub does not know this token{_source_of_token()}: log in again with 'hf auth login'"
+        variable = token_variable()
+        if variable is not None:
+            return f"the Hub does not know this token, which comes from {variable}: mend or unset {variable}"
+        return "the Hub does not know this token: log in again with 'hf auth login'"
     if status == 401 or headers.get("X-Error-Code") == "RepoNotFound":
         return f"{doing} {repository}: there is no such repository that your token may see"
     if status == 403:
@@ -80,8 +83,3 @@ def _refusal(error: HfHubHTTPError, repository: str, doing: str) -> str:
     if status == 413:
         return f"{doing} {repository}: too large for the Hub ({said})"
     return f"{doing} {repository}: the Hub answers {status} ({said})"
-
-
-def _source_of_token() -> str:
-    name = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name)), None)
-    return f", which comes from {name}" if name else ""

@@ -24,6 +24,7 @@ from huggingface_hub.utils.sha import git_hash
 from mcl_hf.errors import InputError
 from mcl_hf.hub.refusals import one_line, without_token
 from mcl_hf.hub.tags import tag_is_taken
+from mcl_hf.models.checkpoint_source import token_variable
 from mcl_hf.models.hub_retry import call_with_retries
 
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
@@ -124,9 +125,9 @@ class Repository:
     def _check_rights(self, user: Mapping[str, Any], create_pr: bool) -> None:
         role = user.get("auth", {}).get("accessToken", {}).get("role")
         if role == "read":
-            raise InputError(
-                f"your token may only read: make one that may write to {self.name}, and log in with 'hf auth login'"
-            )
+            variable = token_variable()
+            then = f"put it into {variable}" if variable else "log in with 'hf auth login'"
+            raise InputError(f"your token may only read: make one that may write to {self.name}, and {then}")
         own = [user["name"], *(entry["name"] for entry in user.get("orgs", []))]
         owner = self.name.split("/")[0]
         if not create_pr and owner.lower() not in (name.lower() for name in own):

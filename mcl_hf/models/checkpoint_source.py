@@ -5,8 +5,11 @@ Before every reader of weights: `starting_weights`, exports, detectors, probes, 
     "folder" | "user/name[/folder][@revision]" -> **checkpoint_source** -> hub_retry -> huggingface_hub -> a folder here
 """
 
+import logging
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,8 +125,8 @@ def fetch(source: HubSource, patterns: Sequence[str], ignore: Sequence[str] = ()
     """
     name = source.repository + (f"@{source.revision}" if source.revision else "")
     try:
-        return Path(
-            call_with_retries(
+        with _own_words():
+            folder = call_with_retries(
                 snapshot_download,
                 source.repository,
                 revision=source.revision,
@@ -131,14 +134,35 @@ def fetch(source: HubSource, patterns: Sequence[str], ignore: Sequence[str] = ()
                 ignore_patterns=list(ignore) or None,
                 what=f"fetching {name}",
             )
-        )
+        return Path(folder)
     except Exception as error:  # the client raises many types, of which the operating system's are one
         raise ValueError(refusal(error, source)) from error
 
 
+@contextmanager
+def _own_words() -> Iterator[None]:
+    """Keep back the client's line that no file matched: whoever looks into the folder says what that means."""
+    client = logging.getLogger(snapshot_download.__module__)
+    client.addFilter(_is_other_news)
+    try:
+        yield
+    finally:
+        client.removeFilter(_is_other_news)
+
+
+def _is_other_news(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("No files matched")
+
+
+def token_variable() -> str | None:
+    """The environment variable that the token comes from, which the client prefers to a login; None without one."""
+    return next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name, "").strip()), None)
+
+
 def refusal(error: BaseException, source: HubSource) -> str:
     """Why the Hub does not give a repository, and what to do, in one line without tokens."""
-    name = source.repository
+    name, variable = source.repository, token_variable()
+    token = f"check the token in {variable}" if variable else "log in with 'hf auth login'"
     for one in chain(error):
         if isinstance(one, OfflineModeIsEnabled):
             return (
@@ -148,17 +172,15 @@ def refusal(error: BaseException, source: HubSource) -> str:
         if isinstance(one, RevisionNotFoundError):
             return f"the repository {name} on the Hub has no revision {source.revision or 'main'}"
         if isinstance(one, GatedRepoError):
-            return f"{name} is gated: ask for access on its page, and log in with 'hf auth login'"
+            return f"{name} is gated: ask for access on its page, and {token}"
         if isinstance(one, RepositoryNotFoundError):
             return (
                 f"there is no folder {name} here, and no repository {name} on the Hub that can be seen: check the "
-                "name, and log in with 'hf auth login' if it is private"
+                f"name, and {token} if it is private"
             )
         if isinstance(one, HfHubHTTPError) and one.response is not None and one.response.status_code == 401:
-            return (
-                f"cannot fetch {name}: the Hub does not know your token; log in again with 'hf auth login', or mend or "
-                "unset HF_TOKEN"
-            )
+            mend = f"mend or unset {variable}" if variable else "log in again with 'hf auth login'"
+            return f"cannot fetch {name}: the Hub does not know your token; {mend}"
         if isinstance(one, HfHubHTTPError) and one.response is not None and one.response.status_code == 403:
             return f"cannot fetch {name}: your token may not read it ({reason_of(one)})"
     if is_transient(error):
@@ -167,4 +189,13 @@ def refusal(error: BaseException, source: HubSource) -> str:
     return f"cannot fetch {name} from the Hub: {without_secrets(str(error) or type(error).__name__)}"
 
 
-__all__ = ["MODEL_FILES", "HubSource", "fetch", "hub_checkpoints", "hub_source", "local_checkpoint", "refusal"]
+__all__ = [
+    "MODEL_FILES",
+    "HubSource",
+    "fetch",
+    "hub_checkpoints",
+    "hub_source",
+    "local_checkpoint",
+    "refusal",
+    "token_variable",
+]

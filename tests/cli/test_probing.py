@@ -143,6 +143,16 @@ def test_the_command_prints_a_table_and_writes_numbers_and_a_picture(run, scenes
     assert min(Image.open(out.with_suffix(".png")).size) > 600
 
 
+@pytest.mark.parametrize("name", ["file/p.json", "folder"])
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(name, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr("mcl_hf.cli.probe.probe_checkpoint", lambda *_, **__: pytest.fail("it was measured"))
+    assert main(["probe", "random", "--data", "photos", "--out", str(tmp_path / name)]) == 2
+    error = capsys.readouterr().err
+    assert f"{name} cannot be written" in error and error.count("\n") == 1, error
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -81,8 +81,18 @@ UNTOUCHED = "Nothing was changed on the Hub"
 ROWS = [
     # --- who and where ------------------------------------------------------------------------------------------------
     Row("no token", r"there is no token for the Hub: log in.*" + UNTOUCHED, NOTHING, token=None),
-    Row("wrong token", r"does not know this token, which comes from HF_TOKEN.*" + UNTOUCHED, NOTHING, token="hf_wrong"),
-    Row("token that may only read", r"your token may only read.*" + UNTOUCHED, NOTHING, token="hf_reader"),
+    Row(
+        "wrong token",
+        r"does not know this token, which comes from HF_TOKEN: mend or unset HF_TOKEN\. " + UNTOUCHED,
+        NOTHING,
+        token="hf_wrong",
+    ),
+    Row(
+        "token that may only read",
+        r"your token may only read: .* put it into HF_TOKEN.*" + UNTOUCHED,
+        NOTHING,
+        token="hf_reader",
+    ),
     Row(
         "another user's name",
         r"you are alice and may publish under alice, lab, not under bob",

@@ -150,11 +150,12 @@ def test_commands_take_a_revision_a_folder_and_the_last_checkpoint_of_an_unfinis
 ONE_LINE = [
     ("alice/none", "hf_alice", {}, "no repository alice/none on the Hub that can be seen"),
     ("alice/net", None, {}, "log in with 'hf auth login' if it is private"),
-    ("alice/net", "hf_bob", {}, "log in with 'hf auth login' if it is private"),
-    ("alice/net", "hf_wrong", {}, "the Hub does not know your token"),
+    ("alice/net", "hf_bob", {}, "check the token in HF_TOKEN if it is private"),
+    ("alice/net", "hf_wrong", {}, "the Hub does not know your token; mend or unset HF_TOKEN"),
     ("alice/net@v9", "hf_alice", {}, "the repository alice/net on the Hub has no revision v9"),
     ("alice/net", "hf_alice", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set and the cache"),
     ("alice/bare", "hf_alice", {}, "alice/bare holds no "),
+    ("alice/slim/pretraining", "hf_alice", {}, "holds no *.safetensors or *.json in pretraining"),
     ("alice", "hf_alice", {}, "neither "),
 ]
 
@@ -165,6 +166,7 @@ def test_what_the_hub_does_not_give_is_one_line_and_exit_code_2(
 ):
     publish(hub, folders, private=True)
     hub.store.add("alice/bare", {"notes.txt": b"none"})
+    hub.store.add("alice/slim", {"config.json": b"{}"})
     commands = [
         ("export", source, "--to", "timm", "out"),
         ("pretrain", "--recipe", "demo", "--init", source, "--output-dir", "run"),
@@ -175,6 +177,7 @@ def test_what_the_hub_does_not_give_is_one_line_and_exit_code_2(
         assert done.code == 2, done.text
         last = done.err.splitlines()[-1]
         assert last.startswith("mcl-hf: error: ") and words in last, done.text
+        assert "allow_patterns" not in done.err
         assert "Traceback" not in done.text and (token is None or token not in done.text)
     assert not (tmp_path / "client" / "out").exists()
 

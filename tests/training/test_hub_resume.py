@@ -79,5 +79,6 @@ def test_what_cannot_be_resumed_is_one_line(hub, client, photos, whole, tmp_path
     folder = whole if home else tmp_path / "here"
     done = client(RUN.format(options=options(photos, folder, resume=resume)), token=token)
     assert done.code == 1 and words in done.err.splitlines()[-1], done.text
+    assert "allow_patterns" not in done.err
     assert sorted(path.name for path in whole.rglob("*")) == before
     assert not (tmp_path / "here").exists() or not list((tmp_path / "here").iterdir())

@@ -81,6 +81,29 @@ def test_state_and_optimizer_come_back_in_the_layout_of_the_parameters(saved):
             assert fresh.state[p][name].stride() == value.stride()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("recipe", [], "recipe is not an object"),
+        ("step", "3", "step is not a number"),
+        ("seconds", None, "seconds is not a number"),
+        ("task", 1, "task is not a text"),
+        ("machines", {}, "machines is not a list"),
+        ("machines", ["cpu"], "machines is not a list of objects"),
+        ("data", {"sources": ["photos"]}, "data.sources is not a list of objects"),
+        ("recipe", {"changed": 3}, "recipe.changed is not a list of texts"),
+    ],
+)
+def test_a_record_of_other_kinds_is_damaged(saved, name, value, told):
+    last = checkpoint_folder(saved[0], 3)
+    record = json.loads((last / "training_state.json").read_text()) | {"seconds": 2}
+    (last / "training_state.json").write_text(json.dumps(record))
+    assert read_training_state(last).seconds == 2
+    (last / "training_state.json").write_text(json.dumps(record | {name: value}))
+    with pytest.raises(InputError, match=f"training_state.json is damaged: {told}$"):
+        read_training_state(last)
+
+
 def test_keep_last_and_the_relative_link(saved):
     folder, model, optimizer = saved
     save(folder, model, optimizer, TrainingState(step=4), keep_last=2)
