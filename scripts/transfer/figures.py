@@ -44,7 +44,7 @@ def is_of(result: Mapping[str, Any], kind: str, arm: str) -> bool:
     return job["kind"] == kind and job["arm"] == arm and job["split"] in (None, "test")
 
 
-def mean_cell(values: Mapping[Any, float]) -> str:
+def mean_cell(values: Mapping[Any, float], digits: int = 1) -> str:
     """Mean, standard deviation over folds of the seeds' means, and how many runs there are."""
     if not values:
         return MISSING
@@ -52,8 +52,8 @@ def mean_cell(values: Mapping[Any, float]) -> str:
     for (fold, _), value in values.items():
         of_fold.setdefault(fold, []).append(value)
     means = [float(np.mean(of_one)) for of_one in of_fold.values()]
-    spread = f" ± {np.std(means, ddof=1):.1f}" if len(means) > 1 else ""
-    return f"{np.mean(means):.1f}{spread} ({len(values)})"
+    spread = f" ± {np.std(means, ddof=1):.{digits}f}" if len(means) > 1 else ""
+    return f"{np.mean(means):.{digits}f}{spread} ({len(values)})"
 
 
 def as_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from .arms import ARMS
-from .detector_tables import claim_table, detector_table, difference_table
-from .figures import Results, is_of
+from .arms import ARMS, find_arm
+from .detector_tables import claim_table, detector_table, difference_table, main_detection
+from .figures import Results, as_table, is_of, mean_cell, probe_scores, scores
 from .jobs import Bench, Job, all_results, read_result
 from .learning_tables import cost_table, level_table, pretraining_table, probe_table, search_table
 from .runner import estimated_hours
@@ -65,6 +65,7 @@ def tables(bench: Bench, jobs: Sequence[Job]) -> str:
     lines += [SMOKE, ""] if bench.scale.name == "smoke" else []
     lines += _state(jobs, results)
     for name, table in (
+        ("Summary", summary(bench, arms, results)),
         ("Detectors", detector_table(bench, arms, results)),
         ("Claims", claim_table(bench, results)),
         ("Differences", difference_table(bench, arms, results)),
@@ -78,6 +79,27 @@ def tables(bench: Bench, jobs: Sequence[Job]) -> str:
     pictures = [name for name in PICTURES if (bench.out / name).exists()]
     lines += [line for name in pictures for line in (f"![{PICTURES[name]}]({name})", "")]
     return "\n".join(lines)
+
+
+def summary(bench: Bench, arms: Sequence[str], results: Results) -> list[str]:
+    """What was spent, what region features know, and what a detector makes of it, a line an arm."""
+    detection = main_detection(bench)
+    rows = []
+    for name in arms:
+        spent = [r["gflop"] / 1e3 for r in results if is_of(r, "pretrain", find_arm(name).source)]
+        classes = [
+            mean_cell(probe_scores(results, name, feature, "linear", "all")) for feature in ("c5", "region_head")
+        ]
+        found = [mean_cell(scores(results, name, detection, "box", key), 2) for key in ("AP", "AP50", "agnostic")]
+        rows.append([find_arm(name).title, f"{sum(spent) / len(spent):,.0f}" if spent else "0", *classes, *found])
+    chance = [r["chance"] for r in results if r["job"]["kind"] == "probe"]
+    header = ["start", "TFLOP", "classes from C5", "from region features", "box AP", "AP50", "AP, one class"]
+    words = [
+        "Per cent: mean ± standard deviation over folds (runs). Classes: linear probe, test objects; the commonest "
+        f"class has {100 * sum(chance) / max(1, len(chance)):.1f}. AP: `{detection}`.",
+        "",
+    ]
+    return [*words, *as_table(header, rows)]
 
 
 def _found(bench: Bench, jobs: Sequence[Job]) -> tuple[Results, list[str]]:
