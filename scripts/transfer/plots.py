@@ -63,6 +63,7 @@ def _compute(bench: Bench, arms: Sequence[str], results: list[dict[str, Any]]) -
             axis.plot(places, list(values.values()), marker, color=colour, markersize=4, alpha=0.45, markeredgewidth=0)
             axis.plot(np.mean(places), np.mean(list(values.values())), marker, color=colour, markersize=9,
                       label=find_arm(name).title)  # fmt: skip
+        axis.set_ylim(bottom=0)  # else a small difference looks like a large one
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False, labelcolor=QUIET)
     return figure_to_image(figure)
