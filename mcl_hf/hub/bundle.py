@@ -17,16 +17,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import ModelCardData, constants
 
 from mcl_hf.errors import InputError
 from mcl_hf.hub.card import check_card, license_of, render_card
 from mcl_hf.hub.card_pictures import PICTURES
-from mcl_hf.hub.run_record import read_run, write_run_record
+from mcl_hf.hub.run_record import read_run, without_private_parts, write_run_record
 from mcl_hf.models.configuration_mcl import MCLConfig
 from mcl_hf.transfer.checkpoint import find_folder
 from mcl_hf.transfer.export import export_checkpoint
-from mcl_hf.transfer.remote_code import code_files, refuse_detector, write_with_code
+from mcl_hf.transfer.remote_code import code_files, name_code, refuse_detector, write_with_code
+from mcl_hf.transfer.to_timm import feature_options
 
 _WHOLE_MODELS = ("MCLForPreTraining", "MCLForSupervisedPreTraining")
 _MODEL_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model*.safetensors.index.json")
@@ -118,14 +119,15 @@ def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: 
     record = read_run(source)
     if record is not None:
         write_run_record(record, model)
+    whole = None
     if contents.with_pretraining:
-        _copy_model(_pretraining_folder(source, description), model / PRETRAINING)
-    _write_card(source, repository, model, contents)
+        whole = _copy_pretraining(_pretraining_folder(source, description), model / PRETRAINING, contents.with_code)
+    _write_card(source, repository, model, contents, whole)
     bundles = [Bundle(repository, model)]
     if contents.with_timm:
         timm = into / "timm"
         export_checkpoint(source, timm, "timm")
-        (timm / CARD).write_text(_timm_card(repository, timm_repository(repository), contents), encoding="utf-8")
+        (timm / CARD).write_text(_timm_card(repository, description, contents), encoding="utf-8")
         bundles.append(Bundle(timm_repository(repository), timm))
     return bundles
 
@@ -164,14 +166,18 @@ def _pretraining_folder(source: Path, description: dict[str, Any]) -> Path:
     raise InputError(f"--with-pretraining: {source} holds no pretraining/ folder, only the slim model")
 
 
-def _copy_model(source: Path, folder: Path) -> None:
+def _copy_pretraining(source: Path, folder: Path, with_code: bool) -> str:
+    """Copy the whole model, whose code lies in the folder above; the name of its class."""
     folder.mkdir()
     for pattern in _MODEL_FILES:
         for path in source.glob(pattern):
             shutil.copyfile(path, folder / path.name)
+    if with_code:
+        name_code(folder)
+    return next(name for name in find_folder(str(source))[1]["architectures"] if name in _WHOLE_MODELS)
 
 
-def _write_card(source: Path, repository: str, folder: Path, contents: Contents) -> None:
+def _write_card(source: Path, repository: str, folder: Path, contents: Contents, pretraining: str | None) -> None:
     if contents.card is not None:
         try:
             text = contents.card.read_text(encoding="utf-8")
@@ -187,6 +193,7 @@ def _write_card(source: Path, repository: str, folder: Path, contents: Contents)
             pictures=folder,
             with_timm=contents.with_timm,
             with_code=contents.with_code,
+            pretraining=pretraining,
             data_name=contents.data_name,
             data_license=contents.data_license,
             pictures_of_data=contents.pictures_of_data,
@@ -202,14 +209,14 @@ _TIMM_CARD = """\
 
 # {title}, for timm
 
-The backbone of [{repository}](https://huggingface.co/{repository}), under timm's own names. It opens without mcl_hf:
+The backbone of [{repository}]({endpoint}/{repository}), under timm's own names. It opens without mcl_hf:
 
 ```python
 import timm
 from transformers import AutoModel
 
 network = timm.create_model("hf-hub:{name}", pretrained=True)  # without pretrained=True: random weights
-features = timm.create_model("hf-hub:{name}", pretrained=True, features_only=True)
+features = timm.create_model("hf-hub:{name}", pretrained=True, {feature_options})  # C2..C5
 wrapped = AutoModel.from_pretrained("{name}")  # transformers' TimmWrapperModel
 ```
 
@@ -218,7 +225,7 @@ pyramid and the region head.
 """
 
 
-def _timm_card(repository: str, name: str, contents: Contents) -> str:
+def _timm_card(repository: str, config: dict[str, Any], contents: Contents) -> str:
     metadata = ModelCardData(
         license=contents.license,
         library_name="timm",
@@ -227,6 +234,13 @@ def _timm_card(repository: str, name: str, contents: Contents) -> str:
         tags=["timm", "mcl_hf"],
     )
     title = contents.title or repository.split("/")[-1]
-    text = _TIMM_CARD.format(metadata=metadata.to_yaml(), title=title, repository=repository, name=name)
+    text = _TIMM_CARD.format(
+        metadata=metadata.to_yaml(),
+        title=title,
+        repository=repository,
+        name=timm_repository(repository),
+        endpoint=without_private_parts(constants.ENDPOINT),
+        feature_options=feature_options(config["backbone"], config["num_channels"], config.get("backbone_kwargs")),
+    )
     check_card(text)
     return text

@@ -44,6 +44,7 @@ def render_card(
     pictures: Path | None = None,
     with_timm: bool = False,
     with_code: bool = False,
+    pretraining: str | None = None,
     data_name: str | None = None,
     data_license: str | None = None,
     pictures_of_data: bool = False,
@@ -59,6 +60,7 @@ def render_card(
         pictures: folder of the card; curves are drawn into `pictures/` there, as PNG. None: no pictures.
         with_timm: `repository`-timm is published, too.
         with_code: the repository carries the code of its model.
+        pretraining: class of the whole model that the repository carries in `pretraining/`; None: it carries none.
         data_name: what to call the training data, in place of what is recorded.
         data_license: of the training data, in place of what is recorded.
         pictures_of_data: also show pictures that hold images of the data; for `pictures`.
@@ -85,7 +87,7 @@ def render_card(
             "title": plain(heading),
             "summary": f"{_summary(recorded)}\n\n{_RENDERED}",
             "status": "",
-            "doors": doors(recorded, repository, with_timm, with_code),
+            "doors": doors(recorded, repository, with_timm, with_code, pretraining),
             "training": training,
             "recipe": recipe,
             "curves": _pictures_text(shown) or why_no_curves(recorded, pictures is not None) or "",

@@ -6,9 +6,14 @@ Where it sits: recorded -> **card_doors** -> card. The door without our package,
 import json
 import shlex
 from dataclasses import dataclass
+from typing import Any
 
 from mcl_hf.hub.recorded import Recorded
 from mcl_hf.transfer.companions import RESNET_DEPTHS
+from mcl_hf.transfer.remote_code import CARRIED
+from mcl_hf.transfer.to_timm import feature_options
+
+_INSTALL = "mcl_hf is installed by `pip install .` in a clone of its source."
 
 _CLASSES = {
     "mask_rcnn": "MCLForInstanceSegmentation",
@@ -34,7 +39,9 @@ class Door:
     code: str
 
 
-def doors(recorded: Recorded, repository: str | None, with_timm: bool, with_code: bool) -> list[Door]:
+def doors(
+    recorded: Recorded, repository: str | None, with_timm: bool, with_code: bool, pretraining: str | None = None
+) -> list[Door]:
     """All of them.
 
     Args:
@@ -42,19 +49,20 @@ def doors(recorded: Recorded, repository: str | None, with_timm: bool, with_code
         repository: `user/name` that it is published as; None: its folder.
         with_timm: `repository`-timm is there.
         with_code: the repository carries its code.
+        pretraining: class of the whole model that the repository carries in `pretraining/`; None: it carries none.
     """
     place = repository or recorded.name
     if recorded.detector is not None:
         return [_pipeline(place), _detector_class(place, recorded.detector), *_exports(recorded, place, with_timm)]
-    found = [_timm(place, with_timm), _ours(recorded, place)]
+    found = [_timm(recorded.config, place, with_timm), _ours(recorded, repository, pretraining)]
     if with_code:
-        found.append(_remote_code(place))
+        found.append(_remote_code(place, pretraining))
     found.append(_transformers(place, hub=repository is not None))
     found.append(_detectors(place))
     return [*found, *_exports(recorded, place, with_timm)]
 
 
-def _timm(place: str, with_timm: bool) -> Door:
+def _timm(config: dict[str, Any], place: str, with_timm: bool) -> Door:
     if with_timm:
         address, text = (
             f"hf-hub:{place}-timm",
@@ -67,25 +75,35 @@ def _timm(place: str, with_timm: bool) -> Door:
             f"After `mcl-hf export {shlex.quote(place)} --to timm {shlex.quote(out)}`, which needs mcl_hf once, the "
             "backbone opens with timm alone:"
         )
+    options = feature_options(config["backbone"], config["num_channels"], config.get("backbone_kwargs"))
     lines = [
         "import timm",
         "",
-        f"network = timm.create_model({_text(address)}, pretrained=True, features_only=True)  # C2..C5",
+        f"network = timm.create_model({_text(address)}, pretrained=True, {options})  # C2..C5",
     ]
     return Door("Without mcl_hf: timm", text, "python", "\n".join(lines))
 
 
-def _ours(recorded: Recorded, place: str) -> Door:
+def _ours(recorded: Recorded, repository: str | None, pretraining: str | None) -> Door:
+    place = repository or recorded.name
     lines = [
         "from mcl_hf import MCLBackbone, MCLModel",
         "",
         f"model = MCLModel.from_pretrained({_text(place)})  # feature maps P2..P5, embed_regions(pixels, boxes)",
         f"backbone = MCLBackbone.from_pretrained({_text(place)})  # C2..C5",
     ]
-    if recorded.whole_class is not None:
-        lines[0] = f"from mcl_hf import MCLBackbone, {recorded.whole_class}, MCLModel"
-        lines.append(f"whole = {recorded.whole_class}.from_pretrained({_text(place)})  # to train on")
-    return Door("mcl_hf", "", "python", "\n".join(lines))
+    whole = recorded.whole_class if repository is None else pretraining  # what is published at the root is slim
+    if whole is not None:
+        inside = "" if repository is None else ', subfolder="pretraining"'
+        lines[0] = f"from mcl_hf import MCLBackbone, {whole}, MCLModel"
+        lines.append(f"whole = {whole}.from_pretrained({_text(place)}{inside})  # to train on")
+    text = _INSTALL
+    if repository is not None and pretraining is not None:
+        text += (
+            f" `pretraining/` is the whole model that training goes on from; options of mcl_hf that take a model open "
+            f"it as `{repository}/pretraining`."
+        )
+    return Door("mcl_hf", text, "python", "\n".join(lines))
 
 
 def _transformers(place: str, hub: bool) -> Door:
@@ -102,12 +120,16 @@ def _transformers(place: str, hub: bool) -> Door:
     return Door("transformers", "", "python", "\n".join(lines))
 
 
-def _remote_code(place: str) -> Door:
+def _remote_code(place: str, pretraining: str | None) -> Door:
     lines = [
         "from transformers import AutoModel",
         "",
         f"model = AutoModel.from_pretrained({_text(place)}, trust_remote_code=True)",
     ]
+    if pretraining in CARRIED:
+        lines[0] += ", AutoModelForPreTraining"
+        name = f'{_text(place)}, subfolder="pretraining", trust_remote_code=True'
+        lines.append(f"whole = AutoModelForPreTraining.from_pretrained({name})")
     return Door(
         "transformers, without mcl_hf",
         "The repository carries the code of its model; read it before you trust it. It needs timm and torchvision.",
@@ -133,7 +155,7 @@ def _pipeline(place: str) -> Door:
         f'detect = pipeline("object-detection", model={_text(place)})',
         'objects = detect("image.jpg")',
     ]
-    return Door("transformers", "", "python", "\n".join(lines))
+    return Door("transformers", _INSTALL, "python", "\n".join(lines))
 
 
 def _detector_class(place: str, detector: str) -> Door:
@@ -160,7 +182,9 @@ def _exports(recorded: Recorded, place: str, with_timm: bool) -> list[Door]:
         "timm": "timm",
     }
     each = "The command" if len(targets) == 1 else "Each command"
-    text = f"{each} writes weights, and beside them what the other framework needs to know."
+    weights = ["weights"] if set(targets) - {"onnx"} else []
+    what = " or ".join([*weights, *(["graphs"] if "onnx" in targets else [])])
+    text = f"{each} writes {what}, and beside them what the other framework needs to know."
     if recorded.detector is not None:
         text += "".join(f" {titles[target]} gets {_OF_A_DETECTOR[target]}." for target in targets)
     if not plain:

@@ -276,7 +276,7 @@ def _hardware(state: TrainingState) -> list[str]:
     found = []
     for place in state.machines:
         since = f"from step {number(place['from_step'])}: " if place["from_step"] else ""
-        cpu = f"{plain(place['cpu'])}, {place['cores']} cores"
+        cpu = f"{plain(place['cpu'])}, {count(place['cores'], 'core')}"
         device = cpu if place["kind"] == "cpu" else f"{plain(place['device'])} for each process; {cpu}"
         found.append(f"{since}{device}")
     if found and state.machines[0]["from_step"]:

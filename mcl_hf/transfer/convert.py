@@ -34,6 +34,7 @@ class Coverage:
         title: of the target.
         parts: part -> (given, all).
         left_out: what of ours the target has no place for, or is not fit to go, with the reason.
+        notes: what to know of tensors that did go.
         counted: whether `parts` are all of the target.
     """
 
@@ -41,6 +42,7 @@ class Coverage:
     parts: dict[str, tuple[int, int]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     counted: bool = True
+    notes: list[str] = field(default_factory=list)
 
     @property
     def given(self) -> int:
@@ -56,7 +58,8 @@ class Coverage:
         )
         head = f"{self.given} of {self.total} tensors" if self.counted else f"{self.given} tensors"
         rest = "" if self.counted else ", all else starts new"
-        return "\n".join([f"{self.title}: {head}: {counts}{rest}", *(f"  left out: {line}" for line in self.left_out)])
+        remarks = [f"  left out: {line}" for line in self.left_out] + [f"  note: {line}" for line in self.notes]
+        return "\n".join([f"{self.title}: {head}: {counts}{rest}", *remarks])
 
 
 def convert(

@@ -29,6 +29,7 @@ TARGETS = {
     "pt2": "the same as programs of torch.export",
     "transformers": "our own format, without training state; with_code adds the code",
 }
+_BACKBONE_ONLY = ("timm",)
 _DETECTOR_WRITERS = {"torchvision": write_torchvision, "detectron2": write_detectron2, "mmdet": write_mmdet}
 
 
@@ -71,13 +72,14 @@ def export_checkpoint(
     if with_code:
         refuse_detector(find_folder(str(source))[1].get("model_type"))
     checkpoint = open_checkpoint(source, network or "online")
-    notes = _drop_untrained(checkpoint, data, num_images, batch_size)
+    dropped = _drop_untrained(checkpoint, to, data, num_images, batch_size)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         coverage = _write(checkpoint, partial, to, detector, whole=network is None, with_code=with_code)
-        coverage.left_out += notes
+        coverage.left_out += dropped
+        coverage.notes += _as_initialised(checkpoint, to, detector)
         (partial / "README.md").write_text(note(checkpoint, coverage, to, out, partial), encoding="utf-8")
         partial.replace(out)
     except OSError as error:
@@ -98,27 +100,41 @@ def _check_options(
         raise InputError(f"--network must be one of {', '.join(NETWORKS)}, got {network!r}")
     if data is not None and network != "target":
         raise InputError("--data is for --network target, whose FPN lacks statistics; the online network has its own")
+    if data is not None and to in _BACKBONE_ONLY:
+        raise InputError(f"--data makes statistics of the target network's FPN, and {to} gets no FPN: leave it out")
     if with_code and to != "transformers":
         raise InputError("--with-code is for --to transformers; other formats need no code of ours")
 
 
 def _drop_untrained(
-    checkpoint: Checkpoint, data: str | Sequence[str] | None, num_images: int, batch_size: int
+    checkpoint: Checkpoint, to: str, data: str | Sequence[str] | None, num_images: int, batch_size: int
 ) -> list[str]:
-    """Leave out what training never ran, or make its statistics where that is all it lacks; reasons for the report."""
+    """Leave out what of the target network training never ran, or make its statistics; reasons for the report."""
     stale = ", ".join(checkpoint.stale_levels)
-    if not stale:
+    if not stale or checkpoint.network != "target" or to in _BACKBONE_ONLY:
         return []
-    if checkpoint.network == "target" and data is not None:
+    if data is not None:
         checkpoint.tensors = refresh_statistics(checkpoint.config, checkpoint.tensors, data, num_images, batch_size)
         return []
-    if checkpoint.network == "target":
-        checkpoint.tensors = {n: t for n, t in checkpoint.tensors.items() if n.startswith("backbone.")}
-        return [
-            f"the target network's FPN and region head: training never ran its {stale}, so the batch-norm statistics "
-            "are stale; --data IMAGES makes them anew"
-        ]
-    return [f"{stale} of the FPN were read by no level of this pre-training: they go over as they were initialised"]
+    checkpoint.tensors = {n: t for n, t in checkpoint.tensors.items() if n.startswith("backbone.")}
+    return [
+        f"the target network's FPN and region head: training never ran its {stale}, so the batch-norm statistics "
+        "are stale; --data IMAGES makes them anew"
+    ]
+
+
+def _as_initialised(checkpoint: Checkpoint, to: str, detector: str | None) -> list[str]:
+    """What is to be said of levels of the online network's FPN that go along without having been trained."""
+    if checkpoint.network != "online" or to in _BACKBONE_ONLY:
+        return []
+    levels = [level for level in checkpoint.stale_levels if level != "P2" or detector != "retinanet"]
+    if not levels:
+        return []
+    one = len(levels) == 1
+    return [
+        f"{' and '.join(levels)} of the FPN {'was' if one else 'were'} read by no level of this pre-training: "
+        f"{'it goes' if one else 'they go'} over as {'it was' if one else 'they were'} initialised"
+    ]
 
 
 def _write(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mcl_hf.transfer.checkpoint import Checkpoint
 from mcl_hf.transfer.convert import Coverage
+from mcl_hf.transfer.to_timm import feature_options
 from mcl_hf.version import __version__
 
 _OPEN = {
@@ -16,7 +17,7 @@ import timm
 from transformers import AutoModel
 
 network = timm.create_model("local-dir:{out}", pretrained=True)  # without pretrained=True: random weights
-features = timm.create_model("local-dir:{out}", pretrained=True, features_only=True)
+features = timm.create_model("local-dir:{out}", pretrained=True, {feature_options})  # C2..C5
 classifier = timm.create_model("local-dir:{out}", pretrained=True, num_classes=7)  # with a new last layer
 wrapped = AutoModel.from_pretrained("{out}")  # transformers' TimmWrapperModel
 ```
@@ -114,6 +115,8 @@ def note(checkpoint: Checkpoint, coverage: Coverage, to: str, out: Path, folder:
     """
     config = checkpoint.config
     fields = {"out": out, "backbone": config.backbone, "channels": config.num_channels}
+    if to == "timm":
+        fields["feature_options"] = feature_options(config.backbone, config.num_channels, config.backbone_kwargs)
     text = _OPEN[to].format(**fields)
     if (folder / "modeling_mcl.py").is_file():
         text += _WITH_CODE.format(**fields)

@@ -25,6 +25,9 @@ MODEL_MAP = {
 }
 """Auto class -> file and class in the folder."""
 
+CARRIED = frozenset(target.rpartition(".")[2] for target in MODEL_MAP.values())
+"""Classes whose code travels."""
+
 PROCESSOR_MAP = {"AutoImageProcessor": "image_processing_mcl.MCLImageProcessor"}
 _TRAINING_FILES = ("training_state", "manifest.json")
 
@@ -59,6 +62,16 @@ def write_with_code(model_folder: str | Path, out: str | Path) -> list[str]:
     if (out / "preprocessor_config.json").is_file():
         _add_to_json(out / "preprocessor_config.json", PROCESSOR_MAP)
     return names
+
+
+def name_code(folder: Path) -> None:
+    """Let the model in a folder below name the code of the folder above, where that has the model's own class."""
+    names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    if not CARRIED.intersection(names):
+        return
+    _add_to_json(folder / "config.json", MODEL_MAP)
+    if (folder / "preprocessor_config.json").is_file():
+        _add_to_json(folder / "preprocessor_config.json", PROCESSOR_MAP)
 
 
 def refuse_detector(model_type: object) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from mcl_hf.errors import InputError
 from mcl_hf.models.configuration_mcl import MCLConfig
-from mcl_hf.models.timm_backbone import build_timm_network, timm_arguments
+from mcl_hf.models.timm_backbone import build_timm_network, describe_backbone, timm_arguments
 from mcl_hf.transfer.checkpoint import Checkpoint
 from mcl_hf.transfer.convert import Coverage
 
@@ -55,6 +55,17 @@ def write_timm(checkpoint: Checkpoint, folder: Path) -> Coverage:
     if new:
         coverage.parts["final layer"] = (0, len(new))
     return coverage
+
+
+def feature_options(backbone: str, num_channels: int = 3, backbone_kwargs: dict[str, Any] | None = None) -> str:
+    """What `timm.create_model` is to be given, as code, to return C2..C5 alone.
+
+    Example:
+        >>> feature_options("resnet50"), feature_options("convnext_atto")
+        ('features_only=True, out_indices=(1, 2, 3, 4)', 'features_only=True, out_indices=(0, 1, 2, 3)')
+    """
+    wanted = describe_backbone(backbone, num_channels, backbone_kwargs).positions[-4:]
+    return f"features_only=True, out_indices={wanted}"
 
 
 def plain_names(config: MCLConfig) -> dict[str, str]:

@@ -227,11 +227,16 @@ def test_checkpoints_and_the_whole_model(folder):
 
 def test_doors_of_a_published_model(folder):
     text = render_card(folder, repository="carol/net", with_timm=True, with_code=True)
-    assert 'timm.create_model("hf-hub:carol/net-timm", pretrained=True, features_only=True)' in text
+    assert (
+        'timm.create_model("hf-hub:carol/net-timm", pretrained=True, features_only=True, out_indices=(1, 2, 3, 4))'
+        in text
+    )
     assert 'AutoModel.from_pretrained("carol/net", trust_remote_code=True)' in text
     assert 'AutoBackbone.from_pretrained("carol/net")' in text
     plain = render_card(folder, repository="carol/net")
     assert "hf-hub" not in plain and "trust_remote_code" not in plain and "--to timm net-timm" in plain
+    assert text.count("mcl_hf is installed by `pip install .` in a clone of its source.") == 1
+    assert "pretraining" not in sections(text)["mcl_hf"] and "The command writes graphs, and" in plain
     assert "--to detectron2" not in plain and "no names for the layers of this resnet10t" in plain
     edit(folder / "config.json", lambda config: config.update({"backbone": "resnet50", "backbone_kwargs": {}}))
     assert "mcl-hf export carol/net --to detectron2 net-detectron2" in render_card(folder, repository="carol/net")

@@ -100,20 +100,29 @@ def test_everything_that_can_go_along(hub, command, client, run):
     assert {"modeling_mcl.py", "pretraining/model.safetensors", "pretraining/config.json", *SLIM, *RECORD} <= set(held)
     assert titles(hub, "lab/net") == titles(hub, "lab/net-timm") == ["All of it"]
     assert list(tags(hub, "lab/net")) == list(tags(hub, "lab/net-timm")) == ["first"]
+    cards = [hub.store.read(name, "README.md").decode() for name in ("lab/net", "lab/net-timm")]
+    blocks = [block for card in cards for block in re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)]
+    assert len(blocks) == 5 and sum("AutoModelForPreTraining.from" in block for block in blocks) == 1
+    assert "`lab/net/pretraining`" in cards[0] and f"({hub.endpoint}/lab/net)" in cards[1]
     opened = client(
         f"""
-import timm, torch, mcl_hf
-from transformers import AutoModel
-network = timm.create_model("hf-hub:lab/net-timm", pretrained=True, features_only=True).eval()
-ours = mcl_hf.MCLBackbone.from_pretrained({str(run)!r}).eval()
-x = torch.rand(1, 3, 64, 64)
-for a, b in zip(network(x)[1:], ours(x).feature_maps, strict=True):
-    assert torch.equal(a, b)
-whole = mcl_hf.MCLForPreTraining.from_pretrained("lab/net", subfolder="pretraining")
-assert AutoModel.from_pretrained("lab/net", trust_remote_code=True) is not None
+import torch, mcl_hf
+for block in {blocks!r}:
+    exec(block)
+    if "timm.create_model" in block:
+        maps = (features if "features =" in block else network).eval()(x := torch.rand(1, 3, 64, 64))
+        ours = mcl_hf.MCLBackbone.from_pretrained({str(run)!r}).eval()(x).feature_maps
+        assert all(torch.equal(a, b) for a, b in zip(maps, ours, strict=True))
+    if "whole =" in block:
+        kept = mcl_hf.MCLForPreTraining.from_pretrained({str(run / "pretraining")!r}).state_dict()
+        assert all(torch.equal(tensor, kept[name]) for name, tensor in whole.state_dict().items())
+    if "trust_remote_code" in block:  # as where mcl_hf is not installed
+        import subprocess, sys
+        alone = "import sys; sys.modules['mcl_hf'] = None\\n" + block + "print(type(whole).__module__)"
+        subprocess.run([sys.executable, "-c", alone], check=True)
 """
     )
-    assert opened.code == 0, opened.text
+    assert opened.code == 0 and "transformers_modules.lab" in opened.out, opened.text
 
 
 def test_a_checkpoint_is_published_slim(hub, command, run):
@@ -123,6 +132,7 @@ def test_a_checkpoint_is_published_slim(hub, command, run):
     size = len(hub.store.read("alice/net", "model.safetensors"))
     assert size < 0.6 * (checkpoint / "model.safetensors").stat().st_size
     assert json.loads(hub.store.read("alice/net", "config.json"))["architectures"] == ["MCLModel"]
+    assert b"MCLForPreTraining" not in hub.store.read("alice/net", "README.md")
     assert json.loads(hub.store.read("alice/net", "log_summary.json"))["steps"] == 2
 
 

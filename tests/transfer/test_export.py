@@ -1,5 +1,6 @@
 """What is written opens in the frameworks at hand with bit-equal outputs; the rest is checked by names and settings."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -34,8 +35,9 @@ def test_timm_gives_the_same_maps_bit_for_bit(
     assert main(["export", str(run), "--to", "timm", str(out)]) == 0
     assert "timm resnet18: 120 of 120 tensors: backbone 120/120" in capsys.readouterr().out
     expected = pretraining.mcl(PIXELS).backbone_feature_maps
-    features = timm.create_model(f"local-dir:{out}", pretrained=True, features_only=True).eval()
-    assert same(features(PIXELS)[-4:], expected)
+    line = re.search(r"^features = (timm.create_model\(.*\))  # C2..C5$", (out / "README.md").read_text(), re.MULTILINE)
+    features = eval(line[1], {"timm": timm}).eval()
+    assert same(features(PIXELS), expected)
     plain = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     assert torch.equal(plain.forward_features(PIXELS), expected[-1])
     seven = timm.create_model(f"local-dir:{out}", pretrained=True, num_classes=7).eval()
@@ -65,9 +67,10 @@ def test_timm_takes_any_backbone(tmp_path: Path, backbone: str, kwargs: dict, ch
     model.save_pretrained(tmp_path / "run")
     coverage = export_checkpoint(tmp_path / "run", tmp_path / "out", "timm")
     assert coverage.parts.get("final layer", (0, 0)) == (0, final)
-    features = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True, features_only=True).eval()
+    text = (tmp_path / "out" / "README.md").read_text()
+    features = eval(re.search(r"^features = (timm.create_model\(.*\))  # C2..C5$", text, re.MULTILINE)[1]).eval()
     pixels = torch.randn(1, channels, 224, 224)
-    assert same(run_timm_network(features, backbone, pixels)[-4:], model(pixels).backbone_feature_maps)
+    assert same(run_timm_network(features, backbone, pixels), model(pixels).backbone_feature_maps)
 
 
 @torch.no_grad()
@@ -166,6 +169,30 @@ def test_target_network_leaves_stale_levels_out_or_makes_statistics(
     lateral = pretraining.target.fpn.lateral[3].conv(pretraining.target.backbone_maps(pixels)[3])
     assert torch.allclose(model.fpn.lateral[3].bn.running_mean, lateral.mean(dim=(0, 2, 3)), atol=1e-5)
     assert torch.equal(model.fpn.lateral[0].conv.weight, pretraining.target.fpn.lateral[0].conv.weight)
+
+
+@pytest.mark.parametrize(
+    ("stale", "to", "detector", "told"),
+    [
+        ((0,), "transformers", None, "P2 of the FPN was read by no level of this pre-training: it goes over as it was"),
+        ((0, 1), "torchvision", None, "P2 and P3 of the FPN were read by no level"),
+        ((0, 1), "mmdet", "retinanet", "note: P3 of the FPN was read"),
+        ((0,), "detectron2", "retinanet", None),
+        ((0, 1), "timm", None, None),
+    ],
+)
+def test_levels_without_training_are_a_note_where_they_go_along(
+    run: Path, tmp_path: Path, stale: tuple, to: str, detector: str | None, told: str | None
+) -> None:
+    model = MCLModel.from_pretrained(run)
+    for index in range(4):
+        for part in (model.fpn.lateral, model.fpn.output):
+            part[index].bn.num_batches_tracked.fill_(0 if index in stale else 5)
+    model.save_pretrained(tmp_path / "run")
+    coverage = export_checkpoint(tmp_path / "run", tmp_path / "out", to, detector=detector, network="online")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert str(coverage) in text and "left out: P" not in text
+    assert (told in text and "  note: P" in text) if told else "no level of this" not in text
 
 
 def _normalised(path: Path) -> torch.Tensor:
