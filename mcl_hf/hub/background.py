@@ -4,6 +4,7 @@ Where it sits: hung into the loop as a callback by `cli` (`--push-to-hub`), or b
 the main process it hands checkpoints to one thread (`push_worker.py`) -> `repository.py`. On the Hub:
 
     checkpoints/step-00000030/     a whole checkpoint, to resume from; as many as the run keeps
+    log.jsonl                      the run's log up to there, without the names of unreadable images
     config.json, ... README.md     the finished model, at the end, with its card and a tag (see `bundle.py`)
 
 Each push is one commit. The thread holds at most one checkpoint in its hands and one waiting: where the connection is
@@ -27,9 +28,12 @@ from mcl_hf.hub.bundle import Contents, is_ours, make_bundles
 from mcl_hf.hub.push_worker import PushWorker, Upload
 from mcl_hf.hub.refusals import HubAwayError
 from mcl_hf.hub.repository import Repository
+from mcl_hf.hub.run_record import NOT_PUBLISHED
 from mcl_hf.hub.tags import next_tag
+from mcl_hf.training.hub_resume import LOG
 from mcl_hf.training.saving import to_drop
 from mcl_hf.training.state import step_of
+from mcl_hf.training.tracking import log_up_to
 from mcl_hf.version import __version__
 
 if TYPE_CHECKING:
@@ -132,14 +136,15 @@ class PushToHub:
             return
         self._open(run)
         self._tell(run.tracking.print)
+        step = step_of(checkpoint)
         try:
             staged = _link_files(checkpoint, run.output_dir / STAGING / checkpoint.name)
+            files = {f"checkpoints/{checkpoint.name}/{path.name}": path for path in sorted(staged.iterdir())}
+            files |= _log(run.output_dir, step, staged)
         except OSError as error:
             run.tracking.print(f"warning: {checkpoint.name} is not pushed: it cannot be held in {STAGING} ({error})")
             return
         self._newest = checkpoint
-        files = {f"checkpoints/{checkpoint.name}/{path.name}": path for path in sorted(staged.iterdir())}
-        step = step_of(checkpoint)
         kept = (run.arguments.keep_last, run.arguments.keep_every)
         self._worker.submit(Upload(files, f"Checkpoint of step {step:,} (mcl_hf {__version__})", step, kept, staged))
 
@@ -163,6 +168,7 @@ class PushToHub:
             if self._newest is not None:
                 last = _link_files(self._newest, run.output_dir / STAGING / f"{self._newest.name}-end")
                 files |= {f"checkpoints/{self._newest.name}/{path.name}": path for path in sorted(last.iterdir())}
+            files |= _log(run.output_dir, run.state.step, folder)
         except (InputError, OSError) as error:  # the run is finished, and stays so
             self._bundle_error = str(error)
             return
@@ -254,6 +260,13 @@ def _link_files(checkpoint: Path, folder: Path) -> Path:
         except OSError:
             shutil.copyfile(path, folder / path.name)
     return folder
+
+
+def _log(output_dir: Path, step: int, folder: Path) -> dict[str, Path]:
+    """The run's log up to a step, written into a folder, by its path in the repository; nothing where it is empty."""
+    text = log_up_to((output_dir / LOG).read_text(encoding="utf-8", errors="replace"), step, without=NOT_PUBLISHED)
+    (folder / LOG).write_text(text, encoding="utf-8")
+    return {LOG: folder / LOG} if text else {}
 
 
 def _steps(paths: Any) -> set[int]:

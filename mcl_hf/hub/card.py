@@ -21,7 +21,7 @@ from mcl_hf.hub.evaluation_text import evaluation_text
 from mcl_hf.hub.markdown import bullets, code, facts, join, plain
 from mcl_hf.hub.recorded import Recorded, read_recorded
 from mcl_hf.hub.results import read_results
-from mcl_hf.hub.training_rows import finetuning_rows, last_numbers, pretraining_rows, recipe_text, start_text
+from mcl_hf.hub.training_rows import finetuning_rows, last_numbers, log_rows, pretraining_rows, recipe_text, start_text
 from mcl_hf.version import __version__
 
 __all__ = ["check_card", "fill_template", "license_of", "render_card"]
@@ -30,6 +30,10 @@ PAPER = "[MCL](https://arxiv.org/abs/2304.02010) (multi-level contrastive learni
 _RENDERED = (
     f"This card was rendered by mcl_hf {__version__} from what was recorded; what is missing was not recorded or not "
     "measured."
+)
+_ONLY_A_LOG = (
+    "The options of the run, its data and what it started from are not recorded: `training_state.json` is missing. Its "
+    "log is here:"
 )
 _LAYOUTS = {"MCL": "the published MCL code", "ResNet": "a ResNet of torchvision's names"}
 
@@ -77,6 +81,8 @@ def render_card(
     training, recipe, numbers = "How it was trained is not recorded.", "", ""
     if recorded.imported is not None:
         training = _import_text(recorded.imported)
+    elif state is None and recorded.log:
+        training, numbers = f"{_ONLY_A_LOG}\n\n{facts(log_rows(recorded))}", last_numbers(recorded)
     if state is not None:
         rows = pretraining_rows if recorded.detector is None else finetuning_rows
         training = facts(rows(recorded, data_name, data_license))

@@ -79,7 +79,8 @@ def _timm(config: dict[str, Any], place: str, with_timm: bool) -> Door:
     lines = [
         "import timm",
         "",
-        f"network = timm.create_model({_text(address)}, pretrained=True, {options})  # C2..C5",
+        f"maps = dict({options})  # C2..C5",
+        f"network = timm.create_model({_text(address)}, pretrained=True, **maps)",
     ]
     return Door("Without mcl_hf: timm", text, "python", "\n".join(lines))
 

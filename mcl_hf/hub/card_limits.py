@@ -6,7 +6,7 @@ Where it sits: recorded, results -> **card_limits** -> card.
 from mcl_hf.hub.markdown import code, join, number, plain
 from mcl_hf.hub.recorded import Recorded
 from mcl_hf.hub.results import Results
-from mcl_hf.hub.training_rows import health_lines, licence_text, start_text
+from mcl_hf.hub.training_rows import health_lines, licence_text, log_gap, start_text
 from mcl_hf.training.state import TrainingState
 
 _LEVELS = ("P5", "P4", "P3", "P2")
@@ -26,6 +26,7 @@ def limitations(recorded: Recorded, data_licence: str | None, license: str) -> l
         told = "What trained these weights, on what data and under what terms, is not recorded here."
         lines.append(told if recorded.imported is None else f"{told} Its authors' own card or paper says it.")
         lines += _of_the_import(recorded)
+        lines += health_lines(recorded)
     else:
         lines.append(
             f"The weights are under {code(license)}; the data have terms of their own: "
@@ -47,6 +48,7 @@ def limitations(recorded: Recorded, data_licence: str | None, license: str) -> l
             lines.append("The run went on on another machine or with other releases than it began with.")
         if state.broken_images:
             lines.append(f"{number(state.broken_images)} images could not be read and were replaced by others.")
+        lines += log_gap(recorded)
         lines += health_lines(recorded)
     if recorded.detector is None:
         untrained = _LEVELS[len(config["montage_ratios"]) :] if state is not None else ()

@@ -54,7 +54,7 @@ def draw_pictures(recorded: Recorded, beside: Path, of_data: bool) -> list[tuple
 
 def why_no_curves(recorded: Recorded, asked: bool) -> str | None:
     """Why a card has no curves; None where it has them, or there is no run to have any."""
-    if recorded.state is None:
+    if recorded.state is None and not recorded.log:
         return None
     if not recorded.log:
         return "No log of the run was found, so there are no curves."

@@ -10,8 +10,8 @@ from typing import Any
 
 from mcl_hf.detection.finetune_finish import is_best_chosen
 from mcl_hf.errors import InputError
-from mcl_hf.hub.run_record import read_run
-from mcl_hf.training.state import TrainingState
+from mcl_hf.hub.run_record import read_run, read_run_log, run_folder
+from mcl_hf.training.state import TrainingState, step_of
 from mcl_hf.transfer.checkpoint import DETECTOR_TYPE, find_folder
 from mcl_hf.transfer.import_ import IMPORT_RECORD
 
@@ -29,7 +29,7 @@ class Recorded:
         config: config.json.
         state: of the run; None where none is recorded.
         step: optimizer steps behind these weights; None without a run.
-        log: lines of log.jsonl up to that step.
+        log: lines of log.jsonl up to that step, or where the run is not recorded, up to that of the folder's name.
         imported: what `mcl-hf import` wrote of its source; None for models of runs.
     """
 
@@ -93,27 +93,21 @@ def read_recorded(folder: Path) -> Recorded:
     weights = found.resolve()
     if config.get("model_type") not in ("mcl_dense", DETECTOR_TYPE):
         raise InputError(f"{folder} is no model of mcl_hf: its config.json has model_type {config.get('model_type')!r}")
-    run_folder = _run_folder(weights)
+    around = run_folder(weights)
     run = read_run(weights)
-    step = None if run is None else _step(weights, run_folder, run.state)
-    within = weights.relative_to(run_folder).as_posix()
+    step = None if run is None else _step(weights, around, run.state)
+    log, last = (read_run_log(around), step_of(weights)) if run is None else (run.log, step)
+    within = weights.relative_to(around).as_posix()
     return Recorded(
-        name=run_folder.name if within == "." else f"{run_folder.name}/{within}",
+        name=around.name if within == "." else f"{around.name}/{within}",
         folder=weights,
-        run_folder=run_folder,
+        run_folder=around,
         config=config,
         state=None if run is None else run.state,
         step=step,
-        log=[] if run is None or step is None else [line for line in run.log if line.get("step", 0) <= step],
+        log=[line for line in log if last is None or last < 0 or line["step"] <= last],
         imported=_imported(weights),
     )
-
-
-def _run_folder(weights: Path) -> Path:
-    """The folder of a run around one of its models."""
-    if weights.parent.name == "checkpoints":
-        return weights.parent.parent
-    return weights.parent if weights.name in ("pretraining", "best") else weights
 
 
 def _step(weights: Path, run_folder: Path, state: TrainingState) -> int:

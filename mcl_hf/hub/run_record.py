@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from mcl_hf.errors import InputError
 from mcl_hf.training.provenance import without_keys
 from mcl_hf.training.state import TrainingState, read_training_state
-from mcl_hf.training.tracking import read_log
+from mcl_hf.viz import read_log
 
 ARGUMENTS_FILE = "training_arguments.json"
 SUMMARY_FILE = "log_summary.json"
 _INSIDE_A_RUN = ("pretraining", "best")
-_NOT_SUMMARISED = ("broken",)  # names of files
+NOT_PUBLISHED = ("broken",)
+"""Entries of the log that stay here: names of files."""
+
 STATE_FILE = "training_state.json"
 
 
@@ -46,20 +47,29 @@ def read_run(folder: Path) -> RunRecord | None:
         InputError: there is a record that cannot be read.
     """
     folder = folder.resolve()
-    if folder.parent.name == "checkpoints":
-        run = folder.parent.parent
-    else:
-        run = folder.parent if folder.name in _INSIDE_A_RUN else folder
+    run = run_folder(folder)
     holders = [place for place in (folder, run, run / "checkpoints" / "last") if (place / STATE_FILE).is_file()]
     if not holders:
         return None
     state = read_training_state(holders[0])
+    return RunRecord(state, [line for line in read_run_log(run) if line["step"] <= state.step])
+
+
+def run_folder(folder: Path) -> Path:
+    """The folder of the run around one of its models."""
+    if folder.parent.name == "checkpoints":
+        return folder.parent.parent
+    return folder.parent if folder.name in _INSIDE_A_RUN else folder
+
+
+def read_run_log(run: Path) -> list[dict[str, Any]]:
+    """The log of a run's folder; empty where there is none.
+
+    Raises:
+        InputError: naming a line that is no record.
+    """
     path = run / "log.jsonl"
-    try:
-        lines = read_log(path) if path.is_file() else []
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    return RunRecord(state, [line for line in lines if line.get("step", 0) <= state.step])
+    return read_log(path) if path.is_file() and path.stat().st_size else []
 
 
 def write_run_record(record: RunRecord, folder: Path) -> None:
@@ -84,7 +94,7 @@ def training_arguments(state: TrainingState) -> dict[str, Any]:
 
 def log_summary(record: RunRecord) -> dict[str, Any]:
     """Where the curves begin and end, and what is between in one number each."""
-    lines = [{name: value for name, value in line.items() if name not in _NOT_SUMMARISED} for line in record.log]
+    lines = [{name: value for name, value in line.items() if name not in NOT_PUBLISHED} for line in record.log]
     speeds = [line["images_per_second"] for line in lines if _is_number(line.get("images_per_second"))]
     losses = [line for line in lines if _is_number(line.get("loss"))]
     best = min(losses, key=lambda line: line["loss"], default=None)

@@ -12,6 +12,7 @@ from mcl_hf.hub.command_line import as_text, changed_options, run_command
 from mcl_hf.hub.markdown import ABSENT, code, count, facts, is_number, join, number, plain, table
 from mcl_hf.hub.recorded import Recorded
 from mcl_hf.training.finish import duration
+from mcl_hf.training.hub_resume import fetched
 from mcl_hf.training.state import TrainingState
 from mcl_hf.viz import summarise
 
@@ -220,6 +221,32 @@ def last_numbers(recorded: Recorded) -> str:
     return facts(rows)
 
 
+def log_rows(recorded: Recorded) -> Rows:
+    """What the log alone tells of a run of which nothing else is recorded."""
+    first, last = recorded.log[0], recorded.log[-1]
+    return [
+        ("steps in the log", f"{number(first['step'])} to {number(last['step'])}"),
+        ("duration", duration(last["seconds"]) if is_number(last.get("seconds")) else ABSENT),
+        *_pace_rows(recorded),
+        ("unreadable images", number(last.get("broken_images"))),
+    ]
+
+
+def log_gap(recorded: Recorded) -> list[str]:
+    """That the log begins late, where the run went on from elsewhere and the lines before did not come along."""
+    if not recorded.log or recorded.state is None:
+        return []
+    first, source = recorded.log[0]["step"], fetched(recorded.run_folder)
+    if source is not None and first > source[1]:
+        name, step = source
+        told = f"the run went on from step {number(step)} of {code(name)}"
+    elif first > recorded.arguments.get("log_every_steps", first):
+        told = "where the run went on from an earlier checkpoint, the log before that did not come along"
+    else:
+        return []
+    return [f"The log begins at step {number(first)}: {told}. Curves and numbers of the steps before are not here."]
+
+
 def health_lines(recorded: Recorded) -> list[str]:
     """Warnings that the run gave about itself, and losses that were not finite."""
     lines = [
@@ -257,18 +284,25 @@ def _machine_rows(recorded: Recorded) -> Rows:
     state, options = recorded.state, recorded.arguments
     assert state is not None
     processes = count(state.world_size, "process", "processes")
-    peaks = [line["peak_memory_gib"] for line in recorded.log if is_number(line.get("peak_memory_gib"))]
-    speeds = [line["images_per_second"] for line in recorded.log if is_number(line.get("images_per_second"))]
     rows = [("precision", str(options.get("precision", ABSENT))), ("seed", number(options.get("seed")))]
     rows += [("hardware", f"{hardware}; {processes}") for hardware in _hardware(state)]
     rows += [
         ("duration", f"{duration(state.seconds)}" + (" (of the whole run)" if recorded.step != state.step else "")),
-        ("speed", f"{statistics.median(speeds):.1f} images/s, median" if speeds else ABSENT),
-        ("peak memory of the main process", f"{max(peaks):.2f} GiB" if peaks else ABSENT),
+        *_pace_rows(recorded),
         ("unreadable images", number(state.broken_images)),
         ("software", _software(state)),
     ]
     return rows
+
+
+def _pace_rows(recorded: Recorded) -> Rows:
+    """Speed and memory, as the log has them."""
+    peaks = [line["peak_memory_gib"] for line in recorded.log if is_number(line.get("peak_memory_gib"))]
+    speeds = [line["images_per_second"] for line in recorded.log if is_number(line.get("images_per_second"))]
+    return [
+        ("speed", f"{statistics.median(speeds):.1f} images/s, median" if speeds else ABSENT),
+        ("peak memory of the main process", f"{max(peaks):.2f} GiB" if peaks else ABSENT),
+    ]
 
 
 def _hardware(state: TrainingState) -> list[str]:

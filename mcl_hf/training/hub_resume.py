@@ -3,9 +3,11 @@
 Where it sits: `--resume user/name` -> resume.py -> **hub_resume** -> OUTPUT_DIR/checkpoints/step-00000030, from where
 on it is a run like any other: interrupted again, it goes on with `--resume auto`, or with the same command.
 
-    OUTPUT_DIR/checkpoints/
-        fetched.json            what was asked for, and the repository's commit
-        step-00000030/          see state.py
+    OUTPUT_DIR/
+        log.jsonl               up to that step, where the repository holds it
+        checkpoints/
+            fetched.json        what was asked for, and the repository's commit
+            step-00000030/      see state.py
 """
 
 import json
@@ -16,6 +18,10 @@ from ..errors import InputError
 from ..models.checkpoint_source import HubSource, fetch, hub_checkpoints
 from .saving import fsync, link_last, replace_folder
 from .state import checkpoint_folder, checkpoints, damage, newest_whole_checkpoint, step_of
+from .tracking import log_up_to
+
+LOG = "log.jsonl"
+"""Of a run, in its folder and in a repository to which it is pushed."""
 
 _RECORD = "fetched.json"
 
@@ -48,7 +54,9 @@ def resume_from_hub(source: HubSource, resume: str, output_dir: Path, in_use: bo
             found = fetch(candidate, [f"{candidate.folder}/*"]) / candidate.folder
             reason = damage(found)
             if reason is None:
-                return _take(found, resume, output_dir), [*lines, f"fetched {found.name} of {source.repository}"]
+                commit = HubSource(source.repository, revision=found.parents[1].name)
+                log = fetch(commit, [LOG]) / LOG
+                return _take(found, log, resume, output_dir), [*lines, f"fetched {found.name} of {source.repository}"]
             lines.append(f"{candidate.folder} of {source.repository} is damaged ({reason}): using one before it")
     except ValueError as error:
         raise InputError(f"cannot resume from {resume}: {error}") from error
@@ -56,11 +64,15 @@ def resume_from_hub(source: HubSource, resume: str, output_dir: Path, in_use: bo
     raise InputError(f"cannot resume from {resume}: {why}; weights alone are started from with --init")
 
 
-def _take(found: Path, resume: str, output_dir: Path) -> Path:
-    """Copy a checkpoint out of the cache, whole or not at all."""
+def _take(found: Path, log: Path, resume: str, output_dir: Path) -> Path:
+    """Copy a checkpoint out of the cache, whole or not at all, and before it the log, where there is one."""
     final = checkpoint_folder(output_dir, step_of(found))
     partial = final.with_name(f".{final.name}.partial")
     try:
+        if log.is_file():
+            output_dir.mkdir(parents=True, exist_ok=True)
+            text = log_up_to(log.read_text(encoding="utf-8", errors="replace"), step_of(found))
+            (output_dir / LOG).write_text(text, encoding="utf-8")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(found, partial, copy_function=shutil.copyfile)  # the cache holds links
         for path in partial.iterdir():
@@ -77,10 +89,20 @@ def _take(found: Path, resume: str, output_dir: Path) -> Path:
 
 def _resumed_before(output_dir: Path) -> str | None:
     """What an earlier attempt in this folder was asked to go on from."""
+    found = fetched(output_dir)
+    return None if found is None else found[0]
+
+
+def fetched(output_dir: Path) -> tuple[str, int] | None:
+    """What the run in this folder went on from on the Hub, as the user named it, and the step of that checkpoint.
+
+    None where it did not, or was stopped while it wrote this down.
+    """
     try:
-        return json.loads((output_dir / "checkpoints" / _RECORD).read_text(encoding="utf-8"))["resume"]
+        record = json.loads((output_dir / "checkpoints" / _RECORD).read_text(encoding="utf-8"))
+        return str(record["resume"]), step_of(Path(record["checkpoint"]))
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # it was not, or was stopped while it wrote this
+        return None
 
 
-__all__ = ["resume_from_hub"]
+__all__ = ["LOG", "fetched", "resume_from_hub"]

@@ -28,7 +28,7 @@ Trackers are Accelerate's. Pictures of the data go to them only with `log_images
 import importlib.util
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,17 +143,32 @@ def truncate_log(path: Path, last_step: int) -> None:
     """Drop the lines after `last_step` and a torn last line, so that a resumed run continues the log without a seam."""
     if not path.exists():
         return
+    kept = log_up_to(path.read_text(encoding="utf-8", errors="replace"), last_step)
+    new = path.with_name(path.name + ".new")
+    new.write_text(kept, encoding="utf-8")
+    new.replace(path)
+
+
+def log_up_to(text: str, last_step: int, without: Collection[str] = ()) -> str:
+    """The lines of a log up to a step that are records, as they stand.
+
+    Args:
+        text: of a log.jsonl.
+        last_step: the last one that is kept.
+        without: entries of a record that are dropped.
+    """
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in text.splitlines():
         try:
             record = json.loads(line)
-        except ValueError:
+            whole = record["step"] <= last_step
+        except (ValueError, KeyError, TypeError):
             continue  # the line that was being written when the process was killed
-        if record["step"] <= last_step:
-            kept.append(line + "\n")
-    new = path.with_name(path.name + ".new")
-    new.write_text("".join(kept), encoding="utf-8")
-    new.replace(path)
+        if whole:
+            dropped = any(name in record for name in without)
+            rest = {name: value for name, value in record.items() if name not in without}
+            kept.append((json.dumps(rest) if dropped else line) + "\n")
+    return "".join(kept)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

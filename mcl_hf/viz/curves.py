@@ -35,17 +35,22 @@ def read_log(path: str | Path) -> list[Record]:
     file = path / "log.jsonl" if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"there is no log at {file}: give the --output-dir of a run, or its log.jsonl")
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read: {error}") from error
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     records: list[Record] = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in lines:
         try:
             record = json.loads(line)
-            if not isinstance(record, dict) or "step" not in record:
+            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
                 raise ValueError("not a record with a step")
         except ValueError as error:
-            if number == len(lines) and records:
+            if number == lines[-1][0] and records:
                 break
-            raise InputError(f"{file}, line {number} is no record of a run ({error})") from error
+            what = error.msg if isinstance(error, json.JSONDecodeError) else error  # whose own line is always 1
+            raise InputError(f"{file}, line {number} is no record of a run ({what})") from error
         records.append(record)
     if not records:
         raise InputError(f"{file} is empty: the run has not logged a step yet")

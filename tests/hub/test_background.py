@@ -80,7 +80,12 @@ def test_checkpoints_and_the_finished_model_are_pushed_beside_training(hub, trai
     assert not (tmp_path / "run" / ".hub").exists()
     for commit in repo.history():  # whoever reads at any moment finds whole checkpoints
         files = commit.files
-        for step in {path.split("/")[1] for path in files if path.startswith("checkpoints/")}:
+        steps = {path.split("/")[1] for path in files if path.startswith("checkpoints/")}
+        if steps:
+            log = hub.store.blob_path(files["log.jsonl"].sha256).read_text().splitlines()
+            newest = int(max(steps).removeprefix("step-"))
+            assert [json.loads(line)["step"] for line in log] == list(range(1, newest + 1))
+        for step in steps:
             manifest = json.loads(hub.store.blob_path(files[f"checkpoints/{step}/manifest.json"].sha256).read_bytes())
             for name, told in manifest["files"].items():
                 assert files[f"checkpoints/{step}/{name}"].sha256 == told["sha256"]
@@ -124,6 +129,10 @@ def test_a_run_goes_on_from_the_hub_and_removes_what_came_after(hub, train, tmp_
     done = train(max_steps=3, resume="alice/net", output_dir=str(tmp_path / "elsewhere"))
     assert done.code == 0 and "resuming after step 2" in done.text, done.text
     assert steps_of(hub) == [2, 3] and "notes.md" in files_of(hub) and list(tags(hub)) == ["v1", "v2"]
+    here = (tmp_path / "elsewhere" / "log.jsonl").read_bytes()
+    assert [json.loads(line)["step"] for line in here.splitlines()] == [1, 2, 3], "the log is whole"
+    assert hub.store.read("alice/net", "log.jsonl") == here
+    assert b"The log begins" not in hub.store.read("alice/net", "README.md")
 
 
 def test_a_hub_that_is_away_costs_warnings_and_is_pushed_to_once_it_is_back(hub, train, client, tmp_path):

@@ -170,6 +170,56 @@ def test_what_an_older_run_did_not_record_is_said_to_be_absent(folder):
     assert "--max-steps 3" in text and not (folder / "pictures").exists()
 
 
+def test_of_a_run_that_left_only_a_log_the_log_is_told(folder):
+    for path in list(folder.rglob(RECORD)):
+        path.unlink()
+    edit_log(folder, lambda line: line.update({"health": ["collapse: all alike"]} if line["step"] == 3 else {}))
+    text = render_card(folder, pictures=folder)
+    check_card(text)
+    for told in (
+        "The options of the run, its data and what it started from are not recorded: `training_state.json` is missing.",
+        "| steps in the log | 1 to 3 |",
+        "| duration | 6 s |",
+        "| speed | 20.0 images/s, median |",
+        "| loss | 3.0000 at step 1, 1.0000 at step 3 |",
+        "![Curves of the run](pictures/training.png)",
+        "Warning of the run at step 3: collapse: all alike",
+        "What trained these weights, on what data and under what terms, is not recorded here.",
+    ):
+        assert told in text, told
+    assert "How it was trained is not recorded." not in text and "### Recipe" not in text
+    assert "| steps in the log | 1 to 2 |" in render_card(folder / "checkpoints" / "step-00000002")
+
+
+def test_a_log_that_begins_late_is_said_to(folder):
+    assert "The log begins" not in render_card(folder)
+    lines = (folder / "log.jsonl").read_text().splitlines(keepends=True)
+    (folder / "log.jsonl").write_text(lines[2])
+    text = render_card(folder)
+    assert "The log begins at step 3: where the run went on from an earlier checkpoint, the log before that" in text
+    record = {"resume": "carol/net@v1", "commit": "0", "checkpoint": "step-00000002"}
+    (folder / "checkpoints" / "fetched.json").write_text(json.dumps(record))
+    text = render_card(folder)
+    assert "The log begins at step 3: the run went on from step 2 of `carol/net@v1`." in text
+    (folder / "log.jsonl").write_text("".join(lines))
+    assert "The log begins" not in render_card(folder)
+
+
+def test_a_broken_line_of_the_log_is_named_and_a_torn_last_one_is_left_out(folder):
+    lines = (folder / "log.jsonl").read_text().splitlines(keepends=True)
+    (folder / "log.jsonl").write_text(f"{lines[0]}\n{{broken\n{lines[2]}")
+    with pytest.raises(InputError, match=r"log\.jsonl, line 3 is no record of a run \(Expecting property name"):
+        render_card(folder)
+    (folder / "log.jsonl").write_text(lines[0] + lines[1] + lines[2][:20])
+    assert "1.5000 at step 2 |" in render_card(folder)
+
+
+def test_a_record_of_another_kind_is_one_line(folder):
+    edit(folder / RECORD, lambda state: state.update({"recipe": []}))
+    with pytest.raises(InputError, match="training_state.json is damaged: recipe is not an object"):
+        render_card(folder)
+
+
 def test_numbers_that_are_not_finite_are_said_to_be_so(folder):
     def spoil(line):
         if line["step"] > 1:
@@ -227,10 +277,8 @@ def test_checkpoints_and_the_whole_model(folder):
 
 def test_doors_of_a_published_model(folder):
     text = render_card(folder, repository="carol/net", with_timm=True, with_code=True)
-    assert (
-        'timm.create_model("hf-hub:carol/net-timm", pretrained=True, features_only=True, out_indices=(1, 2, 3, 4))'
-        in text
-    )
+    assert "maps = dict(features_only=True, out_indices=(1, 2, 3, 4))  # C2..C5\n" in text
+    assert 'timm.create_model("hf-hub:carol/net-timm", pretrained=True, **maps)\n' in text
     assert 'AutoModel.from_pretrained("carol/net", trust_remote_code=True)' in text
     assert 'AutoBackbone.from_pretrained("carol/net")' in text
     plain = render_card(folder, repository="carol/net")

@@ -41,12 +41,16 @@ def put(hub, folder: Path, *steps: int, damaged: int = 0) -> None:
 
 def test_the_newest_whole_checkpoint_is_continued_bit_for_bit(hub, client, photos, whole, tmp_path):
     put(hub, whole, 1, 2, damaged=2)
+    log = (whole / "log.jsonl").read_bytes()
+    hub.store.add("alice/run", {"log.jsonl": log + b"\xff no record\n"}, private=True)
     here = tmp_path / "here"
     run = RUN.format(options=options(photos, here, resume="alice/run"))
     done = client(run, token="hf_alice")
     assert done.code == 0, done.text
     assert "step-00000002 of alice/run is damaged" in done.text and "resuming after step 1" in done.text
     assert (here / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    lines = [(here / "log.jsonl").read_bytes().splitlines(), log.splitlines()]
+    assert [json.loads(line)["step"] for line in lines[0]] == [1, 2, 3] and lines[0][0] == lines[1][0]
     record = json.loads((here / "checkpoints" / "fetched.json").read_text())
     assert (
         record["checkpoint"] == "step-00000001"

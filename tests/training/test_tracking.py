@@ -4,7 +4,7 @@ import pytest
 
 from mcl_hf.errors import InputError
 from mcl_hf.training import tracking
-from mcl_hf.training.tracking import Tracking, check_trackers, flatten, read_log, truncate_log
+from mcl_hf.training.tracking import Tracking, check_trackers, flatten, log_up_to, read_log, truncate_log
 
 
 def test_resuming_drops_the_lines_after_the_checkpoint_and_a_torn_one(tmp_path):
@@ -30,6 +30,12 @@ def test_other_processes_write_nothing(tmp_path):
     log.advance()
     log.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_log_is_cut_to_a_step_and_rid_of_what_stays_here():
+    text = '{"step": 1, "loss": 2.50}\n{"step": 2, "broken": ["a.jpg"], "loss": 1}\n[]\n{"step": 3}\n{"st'
+    assert log_up_to(text, 2, without=("broken",)) == '{"step": 1, "loss": 2.50}\n{"step": 2, "loss": 1}\n'
+    assert log_up_to(text, 9).count("\n") == 3 and not log_up_to("", 9)
 
 
 def test_tracker_names_of_levels_and_sides():
