@@ -263,7 +263,7 @@ def test_online_levels_that_no_montage_read_are_named(tmp_path: Path) -> None:
         ):
             buffer.fill_(3)
     model.save_pretrained(tmp_path / "run")
-    assert "P2, P3 of the FPN were read by no level" in str(
+    assert "P2 and P3 of the FPN were read by no level" in str(
         export_checkpoint(tmp_path / "run", tmp_path / "o", "mmdet")
     )
 
