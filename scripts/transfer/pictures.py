@@ -37,12 +37,12 @@ FOLD = SEED = 0
 SCORE = 0.3
 """Predictions below it are not drawn."""
 SCALES = (1.0, 0.5, 0.25)
-_PANEL, _HEAD = 208, 30  # px
+_PANEL, _HEAD = 168, 28  # px
 _LOOKED_AT = 60  # scenes, for one with a region that can be seen and moved
 Box = tuple[float, float, float, float]
 
 
-def draw_pictures(bench: Bench, arms: Sequence[str], scenes: Path, count: int = 6) -> list[Path]:
+def draw_pictures(bench: Bench, arms: Sequence[str], scenes: Path, count: int = 5) -> list[Path]:
     """Draw both pictures; their paths.
 
     Args:
