@@ -62,7 +62,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pictures", type=Path, metavar="JSON", help="draw what is found in these scenes")
     parser.add_argument("--tune", metavar="ARM", help=f"search options of an arm: {', '.join(tuning.TRIALS)}")
     parser.add_argument(
-        "--trials", type=int, default=tuning.MOST_TRIALS, metavar="N", help=f"of --tune ({tuning.MOST_TRIALS})"
+        "--trials",
+        type=int,
+        choices=range(1, tuning.MOST_TRIALS + 1),
+        default=tuning.MOST_TRIALS,
+        help=f"how many of the trials --tune runs, the first ones ({tuning.MOST_TRIALS})",
     )
     parser.add_argument("--cost", action="store_true", help="measure time and memory of a step of every arm")
     parser.add_argument("--run-job", metavar="NAME", help=argparse.SUPPRESS)  # what a job's own process is told

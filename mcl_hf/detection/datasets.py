@@ -69,6 +69,8 @@ def _read(
         raise InputError(f"--images {image_folder} is no folder")
     if path.suffix.lower() == ".json" and path.is_file():
         return read_coco(path, image_folder)
+    if path.suffix.lower() == ".json" and not path.exists():  # a file's name, which the Hub need not be asked about
+        raise InputError(f"{path} is not there: name a COCO JSON, or the folder that holds it")
     if path.is_dir():
         if is_cityscapes(path):
             return read_cityscapes(path, split)

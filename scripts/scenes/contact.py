@@ -34,7 +34,7 @@ from .contact_meshes import object_folder, object_names
 from .contact_render import OBJECTS, drop_objects
 from .cutouts import require_empty
 from .folds import SPLITS, folds_of, split_of
-from .generate import JPEG, check_size_fold_seed
+from .generate import JPEG, SplitSettings
 from .statistics import annotation_statistics, print_statistics
 from .workers import Record, Workers
 
@@ -43,18 +43,11 @@ CLASSES = ("object",)
 
 
 @dataclass(frozen=True)
-class ContactSettings:
+class ContactSettings(SplitSettings):
     """What a set is made of; see `scripts/make_scenes.py contact --help`."""
 
-    size: int = 128
-    fold: int = 0
-    seed: int = 0
-    train: int = 2000
-    val: int = 300
-    test: int = 600
-
     def __post_init__(self) -> None:
-        check_size_fold_seed(self.size, self.fold, self.seed)
+        super().__post_init__()
         if min(self.train, self.val, self.test) < 0 or self.train + self.val + self.test == 0:
             raise InputError("--train, --val and --test are numbers of pictures, 0 or more, and not all 0.")
 

@@ -46,38 +46,36 @@ JPEG: dict[str, Any] = {"quality": 92, "subsampling": 0}
 MIN_SIZE_PX = 24
 
 
-def check_size_fold_seed(size: int, fold: int, seed: int) -> None:
-    """The settings that scenes and contact pictures share.
-
-    Args:
-        size: side of every picture, px.
-        fold: 0 to 5.
-        seed: 0 or more.
+@dataclass(frozen=True)
+class SplitSettings:
+    """What every set has: the side of its pictures in px, its fold and seed, and the number of scenes of each split.
 
     Raises:
-        InputError: one of them is out of its range.
+        InputError: size, fold or seed is out of its range.
     """
-    if size < MIN_SIZE_PX:
-        raise InputError(f"--size {size} is too small: objects cannot be told below {MIN_SIZE_PX} px.")
-    if not 0 <= fold < NUM_FOLDS:
-        raise InputError(f"--fold {fold} does not exist: folds are 0 to {NUM_FOLDS - 1}.")
-    if seed < 0:
-        raise InputError(f"--seed {seed} is negative.")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a data set is made of; see `scripts/make_scenes.py generate --help`."""
 
     size: int = 128
-    """Side of every picture, px."""
     fold: int = 0
     seed: int = 0
     train: int = 2000
     val: int = 300
     test: int = 600
+
+    def __post_init__(self) -> None:
+        if self.size < MIN_SIZE_PX:
+            raise InputError(f"--size {self.size} is too small: objects cannot be told below {MIN_SIZE_PX} px.")
+        if not 0 <= self.fold < NUM_FOLDS:
+            raise InputError(f"--fold {self.fold} does not exist: folds are 0 to {NUM_FOLDS - 1}.")
+        if self.seed < 0:
+            raise InputError(f"--seed {self.seed} is negative.")
+
+
+@dataclass(frozen=True)
+class Settings(SplitSettings):
+    """What a data set is made of; see `scripts/make_scenes.py generate --help`."""
+
     pretrain: int = 12000
-    """Numbers of pictures; `train` also of each label fraction. 0 leaves a part out."""
+    """Pictures for pre-training; 0 leaves them, or a split, out. A label fraction has as many scenes as `train`."""
     fractions: tuple[float, ...] = (5.0, 20.0)
     """Label fractions, per cent of the training groups of each class, beside the whole."""
     distractors: float = 0.3
@@ -86,7 +84,7 @@ class Settings:
     public_domain: bool = False
 
     def __post_init__(self) -> None:
-        check_size_fold_seed(self.size, self.fold, self.seed)
+        super().__post_init__()
         if min(self.train, self.val, self.test, self.pretrain) < 0:
             raise InputError("--train, --val, --test and --pretrain are numbers of pictures, 0 or more.")
         if not all(0 < percent < 100 for percent in self.fractions) or len(set(self.fractions)) < len(self.fractions):

@@ -3,7 +3,7 @@
 Flow: `--tune ARM` -> **tuning** (which trials) -> pretrain_job, probe_job (validation split) -> OUT/tuning/ARM.json.
 
 Every arm gets the same six, in the order in which small data and small batches are known to hurt: crops that are too
-small first (small networks suffer from views of very diverse scale), then temperature, negatives, target. A trial has a
+small first (small networks suffer from views of very diverse scale), then temperature, negatives, target. A trial has
 half of the visits, and is judged by the mean of kNN and linear accuracy of the stage that every arm transfers, C5.
 The choice is the trial with the highest score; it is written by hand into `scales.Scale.tuned`, so that it is seen.
 """

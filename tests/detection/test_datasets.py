@@ -268,6 +268,15 @@ def test_tables_without_objects_and_what_is_nothing(tmp_path):
         open_detection_data(tmp_path / "missing" / "folder")
 
 
+def test_a_missing_json_is_no_name_on_the_hub(monkeypatch):
+    def asked(*_arguments, **_options):
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.setattr("mcl_hf.detection.datasets._table", asked)
+    with pytest.raises(InputError, match=r"nothing\.json is not there"):
+        open_detection_data("nothing.json")
+
+
 # ---- the type itself ------------------------------------------------------------------------------------------------
 
 
