@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+from mcl_hf import MCLForInstanceSegmentation, MCLModel
 from mcl_hf.cli import main
+from tests.detection.scenes import write_scenes
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -88,10 +91,10 @@ def test_show_similarity_opens_a_run_and_refuses_what_it_cannot(run_folder, tmp_
         assert said in error and error.count("\n") == 1, error
 
 
-def run_example(name: str, run_folder: Path, cwd: Path) -> str:
+def run_example(name: str, cwd: Path, *words: str | Path) -> str:
     """Output of an example, started as a user would."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / name), str(run_folder)],
+        [sys.executable, str(ROOT / "examples" / name), *map(str, words)],
         cwd=cwd, env={"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
@@ -100,12 +103,30 @@ def run_example(name: str, run_folder: Path, cwd: Path) -> str:
 
 
 def test_the_example_opens_every_door(run_folder, tmp_path):
-    output = run_example("open_checkpoint.py", run_folder, tmp_path)
+    output = run_example("open_checkpoint.py", tmp_path, run_folder)
     for words in ("MCLBackbone", "MCLModel, the same weights", "MCLForPreTraining", "similar_regions.png"):
         assert words in output
 
 
 def test_the_example_trains_a_detector_on_the_backbone(run_folder, tmp_path):
-    output = run_example("backbone_in_detr.py", run_folder, tmp_path)
+    output = run_example("backbone_in_detr.py", tmp_path, run_folder)
     loaded, total = re.search(r"backbone (\d+)/(\d+)", output).groups()
     assert loaded == total and "losses [" in output
+
+
+def test_the_example_pre_trains_in_its_own_loop(tmp_path):
+    out = tmp_path / "model"
+    output = run_example("own_training_loop.py", tmp_path, "photos", out, "--steps", "2", "--batch-size", "16")
+    assert [float(loss) for loss in re.findall(r"loss ([\d.]+)", output)][1] > 0
+    assert len(MCLModel.from_pretrained(out)(torch.rand(1, 3, 64, 64)).feature_maps) == 4
+
+
+def test_the_example_fine_tunes_a_detector(run_folder, tmp_path):
+    for split in ("train", "val"):
+        write_scenes(tmp_path / "coco", 4, width=64, height=64, split=split)
+    words = (run_folder, tmp_path / "coco", tmp_path / "detector", "--steps", "2", "--batch-size", "2", "--side", "64")
+    output = run_example("finetune_detector.py", tmp_path, *words)
+    assert "loss_mask" in output and "box, one class" in output and "mask, one class" in output
+    loaded, total = re.search(r"backbone (\d+)/(\d+)", output).groups()
+    assert loaded == total and (tmp_path / "detector" / "detections.png").exists()
+    assert MCLForInstanceSegmentation.from_pretrained(tmp_path / "detector").config.num_labels == 3
