@@ -25,6 +25,7 @@ INSTALL_REQUIRES = [
     "jinja2",  # model cards
     "psutil",
     "pycocotools",
+    "pydantic>=2",  # 2.14.3, which transformers brings along: kinds of what a run has recorded
     "pyyaml",
     "tqdm",
     "pillow",

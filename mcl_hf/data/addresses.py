@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from mcl_hf.data.local_tables import canonical_split, split_in_name
 from mcl_hf.data.remote import is_remote, patiently
 from mcl_hf.errors import InputError
+from mcl_hf.hub_token import is_unknown_token, mend_the_token, show_a_token
 
 SHARD_SUFFIXES = (".parquet", ".tar")
 _FILES_LISTED = 5
@@ -194,10 +195,12 @@ def _hub_files(repo: str, revision: str | None) -> tuple[list[str], str]:
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise InputError(
             f"'{repo}' is no local file or folder, and no data set on the Hub that can be seen from here: check the "
-            "name, or log in with `hf auth login` if it is private."
+            f"name, and {show_a_token()} if it is private."
         ) from error
     except Exception as error:  # the connection errors of whichever HTTP library the client uses: httpx or httpx2
-        raise InputError(f"The Hub cannot be asked for the data set {repo}: {_first_line(error)}") from error
+        unknown = f"it does not know your token; {mend_the_token()}."
+        reason = unknown if is_unknown_token(error) else _first_line(error)
+        raise InputError(f"The Hub cannot be asked for the data set {repo}: {reason}") from error
     return sorted(sibling.rfilename for sibling in info.siblings or []), info.sha or "main"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcl_hf.errors import InputError
+from mcl_hf.hub_token import is_unknown_token, mend_the_token, show_a_token
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -131,6 +132,7 @@ def hub_table(name: str, split: str, patterns: list[str] | None = None) -> Local
         InputError: there is no such data set, split or file, or it cannot be fetched.
     """
     from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
 
     try:
         if patterns is None:
@@ -138,8 +140,13 @@ def hub_table(name: str, split: str, patterns: list[str] | None = None) -> Local
         else:
             table = load_dataset(name, data_files={split: patterns}, split=split)
     except Exception as error:  # as in parquet_table
+        reason = one_line(error)
+        if is_unknown_token(error):
+            reason = f"it does not know your token; {mend_the_token()}."
+        elif isinstance(error, DatasetNotFoundError):
+            reason += f" Check the name, and {show_a_token()} if it is private."
         raise InputError(
-            f"'{name}' is no local file or folder, and could not be loaded as a data set of the Hub: {one_line(error)}"
+            f"'{name}' is no local file or folder, and could not be loaded as a data set of the Hub: {reason}"
         ) from error
     if not len(table):
         raise InputError(f"The data set {name} has no rows in split {split}.")

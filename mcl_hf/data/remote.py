@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from mcl_hf.errors import InputError
+from mcl_hf.hub_token import mend_the_token, show_a_token
 
 if TYPE_CHECKING:
     import httpx
@@ -197,16 +198,25 @@ def open_binary(file: "RemoteFile | Path", buffered: bool = False) -> BinaryIO:
 
 def _check(response: "httpx.Response", address: str) -> None:
     if response.status_code in (401, 403):
-        raise InputError(
-            f"{plain_address(address)} refuses access (HTTP {response.status_code}): "
-            "for the Hub log in with `hf auth login` and accept the data set's terms."
-        )
+        then = _how_to_get_in(response, address)
+        raise InputError(f"{plain_address(address)} refuses access (HTTP {response.status_code}): {then}.")
     if response.status_code == 200:
         raise InputError(
             f"{plain_address(address)}: its server sends whole files only; download it and give the local copy."
         )
     if response.status_code != 206:
-        raise InputError(f"{plain_address(address)} is not there (HTTP {response.status_code}).")
+        private = response.status_code == 404 and _is_of_the_hub(address)  # the Hub hides what one may not see
+        then = f", or private: {show_a_token()}" if private else ""
+        raise InputError(f"{plain_address(address)} is not there (HTTP {response.status_code}){then}.")
+
+
+def _how_to_get_in(response: "httpx.Response", address: str) -> str:
+    """What to do where access is refused."""
+    if not _is_of_the_hub(address):
+        return "its server asks for rights that a run cannot show; download it and give the local copy"
+    if "credentials" in response.headers.get("X-Error-Message", ""):  # the Hub's answer to a token that there is not
+        return f"the Hub does not know your token; {mend_the_token()}"
+    return f"accept the data set's terms on its page, and {show_a_token()}"
 
 
 def _total(response: "httpx.Response") -> int:
@@ -218,10 +228,15 @@ def _total(response: "httpx.Response") -> int:
 
 
 def _headers(address: str) -> dict[str, str]:
-    from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers
 
-    return build_hf_headers() if address.startswith(f"{constants.ENDPOINT}/") else {}
+    return build_hf_headers() if _is_of_the_hub(address) else {}
+
+
+def _is_of_the_hub(address: str) -> bool:
+    from huggingface_hub import constants
+
+    return address.startswith(f"{constants.ENDPOINT}/")
 
 
 def plain_address(address: str) -> str:

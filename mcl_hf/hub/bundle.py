@@ -22,6 +22,7 @@ from huggingface_hub import ModelCardData, constants
 from mcl_hf.errors import InputError
 from mcl_hf.hub.card import check_card, license_of, render_card
 from mcl_hf.hub.card_pictures import PICTURES
+from mcl_hf.hub.recorded import whole_class
 from mcl_hf.hub.run_record import read_run, without_private_parts, write_run_record
 from mcl_hf.models.configuration_mcl import MCLConfig
 from mcl_hf.transfer.checkpoint import find_folder
@@ -29,7 +30,6 @@ from mcl_hf.transfer.export import export_checkpoint
 from mcl_hf.transfer.remote_code import code_files, name_code, refuse_detector, write_with_code
 from mcl_hf.transfer.to_timm import feature_options
 
-_WHOLE_MODELS = ("MCLForPreTraining", "MCLForSupervisedPreTraining")
 _MODEL_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model*.safetensors.index.json")
 PRETRAINING = "pretraining"
 CARD = "README.md"
@@ -147,12 +147,7 @@ def is_ours(path: str) -> bool:
 
 def _write_model(source: Path, description: dict[str, Any], folder: Path) -> None:
     """The slim model: of a whole pre-training model the online network alone, of all others every file."""
-    export_checkpoint(source, folder, "transformers", network="online" if _is_whole(description) else None)
-
-
-def _is_whole(description: dict[str, Any]) -> bool:
-    """Whether a config.json is that of a model with more than the online network."""
-    return any(name in _WHOLE_MODELS for name in description.get("architectures") or [])
+    export_checkpoint(source, folder, "transformers", network="online" if whole_class(description) else None)
 
 
 def _pretraining_folder(source: Path, description: dict[str, Any]) -> Path:
@@ -161,12 +156,12 @@ def _pretraining_folder(source: Path, description: dict[str, Any]) -> Path:
             "--with-pretraining is for pre-training models: a detector has no target network or predictors"
         )
     for folder in (source / PRETRAINING, source):
-        if (folder / "config.json").is_file() and _is_whole(find_folder(str(folder))[1]):
+        if (folder / "config.json").is_file() and whole_class(find_folder(str(folder))[1]):
             return folder
     raise InputError(f"--with-pretraining: {source} holds no pretraining/ folder, only the slim model")
 
 
-def _copy_pretraining(source: Path, folder: Path, with_code: bool) -> str:
+def _copy_pretraining(source: Path, folder: Path, with_code: bool) -> str | None:
     """Copy the whole model, whose code lies in the folder above; the name of its class."""
     folder.mkdir()
     for pattern in _MODEL_FILES:
@@ -174,7 +169,7 @@ def _copy_pretraining(source: Path, folder: Path, with_code: bool) -> str:
             shutil.copyfile(path, folder / path.name)
     if with_code:
         name_code(folder)
-    return next(name for name in find_folder(str(source))[1]["architectures"] if name in _WHOLE_MODELS)
+    return whole_class(find_folder(str(source))[1])
 
 
 def _write_card(source: Path, repository: str, folder: Path, contents: Contents, pretraining: str | None) -> None:

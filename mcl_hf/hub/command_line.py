@@ -12,8 +12,7 @@ from typing import Any
 from mcl_hf.detection.finetune import RULES, TASK
 from mcl_hf.detection.finetune_arguments import FinetuneArguments
 from mcl_hf.hub.recorded import Recorded
-from mcl_hf.hub.run_record import without_private_parts
-from mcl_hf.training.arguments import PretrainArguments
+from mcl_hf.hub.run_record import options_kind, without_private_parts
 from mcl_hf.training.resume import WITHOUT_INFLUENCE
 
 _COMMANDS = {
@@ -45,13 +44,10 @@ def changed_options(recorded: Recorded) -> dict[str, Any]:
     state = recorded.state
     if state is None:
         return {}
-    finetuned = state.task == TASK
-    if "changed" in state.recipe:
-        names = state.recipe["changed"]
-    else:
-        kind: Any = FinetuneArguments if finetuned else PretrainArguments
-        unnamed = (RULES.without_influence - _VALIDATION) if finetuned else WITHOUT_INFLUENCE
-        defaults = dataclasses.asdict(kind())
+    names = state.recipe.get("changed")
+    if names is None:
+        unnamed = (RULES.without_influence - _VALIDATION) if state.task == TASK else WITHOUT_INFLUENCE
+        defaults = dataclasses.asdict(options_kind(state)())
         names = [
             name
             for name, value in state.arguments.items()

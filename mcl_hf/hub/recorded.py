@@ -8,14 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedConfig
+
+from mcl_hf.detection.configuration_detector import MCLDetectorConfig
 from mcl_hf.detection.finetune_finish import is_best_chosen
 from mcl_hf.errors import InputError
 from mcl_hf.hub.run_record import read_run, read_run_log, run_folder
+from mcl_hf.hub.shapes import ImportShape
+from mcl_hf.models.configuration_mcl import MCLConfig
+from mcl_hf.training.record_check import misfit
 from mcl_hf.training.state import TrainingState, step_of
-from mcl_hf.transfer.checkpoint import DETECTOR_TYPE, find_folder
+from mcl_hf.transfer.checkpoint import DETECTOR_TYPE, checked_config, find_folder
 from mcl_hf.transfer.import_ import IMPORT_RECORD
 
-_WHOLE = ("MCLForPreTraining", "MCLForSupervisedPreTraining")
+_WHOLE_MODELS = ("MCLForPreTraining", "MCLForSupervisedPreTraining")
+_CONFIGS: dict[str, type[PreTrainedConfig]] = {kind.model_type: kind for kind in (MCLConfig, MCLDetectorConfig)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +33,7 @@ class Recorded:
         name: of its folder, from the run's folder on: `my-run`, `my-run/checkpoints/step-00000100`.
         folder: that holds its weights.
         run_folder: that holds its run; the same for a finished model.
-        config: config.json.
+        config: config.json, with defaults for what it leaves out.
         state: of the run; None where none is recorded.
         step: optimizer steps behind these weights; None without a run.
         log: lines of log.jsonl up to that step, or where the run is not recorded, up to that of the folder's name.
@@ -45,7 +52,7 @@ class Recorded:
     @property
     def detector(self) -> str | None:
         """Kind of a detector; None for a pre-training model."""
-        return str(self.config.get("detector", "mask_rcnn")) if self.config["model_type"] == DETECTOR_TYPE else None
+        return str(self.config["detector"]) if self.config["model_type"] == DETECTOR_TYPE else None
 
     @property
     def supervised(self) -> bool:
@@ -55,8 +62,7 @@ class Recorded:
     @property
     def whole_class(self) -> str | None:
         """Class of the whole pre-training model, with target network and predictors, where the folder holds one."""
-        found = [name for name in self.config.get("architectures") or [] if name in _WHOLE]
-        return found[0] if found else None
+        return whole_class(self.config)
 
     @property
     def places(self) -> list[Path]:
@@ -77,6 +83,11 @@ class Recorded:
         )
 
 
+def whole_class(config: dict[str, Any]) -> str | None:
+    """Which class a config.json names that has more than the online network; None where it names none."""
+    return next((name for name in config.get("architectures") or [] if name in _WHOLE_MODELS), None)
+
+
 def read_recorded(folder: Path) -> Recorded:
     """Everything that is known of the model in a folder.
 
@@ -85,13 +96,14 @@ def read_recorded(folder: Path) -> Recorded:
             that has not finished gives its last checkpoint.
 
     Raises:
-        InputError: no model of ours there, or a record that cannot be read.
+        InputError: no model of ours there, or a record that cannot be read or is damaged.
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}: a card is written of a run, a checkpoint or a detector here")
     found, config = find_folder(str(folder))
     weights = found.resolve()
-    if config.get("model_type") not in ("mcl_dense", DETECTOR_TYPE):
+    kind = _CONFIGS.get(str(config.get("model_type")))
+    if kind is None:
         raise InputError(f"{folder} is no model of mcl_hf: its config.json has model_type {config.get('model_type')!r}")
     around = run_folder(weights)
     run = read_run(weights)
@@ -102,7 +114,7 @@ def read_recorded(folder: Path) -> Recorded:
         name=around.name if within == "." else f"{around.name}/{within}",
         folder=weights,
         run_folder=around,
-        config=config,
+        config=checked_config(kind, config, found).to_dict(),
         state=None if run is None else run.state,
         step=step,
         log=[line for line in log if last is None or last < 0 or line["step"] <= last],
@@ -122,6 +134,9 @@ def _imported(weights: Path) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is no JSON: {error}") from error
-    return content if isinstance(content, dict) else None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    reason = misfit(content, ImportShape)
+    if reason is not None:
+        raise InputError(f"{path} is damaged: {reason}")
+    return dict(content)

@@ -13,7 +13,7 @@ from huggingface_hub import constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from mcl_hf.errors import InputError
-from mcl_hf.models.checkpoint_source import token_variable
+from mcl_hf.hub_token import mend_the_token
 from mcl_hf.models.hub_retry import is_transient, reason_of, without_secrets
 
 _NO_TOKEN = "there is no token for the Hub: log in with 'hf auth login', or set HF_TOKEN"
@@ -70,10 +70,7 @@ def _refusal(error: HfHubHTTPError, repository: str, doing: str) -> str:
     said = error.server_message or headers.get("X-Error-Message") or error.response.reason_phrase
     said = " ".join(str(said).split()).rstrip(".")[:300]
     if status == 401 and "whoami" in str(error.response.url):
-        variable = token_variable()
-        if variable is not None:
-            return f"the Hub does not know this token, which comes from {variable}: mend or unset {variable}"
-        return "the Hub does not know this token: log in again with 'hf auth login'"
+        return f"the Hub does not know your token; {mend_the_token()}"
     if status == 401 or headers.get("X-Error-Code") == "RepoNotFound":
         return f"{doing} {repository}: there is no such repository that your token may see"
     if status == 403:

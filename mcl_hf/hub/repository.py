@@ -24,7 +24,7 @@ from huggingface_hub.utils.sha import git_hash
 from mcl_hf.errors import InputError
 from mcl_hf.hub.refusals import one_line, without_token
 from mcl_hf.hub.tags import tag_is_taken
-from mcl_hf.models.checkpoint_source import token_variable
+from mcl_hf.hub_token import token_variable
 from mcl_hf.models.hub_retry import call_with_retries
 
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file

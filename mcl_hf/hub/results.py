@@ -12,10 +12,20 @@ from typing import Any
 
 from mcl_hf.data.licences import describe_sources
 from mcl_hf.detection.compare_statistics import mean_and_sd
+from mcl_hf.detection.finetune_arguments import FinetuneArguments
 from mcl_hf.errors import InputError
 from mcl_hf.hub.command_line import compare_command, evaluate_command, run_command
 from mcl_hf.hub.recorded import Recorded, read_recorded
 from mcl_hf.hub.run_record import without_private_parts
+from mcl_hf.hub.shapes import (
+    ComparisonShape,
+    EvaluationShape,
+    JobShape,
+    ProbeShape,
+    SettingsShape,
+    misfit_of_options,
+)
+from mcl_hf.training.record_check import misfit
 from mcl_hf.training.state import TrainingState
 
 FIGURES = ("AP", "AP50", "AP75")
@@ -128,20 +138,32 @@ def _add(
 ) -> None:
     """Sort one file's content in. `known`: the figures that its run measured are there already."""
     if isinstance(content, list) and content and all(isinstance(c, dict) and "network" in c for c in content):
+        for network in content:
+            _check(network, ProbeShape, file)
         results.probes.append(_probes(content, file, recorded, repository))
     elif not isinstance(content, dict):
         raise InputError(f"{file} is no result of mcl-hf evaluate, finetune or probe")
     elif "means" in content and "starts" in content:
+        _check(content, ComparisonShape, file)
         results.comparisons.append(_comparison(content, file, recorded, repository))
     elif "figures" in content and "start" in content:
+        _check(content, JobShape, file)
         if not known:
             results.detections.append(_of_a_job(content, file, recorded))
     elif "box" in content or "mask" in content:
+        _check(content, EvaluationShape, file)
         found = _of_an_evaluation(content, file, recorded, repository, known)
         if found is not None:
             results.detections.append(found)
     else:
         raise InputError(f"{file} is no result of mcl-hf evaluate, finetune or probe")
+
+
+def _check(content: Any, shape: Any, file: Path) -> None:
+    """Refuse a result that none of our commands has written so."""
+    reason = misfit(content, shape)
+    if reason is not None:
+        raise InputError(f"{file} is damaged: {reason}")
 
 
 def _read(file: Path) -> Any:
@@ -242,7 +264,7 @@ def _of_an_evaluation(
 def _comparison(content: dict[str, Any], file: Path, recorded: Recorded, repository: str | None) -> ComparisonResult:
     """comparison.json: means of both kinds of AP over the seeds that are done, for each start and share."""
     settings = file.with_name("comparison_settings.json")
-    options = _read(settings).get("arguments", {}) if settings.is_file() else {}
+    options = _options(settings) if settings.is_file() else {}
     rows = []
     for mean in content["means"]:
         jobs = [job for job in content["jobs"] if job["start"] == mean["start"] and job["fraction"] == mean["fraction"]]
@@ -276,6 +298,17 @@ def _comparison(content: dict[str, Any], file: Path, recorded: Recorded, reposit
         options=options,
         command=compare_command(content, options),
     )
+
+
+def _options(settings: Path) -> dict[str, Any]:
+    """What all runs of a comparison share."""
+    content = _read(settings)
+    _check(content, SettingsShape, settings)
+    options: dict[str, Any] = content.get("arguments", {})
+    reason = misfit_of_options(options, FinetuneArguments)
+    if reason is not None:
+        raise InputError(f"{settings} is damaged: {reason}")
+    return options
 
 
 def _logged(figures: dict[str, Any]) -> dict[str, float | None]:
@@ -341,8 +374,8 @@ def _relation(start: str, run: Recorded | None, file: Path, recorded: Recorded, 
     known = run.state.start if run is not None and run.state is not None else {}
     if known.get("kind") == "folder" and known.get("run") and recorded.state is not None:
         of_run = known["run"]
-        same = (of_run["steps"], of_run["images_seen"]) == (recorded.step, recorded.state.images_seen)
-        if same and known["name"] in [place.name for place in recorded.places]:
+        same = (of_run["steps"], of_run.get("images_seen")) == (recorded.step, recorded.state.images_seen)
+        if same and known.get("name") in [place.name for place in recorded.places]:
             return "from_it"
     return "from_it" if _is_own(start, file, recorded, repository) else "other"
 

@@ -5,14 +5,21 @@ them: the folders that a path goes through, and what a URL says after `?` and be
 """
 
 import json
-import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from mcl_hf.detection.finetune import TASK
+from mcl_hf.detection.finetune_arguments import FinetuneArguments
+from mcl_hf.errors import InputError
+from mcl_hf.hub.markdown import is_number
+from mcl_hf.hub.shapes import LogLine, misfit_of_options
+from mcl_hf.training.arguments import PretrainArguments
+from mcl_hf.training.hub_resume import LOG
 from mcl_hf.training.provenance import without_keys
-from mcl_hf.training.state import TrainingState, read_training_state
+from mcl_hf.training.record_check import misfit
+from mcl_hf.training.state import RECORD, TrainingState, read_training_state
 from mcl_hf.viz import read_log
 
 ARGUMENTS_FILE = "training_arguments.json"
@@ -20,8 +27,6 @@ SUMMARY_FILE = "log_summary.json"
 _INSIDE_A_RUN = ("pretraining", "best")
 NOT_PUBLISHED = ("broken",)
 """Entries of the log that stay here: names of files."""
-
-STATE_FILE = "training_state.json"
 
 
 @dataclass(frozen=True)
@@ -44,15 +49,23 @@ def read_run(folder: Path) -> RunRecord | None:
         folder: of a run, a checkpoint inside, its `pretraining/` or `best/`.
 
     Raises:
-        InputError: there is a record that cannot be read.
+        InputError: there is a record that cannot be read, or that no run has written so.
     """
     folder = folder.resolve()
     run = run_folder(folder)
-    holders = [place for place in (folder, run, run / "checkpoints" / "last") if (place / STATE_FILE).is_file()]
+    holders = [place for place in (folder, run, run / "checkpoints" / "last") if (place / RECORD).is_file()]
     if not holders:
         return None
     state = read_training_state(holders[0])
+    reason = misfit_of_options(state.arguments, options_kind(state))
+    if reason is not None:
+        raise InputError(f"{holders[0] / RECORD} is damaged: {reason}")
     return RunRecord(state, [line for line in read_run_log(run) if line["step"] <= state.step])
+
+
+def options_kind(state: TrainingState) -> type[PretrainArguments] | type[FinetuneArguments]:
+    """The options that a run of this task has."""
+    return FinetuneArguments if state.task == TASK else PretrainArguments
 
 
 def run_folder(folder: Path) -> Path:
@@ -66,10 +79,15 @@ def read_run_log(run: Path) -> list[dict[str, Any]]:
     """The log of a run's folder; empty where there is none.
 
     Raises:
-        InputError: naming a line that is no record.
+        InputError: naming a line that is no record, or holds an entry of another kind.
     """
-    path = run / "log.jsonl"
-    return read_log(path) if path.is_file() and path.stat().st_size else []
+    path = run / LOG
+    lines = read_log(path) if path.is_file() and path.stat().st_size else []
+    for line in lines:
+        reason = misfit(line, LogLine)
+        if reason is not None:
+            raise InputError(f"{path} is damaged: in the line of step {line['step']}, {reason}")
+    return lines
 
 
 def write_run_record(record: RunRecord, folder: Path) -> None:
@@ -95,8 +113,8 @@ def training_arguments(state: TrainingState) -> dict[str, Any]:
 def log_summary(record: RunRecord) -> dict[str, Any]:
     """Where the curves begin and end, and what is between in one number each."""
     lines = [{name: value for name, value in line.items() if name not in NOT_PUBLISHED} for line in record.log]
-    speeds = [line["images_per_second"] for line in lines if _is_number(line.get("images_per_second"))]
-    losses = [line for line in lines if _is_number(line.get("loss"))]
+    speeds = [line["images_per_second"] for line in lines if is_number(line.get("images_per_second"))]
+    losses = [line for line in lines if is_number(line.get("loss"))]
     best = min(losses, key=lambda line: line["loss"], default=None)
     return {
         "steps": record.state.step,
@@ -130,10 +148,6 @@ def without_private_parts(value: Any) -> Any:
     if value.startswith(("/", "~", ".")):
         return Path(value).name
     return PureWindowsPath(value).name if PureWindowsPath(value).is_absolute() else value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

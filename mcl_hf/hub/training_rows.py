@@ -9,8 +9,9 @@ from typing import Any
 from mcl_hf.detection.finetune_arguments import FinetuneArguments
 from mcl_hf.detection.finetune_finish import TITLES
 from mcl_hf.hub.command_line import as_text, changed_options, run_command
-from mcl_hf.hub.markdown import ABSENT, code, count, facts, is_number, join, number, plain, table
+from mcl_hf.hub.markdown import ABSENT, code, count, facts, is_number, join, number, one_line, plain, table
 from mcl_hf.hub.recorded import Recorded
+from mcl_hf.recipes import TASKS, recipe_names
 from mcl_hf.training.finish import duration
 from mcl_hf.training.hub_resume import fetched
 from mcl_hf.training.state import TrainingState
@@ -59,14 +60,15 @@ def schedule_text(options: dict[str, Any], images: int, max_steps: int | None) -
         images: of a step.
         max_steps: length of the run; None: not known.
     """
-    rate = options["base_learning_rate"] * images / 256
+    rate: Any = options.get("base_learning_rate")
+    speed = f"learning rate up to {rate * images / 256:.4g}" if is_number(rate) else f"learning rate {ABSENT}"
     warmup = options.get("warmup_steps")
     if warmup is None and max_steps is not None:
         warmup = max_steps // 10
     rising = "a tenth of the run" if warmup is None else count(warmup, "step")
     return (
-        f"{options['optimizer']}, learning rate up to {rate:.4g} after a warm-up of {rising}, then along a cosine to "
-        f"{options['min_lr']:g}; weight decay {options['weight_decay']:g}"
+        f"{options.get('optimizer', ABSENT)}, {speed} after a warm-up of {rising}, then along a cosine to "
+        f"{number(options.get('min_lr'))}; weight decay {number(options.get('weight_decay'))}"
     )
 
 
@@ -143,18 +145,19 @@ def start_text(state: TrainingState) -> str:
         return "random weights" if told in (None, "random") else f"{code(_last(told))} (not recorded what that is)"
     if kind == "random":
         return "random weights"
+    name = code(start["name"]) if start.get("name") else f"one whose name is {ABSENT}"
     if kind == "timm":
-        return f"timm's {code(start['name'])}"
+        return f"timm's {name}"
     if kind == "hub":
-        return f"{code(start['name'])} of the Hub"
+        return f"{name} of the Hub"
     run = start.get("run")
     if run is None:
-        return f"the folder {code(start['name'])}, of which no run is recorded"
+        return f"the folder {name}, of which no run is recorded"
     names = [plain(name) for name in run.get("data") or []]
     before = run.get("start") or {}
     first = {"random": ", from random weights", None: ""}.get(before.get("kind"), f", from {code(before.get('name'))}")
     return (
-        f"the run {code(start['name'])}: {run['task']}, {run.get('objective') or 'detector'}, "
+        f"the run {name}: {run['task']}, {run.get('objective') or 'detector'}, "
         f"{number(run['steps'])} steps on {join(names) or 'data not recorded'}{first}"
     )
 
@@ -165,7 +168,7 @@ def data_rows(state: TrainingState, data_name: str | None, data_licence: str | N
     images = f"{number(state.data.get('num_images'))} images"
     if "num_objects" in state.data:
         images += f" with {number(state.data['num_objects'])} objects"
-    names = [plain(s["name"]) + (f" (share {s['weight']:g})" if "weight" in s else "") for s in found]
+    names = [plain(s["name"]) + (f" (share {number(s['weight'])})" if "weight" in s else "") for s in found]
     name = plain(data_name) if data_name else join(names) or f"source {ABSENT}"
     return [("data", f"{name}: {images}"), ("licence of the data", licence_text(state, data_licence))]
 
@@ -192,8 +195,8 @@ def recipe_text(recorded: Recorded) -> str:
     changed = changed_options(recorded)
     recipe = state.recipe.get("name")
     if recipe:
-        told = f"Recipe {code(recipe)}" + (" with these options changed:" if changed else ", as it stands.")
-    elif "changed" in state.recipe:
+        told = _called(recipe) + (" with these options changed:" if changed else ", as it stands.")
+    elif state.recipe.get("changed") is not None:
         told = "No recipe; " + ("options that differ from the defaults:" if changed else "all options are defaults.")
     else:
         told = "Whether a recipe was used is not recorded. " + (
@@ -203,6 +206,15 @@ def recipe_text(recorded: Recorded) -> str:
     parts = [told, *([table(["option", "value"], rows, texts=2)] if rows else [])]
     parts.append(f"The same again, with the paths as they are elsewhere:\n\n```sh\n{run_command(recorded)}\n```")
     return "\n\n".join(parts)
+
+
+def _called(recipe: str) -> str:
+    """A recipe by its name, and whose it is: another one's options are known to nobody but its owner."""
+    if any(recipe in recipe_names(task) for task in TASKS):
+        return f"Recipe {code(recipe)}"
+    if recipe.endswith((".yaml", ".yml")):
+        return f"A recipe of its own ({code(recipe)}, none of mcl_hf's)"
+    return f"A recipe that this release of mcl_hf does not have ({code(recipe)})"
 
 
 def last_numbers(recorded: Recorded) -> str:
@@ -322,7 +334,7 @@ def _software(state: TrainingState) -> str:
     last = state.machines[-1] if state.machines else {"packages": {}}
     packages = {**state.versions, **last["packages"]}
     python = {"Python": last["python"]} if "python" in last else {}
-    return ", ".join(f"{name} {release}" for name, release in {**python, **packages}.items()) or ABSENT
+    return ", ".join(one_line(f"{name} {release}") for name, release in {**python, **packages}.items()) or ABSENT
 
 
 def _network(config: dict[str, Any]) -> str:

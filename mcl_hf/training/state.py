@@ -31,6 +31,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..errors import InputError
+from .record_check import StateShape, misfit
 
 RECORD = "training_state.json"
 """File of a run's `TrainingState`, in checkpoints and, as a record, beside the finished model."""
@@ -156,40 +157,18 @@ def read_training_state(checkpoint: Path) -> TrainingState:
     """The state of a whole checkpoint.
 
     Raises:
-        InputError: the file is not there, was not written by this library, or is damaged.
+        InputError: the file is not there, was not written by this library, or is damaged, at whatever depth.
     """
     path = checkpoint / RECORD
     known = {option.name for option in fields(TrainingState)}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        state = TrainingState(**{name: value for name, value in values.items() if name in known})
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{checkpoint} is no checkpoint of a run: {path.name} cannot be read") from error
-    reason = _misfit(state)
+    reason = misfit(values, StateShape)
     if reason is not None:
         raise InputError(f"{path} is damaged: {reason}")
-    return state
-
-
-def _misfit(state: TrainingState) -> str | None:
-    """What in a record is of another kind than a run writes; None where all fits."""
-    kinds: dict[type, tuple[str, tuple[type, ...]]] = {
-        int: ("a number", (int,)), float: ("a number", (int, float)), str: ("a text", (str,)),
-        dict: ("an object", (dict,)), list: ("a list", (list,)),
-    }  # fmt: skip
-    for name, usual in vars(TrainingState()).items():
-        told, fitting = kinds[type(usual)]
-        if not isinstance(getattr(state, name), fitting):
-            return f"{name} is not {told}"
-    for name, part, kind in (
-        ("machines", state.machines, dict),
-        ("data.sources", state.data.get("sources") or [], dict),
-        ("recipe.changed", state.recipe.get("changed") or [], str),
-    ):
-        told = kinds[kind][0].partition(" ")[2]
-        if not isinstance(part, list) or not all(isinstance(item, kind) for item in part):
-            return f"{name} is not a list of {told}s"
-    return None
+    return TrainingState(**{name: value for name, value in values.items() if name in known})
 
 
 @torch.no_grad()

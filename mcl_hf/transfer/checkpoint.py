@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from transformers import PreTrainedConfig
 
 from mcl_hf.errors import InputError
 from mcl_hf.models.checkpoint_source import MODEL_FILES, local_checkpoint
 from mcl_hf.models.configuration_mcl import MCLConfig
 from mcl_hf.models.starting_weights import read_checkpoint
+from mcl_hf.models.timm_backbone import describe_backbone
 
 NETWORKS = ("online", "target")
 DETECTOR_TYPE = "mcl_detector"
@@ -74,17 +76,15 @@ def open_checkpoint(source: str | Path, network: str = "online") -> Checkpoint:
             f"{source} is not a checkpoint of mcl_hf: its config.json has model_type {kind!r}; a foreign one becomes "
             "ours by mcl-hf import"
         )
+    shared = {name: description[name] for name in _SHARED_FIELDS if name in description}
+    config = checked_config(MCLConfig, shared if kind == DETECTOR_TYPE else description, folder)
     try:
-        if kind == DETECTOR_TYPE:
-            config = MCLConfig(**{name: description[name] for name in _SHARED_FIELDS if name in description})
-        else:
-            config = MCLConfig.from_pretrained(folder)
         tensors = read_checkpoint(str(folder), config)
     except (ValueError, KeyError) as error:
         raise InputError(" ".join(str(error).split())) from error
     if not any(name.startswith("backbone.") for name in tensors):
         raise InputError(f"{source} holds no backbone: {len(tensors)} tensors such as {next(iter(tensors), 'none')!r}")
-    detector = description.get("detector") if kind == DETECTOR_TYPE else None
+    detector = description.get("detector", "mask_rcnn") if kind == DETECTOR_TYPE else None
     if network == "target":
         tensors = {name.removeprefix("target."): t for name, t in tensors.items() if name.startswith("target.")}
         if not tensors:
@@ -125,6 +125,26 @@ def find_folder(source: str) -> tuple[Path, dict[str, Any]]:
     if not isinstance(description, dict):
         raise InputError(f"{folder / 'config.json'} is no JSON object")
     return folder, description
+
+
+def checked_config(kind: type[PreTrainedConfig], description: dict[str, Any], folder: Path) -> Any:
+    """A config.json as a configuration, with defaults for what it leaves out.
+
+    Args:
+        kind: `MCLConfig` or `MCLDetectorConfig`.
+        description: content of the file.
+        folder: that holds it, for the message.
+
+    Raises:
+        InputError: One line: an entry of another kind, or that contradicts the others.
+    """
+    try:
+        config: Any = kind.from_dict(dict(description))
+        describe_backbone(config.backbone, config.num_channels, config.backbone_kwargs)  # is there such a backbone?
+        return config
+    except Exception as error:  # transformers and timm's builders raise whatever an odd value leads them to
+        reason = " ".join((str(error) or type(error).__name__).split())
+        raise InputError(f"{folder / 'config.json'} cannot be used: {reason}") from error
 
 
 def tensor_names(path: Path) -> list[str]:

@@ -215,3 +215,33 @@ def test_a_hub_that_is_busy_is_asked_again_which_shards_there_are(hub, client, t
     hub.fault("status", path="/api/datasets/", status=403)
     assert "cannot be asked" in client(code, token="hf_alice").err.splitlines()[-1]
     assert len(hub.asked("GET", "/api/datasets/")) == fault.get("count", 1) + 2
+
+
+@pytest.mark.parametrize(
+    ("token", "streaming", "told"),
+    [
+        ("hf_wrong", True, "does not know your token; mend or unset HF_TOKEN, where it comes from"),
+        ("hf_wrong", False, "does not know your token; mend or unset HF_TOKEN, where it comes from"),
+        ("hf_bob", True, "check the token in HF_TOKEN, which goes before a login if it is private"),
+        (None, True, "log in with 'hf auth login' if it is private"),
+        (None, False, "log in with 'hf auth login' if it is private"),
+    ],
+)
+def test_a_data_set_that_the_token_does_not_open_says_which_token(hub, client, tmp_path, token, streaming, told):
+    shard = write_parquet(tmp_path / "train.parquet", range(8))
+    hub.store.add("alice/photos", {"train.parquet": shard.read_bytes()}, type="dataset", private=True)
+    code = f"from mcl_hf.data import open_source\nopen_source('alice/photos', streaming={streaming})"
+    done = client(code, token=token)
+    last = done.err.splitlines()[-1]
+    assert told in last and (token is None or token not in done.text), done.text
+
+
+@pytest.mark.parametrize(("token", "told"), [("hf_wrong", "mend or unset HF_TOKEN"), ("hf_bob", "check the token in"),
+                                             (None, "and log in with 'hf auth login'")])  # fmt: skip
+def test_a_file_of_the_hub_that_the_token_does_not_open_says_which_token(hub, client, tmp_path, token, told):
+    shard = write_parquet(tmp_path / "train.parquet", range(8))
+    hub.store.add("alice/photos", {"train.parquet": shard.read_bytes()}, type="dataset", private=True)
+    address = f"{hub.endpoint}/datasets/alice/photos/resolve/main/train.parquet"
+    done = client(f"from mcl_hf.data.remote import open_remote\nopen_remote({address!r})", token=token)
+    last = done.err.splitlines()[-1]
+    assert address in last and told in last, done.text

@@ -102,7 +102,7 @@ def test_the_newest_checkpoint_takes_the_place_of_one_that_waits(hub, train):
 @pytest.mark.parametrize(
     ("token", "repository", "says"),
     [
-        ("hf_wrong", "alice/net", "does not know this token"),
+        ("hf_wrong", "alice/net", "does not know your token"),
         (None, "alice/net", "there is no token for the Hub"),
         ("hf_reader", "alice/net", "your token may only read"),
         ("hf_alice", "bob/net", "may publish under alice, lab, not under bob"),

@@ -191,6 +191,20 @@ def test_of_a_run_that_left_only_a_log_the_log_is_told(folder):
     assert "| steps in the log | 1 to 2 |" in render_card(folder / "checkpoints" / "step-00000002")
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("demo", "Recipe `demo` with these"),
+        ("own.yaml", "A recipe of its own (`own.yaml`, none of mcl_hf's) with these"),
+        ("mcl-r999", "A recipe that this release of mcl_hf does not have (`mcl-r999`) with these"),
+    ],
+)
+def test_only_recipes_that_there_are_are_called_recipes_of_ours(folder, name, told):
+    edit(folder / RECORD, lambda state: state["recipe"].update({"name": name}))
+    recipe = sections(render_card(folder))["Recipe"]
+    assert told in recipe and f"--recipe {name} " in recipe
+
+
 def test_a_log_that_begins_late_is_said_to(folder):
     assert "The log begins" not in render_card(folder)
     lines = (folder / "log.jsonl").read_text().splitlines(keepends=True)

@@ -83,7 +83,7 @@ ROWS = [
     Row("no token", r"there is no token for the Hub: log in.*" + UNTOUCHED, NOTHING, token=None),
     Row(
         "wrong token",
-        r"does not know this token, which comes from HF_TOKEN: mend or unset HF_TOKEN\. " + UNTOUCHED,
+        r"does not know your token; mend or unset HF_TOKEN, where it comes from\. " + UNTOUCHED,
         NOTHING,
         token="hf_wrong",
     ),

@@ -1,0 +1,139 @@
+"""Whatever is wrong with a file that a card reads, at any depth: a card, or one line that names the file."""
+
+import copy
+import itertools
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcl_hf.cli import main
+from mcl_hf.errors import InputError
+from mcl_hf.hub.card import render_card
+from mcl_hf.training.state import RECORD
+from tests.hub.test_card import MACHINE, make_detector
+
+WRONG = [{}, [], 3, "x", None, [[7]], {"name": {}}, True, -1.5]
+STARTED = {"kind": "folder", "name": "r", "run": {"task": "pre-training", "objective": "contrastive", "steps": 9,
+           "images_seen": 18, "data": ["x"], "start": {"kind": "hub", "name": "a/b"}}}  # fmt: skip
+PROBED = {"images": 8, "chance": 0.2, "features": {"region_head": {"knn": {"all": 0.5}, "same_level": 0.1}}}
+
+
+def places(content: Any, before: tuple = ()) -> Iterator[tuple]:
+    """Paths of all entries, the content itself first."""
+    yield before
+    entries = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for name, entry in entries:
+        yield from places(entry, (*before, name))
+
+
+def spoilt(content: Any, each: int) -> Iterator[tuple[str, Any]]:
+    """The content with one entry replaced, `each` times with other values, or left out."""
+    wrong = itertools.cycle(WRONG)
+    for path in places(content):
+        for value in [*itertools.islice(wrong, each), *(["gone"] if path else [])]:
+            whole = {"": copy.deepcopy(content)}
+            inner = whole
+            for name in ("", *path)[:-1]:
+                inner = inner[name]
+            if value == "gone":
+                del inner[("", *path)[-1]]
+            else:
+                inner[("", *path)[-1]] = value
+            yield f"{path} {value!r}", whole[""]
+
+
+def holds_out(folder: Path, file: Path, content: Any, each: int = 2, lines: bool = False, **options: Any) -> int:
+    """Try all damages of one file; how many were refused."""
+    refused = 0
+    for what, damaged in spoilt(content, each):
+        text = "\n".join(map(json.dumps, damaged)) if lines and isinstance(damaged, list) else json.dumps(damaged)
+        file.write_text(text, encoding="utf-8")
+        try:
+            render_card(folder, **options)
+        except InputError as error:
+            assert "\n" not in str(error) and (file.name in str(error) or str(folder) in str(error)), (what, str(error))
+            refused += 1
+        except Exception as error:
+            raise AssertionError(f"{file.name}: {what}") from error
+    return refused
+
+
+@pytest.fixture
+def folder(run: Path, tmp_path: Path) -> Path:
+    """What a card reads of a run, and as much in its record as there can be."""
+    copied = tmp_path / "tiny"
+    copied.mkdir()
+    for name in ("config.json", "log.jsonl", RECORD):
+        shutil.copyfile(run / name, copied / name)
+    state = json.loads((copied / RECORD).read_text())
+    state |= {"machines": [MACHINE, {**MACHINE, "kind": "cuda", "from_step": 2}], "start": STARTED}
+    (copied / RECORD).write_text(json.dumps(state))
+    return copied
+
+
+def test_the_record_of_a_run(folder):
+    assert holds_out(folder, folder / RECORD, json.loads((folder / RECORD).read_text())) > 100
+
+
+def test_the_record_of_a_detectors_run(tmp_path):
+    folder = make_detector(tmp_path / "det")
+    assert holds_out(folder, folder / RECORD, json.loads((folder / RECORD).read_text()), each=1) > 60
+
+
+def test_the_log(folder):
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()][-2:]
+    lines[-1] |= {"health": ["collapse: all alike"], "probe/knn": 0.5, "probe/chance": 0.1}
+    assert holds_out(folder, folder / "log.jsonl", lines, lines=True) > 20
+
+
+def test_the_configuration(folder):
+    assert holds_out(folder, folder / "config.json", json.loads((folder / "config.json").read_text()), each=1) > 10
+
+
+def test_an_import(folder):
+    (folder / RECORD).unlink()
+    content = {"file": "v2.pth", "sha256": "ab12", "layout": "MoCo", "remarks": ["left out: 2 tensors"],
+               "parts": {"backbone": [9, 9], "FPN": [0, 4]}, "mcl_hf": "0.1.0"}  # fmt: skip
+    assert holds_out(folder, folder / "imported_from.json", content, each=4) > 20
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"run": "det", "step": 4, "seed": 3, "backend": "hotcoco", "images": 8, "box": {"AP": 0.25}},
+        {"checkpoint": "det", "data": "coco", "given": "a/b", "split": "val", "images": 8, "objects": 9,
+         "box": {"AP": 0.25, "AP50": None}, "mask": {"AP": 0.2}, "voc": {"AP50": 0.3}, "max_images": 3},
+        {"predictions": "a/results.json", "data": "coco", "box": {"AP": math.nan}},
+        {"start": "tiny", "fraction": 0.1, "seed": 0, "figures": {"eval/box/AP": 0.2}},
+        [{"network": "tiny", "objects": PROBED, "views": None}, {"network": "random", "views": PROBED}],
+        {"sentence": "tiny won", "starts": ["tiny", "random"], "fractions": [0.1], "seeds": [0], "images": 30,
+         "validation_images": 8, "warnings": ["not fair"], "failed": {"job": "why"},
+         "means": [{"fraction": 0.1, "start": "tiny"}],
+         "jobs": [{"start": "tiny", "fraction": 0.1, "seed": 0, "figures": {"eval/box/AP": 0.2}}]},
+    ],
+)  # fmt: skip
+def test_results(folder, tmp_path, content):
+    file = tmp_path / "result.json"
+    assert holds_out(folder, file, content, evaluations=[file]) > 3
+
+
+def test_the_settings_of_a_comparison(folder, tmp_path):
+    content = {"sentence": "tiny won", "starts": ["tiny"], "fractions": [0.1], "seeds": [0], "means": [], "jobs": []}
+    (tmp_path / "comparison.json").write_text(json.dumps(content))
+    settings = {"arguments": {"epochs": 3.0, "min_size_train": [64], "lr_milestones": [0.6], "base_learning_rate": 0.1}}
+    file = tmp_path / "comparison_settings.json"
+    assert holds_out(folder, file, settings, each=4, evaluations=[tmp_path / "comparison.json"]) > 5
+
+
+@pytest.mark.parametrize("command", [["card"], ["push", "--dry-run"]])
+def test_the_commands_end_with_one_line_and_code_2(folder, command, capsys):
+    state = json.loads((folder / RECORD).read_text())
+    (folder / RECORD).write_text(json.dumps(state | {"machines": [{}]}))
+    assert main([command[0], str(folder), *(["user/name"] if command[0] == "push" else []), *command[1:]]) == 2
+    error = capsys.readouterr().err
+    assert error == f"mcl-hf: error: {folder / RECORD} is damaged: machines[0].device is missing\n"
