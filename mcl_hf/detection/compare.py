@@ -218,9 +218,8 @@ def _wait(process: subprocess.Popen[bytes], stop: StopRequest) -> int:
 def write_report(plan: Plan, results: dict[Job, JobResult], failed: dict[str, str]) -> Comparison:
     """Write table, JSON and plot of the jobs done so far."""
     comparison = Comparison(
-        plan.starts, plan.fractions, plan.seeds, list(results.values()), dict(failed), plan.images, plan.val_images,
-        plan.warnings,
-    )  # fmt: skip
+        plan.starts, plan.fractions, plan.seeds, list(results.values()), dict(failed), plan.data, plan.warnings
+    )
     markdown, data, picture = _files(plan.output_dir)
     write_json(data, to_json(comparison))
     readable = renamed(comparison, short_names(plan.starts))

@@ -51,6 +51,7 @@ class JobResult:
         images: trained on.
         seconds: of the job, as far as known over all attempts.
         model_kept: whether the detector was to stay.
+        diverged: whether its loss exploded on the way (`finetune_health.py`).
     """
 
     start: str
@@ -62,6 +63,7 @@ class JobResult:
     images: int = 0
     seconds: float = 0.0
     model_kept: bool = False
+    diverged: bool = False
 
 
 def read_result(folder: Path) -> JobResult | None:
@@ -116,7 +118,9 @@ def run_job(folder: Path, options: dict[str, Any], start: str, keep_model: bool,
     """
     from mcl_hf.detection.finetune import finetune
     from mcl_hf.detection.finetune_arguments import FinetuneArguments
+    from mcl_hf.detection.finetune_health import DIVERGED
     from mcl_hf.training.state import newest_whole_checkpoint, read_training_state
+    from mcl_hf.training.tracking import read_log
 
     if read_result(folder) is None:
         if newest_whole_checkpoint(folder)[0] is None:  # nothing to go on from
@@ -128,7 +132,8 @@ def run_job(folder: Path, options: dict[str, Any], start: str, keep_model: bool,
         checkpoint = newest_whole_checkpoint(folder)[0]
         assert checkpoint is not None, "a run saves after its last step"
         state = read_training_state(checkpoint)
-        step, figures = _figures(folder, state, result.metrics)
+        log = read_log(folder / "log.jsonl")
+        step, figures = _figures(folder, state, result.metrics, log)
         _write_result(
             folder,
             JobResult(
@@ -141,6 +146,7 @@ def run_job(folder: Path, options: dict[str, Any], start: str, keep_model: bool,
                 images=state.data["num_images"],
                 seconds=max(state.seconds, time.time() - psutil.Process().create_time()),
                 model_kept=keep_model,
+                diverged=any(line.startswith(DIVERGED) for record in log for line in record.get("health", [])),
             ),
         )
     done.set()
@@ -148,18 +154,16 @@ def run_job(folder: Path, options: dict[str, Any], start: str, keep_model: bool,
     return DONE
 
 
-def _figures(folder: Path, state: Any, last: dict[str, Any]) -> tuple[int, dict[str, float]]:
+def _figures(folder: Path, state: Any, last: dict[str, Any], log: list[dict[str, Any]]) -> tuple[int, dict[str, float]]:
     """Step and figures of the finished detector: the best one's where the run could end early, else the last one's.
 
     Raises:
         InputError: they were not measured.
     """
-    from mcl_hf.training.tracking import read_log
-
     records = [last]
     if state.arguments["early_stopping_patience"]:
         best = state.best.get("eval_step")
-        records = [record for record in read_log(folder / "log.jsonl") if record["step"] == best] or records
+        records = [record for record in log if record["step"] == best] or records
     figures = {name: value for name, value in records[-1].items() if name.startswith("eval/")}
     if "eval/box/AP" not in figures:
         raise InputError(f"{folder} ended without an AP: is anything annotated in its validation data?")

@@ -22,7 +22,15 @@ from typing import Any
 from mcl_hf.detection.coco_metrics import import_backend
 from mcl_hf.detection.configuration_detector import MCLDetectorConfig
 from mcl_hf.detection.detection_data import DetectionData
-from mcl_hf.detection.finetune import build_detector, fingerprint, take_fraction, training_data, validation_data
+from mcl_hf.detection.finetune import (
+    build_detector,
+    fingerprint,
+    take_fraction,
+    training_data,
+    training_record,
+    validation_data,
+    validation_record,
+)
 from mcl_hf.detection.finetune_arguments import FinetuneArguments
 from mcl_hf.errors import InputError
 from mcl_hf.training.resume import output_folder
@@ -69,15 +77,25 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """All jobs in the order in which they run, and lines to print before them."""
+    """All jobs in the order in which they run, and lines to print before them.
+
+    Attributes:
+        output_dir: of the comparison.
+        starts: as they were given.
+        fractions: ascending.
+        seeds: of every start and fraction.
+        jobs: one seed of everything first.
+        data: `training` and `validation`, see `finetune.training_record`.
+        warnings: what makes the comparison less than fair.
+        lines: about data and starts.
+    """
 
     output_dir: Path
     starts: list[str]
     fractions: list[float]
     seeds: list[int]
     jobs: list[Job]
-    images: int
-    val_images: int
+    data: dict[str, dict[str, Any]]
     warnings: list[str]
     lines: list[str]
 
@@ -109,8 +127,6 @@ def make_plan(arguments: FinetuneArguments, starts: Sequence[str], fractions: Se
     if val_data is None:
         reason = found[-1].removeprefix("warning: AP will not be measured: ")
         raise InputError(f"a comparison measures AP and needs validation data, name --val-data: {reason}")
-    if val_data.num_objects.sum() == 0:
-        raise InputError(f"the validation data {val_data.source} have no objects: AP cannot be measured")
     if arguments.detector == "mask_rcnn" and not data.has_masks:
         raise InputError(f"mask_rcnn learns from masks, and {data.source} has none: use --detector faster_rcnn")
     lines += found
@@ -142,15 +158,16 @@ def make_plan(arguments: FinetuneArguments, starts: Sequence[str], fractions: Se
         if len(set(steps.values())) > 1:
             told = ", ".join(f"{start} {number:,}" for start, number in steps.items())
             warnings.append(f"starts train for different numbers of steps with {100 * fraction:g} % of labels: {told}")
+    records = {"training": training_record(arguments, data), "validation": validation_record(arguments, val_data)}
     settings = {
         "arguments": {name: value for name, value in asdict(arguments).items() if name not in _FREE},
-        "training data": fingerprint(data),
-        "validation data": fingerprint(val_data),
+        "training data": records["training"]["fingerprint"],
+        "validation data": records["validation"]["fingerprint"],
         "weights": {start: _weights_of(start) for start in starts},
     }
     _check_settings(output_dir, json.loads(json.dumps(settings)))
     all_seeds = list(range(arguments.seed, arguments.seed + seeds))
-    return Plan(output_dir, starts, fractions, all_seeds, jobs, len(data), len(val_data), warnings, lines)
+    return Plan(output_dir, starts, fractions, all_seeds, jobs, records, warnings, lines)
 
 
 def start_folder(start: str) -> str:

@@ -17,8 +17,9 @@ from mcl_hf.detection.compare_statistics import (
     mean_and_sd,
     seeds_needed,
 )
+from mcl_hf.detection.finetune_health import LEAST_AP
 
-NOTHING = 1.0
+NOTHING = 100 * LEAST_AP
 """Below this AP, percent, a detector finds next to nothing, and starts cannot be compared by it."""
 
 _TITLES = {"eval/box/AP": "box AP", "eval/mask/AP": "mask AP"}
@@ -34,8 +35,8 @@ class Comparison:
         seeds: asked for.
         results: of the jobs done.
         failed: job -> why it has no result.
-        images, val_images: in all.
-        warnings: what makes the comparison less than fair.
+        data: `training` (all of it, before fractions are taken) and `validation`, see `finetune.training_record`.
+        warnings: what makes the comparison less than fair; see `beware` for all of them.
     """
 
     starts: list[str]
@@ -43,8 +44,7 @@ class Comparison:
     seeds: list[int]
     results: list[JobResult]
     failed: dict[str, str]
-    images: int
-    val_images: int
+    data: dict[str, dict[str, Any]]
     warnings: list[str]
 
     @property
@@ -57,6 +57,22 @@ class Comparison:
     def planned(self) -> int:
         """Number of jobs."""
         return len(self.starts) * len(self.fractions) * len(self.seeds)
+
+    @property
+    def val_images(self) -> int:
+        """Number of images that AP is measured on."""
+        return int(self.data["validation"]["num_images"])
+
+    @property
+    def beware(self) -> list[str]:
+        """`warnings`, and which of the jobs done diverged."""
+        diverged = [
+            f"the loss of {result.start}, {100 * result.fraction:g} % of the labels, seed {result.seed} exploded on "
+            "the way (see its log.jsonl)"
+            for result in self.results
+            if result.diverged
+        ]
+        return [*self.warnings, *diverged]
 
     @property
     def comparisons(self) -> int:
@@ -83,7 +99,7 @@ class Comparison:
 def sentence(comparison: Comparison) -> str:
     """Which start won, or that the data cannot tell: one sentence, with what was varied."""
     parts = [_of_fraction(comparison, fraction) for fraction in comparison.fractions]
-    seeds = max(1, *(len(common_seeds(comparison.scores(fraction))) for fraction in comparison.fractions), 1)
+    seeds = max([1, *(len(common_seeds(comparison.scores(fraction))) for fraction in comparison.fractions)])
     varied = "order, new weights"
     if any(fraction < 1 for fraction in comparison.fractions):
         varied += " and, below 100 %, the choice of labelled images"
@@ -115,8 +131,8 @@ def _of_fraction(comparison: Comparison, fraction: float) -> str:
         won = ", ".join(f"{_one(pair.mean)} ({_bounds(pair)}) above {pair.other}" for pair in beaten)
         return f"{where} {leader} won: {won}{without}"
     told = " and ".join(f"{pair.other} ({_one(pair.mean)} behind, {_bounds(pair)})" for pair in level)
-    ahead = f"; {leader} beat {' and '.join(pair.other for pair in beaten)}" if beaten else ""
-    return f"{where} the data cannot tell {leader} from {told}{ahead.replace(';', ', but')}{without}"
+    ahead = f", but {leader} beat {' and '.join(pair.other for pair in beaten)}" if beaten else ""
+    return f"{where} the data cannot tell {leader} from {told}{ahead}{without}"
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -126,9 +142,9 @@ def to_markdown(comparison: Comparison) -> str:
     if done < comparison.planned:
         lines += [f"**{done} of {comparison.planned} jobs are done; this will change.**", ""]
     lines += [sentence(comparison), ""]
-    lines += [f"**Beware:** {warning}." for warning in comparison.warnings]
+    lines += [f"**Beware:** {warning}." for warning in comparison.beware]
     lines += [f"**Failed:** {job}: {reason}" for job, reason in comparison.failed.items()]
-    lines += [""] if comparison.warnings or comparison.failed else []
+    lines += [""] if comparison.beware or comparison.failed else []
     lines += table(comparison)
     lines += [
         "",
@@ -136,7 +152,7 @@ def to_markdown(comparison: Comparison) -> str:
         "",
         *_pair_table(comparison),
     ]
-    lines += ["", *_notes(comparison)]
+    lines += ["", *_data_table(comparison.data), "", *_notes(comparison)]
     return "\n".join(lines) + "\n"
 
 
@@ -171,6 +187,16 @@ def _pair_table(comparison: Comparison) -> list[str]:
     return _table(rows, 3)
 
 
+def _data_table(data: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What was trained and measured on."""
+    rows = [["data", "source", "split", "images", "objects", "digest of the annotations"]]
+    for use, record in data.items():
+        names = ", ".join(source["name"] for source in record["sources"])
+        counts = [f"{record['num_images']:,}", f"{record['num_objects']:,}"]
+        rows.append([use, names, record["split"], *counts, record["fingerprint"]])
+    return _table(rows, 3)
+
+
 def _notes(comparison: Comparison) -> list[str]:
     number = comparison.comparisons
     together = "the interval holds" if number == 1 else f"the {number} intervals hold together"
@@ -195,12 +221,13 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "starts": comparison.starts,
         "fractions": comparison.fractions,
         "seeds": comparison.seeds,
-        "images": comparison.images,
+        "images": comparison.data["training"]["num_images"],
         "validation_images": comparison.val_images,
+        "data": comparison.data,
         "jobs_planned": comparison.planned,
         "jobs_done": len(comparison.results),
         "failed": comparison.failed,
-        "warnings": comparison.warnings,
+        "warnings": comparison.beware,
         "interval": {"kind": "paired t, Bonferroni", "confidence": 1 - ERROR, "together": comparison.comparisons},
         "means": [
             {"fraction": fraction, "start": start, "mean": mean, "sd": sd, "seeds": len(of_seed)}

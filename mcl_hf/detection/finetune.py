@@ -137,11 +137,8 @@ def _finetune(
         arguments=recorded_options(arguments),
         data={
             "description": data.description,
-            "fingerprint": fingerprint(data),
-            "num_images": len(data),
-            "num_objects": int(data.num_objects.sum()),
-            "sources": describe_sources([arguments.data or ""]),
-            "validation": None if val_data is None else _validation_record(arguments, val_data),
+            **training_record(arguments, data),
+            "validation": None if val_data is None else validation_record(arguments, val_data),
         },
         versions=installed_versions(),
         task=TASK,
@@ -209,13 +206,24 @@ def _finetune(
     return see_through(run, finetune_step, watch, lines, partial(finish, watch=watch), last_line)
 
 
-def _validation_record(arguments: FinetuneArguments, data: DetectionData) -> dict[str, Any]:
-    """What AP is measured on, for the record."""
+def training_record(arguments: FinetuneArguments, data: DetectionData) -> dict[str, Any]:
+    """What is trained on, as runs and comparisons record it: `sources` (see `describe_sources`: no folders, no keys),
+    `split`, `num_images`, `num_objects` and `fingerprint`."""
+    return _data_record(arguments.data or "", arguments.split, data)
+
+
+def validation_record(arguments: FinetuneArguments, data: DetectionData) -> dict[str, Any]:
+    """What AP is measured on, in the form of `training_record`."""
+    return _data_record(arguments.val_data or arguments.data or "", arguments.val_split or "validation", data)
+
+
+def _data_record(given: str, split: str, data: DetectionData) -> dict[str, Any]:
     return {
-        "sources": describe_sources([arguments.val_data or arguments.data or ""]),
-        "split": arguments.val_split or "validation",
+        "sources": describe_sources([given]),
+        "split": split,
         "num_images": len(data),
         "num_objects": int(data.num_objects.sum()),
+        "fingerprint": fingerprint(data),
     }
 
 
@@ -252,7 +260,7 @@ def validation_data(arguments: FinetuneArguments, data: DetectionData, lines: li
     has no validation split.
 
     Raises:
-        InputError: what was given cannot be opened, or has other categories than the training data.
+        InputError: what was given cannot be opened, has no objects, or has other categories than the training data.
     """
     source = arguments.val_data or arguments.data
     assert source is not None, "checked before"
@@ -268,6 +276,12 @@ def validation_data(arguments: FinetuneArguments, data: DetectionData, lines: li
         if asked_for:
             raise
         lines.append(f"warning: AP will not be measured: {error}")
+        return None
+    if not found.num_objects.any():
+        reason = f"the validation data {found.source} have no objects, crowds apart: AP cannot be measured"
+        if asked_for:
+            raise InputError(reason)
+        lines.append(f"warning: AP will not be measured: {reason}")
         return None
     if arguments.val_data is None and overlaps(found, data):
         lines.append(f"warning: AP will not be measured: {source} has no split of its own for it; name --val-data")
@@ -308,11 +322,13 @@ def take_fraction(data: DetectionData, fraction: float, seed: int) -> DetectionD
 
 
 def fingerprint(data: DetectionData) -> str:
-    """Short hash of images and annotations; equal for equal data, wherever it lies."""
+    """Short hash of images' ids and sizes and of annotations, masks included; equal for equal data, wherever it
+    lies."""
     digest = hashlib.blake2b(digest_size=8)
     digest.update(json.dumps([list(map(str, data.image_ids)), data.category_names]).encode())
     columns = data.columns
-    for array in (data.widths, data.heights, columns.offsets, columns.bbox, columns.labels, columns.iscrowd):
+    boxes = (data.widths, data.heights, columns.offsets, columns.bbox, columns.labels, columns.iscrowd)
+    for array in (*boxes, columns.segmentation_ends, columns.segmentations) if data.has_masks else boxes:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 

@@ -1,12 +1,13 @@
 """AP while fine-tuning: when it is measured, on what statistics, what is best so far, and when it is enough.
 
-Where it sits: the loop asks this watch at logging steps; `finetune.py` asks it once more at the end. An evaluation
-leaves no trace in training: batch-norm statistics that were made anew for it are put back.
+Where it sits: the loop asks this watch at logging steps; `finetune.py` asks it once more at the end. It also hands each
+record to the rules of `finetune_health.py`, and says what they find. An evaluation leaves no trace in training:
+batch-norm statistics that were made anew for it are put back.
 """
 
 import itertools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from mcl_hf.detection.detection_data import DetectionData
 from mcl_hf.detection.evaluate import DetectionMetrics, evaluate_detections
 from mcl_hf.detection.evaluation_files import write_evaluation
+from mcl_hf.detection.finetune_health import observe, verdicts
 from mcl_hf.detection.finetune_step import FinetuneRun, forward
 from mcl_hf.detection.predict import predict_data
 from mcl_hf.detection.restored_statistics import statistics_restored
@@ -33,13 +35,14 @@ BEST = "best"
 
 @dataclass
 class EvaluationWatch:
-    """Evaluates every `eval_every_steps`, keeps the best detector, and ends a run that no longer gains.
+    """Evaluates every `eval_every_steps`, keeps the best detector, ends a run that no longer gains, and warns of one
+    that has gone wrong.
 
     Attributes:
         run: to be watched.
         data: annotated images that AP is measured on; None: nothing is measured.
         train_loader: what batch-norm statistics are made of, from a step on.
-        fatal: never set; losses that are not finite end a run elsewhere.
+        fatal: never set: a run that has gone wrong is named and goes on; losses that are not finite end it elsewhere.
         enough: set when `early_stopping_patience` evaluations have brought no gain.
         newest: figures of the newest evaluation.
         final_buffers: of the network after the last step, with the statistics that it was evaluated with.
@@ -54,30 +57,64 @@ class EvaluationWatch:
     final_buffers: dict[str, torch.Tensor] | None = None
 
     def __post_init__(self) -> None:
+        self._forget_lost_best()
         self.enough = self._has_patience_ended()  # of a run that is resumed after its early end
 
+    def _forget_lost_best(self) -> None:
+        """Begin anew with what is best where a run goes on without its `best/`: checkpoints travel alone."""
+        run, best = self.run, self.run.state.best
+        if "eval_step" not in best or on_main_process(run.accelerator, best_folder(run.output_dir).is_dir):
+            return
+        run.tracking.print(
+            f"warning: {best_folder(run.output_dir)} with the best detector so far (step {best['eval_step']}) is not "
+            "there: the best is searched anew from here on"
+        )
+        run.state.best = {name: best[name] for name in best if not name.startswith("eval")}
+
     def due(self, step: int) -> bool:
-        """Whether AP is to be measured after so many steps; the last one apart."""
+        """Whether the log needs a line: where AP is measured, and after the first step, whose loss the others are held
+        against."""
+        return step == 1 or self._evaluates(step)
+
+    def _evaluates(self, step: int) -> bool:
+        """Whether AP is to be measured after so many steps."""
         every = self.run.arguments.eval_every_steps or 0
-        return self.data is not None and every > 0 and step % every == 0
+        return self.data is not None and (step == self.run.state.max_steps or (every > 0 and step % every == 0))
 
     def measure(self, outputs: dict[str, Any]) -> dict[str, Any]:
         """Losses go to the log as they are."""
         return outputs
 
     def judge(self, record: dict[str, Any]) -> None:
-        """Evaluate where it is due; figures go into the record. All ranks."""
+        """Evaluate where it is due, and look whether the run is sound; figures and warnings go into the record. All
+        ranks."""
         last = self.run.state.step == self.run.state.max_steps
-        if not self.due(self.run.state.step) and not (last and self.data is not None):
-            return
-        with statistics_restored(self.run.network):
-            make_statistics(self.run, self.train_loader)
-            figures = self.evaluate()
-            record |= figures
-            self._keep_if_best(figures)
-            self.enough = self._has_patience_ended()
-            if last:
-                self.final_buffers = {name: buffer.clone() for name, buffer in self.run.network.named_buffers()}
+        if self._evaluates(self.run.state.step):
+            with statistics_restored(self.run.network):
+                make_statistics(self.run, self.train_loader)
+                figures = self.evaluate()
+                record |= figures
+                self._keep_if_best(figures)
+                self.enough = self._has_patience_ended()
+                if last:
+                    self.final_buffers = {name: buffer.clone() for name, buffer in self.run.network.named_buffers()}
+        self._warn(record, ended=last or self.enough)
+
+    def _warn(self, record: dict[str, Any], ended: bool) -> None:
+        """Say what is wrong with the run where that is new, and once more at its end; new lines go into the record."""
+        state = self.run.state
+        final_ap = None
+        if ended and self.data is not None:
+            stops_early = bool(self.run.arguments.early_stopping_patience)  # then the best detector is the finished one
+            final_ap = state.best["eval_AP"] if stops_early else record[main_figure(record)]
+        streak = observe(state.health.get("streak", {}), record)
+        lines = verdicts(streak, record, state.max_steps, final_ap)
+        new = [line for rule, line in lines.items() if rule not in state.health.get("said", [])]
+        state.health = {"streak": streak, "said": sorted(lines)}
+        if new:
+            record["health"] = new
+        for line in lines.values() if ended else new:
+            self.run.tracking.print(f"warning: {line}")
 
     def error(self) -> Exception:
         """Never asked for."""
@@ -170,7 +207,7 @@ def figures_of(metrics: DetectionMetrics) -> dict[str, float]:
     }
 
 
-def main_figure(figures: dict[str, float]) -> str:
+def main_figure(figures: Mapping[str, Any]) -> str:
     """The figure that decides which detector is best: mask AP where there are masks."""
     return "eval/mask/AP" if "eval/mask/AP" in figures else "eval/box/AP"
 

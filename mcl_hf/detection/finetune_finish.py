@@ -37,6 +37,11 @@ def finish(run: FinetuneRun, *, watch: EvaluationWatch) -> None:
     on_main_process(run.accelerator, lambda: write_finished(run, run.network, what))
     for line in watch.newest.lines() if watch.newest is not None else []:
         run.tracking.print(line)
+    if is_best_chosen(run.state) and run.state.best["eval_step"] != run.state.step:
+        run.tracking.print(
+            f"these figures are of step {run.state.step}; the finished detector is the best one, of step "
+            f"{run.state.best['eval_step']}: AP {100 * run.state.best['eval_AP']:.1f} %"
+        )
 
 
 def is_best_chosen(state: TrainingState) -> bool:

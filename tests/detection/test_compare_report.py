@@ -1,5 +1,6 @@
 """The sentence, the tables and the picture of a comparison, from made-up results."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,6 +11,13 @@ from mcl_hf.detection.compare_report import Comparison, renamed, sentence, short
 from mcl_hf.viz.comparison import comparison_picture
 
 SHARED = [0.02, -0.01, 0.005]
+DATA = {
+    use: {
+        "sources": [{"kind": "files", "name": name, "licence": None}], "split": use, "num_images": images,
+        "num_objects": 3 * images, "fingerprint": digest,
+    }
+    for use, name, images, digest in [("training", "cups", 40, "ab12"), ("validation", "mugs", 12, "cd34")]
+}  # fmt: skip
 
 
 def comparison(aps, fractions=(1.0,), masks=False, **changes):
@@ -23,7 +31,7 @@ def comparison(aps, fractions=(1.0,), masks=False, **changes):
     most = max(map(len, aps.values()))
     values = {
         "starts": list(aps), "fractions": list(fractions), "seeds": list(range(most)), "results": results, "failed": {},
-        "images": 40, "val_images": 12, "warnings": [],
+        "data": DATA, "warnings": [],
     }  # fmt: skip
     return Comparison(**{**values, **changes})
 
@@ -77,6 +85,24 @@ def test_the_report_shows_means_spreads_warnings_and_failures():
     assert "the 3 intervals hold together in 95 %" in text
 
 
+def test_the_report_names_its_data():
+    lines = to_markdown(comparison(CLEAR)).splitlines()
+    assert "| training | cups | training | 40 | 120 | ab12 |" in lines
+    assert "| validation | mugs | validation | 12 | 36 | cd34 |" in lines
+    assert to_json(comparison(CLEAR))["data"] == DATA
+
+
+def test_a_job_whose_loss_exploded_is_named():
+    found = comparison(CLEAR)
+    broken = dataclasses.replace(found.results[3], diverged=True)
+    found = comparison(CLEAR, results=[*found.results[:3], broken], warnings=["they differ"])
+    assert (
+        found.beware[0] == "they differ" and "loss of my-run, 100 % of the labels, seed 0 exploded" in found.beware[1]
+    )
+    assert found.beware == to_json(found)["warnings"] and f"**Beware:** {found.beware[1]}." in to_markdown(found)
+    assert comparison(CLEAR).beware == []
+
+
 def test_nothing_done_yet_and_a_start_without_results():
     assert "there is nothing to compare yet" in sentence(comparison(CLEAR, results=[]))
     some = comparison(CLEAR)
@@ -101,7 +127,7 @@ def test_paths_are_shortened_where_that_is_clear():
     assert short.starts == ["a", "b"] and {result.start for result in short.results} == {"a", "b"}
 
 
-@pytest.mark.parametrize("aps", [CLEAR, TIE, {"a": [0.3], "b": [0.1]}, {"a": [0.3], "b": []}])
+@pytest.mark.parametrize("aps", [CLEAR, TIE, {"$a": [0.3], "b_$": [0.1]}, {"a": [0.3], "b": []}])
 def test_the_picture_shows_scores_and_intervals(aps):
     found = comparison(aps, fractions=(0.1, 1.0))
     scores = {fraction: found.scores(fraction) for fraction in found.fractions}

@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 import mcl_hf
 from mcl_hf import MCLForInstanceSegmentation, MCLForObjectDetection
 from mcl_hf.detection import finetune_evaluation, open_detection_data
-from mcl_hf.detection.finetune import take_fraction
+from mcl_hf.detection.finetune import fingerprint, take_fraction
 from mcl_hf.detection.finetune_finish import is_best_chosen
 from mcl_hf.errors import InputError
 from mcl_hf.training.state import read_training_state
 from mcl_hf.training.tracking import read_log
 
-from .scenes import write_scenes
+from .scenes import add_crowds, write_scenes
 from .tiny_detector import FEW_REGIONS
 
 TINY = {
@@ -135,7 +135,7 @@ def test_a_run_interrupted_after_its_last_step_is_finished_alike(run):
     assert "eval/box/AP" in result.metrics
 
 
-def test_early_stopping_keeps_the_best(run, monkeypatch):
+def test_early_stopping_keeps_the_best(run, monkeypatch, capsys):
     falling = iter([0.5, 0.4, 0.3, 0.2])
 
     def figures_of(metrics):
@@ -148,6 +148,20 @@ def test_early_stopping_keeps_the_best(run, monkeypatch):
     assert_equal(result.output_dir, result.output_dir / "best")
     assert is_best_chosen(read_training_state(result.output_dir))
     assert run(resume="auto", **options).steps == 3  # it had ended, and stays so
+    assert "finished detector is the best one, of step 1: AP 50.0 %" in "".join(capsys.readouterr())
+
+
+def test_a_run_that_goes_on_without_its_best_detector_looks_for_another(run, capsys):
+    """As where a checkpoint was brought from another machine."""
+    options = {"eval_every_steps": 2, "early_stopping_patience": 5}
+    folder = run(**options, max_steps=4).output_dir
+    shutil.rmtree(folder / "checkpoints" / "step-00000004")
+    (folder / "checkpoints" / "last").unlink()
+    shutil.rmtree(folder / "best")
+    assert run(**options, max_steps=4, resume="auto").steps == 4
+    assert read_training_state(folder).best["eval_step"] == 4
+    assert_equal(folder, folder / "best")
+    assert "with the best detector so far (step 2) is not there" in "".join(capsys.readouterr())
 
 
 def test_starting_from_a_pretraining_run(run, tmp_path):
@@ -205,7 +219,27 @@ def test_no_validation_data_is_said_and_no_reason_to_stop(run, tmp_path, capsys)
     only_train = write_scenes(tmp_path / "only", 4)
     result = run(data=str(only_train), max_steps=1)
     assert "eval/box/AP" not in result.metrics
-    assert "AP will not be measured" in capsys.readouterr().out + capsys.readouterr().err
+    assert "AP will not be measured" in "".join(capsys.readouterr())
+
+
+def test_validation_data_without_objects_are_seen_before_training(run, scenes, tmp_path, capsys):
+    folder = shutil.copytree(scenes, tmp_path / "crowds")
+    file = folder / "annotations" / "instances_val.json"
+    add_crowds(file, every=1)
+    assert "eval/box/AP" not in run(data=str(folder), max_steps=1).metrics
+    assert "AP will not be measured: the validation data" in "".join(capsys.readouterr())
+    with pytest.raises(InputError, match="have no objects, crowds apart: AP cannot be measured"):
+        run("other", val_data=str(file), val_images=str(folder / "val"), max_steps=1)
+
+
+def test_the_fingerprint_knows_masks(scenes, tmp_path):
+    folder = shutil.copytree(scenes, tmp_path / "moved")
+    assert fingerprint(open_detection_data(folder)) == fingerprint(open_detection_data(scenes))
+    file = folder / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["segmentation"][0][0] += 1
+    file.write_text(json.dumps(content))
+    assert fingerprint(open_detection_data(folder)) != fingerprint(open_detection_data(scenes))
 
 
 def test_another_detector_cannot_resume(run):
