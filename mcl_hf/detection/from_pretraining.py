@@ -169,7 +169,8 @@ def _detector_config(
     if isinstance(source, MCLConfig):
         config = MCLDetectorConfig.from_mcl(source, detector=detector, **given)
     elif isinstance(source, MCLDetectorConfig):
-        fields = source.to_dict() if source.detector == detector else _shared_with(source)
+        alike = (source.detector == "retinanet") == (detector == "retinanet")  # Mask R-CNN is Faster R-CNN with masks
+        fields = source.to_dict() if alike else _shared_with(source)
         for name in ("id2label", "label2id", "detector", "architectures", "model_type", "transformers_version"):
             fields.pop(name, None)
         config = MCLDetectorConfig(**{**fields, "detector": detector, **given})
@@ -188,7 +189,7 @@ def _detector_config(
 
 
 def _shared_with(source: MCLDetectorConfig) -> dict[str, Any]:
-    """Fields of another kind of detector that make sense in any."""
+    """Fields of an R-CNN that make sense in RetinaNet, and the other way round."""
     names = ("backbone", "backbone_kwargs", "num_channels", "image_mean", "image_std", "fpn_channels", "min_size",
              "max_size", "size_divisible", "box_head_convs")  # fmt: skip
     return {name: getattr(source, name) for name in names}

@@ -125,7 +125,8 @@ class MCLConfig(PatientLoading, BackboneConfigMixin, PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """transformers' own; a detector's configuration is refused, since its region head would start at random.
+        """transformers' own; a detector's configuration is refused, since the projection of its region head
+        would start at random (`load_starting_weights` says so, this cannot).
 
         Raises:
             ValueError: It is a detector's.

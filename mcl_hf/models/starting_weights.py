@@ -6,6 +6,8 @@
 """
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import timm
@@ -109,7 +111,8 @@ def load_starting_weights(model: nn.Module, source: str) -> WeightReport:
     """Fill an MCL model from a checkpoint.
 
     Parts that the source lacks stay as they are, the backbone is asked for and must be whole. A target network that the
-    source lacks becomes a copy of the online network.
+    source lacks becomes a copy of the online network. Of a detector of ours, the box head's convolutions become the
+    region head's, whose projection stays new.
 
     Args:
         model: `MCLBackbone`, `MCLModel`, `MCLForPreTraining` or `MCLForSupervisedPreTraining`, changed in place.
@@ -121,7 +124,7 @@ def load_starting_weights(model: nn.Module, source: str) -> WeightReport:
     Raises:
         ValueError: The source cannot be read, has no whole backbone, or a part of it has other shapes.
     """
-    report = _fill(model, read_checkpoint(source, model.config), source)
+    report = _fill(model, rename_from_detector(read_checkpoint(source, model.config)), source)
     loaded, total = report.parts["backbone"]
     if loaded < total:
         raise ValueError(
@@ -130,6 +133,24 @@ def load_starting_weights(model: nn.Module, source: str) -> WeightReport:
     if "target" in report.parts and report.parts["target"][0] < report.parts["target"][1]:
         model.reset_target()
     return report
+
+
+def rename_from_detector(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Names in a detector (`mcl_hf.detection`) -> names in `MCLModel`; all others stay.
+
+    The convolutions of an R-CNN's box head are blocks of the region head on regions of the same pyramid; they started
+    from it, if the detector came of pre-training. A RetinaNet's pyramid begins at P3: level i becomes i + 1, and P2's
+    tensors are absent.
+    """
+    is_dense = any(name.startswith("retinanet.") for name in tensors)
+    renamed = {}
+    for name, tensor in tensors.items():
+        name = re.sub(r"^roi_heads\.box_head\.conv\.", "region_head.conv.", name)
+        level = re.fullmatch(r"(fpn\.(?:lateral|output)\.)(\d+)(\..*)", name)
+        if is_dense and level:
+            name = f"{level[1]}{int(level[2]) + 1}{level[3]}"
+        renamed[name] = tensor
+    return renamed
 
 
 @torch.no_grad()

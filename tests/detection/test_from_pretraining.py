@@ -13,10 +13,12 @@ from mcl_hf import (
     MCLForObjectDetection,
     MCLForPreTraining,
     MCLModel,
+    load_starting_weights,
 )
 from mcl_hf.detection import start_detector
 from mcl_hf.detection.from_pretraining import rename_for_detector
 from mcl_hf.errors import InputError
+from mcl_hf.models.starting_weights import rename_from_detector
 
 from ..models.tiny import TINY_RESNET, tiny_config
 from .tiny_detector import DETECTORS, FEW_REGIONS, tiny_detector
@@ -115,9 +117,40 @@ def test_another_detector_gives_all_but_its_classes(tmp_path: Path) -> None:
             }[detector]
         )
         assert model.config.num_labels == 7
+    for one, other in (("mask_rcnn", "faster_rcnn"), ("faster_rcnn", "mask_rcnn")):  # the same but for the masks
+        model, report = start_detector(str(tmp_path / one), detector=other, num_labels=3)
+        new = {name for name, (loaded, total) in report.parts.items() if loaded < total}
+        assert new == ({"mask head", "mask predictor"} if other == "mask_rcnn" else set())
+        assert model.config.box_fc_dim == 16
     model, report = start_detector(str(tmp_path / "mask_rcnn"), detector="retinanet", num_labels=3)
     assert report.parts["FPN"] == (36, 36) and report.parts["RetinaNet head"][0] == 0
     assert len(model.config.anchor_sizes[0]) == 3
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_pretraining_goes_on_from_a_detector(detector: str, tmp_path: Path) -> None:
+    """What a start of a detector takes over, the way back does too: box head convolutions, and the levels that are."""
+    source = tiny_detector(detector, seed=5)
+    source.save_pretrained(tmp_path)
+    model = MCLForPreTraining(tiny_config())
+    report = load_starting_weights(model, str(tmp_path))
+    backbone, fpn = report.parts["backbone"], report.parts["FPN"]
+    assert backbone[0] == backbone[1] and report.parts["predictors"][0] == 0
+    lateral = [block.conv.weight for block in model.mcl.fpn.lateral]
+    if detector == "retinanet":
+        assert fpn == (36, 48) and report.parts["region head"][0] == 0
+        assert all(torch.equal(a, b.conv.weight) for a, b in zip(lateral[1:], source.fpn.lateral, strict=True))
+    else:
+        assert fpn == (48, 48) and f"region head 6/{report.parts['region head'][1]}" in str(report)
+        own, given = model.mcl.region_head.conv[0], source.roi_heads.box_head.conv[0]
+        assert all(torch.equal(own.state_dict()[name], tensor) for name, tensor in given.state_dict().items())
+        assert torch.equal(model.target.region_head.conv[0].conv.weight, given.conv.weight)
+
+
+def test_there_and_back_are_the_same_tensors(run: Path) -> None:
+    tensors = MCLModel.from_pretrained(run).state_dict()
+    back = rename_from_detector(rename_for_detector(tensors, shift_levels=False))
+    assert back.keys() == tensors.keys() and all(back[name] is tensor for name, tensor in tensors.items())
 
 
 @pytest.mark.parametrize(
