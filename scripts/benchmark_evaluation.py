@@ -93,7 +93,6 @@ def synthetic(num_images: int, num_classes: int, seed: int = 0) -> tuple[Detecti
         names=[f"{index}.jpg" for index in range(num_images)],
         widths=np.full(num_images, WIDTH),
         heights=np.full(num_images, HEIGHT),
-        stored_orientation=np.zeros(num_images, bool),
         columns=columns,
         reader=FileImages([]),
         positions=np.arange(num_images),

@@ -7,7 +7,8 @@ out with ``skip_broken``:
 ================================================ ====================================================================
 file missing, unreadable, of another size        refused
 unknown category, malformed box or mask          refused
-two images with one id                           refused
+run lengths that are not of the image's size     refused
+two images with one id, categories with one name refused
 boxes that stick out of the image                kept for evaluation; clipped in training
 boxes without area, or wholly outside            kept for evaluation, where nothing can match; left out in training
 crowd regions                                    left out in training, ignored in evaluation
@@ -29,7 +30,7 @@ import numpy as np
 
 from mcl_hf.data.decode import BrokenImage, open_image
 from mcl_hf.detection.detection_data import AnnotationColumns, DetectionData, ImageId, ImageReader
-from mcl_hf.detection.masks import clean_segmentation, mask_area
+from mcl_hf.detection.masks import check_size, clean_segmentation, mask_area
 from mcl_hf.errors import InputError
 
 HEADER_BYTES = 65536
@@ -106,6 +107,7 @@ def check_annotations(raw: RawData, *, skip_broken: bool = False, check_files: b
         raise InputError(f"{raw.source} holds no annotations of its {len(raw.images)} images: there is nothing to use")
     report = DataReport()
     _refuse_twins(raw)
+    _refuse_namesakes(raw)
     broken, turned = _check_headers(raw, check_files)
     _settle(report, "broken images", broken.values(), skip_broken)
     index_of = {category: index for index, category in enumerate(sorted(raw.categories))}
@@ -122,7 +124,6 @@ def check_annotations(raw: RawData, *, skip_broken: bool = False, check_files: b
         names=[image.name for image in images],
         widths=np.array([image.width for image in images], np.int64),
         heights=np.array([image.height for image in images], np.int64),
-        stored_orientation=np.array([position in turned for position in keep], bool),
         columns=columns,
         reader=raw.reader,
         positions=keep,
@@ -157,8 +158,18 @@ def _refuse_twins(raw: RawData) -> None:
         first[image.image_id] = image.name
 
 
+def _refuse_namesakes(raw: RawData) -> None:
+    """Models and data know their classes by name: of two with one name, the first would never be found."""
+    first: dict[str, int] = {}
+    for category, name in sorted(raw.categories.items()):
+        if name in first:
+            raise InputError(f"{raw.source}: the categories {first[name]} and {category} share the name {name!r}")
+        first[name] = category
+
+
 def _check_headers(raw: RawData, check_files: bool) -> tuple[dict[int, str], set[int]]:
-    """Faults by position, and the positions of images that were annotated as stored, before EXIF turned them.
+    """Faults by position, and the positions of images that were annotated as stored, before EXIF turned them (which
+    `DetectionItem.decode` sees for itself).
 
     Sizes that the annotations do not give are filled in.
     """
@@ -223,6 +234,7 @@ def _columns(
                 box = _box(annotation.get("bbox"))
                 label = index_of[annotation["category_id"]]
                 segmentation = clean_segmentation(annotation.get("segmentation"))
+                check_size(segmentation, height, width)
                 area = annotation.get("area")
                 if area is None:
                     area = box[2] * box[3] if segmentation is None else mask_area(segmentation, height, width)

@@ -73,14 +73,18 @@ def read_coco(file: Path, image_folder: Path | None = None) -> RawData:
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
             raise InputError(f"{file} is no COCO annotation file: it has no list of {key}")
+        if not all(isinstance(entry, dict) for entry in content[key]):
+            raise InputError(f"{file} is no COCO annotation file: its {key} are not all objects")
     try:
         categories = _categories(file, content)
         images = [
-            RawImage(entry["id"], entry["file_name"], entry.get("width"), entry.get("height"))
+            RawImage(entry["id"], entry["file_name"], _px(entry.get("width")), _px(entry.get("height")))
             for entry in content["images"]
         ]
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise InputError(f"{file}: an image or category lacks {error}") from error
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{file}: an image or category cannot be read: {error}") from error
     folder = image_folder if image_folder is not None else _find_images(file, images)
     for image in images:
         image.name = str(folder / image.name)
@@ -94,6 +98,11 @@ def read_coco(file: Path, image_folder: Path | None = None) -> RawData:
             annotations.append((position, annotation))
     reader = FileImages([image.name for image in images])
     return RawData("COCO format", str(file), images, annotations, categories, reader, unlisted)
+
+
+def _px(value: Any) -> int | None:
+    """A side as a whole number; some exports write it as text."""
+    return None if value is None else int(value)
 
 
 def _categories(file: Path, content: dict[str, Any]) -> dict[int, str]:

@@ -43,7 +43,7 @@ def open_detection_data(
               columns ``image`` and ``objects``,
             * the name of a data set on the Hub in that layout, ``user/name``.
         split: ``train``, ``validation`` (also ``val``), ``test``, VOC's ``trainval``, or the name of a Hub split.
-        images: folder of the images of a COCO JSON; found beside it where left out.
+        images: folder of the images of a COCO JSON; found beside it where left out. Refused for other formats.
         image_column, objects_column, box_format: of tables; see `read_object_table`.
         skip_broken: leave out, and name, what would be refused.
         check_files: read the header of each image file first (some seconds for a hundred thousand on a local disk).
@@ -71,14 +71,14 @@ def _read(
         return read_coco(path, image_folder)
     if path.suffix.lower() == ".json" and not path.exists():  # a file's name, which the Hub need not be asked about
         raise InputError(f"{path} is not there: name a COCO JSON, or the folder that holds it")
-    if path.is_dir():
-        if is_cityscapes(path):
-            return read_cityscapes(path, split)
-        if voc_years(path):
-            return read_voc(path, split)
-        found = find_annotations(path, split)
-        if found is not None:
-            return read_coco(found, image_folder)
+    is_other = path.is_dir() and (is_cityscapes(path) or bool(voc_years(path)))
+    found = find_annotations(path, split) if path.is_dir() and not is_other else None
+    if found is not None:
+        return read_coco(found, image_folder)
+    if image_folder is not None:
+        raise InputError(f"--images {image_folder} belongs to a COCO JSON, which {data} is not and does not hold")
+    if is_other:
+        return read_cityscapes(path, split) if is_cityscapes(path) else read_voc(path, split)
     table = _table(data, split)
     return read_object_table(
         table, data, image_column=image_column, objects_column=objects_column, box_format=box_format

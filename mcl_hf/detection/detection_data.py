@@ -16,7 +16,7 @@ import numpy as np
 
 from mcl_hf.data.decode import BrokenImage, open_image
 from mcl_hf.data.image_source import image_bytes
-from mcl_hf.detection.masks import Segmentation, decode_masks
+from mcl_hf.detection.masks import MaskSequence, Segmentation, decode_masks
 
 ImageId = int | str
 
@@ -87,44 +87,53 @@ class DetectionItem:
     segmentations: list[Segmentation | None]
     position: int
     reader: ImageReader = field(repr=False)
-    stored_orientation: bool = False
 
     def image_bytes(self) -> bytes:
         """The encoded image. Raises `BrokenImage` where it cannot be read."""
         return self.reader.read(self.position)
 
     def decode(self) -> np.ndarray:
-        """Pixels, uint8 ``(height, width, 3)``, turned upright by EXIF unless they were annotated unturned.
+        """Pixels, uint8 ``(height, width, 3)``, turned upright by EXIF unless they were annotated unturned, which the
+        annotated size tells.
 
         Raises:
-            BrokenImage: damaged, or gone.
+            BrokenImage: damaged, gone, or not of the size that was annotated, so that no box would fit.
         """
         opened = open_image(self.image_bytes())
-        if self.stored_orientation:
+        annotated, upright = (self.width, self.height), (opened.width, opened.height)
+        if annotated not in (upright, opened.picture.size):
+            raise BrokenImage(
+                f"annotated as {annotated[0]}x{annotated[1]} px, but the file has {upright[0]}x{upright[1]}"
+            )
+        if annotated != upright:
             opened.orientation = 1
         return opened.decode()
 
-    def masks(self, keep: np.ndarray | None = None) -> np.ndarray:
-        """Pixels of the masks, uint8 ``(n, height, width)``; ``keep``, bool ``(n,)``, leaves the others out."""
-        chosen = [part for n, part in enumerate(self.segmentations) if keep is None or keep[n]]
-        return decode_masks(chosen, self.height, self.width)
+    def masks(self) -> np.ndarray:
+        """Pixels of all masks together, uint8 ``(n, height, width)``; 0 where an object has none."""
+        return decode_masks(self.segmentations, self.height, self.width)
 
-    def training_targets(self, masks: bool = False) -> dict[str, np.ndarray]:
+    def each_mask(self, keep: np.ndarray | None = None) -> MaskSequence:
+        """The masks one by one; ``keep``, bool ``(n,)``, leaves the others out."""
+        chosen = [part for n, part in enumerate(self.segmentations) if keep is None or keep[n]]
+        return MaskSequence(chosen, self.height, self.width)
+
+    def training_targets(self, masks: bool = False) -> dict[str, Any]:
         """What a detector learns from: single objects only, boxes clipped to the image.
 
         Left out are crowds, boxes without area inside the image and, with ``masks``, objects without a mask.
 
         Returns:
-            ``boxes`` float32 ``(k, 4)``, ``labels`` int64 ``(k,)``, and with ``masks`` ``masks`` uint8 ``(k, H, W)``.
+            ``boxes`` float32 ``(k, 4)``, ``labels`` int64 ``(k,)``, and with ``masks`` k ``masks``, a `MaskSequence`.
         """
         limits = np.array([self.width, self.height, self.width, self.height], np.float64)
         boxes = np.clip(self.boxes, 0, limits)  # (n, 4)
         keep = ~self.iscrowd & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         if masks:
             keep &= np.array([part is not None for part in self.segmentations], bool)
-        targets = {"boxes": boxes[keep].astype(np.float32), "labels": self.labels[keep]}
+        targets: dict[str, Any] = {"boxes": boxes[keep].astype(np.float32), "labels": self.labels[keep]}
         if masks:
-            targets["masks"] = self.masks(keep)
+            targets["masks"] = self.each_mask(keep)
         return targets
 
 
@@ -174,7 +183,6 @@ class DetectionData:
     names: list[str]
     widths: np.ndarray
     heights: np.ndarray
-    stored_orientation: np.ndarray
     columns: AnnotationColumns
     reader: ImageReader
     positions: np.ndarray  # of each image in the reader
@@ -206,7 +214,6 @@ class DetectionData:
             segmentations=[columns.segmentation(number) for number in range(start, end)],
             position=int(self.positions[index]),
             reader=self.reader,
-            stored_orientation=bool(self.stored_orientation[index]),
         )
 
     @property
@@ -243,8 +250,8 @@ class DetectionData:
 
     @property
     def has_masks(self) -> bool:
-        """Whether any object has a mask."""
-        return len(self.columns.segmentations) > 0
+        """Whether any single object has a mask; crowds often are the only ones that do."""
+        return bool((np.diff(self.columns.segmentation_ends)[~self.columns.iscrowd] > 0).any())
 
     @property
     def description(self) -> str:
@@ -276,7 +283,7 @@ class DetectionData:
         )
         new.image_ids = [self.image_ids[index] for index in chosen]
         new.names = [self.names[index] for index in chosen]
-        for name in ("widths", "heights", "stored_orientation", "positions"):
+        for name in ("widths", "heights", "positions"):
             setattr(new, name, getattr(self, name)[chosen])
         return new
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from mcl_hf.detection.coco_metrics import RECALLS, Backend, CocoArrays, count_matches
 from mcl_hf.detection.detection_data import DetectionData
-from mcl_hf.detection.results import Result, check_results, read_results
+from mcl_hf.detection.masks import to_rle
+from mcl_hf.detection.results import Result, check_results, image_sizes, read_results
 from mcl_hf.detection.voc_metrics import voc_average_precision
 from mcl_hf.errors import InputError
 
@@ -129,7 +130,7 @@ def evaluate_detections(
     if masks and (not data.has_masks or with_masks < len(results)):
         lacking = f"{len(results) - with_masks} of {len(results)} predictions" if data.has_masks else data.source
         raise InputError(f"masks cannot be scored: {lacking} have none")
-    results = [_with_box(result) for result in results]
+    results = _with_boxes(results, data)
     return DetectionMetrics(
         backend=backend,
         num_images=len(data),
@@ -165,11 +166,17 @@ def _voc_figures(data: DetectionData, results: list[Result]) -> dict[str, Any]:
     return figures
 
 
-def _with_box(result: Result) -> Result:
-    """The result, with the box around its mask where it has no other."""
+def _with_boxes(results: Sequence[Result], data: DetectionData) -> list[Result]:
+    """The results, with the box around its mask where one has no other."""
     from pycocotools import mask as coco_mask
 
-    return result if "bbox" in result else {**result, "bbox": coco_mask.toBbox(result["segmentation"]).tolist()}
+    sizes = image_sizes(data)
+    return [
+        result
+        if "bbox" in result
+        else {**result, "bbox": coco_mask.toBbox(to_rle(result["segmentation"], *sizes[result["image_id"]])).tolist()}
+        for result in results
+    ]
 
 
 def _percent(value: float | None) -> str:

@@ -15,7 +15,7 @@ from mcl_hf.data.decode import BrokenImage
 from mcl_hf.detection.coco_metrics import RECALLS
 from mcl_hf.detection.detection_data import DetectionData, DetectionItem, ImageId
 from mcl_hf.detection.evaluate import DetectionMetrics, KindMetrics
-from mcl_hf.detection.masks import decode_masks
+from mcl_hf.detection.masks import MaskSequence
 from mcl_hf.detection.results import Result, write_results
 from mcl_hf.errors import InputError
 from mcl_hf.viz.detections import DrawnImage, DrawnObjects, detections_picture
@@ -91,7 +91,7 @@ def _annotated(item: DetectionItem, data: DetectionData) -> DrawnObjects:
         data.category_names[label] + (" (crowd)" if crowd else " (difficult)" if difficult else "")
         for label, crowd, difficult in zip(item.labels, item.iscrowd, item.difficult, strict=True)
     ]
-    return DrawnObjects(item.boxes, item.labels, names, item.masks() if data.has_masks else None, ignored)
+    return DrawnObjects(item.boxes, item.labels, names, item.each_mask() if data.has_masks else None, ignored)
 
 
 def _predicted(found: Sequence[Result], item: DetectionItem, data: DetectionData) -> DrawnObjects:
@@ -101,7 +101,7 @@ def _predicted(found: Sequence[Result], item: DetectionItem, data: DetectionData
     names = [f"{data.category_names[label]} {r['score']:.2f}" for label, r in zip(labels, found, strict=True)]
     masks = None
     if found and all("segmentation" in result for result in found):
-        masks = decode_masks([result["segmentation"] for result in found], item.height, item.width)
+        masks = MaskSequence([result["segmentation"] for result in found], item.height, item.width)
     return DrawnObjects(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1), labels, names, masks)
 
 

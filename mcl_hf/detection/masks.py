@@ -5,7 +5,8 @@ A segmentation is COCO's: a list of polygons `[x0, y0, x1, y1, ...]` in px, or r
 "counts": ...}` in column order, compressed (text) or not (list of integers).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -58,12 +59,45 @@ def decode_masks(segmentations: Sequence[Segmentation | None], height: int, widt
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def encode_masks(masks: np.ndarray) -> list[dict[str, Any]]:
-    """Run lengths with counts as text, which JSON can hold, of masks ``(n, height, width)``, bool or 0 and 1."""
+@dataclass(frozen=True)
+class MaskSequence:
+    """Pixels of masks, made one at a time while iterating: those of many objects in a large image do not fit into
+    memory together. Each is uint8 ``(height, width)`` of 0 and 1.
+    """
+
+    segmentations: Sequence[Segmentation | None]
+    height: int
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.segmentations)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (decode_masks([part], self.height, self.width)[0] for part in self.segmentations)
+
+
+def encode_masks(masks: Iterable[np.ndarray]) -> list[dict[str, Any]]:
+    """Run lengths with counts as text, which JSON can hold, of masks ``(height, width)`` each, bool or 0 and 1."""
     from pycocotools import mask as coco_mask
 
-    rles = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
+    rles = [coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks]
     return [{"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")} for rle in rles]
+
+
+def check_size(segmentation: Segmentation | None, height: int, width: int) -> None:
+    """Refuse run lengths that are not of an image of this size: pycocotools would not match them with anything.
+
+    Raises:
+        ValueError: of another size, or uncompressed counts that do not add up to it.
+    """
+    if not isinstance(segmentation, dict):
+        return  # polygons have no size of their own
+    size = segmentation["size"]
+    if [*size] != [height, width]:
+        raise ValueError(f"run lengths of size {size!r} (height, width) in an image of {[height, width]}")
+    counts = segmentation["counts"]
+    if isinstance(counts, list) and sum(counts) != height * width:
+        raise ValueError(f"run lengths of {sum(counts)} pixels in an image of {height * width}")
 
 
 def mask_area(segmentation: Segmentation, height: int, width: int) -> float:

@@ -64,6 +64,7 @@ def read_object_table(
         InputError: a column or a part of one is missing, or the boxes are evidently of the other format.
     """
     from datasets import Image
+    from pyarrow import compute
 
     table = opened.table
     image_column = find_image_column(table, data, image_column)
@@ -80,13 +81,14 @@ def read_object_table(
         [name for name in ("image_id", "width", "height", objects_column) if name in table.column_names]
     )
     names = _class_names(parts[category_name])
-    paths = pictures.with_format("arrow")[:].column(image_column).combine_chunks().field("path").to_pylist()
-    bytes_valid = pictures.with_format("arrow")[:].column(image_column).combine_chunks().field("bytes").is_valid()
+    stored = pictures.with_format("arrow")[:].column(image_column)  # chunks of the file, of which no bytes are copied
+    paths = compute.struct_field(stored, "path").to_pylist()
+    has_bytes = compute.is_valid(compute.struct_field(stored, "bytes")).to_pylist()
     images: list[RawImage] = []
     annotations: list[tuple[int, dict[str, Any]]] = []
     texts: set[str] = set()
     for position, row in enumerate(_rows(others)):
-        path = {"path": paths[position], "bytes": b"" if bytes_valid[position].as_py() else None}
+        path = {"path": paths[position], "bytes": b"" if has_bytes[position] else None}
         image_id = row.get("image_id")
         images.append(
             RawImage(
@@ -96,12 +98,12 @@ def read_object_table(
                 row.get("height"),
             )
         )
-        for entry in _entries(row[objects_column]):
+        for entry in _entries(row[objects_column], f"{data}, {images[-1].name}"):
             annotation = {_RENAMED.get(name, name): entry[name] for name in _OPTIONAL if entry.get(name) is not None}
-            annotation["category_id"] = entry[category_name]
-            annotation["bbox"] = _xywh(entry[box_name], box_format)
-            if isinstance(entry[category_name], str):
-                texts.add(entry[category_name])
+            annotation["category_id"] = entry.get(category_name)
+            annotation["bbox"] = _xywh(entry.get(box_name), box_format)
+            if isinstance(annotation["category_id"], str):
+                texts.add(annotation["category_id"])
             annotations.append((position, annotation))
     if texts:
         names = sorted(texts)
@@ -111,7 +113,8 @@ def read_object_table(
     if names is not None:
         categories = dict(enumerate(names))
     else:  # plain numbers: their own names
-        categories = {number: str(number) for number in sorted({entry["category_id"] for _, entry in annotations})}
+        numbers = {entry["category_id"] for _, entry in annotations} - {None}  # one without is refused by name later
+        categories = {number: str(number) for number in sorted(numbers)}
     if box_format == "xywh":
         _refuse_corners(data, images, annotations)
     reader = TableImages(pictures, image_column)
@@ -150,14 +153,21 @@ def _class_names(feature: Any) -> list[str] | None:
     return None if names is None else list(names)
 
 
-def _entries(value: Any) -> Iterator[dict[str, Any]]:
-    """One dict an object, from a list of them or from a dict of lists."""
+def _entries(value: Any, name: str) -> Iterator[dict[str, Any]]:
+    """One dict an object, from a list of them or from a dict of lists.
+
+    Raises:
+        InputError: lists of different lengths; `name` says where.
+    """
     if value is None:
         return
     if isinstance(value, list):
         yield from value
         return
-    lists = {name: part for name, part in value.items() if part is not None}
+    lists = {part_name: part for part_name, part in value.items() if part is not None}
+    if len({len(part) for part in lists.values()}) > 1:
+        counts = ", ".join(f"{len(part)} {part_name}" for part_name, part in lists.items())
+        raise InputError(f"{name}: the parts of its objects are not equally many: {counts}")
     for parts in zip(*lists.values(), strict=True):
         yield dict(zip(lists, parts, strict=True))
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mcl_hf.detection.detection_data import DetectionData, ImageId
+from mcl_hf.detection.masks import check_size, clean_segmentation, to_rle
 from mcl_hf.errors import InputError
 
 Result = dict[str, Any]
@@ -67,8 +68,6 @@ def to_results(detections: Iterable[ImageDetections], data: DetectionData) -> li
 
 def ground_truth_results(data: DetectionData) -> list[Result]:
     """The annotations themselves as results of score 1, crowds left out: what a perfect detector would say."""
-    from mcl_hf.detection.masks import to_rle
-
     results = []
     for item in data:
         bbox = np.concatenate([item.boxes[:, :2], item.boxes[:, 2:] - item.boxes[:, :2]], axis=1)
@@ -121,14 +120,15 @@ def check_results(results: Sequence[Result], data: DetectionData, name: str = "p
     Raises:
         InputError: the first one that lacks something, or names an image or category that the data do not have.
     """
-    images, categories = set(data.image_ids), set(data.category_ids)
+    sizes = image_sizes(data)
+    categories = set(data.category_ids)
     for number, result in enumerate(results, start=1):
         where = f"{name}, result {number}"
         if not isinstance(result, dict) or not {"image_id", "category_id", "score"} <= set(result):
             raise InputError(f"{where} lacks image_id, category_id or score: this is no COCO results file")
         if not ("bbox" in result or "segmentation" in result):
             raise InputError(f"{where} has neither bbox nor segmentation")
-        if result["image_id"] not in images:
+        if result["image_id"] not in sizes:
             raise InputError(f"{where} is of image {result['image_id']!r}, which is not in {data.source}: other split?")
         if result["category_id"] not in categories:
             known = f"{min(categories)} to {max(categories)}"
@@ -142,6 +142,18 @@ def check_results(results: Sequence[Result], data: DetectionData, name: str = "p
             raise InputError(
                 f"{where} has box {box!r} and score {result['score']!r}: four and one finite numbers belong"
             )
+        try:
+            check_size(clean_segmentation(result.get("segmentation")), *sizes[result["image_id"]])
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{where}: its mask cannot be scored: {error}") from error
+
+
+def image_sizes(data: DetectionData) -> dict[ImageId, tuple[int, int]]:
+    """Height and width of every image in px, by its id."""
+    return {
+        image_id: (int(height), int(width))
+        for image_id, height, width in zip(data.image_ids, data.heights, data.widths, strict=True)
+    }
 
 
 def merge_results(shards: Sequence[Sequence[Result]], data: DetectionData) -> list[Result]:

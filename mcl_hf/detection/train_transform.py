@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from mcl_hf.detection.detection_data import DetectionItem
+from mcl_hf.detection.masks import MaskSequence
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,8 @@ def resized(height: int, width: int, min_size: int, max_size: int) -> tuple[int,
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def _resize_masks(masks: np.ndarray, height: int, width: int) -> torch.Tensor:
-    """uint8 `(n, H, W)` of 0 and 1 -> `(n, height, width)`, each pixel that of the nearest centre."""
+def _resize_masks(masks: MaskSequence, height: int, width: int) -> torch.Tensor:
+    """n masks uint8 `(H, W)` of 0 and 1 -> `(n, height, width)`, each pixel that of the nearest centre."""
     resized_masks = [
         np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)) for mask in masks
     ]

@@ -4,7 +4,7 @@ Behind `mcl-hf evaluate`; needs Pillow only. A class keeps its colour in the who
 """
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,14 +25,14 @@ class DrawnObjects:
         boxes: `(n, 4)`, x0 y0 x1 y1 in px of the image.
         labels: `(n,)` class indices, which choose the colours.
         names: n texts to write beside them.
-        masks: `(n, H, W)` of 0 and 1, or None.
+        masks: n of `(H, W)`, 0 and 1, of which one at a time is looked at; or None.
         ignored: bool `(n,)`, drawn in gray (crowds, difficult ones); None for none.
     """
 
     boxes: np.ndarray
     labels: np.ndarray
     names: Sequence[str]
-    masks: np.ndarray | None = None
+    masks: Iterable[np.ndarray] | None = None
     ignored: np.ndarray | None = None
 
 
@@ -94,7 +94,7 @@ def draw_objects(pixels: np.ndarray, objects: DrawnObjects, size: tuple[int, int
         for n, label in enumerate(objects.labels)
     ]
     blended = pixels
-    if objects.masks is not None and len(objects.masks):
+    if objects.masks is not None and len(objects.labels):
         canvas = pixels.astype(np.float32)
         for mask, colour in zip(objects.masks, colours, strict=True):
             inside = mask.astype(bool)

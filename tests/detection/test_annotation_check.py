@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mcl_hf.data.decode import BrokenImage
 from mcl_hf.detection.datasets import open_detection_data
 from mcl_hf.errors import InputError
 from tests.detection.scenes import write_scenes
@@ -32,6 +33,17 @@ def spoiled(folder: Path, change: Callable[[dict], None]) -> Path:
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), r"annotation 1: bbox \[1, 2, 3\] is not \[x, y"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "is not finite"),
         (lambda c: c["annotations"][0].update(segmentation="x"), "str instead of polygons or run lengths"),
+        (
+            lambda c: c["annotations"][0].update(segmentation={"size": [128, 96], "counts": "x"}),
+            r"annotation 1: run lengths of size \[128, 96\] \(height, width\) in an image of \[96, 128\]",
+        ),
+        (
+            lambda c: c["annotations"][0].update(segmentation={"size": [96, 128], "counts": [5, 6]}),
+            "run lengths of 11 pixels in an image of 12288",
+        ),
+        (lambda c: c["categories"][2].update(name="ellipse"), "categories 3 and 9 share the name 'ellipse'"),
+        (lambda c: c["annotations"].append(7), "its annotations are not all objects"),
+        (lambda c: c["images"][1].update(width="wide"), "an image or category cannot be read: .*'wide'"),
         (lambda c: c.update(annotations=[]), "holds no annotations of its 4 images"),
         (lambda c: c.update(images=[]), "lists no images"),
     ],
@@ -116,6 +128,38 @@ def test_pictures_that_exif_turns(tmp_path):
     assert upright[2, 17, 0] > 200 and upright[37, 2, 0] < 50 and stored[17, 2, 0] > 200 and stored[2, 37, 0] < 50
     assert (data[2].width, data[2].height) == (20, 40)
     assert "images that were annotated unturned: 1, read unturned" in str(data.report)
+
+
+def test_sizes_may_be_written_as_text(tmp_path):
+    def change(content: dict) -> None:
+        for image in content["images"]:
+            image.update(width=str(image["width"]), height=float(image["height"]))
+
+    data = open_detection_data(spoiled(tmp_path, change))
+    assert (data[0].width, data[0].height) == (128, 96) and data[0].decode().shape == (96, 128, 3)
+
+
+def test_files_that_were_not_checked_are_when_they_are_read(tmp_path):
+    """Boxes of one size on pixels of another would be wrong without a word; what EXIF turned is read as annotated."""
+    folder = spoiled(tmp_path, lambda content: content["images"][1].update(width=64))
+    data = open_detection_data(folder, check_files=False)
+    assert data[0].decode().shape == (96, 128, 3)
+    with pytest.raises(BrokenImage, match="annotated as 64x96 px, but the file has 128x96"):
+        data[1].decode()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.open(folder / "train" / "0000.png")
+    picture.save(folder / "train" / "0000.png", exif=exif)  # upright 96 x 128; the annotations say 128 x 96
+    assert np.array_equal(data[0].decode(), np.asarray(picture))
+
+
+def test_masks_of_crowds_alone_are_none_to_learn_from(tmp_path):
+    def change(content: dict) -> None:
+        for annotation in content["annotations"][1:]:
+            annotation.pop("segmentation")
+        content["annotations"][0]["iscrowd"] = 1
+
+    assert not open_detection_data(spoiled(tmp_path, change)).has_masks
 
 
 def test_files_need_not_be_checked(tmp_path):
