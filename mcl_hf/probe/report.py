@@ -10,7 +10,7 @@ from PIL import Image
 
 from mcl_hf.probe.region_features import FEATURES, MAIN_FEATURE
 from mcl_hf.probe.run_probe import ProbeResult
-from mcl_hf.viz.figure import INK, LINE_COLOURS, QUIET, figure_to_image, new_figure, style_axes
+from mcl_hf.viz.figure import INK, LINE_COLOURS, QUIET, figure_to_image, literal, new_figure, style_axes
 
 TITLES = {"region_head": "region head", "embedding": "embedding", "c5": "C5 of the backbone"}
 
@@ -113,7 +113,7 @@ def _draw_bars(part: Any, results: Sequence[ProbeResult], kinds: Sequence[str]) 
         axes.set_ylim(0, 1)
     handles, names = panels[0].get_legend_handles_labels()
     part.legend(
-        handles, [_short(name) for name in names], loc="outside upper right", ncols=len(results), fontsize=9,
+        handles, [literal(_short(name)) for name in names], loc="outside upper right", ncols=len(results), fontsize=9,
         frameon=False, labelcolor=QUIET, title="dashed: chance", title_fontsize=8,
     )  # fmt: skip
 

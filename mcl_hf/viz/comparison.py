@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mcl_hf.viz.figure import INK, LINE_COLOURS, QUIET, figure_to_image, new_figure, style_axes
+from mcl_hf.viz.figure import INK, LINE_COLOURS, QUIET, figure_to_image, literal, new_figure, style_axes
 
 
 def comparison_picture(
@@ -35,7 +35,7 @@ def comparison_picture(
     """
     pairs = [(fraction, pair) for fraction, found in differences.items() for pair in found]
     figure = new_figure(1280, max(520, 170 + 34 * len(pairs)))
-    figure.suptitle("\n".join(textwrap.wrap(sentence, 150)), x=0.01, ha="left", fontsize=10, color=INK)
+    figure.suptitle(literal("\n".join(textwrap.wrap(sentence, 150))), x=0.01, ha="left", fontsize=10, color=INK)
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.1])
     _draw_scores(left, scores, figure_name)
     _draw_differences(right, pairs, figure_name)
@@ -65,7 +65,7 @@ def _draw_scores(axis: Any, scores: Mapping[float, Mapping[str, Mapping[int, flo
             markeredgewidth=2,
             linewidth=1.2,
             capsize=3,
-            label=start,
+            label=literal(start),
         )
     axis.set_xticks(range(len(fractions)), [f"{100 * fraction:g}" for fraction in fractions])
     axis.set_xlim(-0.5, len(fractions) - 0.5)
@@ -84,7 +84,7 @@ def _draw_differences(axis: Any, pairs: Sequence[tuple[float, Mapping[str, Any]]
         if pair["low"] is not None:
             axis.plot([pair["low"], pair["high"]], [row, row], color=colour, linewidth=2, solid_capstyle="butt")
         axis.plot(pair["mean"], row, "o", color=colour, markersize=6, markerfacecolor=colour if told else "white")
-        labels.append(f"{pair['better']} − {pair['other']}, {100 * fraction:g} %")
+        labels.append(literal(f"{pair['better']} − {pair['other']}, {100 * fraction:g} %"))
     axis.set_yticks(range(len(labels)), labels)
     axis.set_ylim(max(len(labels), 1) - 0.5, -0.5)
     if any(pair["low"] is None for _, pair in pairs):

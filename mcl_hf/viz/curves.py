@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from mcl_hf.errors import InputError
-from mcl_hf.viz.figure import INK, LINE_COLOURS, QUIET, figure_to_image, new_figure, style_axes
+from mcl_hf.viz.figure import INK, LINE_COLOURS, QUIET, figure_to_image, literal, new_figure, style_axes
 
 Record = dict[str, Any]
 
@@ -146,7 +146,7 @@ def draw_curves(runs: dict[str, list[Record]], title: str | None = None, names: 
 
     single = next(iter(runs)) if len(runs) == 1 else None
     title = title or (f"Run {single}" if single else f"{len(runs)} runs, means over levels")
-    figure.suptitle(title.replace("$", r"\$"), x=0.01, ha="left", fontsize=14, color=INK)
+    figure.suptitle(literal(title), x=0.01, ha="left", fontsize=14, color=INK)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.14)  # inches
     grid = figure.subplots(rows, 3, squeeze=False).flatten()
     for place, (axes, panel) in enumerate(zip(grid[: len(panels)], panels, strict=True)):
@@ -157,7 +157,13 @@ def draw_curves(runs: dict[str, list[Record]], title: str | None = None, names: 
     if single is None:
         lines = [Line2D([], [], color=LINE_COLOURS[index % len(LINE_COLOURS)]) for index in range(len(runs))]
         figure.legend(
-            lines, list(runs), loc="outside upper right", ncols=4, fontsize=9, frameon=False, labelcolor=QUIET
+            lines,
+            [literal(name) for name in runs],
+            loc="outside upper right",
+            ncols=4,
+            fontsize=9,
+            frameon=False,
+            labelcolor=QUIET,
         )
     for axes in grid[len(panels) :]:
         axes.set_axis_off()

@@ -38,9 +38,14 @@ def figure_to_image(figure: Any) -> Image.Image:
     return Image.fromarray(np.array(figure.canvas.buffer_rgba())).convert("RGB")  # from (H, W, 4) uint8
 
 
+def literal(text: str) -> str:
+    """A name as it is: matplotlib reads text between dollar signs as a formula, and fails where it is none."""
+    return text.replace("$", r"\$")
+
+
 def style_axes(axes: Any, title: str, ylabel: str = "", xlabel: str = "") -> None:
     """Plain look: title at the left, faint grid, no box on top and right."""
-    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.set_title(literal(title), loc="left", fontsize=11, color=INK)
     axes.set_ylabel(ylabel, fontsize=9, color=QUIET)
     axes.set_xlabel(xlabel, fontsize=9, color=QUIET)
     axes.tick_params(labelsize=8, colors=QUIET)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mcl_hf.viz.figure import INK, LINE_COLOURS, QUIET, figure_to_image, new_figure, style_axes
+from mcl_hf.viz.figure import INK, LINE_COLOURS, QUIET, figure_to_image, literal, new_figure, style_axes
 
 MOST_LINES = 12
 
@@ -34,7 +34,7 @@ def precision_recall_picture(
     rows = -(-max(1, len(panels)) // columns)
     figure = new_figure(640 * columns, 480 * rows)
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK)
+        figure.suptitle(literal(title), x=0.01, ha="left", fontsize=12, color=INK)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
@@ -63,7 +63,7 @@ def _draw_panel(axis: Any, name: str, curves: Mapping[str, np.ndarray], recalls:
             style,
             color=LINE_COLOURS[index % len(LINE_COLOURS)],
             linewidth=1.6,
-            label=f"{label}  {average:.1f}",
+            label=literal(f"{label}  {average:.1f}"),
         )
     if curves:
         mean = np.mean([curves[label] for label in ranked], axis=0)

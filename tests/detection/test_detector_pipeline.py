@@ -50,12 +50,13 @@ def test_object_detection_pipeline(folder: Path, caplog: pytest.LogCaptureFixtur
 
 
 def test_image_segmentation_pipeline(folder: Path) -> None:
-    if folder.name.startswith("mask_rcnn"):
-        segments = pipeline("image-segmentation", model=str(folder))(
-            picture(80, 120), threshold=0.0, mask_threshold=0.3, overlap_mask_area_threshold=0.0
-        )
-        assert segments and all(segment["mask"].size == (120, 80) for segment in segments)
-        assert {segment["label"] for segment in segments} <= {"cup", "fork", "spoon"}
+    if not folder.name.startswith("mask_rcnn"):
+        pytest.skip("it finds boxes alone")
+    segments = pipeline("image-segmentation", model=str(folder))(
+        picture(80, 120), threshold=0.0, mask_threshold=0.3, overlap_mask_area_threshold=0.0
+    )
+    assert segments and all(segment["mask"].size == (120, 80) for segment in segments)
+    assert {segment["label"] for segment in segments} <= {"cup", "fork", "spoon"}
 
 
 def test_pictures_become_a_padded_batch() -> None:

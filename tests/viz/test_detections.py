@@ -64,3 +64,5 @@ def test_curves_of_few_and_of_many_classes():
     assert two.width == 2 * one.width
     assert np.asarray(one).std() > 5
     assert precision_recall_picture({"box": {}}, recalls).size == one.size
+    dollars = {r"5$ \frac$ note": few["cat"]}  # between dollar signs, matplotlib would read a formula
+    assert precision_recall_picture({"box": dollars}, recalls, "$_$").size == one.size

@@ -50,9 +50,12 @@ def test_normalised_floats_give_the_picture_of_the_bytes():
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_other_channel_counts_are_shown_in_grey(channels):
-    views = [view[:, :1].expand(-1, channels, -1, -1) for view in flat_views(4)]
+    views = [view[:, :1].repeat(1, channels, 1, 1) for view in flat_views(4)]
+    for view in views:
+        view[:, 1:] = 255  # what is not shown
     montages = draw_montages(MontageLayout.of(4, RATIOS, (1, 1 / 4, 1 / 16)))
-    montage_picture(views, None, montages, None, RATIOS)
+    expected = montage_picture(flat_views(4), None, montages, None, RATIOS)
+    assert montage_picture(views, None, montages, None, RATIOS).tobytes() == expected.tobytes()
 
 
 def test_index_outside_of_the_batch_is_refused():
