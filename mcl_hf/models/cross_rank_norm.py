@@ -1,8 +1,10 @@
 """Batch norm over the batches of all processes.
 
 The published model is converted to SyncBN as a whole (backbone, FPN, head, predictors and target). torch's
-SyncBatchNorm runs on CUDA only; on the CPU these classes do the same with all-reduces, so that several processes can be
-tested anywhere.
+SyncBatchNorm has fused kernels, runs on CUDA only, and asks the device in every forward pass which ranks had images:
+the host waits there, and torch.compile cuts its graph at each norm. The classes here do the same with all-reduces and
+plain operations. They serve the CPU, so that several processes can be tested anywhere, and networks that will be
+compiled: they are traced without a cut and fused by the compiler.
 """
 
 import torch
@@ -19,7 +21,7 @@ def cross_rank_batch_norm(norm: nn.modules.batchnorm._BatchNorm, values: torch.T
     wide = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
     axes = [0, *range(2, values.dim())]
     shape = [1, -1, *([1] * (values.dim() - 2))]
-    count = wide.new_tensor([values.numel() / values.shape[1]])
+    count = wide.new_full((1,), values.numel() / values.shape[1])  # filled on the device: a list would be copied there
     total, count = sum_over_ranks(torch.cat([wide.sum(axes), count])).split([values.shape[1], 1])
     centred = wide - (total / count).view(shape)
     variance = sum_over_ranks(centred.square().sum(axes)) / count  # of centred values: no cancellation
@@ -55,30 +57,31 @@ class CrossRankBatchNormAct2d(BatchNormAct2d):
         return self.act(self.drop(cross_rank_batch_norm(self, x)))
 
 
-_CPU_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
+_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: CrossRankBatchNorm1d,
     nn.BatchNorm2d: CrossRankBatchNorm2d,
     BatchNormAct2d: CrossRankBatchNormAct2d,
 }
 
 
-def convert_cross_rank_norm(model: nn.Module, device_type: str = "cpu") -> nn.Module:
+def convert_cross_rank_norm(model: nn.Module, device_type: str = "cpu", compiled: bool = False) -> nn.Module:
     """Make every batch norm of `model` normalise over the batches of all ranks.
 
     Names, parameters and buffers stay. Must be called on all ranks, before the model is wrapped.
 
     Args:
-        model: Converted in place where it lies on the CPU.
-        device_type: `"cpu"` for the classes above, anything else for torch's SyncBatchNorm.
+        model: Converted in place where the classes above are taken.
+        device_type: Where it will train; the classes above are taken on `"cpu"`, torch's SyncBatchNorm elsewhere.
+        compiled: Whether it will be compiled: the classes above on any device.
 
     Returns:
         The converted model.
     """
-    if device_type != "cpu":
+    if device_type != "cpu" and not compiled:
         return convert_sync_batchnorm(model)
     for module in model.modules():
-        if type(module) in _CPU_CLASSES:
-            module.__class__ = _CPU_CLASSES[type(module)]  # same state, other forward
+        if type(module) in _CLASSES:
+            module.__class__ = _CLASSES[type(module)]  # same state, other forward
     return model
 
 

@@ -136,7 +136,8 @@ def _pretrain(
 
     # --- model and optimizer ------------------------------------------------------------------------------------------
     network: Any = _build_network(arguments, config, checkpoint, lines, model_class or _MODELS[arguments.objective])
-    network = convert_cross_rank_norm(network, accelerator.device.type) if world_size > 1 else network
+    if world_size > 1:
+        network = convert_cross_rank_norm(network, accelerator.device.type, arguments.compile)
     layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
     network = network.to(device=accelerator.device, memory_format=layout).train()
     peak_lr = arguments.base_learning_rate * global_batch_size / 256

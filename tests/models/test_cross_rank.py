@@ -1,5 +1,6 @@
 """Two gloo processes with half the batch each equal one process with the whole batch."""
 
+import copy
 import socket
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from timm.layers import BatchNormAct2d
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mcl_hf import MCLForPreTraining
@@ -102,3 +105,49 @@ def test_conversion_keeps_names_and_eval_mode() -> None:
     converted = convert_cross_rank_norm(model)
     assert list(converted.state_dict()) == names
     assert torch.equal(converted(**batch, **montages).loss, expected)
+
+
+def test_networks_that_will_be_compiled_get_norms_that_can_be_traced() -> None:
+    model = build()
+    norms = [name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for compiled in (False, True):
+        converted = dict(convert_cross_rank_norm(copy.deepcopy(model), "cuda", compiled).named_modules())
+        assert {isinstance(converted[name], nn.SyncBatchNorm) for name in norms} == {not compiled}
+        if compiled:
+            assert {type(converted[name]).__module__ for name in norms} == {"mcl_hf.models.cross_rank_norm"}
+
+
+def every_norm() -> nn.Module:
+    """One of each kind, with and without scale and shift."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.Conv2d(4, 4, 1),
+        BatchNormAct2d(4),
+        nn.Flatten(),
+        nn.Linear(4 * 16, 4),
+        nn.BatchNorm1d(4, affine=False),
+    )
+
+
+def compiling_worker(process: int, port: int) -> None:
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=process, world_size=WORLD)
+    torch.set_num_threads(1)
+    plain, compiled = (convert_cross_rank_norm(every_norm(), "cuda", compiled=True) for _ in range(2))
+    compiled.compile(backend="aot_eager", fullgraph=True)  # a cut in the graph is an error
+    for images in (2, 3):  # the second shape is traced with sizes that vary
+        pixels = torch.randn(images, 3, 6, 6, generator=torch.Generator().manual_seed(process))
+        weights = torch.linspace(-1, 1, 4)  # the plain sum of normalised values has no gradient
+        for network in (plain, compiled):
+            (network(pixels).pow(3) * weights).sum().backward()
+    for (name, one), other in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        assert torch.allclose(one.grad, other.grad, atol=1e-5), name
+    assert plain[0].weight.grad.abs().max() > 1e-3
+    for (name, one), other in zip(plain.named_buffers(), compiled.buffers(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6), name
+    dist.destroy_process_group()
+
+
+def test_compiled_norms_are_one_graph_over_two_processes() -> None:
+    mp.spawn(compiling_worker, (free_port(),), nprocs=WORLD)
