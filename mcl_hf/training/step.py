@@ -4,7 +4,7 @@ Where it sits: the loop calls `train_step` until the run is long enough. Order, 
 momentum, forward, backward, clip, optimizer, zero gradients, moving average of the *new* weights.
 
 Everything random comes from counters (seed, position, rank, side), so a resumed run draws what the uninterrupted one
-would have drawn. Nothing here waits for the device.
+would have drawn. Nothing here waits for the device (on several GPUs torch's SyncBatchNorm does: cross_rank_norm.py).
 """
 
 import functools
@@ -62,6 +62,8 @@ def forward_backward(
     ]
     views = views.augmented(functools.partial(copy_to_device, device=run.accelerator.device))
     run.batch = Batch(views, montages[0], montages[1] if len(montages) > 1 else None)
+    # What is on the host when it gets there, DDP copies itself, and waits for the device to do so.
+    montages = [[copy_to_device(level, run.accelerator.device) for level in side] for side in montages]
     views_a = normalise(run, views.views_a)
     if arguments.objective == "supervised":
         with gradients_meet(True):

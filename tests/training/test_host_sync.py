@@ -5,8 +5,10 @@ import importlib
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 import mcl_hf
+from mcl_hf import MCLForPreTraining
 from mcl_hf.training.health import NonFiniteLossError
 from mcl_hf.training.step import train_step
 
@@ -60,6 +62,21 @@ def test_no_step_between_two_log_lines_waits_for_the_device(tmp_path, monkeypatc
     steps, found = steps_until_first_sync(tmp_path, monkeypatch, **options)
     assert steps == 4  # the first log line is due after it
     assert len(found) == 1 and "health.py" in found[0], found
+
+
+def test_all_that_the_model_is_handed_lies_on_the_device(tmp_path, monkeypatch):
+    """DDP copies the rest there by itself, and makes the host wait for it; one process alone does not show that."""
+    handed = []
+    forward = MCLForPreTraining.forward
+
+    def looked_at(model, *args, **options):
+        handed.extend(leaf for leaf in tree_leaves((args, options)) if isinstance(leaf, torch.Tensor))
+        return forward(model, *args, **options)
+
+    monkeypatch.setattr(MCLForPreTraining, "forward", looked_at)
+    steps_until_first_sync(tmp_path, monkeypatch, queue_size=64)
+    assert len(handed) == 4 * (2 * 4 + 2 * 3 + 1)  # views, montages and ids of four steps
+    assert {tensor.device.type for tensor in handed} == {DEVICE.type}
 
 
 def test_a_step_that_reads_a_value_is_caught(tmp_path, monkeypatch):
