@@ -8,7 +8,7 @@ out with ``skip_broken``:
 file missing, unreadable, of another size        refused
 unknown category, malformed box or mask          refused
 run lengths that are not of the image's size     refused
-two images with one id, categories with one name refused
+two images with one id, categories with one name refused, with ``skip_broken`` too
 boxes that stick out of the image                kept for evaluation; clipped in training
 boxes without area, or wholly outside            kept for evaluation, where nothing can match; left out in training
 crowd regions                                    left out in training, ignored in evaluation
