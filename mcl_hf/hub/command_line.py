@@ -75,7 +75,7 @@ def compare_command(content: dict[str, Any], options: dict[str, Any]) -> str:
 
     Args:
         content: of the file.
-        options: that all of its runs share; the data are not among them.
+        options: that all of its runs share; the data are not among them, but in the file.
     """
     defaults = dataclasses.asdict(FinetuneArguments())
     starts = " ".join(shlex.quote(str(public_value(start))) for start in content["starts"])
@@ -83,7 +83,19 @@ def compare_command(content: dict[str, Any], options: dict[str, Any]) -> str:
     words = [f"mcl-hf finetune --compare {starts} --fractions {fractions} --seeds {len(content['seeds'])}"]
     changed = {name: value for name, value in options.items() if value is not None and value != defaults.get(name)}
     words += [_words(name, public_value(value)) for name, value in changed.items()]
-    return " ".join([*words, "--data DATA"])
+    return " ".join([*words, *_data_words(content.get("data") or {})])
+
+
+def _data_words(data: dict[str, Any]) -> list[str]:
+    """Options for the data of a comparison, as far as they are not the defaults."""
+    if not {"training", "validation"} <= data.keys():  # of a release that did not record them
+        return ["--data DATA"]
+    (training, validation), defaults = (data["training"], data["validation"]), FinetuneArguments()
+    names = [record["sources"][0]["name"] for record in (training, validation)]
+    words = [f"--data {shlex.quote(names[0])}"]
+    words += [_words("split", training["split"])] if training["split"] != defaults.split else []
+    words += [f"--val-data {shlex.quote(names[1])}"] if names[1] != names[0] else []
+    return words + ([_words("val_split", validation["split"])] if validation["split"] != "validation" else [])
 
 
 def public_value(value: Any) -> Any:

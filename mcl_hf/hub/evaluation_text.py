@@ -103,7 +103,7 @@ def _comparison(found: ComparisonResult) -> str:
         "### Comparison of starts",
         plain(found.sentence),
         f"AP in percent on {number(validation)} validation images, mean ± standard deviation over seeds; "
-        f"{number(found.images)} labelled images in all.",
+        f"{number(found.images)} labelled images in all.{_compared_data(found)}",
         table(["labels", "start", *names, "seeds"], rows, texts=2),
     ]
     lines = [f"Beware: {plain(warning)}." for warning in found.warnings]
@@ -113,6 +113,17 @@ def _comparison(found: ComparisonResult) -> str:
         parts.append(f"Protocol, the same for all starts:\n\n{facts(options_rows(found.options))}")
     parts.append(f"```sh\n{found.command}\n```")
     return "\n\n".join(parts)
+
+
+def _compared_data(found: ComparisonResult) -> str:
+    """What a comparison was trained and measured on, in a sentence each."""
+    told = {"training": "Trained on", "validation": "Measured on"}
+    return "".join(
+        f" {words} {plain(found.data[use]['data'])}, {plain(found.data[use]['split'])}: "
+        f"{number(found.data[use]['objects'])} objects, digest of the annotations {code(found.digests[use])}."
+        for use, words in told.items()
+        if use in found.data
+    )
 
 
 def _probe(found: ProbeResults) -> str:

@@ -77,8 +77,10 @@ class ComparisonResult:
         warnings: what makes it less than fair; `failed`: jobs without a result.
         rows: one for each start and share of the labels.
         images: labelled ones in all.
+        data: of `training` and `validation`, fields of a `DetectionResult`; empty where they were not recorded.
+        digests: of the annotations of both.
         options: of its runs, as far as they are the same.
-        command: that made it, less the data.
+        command: that made it.
     """
 
     sentence: str
@@ -86,6 +88,8 @@ class ComparisonResult:
     failed: list[str]
     rows: list[DetectionResult]
     images: int
+    data: dict[str, dict[str, Any]]
+    digests: dict[str, str]
     options: dict[str, Any]
     command: str
 
@@ -265,6 +269,8 @@ def _comparison(content: dict[str, Any], file: Path, recorded: Recorded, reposit
     """comparison.json: means of both kinds of AP over the seeds that are done, for each start and share."""
     settings = file.with_name("comparison_settings.json")
     options = _options(settings) if settings.is_file() else {}
+    recorded_data = content.get("data") or {}
+    validation = _data(recorded_data.get("validation"), "validation data of the comparison")
     rows = []
     for mean in content["means"]:
         jobs = [job for job in content["jobs"] if job["start"] == mean["start"] and job["fraction"] == mean["fraction"]]
@@ -281,8 +287,7 @@ def _comparison(content: dict[str, Any], file: Path, recorded: Recorded, reposit
             DetectionResult(
                 model=short(mean["start"]),
                 relation=_relation(mean["start"], None, file, recorded, repository),
-                data="validation data of the comparison",
-                images=content.get("validation_images"),
+                **{**validation, "images": content.get("validation_images")},
                 figures=figures,
                 sd=sd,
                 seeds=sorted(int(job["seed"]) for job in jobs),
@@ -295,6 +300,8 @@ def _comparison(content: dict[str, Any], file: Path, recorded: Recorded, reposit
         failed=[_with_short_names(job, content["starts"]) for job in content.get("failed", {})],
         rows=rows,
         images=int(content.get("images", 0)),
+        data={use: _data(found, "not recorded") for use, found in recorded_data.items()},
+        digests={use: str(found["fingerprint"]) for use, found in recorded_data.items()},
         options=options,
         command=compare_command(content, options),
     )
@@ -318,9 +325,13 @@ def _logged(figures: dict[str, Any]) -> dict[str, float | None]:
 
 def _validation(state: TrainingState) -> dict[str, Any]:
     """What a fine-tuning run measured AP on."""
-    found = state.data.get("validation")
+    return _data(state.data.get("validation"), "validation data (not recorded which)")
+
+
+def _data(found: dict[str, Any] | None, unknown: str) -> dict[str, Any]:
+    """Fields of a `DetectionResult` that say on what data, from the record that runs and comparisons make of it."""
     if not found:
-        return {"data": "validation data (not recorded which)"}
+        return {"data": unknown}
     source = found["sources"][0]
     return {
         "data": source["name"],
