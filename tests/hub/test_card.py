@@ -441,6 +441,32 @@ def test_several_seeds_are_means_with_their_spread(folder, tmp_path):
     assert result.metric_value == 40.0 and "mean of 2 seeds" in result.metric_name
 
 
+def test_a_comparison_names_its_data(folder, tmp_path):
+    def record(name, kind, split, digest):
+        source = {"kind": kind, "name": name, "licence": None}
+        return {"sources": [source], "split": split, "num_images": 8, "num_objects": 21, "fingerprint": digest}
+
+    content = {
+        "sentence": "nothing", "starts": [str(folder), "random"], "fractions": [1.0], "seeds": [0], "images": 30,
+        "validation_images": 8, "means": [{"fraction": 1.0, "start": str(folder)}],
+        "jobs": [{"start": str(folder), "fraction": 1.0, "seed": 0, "figures": {"eval/box/AP": 0.3}}],
+        "data": {"training": record("cups", "files", "train", "ab12"),
+                 "validation": record("me/mugs", "hub", "test", "cd34")},
+    }  # fmt: skip
+    path = tmp_path / "comparison.json"
+    path.write_text(json.dumps(content))
+    text = render_card(folder, evaluations=[path])
+    assert "Trained on cups, train: 21 objects, digest of the annotations `ab12`." in text
+    assert "Measured on me/mugs, test: 21 objects, digest of the annotations `cd34`." in text
+    assert "--seeds 1 --data cups --val-data me/mugs --val-split test\n" in text
+    [result] = ModelCard(text).data.eval_results
+    assert (result.dataset_type, result.dataset_name, result.dataset_split) == ("me/mugs", "me/mugs", "test")
+    del content["data"]["validation"]["fingerprint"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"comparison.json .*data.validation.fingerprint is missing"):
+        render_card(folder, evaluations=[path])
+
+
 def test_probes(folder):
     feature = {"knn": {"all": 0.5}, "linear": {"all": None}}
     numbers = {"chance": 0.25, "images": 8, "features": dict.fromkeys(("region_head", "embedding", "c5"), feature)}
