@@ -141,7 +141,9 @@ def decode_image(data: bytes, num_channels: int = 3) -> np.ndarray:
 
 def _orientation(picture: Image.Image) -> int:
     try:
-        value = picture.getexif().get(_ORIENTATION_TAG, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow would tell of damage once in every worker
+            value = picture.getexif().get(_ORIENTATION_TAG, 1)
     except (SyntaxError, ValueError, KeyError, TypeError, IndexError, OSError, struct.error):
         return 1  # damaged EXIF says nothing about the pixels
     return value if isinstance(value, int) and 1 <= value <= 8 else 1

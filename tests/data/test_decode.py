@@ -1,6 +1,8 @@
 """Odd image files come out as the right picture, broken ones as a clear reason."""
 
 import importlib.util
+import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +61,14 @@ def test_a_jpeg_can_be_decoded_smaller(shrink: int, orientation: int) -> None:
     assert small.shape == (-(-opened.height // shrink), -(-opened.width // shrink), 3)
     averaged = Image.fromarray(whole).resize((small.shape[1], small.shape[0]), Image.Resampling.BOX)
     assert np.abs(small.astype(int) - np.asarray(averaged)).mean() < 2
+
+
+def test_damaged_exif_is_passed_over_without_a_word() -> None:
+    damaged = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\x01\0"  # promises five entries, ends in the first
+    data = odd_images.encode(odd_images.smooth_picture(40, 30), "PNG", exif=damaged)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opened = open_image(data)
+    assert opened.orientation == 1
+    with pytest.warns(UserWarning, match="Corrupt EXIF"):  # so that the test can fail
+        Image.open(io.BytesIO(data)).getexif()
