@@ -24,6 +24,10 @@ from transformers.utils import logging
 from ..errors import InputError
 from .state import RECORD, TrainingState, checkpoint_folder, checkpoints, file_hash, step_of
 
+# Asking for it sets it, for all threads: asked once, before there are any.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 class SavesPretrained(Protocol):
     """An image processor of transformers."""
@@ -178,18 +182,12 @@ def link_last(final: Path) -> None:
 def fsync(path: Path) -> None:
     """Make a file, or the names in a folder, survive a power cut; files get the process's usual permissions."""
     if path.is_file():
-        path.chmod(0o666 & ~_umask())  # safetensors leaves its files readable by their owner alone
+        path.chmod(0o666 & ~_UMASK)  # safetensors leaves its files readable by their owner alone
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _cannot_write(final: Path, error: Exception) -> str:

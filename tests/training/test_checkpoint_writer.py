@@ -1,4 +1,5 @@
 import errno
+import os
 import threading
 
 import pytest
@@ -86,3 +87,13 @@ def test_leaving_waits_and_loses_no_error(tmp_path, model, optimizer, monkeypatc
         writer.start(model, Processor(), optimizer, TrainingState(step=2))
         raise KeyError("first")
     assert "no space left" in caught.value.__notes__[0]
+
+
+def test_files_get_the_usual_permissions_and_the_writing_thread_leaves_the_mask_alone(tmp_path, monkeypatch):
+    usual, closed = tmp_path / "usual", tmp_path / "closed"
+    for path in (usual, closed):
+        path.write_text("")
+    closed.chmod(0o600)
+    monkeypatch.delattr(os, "umask")  # to ask for it is to set it, for the training thread as well
+    saving.fsync(closed)
+    assert closed.stat().st_mode == usual.stat().st_mode
