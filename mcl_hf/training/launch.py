@@ -15,7 +15,7 @@ import psutil  # type: ignore[import-untyped]  # comes with accelerate
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, GradScalerKwargs
 from accelerate.state import AcceleratorState
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import DistributedType, ProjectConfiguration
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import InputError
@@ -37,12 +37,13 @@ def launched(arguments: LaunchArguments, output_dir: Path) -> Iterator[Accelerat
     """This process among those of the run. All ranks must enter it, and leave it together or with an error.
 
     Raises:
-        InputError: fp16 without a GPU.
+        InputError: fp16 without a GPU, or a launcher that was set to split the model.
         RankLostError: another process died.
     """
     own_state = AcceleratorState._shared_state == {}
     try:
         accelerator = _accelerator(arguments, output_dir)
+        refuse_split_models(accelerator.distributed_type)
         if arguments.precision == "fp16" and accelerator.device.type == "cpu":
             raise InputError("precision fp16 needs a GPU: use --precision bf16 or fp32 on the CPU")
         for line in launch_warnings(accelerator.num_processes, psutil.Process().parent(), os.environ):
@@ -76,6 +77,19 @@ def _accelerator(arguments: LaunchArguments, output_dir: Path) -> Accelerator:
     )
     accelerator.ddp_handler = _OwnBuffers()
     return accelerator
+
+
+def refuse_split_models(distributed_type: DistributedType) -> None:
+    """Accelerate's settings may ask for other wrappers than DDP, under which no process holds the whole network.
+
+    Raises:
+        InputError: they do.
+    """
+    if distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise InputError(
+            f"accelerate is set to {distributed_type.value}, but every process of a run holds the whole model: start "
+            "it with accelerate launch --multi_gpu --num_processes N, or with torchrun, and another accelerate config"
+        )
 
 
 def launch_warnings(num_processes: int, parent: Any, environment: Mapping[str, str]) -> list[str]:

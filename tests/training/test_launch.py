@@ -1,4 +1,9 @@
-from mcl_hf.training.launch import launch_warnings, processes_asked_for
+import pytest
+from accelerate.utils import DistributedType
+
+from mcl_hf.errors import InputError
+from mcl_hf.training.arguments import PretrainArguments
+from mcl_hf.training.launch import launch_warnings, launched, processes_asked_for, refuse_split_models
 
 ACCELERATE = "python /bin/accelerate launch --cpu --num_processes {} scripts/pretrain.py"
 
@@ -25,3 +30,14 @@ def test_launchers_that_start_strangers_are_noticed():
     assert "started this command 4 times, and each trains alone" in line
     assert launch_warnings(2, Parent(ACCELERATE.format(2)), {"SLURM_STEP_NUM_TASKS": "2"}) == []
     assert launch_warnings(1, Parent("bash"), {"SLURM_STEP_NUM_TASKS": "1"}) == []
+
+
+def test_launchers_that_would_split_the_model_are_refused(tmp_path, monkeypatch):
+    for split in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        with pytest.raises(InputError, match=f"accelerate is set to {split}.* --multi_gpu"):
+            refuse_split_models(DistributedType(split))
+    for whole in ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU"):
+        refuse_split_models(DistributedType(whole))
+    monkeypatch.setattr("accelerate.Accelerator.distributed_type", DistributedType.FSDP)
+    with pytest.raises(InputError, match="FSDP"), launched(PretrainArguments(device="cpu"), tmp_path):
+        raise AssertionError("the run was let in")
