@@ -57,7 +57,7 @@ def main() -> None:
     )
     network = MCLForPreTraining(config)
     if accelerator.num_processes > 1:
-        network = convert_cross_rank_norm(network)  # batch norm over all processes
+        network = convert_cross_rank_norm(network, accelerator.device.type)  # batch norm over all processes
     processor = MCLImageProcessor.from_config(config)
 
     # --- views: which images step s sees follows from the seed and s alone, with any number of workers ----------------
