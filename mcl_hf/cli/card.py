@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mcl_hf.cli.command import Parser, run_command
 from mcl_hf.errors import InputError
-from mcl_hf.hub.card import check_card, render_card
+from mcl_hf.hub.card import render_card
 from mcl_hf.hub.recipe_card import recipe_card
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def _run(argv: list[str]) -> None:
     if (options.folder is None) == (options.recipe is None):
         raise InputError("give one of the two: a FOLDER with a model, or --recipe NAME")
     if options.recipe is not None:
+        _refuse_what_is_for_models(options)
         _write_recipe_cards(options.recipe, options.out)
         return
     target = _target(options.folder, options.out)
@@ -90,11 +91,17 @@ def _run(argv: list[str]) -> None:
         data_license=options.data_license,
         pictures_of_data=options.with_pictures_of_data,
     )
-    check_card(text)
     _write(target, text)
     print(f"card: {target}")
     if find_spec("matplotlib") is None:
         print(_MATPLOTLIB)
+
+
+def _refuse_what_is_for_models(options: argparse.Namespace) -> None:
+    """A recipe has no title, data or results of its own: options that tell them would do nothing."""
+    for name in ("title", "license", "data_license", "data_name", "evaluation", "probe", "with_pictures_of_data"):
+        if getattr(options, name):
+            raise InputError(f"--{name.replace('_', '-')} is for the card of a model: leave it out with --recipe")
 
 
 def _write_recipe_cards(names: list[str], out: Path | None) -> None:
@@ -119,7 +126,7 @@ def _target(folder: Path, out: Path | None) -> Path:
     if out is not None:
         return out if out.suffix == ".md" else out / CARD
     target = folder / CARD
-    if target.is_file() and not any(sign in target.read_text(encoding="utf-8") for sign in _SIGNS):
+    if target.is_file() and not any(sign in target.read_text(encoding="utf-8", errors="replace") for sign in _SIGNS):
         raise InputError(f"{target} was written by somebody: name it with --out to replace it, or another file")
     return target
 

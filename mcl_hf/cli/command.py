@@ -13,6 +13,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from mcl_hf.errors import InputError
+from mcl_hf.new_folder import missing_folders, remove_empty
 from mcl_hf.startup import expect_interrupts_again
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
@@ -58,11 +59,12 @@ def _fail(message: str) -> int:
 
 
 def check_can_be_written(path: Path) -> None:
-    """Make the folder of a file that will be written, before anything is measured for it.
+    """Whether a file can be written, and its folder made, before anything is measured for it; nothing of it stays.
 
     Raises:
-        InputError: it cannot be made, or nothing can be written there.
+        InputError: the folder cannot be made, or nothing can be written there.
     """
+    made = missing_folders(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
@@ -73,19 +75,31 @@ def check_can_be_written(path: Path) -> None:
             path.open("ab").close()
     except OSError as error:
         raise InputError(f"--out {path} cannot be written: {error.strerror or error}") from error
+    finally:
+        remove_empty(made)
+
+
+def check_picture(path: Path) -> None:
+    """Refuse a picture that `save_picture` could not write, before anything is drawn for it.
+
+    Raises:
+        InputError: its ending names no format that can be written, or see `check_can_be_written`.
+    """
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise InputError(f"--out {path}: give the file an ending such as .png")
+    check_can_be_written(path)
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a picture, making its folder, and print where it is.
 
     Raises:
-        InputError: The path cannot be written, or its ending names no format.
+        InputError: The path cannot be written; see also `check_picture`.
     """
+    check_picture(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
-    except ValueError as error:
-        raise InputError(f"--out {path}: give the file an ending such as .png") from error
     except OSError as error:
         if error.errno in NO_SPACE:
             raise

@@ -23,6 +23,7 @@ from mcl_hf.cli.command import run_command
 from mcl_hf.cli.doctor_plan import print_plan
 from mcl_hf.cli.pretrain import build_parser, read_arguments
 from mcl_hf.errors import InputError
+from mcl_hf.models.hub_retry import without_secrets
 from mcl_hf.training import PretrainArguments
 from mcl_hf.training.rehearsal import rehearse
 from mcl_hf.version import __version__
@@ -46,6 +47,9 @@ OPTIONAL = {
     "wandb": "wandb",
     "trackio": "trackio",
     "scipy": "transformers-detectors",
+    "tifffile": "multispectral",
+    "onnxscript": "onnx",
+    "faster_coco_eval": "fast-coco",
 }
 SMALL_SHARED_MEMORY = 1.0
 """GiB of /dev/shm under which data workers may die of a bus error."""
@@ -184,7 +188,7 @@ def surroundings() -> Iterator[Finding]:
         yield Finding("warning", f"the Hub's cache {cache} cannot be written: set HF_HOME to a folder that can")
     offline = ", offline (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else ""
     token = "a token is set" if get_token() else "no token, which public data and models do not need"
-    yield Finding("ok", f"Hub: {constants.ENDPOINT}{offline}, {token}")
+    yield Finding("ok", f"Hub: {without_secrets(constants.ENDPOINT)}{offline}, {token}")
 
 
 def rehearsal() -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from mcl_hf.detection.evaluate import evaluate_detections
 from mcl_hf.detection.evaluation_files import write_evaluation
 from mcl_hf.detection.results import Result, gather_results, merge_results, read_results, to_results
 from mcl_hf.errors import InputError
+from mcl_hf.new_folder import kept_if_used
 
 DESCRIPTION = "Measure a detector on annotated images: COCO's figures for boxes and masks, Pascal VOC's AP50, pictures."
 EXAMPLES = """
@@ -107,7 +108,13 @@ def _run(argv: list[str]) -> None:
     options = build_parser().parse_args(argv)
     _check_options(options)
     import_backend(options.backend)  # before hours of detecting
-    _make_folder(_output_dir(options))
+    folder = _output_dir(options)
+    with kept_if_used(folder):
+        _make_folder(folder)
+        _evaluate(options, folder)
+
+
+def _evaluate(options: argparse.Namespace, folder: Path) -> None:
     data = open_detection_data(
         options.data,
         split=options.split,
@@ -132,10 +139,10 @@ def _run(argv: list[str]) -> None:
         return
     metrics = evaluate_detections(data, results, backend=options.backend)
     about = {name: getattr(options, name) for name in ("checkpoint", "predictions", "split", "max_images", "precision")}
+    if options.predictions is not None:
+        about["precision"] = None  # that of whoever detected
     about["given"] = options.data
-    written = write_evaluation(
-        _output_dir(options), data, results, metrics, about, options.pictures, options.picture_score
-    )
+    written = write_evaluation(folder, data, results, metrics, about, options.pictures, options.picture_score)
     print("\n".join(metrics.lines()))  # after writing: a closed pipe costs no evaluation
     print(f"written: {' '.join(map(str, written))}")
     if find_spec("matplotlib") is None:

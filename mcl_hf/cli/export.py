@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mcl_hf.cli.command import Parser, run_command
+from mcl_hf.errors import InputError
 from mcl_hf.transfer.checkpoint import NETWORKS
 from mcl_hf.transfer.export import TARGETS, export_checkpoint
 from mcl_hf.transfer.keymaps import DETECTORS
@@ -49,8 +50,9 @@ def build_parser() -> Parser:
         "--data", metavar="IMAGES",
         help="with --network target: images to make batch-norm statistics of, which its FPN lacks; as in pretrain",
     )  # fmt: skip
-    parser.add_argument("--num-images", type=int, default=1024, metavar="N", help="how many of them (default: 1024)")
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="images of a batch there (default: 16)")
+    for flag, what in (("--num-images", "how many of them (default: 1024)"),
+                       ("--batch-size", "images of a batch there (default: 16)")):  # fmt: skip
+        parser.add_argument(flag, type=int, default=argparse.SUPPRESS, metavar="N", help=what)
     parser.add_argument(
         "--with-code", action="store_true",
         help="with --to transformers: put the code beside the weights, so that it opens without mcl_hf",
@@ -65,5 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> None:
     options = vars(build_parser().parse_args(argv))
+    for name in ("num_images", "batch_size"):
+        if name in options and options["data"] is None:
+            raise InputError(f"--{name.replace('_', '-')} is for the images of --data, which is not given")
     coverage = export_checkpoint(options.pop("checkpoint"), out := options.pop("out"), options.pop("to"), **options)
     print(f"{coverage}\nwritten: {out} (its README.md says how to open it)")

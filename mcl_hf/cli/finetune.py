@@ -85,7 +85,7 @@ def _run(argv: list[str]) -> int:
         )
     else:
         for name in ("fractions", "seeds", "keep_models"):
-            if getattr(namespace, name):
+            if getattr(namespace, name) not in (None, False):  # 0 seeds are asked for, too
                 raise InputError(f"--{name.replace('_', '-')} belongs to --compare, which is not given")
         arguments = load_finetune_arguments(namespace.recipe, **given)
         with hub_callbacks(namespace, arguments) as push:

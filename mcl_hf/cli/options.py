@@ -9,11 +9,12 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from mcl_hf.cli.command import Parser
 from mcl_hf.recipes import recipe_names
+from mcl_hf.training.options import WHOLE_TEXTS
 
 _MAPPING_HINT = "write for example '{\"drop_path_rate\": 0.1}'"
 
@@ -84,16 +85,14 @@ def add_flags(parser: argparse.ArgumentParser, arguments: type, groups: Mapping[
         )
 
 
-def given_flags(
-    namespace: argparse.Namespace, arguments: type, whole_texts: Collection[str] = ("data", "data_files")
-) -> dict[str, Any]:
-    """The dataclass's fields that were given on the command line; lists are split at commas too, but for
-    ``whole_texts``."""
+def given_flags(namespace: argparse.Namespace, arguments: type) -> dict[str, Any]:
+    """The dataclass's fields that were given on the command line; lists are split at commas too, but for those of paths
+    and the like."""
     names = {option.name for option in dataclasses.fields(arguments)}
     given = {name: value for name, value in vars(namespace).items() if name in names}
     return {
         name: [part for item in value for part in item.split(",") if part]
-        if isinstance(value, list) and name not in whole_texts
+        if isinstance(value, list) and name not in WHOLE_TEXTS
         else value
         for name, value in given.items()
     }

@@ -8,9 +8,7 @@ from pathlib import Path
 from mcl_hf.cli.command import Parser, run_command
 from mcl_hf.errors import InputError
 from mcl_hf.hub.bundle import Contents, make_bundles
-from mcl_hf.hub.publish import check_sizes, describe, push_checkpoint
-from mcl_hf.hub.repository import check_name
-from mcl_hf.hub.tags import check_tag
+from mcl_hf.hub.publish import check_request, check_sizes, describe, push_checkpoint
 
 EXAMPLES = """
 examples:
@@ -90,9 +88,7 @@ def _run(argv: list[str]) -> None:
     if not dry_run:
         push_checkpoint(checkpoint, repository, contents=contents, **how)
         return
-    check_name(repository)
-    if how["tag"] is not None:
-        check_tag(how["tag"])
+    check_request(repository, how["create_pr"], how["tag"])
     with tempfile.TemporaryDirectory(prefix="mcl-hf-push-") as folder:
         bundles = make_bundles(checkpoint, repository, Path(folder), contents)
         for bundle in bundles:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mcl_hf.cli.command import save_picture
+from mcl_hf.cli.command import check_picture, save_picture
 from mcl_hf.cli.pretrain import build_parser, read_arguments
 from mcl_hf.cli.show_montages import first_montages
 from mcl_hf.data import BrokenImage, ImageSource, decode_image
@@ -48,6 +48,7 @@ def run(argv: list[str]) -> None:
         raise InputError(f"--images must be at least 1, got {namespace.images}")
     if namespace.compare < 0:
         raise InputError(f"--compare must be at least 0, got {namespace.compare}")
+    check_picture(namespace.out)
     arguments = read_arguments(namespace)
     source = open_data(arguments)
     print(source.description)

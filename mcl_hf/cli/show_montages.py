@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from mcl_hf.cli.command import save_picture
+from mcl_hf.cli.command import check_picture, save_picture
 from mcl_hf.cli.pretrain import build_parser, read_arguments
 from mcl_hf.data import ImageSource, ViewBatch
 from mcl_hf.models.montage import MontageLayout, draw_montages
@@ -32,6 +32,7 @@ def run(argv: list[str]) -> None:
     )
     parser.add_argument("--out", metavar="FILE", type=Path, default=Path("montages.png"), help="picture to write")
     namespace = parser.parse_args(argv)
+    check_picture(namespace.out)
     arguments = read_arguments(namespace)
     batch_size, _ = arguments.batch_sizes(world_size=1)
     source = open_data(arguments)

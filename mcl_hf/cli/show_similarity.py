@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from mcl_hf.cli.command import Parser, save_picture
+from mcl_hf.cli.command import Parser, check_picture, save_picture
+from mcl_hf.data import BrokenImage, decode_image
 from mcl_hf.errors import InputError
 from mcl_hf.probe.networks import open_checkpoint
 from mcl_hf.viz import draw_similarity
@@ -37,6 +38,7 @@ def run(argv: list[str]) -> None:
     for name in ("scale", "positions", "longest_side"):
         if getattr(arguments, name) <= 0:
             raise InputError(f"--{name.replace('_', '-')} must be above 0, got {getattr(arguments, name)}")
+    check_picture(arguments.out)
     image = open_picture(arguments.image)
     searched = None if arguments.searched is None else open_picture(arguments.searched)
     model = open_checkpoint(arguments.checkpoint)
@@ -62,9 +64,8 @@ def open_picture(path: Path) -> Image.Image:
         InputError: There is none, or it cannot be decoded.
     """
     try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path} is not a picture that can be read") from error
+        return Image.fromarray(decode_image(path.read_bytes(), 3))  # (height, width, 3) uint8
+    except BrokenImage as error:
+        raise InputError(f"{path} is not a picture that can be read: {error}") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -23,7 +23,7 @@ from mcl_hf.errors import InputError
 from mcl_hf.hub.card import check_card, license_of, render_card
 from mcl_hf.hub.card_pictures import PICTURES
 from mcl_hf.hub.recorded import whole_class
-from mcl_hf.hub.run_record import read_run, without_private_parts, write_run_record
+from mcl_hf.hub.run_record import ARGUMENTS_FILE, SUMMARY_FILE, read_run, without_private_parts, write_run_record
 from mcl_hf.models.configuration_mcl import MCLConfig
 from mcl_hf.transfer.checkpoint import find_folder
 from mcl_hf.transfer.export import export_checkpoint
@@ -142,7 +142,7 @@ def is_ours(path: str) -> bool:
     name = PurePosixPath(path)
     if len(name.parts) > 1:
         return name.parts[0] == PRETRAINING or path in PICTURES
-    return path in code_files() or any(name.match(pattern) for pattern in _MODEL_FILES)
+    return path in (*code_files(), ARGUMENTS_FILE, SUMMARY_FILE) or any(name.match(pattern) for pattern in _MODEL_FILES)
 
 
 def _write_model(source: Path, description: dict[str, Any], folder: Path) -> None:

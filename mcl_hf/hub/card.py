@@ -70,12 +70,12 @@ def render_card(
         pictures_of_data: also show pictures that hold images of the data; for `pictures`.
 
     Raises:
-        InputError: `folder` holds no model of ours, a file in it cannot be read, or a picture cannot be written.
+        InputError: `folder` holds no model of ours, a file in it cannot be read, the Hub would not take the card, or a
+            picture cannot be written.
     """
     recorded = read_recorded(folder)
     license = license_of(recorded, license)
     results = read_results(recorded, repository, evaluations)
-    shown = [] if pictures is None else draw_pictures(recorded, pictures, pictures_of_data)
     heading = title or recorded.name
     state = recorded.state
     training, recipe, numbers = "How it was trained is not recorded.", "", ""
@@ -87,22 +87,25 @@ def render_card(
         rows = pretraining_rows if recorded.detector is None else finetuning_rows
         training = facts(rows(recorded, data_name, data_license))
         recipe, numbers = recipe_text(recorded), last_numbers(recorded)
-    return fill_template(
-        {
-            "metadata": metadata(recorded, results, heading, license).to_yaml(),
-            "title": plain(heading),
-            "summary": f"{_summary(recorded)}\n\n{_RENDERED}",
-            "status": "",
-            "doors": doors(recorded, repository, with_timm, with_code, pretraining),
-            "training": training,
-            "recipe": recipe,
-            "curves": _pictures_text(shown) or why_no_curves(recorded, pictures is not None) or "",
-            "numbers": numbers,
-            "evaluation": evaluation_text(recorded, results),
-            "limitations": bullets(limitations(recorded, data_license, license)),
-            "never_run": bullets(never_run(recorded, results)),
-        }
-    )
+    header = metadata(recorded, results, heading, license).to_yaml()
+    check_card(f"---\n{header}\n---\n")
+    parts = {
+        "metadata": header,
+        "title": plain(heading),
+        "summary": f"{_summary(recorded)}\n\n{_RENDERED}",
+        "status": "",
+        "doors": doors(recorded, repository, with_timm, with_code, pretraining),
+        "training": training,
+        "recipe": recipe,
+        "numbers": numbers,
+        "evaluation": evaluation_text(recorded, results),
+        "limitations": bullets(limitations(recorded, data_license, license)),
+        "never_run": bullets(never_run(recorded, results)),
+    }
+    # Last, when all else is well: these are files.
+    shown = [] if pictures is None else draw_pictures(recorded, pictures, pictures_of_data)
+    curves = _pictures_text(shown) or why_no_curves(recorded, pictures is not None) or ""
+    return fill_template({**parts, "curves": curves})
 
 
 def license_of(model: Recorded | Path, given: str | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from mcl_hf.hub.recorded import Recorded
 from mcl_hf.transfer.companions import RESNET_DEPTHS
 from mcl_hf.transfer.remote_code import CARRIED
+from mcl_hf.transfer.to_onnx import can_be_traced
 from mcl_hf.transfer.to_timm import feature_options
 
 _INSTALL = "mcl_hf is installed by `pip install .` in a clone of its source."
@@ -166,13 +167,15 @@ def _detector_class(place: str, detector: str) -> Door:
 
 
 def _exports(recorded: Recorded, place: str, with_timm: bool) -> list[Door]:
-    """Commands for the frameworks that have no door of their own."""
+    """Commands for the frameworks that have no door of their own; no door where there is none of them."""
     config, name = recorded.config, shlex.quote(place)
     plain = config["backbone"] in RESNET_DEPTHS and not config.get("backbone_kwargs")
     targets = ["torchvision", "detectron2", "mmdet"] if plain else []
     if recorded.detector is not None and not with_timm:
         targets.insert(0, "timm")
-    targets += [] if config["backbone"].startswith("swin") else ["onnx"]
+    targets += ["onnx"] if can_be_traced(config["backbone"]) else []
+    if not targets:
+        return []
     short = place.rsplit("/", 1)[-1]
     lines = [f"mcl-hf export {name} --to {target} {shlex.quote(f'{short}-{target}')}" for target in targets]
     titles = {

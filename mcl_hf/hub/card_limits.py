@@ -9,7 +9,8 @@ from mcl_hf.hub.results import Results
 from mcl_hf.hub.training_rows import health_lines, licence_text, log_gap, start_text
 from mcl_hf.training.state import TrainingState
 
-_LEVELS = ("P5", "P4", "P3", "P2")
+_LEVELS = {1: "P5", 2: "P4", 4: "P3", 8: "P2"}
+"""Montage ratio -> the level of the pyramid that its tiles are read from."""
 
 
 def limitations(recorded: Recorded, data_licence: str | None, license: str) -> list[str]:
@@ -51,9 +52,9 @@ def limitations(recorded: Recorded, data_licence: str | None, license: str) -> l
         lines += log_gap(recorded)
         lines += health_lines(recorded)
     if recorded.detector is None:
-        untrained = _LEVELS[len(config["montage_ratios"]) :] if state is not None else ()
-        if untrained:
-            lines.append(f"{join(list(untrained))} of the pyramid took no part in the loss.")
+        untrained = [level for ratio, level in _LEVELS.items() if ratio not in config["montage_ratios"]]
+        if untrained and state is not None:
+            lines.append(f"{join(untrained)} of the pyramid took no part in the loss.")
         if state is not None and config["region_scope"] == "lean":
             lines.append(
                 "Scope `lean`: the loss is that of the published method, but batch norm saw other batches; that it "

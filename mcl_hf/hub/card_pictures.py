@@ -39,14 +39,22 @@ def draw_pictures(recorded: Recorded, beside: Path, of_data: bool) -> list[tuple
         InputError: the folder cannot be written, or pictures of the data are asked for and there are none.
     """
     found: list[tuple[str, str]] = []
+    of_the_data = {name: what for name, what in _OF_DATA.items() if of_data and (recorded.run_folder / name).is_file()}
+    if of_data and not of_the_data:
+        raise InputError(f"{recorded.run_folder} has no pictures of its data: runs by the command draw them")
     try:
         if recorded.log and find_spec("matplotlib") is not None:
             (beside / FOLDER).mkdir(parents=True, exist_ok=True)
             picture = draw_curves({recorded.name: recorded.log}, f"Training of {recorded.name}", _PANELS)
             picture.save(beside / FOLDER / _CURVES)
             found.append(("Curves of the run", f"{FOLDER}/{_CURVES}"))
-        if of_data:
-            found += _copy_pictures_of_data(recorded, beside)
+        for name, what in of_the_data.items():
+            source = recorded.run_folder / name
+            target = beside / FOLDER / source.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.resolve() != source.resolve():
+                shutil.copyfile(source, target)
+            found.append((what, f"{FOLDER}/{source.name}"))
     except OSError as error:
         raise InputError(f"pictures cannot be written to {beside}: {error.strerror or error}") from error
     return found
@@ -63,18 +71,3 @@ def why_no_curves(recorded: Recorded, asked: bool) -> str | None:
     if find_spec("matplotlib") is None:
         return "No curves: they are drawn with matplotlib, which was not installed where this card was written."
     return None
-
-
-def _copy_pictures_of_data(recorded: Recorded, beside: Path) -> list[tuple[str, str]]:
-    found = []
-    for name, what in _OF_DATA.items():
-        source = recorded.run_folder / name
-        if source.is_file():
-            target = beside / FOLDER / source.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.resolve() != source.resolve():
-                shutil.copyfile(source, target)
-            found.append((what, f"{FOLDER}/{source.name}"))
-    if not found:
-        raise InputError(f"{recorded.run_folder} has no pictures of its data: runs by the command draw them")
-    return found

@@ -53,17 +53,17 @@ def changed_options(recorded: Recorded) -> dict[str, Any]:
             for name, value in state.arguments.items()
             if name in defaults and value != defaults[name] and name not in unnamed
         ]
-    return {name: public_value(state.arguments[name]) for name in names if name in state.arguments}
+    return {name: without_private_parts(state.arguments[name]) for name in names if name in state.arguments}
 
 
 def evaluate_command(about: dict[str, Any]) -> str:
     """The `mcl-hf evaluate` behind a metrics.json."""
     words = ["mcl-hf evaluate"]
     if about.get("checkpoint"):
-        words.append(shlex.quote(str(public_value(about["checkpoint"]))))
+        words.append(shlex.quote(str(without_private_parts(about["checkpoint"]))))
     if about.get("predictions"):
         words.append(f"--predictions {shlex.quote(Path(about['predictions']).name)}")
-    words.append(f"--data {shlex.quote(str(public_value(about.get('given') or about.get('data', 'DATA'))))}")
+    words.append(f"--data {shlex.quote(str(without_private_parts(about.get('given') or about.get('data', 'DATA'))))}")
     for name in ("split", "max_images", "precision"):
         if about.get(name) is not None:
             words.append(_words(name, about[name]))
@@ -78,11 +78,11 @@ def compare_command(content: dict[str, Any], options: dict[str, Any]) -> str:
         options: that all of its runs share; the data are not among them, but in the file.
     """
     defaults = dataclasses.asdict(FinetuneArguments())
-    starts = " ".join(shlex.quote(str(public_value(start))) for start in content["starts"])
+    starts = " ".join(shlex.quote(str(without_private_parts(start))) for start in content["starts"])
     fractions = " ".join(as_text(fraction) for fraction in content["fractions"])
     words = [f"mcl-hf finetune --compare {starts} --fractions {fractions} --seeds {len(content['seeds'])}"]
     changed = {name: value for name, value in options.items() if value is not None and value != defaults.get(name)}
-    words += [_words(name, public_value(value)) for name, value in changed.items()]
+    words += [_words(name, without_private_parts(value)) for name, value in changed.items()]
     return " ".join([*words, *_data_words(content.get("data") or {})])
 
 
@@ -96,15 +96,6 @@ def _data_words(data: dict[str, Any]) -> list[str]:
     words += [_words("split", training["split"])] if training["split"] != defaults.split else []
     words += [f"--val-data {shlex.quote(names[1])}"] if names[1] != names[0] else []
     return words + ([_words("val_split", validation["split"])] if validation["split"] != "validation" else [])
-
-
-def public_value(value: Any) -> Any:
-    """An option's value without the folders of local paths."""
-    if isinstance(value, list):
-        return [public_value(item) for item in value]
-    if isinstance(value, str) and Path(value).exists():
-        return Path(value).resolve().name
-    return without_private_parts(value)
 
 
 def as_text(value: Any) -> str:

@@ -71,12 +71,23 @@ def push_checkpoint(
         >>> push_checkpoint("my-run", "user/name")[-1].tag  # doctest: +SKIP
         'v1'
     """
-    check_name(repository)
-    if tag is not None:
-        check_tag(tag)
+    check_request(repository, create_pr, tag)
     with tempfile.TemporaryDirectory(prefix="mcl-hf-push-") as folder:
         bundles = make_bundles(checkpoint, repository, Path(folder), contents)
         return publish(bundles, private=private, create_pr=create_pr, tag=tag, message=message)
+
+
+def check_request(repository: str, create_pr: bool, tag: str | None) -> None:
+    """Refuse what no push can do, whatever lies on the Hub.
+
+    Raises:
+        InputError: no name of a repository, no name of a tag, or a tag for a pull request.
+    """
+    check_name(repository)
+    if create_pr and tag is not None:
+        raise InputError("--tag and --create-pr are both given: a release is tagged when the pull request is merged")
+    if tag is not None:
+        check_tag(tag)
 
 
 def publish(
@@ -95,11 +106,8 @@ def publish(
         InputError: as `push_checkpoint`.
         HubAwayError: the Hub cannot be reached, or not any more.
     """
-    if create_pr and tag is not None:
-        raise InputError("--tag and --create-pr are both given: a release is tagged when the pull request is merged")
-    if tag is not None:
-        check_tag(tag)
     for bundle in bundles:
+        check_request(bundle.repository, create_pr, tag)
         check_sizes(bundle)
     order = list(reversed(bundles))
     progress = _Progress([bundle.repository for bundle in order])

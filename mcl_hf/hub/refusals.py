@@ -9,7 +9,7 @@ Source: huggingface_hub `errors.py`, `utils/_http.py`.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from huggingface_hub import constants, get_token
+from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from mcl_hf.errors import InputError
@@ -47,22 +47,16 @@ def one_line(repository: str, doing: str) -> Iterator[None]:
         if isinstance(error, OfflineModeIsEnabled):
             raise InputError(f"HF_HUB_OFFLINE is set, and {doing} {repository} needs the network: unset it") from error
         if isinstance(error, HFValidationError):
-            raise InputError(without_token(str(error))) from error
+            raise InputError(without_secrets(str(error))) from error
         if isinstance(error, HfHubHTTPError):
-            raise InputError(without_token(_refusal(error, repository, doing))) from error
+            raise InputError(without_secrets(_refusal(error, repository, doing))) from error
         raise
-
-
-def without_token(text: str) -> str:
-    """The text in one line, without what must not be shown: the user's token, should the server have repeated it."""
-    token = get_token()
-    return without_secrets(text.replace(token, "hf_***") if token else text)
 
 
 def _away(error: Exception, repository: str, doing: str) -> str:
     if isinstance(error, HfHubHTTPError):
-        return without_token(f"{doing} {repository}: {reason_of(error)}; try again later")
-    return without_token(f"{doing} {repository}: {constants.ENDPOINT} cannot be reached ({reason_of(error)})")
+        return without_secrets(f"{doing} {repository}: {reason_of(error)}; try again later")
+    return without_secrets(f"{doing} {repository}: {constants.ENDPOINT} cannot be reached ({reason_of(error)})")
 
 
 def _refusal(error: HfHubHTTPError, repository: str, doing: str) -> str:

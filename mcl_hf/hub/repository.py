@@ -22,10 +22,10 @@ from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
 from mcl_hf.errors import InputError
-from mcl_hf.hub.refusals import one_line, without_token
+from mcl_hf.hub.refusals import one_line
 from mcl_hf.hub.tags import tag_is_taken
 from mcl_hf.hub_token import token_variable
-from mcl_hf.models.hub_retry import call_with_retries
+from mcl_hf.models.hub_retry import call_with_retries, without_secrets
 
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
 _CROSSINGS = 5  # commits of others that may come between reading and writing, in one attempt
@@ -274,7 +274,7 @@ class Repository:
 
     def _refused_file(self, said: str, local: Mapping[str, "LocalFile"]) -> str:
         path = next((path for path, file in local.items() if file.sha256() in said), "a file")
-        reason = without_token(said.rpartition(": `")[2] or said).strip("`").rstrip(".")
+        reason = without_secrets(said.rpartition(": `")[2] or said).strip("`").rstrip(".")
         return f"pushing to {self.name}: the Hub does not take {path} ({reason})"
 
     def _call(self, doing: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -316,7 +316,7 @@ def _said_of_card(answer: str) -> str:
         said = "; ".join(entry["message"] for entry in json.loads(answer)["errors"])
     except (ValueError, KeyError, TypeError):
         said = answer
-    return without_token(said)
+    return without_secrets(said)
 
 
 def _changes(

@@ -229,7 +229,7 @@ def _of_an_evaluation(
     own = (inside and recorded.detector is not None) or _is_own(measured, file, recorded, repository)
     run = recorded if own else _run_beside(file, measured)
     seeds = [] if run is None or run.state is None else [int(run.arguments.get("seed", 0))]
-    if "seed" in content:
+    if content.get("seed") is not None:
         seeds = [int(content["seed"])]
     if by_the_run and run is not None and run.state is not None:
         about: dict[str, Any] = _validation(run.state)
@@ -241,6 +241,9 @@ def _of_an_evaluation(
             "split": content.get("split"),
         }
     start = "" if run is None or run.state is None else str(run.arguments.get("init"))
+    command: str | None = evaluate_command(content)
+    if by_the_run:
+        command = None if run is None else run_command(run)
     return DetectionResult(
         model=recorded.name if own else short(measured or content.get("predictions") or "detections of a file"),
         relation="own" if own else _relation(start, run, file, recorded, repository),
@@ -256,11 +259,7 @@ def _of_an_evaluation(
         seeds=seeds,
         share=None if run is None else run.arguments.get("data_fraction"),
         run=run,
-        command=run_command(run)
-        if by_the_run and run is not None
-        else None
-        if by_the_run
-        else evaluate_command(content),
+        command=command,
         counted_by=content.get("backend"),
     )
 
@@ -413,8 +412,7 @@ def short(address: Any) -> str:
         >>> short("/home/me/runs/own"), short("timm:resnet50"), short("user/name")
         ('own', 'timm:resnet50', 'user/name')
     """
-    text = str(without_private_parts(str(address)))
-    return Path(text).name if Path(text).exists() else text
+    return str(without_private_parts(str(address)))
 
 
 def _with_short_names(text: str, starts: Sequence[str]) -> str:

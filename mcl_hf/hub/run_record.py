@@ -5,6 +5,7 @@ them: the folders that a path goes through, and what a URL says after `?` and be
 """
 
 import json
+import os
 import statistics
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -131,7 +132,7 @@ def log_summary(record: RunRecord) -> dict[str, Any]:
 
 
 def without_private_parts(value: Any) -> Any:
-    """Texts as they may be published, in any nesting.
+    """Texts as they may be published, in any nesting: of whatever is a path here, or looks like one, its last part.
 
     Example:
         >>> without_private_parts(["/home/me/photos", "C:\\\\me\\\\photos", "user/name", "https://me:key@host/a.tar?sig=1"])
@@ -145,6 +146,8 @@ def without_private_parts(value: Any) -> Any:
         return value
     if "://" in value:
         return without_keys(value)
+    if os.path.exists(value):  # noqa: PTH110  # Path's own raises for a text that is too long for a name
+        return Path(value).resolve().name or value
     if value.startswith(("/", "~", ".")):
         return Path(value).name
     return PureWindowsPath(value).name if PureWindowsPath(value).is_absolute() else value

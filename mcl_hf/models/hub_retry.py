@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from huggingface_hub import get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 T = TypeVar("T")
@@ -30,6 +31,7 @@ _HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urll
 _TRANSPORT = {"NetworkError", "TimeoutException", "RemoteProtocolError", "ConnectionError", "Timeout",
               "ChunkedEncodingError"}  # fmt: skip
 _TOKEN = re.compile(r"hf_\w+|(?<=[Bb]earer )\S+")
+_LOGIN = re.compile(r"(?<=://)[^\s/@]+@")
 _QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
 
 logger = logging.getLogger(__name__)
@@ -118,13 +120,16 @@ def reason_of(error: BaseException) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """The text in one line, tokens masked, and addresses without their query, which may be signed.
+    """The text in one line, tokens masked (the user's own, too, whatever it looks like), and addresses without user and
+    password and without their query, which may be signed.
 
     Example:
         >>> without_secrets("GET https://host/a?sig=1 with Bearer hf_abc failed")
         'GET https://host/a with Bearer hf_*** failed'
     """
-    return " ".join(_QUERY.sub(r"\1", _TOKEN.sub("hf_***", text)).split())
+    own = get_token()
+    masked = _TOKEN.sub("hf_***", text.replace(own, "hf_***") if own else text)
+    return " ".join(_QUERY.sub(r"\1", _LOGIN.sub("", masked)).split())
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:

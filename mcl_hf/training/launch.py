@@ -19,6 +19,7 @@ from accelerate.utils import DistributedType, ProjectConfiguration
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import InputError
+from ..new_folder import kept_if_used
 from .lifeline import Lifeline
 
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -34,7 +35,8 @@ class LaunchArguments(Protocol):
 
 @contextmanager
 def launched(arguments: LaunchArguments, output_dir: Path) -> Iterator[Accelerator]:
-    """This process among those of the run. All ranks must enter it, and leave it together or with an error.
+    """This process among those of the run. All ranks must enter it, and leave it together or with an error. One that is
+    refused before it has written anything leaves no folder behind.
 
     Raises:
         InputError: fp16 without a GPU, or a launcher that was set to split the model.
@@ -48,7 +50,8 @@ def launched(arguments: LaunchArguments, output_dir: Path) -> Iterator[Accelerat
             raise InputError("precision fp16 needs a GPU: use --precision bf16 or fp32 on the CPU")
         for line in launch_warnings(accelerator.num_processes, psutil.Process().parent(), os.environ):
             accelerator.print(f"warning: {line}")
-        with Lifeline(accelerator.process_index, accelerator.num_processes).watching():
+        lifeline = Lifeline(accelerator.process_index, accelerator.num_processes)
+        with kept_if_used(output_dir), lifeline.watching():
             yield accelerator
         if own_state and accelerator.num_processes > 1:
             torch.distributed.destroy_process_group()

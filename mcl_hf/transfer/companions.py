@@ -137,8 +137,11 @@ def mmdet_config(checkpoint: Checkpoint, detector: str) -> str:
 def torchvision_script(checkpoint: Checkpoint, detector: str, box_convs: int) -> str:
     """A module with `build_detector(num_classes)`, built of torchvision's own classes, that loads the weights beside
     it."""
-    config, given = checkpoint.config, checkpoint.description if checkpoint.detector else {}
-    dense = detector == "retinanet"
+    config, dense = checkpoint.config, detector == "retinanet"
+    # What a fine-tuned detector was built with holds for its own kind; its classes hold for any.
+    of_this_kind = checkpoint.detector is not None and (checkpoint.detector == "retinanet") == dense
+    given = checkpoint.description if of_this_kind else {}
+    names = checkpoint.description.get("id2label") if checkpoint.detector is not None else None
     channels = [stage * (1 if RESNET_DEPTHS[config.backbone] < 50 else 4) for stage in (64, 128, 256, 512)]
     octaves = (0, 1 / 3, 2 / 3) if dense else (0,)
     anchors = [[int(side * 2**octave) for octave in octaves] for side in (32, 64, 128, 256, 512)]
@@ -158,7 +161,7 @@ def torchvision_script(checkpoint: Checkpoint, detector: str, box_convs: int) ->
         rpn_convs=given.get("rpn_conv_depth", 1),
         anchors=tuple(tuple(sizes) for sizes in given.get("anchor_sizes", anchors)),
         aspects=tuple(given.get("aspect_ratios", (0.5, 1.0, 2.0))),
-        classes=len(given["id2label"]) + (not dense) if "id2label" in given else 91,
+        classes=91 if names is None else len(names) + (not dense),
         mean=checkpoint.statistics[0],
         std=checkpoint.statistics[1],
     )

@@ -23,6 +23,7 @@ _PARTS = {
     "extra_levels.": "P6 and P7",
     "retinanet.": "RetinaNet head",
 }
+_OTHERS = "other tensors"
 DETECTOR_TITLES = {"mask_rcnn": "Mask R-CNN", "retinanet": "RetinaNet"}
 
 
@@ -77,8 +78,8 @@ def convert(
         Tensors under the target's names, contiguous, and the coverage.
     """
     renamed: dict[str, torch.Tensor] = {}
-    given = dict.fromkeys(_PARTS.values(), 0)
-    homeless = dict.fromkeys(_PARTS.values(), 0)
+    given = dict.fromkeys((*_PARTS.values(), _OTHERS), 0)
+    homeless = given.copy()
     for name, tensor in tensors.items():
         theirs = to_theirs(name, table)
         if theirs is not None:
@@ -99,8 +100,8 @@ def convert(
 
 
 def part_of(name: str) -> str:
-    """Part of the coverage report that one of our tensors belongs to."""
-    return next(title for prefix, title in _PARTS.items() if name.startswith(prefix))
+    """Part of the coverage report that one of our tensors belongs to; there may be some of a user's own."""
+    return next((title for prefix, title in _PARTS.items() if name.startswith(prefix)), _OTHERS)
 
 
 def convert_back(

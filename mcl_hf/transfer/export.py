@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from mcl_hf.errors import InputError
 from mcl_hf.models.image_processing_mcl import MCLImageProcessor
+from mcl_hf.new_folder import check_new, whole_folder
 from mcl_hf.transfer.checkpoint import NETWORKS, Checkpoint, find_folder, open_checkpoint, tensor_names
 from mcl_hf.transfer.convert import Coverage
 from mcl_hf.transfer.notes import note
@@ -67,25 +68,16 @@ def export_checkpoint(
     """
     out = Path(out)
     _check_options(to, detector, network, data, with_code)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is there and not empty: name a new folder")
+    check_new(out)
     if with_code:
         refuse_detector(find_folder(str(source))[1].get("model_type"))
     checkpoint = open_checkpoint(source, network or "online")
     dropped = _drop_untrained(checkpoint, to, data, num_images, batch_size)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with whole_folder(out) as partial:
         coverage = _write(checkpoint, partial, to, detector, whole=network is None, with_code=with_code)
         coverage.left_out += dropped
         coverage.notes += _as_initialised(checkpoint, to, detector)
         (partial / "README.md").write_text(note(checkpoint, coverage, to, out, partial), encoding="utf-8")
-        partial.replace(out)
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return coverage
 
 

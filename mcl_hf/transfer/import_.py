@@ -9,7 +9,6 @@ is new.
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from mcl_hf.models.modeling_mcl import MCLModel
 from mcl_hf.models.modeling_mcl_pretraining import MCLForPreTraining
 from mcl_hf.models.official_checkpoint import resnet_name
 from mcl_hf.models.starting_weights import WeightReport
+from mcl_hf.new_folder import whole_folder
 from mcl_hf.transfer.convert import convert_back
 from mcl_hf.transfer.foreign import ForeignFile, read_foreign, read_tensors
 from mcl_hf.transfer.to_timm import plain_names
@@ -54,12 +54,7 @@ def import_checkpoint(path: str | Path, out: str | Path) -> tuple[WeightReport, 
         InputError: The file cannot be read safely, is in no known layout, or holds no whole backbone of a ResNet.
     """
     path, out = Path(path), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is there and not empty: name a new folder")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with whole_folder(out) as partial:
         if (path / "config.json").is_file():
             report, remarks = _import_timm(path, partial)
             layout = "timm"
@@ -70,11 +65,6 @@ def import_checkpoint(path: str | Path, out: str | Path) -> tuple[WeightReport, 
             report, remarks = (_import_mcl if foreign.layout == "MCL" else _import_weights)(foreign, partial)
             layout = foreign.layout
         _write_record(path, layout, report, remarks, partial)
-        partial.replace(out)
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return report, remarks
 
 
@@ -122,13 +112,12 @@ def _import_weights(foreign: ForeignFile, folder: Path) -> tuple[WeightReport, l
     if backbone is None:
         raise InputError(f"{foreign.path} ({foreign.layout}) holds no ResNet-18, 34, 50, 101 or 152")
     fields: dict[str, Any] = {"backbone": backbone, "num_channels": tensors["backbone.conv1.weight"].shape[1]}
-    lateral = next((name for name in sorted(tensors) if name.startswith("fpn.lateral.")), None)
     if any(name.startswith("fpn.") and name.endswith(".conv.bias") for name in tensors):
         left |= {name: tensor for name, tensor in tensors.items() if not name.startswith("backbone.")}
         tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
-        lateral = None
-    if lateral is not None:
-        fields["fpn_channels"] = next(t for n, t in tensors.items() if n.endswith("lateral.3.conv.weight")).shape[0]
+    lateral = next((n for n in tensors if n.startswith("fpn.lateral.") and n.endswith(".conv.weight")), None)
+    if lateral is not None:  # any of them: whatever does not fit the others is refused by name
+        fields["fpn_channels"] = tensors[lateral].shape[0]
     convs = sum(name.startswith("region_head.conv.") and name.endswith("conv.weight") for name in tensors)
     if convs:
         fields["region_convs"] = convs
@@ -149,9 +138,9 @@ def _import_timm(path: Path, folder: Path) -> tuple[WeightReport, list[str]]:
         architecture, arguments = description["architecture"], dict(description.get("model_args") or {})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no folder of timm's: its config.json names no architecture") from error
-    published = description.get("pretrained_cfg", {})
+    published = description.get("pretrained_cfg") or {}
     arguments.pop("num_classes", None)
-    channels = arguments.pop("in_chans", None) or published.get("input_size", [3])[0]
+    channels = arguments.pop("in_chans", None) or (published.get("input_size") or [3])[0]
     fields = {"backbone": architecture, "backbone_kwargs": arguments, "num_channels": channels}
     fields |= {f"image_{kind}": published[kind] for kind in ("mean", "std") if kind in published}
     try:

@@ -15,6 +15,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 import mcl_hf.models.configuration_mcl as configuration
 from mcl_hf.errors import InputError
 from mcl_hf.models.configuration_mcl import MCLConfig
+from mcl_hf.new_folder import check_new
 from mcl_hf.transfer.checkpoint import find_folder
 
 MODEL_MAP = {
@@ -49,8 +50,7 @@ def write_with_code(model_folder: str | Path, out: str | Path) -> list[str]:
     folder, description = find_folder(str(model_folder))
     refuse_detector(description.get("model_type"))
     out = Path(out)
-    if out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty: name a new folder")
+    check_new(out)
     out.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.startswith(_TRAINING_FILES) and path.name != "log.jsonl":

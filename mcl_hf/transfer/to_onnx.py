@@ -8,6 +8,7 @@ Source: `torch.export` and `torch.onnx.export(dynamo=True)`.
 
 import logging
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import timm
@@ -70,11 +71,13 @@ def write_graphs(checkpoint: Checkpoint, folder: Path, kind: str) -> Coverage:
     Raises:
         InputError: The packages for ONNX are not installed, or torch cannot trace the network with free sizes.
     """
-    if model_family(checkpoint) in _ENDLESS:
+    if not can_be_traced(checkpoint.config.backbone):
         raise InputError(
             f"--to {kind} cannot take {checkpoint.config.backbone}: torch.export does not end on its shifted windows "
             "with free sizes; --to timm takes it"
         )
+    if kind == "onnx":
+        _need_onnx()  # before the graphs are traced, which takes minutes
     coverage = Coverage({"onnx": "ONNX", "pt2": "torch.export"}[kind])
     coverage.parts["backbone"] = _counts(checkpoint, "backbone.")
     graphs = {"backbone": PyramidGraph(checkpoint, with_fpn=False)}
@@ -91,8 +94,9 @@ def write_graphs(checkpoint: Checkpoint, folder: Path, kind: str) -> Coverage:
         try:
             program = trace(graph.float(), checkpoint.config.num_channels)
         except (RuntimeError, ValueError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise InputError(
-                f"torch.export cannot take {checkpoint.config.backbone} with free sizes: {str(error).splitlines()[0]}"
+                f"torch.export cannot take {checkpoint.config.backbone} with free sizes: {reason}"
             ) from error
         if kind == "pt2":
             torch.export.save(program, folder / f"{name}.pt2")
@@ -101,9 +105,21 @@ def write_graphs(checkpoint: Checkpoint, folder: Path, kind: str) -> Coverage:
     return coverage
 
 
-def model_family(checkpoint: Checkpoint) -> str:
-    """File of timm's that defines the backbone."""
-    return timm.model_entrypoint(checkpoint.config.backbone).__module__.rsplit(".", 1)[-1]
+def can_be_traced(backbone: str) -> bool:
+    """Whether torch.export comes to an end with free sizes: not on the families in `_ENDLESS`."""
+    family = timm.model_entrypoint(backbone).__module__.rsplit(".", 1)[-1]  # timm's file that defines it
+    return family not in _ENDLESS
+
+
+def _need_onnx() -> None:
+    """Refuse to begin without the packages that write ONNX.
+
+    Raises:
+        InputError: onnx or onnxscript is not installed.
+    """
+    for name in ("onnx", "onnxscript"):
+        if find_spec(name) is None:
+            raise InputError(f"--to onnx needs {name}: pip install 'mcl-hf[onnx]'")
 
 
 def _counts(checkpoint: Checkpoint, prefix: str) -> tuple[int, int]:
@@ -124,16 +140,7 @@ def trace(graph: nn.Module, num_channels: int) -> torch.export.ExportedProgram:
 
 
 def _write_onnx(program: torch.export.ExportedProgram, path: Path, outputs: list[str]) -> None:
-    """One file, weights inside.
-
-    Raises:
-        InputError: onnx or onnxscript is not installed.
-    """
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"--to onnx needs {error.name}: pip install 'mcl-hf[onnx]'") from error
+    """One file, weights inside."""
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:

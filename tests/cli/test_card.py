@@ -29,6 +29,9 @@ def test_a_card_takes_the_place_of_the_short_readme_but_not_of_somebodys(run, tm
     (run / "README.md").write_text("# My own words\n")
     assert main(["card", str(run)]) == 2
     assert "was written by somebody: name it with --out" in capsys.readouterr().err
+    (run / "README.md").write_bytes(b"# My own w\xf6rds\n")  # Latin-1
+    assert main(["card", str(run)]) == 2
+    assert "was written by somebody: name it with --out" in capsys.readouterr().err
     assert main(["card", str(run), "--out", str(run / "README.md"), "--title", "T", "--data-name", "P"]) == 0
     assert "\n# T\n" in (run / "README.md").read_text() and "| P: " in (run / "README.md").read_text()
     assert main(["card", str(run / "checkpoints" / "last"), "--out", str(tmp_path / "new")]) == 0
@@ -46,6 +49,7 @@ def test_a_card_takes_the_place_of_the_short_readme_but_not_of_somebodys(run, tm
         (["RUN", "--license", "My Own"], "no identifier of the Hub"),
         (["--recipe", "dem0"], "did you mean 'demo'"),
         (["--recipe", "demo", "auto", "--out", "one.md"], "is one file, for 2 recipes"),
+        (["--recipe", "demo", "--data-license", "mit"], "--data-license is for the card of a model"),
     ],
 )
 def test_what_cannot_be_is_one_line(run, capsys, words, said):

@@ -84,6 +84,19 @@ def test_module_runs_like_the_script():
     assert done.returncode == 2 and "usage: mcl-hf show" in done.stdout and done.stderr == ""
 
 
+@pytest.mark.parametrize("words", [
+    ["data", "--data", "photos"], ["montages", "--recipe", "demo"], ["run", "nowhere"],
+    ["similarity", "nowhere", "--image", "nowhere.png"],
+])  # fmt: skip
+def test_a_picture_that_cannot_be_written_is_refused_before_it_is_drawn(words, tmp_path, capsys):
+    for out, said in ((tmp_path / "new" / "a.txt", "an ending such as .png"), (tmp_path / "file" / "a.png", "cannot")):
+        (tmp_path / "file").write_text("")
+        assert main(["show", *words, "--out", str(out)]) == 2
+        captured = capsys.readouterr()
+        assert said in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+    assert not (tmp_path / "new").exists()
+
+
 def test_pictures_are_saved_with_their_folder_or_refused_by_name(tmp_path, capsys):
     picture = Image.new("RGB", (4, 4))
     save_picture(picture, tmp_path / "new" / "a.png")

@@ -106,8 +106,11 @@ def test_the_first_images_only(folder, tmp_path, capsys):
     ],
 )
 def test_wrong_input_is_one_line(folder, capsys, arguments, message):
-    assert evaluate(*(argument.format(folder=folder) for argument in arguments)) == 2
+    new = folder / "new" / "results"
+    more = ["--output-dir", new] if "--output-dir" not in arguments else []
+    assert evaluate(*(argument.format(folder=folder) for argument in arguments), *more) == 2
     error = capsys.readouterr().err
+    assert not new.parent.exists(), "a folder for nothing"
     assert message in error and error.count("\n") == 1 and error.startswith("mcl-hf: error: ")
 
 

@@ -270,6 +270,12 @@ def test_data_and_licences_as_given_take_the_place_of_what_is_recorded(folder):
         render_card(folder, license="My Licence")
 
 
+def test_levels_that_no_montage_is_read_from_are_limits(folder):
+    levels = {"montage_ratios": [1, 4], "montage_fractions": [1, 0.25], "level_weights": [0.5, 0.5]}
+    edit(folder / "config.json", lambda config: config.update(levels))
+    assert "* P4 and P2 of the pyramid took no part in the loss." in render_card(folder)
+
+
 def test_a_supervised_run_says_so(folder):
     edit(folder / RECORD, lambda state: state["arguments"].update({"objective": "supervised"}))
     text = render_card(folder)
@@ -302,6 +308,21 @@ def test_doors_of_a_published_model(folder):
     assert "--to detectron2" not in plain and "no names for the layers of this resnet10t" in plain
     edit(folder / "config.json", lambda config: config.update({"backbone": "resnet50", "backbone_kwargs": {}}))
     assert "mcl-hf export carol/net --to detectron2 net-detectron2" in render_card(folder, repository="carol/net")
+
+
+def test_a_backbone_that_no_other_framework_takes_has_no_door_to_one(folder):
+    options = {"backbone": "swin_tiny_patch4_window7_224", "backbone_kwargs": {}}
+    edit(folder / "config.json", lambda config: config.update(options))
+    text = render_card(folder)
+    assert "### Without mcl_hf: timm" in text and "--to onnx" not in text
+    assert not re.search(r"^### *$", text, re.MULTILINE) and "writes ," not in text
+
+
+def test_a_card_that_is_refused_leaves_no_pictures(folder, tmp_path):
+    for options, said in (({"license": "My Own"}, "no identifier"), ({"pictures_of_data": True}, "has no pictures")):
+        with pytest.raises(InputError, match=said):
+            render_card(folder, pictures=tmp_path / "new", **options)
+        assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from tests.hub.test_card import MACHINE, make_detector
 WRONG = [{}, [], 3, "x", None, [[7]], {"name": {}}, True, -1.5]
 STARTED = {"kind": "folder", "name": "r", "run": {"task": "pre-training", "objective": "contrastive", "steps": 9,
            "images_seen": 18, "data": ["x"], "start": {"kind": "hub", "name": "a/b"}}}  # fmt: skip
+DATA = {"sources": [{"kind": "hub", "name": "a/b"}], "split": "val", "num_images": 8, "num_objects": 9,
+        "fingerprint": "ab"}  # fmt: skip
 PROBED = {"images": 8, "chance": 0.2, "features": {"region_head": {"knn": {"all": 0.5}, "same_level": 0.1}}}
 
 
@@ -113,7 +115,7 @@ def test_an_import(folder):
         [{"network": "tiny", "objects": PROBED, "views": None}, {"network": "random", "views": PROBED}],
         {"sentence": "tiny won", "starts": ["tiny", "random"], "fractions": [0.1], "seeds": [0], "images": 30,
          "validation_images": 8, "warnings": ["not fair"], "failed": {"job": "why"},
-         "means": [{"fraction": 0.1, "start": "tiny"}],
+         "means": [{"fraction": 0.1, "start": "tiny"}], "data": {"training": DATA, "validation": DATA},
          "jobs": [{"start": "tiny", "fraction": 0.1, "seed": 0, "figures": {"eval/box/AP": 0.2}}]},
     ],
 )  # fmt: skip

@@ -233,6 +233,7 @@ def test_the_commands_of_the_readme(line, hub, client, run, tmp_path):
         (["{run}/pictures"], "is not a checkpoint"),
         (["{run}", "--create-pr", "--tag", "v1"], "--tag and --create-pr are both given"),
         (["{run}", "--card", "none.md"], "--card none.md cannot be read"),
+        (["{run}", "--create-pr", "--tag", "v1", "--dry-run"], "--tag and --create-pr are both given"),
         (["{run}", "--create-pr"], "--create-pr needs a repository that is there"),
     ],
 )
@@ -270,9 +271,11 @@ def test_a_push_that_is_cut_off_leaves_nothing_half_done(name, code, hub, client
 @pytest.mark.parametrize("token", ["hf_alice", "secret-of-alice"])  # not all begin with hf_
 def test_no_token_is_shown_even_if_the_hub_repeats_it(token, hub, command, run):
     hub.users[token] = hub.users["hf_alice"]
+    hub.fault("status", "GET", "/whoami", status=503, message=f"{token} has to wait")  # is told in a warning
     hub.fault("status", "POST", "/repos/create", status=403, message=f"{token} may not do this")
     done = command("push", str(run), "alice/net", token=token)
     assert done.code == 2 and "may not do this" in done.err and token not in done.text
+    assert "has to wait" in done.err
 
 
 def test_a_damaged_checkpoint_is_not_published(hub, command, run, tmp_path):

@@ -48,5 +48,10 @@ def test_a_detector_goes_whole_to_torchvision(tmp_path: Path, capsys, detector: 
     assert torch.equal(found["labels"] - first_class, expected["labels"])
     assert torch.allclose(found["boxes"], expected["boxes"], atol=1e-3)
     assert torch.allclose(found["scores"], expected["scores"], atol=1e-5)
+    other = "mask_rcnn" if detector == "retinanet" else "retinanet"
+    export_checkpoint(tmp_path / "detector", tmp_path / "other", "torchvision", detector=other)
+    script = (tmp_path / "other" / "build_detector.py").read_text()
+    anchors, classes = ("((32,), (64,),", 5) if other == "mask_rcnn" else ("((32, 40, 50), (64, 80, 101),", 4)
+    assert anchors in script and f"num_classes={classes}," in script, "not those of another kind of detector"
     partial = export_checkpoint(tmp_path / "detector", tmp_path / "d2", "detectron2")
     assert partial.parts["backbone"] == (120, 120) and "without a place" in str(partial)

@@ -226,15 +226,26 @@ def test_transformers_target_is_whole_without_training_state(run: Path, tmp_path
         (["RUN", "--to", "timm", "--network", "target", "OUT"], "holds no target network"),
         (["RUN", "--to", "timm", "--detector", "retinanet", "OUT"], "--detector is for"),
         (["RUN", "--to", "timm", "--data", "photos", "OUT"], "--data is for --network target"),
+        (["RUN", "--to", "timm", "--num-images", "8", "OUT"], "--num-images is for the images of --data"),
+        (["RUN", "--to", "timm", "."], ". is no name for a folder"),
+        (["RUN", "--to", "timm", "OUT/a/.."], "is no name for a folder"),
+        (["TINY", "--to", "mmdet", "OUT/a/b"], "mmdet has no names"),
+        (["ODD", "--to", "timm", "OUT"], "config.json cannot be used: Validation error for field 'fpn_channels'"),
         (["RUN", "--to", "timm", "--with-code", "OUT"], "--with-code is for --to transformers"),
         (["TINY", "--to", "detectron2", "OUT"], "detectron2 has no names for the backbone resnet10t"),
         (["TINY", "--to", "mmdet", "OUT"], "mmdet has no names"),
         (["TINY", "--to", "torchvision", "OUT"], "--to timm and --to onnx take any"),
     ],
 )
-def test_wrong_input_is_one_line(run: Path, tmp_path: Path, capsys, arguments: list[str], message: str) -> None:
+def test_wrong_input_is_one_line(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, arguments: list[str], message: str
+) -> None:
     (tmp_path / "EMPTY").mkdir()
-    for name, text in (("OTHER", '{"model_type": "bert"}'), ("DAMAGED", (run / "config.json").read_text())):
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    odd = '{"model_type": "mcl_dense", "fpn_channels": "wide"}'
+    texts = {"OTHER": '{"model_type": "bert"}', "ODD": odd, "DAMAGED": (run / "config.json").read_text()}
+    for name, text in texts.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(text)
     (tmp_path / "DAMAGED" / "model.safetensors").write_bytes(b"\x08" + b"\0" * 20)
@@ -242,7 +253,7 @@ def test_wrong_input_is_one_line(run: Path, tmp_path: Path, capsys, arguments: l
         MCLModel(
             MCLConfig(backbone="resnet10t", backbone_kwargs={"channels": [8, 8, 8, 8]}, fpn_channels=8, hidden_dim=8)
         ).save_pretrained(tmp_path / "TINY")
-    paths = {"RUN": run, **{name: tmp_path / name for name in ("OUT", "OTHER", "EMPTY", "DAMAGED", "TINY")}}
+    paths = {"RUN": run, **{name: tmp_path / name for name in ("OUT", "EMPTY", "TINY", *texts)}}
     filled = [str(paths.get(text.split("/")[0], text)) + text.partition("/")[1] + text.partition("/")[2]
               if text.split("/")[0] in paths else text for text in arguments]  # fmt: skip
     assert main(["export", *filled]) == 2

@@ -146,6 +146,26 @@ def test_an_fpn_with_biases_stays_behind(tmp_path: Path) -> None:
     assert record["sha256"] == hashlib.sha256((tmp_path / "detector.pth").read_bytes()).hexdigest()
 
 
+def test_a_pyramid_of_another_depth_is_refused_by_name(resnet: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    tensors = prefixed(resnet, "backbone.body.")
+    for level in (0, 1):
+        tensors[f"backbone.fpn.inner_blocks.{level}.0.weight"] = torch.zeros(8, 64 * 2**level, 1, 1)
+        tensors[f"backbone.fpn.inner_blocks.{level}.1.running_mean"] = torch.zeros(8)
+    tensors["backbone.fpn.inner_blocks.1.0.weight"] = torch.zeros(6, 128, 1, 1)
+    torch.save(tensors, tmp_path / "short.pth")
+    with pytest.raises(InputError, match=r"tensors do not fit resnet18, such as fpn\.lateral\.1\.conv\.weight"):
+        import_checkpoint(tmp_path / "short.pth", tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_of_timms_may_leave_out_what_was_published(resnet: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm" / "config.json").write_text('{"architecture": "resnet18", "pretrained_cfg": null}')
+    save_file(resnet, tmp_path / "timm" / "model.safetensors")
+    report, _ = import_checkpoint(tmp_path / "timm", tmp_path / "out")
+    assert report.parts["backbone"] == (120, 120)
+
+
 class Evil:
     """Would run code when unpickled."""
 

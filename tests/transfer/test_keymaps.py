@@ -70,6 +70,12 @@ def test_tensors_come_back_as_they_went(resnet50, target: str, detector: str) ->
     assert all(back[name].shape == resnet50[name].shape for name in back)
 
 
+def test_tensors_of_a_users_own_stay_behind_and_are_counted(resnet50) -> None:
+    more = {**resnet50, "my_head.weight": torch.zeros(2)}
+    tensors, coverage = convert(more, TABLES["detectron2", "mask_rcnn"], "detectron2", "mask_rcnn")
+    assert len(tensors) == 390 and "other tensors: 1 tensors without a place" in coverage.left_out
+
+
 def test_retinanet_of_mmdet_and_torchvision_counts_from_p3() -> None:
     assert to_theirs("fpn.lateral.0.conv.weight", TABLES["mmdet", "retinanet"]) is None
     assert to_theirs("fpn.output.1.bn.bias", TABLES["mmdet", "retinanet"]) == "neck.fpn_convs.0.bn.bias"

@@ -57,6 +57,16 @@ def test_torch_export_gives_the_maps_at_any_size(model: MCLModel, tiny_run: Path
             assert (ours - theirs).abs().max() < 1e-4
 
 
+def test_what_onnx_needs_is_asked_for_before_anything_is_traced(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcl_hf.transfer.to_onnx.find_spec", lambda name: None if name == "onnxscript" else name)
+    monkeypatch.setattr("mcl_hf.transfer.to_onnx.trace", lambda *_: pytest.fail("it was traced"))
+    with pytest.raises(InputError, match=r"needs onnxscript: pip install 'mcl-hf\[onnx\]'"):
+        export_checkpoint(tiny_run, tmp_path / "new" / "out", "onnx")
+    assert not (tmp_path / "new").exists()
+
+
 def test_swin_is_refused_at_once(tmp_path: Path) -> None:
     config = MCLConfig(
         backbone="swin_tiny_patch4_window7_224", backbone_kwargs={"depths": [1, 1, 1, 1], "embed_dim": 24},
