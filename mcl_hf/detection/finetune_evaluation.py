@@ -13,7 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from mcl_hf.detection.detection_data import DetectionData
 from mcl_hf.detection.evaluate import DetectionMetrics, evaluate_detections
@@ -123,7 +125,8 @@ class EvaluationWatch:
     def evaluate(self) -> dict[str, float]:
         """Detect and score with the network as it is; figures by name, such as ``eval/box/AP``. All ranks.
 
-        On the main process, files of the evaluation are written to ``evaluation/`` in the run's folder.
+        On the main process, files of the evaluation are written to ``evaluation/`` in the run's folder, and with
+        `log_images` its pictures go to the trackers.
         """
         run, data = self.run, self.data
         assert data is not None, "asked to evaluate without data"
@@ -141,17 +144,33 @@ class EvaluationWatch:
             )
         finally:
             run.network.train()
+        self._name_unread(predicted.broken)
         results = gather_results(to_results(predicted.detections, data), data)
 
         def score() -> dict[str, float]:
             with_masks = data.has_masks and arguments.detector == "mask_rcnn"
             metrics = evaluate_detections(data, results, backend=arguments.eval_backend, masks=with_masks)
             about = {"run": str(run.output_dir), "step": run.state.step, "seed": arguments.seed}
-            write_evaluation(run.output_dir / "evaluation", data, results, metrics, about)
+            written = write_evaluation(run.output_dir / "evaluation", data, results, metrics, about)
+            for path in written if arguments.log_images else []:
+                if path.suffix == ".png":
+                    with Image.open(path) as picture:
+                        run.tracking.log_picture(path.stem, np.asarray(picture.convert("RGB")), run.state.step)
             self.newest = metrics
             return figures_of(metrics)
 
         return on_main_process(run.accelerator, score)
+
+    def _name_unread(self, broken: dict[int, str]) -> None:
+        """Say which images could not be read, and so count as ones in which nothing was found. All ranks."""
+        total = self.run.total_over_ranks(len(broken))
+        if total:
+            assert self.data is not None, "it was evaluated on"
+            known = [f"{self.data.names[index]}: {reason}" for index, reason in broken.items()][:1]
+            self.run.tracking.print(
+                f"warning: in {total} of {len(self.data)} validation images nothing was looked for, as they cannot be "
+                f"read{''.join(f' ({one})' for one in known)}: what is annotated there counts as missed"
+            )
 
     def _keep_if_best(self, figures: dict[str, float]) -> None:
         best, ap = self.run.state.best, figures[main_figure(figures)]

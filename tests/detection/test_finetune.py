@@ -14,7 +14,7 @@ from mcl_hf.detection.finetune import fingerprint, take_fraction
 from mcl_hf.detection.finetune_finish import is_best_chosen
 from mcl_hf.errors import InputError
 from mcl_hf.training.state import read_training_state
-from mcl_hf.training.tracking import read_log
+from mcl_hf.training.tracking import Tracking, read_log
 
 from .scenes import add_crowds, write_scenes
 from .tiny_detector import FEW_REGIONS
@@ -230,6 +230,25 @@ def test_validation_data_without_objects_are_seen_before_training(run, scenes, t
     assert "AP will not be measured: the validation data" in "".join(capsys.readouterr())
     with pytest.raises(InputError, match="have no objects, crowds apart: AP cannot be measured"):
         run("other", val_data=str(file), val_images=str(folder / "val"), max_steps=1)
+
+
+@pytest.mark.parametrize("log_images", [False, True])
+def test_pictures_go_to_trackers_only_when_asked(run, monkeypatch, log_images):
+    sent = []
+    monkeypatch.setattr(
+        Tracking, "log_picture", lambda self, name, pixels, step: sent.append((name, pixels.ndim, step))
+    )
+    run(max_steps=1, log_images=log_images)
+    assert sent == ([("detections", 3, 1), ("precision_recall", 3, 1)] if log_images else [])
+
+
+def test_validation_images_that_do_not_decode_are_named(run, scenes, tmp_path, capsys):
+    folder = shutil.copytree(scenes, tmp_path / "damaged")
+    file = sorted((folder / "val").iterdir())[1]
+    file.write_bytes(file.read_bytes()[:2000])  # the header is whole
+    assert "eval/box/AP" in run(data=str(folder), max_steps=1).metrics
+    said = "".join(capsys.readouterr())
+    assert "in 1 of 4 validation images nothing was looked for" in said and f"({file}: " in said
 
 
 def test_the_fingerprint_knows_masks(scenes, tmp_path):
