@@ -6,8 +6,8 @@ here.
 Source: paper section 3 (a plain ResNet with its four stages); published code `openselfsup/models/backbones/resnet.py`.
 timm's ResNet is the same network with the same tensor names (torchvision's), so weights move freely between the two.
 
-Differs from the published code: where a ResNet starts from nothing. timm draws convolutions by fan-out and lets the last
-batch norm of each residual branch start at scale 0; published are fan-in and scale 1
+Differs from the published code: where a ResNet starts from nothing. timm draws convolutions by fan-out and lets the
+last batch norm of each residual branch start at scale 0; published are fan-in and scale 1
 (`backbone_kwargs={"zero_init_last": False}` gives the latter).
 """
 
