@@ -4,8 +4,8 @@ Where it sits: recorded, results -> **card_limits** -> card.
 """
 
 from mcl_hf.hub.markdown import code, join, number, plain
+from mcl_hf.hub.measured import Results
 from mcl_hf.hub.recorded import Recorded
-from mcl_hf.hub.results import Results
 from mcl_hf.hub.training_rows import health_lines, licence_text, log_gap, start_text
 from mcl_hf.training.state import TrainingState
 

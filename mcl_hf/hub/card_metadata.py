@@ -12,8 +12,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mcl_hf.errors import InputError
 from mcl_hf.hub.markdown import is_number, one_line
+from mcl_hf.hub.measured import DetectionResult, Results
 from mcl_hf.hub.recorded import Recorded
-from mcl_hf.hub.results import DetectionResult, Results
 
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HEADER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*\r?\n", re.DOTALL)

@@ -19,8 +19,8 @@ from mcl_hf.hub.markdown import (
     plain,
     table,
 )
+from mcl_hf.hub.measured import FIGURES, ComparisonResult, DetectionResult, ProbeResults, Results
 from mcl_hf.hub.recorded import Recorded
-from mcl_hf.hub.results import FIGURES, ComparisonResult, DetectionResult, ProbeResults, Results
 from mcl_hf.hub.training_rows import options_rows, protocol_rows
 from mcl_hf.probe.region_features import FEATURES
 from mcl_hf.probe.report import TITLES

@@ -1,12 +1,11 @@
 """Evaluations as they lie on the disk: figures of detectors, comparisons of starts, probes. Read, never computed anew.
 
 Where it sits: metrics.json (`finetune`, `evaluate`, a job of a comparison), comparison.json, probe.json -> **results**
--> the card's tables and its `model-index`. What kind a file is, its content says.
+-> measured -> the card's sections and its `model-index`. What kind a file is, its content says.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from mcl_hf.detection.compare_statistics import mean_and_sd
 from mcl_hf.detection.finetune_arguments import FinetuneArguments
 from mcl_hf.errors import InputError
 from mcl_hf.hub.command_line import compare_command, evaluate_command, run_command
+from mcl_hf.hub.measured import ComparisonResult, DetectionResult, ProbeResults, Results
 from mcl_hf.hub.recorded import Recorded, read_recorded
 from mcl_hf.hub.run_record import without_private_parts
 from mcl_hf.hub.shapes import (
@@ -28,92 +28,7 @@ from mcl_hf.hub.shapes import (
 from mcl_hf.training.record_check import misfit
 from mcl_hf.training.state import TrainingState
 
-FIGURES = ("AP", "AP50", "AP75")
 _FOUND_IN = ("evaluation/metrics.json", "metrics.json", "probe.json", "comparison.json")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DetectionResult:
-    """Figures of a detector, or their means over seeds.
-
-    Attributes:
-        model: what was measured, by name.
-        relation: `own` for the card's model, `from_it` for a detector that was fine-tuned from it, else `other`.
-        data: name of the data set.
-        repository: of the data set on the Hub, if it lies there.
-        split: part of it.
-        images, objects: in it.
-        figures: such as "box AP" -> value in [0, 1]; None or not finite where it was not measured.
-        sd: spread over seeds of the same figures.
-        seeds: of the runs behind it; empty where they are not recorded.
-        share: of the labelled images that was trained on, in (0, 1]; None where it is not recorded.
-        run: the fine-tuning run, for its protocol; None where it is not recorded.
-        command: that measured it.
-        counted_by: library that computed AP.
-    """
-
-    model: str
-    relation: str
-    data: str
-    repository: str | None = None
-    split: str | None = None
-    images: int | None = None
-    objects: int | None = None
-    figures: dict[str, float | None] = field(default_factory=dict)
-    sd: dict[str, float] = field(default_factory=dict)
-    seeds: list[int] = field(default_factory=list)
-    share: float | None = None
-    run: Recorded | None = None
-    command: str | None = None
-    counted_by: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComparisonResult:
-    """A comparison of starts.
-
-    Attributes:
-        sentence: what it found, in its own words.
-        warnings: what makes it less than fair; `failed`: jobs without a result.
-        rows: one for each start and share of the labels.
-        images: labelled ones in all.
-        data: of `training` and `validation`, fields of a `DetectionResult`; empty where they were not recorded.
-        digests: of the annotations of both.
-        options: of its runs, as far as they are the same.
-        command: that made it.
-    """
-
-    sentence: str
-    warnings: list[str]
-    failed: list[str]
-    rows: list[DetectionResult]
-    images: int
-    data: dict[str, dict[str, Any]]
-    digests: dict[str, str]
-    options: dict[str, Any]
-    command: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeResults:
-    """Probes of one or several networks, the card's own first.
-
-    Attributes:
-        networks: name -> numbers, as `mcl_hf.probe.ProbeResult` has them.
-        own: names of those that are the card's model.
-    """
-
-    networks: dict[str, dict[str, Any]]
-    own: list[str]
-
-
-@dataclass(frozen=True)
-class Results:
-    """All that was measured of a model."""
-
-    detections: list[DetectionResult]
-    comparisons: list[ComparisonResult]
-    probes: list[ProbeResults]
 
 
 def read_results(recorded: Recorded, repository: str | None, files: Sequence[Path]) -> Results:
