@@ -145,6 +145,8 @@ def _pretrain(
     if arguments.activation_checkpointing:
         recompute_activations(network.mcl.backbone)
     if arguments.compile:
+        if world_size > 1:  # keep each part one graph: DDP would have it cut where its buckets of gradients end
+            torch._dynamo.config.optimize_ddp = False
         for part in (network.mcl, getattr(network, "target", None)):
             for module in (part.backbone, part.fpn, part.region_head) if part is not None else ():
                 module.compile()
