@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcl_hf.hub.recorded import Recorded
+from mcl_hf.models.timm_backbone import layer_arguments
 from mcl_hf.transfer.companions import RESNET_DEPTHS
 from mcl_hf.transfer.remote_code import CARRIED
 from mcl_hf.transfer.to_onnx import can_be_traced
@@ -169,7 +170,7 @@ def _detector_class(place: str, detector: str) -> Door:
 def _exports(recorded: Recorded, place: str, with_timm: bool) -> list[Door]:
     """Commands for the frameworks that have no door of their own; no door where there is none of them."""
     config, name = recorded.config, shlex.quote(place)
-    plain = config["backbone"] in RESNET_DEPTHS and not config.get("backbone_kwargs")
+    plain = config["backbone"] in RESNET_DEPTHS and not layer_arguments(config.get("backbone_kwargs"))
     targets = ["torchvision", "detectron2", "mmdet"] if plain else []
     if recorded.detector is not None and not with_timm:
         targets.insert(0, "timm")

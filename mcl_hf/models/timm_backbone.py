@@ -7,8 +7,9 @@ Source: paper section 3 (a plain ResNet with its four stages); published code `o
 timm's ResNet is the same network with the same tensor names (torchvision's), so weights move freely between the two.
 
 Differs from the published code: where a ResNet starts from nothing. timm draws convolutions by fan-out and lets the
-last batch norm of each residual branch start at scale 0; published are fan-in and scale 1
-(`backbone_kwargs={"zero_init_last": False}` gives the latter).
+last batch norm of each residual branch start at scale 0; published are fan-in and scale 1. The recipe of the paper asks
+for the latter (`backbone_kwargs={"zero_init_last": False}`); by how much a draw is scaled, the batch norm behind each
+convolution takes away.
 """
 
 import functools
@@ -23,6 +24,8 @@ from torch import nn
 
 REQUIRED_STRIDES = (4, 8, 16, 32)
 """Strides of C2, C3, C4, C5 in pixels."""
+
+_INITIAL_ONLY = ("zero_init_last",)
 
 # timm builds these for one input side unless told otherwise; MCL feeds any side.
 _FAMILY_KWARGS: dict[str, dict[str, Any]] = {"swin_transformer": {"strict_img_size": False}}
@@ -71,6 +74,16 @@ def timm_arguments(name: str, backbone_kwargs: dict[str, Any] | None = None) -> 
     """Arguments of `timm.create_model` for an architecture: those that its family needs here, and the given ones."""
     family = timm.model_entrypoint(name).__module__.rsplit(".", 1)[-1]
     return {**_FAMILY_KWARGS.get(family, {}), **(backbone_kwargs or {})}
+
+
+def layer_arguments(backbone_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """Those of the arguments that decide on a network's layers; the others only on the weights that it starts from.
+
+    Example:
+        >>> layer_arguments({"zero_init_last": False, "stem_width": 8})
+        {'stem_width': 8}
+    """
+    return {name: value for name, value in (backbone_kwargs or {}).items() if name not in _INITIAL_ONLY}
 
 
 def describe_backbone(

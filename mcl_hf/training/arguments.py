@@ -34,8 +34,11 @@ MODEL_FIELDS = (
 )
 # Of each pair only one may be set; an override replaces the recipe's other one.
 _EITHER_OR = (("epochs", "max_steps"), ("global_batch_size", "batch_size"))
-# A recipe's columns are those of its own data.
-_OF_THE_DATA = {"data": ("data_files", "image_column", "label_column", "group_column", "split")}
+# A recipe's columns are those of its own data, its timm arguments those of its own backbone.
+_BELONGS = {
+    "data": ("data_files", "image_column", "label_column", "group_column", "split"),
+    "backbone": ("backbone_kwargs",),
+}
 
 
 @dataclass(kw_only=True)
@@ -276,4 +279,4 @@ def load_arguments(recipe: str | None = None, **overrides: Any) -> PretrainArgum
     Raises:
         InputError: an unknown recipe or field (the nearest match is named), or a value that cannot be used.
     """
-    return load_options(PretrainArguments, recipe, overrides, _EITHER_OR, belongs=_OF_THE_DATA)
+    return load_options(PretrainArguments, recipe, overrides, _EITHER_OR, belongs=_BELONGS)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from mcl_hf.errors import InputError
+from mcl_hf.models.timm_backbone import layer_arguments
 from mcl_hf.transfer.checkpoint import Checkpoint
 from mcl_hf.transfer.companions import RESNET_DEPTHS, detectron2_yaml, mmdet_config, torchvision_script
 from mcl_hf.transfer.convert import Coverage, convert
@@ -91,8 +92,9 @@ def _kind(detector: str) -> str:
 def _check_backbone(checkpoint: Checkpoint, target: str) -> None:
     """Only plain ResNets have a name and the same layers everywhere."""
     config = checkpoint.config
-    if config.backbone not in RESNET_DEPTHS or config.backbone_kwargs:
-        changed = f" with {config.backbone_kwargs}" if config.backbone_kwargs else ""
+    layers = layer_arguments(config.backbone_kwargs)
+    if config.backbone not in RESNET_DEPTHS or layers:
+        changed = f" with {layers}" if layers else ""
         raise InputError(
             f"{target} has no names for the backbone {config.backbone}{changed}: this export knows "
             f"{', '.join(RESNET_DEPTHS)}; --to timm and --to onnx take any backbone"

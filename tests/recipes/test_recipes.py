@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from mcl_hf.errors import InputError
+from mcl_hf.models.timm_backbone import build_timm_network
 from mcl_hf.recipes import load_recipe, recipe_names
 from mcl_hf.training.arguments import PretrainArguments, load_arguments
 
@@ -27,6 +28,9 @@ def test_paper_recipe_has_the_published_numbers():
     assert (arguments.min_lr, arguments.clip_grad_norm, arguments.target_momentum) == (1e-4, 500, 0.99)
     assert [int(128 * fraction) for fraction in config.montage_fractions] == [128, 32, 8, 4]
     assert (config.region_scope, arguments.view_rendering) == ("published", "published")
+    network = build_timm_network(config.backbone, config.num_channels, config.backbone_kwargs)
+    scales = {name: float(weight.detach().sum()) for name, weight in network.named_parameters() if "bn3.weight" in name}
+    assert len(scales) == 16 and min(scales.values()) > 0  # the published ResNet's residual branches are open
 
 
 def test_recipe_from_a_file(tmp_path):

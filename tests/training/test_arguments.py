@@ -79,3 +79,9 @@ def test_a_recipes_columns_are_those_of_its_own_data():
     assert load_arguments("demo", data="my-images").group_column is None
     assert load_arguments("demo", data="my-images", group_column="video").group_column == "video"
     assert load_arguments("demo", group_column="none").group_column is None
+
+
+def test_a_recipes_timm_arguments_are_those_of_its_own_backbone():
+    narrow = load_arguments("demo").backbone_kwargs
+    assert narrow and load_arguments("demo", backbone="convnext_atto").backbone_kwargs is None
+    assert load_arguments("demo", backbone="convnext_atto", backbone_kwargs=narrow).backbone_kwargs == narrow

@@ -1,7 +1,9 @@
 """What is written opens in the frameworks at hand with bit-equal outputs; the rest is checked by names and settings."""
 
+import json
 import re
 import runpy
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +128,18 @@ def test_detectron2_files(run: Path, pretraining: MCLForPreTraining, tmp_path: P
     export_checkpoint(run, tmp_path / "retinanet", "detectron2", detector="retinanet")
     model = yaml.safe_load((tmp_path / "retinanet" / "config.yaml").read_text())["MODEL"]
     assert model["META_ARCHITECTURE"] == "RetinaNet" and model["FPN"]["IN_FEATURES"] == ["res3", "res4", "res5"]
+
+
+@torch.no_grad()
+def test_options_of_the_start_alone_hinder_no_export(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("pretraining"))
+    content = json.loads((run / "config.json").read_text()) | {"backbone_kwargs": {"zero_init_last": False}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(content))
+    for target in ("timm", "detectron2"):
+        export_checkpoint(tmp_path / "run", tmp_path / target, target)
+    network = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
+    expected = MCLModel.from_pretrained(run)(PIXELS).backbone_feature_maps[-1]
+    assert torch.equal(network.forward_features(PIXELS), expected)
 
 
 def test_mmdet_files(run: Path, tmp_path: Path) -> None:
