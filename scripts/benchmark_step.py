@@ -37,6 +37,7 @@ from step_variants import VARIANTS, Variant, print_ratios
 from mcl_hf import MCLConfig, MCLForPreTraining
 from mcl_hf.models import recompute_activations
 from mcl_hf.training.arithmetic import set_arithmetic
+from mcl_hf.training.compile_parts import compile_parts
 from mcl_hf.training.optim import LARS, is_excluded
 
 
@@ -81,11 +82,10 @@ def build_step(variant: Variant, args: argparse.Namespace, device: str) -> tuple
     )
     if variant.recompute:
         recompute_activations(model.mcl.backbone)
-    if variant.compile:
-        for module in (model.mcl.backbone, model.target.backbone) if variant.scope != "supervised" else (model,):
-            module.compile()
-        if variant.scope != "supervised":
-            model.mcl.region_head.compile(dynamic=True)
+    if variant.compile and variant.scope == "supervised":  # timm's plain ResNet
+        model.compile()
+    elif variant.compile:
+        compile_parts(model)
     if variant.scope == "supervised":
         images = images.to(device, memory_format=memory_format)
         labels = labels.to(device)

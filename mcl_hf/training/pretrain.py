@@ -32,6 +32,7 @@ from ..models import (
 )
 from .arguments import PretrainArguments, load_arguments
 from .arithmetic import set_arithmetic
+from .compile_parts import compile_parts
 from .course import RunResult, common_parts, make_ready, open_folder, see_through, take_up
 from .finish import finish_pretraining
 from .launch import launched
@@ -147,9 +148,7 @@ def _pretrain(
     if arguments.compile:
         if world_size > 1:  # keep each part one graph: DDP would have it cut where its buckets of gradients end
             torch._dynamo.config.optimize_ddp = False
-        for part in (network.mcl, getattr(network, "target", None)):
-            for module in (part.backbone, part.fpn, part.region_head) if part is not None else ():
-                module.compile()
+        compile_parts(network)
     model, prepared = make_ready(accelerator, arguments, network, optimizer, checkpoint, state, output_dir)
 
     # --- run ----------------------------------------------------------------------------------------------------------
