@@ -90,7 +90,8 @@ class Lifeline:
 
     def _wait_for_finding(self) -> str | None:
         self._silence = SILENCE_AFTER_ERROR_SECONDS
-        limit = time.monotonic() + SILENCE_AFTER_ERROR_SECONDS + 3 * BEAT_SECONDS
+        # Longer than the watch needs: on a busy machine its thread runs late.
+        limit = time.monotonic() + SILENCE_AFTER_ERROR_SECONDS + GRACE_SECONDS
         while self._finding is None and time.monotonic() < limit:
             time.sleep(0.1)
         return self._finding

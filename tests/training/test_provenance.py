@@ -61,7 +61,9 @@ def test_starts(tmp_path):
     folder = tmp_path / "my-run"
     folder.mkdir()
     assert start_record(str(folder)) == {"kind": "folder", "name": "my-run"}
-    state = TrainingState(step=4, data={"sources": [{"name": "images"}]}, recipe={"name": "demo", "changed": []})
+    state = TrainingState(
+        step=4, data={"sources": [{"kind": "files", "name": "images"}]}, recipe={"name": "demo", "changed": []}
+    )
     (folder / RECORD).write_text(json.dumps(asdict(state)))
     run = start_record(str(folder))["run"]
     assert (run["recipe"], run["steps"], run["data"]) == ("demo", 4, ["images"])
