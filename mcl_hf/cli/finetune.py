@@ -12,7 +12,7 @@ from mcl_hf.cli.hub_flags import add_hub_flags, hub_callbacks
 from mcl_hf.cli.options import given_flags, recipe_parser
 from mcl_hf.detection.compare import FRACTIONS, SEEDS, compare_starts
 from mcl_hf.detection.finetune import finetune
-from mcl_hf.detection.finetune_arguments import TASK, FinetuneArguments, load_finetune_arguments
+from mcl_hf.detection.finetune_arguments import RECIPES, FinetuneArguments, load_finetune_arguments
 from mcl_hf.errors import InputError
 
 # Title of a group of flags -> the field of FinetuneArguments that it starts with.
@@ -39,7 +39,7 @@ examples:
 def build_parser() -> Parser:
     """A parser that understands a fine-tuning run: `--recipe` and one flag for each field of `FinetuneArguments`."""
     description = "Fine-tune a detector on annotated images and measure its AP."
-    parser = recipe_parser("mcl-hf finetune", description, EXAMPLES, TASK, FinetuneArguments, GROUPS)
+    parser = recipe_parser("mcl-hf finetune", description, EXAMPLES, RECIPES, FinetuneArguments, GROUPS)
     compare = parser.add_argument_group(
         "comparing starts", "instead of --init; the same command again goes on where it stopped"
     )

@@ -120,7 +120,7 @@ def run_job(folder: Path, options: dict[str, Any], start: str, keep_model: bool,
     from mcl_hf.detection.finetune_arguments import FinetuneArguments
     from mcl_hf.detection.finetune_health import DIVERGED
     from mcl_hf.training.state import newest_whole_checkpoint, read_training_state
-    from mcl_hf.training.tracking import read_log
+    from mcl_hf.viz import read_log
 
     if read_result(folder) is None:
         if newest_whole_checkpoint(folder)[0] is None:  # nothing to go on from

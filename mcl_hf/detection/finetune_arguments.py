@@ -19,7 +19,7 @@ from mcl_hf.detection.train_transform import choose_sizes
 from mcl_hf.errors import InputError
 from mcl_hf.training.options import FromRecipe, load_options, option, set_types
 
-TASK = "finetune"
+RECIPES = "finetune"
 """Folder of the recipes."""
 _EITHER_OR = (("epochs", "max_steps"), ("global_batch_size", "batch_size"))
 # What the rules of `auto` may fill, and what stands there without them: the protocol of published COCO numbers.
@@ -252,4 +252,4 @@ def load_finetune_arguments(recipe: str | None = None, **overrides: Any) -> Fine
     Raises:
         InputError: an unknown recipe or field (the nearest match is named), or a value that cannot be used.
     """
-    return load_options(FinetuneArguments, recipe, overrides, _EITHER_OR, task=TASK)
+    return load_options(FinetuneArguments, recipe, overrides, _EITHER_OR, task=RECIPES)

@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from mcl_hf.detection.configuration_detector import MCLDetectorConfig
-from mcl_hf.detection.finetune_arguments import TASK, load_finetune_arguments
+from mcl_hf.detection.finetune_arguments import RECIPES, load_finetune_arguments
 from mcl_hf.errors import InputError
 from mcl_hf.hub.card import PAPER, fill_template
 from mcl_hf.hub.card_doors import doors
@@ -47,10 +47,10 @@ def recipe_card(name: str) -> str:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"there is no recipe {name!r}: {hint}installed are {', '.join(names)}")
-    recorded, training, labels = (_detector if task == TASK else _pretraining)(name)
+    recorded, training, labels = (_detector if task == RECIPES else _pretraining)(name)
     values = load_recipe(name, task=task)
-    command = ["mcl-hf", "finetune" if task == TASK else "pretrain", "--recipe", name]
-    command += ["--init", "START"] if task == TASK else []
+    command = ["mcl-hf", "finetune" if task == RECIPES else "pretrain", "--recipe", name]
+    command += ["--init", "START"] if task == RECIPES else []
     command += [] if "data" in values else ["--data", "DATA"]
     header = ModelCardData(
         license="apache-2.0", library_name="transformers", pipeline_tag=_pipeline(task),
@@ -125,11 +125,11 @@ def _recorded(name: str, config: dict[str, Any]) -> Recorded:
 
 
 def _pipeline(task: str) -> str:
-    return "object-detection" if task == TASK else "image-feature-extraction"
+    return "object-detection" if task == RECIPES else "image-feature-extraction"
 
 
 def _summary(task: str, recorded: Recorded) -> str:
-    if task == TASK:
+    if task == RECIPES:
         return f"How to fine-tune a detector, {detector_text(recorded.config).split(';')[0]}, from a start of your own."
     return (
         f"How to pre-train a {code(recorded.config['backbone'])} backbone, feature pyramid and region head by "
@@ -150,6 +150,6 @@ def _comment(name: str, task: str) -> str:
 
 def _never_run(name: str, task: str) -> list[str]:
     lines = ["A run of it on a GPU."] if name in _RUN else ["The recipe as it stands, on any machine."]
-    if task != TASK:
+    if task != RECIPES:
         lines.append("Any transfer benchmark of what it gives.")
     return lines

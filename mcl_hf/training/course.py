@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..errors import InputError
+from ..viz import read_log
 from .checkpoint_writer import CheckpointWriter
 from .health import FiniteGuard
 from .loop import train
@@ -29,7 +30,7 @@ from .run import Run, RunArguments, TrainStep, Watch, on_main_process
 from .saving import check_free_space, drop_checkpoints
 from .signals import StopRequest
 from .state import TrainingState, load_optimizer, read_training_state, remove_leftovers, should_save
-from .tracking import Tracking, read_log
+from .tracking import Tracking
 
 
 @dataclass
@@ -169,7 +170,8 @@ def see_through(
     try:
         run.tracking.start_trackers(run.accelerator, state.arguments, state.tracker_ids)
         if run.accelerator.is_main_process and state.step:
-            run.metrics = (read_log(run.output_dir / "log.jsonl") or [{}])[-1]
+            log = run.output_dir / "log.jsonl"
+            run.metrics = read_log(log)[-1] if log.stat().st_size else {}  # empty until the first line is due
         with run.stop.listening():
             train(run, train_step, watch)
         if state.step < state.max_steps and not watch.enough:

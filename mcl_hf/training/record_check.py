@@ -7,9 +7,11 @@ What an older release did not record may be absent; what a newer one records bes
 pydantic's.
 """
 
-from typing import Any
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 _TOLD = {
     "missing": "is missing",
@@ -99,28 +101,25 @@ class MachineShape(Shape):
     python: str | None = None
 
 
-class StateShape(Shape):
-    """`TrainingState`, whose docstring says what each entry is."""
+DEEPER: dict[str, Any] = {
+    "data": DataShape,
+    "recipe": RecipeShape,
+    "start": StartShape,
+    "machines": list[MachineShape],
+}
+"""Entries of a run's record that hold more than their own annotation says."""
 
-    step: int = 0
-    images_seen: int = 0
-    seconds: float = 0.0
-    broken_images: int = 0
-    world_size: int = 1
-    global_batch_size: int = 0
-    max_steps: int = 0
-    arguments: dict[str, Any] = {}
-    data: DataShape = DataShape()
-    best: dict[str, float] = {}
-    health: dict[str, Any] = {}
-    tracker_ids: dict[str, str] = {}
-    scaler: dict[str, Any] = {}
-    broken_since_log: list[str] = []
-    versions: dict[str, str] = {}
-    task: str = ""
-    recipe: RecipeShape = RecipeShape()
-    start: StartShape = StartShape()
-    machines: list[MachineShape] = []
+
+def shape_of(kind: type, deeper: Mapping[str, Any]) -> type[Shape]:
+    """The shape of a dataclass as JSON; each entry may be absent.
+
+    Args:
+        kind: the dataclass.
+        deeper: field -> shape that takes the place of its annotation.
+    """
+    hints = {**get_type_hints(kind), **deeper}
+    entries: dict[str, Any] = {entry.name: (hints[entry.name], None) for entry in dataclasses.fields(kind)}
+    return create_model(f"{kind.__name__}Shape", __base__=Shape, **entries)
 
 
 def misfit(content: Any, shape: Any, name: str = "") -> str | None:

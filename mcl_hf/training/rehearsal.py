@@ -17,10 +17,10 @@ from pathlib import Path
 from ..data import ImageSource
 from ..errors import InputError
 from ..models.montage import MontageLayout
+from ..viz import read_log
 from .arguments import PretrainArguments
 from .plan import Measured
 from .run_data import open_loader
-from .tracking import read_log
 
 _STEPS = 4  # the first ones touch new memory, tune convolutions or compile
 _NO_MEMORY = -9  # the exit code of a process that the system killed for its memory

@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..errors import InputError
-from .record_check import StateShape, misfit
+from .record_check import DEEPER, misfit, shape_of
 
 RECORD = "training_state.json"
 """File of a run's `TrainingState`, in checkpoints and, as a record, beside the finished model."""
@@ -84,6 +84,9 @@ class TrainingState:
     recipe: dict[str, Any] = field(default_factory=dict)
     start: dict[str, Any] = field(default_factory=dict)
     machines: list[dict[str, Any]] = field(default_factory=list)
+
+
+_SHAPE = shape_of(TrainingState, DEEPER)
 
 
 def installed_versions() -> dict[str, str]:
@@ -165,7 +168,7 @@ def read_training_state(checkpoint: Path) -> TrainingState:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{checkpoint} is no checkpoint of a run: {path.name} cannot be read") from error
-    reason = misfit(values, StateShape)
+    reason = misfit(values, _SHAPE)
     if reason is not None:
         raise InputError(f"{path} is damaged: {reason}")
     return TrainingState(**{name: value for name, value in values.items() if name in known})

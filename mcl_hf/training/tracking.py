@@ -171,11 +171,6 @@ def log_up_to(text: str, last_step: int, without: Collection[str] = ()) -> str:
     return "".join(kept)
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Records of a log.jsonl."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def flatten(record: dict[str, Any]) -> dict[str, float]:
     """Numbers of a record by name; `level_losses` (L, 2) becomes `level_losses/0a`, `level_losses/0b`, ..."""
     flat: dict[str, float] = {}

@@ -17,7 +17,7 @@ from mcl_hf.detection.datasets import open_detection_data
 from mcl_hf.detection.evaluate import evaluate_detections
 from mcl_hf.detection.predict import open_detector, predict
 from mcl_hf.detection.results import to_results
-from mcl_hf.training.tracking import read_log
+from mcl_hf.viz import read_log
 
 from .group_scores import score
 from .jobs import Bench, Job, check_same, drop, file_hashes, plain_options, write_result

@@ -23,7 +23,7 @@ from mcl_hf.probe.object_probe import ObjectProbe
 from mcl_hf.probe.region_features import calibrate_norms
 from mcl_hf.training.arguments import MODEL_FIELDS, PretrainArguments
 from mcl_hf.training.saving import no_progress_bar
-from mcl_hf.training.tracking import read_log
+from mcl_hf.viz import read_log
 
 from .arms import Arm, find_arm, level_fields
 from .controls import MODELS

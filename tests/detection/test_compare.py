@@ -22,7 +22,7 @@ from mcl_hf.detection.compare_job import JobResult, drop_rest, read_result
 from mcl_hf.detection.compare_plan import make_plan, start_folder
 from mcl_hf.detection.finetune_arguments import FinetuneArguments
 from mcl_hf.errors import InputError
-from mcl_hf.training.tracking import read_log
+from mcl_hf.viz import read_log
 
 from .scenes import write_scenes
 from .test_finetune import TINY

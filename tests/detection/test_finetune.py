@@ -14,7 +14,8 @@ from mcl_hf.detection.finetune import fingerprint, take_fraction
 from mcl_hf.detection.finetune_finish import is_best_chosen
 from mcl_hf.errors import InputError
 from mcl_hf.training.state import read_training_state
-from mcl_hf.training.tracking import Tracking, read_log
+from mcl_hf.training.tracking import Tracking
+from mcl_hf.viz import read_log
 
 from .scenes import add_crowds, write_scenes
 from .tiny_detector import FEW_REGIONS

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mcl_hf
-from mcl_hf.training.tracking import read_log
+from mcl_hf.viz import read_log
 from tests.training.ranks import run_ranks
 
 from .scenes import write_scenes

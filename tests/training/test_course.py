@@ -13,7 +13,7 @@ from mcl_hf.training.launch import launched
 from mcl_hf.training.resume import COMPARED_BY_RESULT, WITHOUT_INFLUENCE, RecipeRules
 from mcl_hf.training.run import NoWatch, Run
 from mcl_hf.training.state import TrainingState
-from mcl_hf.training.tracking import read_log
+from mcl_hf.viz import read_log
 from tests.training.test_state import Model, Processor
 
 RULES = RecipeRules(("optimizer",), frozenset(WITHOUT_INFLUENCE), frozenset(COMPARED_BY_RESULT))

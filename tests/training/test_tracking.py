@@ -4,7 +4,8 @@ import pytest
 
 from mcl_hf.errors import InputError
 from mcl_hf.training import tracking
-from mcl_hf.training.tracking import Tracking, check_trackers, flatten, log_up_to, read_log, truncate_log
+from mcl_hf.training.tracking import Tracking, check_trackers, flatten, log_up_to, truncate_log
+from mcl_hf.viz import read_log
 
 
 def test_resuming_drops_the_lines_after_the_checkpoint_and_a_torn_one(tmp_path):
