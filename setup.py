@@ -43,8 +43,6 @@ EXTRAS = {
     "transformers-detectors": ["scipy"],  # the matching losses of DETR and Mask2Former
 }
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
-# For scripts/make_scenes.py; not in "all", since pybullet (3.2.7, 100 MB) serves its second set only.
-EXTRAS["scenes"] = ["pybullet", "scipy"]
 EXTRAS["test"] = [
     "faster-coco-eval",
     "hotcoco",

@@ -19,7 +19,6 @@ from tests.detection.scenes import write_scenes
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
-BENCHMARK, SCENES = "python scripts/benchmark_transfer.py ", "python scripts/make_scenes.py "
 COMMANDS = [
     line.split("#")[0].strip() for language, code in BLOCKS if language == "sh" for line in code.splitlines() if line
 ]
@@ -98,25 +97,8 @@ def test_evaluate_commands(command: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_all_commands_are_known(folder: Path) -> None:
     for command in COMMANDS:
-        known = ("make demo", "make test", *(f"mcl-hf {name}" for name in COMMAND_NAMES), BENCHMARK, SCENES)
+        known = ("make demo", "make test", *(f"mcl-hf {name}" for name in COMMAND_NAMES))
         assert command.startswith(known), command
-
-
-def test_benchmark_commands_are_understood() -> None:
-    from scripts.benchmark_transfer import parse
-
-    found = [parse(shlex.split(command)[2:]) for command in COMMANDS if command.startswith(BENCHMARK)]
-    assert {arguments.scale for arguments in found} == {"smoke", "cpu", "gpu"}
-
-
-def test_scene_commands_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
-    import make_scenes
-
-    card = (Path(__file__).parents[1] / "model_cards" / "transfer-benchmark.md").read_text(encoding="utf-8")
-    commands = [line.split("#")[0].strip() for line in [*COMMANDS, *card.splitlines()]]
-    found = [make_scenes._parser().parse_args(shlex.split(line)[2:]) for line in commands if line.startswith(SCENES)]
-    assert len(found) >= 6
 
 
 def test_files_that_the_readme_shows_exist() -> None:

@@ -30,7 +30,7 @@ def test_the_card_of_a_recipe_is_what_the_recipe_gives(task, name):
 def test_there_is_one_card_a_recipe_and_the_template_that_is_used():
     names = {name for _, name in NAMES}
     assert len(names) == len(NAMES), "two tasks have a recipe of the same name"
-    assert {path.stem for path in CARDS.glob("*.md")} == {*names, "template", "transfer-benchmark"}
+    assert {path.stem for path in CARDS.glob("*.md")} == {*names, "template"}
     used = ROOT / "mcl_hf" / "hub" / TEMPLATE
     assert (CARDS / "template.md").read_text(encoding="utf-8") == used.read_text(encoding="utf-8"), f"copy {used} there"
 

@@ -7,7 +7,7 @@ from mcl_hf.recipes import recipe_names
 
 NAMES = (
     "auto", "cityscapes-maskrcnn-r50-fpn", "coco-maskrcnn-r50-fpn-1x", "coco-maskrcnn-r50-fpn-2x",
-    "coco-retinanet-r50-fpn-1x", "scenes", "voc-fasterrcnn-r50-fpn",
+    "coco-retinanet-r50-fpn-1x", "voc-fasterrcnn-r50-fpn",
 )  # fmt: skip
 SIDES = np.full(118_000, 480)
 
