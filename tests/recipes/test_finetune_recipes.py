@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mcl_hf.detection.finetune_arguments import TASK, load_finetune_arguments
+from mcl_hf.detection.finetune_arguments import RECIPES, load_finetune_arguments
 from mcl_hf.errors import InputError
 from mcl_hf.recipes import recipe_names
 
@@ -13,7 +13,7 @@ SIDES = np.full(118_000, 480)
 
 
 def test_the_recipes_are_these():
-    assert recipe_names(TASK) == sorted(NAMES)
+    assert recipe_names(RECIPES) == sorted(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
