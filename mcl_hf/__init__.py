@@ -1,7 +1,7 @@
 """mcl_hf: multi-level contrastive pre-training of detection backbones (MCL, arXiv 2304.02010).
 
-Importing it registers the models with transformers' Auto classes. `pretrain` and `finetune` are loaded on first use, so
-that importing the package brings in neither datasets nor accelerate.
+Importing it registers the models with transformers' Auto classes. `pretrain`, `finetune` and `compare` are loaded on
+first use, so that importing the package brings in neither datasets nor accelerate.
 """
 
 from typing import Any
@@ -73,6 +73,7 @@ __all__ = [
     "RegionHead",
     "__version__",
     "assemble_montage",
+    "compare",
     "finetune",
     "load_backbone_weights",
     "load_starting_weights",
@@ -81,6 +82,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "compare":
+        from .detection.compare import compare
+
+        return compare
     if name == "finetune":
         from .detection.finetune import finetune
 

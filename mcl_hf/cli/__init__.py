@@ -16,6 +16,7 @@ COMMANDS = {
     "pretrain": "pre-train a backbone, its feature pyramid and region head on images",
     "probe": "measure what the region features of checkpoints know, without training them",
     "finetune": "fine-tune a detector from a checkpoint on annotated images, and measure its AP",
+    "compare": "say which start helps on annotated images: pre-trainings, detectors, one answer",
     "evaluate": "measure a detector on annotated images: COCO's figures, Pascal VOC's, pictures",
     "export": "write a checkpoint for timm, torchvision, detectron2, mmdet or ONNX",
     "import": "start from a checkpoint of another program",

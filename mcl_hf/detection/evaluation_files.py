@@ -3,6 +3,7 @@
 Flow: evaluate -> **evaluation_files**. For `mcl-hf evaluate`, and for fine-tuning when it has evaluated.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -75,14 +76,20 @@ def drawn_images(data: DetectionData, results: Sequence[Result], count: int, sco
     drawn = []
     for index in indices:
         item = data[int(index)]
-        try:
-            pixels = item.decode()
-        except BrokenImage:  # scored from a file, which needs no pixels
-            continue
-        found = sorted(of_image[item.image_id], key=_score, reverse=True)
-        note = f"{len(found)} of score {score:g} or more"
-        drawn.append(DrawnImage(pixels, item.name, _annotated(item, data), _predicted(found, item, data), note))
+        found = of_image[item.image_id]
+        with contextlib.suppress(BrokenImage):  # scored from a file, which needs no pixels
+            drawn.append(draw_image(item, data, found, f"{len(found)} of score {score:g} or more"))
     return drawn
+
+
+def draw_image(item: DetectionItem, data: DetectionData, found: Sequence[Result], note: str) -> DrawnImage:
+    """One image with its annotations and what was found in it, best first.
+
+    Raises:
+        BrokenImage: it does not decode.
+    """
+    best = sorted(found, key=_score, reverse=True)
+    return DrawnImage(item.decode(), item.name, _annotated(item, data), _predicted(best, item, data), note)
 
 
 def _annotated(item: DetectionItem, data: DetectionData) -> DrawnObjects:

@@ -71,6 +71,8 @@ def finetune(
     *,
     recipe: str | None = None,
     callbacks: Sequence[Any] = (),
+    train_on: DetectionData | None = None,
+    measure_on: DetectionData | None = None,
     **options: Any,
 ) -> RunResult:
     """Fine-tune a detector on annotated images, measure its AP, and write it to `output_dir`.
@@ -80,6 +82,8 @@ def finetune(
         recipe: name or YAML file, and
         options: fields of `FinetuneArguments` on top of it.
         callbacks: objects with any of the methods of `mcl_hf.training.run.Callback`.
+        train_on: images of `data` that are opened already, such as a part of them; None opens `data`.
+        measure_on: likewise for `val_data`.
 
     Raises:
         InputError: something given cannot be used; nothing was trained, or the last whole checkpoint stays.
@@ -103,11 +107,16 @@ def finetune(
     import_backend(arguments.eval_backend)  # before hours of training
     with launched(arguments, output_dir) as accelerator:
         set_arithmetic(accelerator.device, arguments.tf32)
-        return _finetune(arguments, output_dir, accelerator, callbacks)
+        return _finetune(arguments, output_dir, accelerator, callbacks, train_on, measure_on)
 
 
 def _finetune(
-    arguments: FinetuneArguments, output_dir: Path, accelerator: Accelerator, callbacks: Sequence[Any]
+    arguments: FinetuneArguments,
+    output_dir: Path,
+    accelerator: Accelerator,
+    callbacks: Sequence[Any],
+    train_on: DetectionData | None,
+    measure_on: DetectionData | None,
 ) -> RunResult:
     # --- where to start ---------------------------------------------------------------------------------------------
     checkpoint, lines = open_folder(accelerator, output_dir, arguments.resume)
@@ -118,8 +127,8 @@ def _finetune(
         arguments = replace(arguments, init=_start_of(checkpoint, arguments.init, lines))
 
     # --- data ---------------------------------------------------------------------------------------------------------
-    data = training_data(arguments)
-    val_data = validation_data(arguments, data, lines)
+    data = training_data(arguments) if train_on is None else train_on
+    val_data = validation_data(arguments, data, lines) if measure_on is None else measure_on
     lines.append(data.description)
     given = arguments
     arguments = arguments.resolved(data.widths, data.heights)

@@ -93,7 +93,7 @@ def start_detector(
     else:
         raise InputError("a detector needs its classes: give num_labels or id2label")
     try:
-        source_config = _read_config(init)
+        source_config = read_start_config(init)
         config = _detector_config(init, source_config, detector, given)
         model = (model_class or _class_of(config))(config).train()
         tensors = {} if init == "random" else read_checkpoint(init, config)
@@ -144,7 +144,7 @@ def rename_for_detector(tensors: Mapping[str, torch.Tensor], shift_levels: bool)
     return renamed
 
 
-def _read_config(init: str) -> MCLConfig | MCLDetectorConfig | dict[str, Any] | None:
+def read_start_config(init: str) -> MCLConfig | MCLDetectorConfig | dict[str, Any] | None:
     """Configuration that comes with the weights: one of ours, or what timm wrote, or None where there is none."""
     if init == "random" or init.startswith("timm:"):
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mcl_hf.data.licences import describe_sources
-from mcl_hf.detection.compare_statistics import mean_and_sd
+from mcl_hf.detection.compare.statistics import mean_and_sd
 from mcl_hf.detection.finetune_arguments import FinetuneArguments
 from mcl_hf.errors import InputError
 from mcl_hf.hub.command_line import compare_command, evaluate_command, run_command

@@ -136,6 +136,8 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
         if value is None or value == "none":
             return None
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    if hint is Any:
+        return value
     origin = typing.get_origin(hint)
     if origin is Literal:
         choices = typing.get_args(hint)

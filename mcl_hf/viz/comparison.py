@@ -1,6 +1,6 @@
-"""Starts compared: AP over the share of labels, each seed a dot, and the paired differences with their intervals.
+"""Starts compared: scores over labelled images, each seed a dot, paired differences with intervals, and what was found.
 
-Behind `mcl-hf finetune --compare`; draws with matplotlib (extra `viz`).
+Behind `mcl-hf compare`; curves are drawn with matplotlib (extra `viz`), detections with Pillow.
 """
 
 import textwrap
@@ -14,17 +14,21 @@ from mcl_hf.viz.figure import INK, LINE_COLOURS, QUIET, figure_to_image, literal
 
 
 def comparison_picture(
-    scores: Mapping[float, Mapping[str, Mapping[int, float]]],
-    differences: Mapping[float, Sequence[Mapping[str, Any]]],
-    figure_name: str,
+    scores: Mapping[str, Mapping[str, Mapping[int, float]]],
+    counts: Mapping[str, int],
+    differences: Sequence[Any],
+    title: str,
+    unit: str,
     sentence: str,
 ) -> Image.Image:
-    """Two panels: scores and differences.
+    """Two panels: scores over labels, and differences.
 
     Args:
-        scores: share of labels in (0, 1] -> start -> seed -> AP in percent; shares ascend.
-        differences: share -> pairs with `better`, `other`, `mean`, `low` and `high` (None without an interval), points.
-        figure_name: such as "box AP".
+        scores: labelled images -> start -> seed -> score in percent; ascending.
+        counts: how many labelled images these are.
+        differences: with `one`, `other`, `images`, `mean`, `low`, `high` (None: no interval), `holm` and `tells`.
+        title: of the score, such as "box AP50".
+        unit: such as "labelled images".
         sentence: above both.
 
     Returns:
@@ -33,62 +37,59 @@ def comparison_picture(
     Raises:
         InputError: matplotlib is not installed.
     """
-    pairs = [(fraction, pair) for fraction, found in differences.items() for pair in found]
-    figure = new_figure(1280, max(520, 170 + 34 * len(pairs)))
+    figure = new_figure(1280, max(520, 170 + 30 * len(differences)))
     figure.suptitle(literal("\n".join(textwrap.wrap(sentence, 150))), x=0.01, ha="left", fontsize=10, color=INK)
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.1])
-    _draw_scores(left, scores, figure_name)
-    _draw_differences(right, pairs, figure_name)
+    _draw_scores(left, scores, counts, title, unit)
+    _draw_differences(right, differences, title, unit)
     return figure_to_image(figure)
 
 
-def _draw_scores(axis: Any, scores: Mapping[float, Mapping[str, Mapping[int, float]]], figure_name: str) -> None:
-    style_axes(axis, "each seed, mean and standard deviation", f"{figure_name}, %", "share of the labelled images, %")
-    fractions = list(scores)
+def _draw_scores(
+    axis: Any,
+    scores: Mapping[str, Mapping[str, Mapping[int, float]]],
+    counts: Mapping[str, int],
+    title: str,
+    unit: str,
+) -> None:
+    style_axes(axis, "each seed, and the mean", f"{title}, %", unit)
     starts = list(next(iter(scores.values()), {}))
+    places = np.log2([counts[images] for images in scores])
+    width = 0.55 * (np.diff(places).min() if len(places) > 1 else 1.0)
     for index, start in enumerate(starts):
         colour = LINE_COLOURS[index % len(LINE_COLOURS)]
-        dodge = 0.12 * (index - (len(starts) - 1) / 2)  # side by side within a share
-        found = [(place + dodge, list(scores[share][start].values())) for place, share in enumerate(fractions)]
-        found = [(place, values) for place, values in found if values]
+        dodge = width * ((index + 0.5) / len(starts) - 0.5)  # side by side at one number of images
+        found = [
+            (place + dodge, list(of[start].values()))
+            for place, of in zip(places, scores.values(), strict=True)
+            if of[start]
+        ]
         for place, values in found:
-            axis.plot(
-                [place + 0.045] * len(values), values, "o", color=colour, markersize=5, alpha=0.6, markeredgewidth=0
-            )
-        axis.errorbar(
+            axis.plot([place] * len(values), values, "o", color=colour, markersize=4, alpha=0.5, markeredgewidth=0)
+        axis.plot(
             [place for place, _ in found],
             [float(np.mean(values)) for _, values in found],
-            yerr=[float(np.std(values, ddof=1)) if len(values) > 1 else 0.0 for _, values in found],
-            color=colour,
-            marker="_",
-            markersize=14,
-            markeredgewidth=2,
-            linewidth=1.2,
-            capsize=3,
-            label=literal(start),
-        )
-    axis.set_xticks(range(len(fractions)), [f"{100 * fraction:g}" for fraction in fractions])
-    axis.set_xlim(-0.5, len(fractions) - 0.5)
+            color=colour, marker="_", markersize=13, markeredgewidth=2.5, linewidth=1.0, label=literal(start),
+        )  # fmt: skip
+    axis.set_xticks(places, [f"{counts[images]:,}" for images in scores])
+    axis.set_xlim(places.min() - width, places.max() + width) if len(places) else None
     axis.legend(fontsize=8, frameon=False, loc="best")
 
 
-def _draw_differences(axis: Any, pairs: Sequence[tuple[float, Mapping[str, Any]]], figure_name: str) -> None:
-    style_axes(
-        axis, "differences seed by seed, with intervals that hold together in 95 %", xlabel=f"points of {figure_name}"
-    )
+def _draw_differences(axis: Any, differences: Sequence[Any], title: str, unit: str) -> None:
+    style_axes(axis, "differences seed by seed, with 95 % intervals", xlabel=f"points of {title}")
     axis.axvline(0, color=INK, linewidth=1)
     labels = []
-    for row, (fraction, pair) in enumerate(pairs):
-        told = pair["low"] is not None and pair["low"] > 0
-        colour = INK if told else "#a0a0a8"
-        if pair["low"] is not None:
-            axis.plot([pair["low"], pair["high"]], [row, row], color=colour, linewidth=2, solid_capstyle="butt")
-        axis.plot(pair["mean"], row, "o", color=colour, markersize=6, markerfacecolor=colour if told else "white")
-        labels.append(literal(f"{pair['better']} − {pair['other']}, {100 * fraction:g} %"))
+    for row, one in enumerate(differences):
+        colour = INK if one.tells else "#a0a0a8"
+        if one.low is not None:
+            axis.plot([one.low, one.high], [row, row], color=colour, linewidth=2, solid_capstyle="butt")
+        axis.plot(one.mean, row, "o", color=colour, markersize=6, markerfacecolor=colour if one.tells else "white")
+        star = " *" if one.holm is not None else ""
+        labels.append(literal(f"{one.one} − {one.other}, {one.images}{star}"))
     axis.set_yticks(range(len(labels)), labels)
     axis.set_ylim(max(len(labels), 1) - 0.5, -0.5)
-    if any(pair["low"] is None for _, pair in pairs):
-        axis.text(0.99, 0.02, "one seed: no interval can be given", transform=axis.transAxes, ha="right", fontsize=8,
-                  color=QUIET)  # fmt: skip
-    if not pairs:
-        axis.text(0.5, 0.5, "nothing to compare yet", transform=axis.transAxes, ha="center", color=QUIET)
+    note = "one seed: no interval can be given" if any(one.low is None for one in differences) else (
+        "* what the plan is for; filled: told apart" if any(one.holm is not None for one in differences) else ""
+    )  # fmt: skip
+    axis.text(0.99, 0.01, note, transform=axis.transAxes, ha="right", fontsize=8, color=QUIET)

@@ -1,0 +1,78 @@
+"""`mcl-hf compare`: several starts, the user's own annotated images, and which of the starts helps."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mcl_hf.cli.command import Parser, run_command
+from mcl_hf.cli.options import add_flags, given_flags
+from mcl_hf.detection.compare import ComparePlan, compare, load_plan
+from mcl_hf.errors import InputError
+
+# Title of a group of flags -> the field of ComparePlan that it starts with.
+GROUPS = {
+    "where to": "output_dir",
+    "data": "data",
+    "what is compared": "starts",
+    "pre-training": "pretrain_recipe",
+    "fine-tuning": "recipe",
+}
+_LISTS = ("starts", "images", "steps", "primary")
+EXAMPLES = """
+examples:
+  mcl-hf compare --data my-coco --unlabelled my-images --starts random,timm:resnet50,mcl --images 25,100,all \\
+      --output-dir answer --dry-run
+  mcl-hf compare my-plan.yaml
+"""
+
+
+def build_parser() -> Parser:
+    """A parser with a flag for each field of a plan."""
+    parser = Parser(
+        prog="mcl-hf compare",
+        usage="mcl-hf compare [PLAN.yaml] [options]",
+        description="Pre-train and fine-tune from several starts, and say which of them helps, by how much.",
+        epilog=EXAMPLES,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("plan", nargs="?", metavar="PLAN.yaml", help="fields of the plan, which flags override")
+    parser.add_argument("--dry-run", action="store_true", help="check all, print jobs, operations, hours and disk")
+    parser.add_argument("--new-plan", action="store_true", help="put the answer of another plan away, and begin anew")
+    parser.add_argument("--only", metavar="PATTERN", help="run only jobs with such names, and those that they need")
+    add_flags(parser, ComparePlan, GROUPS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; see `run_command` for exit codes."""
+    return run_command(_run, argv)
+
+
+def _run(argv: list[str]) -> int:
+    namespace = build_parser().parse_args(argv)
+    given: dict[str, Any] = given_flags(namespace, ComparePlan)
+    for name in _LISTS:
+        if isinstance(given.get(name), str):
+            given[name] = _parts(given[name])
+    if "steps" in given:
+        given["steps"] = _numbers(given["steps"])
+    if "primary" in given:
+        given["primary"] = [entry.split(":") for entry in given["primary"]]
+    plan = load_plan(namespace.plan, **given)
+    if plan.output_dir is None and namespace.plan is not None:
+        plan.output_dir = str(Path(namespace.plan).parent)  # a plan's answer lies beside it
+    answer = compare(plan, dry_run=namespace.dry_run, new_plan=namespace.new_plan, only=namespace.only)
+    return 130 if answer.stopped_by == "SIGINT" else 0
+
+
+def _parts(text: str) -> list[str]:
+    """Items at commas; a folder whose name has a comma stays whole."""
+    return [text] if Path(text).exists() else [part for part in text.split(",") if part]
+
+
+def _numbers(texts: list[str]) -> list[int] | int:
+    if not all(text.isdigit() for text in texts):
+        raise InputError(f"--steps must be a number, or one for each of --images, got {','.join(texts)}")
+    return [int(text) for text in texts] if len(texts) > 1 else int(texts[0])

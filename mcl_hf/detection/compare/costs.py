@@ -1,0 +1,111 @@
+"""What pre-training and fine-tuning cost: floating-point operations, counted by torch, and how pre-trainings get equal.
+
+Flow: starts -> **costs** -> jobs (steps of each run), report. Convolutions and products of forward and backward passes
+of all networks count, 2 operations a multiply-add; optimizer and moving average are left out.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mcl_hf.detection.compare.starts import Pretraining
+from mcl_hf.detection.finetune import build_detector
+from mcl_hf.detection.finetune_arguments import FinetuneArguments
+from mcl_hf.detection.train_loader import DetectionLoader
+from mcl_hf.detection.train_transform import TrainTransform
+from mcl_hf.models import MCLForPreTraining
+
+_COUNTED_BATCH = 64  # every level of the paper's four has whole montages from 32 images on
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one image's visit in pre-training, or of one step of fine-tuning.
+
+    Attributes:
+        flop: floating-point operations.
+        seconds: of a step here, without its data; None where it was not timed.
+    """
+
+    flop: float
+    seconds: float | None = None
+
+
+def visit_cost(pretraining: Pretraining) -> Cost:
+    """Of one image's visit, counted without computing anything."""
+    config = pretraining.config
+    with torch.device("meta"):
+        network = MCLForPreTraining(config)
+        views = [
+            torch.empty(_COUNTED_BATCH, config.num_channels, config.image_size // ratio, config.image_size // ratio)
+            for ratio in config.montage_ratios
+        ]
+    with FlopCounterMode(display=False) as counter:
+        network(views, views).loss.backward()
+    return Cost(counter.get_total_flops() / _COUNTED_BATCH)
+
+
+def step_cost(arguments: FinetuneArguments, data: Any) -> Cost:
+    """Of one optimizer step on images of `data`: which regions a detector looks at follows from them, so it is run.
+
+    Args:
+        arguments: resolved.
+        data: `DetectionData`.
+    """
+    torch.manual_seed(0)
+    network = build_detector(arguments, data, None, []).train()
+    batch_size, _ = arguments.batch_sizes(1)
+    transform = TrainTransform(
+        min_sizes=tuple(arguments.min_size_train or ()),
+        max_size=arguments.max_size_train or 0,
+        flip=0.0,
+        masks=arguments.detector == "mask_rcnn",
+        seed=0,
+    )
+    batch = next(iter(DetectionLoader(data, transform, batch_size=batch_size, seed=0, num_workers=0)))
+    pixels = batch.pixels.float() / 127.5 - 1  # (N, C, H, W)
+
+    def run() -> None:
+        generator = torch.Generator().manual_seed(0)
+        network(
+            pixel_values=pixels, labels=batch.labels, image_sizes=batch.image_sizes, generator=generator
+        ).loss.backward()
+
+    with FlopCounterMode(display=False) as counter:
+        run()
+    started = time.perf_counter()
+    run()
+    return Cost(counter.get_total_flops(), time.perf_counter() - started)
+
+
+def equal_steps(
+    pretrainings: Mapping[str, Pretraining],
+    visits: Mapping[str, int],
+    costs: Mapping[str, Cost],
+    equal: str,
+    pace: Mapping[str, float],
+) -> dict[str, int]:
+    """Optimizer steps of each pre-training.
+
+    Args:
+        pretrainings: the first one is what the others are equal to.
+        visits: of each, in terms of the first.
+        costs: of a visit of each.
+        equal: "flops", "steps" (as many visits), or "seconds".
+        pace: seconds of a visit of each, measured; for "seconds" only.
+    """
+    first = next(iter(pretrainings))
+    steps = {}
+    for name, pretraining in pretrainings.items():
+        share = 1.0
+        if equal == "flops":
+            share = costs[first].flop / costs[name].flop
+        elif equal == "seconds":
+            share = pace[first] / pace[name]
+        batch = pretraining.arguments.batch_sizes(1)[1]
+        steps[name] = max(1, round(visits[name] * share / batch))
+    return steps

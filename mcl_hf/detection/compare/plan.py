@@ -1,0 +1,176 @@
+"""`ComparePlan`: everything a comparison can be told, from a YAML file or the command line, checked before any work.
+
+Flow: **plan** -> starts (what each start is) -> jobs. A plan is a flat YAML of these fields; a run writes its own into
+its folder as `plan.yaml`.
+"""
+# ruff: noqa: RUF009 - `option` returns a dataclasses.field
+
+import dataclasses
+import difflib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from mcl_hf.errors import InputError
+from mcl_hf.training.options import option, set_types
+
+FIGURES = ("AP", "AP50", "AP75")
+_LISTS = ("starts", "images", "learning_rates", "curve_steps", "scales", "unlabelled")
+
+
+@dataclass(kw_only=True)
+class ComparePlan:
+    """A comparison of starts; see each field's `metadata["help"]` for its meaning and unit.
+
+    `starts` is a list of names, or a mapping of names to mappings with any of `init` (a start as `finetune` takes it),
+    `pretrain` (options of `pretrain`: the comparison pre-trains it, once a seed), `of` (the start whose pre-training
+    it shares), `parts` (what is taken of it), `visits` and `finetune` (options that differ for this start alone, which
+    the report then says first).
+
+    Raises:
+        InputError: a value of the wrong type or out of range.
+    """
+
+    # --- where to ----------------------------------------------------------------------------------------------
+    output_dir: str | None = option(None, "folder of the answer: plan, results, report, picture")
+    work_dir: str | None = option(None, "folder of weights and checkpoints while it runs (work/ in output_dir)")
+    jobs: int = option(1, "jobs side by side, each with its share of the cores")
+
+    # --- data --------------------------------------------------------------------------------------------------
+    data: str | None = option(None, "annotated images, as finetune takes them")
+    split: str = option("train", "part of data whose labelled images are used")
+    val_data: str | None = option(None, "annotated images to choose learning rates on (data)")
+    val_split: str | None = option(None, "part of val_data (validation)")
+    test_data: str | None = option(None, "annotated images that are asked once per finished job (data)")
+    test_split: str | None = option(None, "part of test_data (test)")
+    image_root: str | None = option(None, "folder of the images of data, where it is a COCO JSON; likewise")
+    val_image_root: str | None = option(None, "of val_data")
+    test_image_root: str | None = option(None, "of test_data")
+    unlabelled: list[str] | None = option(
+        None, "images to pre-train on, as pretrain takes them (the training images without their labels)"
+    )
+    label_group: str | None = option(
+        None, "key of an image in data that names its group, such as a board or a patient: labelled images are then "
+        "counted and drawn by group"
+    )  # fmt: skip
+
+    # --- what is compared --------------------------------------------------------------------------------------
+    starts: Any = option(None, "random, timm:NAME, folders or repositories, mcl, mcl-backbone, image, image-all")
+    images: list[str] = option(["all"], "numbers of labelled images, ascending, such as 25,100,all")
+    seeds: int = option(3, "pre-trainings of each start; the unit of every interval")
+    first_seed: int = option(0, "seed of the first")
+    subsets: int = option(1, "labelled subsets, each fine-tuned on, for every pre-training; their figures are averaged")
+    figure: Literal["AP", "AP50", "AP75"] = option("AP", "figure that differences are made of")
+    primary: Any = option(
+        None, "differences that the comparison is for, as [better, other, images]; a list of others stands for the "
+        "best of them on validation (every start against the first one, at the fewest images)"
+    )  # fmt: skip
+    compute_matched: bool = option(
+        False, "also give random the compute of the first pre-training as further fine-tuning steps"
+    )
+    curve_steps: list[int] = option([], "further lengths of fine-tuning, each a whole schedule, at the fewest images")
+    scales: list[float] = option(
+        [], "further sizes of the test images, as factors, with the first subset of each seed at the fewest images"
+    )
+
+    # --- pre-training ------------------------------------------------------------------------------------------
+    pretrain_recipe: str | None = option("mcl-r18-small", "recipe of the pre-trainings")
+    pretrain: dict[str, Any] | None = option(None, "options of pretrain for all of them, on top of it, as JSON")
+    visits: int | None = option(None, "images that the first pre-training sees in all (from its recipe)")
+    equal: Literal["flops", "steps", "seconds"] = option("flops", "what pre-trainings get as much of as the first")
+
+    # --- fine-tuning -------------------------------------------------------------------------------------------
+    recipe: str | None = option("auto", "recipe of the detectors")
+    finetune: dict[str, Any] | None = option(None, "options of finetune for all of them, on top of it, as JSON")
+    steps: Any = option(None, "optimizer steps: one number, or one for each of images (by the rules of auto)")
+    learning_rates: list[float] = option(
+        [], "grid that each start's base_learning_rate is chosen from on validation (a half, one and two times the "
+        "recipe's); one number: not chosen"
+    )  # fmt: skip
+    tuning_seed: int = option(1000, "seed of the runs that choose it, which is not used again")
+
+    def __post_init__(self) -> None:
+        for name in _LISTS:
+            value = getattr(self, name)
+            if isinstance(value, str | int | float) and not isinstance(value, bool):
+                setattr(self, name, [value])
+        self.images = [str(value) for value in self.images]
+        set_types(self)
+        self._check_ranges()
+        self._check_images()
+        if isinstance(self.steps, str) and self.steps.isdigit():
+            self.steps = int(self.steps)
+        listed = self.steps if isinstance(self.steps, list) else [self.steps] * len(self.images)
+        if len(listed) != len(self.images) or not all(step is None or (_whole(step) and step > 0) for step in listed):
+            raise InputError(f"steps must be a number above 0, or one for each of images, got {self.steps}")
+
+    def _check_ranges(self) -> None:
+        least = {"jobs": 1, "seeds": 1, "first_seed": 0, "subsets": 1, "tuning_seed": 0, "visits": 2}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise InputError(f"{name} must be at least {smallest}, got {value}")
+        for name in ("learning_rates", "curve_steps", "scales"):
+            values = getattr(self, name)
+            if any(not (0 < value < math.inf) for value in values) or len(set(values)) < len(values):
+                raise InputError(f"{name} must be different numbers above 0, got {values}")
+        if self.first_seed <= self.tuning_seed < self.first_seed + self.seeds:
+            raise InputError(f"tuning_seed {self.tuning_seed} is one of the seeds: it must not be used again")
+
+    def _check_images(self) -> None:
+        counts = [math.inf if value == "all" else int(value) if value.isdigit() else 0 for value in self.images]
+        if not counts or min(counts) < 1 or counts != sorted(set(counts)):
+            raise InputError(
+                "images must be ascending numbers above 0, the last of which may be 'all', "
+                f"got {', '.join(self.images)}"
+            )
+
+    def steps_at(self, images: str) -> int | None:
+        """Steps of fine-tuning with so many labelled images; None: by the rules of `auto`."""
+        if isinstance(self.steps, list):
+            return int(self.steps[self.images.index(images)])
+        return None if self.steps is None else int(self.steps)
+
+    @property
+    def seed_list(self) -> list[int]:
+        """Seeds of the comparison, ascending."""
+        return list(range(self.first_seed, self.first_seed + self.seeds))
+
+
+def load_plan(file: str | None = None, **fields: Any) -> ComparePlan:
+    """A plan from a YAML file with `fields` on top; None among them means "not given".
+
+    Relative paths of the file are relative to the current folder, as on the command line.
+
+    Raises:
+        InputError: no such file, no YAML, an unknown field (the nearest match is named), or a value that cannot be
+            used.
+    """
+    values = _read(Path(file)) if file is not None else {}
+    values |= {name: value for name, value in fields.items() if value is not None}
+    known = [entry.name for entry in dataclasses.fields(ComparePlan)]
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"unknown field {str(name)!r} of a comparison's plan{hint}")
+    return ComparePlan(**values)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"plan {file} cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"plan {file} is no YAML: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"plan {file} must be a mapping of fields, such as 'data: my-coco'")
+    return content
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,174 @@
+"""Do starts differ? Paired differences over seeds with t intervals, and Holm's correction over what a plan is for.
+
+Flow: answer (scores by start and seed) -> **statistics** -> answer, report. Pure functions of numbers.
+
+Two starts of one seed learn from the same images in the same order, so what the seed does to both cancels in their
+difference; the differences over seeds are what the interval is made of (Student, "The probable error of a mean",
+Biometrika 6, 1908). A seed is a pre-training with labelled subsets of its own, whose figures are averaged first: what
+is repeated within a seed is no new seed. Several differences that a plan is for share one error rate by Holm's
+procedure ("A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+LEVEL = 0.95
+"""Of intervals; 1 - LEVEL is the error rate that primary differences share."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Scores of `one` less those of `other`, seed by seed, in the scores' unit.
+
+    Attributes:
+        one, other: names of starts.
+        images: labelled images, as the plan has it.
+        mean: over seeds.
+        sd: over seeds; None with one seed.
+        low, high: bounds of the 95 % interval of this difference alone; None with one seed.
+        p: two-sided p value of its t test; None with one seed.
+        seeds: number of pairs.
+        holm: p adjusted over the primary differences; None for others.
+    """
+
+    one: str
+    other: str
+    images: str
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    seeds: int
+    holm: float | None = None
+
+    @property
+    def tells(self) -> bool:
+        """Whether the two are told apart: by Holm's p among primary differences, else by the interval."""
+        p = self.p if self.holm is None else self.holm
+        return p is not None and p < 1 - LEVEL
+
+
+def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and standard deviation with n - 1 in the denominator (None for one value).
+
+    Example:
+        >>> mean_and_sd([1.0, 2.0, 3.0]), mean_and_sd([1.0])
+        ((2.0, 1.0), (1.0, None))
+    """
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def paired_difference(
+    one: str, other: str, images: str, scores: Mapping[str, Mapping[int, float]]
+) -> Difference | None:
+    """The difference of two starts on the seeds that both have; None where there are none.
+
+    Args:
+        one, other, images: see `Difference`.
+        scores: start -> seed -> score.
+    """
+    seeds = sorted(set(scores.get(one, {})) & set(scores.get(other, {})))
+    if not seeds:
+        return None
+    pairs = [scores[one][seed] - scores[other][seed] for seed in seeds]
+    mean, sd = mean_and_sd(pairs)
+    if sd is None:
+        return Difference(one, other, images, mean, None, None, None, None, 1)
+    error = sd / math.sqrt(len(pairs))
+    half = t_quantile((1 + LEVEL) / 2, len(pairs) - 1) * error
+    p = 1 - _t_inside(abs(mean) / error, len(pairs) - 1) if error else (0.0 if mean else 1.0)
+    return Difference(one, other, images, mean, sd, mean - half, mean + half, p, len(pairs))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p values adjusted so that all of them together err no more often than one alone.
+
+    Example:
+        >>> [round(value, 3) for value in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
+    """
+    adjusted, least = [0.0] * len(values), 0.0
+    for rank, index in enumerate(sorted(range(len(values)), key=lambda index: values[index])):
+        least = max(least, min(1.0, (len(values) - rank) * values[index]))
+        adjusted[index] = least
+    return adjusted
+
+
+def seeds_needed(mean: float, sd: float, most: int = 50) -> int | None:
+    """The smallest number of seeds with which a difference of this mean and spread would be told; None above `most`.
+
+    Only as good as the spread is known, which is badly from few seeds.
+
+    Example:
+        >>> seeds_needed(1.0, 1.0), seeds_needed(0.01, 1.0)
+        (7, None)
+    """
+    for seeds in range(2, most + 1):
+        if t_quantile((1 + LEVEL) / 2, seeds - 1) * sd / math.sqrt(seeds) < abs(mean):
+            return seeds
+    return None
+
+
+def label_equivalent(images: Sequence[int], scores: Sequence[float], score: float) -> float | None:
+    """How many labelled images a start needs for a score, by its own curve, linear in the logarithm of their number.
+
+    Args:
+        images: numbers of labelled images, ascending.
+        scores: of the start at each.
+        score: to be reached.
+
+    Returns:
+        The smallest such number; None where its curve ends below.
+
+    Example:
+        >>> round(label_equivalent([25, 100], [40.0, 60.0], 50.0), 6)
+        50.0
+    """
+    if scores and scores[0] >= score:
+        return float(images[0])
+    for (few, low), (many, high) in zip(
+        zip(images, scores, strict=True), list(zip(images, scores, strict=True))[1:], strict=False
+    ):
+        if low < score <= high:
+            share = (score - low) / (high - low)
+            return float(few * (many / few) ** share)
+    return None
+
+
+def t_quantile(probability: float, degrees: int) -> float:
+    """The quantile of Student's t distribution, for probabilities from 0.5 up.
+
+    By bisection of the finite sums that the distribution function has for whole degrees of freedom (Abramowitz and
+    Stegun, "Handbook of Mathematical Functions", 26.7.3 and 26.7.4).
+
+    Example:
+        >>> round(t_quantile(0.975, 2), 3), round(t_quantile(0.975, 10), 3)
+        (4.303, 2.228)
+    """
+    if not 0.5 <= probability < 1 or degrees < 1:
+        raise ValueError(f"t_quantile needs 0.5 <= probability < 1 and degrees >= 1, got {probability}, {degrees}")
+    inside = 2 * probability - 1
+    low, high = 0.0, 1.0
+    while _t_inside(high, degrees) < inside:
+        low, high = high, 2 * high
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_inside(middle, degrees) < inside else (low, middle)
+    return (low + high) / 2
+
+
+def _t_inside(t: float, degrees: int) -> float:
+    """Probability that |T| is at most t."""
+    angle = math.atan2(t, math.sqrt(degrees))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = degrees % 2
+    term = cosine if odd else 1.0
+    total = term if degrees > 1 else 0.0
+    for k in range(2 + odd, degrees - 1, 2):  # term k follows from the one before: cos^2 times (k - 1) / k
+        term *= cosine**2 * (k - 1) / k
+        total += term
+    return (angle + sine * total) * 2 / math.pi if odd else sine * total
