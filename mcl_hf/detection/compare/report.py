@@ -113,11 +113,15 @@ def _price(answer: Answer) -> list[str]:
 
 
 def _health(answer: Answer) -> Iterable[str]:
+    """What went wrong in jobs that ended: each kind of it once, with the number of jobs and the first of them."""
+    found: dict[tuple[str, str], list[str]] = {}
     for job, result in answer.results.items():
-        if "diverged" in result and job.kind == "test":
-            yield f"the loss of {job.name} diverged: it has no figures"
-        for line in result.get("warnings", []):
-            yield f"{job.name}: {line}"
+        lines = ["the loss diverged: there are no figures"] if "diverged" in result else result.get("warnings", [])
+        for line in lines:
+            found.setdefault((job.kind, line), []).append(job.name)
+    for (kind, line), names in found.items():
+        if kind != "tune":  # a rate that does not work is what tuning is to find
+            yield f"{names[0]}{f' and {len(names) - 1} other {kind} jobs' if len(names) > 1 else ''}: {line.rstrip('.')}"
 
 
 def _protocol(answer: Answer) -> list[str]:
@@ -129,7 +133,7 @@ def _protocol(answer: Answer) -> list[str]:
             f"(digest `{data['fingerprint']}`)"
         )
     counts = ", ".join(f"{images} ({about['counts'][images]:,})" for images in plan.images)
-    lines.append(f"* labelled {about['unit']}: {counts}; images without objects are left out of training")
+    lines.append(f"* {about['unit']}: {counts}; images without objects are left out of training")
     lines.append(
         f"* {plan.seeds} seeds from {plan.first_seed} on: one pre-training each, and {plan.subsets} labelled subset(s) "
         "of its own, whose figures are averaged. Subsets, order, flips and new weights of a seed are the same for "
