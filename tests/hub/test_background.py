@@ -184,7 +184,6 @@ def test_a_run_that_is_stopped_pushes_its_last_checkpoint(hub, train):
     [
         (["pretrain", "--output-dir", "out", "--hub-private"], "--hub-private belongs to --push-to-hub"),
         (["finetune", "--init", "random", "--data", "x", "--hub-private"], "--hub-private belongs to --push-to-hub"),
-        (["finetune", "--compare", "random", "--push-to-hub", "alice/net"], "--push-to-hub is for one run"),
         (["pretrain", "--output-dir", "out", "--push-to-hub", "net"], "write user/name"),
     ],
 )
