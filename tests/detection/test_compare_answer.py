@@ -1,4 +1,4 @@
-"""What is made of results: means over subsets, paired differences, Holm, label equivalents, the sentence, the report."""
+"""What is made of results: means over subsets, paired differences, Holm, label equivalents, sentence, report."""
 
 import dataclasses
 import json

@@ -121,7 +121,8 @@ def _health(answer: Answer) -> Iterable[str]:
             found.setdefault((job.kind, line), []).append(job.name)
     for (kind, line), names in found.items():
         if kind != "tune":  # a rate that does not work is what tuning is to find
-            yield f"{names[0]}{f' and {len(names) - 1} other {kind} jobs' if len(names) > 1 else ''}: {line.rstrip('.')}"
+            others = f" and {len(names) - 1} other {kind} jobs" if len(names) > 1 else ""
+            yield f"{names[0]}{others}: {line.rstrip('.')}"
 
 
 def _protocol(answer: Answer) -> list[str]:

@@ -248,7 +248,7 @@ def _check_starts(setting: Setting) -> None:
 
 
 def _check_apart(setting: Setting) -> None:
-    """No test image among the others, by content. Empty ones may be: blank tiles are alike, and hold nothing to find."""
+    """No test image among the others, by content; empty ones may be, since blank tiles are alike."""
     data = setting.data
     assert data.test is not None, "opened"
     test = data.test.without_empty()
