@@ -42,7 +42,7 @@ def choose_part(where: str, parts: Sequence[Part], split: str | None) -> Part:
     """
     named, whole = [part for part in parts if part.split], [part for part in parts if not part.split]
     found = [part for part in named if part.split == split] or [
-        part for part in named if split is not None and _split_meant(part.split or "") == canonical_split(split)
+        part for part in named if split is not None and split_meant(part.split or "") == canonical_split(split)
     ]
     if not found and (split is None or canonical_split(split) == "train"):
         found = whole if split is not None or not named else []
@@ -71,7 +71,8 @@ def split_word(path: str) -> str | None:
     return None
 
 
-def _split_meant(word: str) -> str:
+def split_meant(word: str) -> str:
+    """The usual name of the split that a word tells: validation for val2017."""
     return canonical_split(re.sub(r"\d+$", "", word))
 
 
@@ -134,7 +135,7 @@ def find_images(file: Path, names: Sequence[str], split: str | None) -> Path:
         InputError: none of the first images is in any of them.
     """
     stem = file.stem.removeprefix("instances_")
-    meant = _split_meant(split or "")
+    meant = split_meant(split or "")
     splits = [stem, re.sub(r"\d+$", "", stem), *(word for word, of in SPLIT_OF.items() if of == meant)]
     places = [file.parent, file.parent / "images", file.parent.parent, file.parent.parent / "images"]
     places += [place / word for place in (places[2], places[3], places[0], places[1]) for word in splits if word]

@@ -22,7 +22,7 @@ from mcl_hf.data.local_tables import (
     split_in_name,
 )
 from mcl_hf.detection.annotation_check import RawData, check_annotations
-from mcl_hf.detection.annotation_files import Part, choose_part, is_image, split_word, walk
+from mcl_hf.detection.annotation_files import Part, choose_part, is_image, split_meant, split_word, walk
 from mcl_hf.detection.cityscapes import cityscapes_parts, is_cityscapes
 from mcl_hf.detection.coco_format import coco_parts, read_coco
 from mcl_hf.detection.csv_boxes import csv_parts, read_csv
@@ -117,6 +117,11 @@ def list_splits(spec: str | Path) -> list[str]:
         except Exception:  # whatever keeps it from being listed keeps it from being opened, where it is named
             return []
     return list(dict.fromkeys(part.split for part in _parts(data, _Options()) if part.split))
+
+
+def has_split(spec: str | Path, split: str) -> bool:
+    """Whether annotated data on this machine tell a split of this name, or of another name for the same."""
+    return Path(spec).exists() and any(split_meant(word) == canonical_split(split) for word in list_splits(spec))
 
 
 def _read(data: str, split: str | None, options: _Options) -> RawData:

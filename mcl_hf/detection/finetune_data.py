@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mcl_hf.data.licences import describe_sources
-from mcl_hf.detection.datasets import list_splits, open_detection_data
+from mcl_hf.detection.datasets import has_split, list_splits, open_detection_data
 from mcl_hf.detection.detection_data import DetectionData
 from mcl_hf.detection.finetune_arguments import FinetuneArguments
 from mcl_hf.errors import InputError
@@ -44,7 +44,8 @@ def validation_data(arguments: FinetuneArguments, data: DetectionData, lines: li
     given and `data` has no validation split.
 
     Raises:
-        InputError: what was given cannot be opened, has no objects, or has other categories than the training data.
+        InputError: what was given, or the validation split of ``data``, cannot be opened; what was given has no objects;
+            or the categories are other than those of the training data.
     """
     source = arguments.val_data or arguments.data
     assert source is not None, "checked before"
@@ -58,7 +59,7 @@ def validation_data(arguments: FinetuneArguments, data: DetectionData, lines: li
     try:
         found = _held_out(arguments) if arguments.val_fraction is not None else _validation_split(arguments, source)
     except InputError as error:
-        if asked_for:
+        if asked_for or has_split(source, "validation"):  # then it is there, and broken
             raise
         lines.append(f"warning: AP will not be measured: {error}")
         return None
