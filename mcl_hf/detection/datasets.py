@@ -133,7 +133,8 @@ def _read(data: str, split: str | None, options: _Options) -> RawData:
     parts = _parts(data, options)
     if Path(data).is_file() and len(parts) == 1 and parts[0].split is None:
         raw = parts[0].read()
-        if split is not None and canonical_split(split) not in ("train", canonical_split(split_word(data) or split)):
+        own = split_meant(split_word(Path(data).stem) or "")
+        if split is not None and canonical_split(split) not in ("train", own) and split_meant(split) != own:
             raw.kind += f" (split '{split}' has no effect: one file was named)"
         return raw
     return choose_part(data, parts, split).read()

@@ -44,8 +44,8 @@ def validation_data(arguments: FinetuneArguments, data: DetectionData, lines: li
     given and `data` has no validation split.
 
     Raises:
-        InputError: what was given, or the validation split of ``data``, cannot be opened; what was given has no objects;
-            or the categories are other than those of the training data.
+        InputError: what was given, or the validation split of ``data``, cannot be opened; what was given has no
+            objects; or the categories are other than those of the training data.
     """
     source = arguments.val_data or arguments.data
     assert source is not None, "checked before"

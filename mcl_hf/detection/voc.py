@@ -82,12 +82,13 @@ def _read_listed(folder: Path, lists: list[str], files: list[str], images: list[
     """The images that lists name, list after list: a name a line, perhaps with a flag after it (-1, 0 or 1)."""
     chosen: list[str] = []
     years = []
+    stems = {Path(image).stem for image in images}
     for listed in lists:
         year = listed.partition("ImageSets/")[0]
         of_name = {name.rpartition("/")[2][:-4]: name for name in files if name.startswith(year)}
         for line in read_text(folder / listed).splitlines():
             name = line.strip()
-            bare = re.sub(r"\s+(-1|0|1)$", "", name)
+            bare = name if name in stems else re.sub(r"\s+(-1|0|1)$", "", name)
             if name:
                 stem = Path(bare).stem if is_image(bare) or bare.endswith(".xml") else bare
                 chosen.append(of_name.get(name) or of_name.get(stem) or f"{year}Annotations/{stem}.xml")
