@@ -346,9 +346,12 @@ def _columns(
                 segmentation = clean_segmentation(given, height, width) if given else None
                 if id(annotation) in undrawable:
                     raise ValueError(undrawable[id(annotation)])
-                crowd, hard = _flag(annotation, "iscrowd"), _flag(annotation, "difficult")
+                crowd, hard = annotation.get("iscrowd"), annotation.get("difficult")
+                crowd = _flag("iscrowd", crowd) if crowd else False
+                hard = _flag("difficult", hard) if hard else False
                 area = annotation.get("area")
-                is_odd = area is not None and not _is_area(area)
+                is_odd = type(area) is not float and area is not None and not _is_area(area)
+                is_odd |= type(area) is float and not 0 <= area < math.inf
                 if area is None or is_odd:
                     area = box[2] * box[3] if segmentation is None else mask_area(segmentation, height, width)
                 area = float(area)
@@ -436,19 +439,16 @@ def _box(value: Any) -> tuple[float, float, float, float]:
     return x, y, w, h
 
 
-def _flag(annotation: dict[str, Any], name: str) -> bool:
-    """0 or 1, however a program writes it.
+def _flag(name: str, value: Any) -> bool:
+    """A flag that is not empty as 0 or 1, however a program writes it.
 
     Raises:
         ValueError: anything else.
     """
-    value = annotation.get(name)
-    if value is None or value == 0:
-        return False
     if value == 1:
         return True
-    word = value.strip().lower() if isinstance(value, str) else ""
-    if word in ("0", "0.0", "false", "no") or value == "":
+    word = value.strip().lower() if isinstance(value, str) else None
+    if word in ("", "0", "0.0", "false", "no"):
         return False
     if word in ("1", "1.0", "true", "yes"):
         return True
