@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mcl_hf.cli.command import Parser, run_command
-from mcl_hf.data.local_tables import canonical_split
+from mcl_hf.detection.annotation_files import split_meant, split_word
 from mcl_hf.detection.coco_metrics import BACKENDS, import_backend
 from mcl_hf.detection.datasets import list_splits, open_detection_data
 from mcl_hf.detection.detection_data import DetectionData
@@ -94,7 +94,7 @@ def build_parser() -> Parser:
         type=Path,
         metavar="DIR",
         help="where metrics.json, results.json and pictures go (default: CHECKPOINT/evaluation of a local folder, or "
-        "evaluation; evaluation-NAME for a --split other than val)",
+        "evaluation; evaluation-NAME for another split than val)",
     )
     out.add_argument("--pictures", type=int, default=8, metavar="N", help="images to draw, evenly spread (default: 8)")
     out.add_argument(
@@ -246,10 +246,11 @@ def _make_folder(folder: Path) -> None:
 def _output_dir(options: argparse.Namespace) -> Path:
     if options.output_dir is not None:
         return options.output_dir
-    of_split = canonical_split(re.sub(r"\d+$", "", options.split or ""))
+    data = Path(options.data)
+    split = options.split or (split_word(data.stem) if data.is_file() else "all")
     name = "evaluation"
-    if of_split not in ("", "validation"):
-        name += "-" + re.sub(r"[^\w.-]", "_", options.split)
+    if split is not None and split_meant(split) != "validation":
+        name += "-" + re.sub(r"[^\w.-]", "_", split)
     if options.checkpoint is not None and Path(options.checkpoint).is_dir():
         return Path(options.checkpoint) / name
     return Path(name)

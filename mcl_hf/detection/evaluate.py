@@ -92,7 +92,7 @@ class DetectionMetrics:
             if len(measured) > len(shown):
                 lines.append(f"  ... {len(measured) - len(shown)} more classes in the JSON")
             if len(kind.per_class) > len(measured):
-                lines.append(f"  {len(kind.per_class) - len(measured)} classes without objects are left out")
+                lines.append(f"  classes without objects: {len(kind.per_class) - len(measured)}, left out")
         if self.voc is not None:
             lines.append(
                 f"Pascal VOC AP50: {_percent(self.voc['AP50'])} by area, {_percent(self.voc['AP50_11'])} by 11 points"

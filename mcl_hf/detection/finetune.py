@@ -26,6 +26,7 @@ from mcl_hf.detection.configuration_detector import MCLDetectorConfig
 from mcl_hf.detection.detection_data import DetectionData
 from mcl_hf.detection.finetune_arguments import FinetuneArguments, load_finetune_arguments
 from mcl_hf.detection.finetune_data import fingerprint as fingerprint
+from mcl_hf.detection.finetune_data import overlaps as overlaps
 from mcl_hf.detection.finetune_data import take_fraction as take_fraction
 from mcl_hf.detection.finetune_data import training_data, training_record, validation_data, validation_record
 from mcl_hf.detection.finetune_evaluation import EvaluationWatch

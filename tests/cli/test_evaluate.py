@@ -171,5 +171,6 @@ def test_the_split_that_is_scored(folder, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert evaluate("--predictions", "none.json", "--data", "data", "--pictures", 0) == 0
     assert "warning: data has no splits of its own: all of its images are scored" in capsys.readouterr().out
+    assert (tmp_path / "evaluation-all" / "metrics.json").is_file()
     assert evaluate("--predictions", "none.json", "--data", "data", "--split", "test") == 2
     assert "nothing in it tells splits apart" in capsys.readouterr().err

@@ -101,5 +101,5 @@ def test_classes_without_objects_have_no_rows(tmp_path):
     metrics = evaluate_detections(data, ground_truth_results(data))
     rows = [line for line in metrics.lines() if line.startswith("  ") and line[2] != " "]
     assert {row[2:18].strip() for row in rows[:-1]} == {name[:16] for name in present} and len(rows) == len(present) + 1
-    assert f"{80 - len(present)} classes without objects" in rows[-1]
+    assert f"classes without objects: {80 - len(present)}, left out" in rows[-1]
     assert len(metrics.box.per_class) == 80
