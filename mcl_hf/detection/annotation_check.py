@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from mcl_hf.data.decode import BrokenImage, open_image
+from mcl_hf.detection.annotation_values import finite_box, flag_of, in_px, is_area, printable, shown
 from mcl_hf.detection.detection_data import AnnotationColumns, DetectionData, ImageId, ImageReader
 from mcl_hf.detection.masks import clean_segmentation, mask_area, run_length_faults
 from mcl_hf.errors import InputError
@@ -113,47 +114,6 @@ class DataReport:
 
     def __str__(self) -> str:
         return "\n".join(self.lines()) or "nothing to report"
-
-
-def printable(text: str) -> str:
-    """A text from data as it may reach a terminal: without control characters."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-
-
-def shown(value: Any, most: int = 60) -> str:
-    """A value from data for a message: as Python writes it, the beginning of long ones."""
-    text = repr(value)
-    return text if len(text) <= most else f"{text[:most]}..."
-
-
-def image_id_of(value: Any) -> ImageId:
-    """An id as it may be: a text or a whole number of up to 64 bits.
-
-    Raises:
-        ValueError: anything else.
-    """
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63):
-        return value
-    raise ValueError(f"the id {shown(value)} is neither a text nor a whole number of 64 bits")
-
-
-def side_in_px(value: Any) -> int | None:
-    """A side of an image as a whole number; some programs write it as text, or with .0.
-
-    Raises:
-        ValueError: no whole number.
-    """
-    if value is None or value == "":
-        return None
-    try:
-        number = float(value)
-        if number.is_integer():
-            return int(number)
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise ValueError(f"a side of {shown(value)} px")
 
 
 def check_annotations(
@@ -339,19 +299,18 @@ def _columns(
         for annotation in annotations:
             try:
                 if raw.in_shares:
-                    annotation = _in_px(annotation, width, height)
-                box = _box(annotation.get("bbox"))
+                    annotation = in_px(annotation, width, height)
+                box = finite_box(annotation.get("bbox"))
                 label = index_of[annotation["category_id"]]
                 given = annotation.get("segmentation")
                 segmentation = clean_segmentation(given, height, width) if given else None
                 if id(annotation) in undrawable:
                     raise ValueError(undrawable[id(annotation)])
                 crowd, hard = annotation.get("iscrowd"), annotation.get("difficult")
-                crowd = _flag("iscrowd", crowd) if crowd else False
-                hard = _flag("difficult", hard) if hard else False
+                crowd = flag_of("iscrowd", crowd) if crowd else False
+                hard = flag_of("difficult", hard) if hard else False
                 area = annotation.get("area")
-                is_odd = type(area) is not float and area is not None and not _is_area(area)
-                is_odd |= type(area) is float and not 0 <= area < math.inf
+                is_odd = area is not None and not is_area(area)
                 if area is None or is_odd:
                     area = box[2] * box[3] if segmentation is None else mask_area(segmentation, height, width)
                 area = float(area)
@@ -416,50 +375,6 @@ def _run_length_faults(raw: RawData) -> dict[int, str]:
             texts.append(counts if isinstance(counts, str) else counts.decode("latin-1"))
             pixels.append((image.width or 0) * (image.height or 0))
     return {owners[place]: fault for place, fault in run_length_faults(texts, pixels).items()}
-
-
-def _in_px(annotation: dict[str, Any], width: int, height: int) -> dict[str, Any]:
-    """An annotation whose box and polygons are shares of the image's sides, in px."""
-    x, y, w, h = annotation["bbox"]
-    scaled = {**annotation, "bbox": [x * width, y * height, w * width, h * height]}
-    if annotation.get("segmentation"):
-        sides = (width, height)
-        scaled["segmentation"] = [
-            [share * sides[place % 2] for place, share in enumerate(part)] for part in annotation["segmentation"]
-        ]
-    return scaled
-
-
-def _box(value: Any) -> tuple[float, float, float, float]:
-    if not isinstance(value, list | tuple) or len(value) != 4:
-        raise ValueError(f"bbox {shown(value)} is not [x, y, width, height]")
-    x, y, w, h = map(float, value)
-    if not math.isfinite(x + y + w + h):
-        raise ValueError(f"bbox {shown(value)} is not finite")
-    return x, y, w, h
-
-
-def _flag(name: str, value: Any) -> bool:
-    """A flag that is not empty as 0 or 1, however a program writes it.
-
-    Raises:
-        ValueError: anything else.
-    """
-    if value == 1:
-        return True
-    word = value.strip().lower() if isinstance(value, str) else None
-    if word in ("", "0", "0.0", "false", "no"):
-        return False
-    if word in ("1", "1.0", "true", "yes"):
-        return True
-    raise ValueError(f"{name} {shown(value)} is neither 0 nor 1")
-
-
-def _is_area(value: Any) -> bool:
-    try:
-        return 0 <= float(value) < math.inf
-    except (TypeError, ValueError, OverflowError):
-        return False
 
 
 def _refuse_shares(data: DetectionData, report: DataReport) -> None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcl_hf.data.local_tables import IMAGE_SUFFIXES, SPLIT_OF, canonical_split
-from mcl_hf.detection.annotation_check import RawData, printable
+from mcl_hf.detection.annotation_check import RawData
+from mcl_hf.detection.annotation_values import printable
 from mcl_hf.errors import InputError
 
 _LEFTOVERS = ("__MACOSX", "@eaDir")  # of macOS' archives and of network drives

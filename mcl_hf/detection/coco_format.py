@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mcl_hf.detection.annotation_check import RawData, RawImage, image_id_of, shown, side_in_px
+from mcl_hf.detection.annotation_check import RawData, RawImage
 from mcl_hf.detection.annotation_files import Part, find_images, is_file, split_word
+from mcl_hf.detection.annotation_values import image_id_of, shown, side_in_px
 from mcl_hf.detection.detection_data import FileImages
 from mcl_hf.errors import InputError
 

@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mcl_hf.detection.annotation_check import RawData, RawImage, shown, side_in_px
+from mcl_hf.detection.annotation_check import RawData, RawImage
 from mcl_hf.detection.annotation_files import Part, find_images, is_image, read_text, split_word
+from mcl_hf.detection.annotation_values import shown, side_in_px
 from mcl_hf.detection.detection_data import FileImages
 from mcl_hf.errors import InputError
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from mcl_hf.data.folder_metadata import FILE_NAME, METADATA_NAMES
-from mcl_hf.detection.annotation_check import RawData, shown
+from mcl_hf.detection.annotation_check import RawData
 from mcl_hf.detection.annotation_files import Part, read_text, split_word
+from mcl_hf.detection.annotation_values import shown
 from mcl_hf.detection.detection_data import FileImages
 from mcl_hf.detection.object_tables import BoxFormat, collect, raw_image
 from mcl_hf.errors import InputError

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from mcl_hf.data.columns import find_image_column, require_column
 from mcl_hf.data.image_source import row_name
 from mcl_hf.data.local_tables import LocalTable
-from mcl_hf.detection.annotation_check import RawData, RawImage, image_id_of, shown, side_in_px
+from mcl_hf.detection.annotation_check import RawData, RawImage
+from mcl_hf.detection.annotation_values import image_id_of, shown, side_in_px
 from mcl_hf.detection.detection_data import TableImages
 from mcl_hf.errors import InputError
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mcl_hf.detection.annotation_check import printable, shown
+from mcl_hf.detection.annotation_values import printable, shown
 from mcl_hf.detection.coco_format import load_json
 from mcl_hf.detection.detection_data import DetectionData, ImageId
 from mcl_hf.detection.masks import clean_segmentation, run_length_faults, to_rle

@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mcl_hf.detection.annotation_check import RawData, RawImage, side_in_px
+from mcl_hf.detection.annotation_check import RawData, RawImage
 from mcl_hf.detection.annotation_files import Part, is_image, read_text, split_word, unique_names
+from mcl_hf.detection.annotation_values import side_in_px
 from mcl_hf.detection.detection_data import FileImages
 from mcl_hf.errors import InputError
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import yaml
 
-from mcl_hf.detection.annotation_check import RawData, RawImage, printable, shown
+from mcl_hf.detection.annotation_check import RawData, RawImage
 from mcl_hf.detection.annotation_files import Part, is_image, read_text, split_word, unique_names, walk
+from mcl_hf.detection.annotation_values import printable, shown
 from mcl_hf.detection.detection_data import DetectionData, FileImages
 from mcl_hf.errors import InputError
 
