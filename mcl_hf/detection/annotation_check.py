@@ -22,7 +22,6 @@ annotation ids missing, zero or used twice       numbered anew (pycocotools coun
 """
 
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Iterable
