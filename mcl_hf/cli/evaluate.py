@@ -4,6 +4,7 @@ Also behind `scripts/evaluate.py`, for several processes; the first of them scor
 """
 
 import argparse
+import re
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -11,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from mcl_hf.cli.command import Parser, run_command
+from mcl_hf.detection.annotation_files import split_meant, split_word
 from mcl_hf.detection.coco_metrics import BACKENDS, import_backend
-from mcl_hf.detection.datasets import open_detection_data
+from mcl_hf.detection.datasets import list_splits, open_detection_data
 from mcl_hf.detection.detection_data import DetectionData
 from mcl_hf.detection.evaluate import evaluate_detections
 from mcl_hf.detection.evaluation_files import write_evaluation
-from mcl_hf.detection.results import Result, gather_results, merge_results, read_results, to_results
+from mcl_hf.detection.results import Result, gather_results, merge_results, read_results, to_results, write_results
 from mcl_hf.errors import InputError
 from mcl_hf.new_folder import kept_if_used
 
+_MOST_NAMED = 10
 DESCRIPTION = "Measure a detector on annotated images: COCO's figures for boxes and masks, Pascal VOC's AP50, pictures."
 EXAMPLES = """
 examples:
@@ -47,11 +50,11 @@ def build_parser() -> Parser:
         "--data",
         required=True,
         metavar="DATA",
-        help="COCO JSON or a folder with one, VOCdevkit or one of its years, Cityscapes, parquet files or a data set "
-        "of the Hub with columns image and objects",
+        help="COCO JSON, YOLO's data.yaml, a CSV, or a folder that holds one; Pascal VOC, Cityscapes, parquet files or "
+        "a data set of the Hub with columns image and objects",
     )
-    data.add_argument("--split", default="val", metavar="NAME", help="part of the data (default: val)")
-    data.add_argument("--images", metavar="DIR", help="folder of a COCO JSON's images, where it is not beside the JSON")
+    data.add_argument("--split", metavar="NAME", help="part of the data (default: val, where the data have splits)")
+    data.add_argument("--images", metavar="DIR", help="folder of a COCO JSON's or CSV's images, where it is elsewhere")
     data.add_argument("--image-column", metavar="NAME", help="column of images (default: the only one that can be)")
     data.add_argument("--objects-column", default="objects", metavar="NAME", help="column of boxes (default: objects)")
     data.add_argument(
@@ -61,6 +64,11 @@ def build_parser() -> Parser:
         help="of a table's boxes, px: corner and sides, or two corners (default: xywh)",
     )
     data.add_argument("--skip-broken", action="store_true", help="leave out, and name, what would be refused")
+    data.add_argument(
+        "--allow-outside-paths",
+        action="store_true",
+        help="take images outside of the data's folder where paths in the data say so",
+    )
     data.add_argument("--max-images", type=int, metavar="N", help="only the first N images")
     run = parser.add_argument_group("detections")
     run.add_argument(
@@ -86,7 +94,7 @@ def build_parser() -> Parser:
         type=Path,
         metavar="DIR",
         help="where metrics.json, results.json and pictures go (default: CHECKPOINT/evaluation of a local folder, or "
-        "evaluation)",
+        "evaluation; evaluation-NAME for another split than val)",
     )
     out.add_argument("--pictures", type=int, default=8, metavar="N", help="images to draw, evenly spread (default: 8)")
     out.add_argument(
@@ -108,6 +116,7 @@ def _run(argv: list[str]) -> None:
     options = build_parser().parse_args(argv)
     _check_options(options)
     import_backend(options.backend)  # before hours of detecting
+    options.split = _split(options)
     folder = _output_dir(options)
     with kept_if_used(folder):
         _make_folder(folder)
@@ -123,18 +132,24 @@ def _evaluate(options: argparse.Namespace, folder: Path) -> None:
         objects_column=options.objects_column,
         box_format=options.box_format,
         skip_broken=options.skip_broken,
+        allow_outside_paths=options.allow_outside_paths,
     )
     results: list[Result] | None = None
     if options.predictions is not None:
         print(data.description)
-        results = read_results(options.predictions, data)
+        left_out: list[str] | None = [] if options.skip_broken else None
+        results = read_results(options.predictions, data, left_out)
+        for fault in (left_out or [])[:_MOST_NAMED]:
+            print(f"broken, left out: {fault}")
+        if left_out and len(left_out) > _MOST_NAMED:
+            print(f"broken, left out: {len(left_out) - _MOST_NAMED} more results")
     if options.max_images is not None:
         data = data.select(range(min(options.max_images, len(data))))
     if results is not None:
         kept = set(data.image_ids)
         results = merge_results([[result for result in results if result["image_id"] in kept]], data)
     else:
-        data, results = _detect(options, data)
+        data, results = _detect(options, data, folder)
     if results is None:  # not the first process
         return
     metrics = evaluate_detections(data, results, backend=options.backend)
@@ -158,8 +173,14 @@ def _check_options(options: argparse.Namespace) -> None:
             raise InputError(f"--{option.replace('_', '-')} must be at least {least}, got {value}")
 
 
-def _detect(options: argparse.Namespace, data: DetectionData) -> tuple[DetectionData, list[Result] | None]:
-    """The data without broken images, and all results on the first process, None on the others."""
+def _detect(
+    options: argparse.Namespace, data: DetectionData, folder: Path
+) -> tuple[DetectionData, list[Result] | None]:
+    """The data without broken images, and all results on the first process, None on the others.
+
+    Raises:
+        InputError: an image does not decode, without `--skip-broken`; the results of all others are in the folder.
+    """
     import torch.distributed as dist
     from accelerate import PartialState
     from tqdm import tqdm
@@ -188,7 +209,7 @@ def _detect(options: argparse.Namespace, data: DetectionData) -> tuple[Detection
             batch_size=options.batch_size,
             num_workers=options.num_workers,
             precision=options.precision,
-            skip_broken=options.skip_broken,
+            skip_broken=True,  # what is found late costs itself, and not what was detected before
             progress=progress,
         )
     results = gather_results(to_results(predicted.detections, data), data)
@@ -200,6 +221,14 @@ def _detect(options: argparse.Namespace, data: DetectionData) -> tuple[Detection
     seconds = time.perf_counter() - start
     print(f"{len(data)} images in {seconds:.1f} s, {len(data) / seconds:.1f} images/s with decoding")
     reasons = {index: reason for part in broken for index, reason in part.items()}
+    if reasons and not options.skip_broken:
+        write_results(folder / "results.json", results)
+        index, reason = min(reasons.items())
+        more = f" (and {len(reasons) - 1} more broken images)" if len(reasons) > 1 else ""
+        raise InputError(
+            f"{data.names[index]}: {reason}{more}: mend the data, or leave it out with --skip-broken; what was found "
+            f"in the others is in {folder / 'results.json'}, to be scored with --predictions"
+        )
     for index, reason in sorted(reasons.items()):
         print(f"broken, left out: {data.names[index]}: {reason}")
     if reasons:
@@ -217,6 +246,26 @@ def _make_folder(folder: Path) -> None:
 def _output_dir(options: argparse.Namespace) -> Path:
     if options.output_dir is not None:
         return options.output_dir
+    data = Path(options.data)
+    split = options.split or (split_word(data.stem) if data.is_file() else "all")
+    name = "evaluation"
+    if split is not None and split_meant(split) != "validation":
+        name += "-" + re.sub(r"[^\w.-]", "_", split)
     if options.checkpoint is not None and Path(options.checkpoint).is_dir():
-        return Path(options.checkpoint) / "evaluation"
-    return Path("evaluation")
+        return Path(options.checkpoint) / name
+    return Path(name)
+
+
+def _split(options: argparse.Namespace) -> str | None:
+    """The split that is asked for, or val where the data have splits; None, and a warning, where they have none."""
+    if options.split is not None:
+        return options.split
+    path = Path(options.data)
+    if not path.exists() or list_splits(path):
+        return "val"
+    if path.is_dir():
+        print(
+            f"warning: {path} has no splits of its own: all of its images are scored, among them any that the detector "
+            "was trained on"
+        )
+    return None

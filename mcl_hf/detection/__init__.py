@@ -18,6 +18,7 @@ _HOME = {
     "evaluate_detections": "evaluate",
     "gather_results": "results",
     "ground_truth_results": "results",
+    "list_splits": "datasets",
     "match_categories": "predict",
     "open_detection_data": "datasets",
     "open_detector": "predict",
@@ -28,6 +29,7 @@ _HOME = {
     "start_detector": "from_pretraining",
     "to_results": "results",
     "write_results": "results",
+    "write_yolo": "yolo",
 }
 """Public name -> the file that defines it."""
 

@@ -1,52 +1,63 @@
 """What is wrong with annotations is found, named and settled here, before a model sees them.
 
-Flow: coco_format | voc | cityscapes | object_tables -> **annotation_check** -> detection_data. What COCO's own tools
-live with is kept and reported; what they would stumble over, or silently score wrongly, is refused in one line, or left
+Flow: coco_format | yolo | voc | csv_boxes | ... -> **annotation_check** -> detection_data. What COCO's own tools live
+with is kept and reported; what they would stumble over, or silently score wrongly, is refused in one line, or left
 out with ``skip_broken``:
 
 ================================================ ====================================================================
-file missing, unreadable, of another size        refused
-unknown category, malformed box or mask          refused
-run lengths that are not of the image's size     refused
+file missing, cut short, or of another size      refused
+file outside of the data's folder                refused, unless ``allow_outside_paths``
+unknown category, malformed box, mask or flag    refused
+masks that pycocotools cannot draw               refused
 two images with one id, categories with one name refused, with ``skip_broken`` too
+all boxes within the first pixel: shares, not px refused, with ``skip_broken`` too
 boxes that stick out of the image                kept for evaluation; clipped in training
 boxes without area, or wholly outside            kept for evaluation, where nothing can match; left out in training
 crowd regions                                    left out in training, ignored in evaluation
 images without objects                           kept (`DetectionData.without_empty` is the choice for training)
 annotations of images that are not listed        left out, as pycocotools does
+areas that are negative or no number             computed from mask or box
 annotation ids missing, zero or used twice       numbered anew (pycocotools counts an object with id 0 as never found)
 ================================================ ====================================================================
 """
 
 import json
-import math
+import os
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mcl_hf.data.decode import BrokenImage, open_image
+from mcl_hf.detection.annotation_values import finite_box, flag_of, in_px, is_area, printable, shown
 from mcl_hf.detection.detection_data import AnnotationColumns, DetectionData, ImageId, ImageReader
-from mcl_hf.detection.masks import check_size, clean_segmentation, mask_area
+from mcl_hf.detection.masks import clean_segmentation, mask_area, run_length_faults
 from mcl_hf.errors import InputError
 
 HEADER_BYTES = 65536
 _THREADS = 16
 _EXAMPLES = 3
+_END_BYTES = 64
+_END_OF = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _SLACK = 1.0  # px that a box may stick out without a word: COCO's own are rounded
 
 
 @dataclass
 class RawImage:
-    """An image as listed: its own id, the name to find it by, and its size in px where the annotations give one."""
+    """An image as listed: its own id, the name to find it by, its size in px where the annotations give one, the group
+    that it belongs to where they tell groups, and what makes it useless where something does.
+    """
 
     image_id: ImageId
     name: str
     width: int | None = None
     height: int | None = None
+    group: Any = None
+    fault: str | None = None
 
 
 @dataclass
@@ -54,7 +65,13 @@ class RawData:
     """What a reader of one format gives: images, their annotations by position, categories by their own id.
 
     An annotation is COCO's: ``category_id``, ``bbox`` [x, y, width, height] in px, and where known ``id``, ``area``,
-    ``iscrowd``, ``segmentation``, ``difficult``. ``unlisted`` names annotations whose image is not listed.
+    ``iscrowd``, ``segmentation``, ``difficult``.
+
+    Attributes:
+        in_shares: boxes and polygons are shares of the image's sides, from 0 to 1, not px.
+        faults: annotations that cannot be read, each in a line.
+        notes: other findings: kind, those that it was found in, what was done about it.
+        roots: folders that files of images must be in; none: anywhere.
     """
 
     kind: str
@@ -63,8 +80,11 @@ class RawData:
     annotations: list[tuple[int, dict[str, Any]]]
     categories: dict[int, str]
     reader: ImageReader
-    unlisted: list[str] = field(default_factory=list)
     is_voc: bool = False
+    in_shares: bool = False
+    faults: list[str] = field(default_factory=list)
+    notes: list[tuple[str, list[str], str]] = field(default_factory=list)
+    roots: list[Path] = field(default_factory=list)
 
 
 @dataclass
@@ -77,7 +97,12 @@ class DataReport:
         """Record a finding, if there is any."""
         listed = list(names)
         if listed:
-            self.findings[kind] = (len(listed), done, listed[:_EXAMPLES])
+            self.findings[kind] = (len(listed), done, [printable(name) for name in listed[:_EXAMPLES]])
+
+    def settled_as(self, kind: str, done: str) -> "DataReport":
+        """The same report, with something else done about a finding, if it is there."""
+        count, _, names = self.findings.get(kind, (0, "", []))
+        return DataReport(self.findings | ({kind: (count, done, names)} if count else {}))
 
     def lines(self) -> list[str]:
         """One line a finding."""
@@ -90,13 +115,17 @@ class DataReport:
         return "\n".join(self.lines()) or "nothing to report"
 
 
-def check_annotations(raw: RawData, *, skip_broken: bool = False, check_files: bool = True) -> DetectionData:
+def check_annotations(
+    raw: RawData, *, skip_broken: bool = False, check_files: bool = True, allow_outside_paths: bool = False
+) -> DetectionData:
     """Check what a reader gave and put it into columns.
 
     Args:
         raw: from a reader.
         skip_broken: leave out, and name, what would be refused.
-        check_files: read the header of every image file, to see that it is there and has the annotated size.
+        check_files: read the header and the end of every image file, to see that it is there, has the annotated size
+            and was not cut short.
+        allow_outside_paths: take files of images wherever they lie.
 
     Raises:
         InputError: what the table above says is refused; no images; no annotations.
@@ -104,15 +133,21 @@ def check_annotations(raw: RawData, *, skip_broken: bool = False, check_files: b
     if not raw.images:
         raise InputError(f"{raw.source} lists no images")
     if not raw.annotations:
-        raise InputError(f"{raw.source} holds no annotations of its {len(raw.images)} images: there is nothing to use")
+        more = [f"; {kind}: {printable(names[0])}" for kind, names, _ in raw.notes if names]
+        more += [f"; {printable(fault)}" for fault in raw.faults[:1]]
+        more += [f"; {printable(image.fault)}" for image in raw.images if image.fault]
+        raise InputError(
+            f"{raw.source} holds no annotations of its {len(raw.images)} images: there is nothing to use"
+            f"{''.join(more[:1])}"
+        )
     report = DataReport()
     _refuse_twins(raw)
     _refuse_namesakes(raw)
-    broken, turned = _check_headers(raw, check_files)
+    broken, turned = _check_images(raw, check_files, allow_outside_paths)
     _settle(report, "broken images", broken.values(), skip_broken)
     index_of = {category: index for index, category in enumerate(sorted(raw.categories))}
     columns, faults = _columns(raw, index_of, set(broken), report)
-    _settle(report, "broken annotations", faults, skip_broken)
+    _settle(report, "broken annotations", raw.faults + faults, skip_broken)
     keep = np.array([position for position in range(len(raw.images)) if position not in broken], np.int64)
     images = [raw.images[position] for position in keep]
     data = DetectionData(
@@ -129,15 +164,20 @@ def check_annotations(raw: RawData, *, skip_broken: bool = False, check_files: b
         positions=keep,
         report=report,
         is_voc=raw.is_voc,
+        groups=[image.group for image in images],
     )
     if not len(columns.labels):
-        raise InputError(f"{raw.source}: no annotation is left after the broken ones were taken out")
+        left_out = "; ".join(report.lines())
+        raise InputError(f"{raw.source}: no annotation is left after the broken ones were taken out: {left_out}")
+    if not raw.in_shares:
+        _refuse_shares(data, report)
     report.add("images that were annotated unturned", (raw.images[n].name for n in sorted(turned)), "read unturned")
     crowds = np.repeat(np.arange(len(images)), np.diff(columns.offsets))[columns.iscrowd]
     report.add("crowd regions", (images[n].name for n in crowds), "left out in training, ignored in evaluation")
     empty = np.flatnonzero(data.num_objects == 0)
     report.add("images without objects", (images[n].name for n in empty), "kept")
-    report.add("annotations of images that are not listed", raw.unlisted, "left out")
+    for kind, names, done in raw.notes:
+        report.add(kind, names, done)
     return data
 
 
@@ -146,7 +186,7 @@ def _settle(report: DataReport, kind: str, faults: Iterable[str], skip_broken: b
     listed = list(faults)
     if listed and not skip_broken:
         more = f" (and {len(listed) - 1} more {kind})" if len(listed) > 1 else ""
-        raise InputError(f"{listed[0]}{more}: mend the data, or leave such ones out with --skip-broken")
+        raise InputError(f"{printable(listed[0])}{more}: mend the data, or leave such ones out with --skip-broken")
     report.add(kind, listed, "left out")
 
 
@@ -154,7 +194,10 @@ def _refuse_twins(raw: RawData) -> None:
     first: dict[ImageId, str] = {}
     for image in raw.images:
         if image.image_id in first:
-            raise InputError(f"{raw.source}: {first[image.image_id]} and {image.name} share the id {image.image_id!r}")
+            raise InputError(
+                f"{raw.source}: {printable(first[image.image_id])} and {printable(image.name)} share the id "
+                f"{shown(image.image_id)}"
+            )
         first[image.image_id] = image.name
 
 
@@ -167,16 +210,25 @@ def _refuse_namesakes(raw: RawData) -> None:
         first[name] = category
 
 
-def _check_headers(raw: RawData, check_files: bool) -> tuple[dict[int, str], set[int]]:
+def _check_images(raw: RawData, check_files: bool, allow_outside: bool) -> tuple[dict[int, str], set[int]]:
     """Faults by position, and the positions of images that were annotated as stored, before EXIF turned them (which
     `DetectionItem.decode` sees for itself).
 
     Sizes that the annotations do not give are filled in.
     """
-    asked = [n for n, image in enumerate(raw.images) if check_files or not (image.width and image.height)]
-    broken, turned = {}, set()
+    broken = {n: f"{image.name}: {image.fault}" for n, image in enumerate(raw.images) if image.fault is not None}
+    if raw.roots and not allow_outside:
+        roots = [os.path.abspath(root) for root in raw.roots]  # noqa: PTH100 - links are the user's own, and stay
+        prefixes = tuple(root.rstrip(os.sep) + os.sep for root in roots)
+        for n, path in enumerate(raw.reader.paths):
+            if path and n not in broken and leaves(path, prefixes):
+                broken[n] = (
+                    f"{raw.images[n].name}: lies outside of {roots[0]}: give --allow-outside-paths if this is meant"
+                )
+    turned = set()
+    asked = [n for n, i in enumerate(raw.images) if n not in broken and (check_files or not (i.width and i.height))]
     with ThreadPoolExecutor(_THREADS) as pool:
-        for position, size in zip(asked, pool.map(_Header(raw.reader), asked), strict=True):
+        for position, size in zip(asked, pool.map(_Header(raw.reader, check_files), asked), strict=True):
             image = raw.images[position]
             if isinstance(size, str):
                 broken[position] = f"{image.name}: {size}"
@@ -191,20 +243,33 @@ def _check_headers(raw: RawData, check_files: bool) -> tuple[dict[int, str], set
                 broken[position] = (
                     f"{image.name}: annotated as {listed[0]}x{listed[1]} px, but the file has {upright[0]}x{upright[1]}"
                 )
-    return broken, turned
+    return dict(sorted(broken.items())), turned
+
+
+def leaves(path: str, prefixes: tuple[str, ...]) -> bool:
+    """Whether a path is in none of the folders, which end with a separator; links are not followed."""
+    if path.startswith(prefixes) and ".." not in path:
+        return False
+    return not os.path.abspath(path).startswith(prefixes)  # noqa: PTH100
 
 
 @dataclass(frozen=True)
 class _Header:
     reader: ImageReader
+    to_the_end: bool
 
     def __call__(self, position: int) -> tuple[tuple[int, int], tuple[int, int]] | str:
         """(width, height) as stored and upright, or what is wrong."""
         try:
+            data = self.reader.read(position, HEADER_BYTES)
             try:
-                opened = open_image(self.reader.read(position, HEADER_BYTES))
+                opened = open_image(data)
             except BrokenImage:  # some formats keep what is needed at their end
                 opened = open_image(self.reader.read(position))
+            end = _END_OF.get(opened.picture.format or "")
+            # of a file without its mark of the end, decoding alone tells whether it is whole
+            if self.to_the_end and end is not None and end not in self.reader.end(position, _END_BYTES):
+                open_image(self.reader.read(position)).decode()
         except BrokenImage as error:
             return str(error)
         return opened.picture.size, (opened.width, opened.height)
@@ -221,41 +286,53 @@ def _columns(
     outside: list[str] = []
     flat: list[str] = []
     no_mask: list[str] = []
+    no_area: list[str] = []
     boxes, labels, crowds, difficult, areas, counts, pieces = [], [], [], [], [], [], []
     with_masks = any(annotation.get("segmentation") for _, annotation in raw.annotations)
+    undrawable = _run_length_faults(raw) if with_masks else {}
     for position, annotations in enumerate(by_image):
         if position in left_out:
             continue
         image, kept = raw.images[position], 0
         width, height = image.width or 0, image.height or 0
         for annotation in annotations:
-            name = f"{image.name}, annotation {annotation.get('id', '?')}"
             try:
-                box = _box(annotation.get("bbox"))
+                if raw.in_shares:
+                    annotation = in_px(annotation, width, height)
+                box = finite_box(annotation.get("bbox"))
                 label = index_of[annotation["category_id"]]
-                segmentation = clean_segmentation(annotation.get("segmentation"))
-                check_size(segmentation, height, width)
+                given = annotation.get("segmentation")
+                segmentation = clean_segmentation(given, height, width) if given else None
+                if id(annotation) in undrawable:
+                    raise ValueError(undrawable[id(annotation)])
+                crowd, hard = annotation.get("iscrowd"), annotation.get("difficult")
+                crowd = flag_of("iscrowd", crowd) if crowd else False
+                hard = flag_of("difficult", hard) if hard else False
                 area = annotation.get("area")
-                if area is None:
+                is_odd = area is not None and not is_area(area)
+                if area is None or is_odd:
                     area = box[2] * box[3] if segmentation is None else mask_area(segmentation, height, width)
                 area = float(area)
             except KeyError:
-                faults.append(f"{name}: category {annotation.get('category_id')!r} is not in the list of categories")
+                category = shown(annotation.get("category_id"))
+                faults.append(f"{_name(image, annotation)}: category {category} is not in the list of categories")
                 continue
-            except (ValueError, TypeError, IndexError) as error:
-                faults.append(f"{name}: {error}")
+            except (ValueError, TypeError, IndexError, OverflowError) as error:
+                faults.append(f"{_name(image, annotation)}: {error}")
                 continue
             x, y, w, h = box
             if w <= 0 or h <= 0 or x >= width or y >= height or x + w <= 0 or y + h <= 0:
-                flat.append(f"{name}: box {annotation['bbox']}")
+                flat.append(f"{_name(image, annotation)}: box {shown(annotation['bbox'])}")
             elif x < -_SLACK or y < -_SLACK or x + w > width + _SLACK or y + h > height + _SLACK:
-                outside.append(f"{name}: box {annotation['bbox']} in {width}x{height} px")
+                outside.append(f"{_name(image, annotation)}: box {shown(annotation['bbox'])} in {width}x{height} px")
             if with_masks and segmentation is None:
-                no_mask.append(name)
+                no_mask.append(_name(image, annotation))
+            if is_odd:
+                no_area.append(f"{_name(image, annotation)}: {shown(annotation['area'])}")
             boxes.append(box)
             labels.append(label)
-            crowds.append(bool(annotation.get("iscrowd", 0)))
-            difficult.append(bool(annotation.get("difficult", 0)))
+            crowds.append(crowd)
+            difficult.append(hard)
             areas.append(area)
             pieces.append(b"" if segmentation is None else json.dumps(segmentation).encode())
             kept += 1
@@ -263,6 +340,7 @@ def _columns(
     report.add("boxes that stick out of the image", outside, "clipped in training, as annotated in evaluation")
     report.add("boxes without area in the image", flat, "left out in training, as annotated in evaluation")
     report.add("objects without a mask", no_mask, "left out where masks are trained, never found where they are scored")
+    report.add("areas that are negative or no number", no_area, "computed from mask or box")
     _report_ids(raw, report)
     columns = AnnotationColumns(
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
@@ -277,16 +355,46 @@ def _columns(
     return columns, faults
 
 
-def _box(value: Any) -> tuple[float, float, float, float]:
-    if not isinstance(value, list | tuple) or len(value) != 4:
-        raise ValueError(f"bbox {value!r} is not [x, y, width, height]")
-    x, y, w, h = (float(part) for part in value)
-    if not all(map(math.isfinite, (x, y, w, h))):
-        raise ValueError(f"bbox {value!r} is not finite")
-    return x, y, w, h
+def _name(image: RawImage, annotation: dict[str, Any]) -> str:
+    number = annotation.get("id", "?")
+    return f"{image.name}, annotation {number if isinstance(number, str) else shown(number)}"
+
+
+def _run_length_faults(raw: RawData) -> dict[int, str]:
+    """What is wrong with compressed run lengths, by the `id` of their annotation."""
+    owners, texts, pixels = [], [], []
+    for position, annotation in raw.annotations:
+        given = annotation.get("segmentation")
+        if isinstance(given, list | tuple) and len(given) == 1:
+            given = given[0]
+        counts = given.get("counts") if isinstance(given, dict) else None
+        if isinstance(counts, str | bytes):
+            image = raw.images[position]
+            owners.append(id(annotation))
+            texts.append(counts if isinstance(counts, str) else counts.decode("latin-1"))
+            pixels.append((image.width or 0) * (image.height or 0))
+    return {owners[place]: fault for place, fault in run_length_faults(texts, pixels).items()}
+
+
+def _refuse_shares(data: DetectionData, report: DataReport) -> None:
+    """Boxes that all end within the first pixel are shares of the image, from 0 to 1; some such boxes are reported."""
+    boxes, counts = data.columns.bbox, np.diff(data.columns.offsets)
+    ends = (boxes[:, :2] + boxes[:, 2:]).max(axis=1)
+    large = np.repeat(np.minimum(data.widths, data.heights), counts) > 8
+    tiny = large & (boxes >= 0).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1) & (ends <= 1)
+    if tiny.all() and (boxes % 1).any():
+        raise InputError(
+            f"{data.source}: all {len(boxes)} boxes end within the first pixel, such as {boxes[0].tolist()}: they look "
+            "like shares of the image; multiply them by its width and height, as boxes are in px"
+        )
+    owners = np.repeat(np.arange(len(data)), counts)
+    names = [f"{data.names[owners[n]]}: box {boxes[n].tolist()}" for n in np.flatnonzero(tiny)]
+    report.add("boxes that end within the first pixel", names, "kept, but they look like shares of the image")
 
 
 def _report_ids(raw: RawData, report: DataReport) -> None:
-    ids = Counter(annotation["id"] for _, annotation in raw.annotations if "id" in annotation)
-    odd = [f"id {number!r}" for number, count in ids.items() if count > 1 or number == 0]
+    ids = [annotation["id"] for _, annotation in raw.annotations if "id" in annotation]
+    usable = Counter(number for number in ids if isinstance(number, int | str))
+    odd = [f"id {shown(number)}" for number, count in usable.items() if count > 1 or number == 0]
+    odd += [f"id {shown(number)}" for number in ids if not isinstance(number, int | str)]
     report.add("annotation ids that are zero or used twice", odd, "numbered anew")

@@ -6,6 +6,7 @@ not be told apart (a crowd).
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from mcl_hf.detection.annotation_check import RawData, RawImage
+from mcl_hf.detection.annotation_files import Part
 from mcl_hf.detection.detection_data import FileImages
 from mcl_hf.errors import InputError
 
@@ -36,13 +38,20 @@ def is_cityscapes(folder: Path) -> bool:
     return (folder / "leftImg8bit").is_dir() and (folder / "gtFine").is_dir()
 
 
+def cityscapes_parts(folder: Path) -> list[Part]:
+    """One part for each folder of splits, in Cityscapes' own names: train, val, test."""
+    splits = sorted(path.name for path in (folder / "leftImg8bit").iterdir() if path.is_dir())
+    return [
+        Part(name, f"leftImg8bit/{name}", partial(read_cityscapes, folder, name)) for name in splits if name[0] != "."
+    ]
+
+
 def read_cityscapes(folder: Path, split: str) -> RawData:
     """Images and instances of a split; the pictures of ids are gone through once, in threads.
 
     Raises:
         InputError: no images of this split, or a picture of ids is missing.
     """
-    split = "val" if split == "validation" else split
     root = folder / "leftImg8bit" / split
     files = sorted(root.glob(f"*/*{_IMAGE_END}"))
     if not files:
@@ -55,7 +64,7 @@ def read_cityscapes(folder: Path, split: str) -> RawData:
     annotations: list[tuple[int, dict[str, Any]]] = []
     with ThreadPoolExecutor(8) as pool:
         for position, found in enumerate(pool.map(_instances, ids)):
-            annotations += [(position, {**entry, "id": number}) for number, entry in enumerate(found, start=1)]
+            annotations += [(position, {**entry, "id": len(annotations) + n}) for n, entry in enumerate(found, start=1)]
     return RawData(
         kind=f"Cityscapes, split {split}",
         source=str(folder),

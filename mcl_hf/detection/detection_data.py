@@ -7,6 +7,7 @@ forked from the training process would otherwise each copy all of them, as count
 
 import copy
 import json
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,10 @@ ImageId = int | str
 
 
 class ImageReader(Protocol):
-    """Undecoded images by position."""
+    """Undecoded images by position. ``paths`` are their files, None where bytes are at hand."""
+
+    @property
+    def paths(self) -> Sequence[str | None]: ...
 
     def read(self, position: int, most: int | None = None) -> bytes:
         """The file's bytes, or about its first ``most``.
@@ -30,6 +34,9 @@ class ImageReader(Protocol):
         Raises:
             BrokenImage: there is no such file, or it cannot be read.
         """
+
+    def end(self, position: int, most: int) -> bytes:
+        """The last bytes of a file that `read` has found."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +46,26 @@ class FileImages:
     paths: Sequence[str]
 
     def read(self, position: int, most: int | None = None) -> bytes:
+        return self._read(position, 0, most)
+
+    def end(self, position: int, most: int) -> bytes:
+        return self._read(position, -most, most)
+
+    def _read(self, position: int, start: int, most: int | None) -> bytes:
+        path = Path(self.paths[position])
         try:
-            with Path(self.paths[position]).open("rb") as file:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # a pipe or a device would never end
+                raise BrokenImage("is no file" if not path.is_dir() else "is a folder")
+            with path.open("rb") as file:
+                file.seek(start if start >= 0 else max(0, status.st_size + start))
                 return file.read() if most is None else file.read(most)
         except FileNotFoundError as error:
             raise BrokenImage("the file is missing") from error
         except OSError as error:
             raise BrokenImage(f"cannot be read: {error.strerror or error}") from error
+        except ValueError as error:  # a zero byte or half a character in its name
+            raise BrokenImage("no file can have such a name") from error
 
 
 @dataclass(frozen=True)
@@ -54,9 +74,13 @@ class TableImages:
 
     table: Any
     column: str
+    paths: Sequence[str | None]
 
     def read(self, position: int, most: int | None = None) -> bytes:
         return image_bytes(self.table[position][self.column])
+
+    def end(self, position: int, most: int) -> bytes:
+        return self.read(position)[-most:]
 
 
 @dataclass(frozen=True)
@@ -173,6 +197,7 @@ class DetectionData:
         image_ids, names, widths, heights: of each image; ids are the data set's own.
         report: what the check found (`annotation_check.DataReport`).
         is_voc: Pascal VOC data, which are scored by its own rule too.
+        groups: the group of each image, None where the data tell none (`group_column`).
     """
 
     kind: str
@@ -188,6 +213,7 @@ class DetectionData:
     positions: np.ndarray  # of each image in the reader
     report: Any = None
     is_voc: bool = False
+    groups: list[Any] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -283,10 +309,14 @@ class DetectionData:
         )
         new.image_ids = [self.image_ids[index] for index in chosen]
         new.names = [self.names[index] for index in chosen]
+        new.groups = [self.groups[index] for index in chosen] if self.groups else []
         for name in ("widths", "heights", "positions"):
             setattr(new, name, getattr(self, name)[chosen])
         return new
 
     def without_empty(self) -> "DetectionData":
         """The data without images that hold no single object, which many recipes leave out of training."""
-        return self.select(np.flatnonzero(self.num_objects > 0))
+        filled = self.select(np.flatnonzero(self.num_objects > 0))
+        if self.report is not None:
+            filled.report = self.report.settled_as("images without objects", "left out of training")
+        return filled

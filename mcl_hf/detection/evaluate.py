@@ -78,7 +78,7 @@ class DetectionMetrics:
         return content
 
     def lines(self, most_classes: int = 20) -> list[str]:
-        """A table for the terminal, figures times 100, with the first classes in the data's order."""
+        """A table for the terminal, figures times 100; of classes, the first that have objects, in the data's order."""
         lines = [f"{self.num_images} images, {self.num_objects} objects, {self.num_results} results ({self.backend})"]
         for name, kind in (("box", self.box), ("mask", self.mask)):
             if kind is None:
@@ -86,10 +86,13 @@ class DetectionMetrics:
             lines.append(_row("", list(kind.figures)))
             lines.append(_row(name, [_percent(value) for value in kind.figures.values()]))
             lines.append(_row(f"{name}, one class", [_percent(value) for value in kind.class_agnostic.values()]))
-            shown = list(kind.per_class.items())[:most_classes]
+            measured = [entry for entry in kind.per_class.items() if any(v is not None for v in entry[1].values())]
+            shown = measured[:most_classes]
             lines += [_row(f"  {title}", [_percent(v) for v in figures.values()]) for title, figures in shown]
-            if len(kind.per_class) > len(shown):
-                lines.append(f"  ... {len(kind.per_class) - len(shown)} more classes in the JSON")
+            if len(measured) > len(shown):
+                lines.append(f"  ... {len(measured) - len(shown)} more classes in the JSON")
+            if len(kind.per_class) > len(measured):
+                lines.append(f"  classes without objects: {len(kind.per_class) - len(measured)}, left out")
         if self.voc is not None:
             lines.append(
                 f"Pascal VOC AP50: {_percent(self.voc['AP50'])} by area, {_percent(self.voc['AP50_11'])} by 11 points"
@@ -122,8 +125,7 @@ def evaluate_detections(
     if isinstance(predictions, str | Path):
         results = read_results(predictions, data)
     else:
-        results = list(predictions)
-        check_results(results, data)
+        results = check_results(predictions, data)
     with_masks = sum("segmentation" in result for result in results)
     if masks is None:
         masks = data.has_masks and with_masks > 0

@@ -11,7 +11,6 @@ evaluation -> finished folder. Everything that can be wrong with the input is fo
         log.jsonl        as in pre-training, with losses by name and figures as eval/box/AP
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -19,16 +18,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 
-from mcl_hf.data.licences import describe_sources
 from mcl_hf.detection.coco_metrics import import_backend
 from mcl_hf.detection.configuration_detector import MCLDetectorConfig
-from mcl_hf.detection.datasets import open_detection_data
 from mcl_hf.detection.detection_data import DetectionData
 from mcl_hf.detection.finetune_arguments import FinetuneArguments, load_finetune_arguments
+from mcl_hf.detection.finetune_data import fingerprint as fingerprint
+from mcl_hf.detection.finetune_data import overlaps as overlaps
+from mcl_hf.detection.finetune_data import take_fraction as take_fraction
+from mcl_hf.detection.finetune_data import training_data, training_record, validation_data, validation_record
 from mcl_hf.detection.finetune_evaluation import EvaluationWatch
 from mcl_hf.detection.finetune_finish import finish
 from mcl_hf.detection.finetune_step import FinetuneRun, finetune_step
@@ -56,12 +56,15 @@ RULES = RecipeRules(
         {
             "output_dir", "resume", "num_workers", "max_broken", "save_every_steps", "keep_last", "keep_every",
             "log_every_steps", "report_to", "log_images", "eval_batch_size", "eval_backend", "val_data", "val_split",
-            "val_images",
+            "val_images", "allow_outside_paths",
         }
     ),
     # by the data's fingerprint, the steps and their images
     compared_elsewhere=frozenset(
-        {"data", "images", "split", "data_fraction", "auto", "epochs", "max_steps", "global_batch_size", "batch_size"}
+        {
+            "data", "images", "split", "data_fraction", "val_fraction", "group_column", "auto", "epochs", "max_steps",
+            "global_batch_size", "batch_size",
+        }
     ),
 )  # fmt: skip
 
@@ -101,7 +104,9 @@ def finetune(
     if arguments.init is None:
         raise InputError("--init is missing: random, timm:NAME, or a pre-training checkpoint's folder or repository")
     if arguments.data is None:
-        raise InputError("--data is missing: a COCO JSON or folder, VOCdevkit, Cityscapes, parquet or a Hub data set")
+        raise InputError(
+            "--data is missing: annotated images in COCO's, YOLO's or VOC's format, CSV, parquet, or on the Hub"
+        )
     output_dir = output_folder(arguments.output_dir, [arguments.data])
     check_trackers(arguments.report_to)
     import_backend(arguments.eval_backend)  # before hours of training
@@ -215,131 +220,12 @@ def _finetune(
     return see_through(run, finetune_step, watch, lines, partial(finish, watch=watch), last_line)
 
 
-def training_record(arguments: FinetuneArguments, data: DetectionData) -> dict[str, Any]:
-    """What is trained on, as runs and comparisons record it: `sources` (see `describe_sources`: no folders, no keys),
-    `split`, `num_images`, `num_objects` and `fingerprint`."""
-    return _data_record(arguments.data or "", arguments.split, data)
-
-
-def validation_record(arguments: FinetuneArguments, data: DetectionData) -> dict[str, Any]:
-    """What AP is measured on, in the form of `training_record`."""
-    return _data_record(arguments.val_data or arguments.data or "", arguments.val_split or "validation", data)
-
-
-def _data_record(given: str, split: str, data: DetectionData) -> dict[str, Any]:
-    return {
-        "sources": describe_sources([given]),
-        "split": split,
-        "num_images": len(data),
-        "num_objects": int(data.num_objects.sum()),
-        "fingerprint": fingerprint(data),
-    }
-
-
 def _start_of(checkpoint: Path, init: str | None, lines: list[str]) -> str | None:
     """What the run of a checkpoint started from, which the rules of `auto` go by; a line where `init` says another."""
     started = read_training_state(checkpoint).arguments.get("init", init)
     if started != init:
         lines.append(f"warning: --init {init} has no effect: {checkpoint} continues a run that started from {started}")
     return started
-
-
-def training_data(arguments: FinetuneArguments) -> DetectionData:
-    """What is trained on: without empty images where asked for, and the fraction of it.
-
-    Raises:
-        InputError: as `open_detection_data`; or nothing is left.
-    """
-    assert arguments.data is not None, "checked before"
-    data = open_detection_data(arguments.data, split=arguments.split, images=arguments.images, **_reading(arguments))
-    if arguments.filter_empty:
-        data = data.without_empty()
-    if arguments.data_fraction < 1:
-        data = take_fraction(data, arguments.data_fraction, arguments.seed)
-    if len(data) == 0 or data.num_learnable == 0:
-        raise InputError(
-            f"{data.source} has no objects to learn from in its split {arguments.split!r}: crowds and boxes without "
-            "area inside the image do not count"
-        )
-    return data
-
-
-def validation_data(arguments: FinetuneArguments, data: DetectionData, lines: list[str]) -> DetectionData | None:
-    """What AP is measured on; None, and a line about it, where neither `val_data` nor `val_split` is given and `data`
-    has no validation split.
-
-    Raises:
-        InputError: what was given cannot be opened, has no objects, or has other categories than the training data.
-    """
-    source = arguments.val_data or arguments.data
-    assert source is not None, "checked before"
-    asked_for = arguments.val_data is not None or arguments.val_split is not None
-    if not asked_for and Path(source).is_file():
-        lines.append(f"warning: AP will not be measured: {source} is a single file; name --val-data")
-        return None
-    try:
-        found = open_detection_data(
-            source, split=arguments.val_split or "validation", images=arguments.val_images, **_reading(arguments)
-        )
-    except InputError as error:
-        if asked_for:
-            raise
-        lines.append(f"warning: AP will not be measured: {error}")
-        return None
-    if not found.num_objects.any():
-        reason = f"the validation data {found.source} have no objects, crowds apart: AP cannot be measured"
-        if asked_for:
-            raise InputError(reason)
-        lines.append(f"warning: AP will not be measured: {reason}")
-        return None
-    if arguments.val_data is None and overlaps(found, data):
-        lines.append(f"warning: AP will not be measured: {source} has no split of its own for it; name --val-data")
-        return None
-    unknown = [name for name in found.category_names if name not in data.category_names]
-    if unknown:
-        raise InputError(
-            f"{found.source} has categories that {data.source} lacks: {', '.join(unknown[:5])}: "
-            "training and validation need the same ones"
-        )
-    lines.append(f"validation: {found.description}")
-    return found
-
-
-def overlaps(one: DetectionData, other: DetectionData) -> bool:
-    """Whether the two hold the same images with the same annotations, at least in part."""
-
-    def images(data: DetectionData) -> set[tuple[str, bytes, bytes]]:
-        columns, ends = data.columns, data.columns.offsets
-        return {
-            (name, columns.bbox[start:end].tobytes(), columns.labels[start:end].tobytes())
-            for name, start, end in zip(data.names, ends[:-1], ends[1:], strict=True)
-            if end > start
-        }
-
-    return not images(one).isdisjoint(images(other))
-
-
-def _reading(arguments: FinetuneArguments) -> dict[str, Any]:
-    names = ("image_column", "objects_column", "box_format", "skip_broken")
-    return {name: getattr(arguments, name) for name in names}
-
-
-def take_fraction(data: DetectionData, fraction: float, seed: int) -> DetectionData:
-    """A share of the images, at least one; a larger share of the same seed holds the smaller one."""
-    order = np.random.default_rng([seed, len(data)]).permutation(len(data))
-    return data.select(np.sort(order[: max(1, round(fraction * len(data)))]))
-
-
-def fingerprint(data: DetectionData) -> str:
-    """Short hash of images' ids and sizes and of annotations, masks included; equal for equal data, wherever it
-    lies."""
-    digest = hashlib.blake2b(digest_size=8)
-    digest.update(json.dumps([list(map(str, data.image_ids)), data.category_names]).encode())
-    columns = data.columns
-    boxes = (data.widths, data.heights, columns.offsets, columns.bbox, columns.labels, columns.iscrowd)
-    for array in (*boxes, columns.segmentation_ends, columns.segmentations) if data.has_masks else boxes:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def build_detector(arguments: FinetuneArguments, data: DetectionData, checkpoint: Path | None, lines: list[str]) -> Any:

@@ -61,17 +61,24 @@ class FinetuneArguments(FromRecipe):
 
     # --- data --------------------------------------------------------------------------------------------------
     data: str | None = option(
-        None, "annotated images: COCO JSON or folder, VOCdevkit, Cityscapes, parquet, or a Hub data set's name"
+        None, "annotated images: COCO, YOLO, Pascal VOC, CSV, Cityscapes, parquet, or a Hub data set's name"
     )
     split: str = option("train", "part of the data that is trained on")
     val_data: str | None = option(None, "annotated images to measure AP on (data)")
     val_split: str | None = option(None, "part of val_data that AP is measured on (validation)")
-    images: str | None = option(None, "folder of the images of a COCO JSON (found beside it)")
+    val_fraction: float | None = option(
+        None, "share (0 to 1) of the training images to hold out, by the seed, and to measure AP on; not with val_data"
+    )
+    group_column: str | None = option(
+        None, "column of a table or CSV, or entry of COCO's images; val_fraction holds out whole groups of it"
+    )
+    images: str | None = option(None, "folder of the images of a COCO JSON or CSV (found beside it)")
     val_images: str | None = option(None, "the same for val_data")
     image_column: str | None = option(None, "column that holds the image, in tables")
     objects_column: str = option("objects", "column that holds boxes and categories, in tables")
     box_format: Literal["xywh", "xyxy"] = option("xywh", "how tables write boxes, px")
     skip_broken: bool = option(False, "leave out annotations and files that the check would refuse")
+    allow_outside_paths: bool = option(False, "take images outside of the data's folder where paths in the data say so")
     filter_empty: bool = option(True, "leave images without objects out of training")
     data_fraction: float = option(1.0, "share (0 to 1) of the training images that is used, chosen by the seed")
     max_broken: float = option(0.01, "share of images (0 to 1) that may be unreadable before the run stops")
@@ -158,6 +165,13 @@ class FinetuneArguments(FromRecipe):
                 raise InputError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         if self.min_size_train is not None and (not self.min_size_train or min(self.min_size_train) < 32):
             raise InputError(f"min_size_train needs sides of at least 32 px, got {self.min_size_train}")
+        if self.val_fraction is not None:
+            if not 0 < self.val_fraction < 1:
+                raise InputError(f"val_fraction must be above 0 and below 1, got {self.val_fraction}")
+            if self.val_data is not None or self.val_split is not None:
+                raise InputError("val_fraction holds out training images: give it, or val_data and val_split, not both")
+        elif self.group_column is not None:
+            raise InputError("group_column says what val_fraction keeps together: give val_fraction too")
         for one, other in _EITHER_OR:
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise InputError(f"{one} and {other} are both set: give only one of them")

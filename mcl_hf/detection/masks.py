@@ -5,6 +5,8 @@ A segmentation is COCO's: a list of polygons `[x0, y0, x1, y1, ...]` in px, or r
 "counts": ...}` in column order, compressed (text) or not (list of integers).
 """
 
+import math
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,27 +14,130 @@ from typing import Any
 import numpy as np
 
 Segmentation = list[list[float]] | dict[str, Any]
+_FARTHEST = 10
+"""How many times the larger side of its image a polygon may be away: pycocotools walks along every pixel of it."""
+_AT_ONCE = 20_000
 
 
-def clean_segmentation(value: Any) -> Segmentation | None:
-    """A segmentation without polygons of fewer than three points; None where nothing is left.
+def clean_segmentation(value: Any, height: int, width: int) -> Segmentation | None:
+    """A segmentation that pycocotools can draw on an image of ``height`` x ``width`` px; None where nothing is left.
+
+    Polygons of fewer than three points are left out. Compressed counts are not decoded: see `run_length_faults`.
 
     Raises:
-        ValueError: neither polygons nor run lengths.
+        ValueError: neither polygons nor run lengths, coordinates that are no finite numbers or far from the image, or
+            run lengths of another size.
     """
-    if value is None or value == []:
+    if value is None or value in ([], ()):
         return None
+    if isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], dict):
+        value = value[0]
     if isinstance(value, dict):
-        if not {"size", "counts"} <= set(value):
-            raise ValueError("run lengths without size and counts")
-        counts = value["counts"]
-        return {**value, "counts": counts.decode("ascii")} if isinstance(counts, bytes) else value
+        return _clean_run_lengths(value, height, width)
     if not isinstance(value, list | tuple):
         raise ValueError(f"{type(value).__name__} instead of polygons or run lengths")
-    if value and isinstance(value[0], int | float):  # one polygon without the list around it
+    if isinstance(value[0], int | float):  # one polygon without the list around it
         value = [value]
-    parts = [list(part) for part in value if len(part) >= 6 and len(part) % 2 == 0]
+    elif all(isinstance(part, list | tuple) and len(part) == 2 for part in value):  # one polygon of pairs
+        value = [[side for point in value for side in point]]
+    most = _FARTHEST * max(height, width)
+    parts = []
+    for part in value:
+        if not isinstance(part, list | tuple):
+            raise ValueError(f"{type(part).__name__} instead of a polygon")
+        if len(part) < 6 or len(part) % 2:
+            continue
+        try:
+            finite = math.isfinite(sum(part))
+            near = finite and -most <= min(part) and max(part) <= most
+        except (TypeError, OverflowError):
+            raise ValueError("a polygon has coordinates that are no numbers") from None
+        if not near:
+            raise ValueError(
+                f"a polygon leaves its image of {width}x{height} px by more than {_FARTHEST} times its size"
+                if finite
+                else "a polygon has coordinates that are not finite"
+            )
+        parts.append(part if isinstance(part, list) else list(part))
     return parts or None
+
+
+def _clean_run_lengths(value: dict[str, Any], height: int, width: int) -> Segmentation:
+    if not {"size", "counts"} <= set(value):
+        raise ValueError("run lengths without size and counts")
+    size, counts = value["size"], value["counts"]
+    if not isinstance(size, list | tuple) or [*size] != [height, width]:
+        raise ValueError(f"run lengths of size {size!r:.60} (height, width) in an image of {[height, width]}")
+    if isinstance(counts, bytes):
+        counts = counts.decode("ascii")
+    if isinstance(counts, list | tuple):
+        try:
+            counts = counts if all(type(count) is int for count in counts) else [operator.index(c) for c in counts]
+        except TypeError:
+            raise ValueError("run lengths that are no whole numbers") from None
+        if sum(counts) != height * width:
+            raise ValueError(f"run lengths of {sum(counts)} pixels in an image of {height * width}")
+        if min(counts, default=0) < 0:
+            raise ValueError("run lengths below zero")
+    elif not isinstance(counts, str):
+        raise ValueError(f"run lengths whose counts are {type(counts).__name__}, not a text or a list")
+    plain = counts is value["counts"] and all(type(side) is int for side in size)
+    return value if plain else {"size": [height, width], "counts": counts}
+
+
+def run_length_faults(counts: Sequence[str], pixels: Sequence[int]) -> dict[int, str]:
+    """What is wrong with compressed run lengths, by their place: pycocotools reads past the end of those that are cut
+    short, and fills what they lack with whatever lies in memory.
+
+    Args:
+        counts: n texts as pycocotools writes them.
+        pixels: n areas of the images that they belong to, height times width.
+    """
+    faults: dict[int, str] = {}
+    for start in range(0, len(counts), _AT_ONCE):
+        found = _faults_of(counts[start : start + _AT_ONCE], np.asarray(pixels[start : start + _AT_ONCE], np.int64))
+        faults |= {start + place: fault for place, fault in found.items()}
+    return faults
+
+
+def _faults_of(counts: Sequence[str], pixels: np.ndarray) -> dict[int, str]:
+    lengths = np.array([len(text) for text in counts], np.int64)
+    text = np.repeat(np.arange(len(counts)), lengths)  # of each character
+    codes = np.frombuffer("".join(counts).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.int64) - 48
+    # a number is written in digits of 5 bits, the lowest first; bit 32 says that another digit follows
+    strange = np.bincount(text[(codes < 0) | (codes > 63)], minlength=len(counts)) > 0
+    cut = np.zeros(len(counts), bool)
+    filled = lengths > 0
+    cut[filled] = (codes[np.cumsum(lengths)[filled] - 1] & 32) > 0
+    whole = ~(strange | cut)
+    text, codes = text[whole[text]], codes[whole[text]]
+    is_last = (codes & 32) == 0
+    starts = np.concatenate([[0], np.flatnonzero(is_last)[:-1] + 1]).astype(np.int64) if len(codes) else text
+    digit = np.arange(len(codes)) - starts[np.cumsum(is_last) - is_last]
+    long = np.bincount(text[digit > 6], minlength=len(counts)) > 0
+    shift = 5 * np.minimum(digit, 11)
+    values = np.add.reduceat((codes & 31) << shift, starts) if len(codes) else codes
+    values -= np.where(codes[is_last] & 16, np.left_shift(1, shift[is_last] + 5), 0)
+    # from the fourth on, a number is the difference to the last but one
+    owner = text[is_last]
+    place = np.arange(len(owner)) - np.searchsorted(owner, owner)
+    order = np.lexsort((place, np.where(place == 0, 0, 2 - place % 2), owner))
+    chain = owner[order] * 3 + np.where(place == 0, 0, 2 - place % 2)[order]
+    sums = np.cumsum(values[order])
+    runs = sums - np.concatenate([[0], sums])[np.searchsorted(chain, chain)]
+    negative = np.bincount(owner[order][runs < 0], minlength=len(counts)) > 0
+    totals = np.bincount(owner[order], runs, minlength=len(counts))
+    faults = {}
+    for n in np.flatnonzero(~whole | long | negative | (totals != pixels)):
+        if strange[n]:
+            faults[int(n)] = "run lengths with characters that do not belong there"
+        elif cut[n]:
+            faults[int(n)] = "run lengths that are cut short"
+        elif long[n] or negative[n]:
+            faults[int(n)] = "run lengths below zero or beyond any image"
+        else:
+            faults[int(n)] = f"run lengths of {int(totals[n])} pixels in an image of {int(pixels[n])}"
+    return faults
 
 
 def to_rle(segmentation: Segmentation | None, height: int, width: int) -> dict[str, Any]:
@@ -82,22 +187,6 @@ def encode_masks(masks: Iterable[np.ndarray]) -> list[dict[str, Any]]:
 
     rles = [coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks]
     return [{"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")} for rle in rles]
-
-
-def check_size(segmentation: Segmentation | None, height: int, width: int) -> None:
-    """Refuse run lengths that are not of an image of this size: pycocotools would not match them with anything.
-
-    Raises:
-        ValueError: of another size, or uncompressed counts that do not add up to it.
-    """
-    if not isinstance(segmentation, dict):
-        return  # polygons have no size of their own
-    size = segmentation["size"]
-    if [*size] != [height, width]:
-        raise ValueError(f"run lengths of size {size!r} (height, width) in an image of {[height, width]}")
-    counts = segmentation["counts"]
-    if isinstance(counts, list) and sum(counts) != height * width:
-        raise ValueError(f"run lengths of {sum(counts)} pixels in an image of {height * width}")
 
 
 def mask_area(segmentation: Segmentation, height: int, width: int) -> float:

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from mcl_hf.detection.annotation_values import printable, shown
+from mcl_hf.detection.coco_format import load_json
 from mcl_hf.detection.detection_data import DetectionData, ImageId
-from mcl_hf.detection.masks import check_size, clean_segmentation, to_rle
+from mcl_hf.detection.masks import clean_segmentation, run_length_faults, to_rle
 from mcl_hf.errors import InputError
 
 Result = dict[str, Any]
@@ -95,57 +97,109 @@ def write_results(path: str | Path, results: Sequence[Result]) -> None:
         file.write("[\n" + ",\n".join(json.dumps(result) for result in results) + "\n]\n")
 
 
-def read_results(path: str | Path, data: DetectionData) -> list[Result]:
+def read_results(path: str | Path, data: DetectionData, left_out: list[str] | None = None) -> list[Result]:
     """Read a results JSON that was made for ``data``, by this library or any other.
+
+    Args:
+        path: of the file.
+        data: what it was made for.
+        left_out: gets what is wrong with results that cannot be scored, which are then left out; None: the first of
+            them is refused.
 
     Raises:
         InputError: no such file, another format, or images and categories that the data do not have.
     """
     path = Path(path)
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is no JSON: {error}") from error
+    results = load_json(path)
     if not isinstance(results, list):
         raise InputError(f"{path} is no COCO results file: it holds a {type(results).__name__}, not a list")
-    check_results(results, data, str(path))
-    return results
+    return check_results(results, data, str(path), left_out)
 
 
-def check_results(results: Sequence[Result], data: DetectionData, name: str = "predictions") -> None:
-    """Refuse results that cannot be scored on ``data``.
+def check_results(
+    results: Sequence[Result], data: DetectionData, name: str = "predictions", left_out: list[str] | None = None
+) -> list[Result]:
+    """Results that can be scored on ``data``: a box or mask that is null or empty counts as not given.
+
+    Args:
+        results: in COCO's form.
+        data: what they were made for.
+        name: what messages call them.
+        left_out: as in `read_results`.
 
     Raises:
         InputError: the first one that lacks something, or names an image or category that the data do not have.
     """
     sizes = image_sizes(data)
     categories = set(data.category_ids)
+    kept: list[Result] = []
+    numbers: list[int] = []  # of those that are kept
+    faults: dict[int, str] = {}
     for number, result in enumerate(results, start=1):
-        where = f"{name}, result {number}"
-        if not isinstance(result, dict) or not {"image_id", "category_id", "score"} <= set(result):
-            raise InputError(f"{where} lacks image_id, category_id or score: this is no COCO results file")
-        if not ("bbox" in result or "segmentation" in result):
-            raise InputError(f"{where} has neither bbox nor segmentation")
-        if result["image_id"] not in sizes:
-            raise InputError(f"{where} is of image {result['image_id']!r}, which is not in {data.source}: other split?")
-        if result["category_id"] not in categories:
-            known = f"{min(categories)} to {max(categories)}"
-            raise InputError(
-                f"{where} has category {result['category_id']!r}, which {data.source} does not have (ids {known}): "
-                "results carry the data set's own ids, not class indices"
-            )
-        box = result.get("bbox", (0, 0, 0, 0))
-        numbers = [*box, result["score"]]
-        if len(box) != 4 or not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers):
-            raise InputError(
-                f"{where} has box {box!r} and score {result['score']!r}: four and one finite numbers belong"
-            )
         try:
-            check_size(clean_segmentation(result.get("segmentation")), *sizes[result["image_id"]])
+            kept.append(_checked(result, data, sizes, categories))
+            numbers.append(number)
+        except (ValueError, TypeError, OverflowError) as error:
+            faults[number] = f"{name}, result {number}{error}"
+            if left_out is None:
+                break
+    masks = [place for place, result in enumerate(kept) if isinstance(_counts(result), str)]
+    pixels = [math.prod(sizes[kept[place]["image_id"]]) for place in masks]
+    for place, fault in run_length_faults([_counts(kept[place]) for place in masks], pixels).items():
+        faults[numbers[masks[place]]] = f"{name}, result {numbers[masks[place]]}: its mask cannot be scored: {fault}"
+    if faults and left_out is None:
+        raise InputError(printable(faults[min(faults)]))
+    if left_out is not None:
+        left_out += [printable(faults[number]) for number in sorted(faults)]
+    return [result for number, result in zip(numbers, kept, strict=True) if number not in faults]
+
+
+def _checked(result: Any, data: DetectionData, sizes: dict[ImageId, tuple[int, int]], categories: set[int]) -> Result:
+    """A result without what is null or empty.
+
+    Raises:
+        ValueError: what is wrong, to be put after the result's number; or TypeError, OverflowError.
+    """
+    if not isinstance(result, dict) or not {"image_id", "category_id", "score"} <= set(result):
+        raise ValueError(" lacks image_id, category_id or score: this is no COCO results file")
+    if any(name in result and not result[name] for name in ("bbox", "segmentation")):
+        result = {name: value for name, value in result.items() if name not in ("bbox", "segmentation") or value}
+    image_id, category = result["image_id"], result["category_id"]
+    if not ("bbox" in result or "segmentation" in result):
+        raise ValueError(" has neither bbox nor segmentation")
+    if not isinstance(image_id, int | str) or image_id not in sizes:
+        raise ValueError(f" is of image {shown(image_id)}, which is not in {data.source}: other split?")
+    if not isinstance(category, int | str | float) or category not in categories:
+        known = f"{min(categories)} to {max(categories)}"
+        raise ValueError(
+            f" has category {shown(category)}, which {data.source} does not have (ids {known}): results carry the data "
+            "set's own ids, not class indices"
+        )
+    box, score = result.get("bbox", (0, 0, 0, 0)), result["score"]
+    if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(_is_finite, [*box, score])):
+        raise ValueError(f" has box {shown(box)} and score {shown(score)}: four and one finite numbers belong")
+    if "segmentation" in result:
+        try:
+            mask = clean_segmentation(result["segmentation"], *sizes[image_id])
         except (ValueError, TypeError) as error:
-            raise InputError(f"{where}: its mask cannot be scored: {error}") from error
+            raise ValueError(f": its mask cannot be scored: {error}") from error
+        if mask is not result["segmentation"]:
+            result = {**result, "segmentation": mask}
+        if mask is None:
+            raise ValueError(": its mask cannot be scored: it has no polygon of three points")
+    return result
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
+def _counts(result: Result) -> Any:
+    mask = result.get("segmentation")
+    return mask["counts"] if isinstance(mask, dict) else None
 
 
 def image_sizes(data: DetectionData) -> dict[ImageId, tuple[int, int]]:

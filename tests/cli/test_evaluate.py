@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,3 +119,58 @@ def test_categories_that_the_checkpoint_does_not_know(folder, tmp_path, capsys):
     write_scenes(tmp_path, 2, num_classes=5, split="val")
     assert evaluate(folder / "detector", "--data", tmp_path, "--device", "cpu") == 2
     assert "but not diamond, hexagon of" in capsys.readouterr().err
+
+
+def test_an_image_found_broken_late_costs_itself_and_not_the_others(folder, tmp_path, capsys):
+    data = shutil.copytree(folder / "data", tmp_path / "data")
+    file = data / "val2017" / "0002.png"
+    content = file.read_bytes()
+    file.write_bytes(content[:2000] + content[-12:])  # header and end are whole
+    options = ["--data", data, "--num-workers", 0, "--pictures", 0, "--device", "cpu", "--output-dir", tmp_path / "out"]
+    assert evaluate(folder / "detector", *options) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "0002.png: " in error and "--skip-broken" in error and f"is in {tmp_path / 'out' / 'results.json'}" in error
+    kept = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {result["image_id"] for result in kept} == {1, 2, 4, 5, 6}
+    assert evaluate(folder / "detector", *options, "--skip-broken") == 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == kept
+
+
+def test_results_that_cannot_be_scored(folder, tmp_path, capsys):
+    results = json.loads((folder / "results.json").read_text())
+    odd = [
+        {"bbox": None, "segmentation": []}, {"segmentation": {"size": [96, 128], "counts": "1"}}, {"image_id": [1]},
+        {"score": 10**400}, {"segmentation": [[0, 0, 1e9, 0, 1e9, 1e9]]}, {"category_id": "cup"},
+    ]  # fmt: skip
+    options = ["--data", folder / "data", "--output-dir", tmp_path, "--pictures", 0]
+    for change in odd:
+        (tmp_path / "x.json").write_text(json.dumps([*results, {**results[0], **change}]))
+        assert evaluate("--predictions", tmp_path / "x.json", *options) == 2
+        assert f"result {len(results) + 1}" in capsys.readouterr().err
+    (tmp_path / "x.json").write_text(json.dumps([*results, *({**results[0], **change} for change in odd)]))
+    assert evaluate("--predictions", tmp_path / "x.json", *options, "--skip-broken") == 0
+    assert capsys.readouterr().out.count("broken, left out: ") == len(odd)
+    assert len(json.loads((tmp_path / "results.json").read_text())) == len(results)
+    (tmp_path / "x.json").write_text(json.dumps([{**results[0], "bbox": None}]))  # the box is that of the mask
+    assert evaluate("--predictions", tmp_path / "x.json", *options) == 0
+
+
+def test_the_split_that_is_scored(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_scenes(tmp_path / "data", 2, split="test", masks=None)
+    write_scenes(tmp_path / "data", 2, split="val", masks=None)
+    (tmp_path / "none.json").write_text("[]")
+    assert evaluate("--predictions", "none.json", "--data", "data", "--split", "test", "--pictures", 0) == 0
+    assert evaluate("--predictions", "none.json", "--data", "data", "--pictures", 0) == 0
+    for name, split in (("evaluation-test", "test"), ("evaluation", "val")):
+        assert json.loads((tmp_path / name / "metrics.json").read_text())["split"] == split
+    annotations = tmp_path / "data" / "annotations"
+    (annotations / "instances_test.json").unlink()
+    (tmp_path / "data" / "val").rename(tmp_path / "data" / "images")
+    (annotations / "instances_val.json").rename(tmp_path / "data" / "all.json")
+    capsys.readouterr()
+    assert evaluate("--predictions", "none.json", "--data", "data", "--pictures", 0) == 0
+    assert "warning: data has no splits of its own: all of its images are scored" in capsys.readouterr().out
+    assert (tmp_path / "evaluation-all" / "metrics.json").is_file()
+    assert evaluate("--predictions", "none.json", "--data", "data", "--split", "test") == 2
+    assert "nothing in it tells splits apart" in capsys.readouterr().err

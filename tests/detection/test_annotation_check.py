@@ -10,6 +10,7 @@ from PIL import Image
 
 from mcl_hf.data.decode import BrokenImage
 from mcl_hf.detection.datasets import open_detection_data
+from mcl_hf.detection.masks import run_length_faults
 from mcl_hf.errors import InputError
 from tests.detection.scenes import write_scenes
 
@@ -43,7 +44,7 @@ def spoiled(folder: Path, change: Callable[[dict], None]) -> Path:
         ),
         (lambda c: c["categories"][2].update(name="ellipse"), "categories 3 and 9 share the name 'ellipse'"),
         (lambda c: c["annotations"].append(7), "its annotations are not all objects"),
-        (lambda c: c["images"][1].update(width="wide"), "an image or category cannot be read: .*'wide'"),
+        (lambda c: c["images"][1].update(width="wide"), r"0001\.png: a side of 'wide' px"),
         (lambda c: c.update(annotations=[]), "holds no annotations of its 4 images"),
         (lambda c: c.update(images=[]), "lists no images"),
     ],
@@ -165,3 +166,134 @@ def test_masks_of_crowds_alone_are_none_to_learn_from(tmp_path):
 def test_files_need_not_be_checked(tmp_path):
     folder = spoiled(tmp_path, lambda content: content["images"][1].update(file_name="gone.png"))
     assert len(open_detection_data(folder, check_files=False)) == 4
+
+
+def each(**values) -> Callable[[dict], None]:
+    return lambda content: [annotation.update(values) for annotation in content["annotations"]] and None
+
+
+@pytest.mark.parametrize("value", [0, "0", "false", False, None, 0.0, "", 1, "1", "True", True])
+def test_flags_however_they_are_written(tmp_path, value):
+    data = open_detection_data(spoiled(tmp_path, each(iscrowd=value)))
+    assert data.columns.iscrowd.all() if value in (1, "1", "True") else not data.columns.iscrowd.any()
+
+
+@pytest.mark.parametrize("area", [float("nan"), -5, "none", 1e400])
+def test_odd_areas_are_computed(tmp_path, area):
+    data = open_detection_data(spoiled(tmp_path, each(area=area)))
+    assert np.array_equal(data.columns.areas, [mask.sum() for item in data for mask in item.masks()])
+    assert f"areas that are negative or no number: {len(data.columns.areas)}, computed" in str(data.report)
+
+
+def test_boxes_in_shares_are_no_pixels(tmp_path):
+    def change(content: dict) -> None:
+        for entry in content["annotations"]:
+            entry["bbox"] = [value / side for value, side in zip(entry["bbox"], (128, 96) * 2, strict=True)]
+
+    with pytest.raises(InputError, match="look like shares of the image"):
+        open_detection_data(spoiled(tmp_path, change), skip_broken=True)
+    some = spoiled(tmp_path / "some", lambda content: content["annotations"][0].update(bbox=[0.1, 0.1, 0.5, 0.5]))
+    assert "boxes that end within the first pixel: 1, kept" in str(open_detection_data(some).report)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["categories"][0].update(id="3"), "some ids of categories are numbers and some are texts"),
+        (lambda c: c["categories"][0].update(id=[3]), r"the id \[3\] is neither"),
+        (lambda c: c["categories"][0].update(name=None), "category 3 has the name None"),
+        (lambda c: c["images"][0].update(id=10**400), "the id 1000.* is neither"),
+        (lambda c: c["annotations"][0].update(image_id=[1]), r"image_id \[1\] is no id"),
+        (lambda c: c["annotations"][0].update(category_id=10**400), "category 1000.*is not in the list"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, 10**400]), "annotation 1: int too large"),
+        (lambda c: c["annotations"][0].update(bbox=None), "annotation 1: bbox None is not"),
+        (lambda c: c["annotations"][0].update(iscrowd="perhaps"), "iscrowd 'perhaps' is neither 0 nor 1"),
+        (lambda c: c["images"][0].update(file_name=None), "image 1: file_name None cannot name a file"),
+        (lambda c: c["images"][0].update(file_name=12), "image 1: file_name 12 cannot name a file"),
+        (lambda c: c["images"][0].update(file_name="a\0b"), r"image 1: file_name 'a\\x00b' cannot name a file"),
+        (lambda c: c["images"][0].update(file_name="a" * 5000), "File name too long"),
+        (lambda c: c["images"][0].update(file_name="\x1b[31m.png"), "\ufffd\\[31m.png: the file is missing"),
+        (lambda c: c["images"][0].update(file_name="."), "is a folder"),
+    ],
+)
+def test_odd_values_are_one_line(tmp_path, change, message):
+    with pytest.raises(InputError, match=message) as raised:
+        open_detection_data(spoiled(tmp_path, change))
+    assert str(raised.value).isprintable() and len(str(raised.value)) < 6000
+
+
+MASKS = [
+    [[5, 6, 25, 6, 25, None]],
+    [[5, 6, 25, 6, 25, float("nan")]],
+    [[5, 6, 25, 6, 25, float("inf")]],
+    [[5, 6, 25, 6, 25, 1e9]],
+    [[5, 6, 25, 6, 25, 10**400]],
+    [[{"x": 5, "y": 6}] * 6],
+    [{"size": [96, 128], "counts": [5, 6]}] * 2,
+    {"size": [96, 128], "counts": [-5, 12293]},
+    {"size": [96, 128], "counts": [0.5, 12287.5]},
+    {"size": [96, 128], "counts": 7},
+    {"size": 5, "counts": [12288]},
+    {"size": [96, 128], "counts": ""},
+    {"size": [96, 128], "counts": "zzzz~~~~"},
+    {"size": [96, 128], "counts": "PPPPPPPPPPPPPPPP"},
+    {"size": [96, 128], "counts": "b'1P1'"},
+]
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=str)
+def test_masks_that_cannot_be_drawn(tmp_path, mask):
+    folder = spoiled(tmp_path, lambda content: content["annotations"][0].update(segmentation=mask))
+    with pytest.raises(InputError, match=r"0000\.png, annotation 1: ") as raised:
+        open_detection_data(folder)
+    assert "\n" not in str(raised.value)
+    data = open_detection_data(folder, skip_broken=True)
+    assert "broken annotations: 1, left out" in str(data.report)
+    assert all(set(np.unique(item.masks())) <= {0, 1} for item in data)
+
+
+def test_pairs_and_a_list_of_one_are_read(tmp_path):
+    def change(content: dict) -> None:
+        first, second = content["annotations"][:2]
+        (points,) = first["segmentation"]
+        first["segmentation"] = [points[place : place + 2] for place in range(0, len(points), 2)]
+        second["segmentation"] = [{"size": [96, 128], "counts": [0, 96, 12192]}]
+
+    data = open_detection_data(spoiled(tmp_path, change))
+    whole = open_detection_data(write_scenes(tmp_path / "whole", 4, most_objects=2))
+    masks = [mask for item in data for mask in item.masks()]
+    assert np.array_equal(masks[0], whole[0].masks()[0]) and masks[1][:, 0].all() and masks[1].sum() == 96
+
+
+def test_run_lengths_are_judged_as_pycocotools_writes_them():
+    from pycocotools import mask as coco_mask
+
+    numbers = np.random.default_rng(0)
+    masks = [numbers.random(numbers.integers(1, 60, 2)) < share for share in (0, 0.03, 0.5, 1) for _ in range(20)]
+    large = np.zeros((3000, 3000), bool)
+    large[100:2900, 5:2950] = True
+    masks.append(large)
+    counts = [coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode() for mask in masks]
+    pixels = [mask.size for mask in masks]
+    assert run_length_faults(counts, pixels) == {} and run_length_faults([], []) == {}
+    assert list(run_length_faults(counts, [size + 1 for size in pixels])) == list(range(len(masks)))
+    spoilt = [counts[30], counts[30][:-1], counts[30] * 2, "", counts[30]]
+    assert list(run_length_faults(spoilt, [pixels[30]] * 5)) == [1, 2, 3]
+
+
+def test_a_file_that_was_cut_short_is_found_before_a_run(tmp_path):
+    folder = spoiled(tmp_path, lambda content: None)
+    file = folder / "train" / "0001.png"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"0001\.png: .*truncated"):
+        open_detection_data(folder)
+    assert open_detection_data(folder, skip_broken=True).image_ids == [1, 3, 4]
+    file.write_bytes(whole + b"\0" * 100)  # whole, with something after its end
+    assert len(open_detection_data(folder)) == 4
+
+
+def test_json_that_nests_deeply(tmp_path):
+    (tmp_path / "x.json").write_text('{"images": ' + "[" * 100_000)
+    with pytest.raises(InputError, match="nests too deeply"):
+        open_detection_data(tmp_path / "x.json")

@@ -56,7 +56,7 @@ def test_a_coco_folder(tmp_path):
     assert number == len(content["annotations"])
     assert len(open_detection_data(folder, split="val")) == len(open_detection_data(folder, split="validation")) == 2
     assert len(open_detection_data(folder / "annotations" / "instances_val2017.json")) == 2
-    with pytest.raises(InputError, match=r"no annotations of split 'test': its files are .*instances_train\.json"):
+    with pytest.raises(InputError, match=r"no annotations of split 'test': its splits are .*instances_train\.json"):
         open_detection_data(folder, split="test")
 
 
@@ -139,9 +139,9 @@ def test_pascal_voc(tmp_path):
     assert first.areas.tolist() == [200, 900] and first.decode().shape == (30, 40, 3)
     assert len(open_detection_data(tmp_path / "VOC2007", split="trainval")) == 1
     assert len(open_detection_data(tmp_path, split="test")) == 1
-    with pytest.raises(InputError, match="no images of split 'train': its lists are test, trainval"):
+    with pytest.raises(InputError, match="no annotations of split 'train': its splits are test .*, trainval"):
         open_detection_data(tmp_path)
-    with pytest.raises(InputError, match="--images .* belongs to a COCO JSON, which .* is not"):
+    with pytest.raises(InputError, match="--images .* belongs to a COCO JSON or a CSV, which .* is not"):
         open_detection_data(tmp_path, split="test", images=tmp_path)
 
 
@@ -309,7 +309,7 @@ def test_a_missing_json_is_no_name_on_the_hub(monkeypatch):
     def asked(*_arguments, **_options):
         raise AssertionError("the Hub was asked")
 
-    monkeypatch.setattr("mcl_hf.detection.datasets._table", asked)
+    monkeypatch.setattr("mcl_hf.detection.datasets.hub_table", asked)
     with pytest.raises(InputError, match=r"nothing\.json is not there"):
         open_detection_data("nothing.json")
 

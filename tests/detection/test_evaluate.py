@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+from mcl_hf.detection.datasets import open_detection_data
 from mcl_hf.detection.evaluate import evaluate_detections
 from mcl_hf.detection.results import ground_truth_results, read_results, to_results, write_results
 from mcl_hf.errors import InputError
-from tests.detection.scenes import noisy_detections
+from tests.detection.scenes import noisy_detections, write_scenes
 
 
 def test_ground_truth_fed_back_scores_one(scene_data):
@@ -87,3 +88,18 @@ def test_files_that_are_no_results_are_refused(scene_data, tmp_path, text, messa
         file.write_text(text)
     with pytest.raises(InputError, match=message):
         evaluate_detections(scene_data, file)
+
+
+def test_classes_without_objects_have_no_rows(tmp_path):
+    folder = write_scenes(tmp_path, 3, num_classes=3, masks=None)
+    file = folder / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    content["categories"] += [{"id": 100 + n, "name": f"class {n}"} for n in range(77)]
+    file.write_text(json.dumps(content))
+    data = open_detection_data(folder)
+    present = {data.category_names[label] for label in data.columns.labels}
+    metrics = evaluate_detections(data, ground_truth_results(data))
+    rows = [line for line in metrics.lines() if line.startswith("  ") and line[2] != " "]
+    assert {row[2:18].strip() for row in rows[:-1]} == {name[:16] for name in present} and len(rows) == len(present) + 1
+    assert f"classes without objects: {80 - len(present)}, left out" in rows[-1]
+    assert len(metrics.box.per_class) == 80

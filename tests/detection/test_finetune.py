@@ -246,7 +246,11 @@ def test_pictures_go_to_trackers_only_when_asked(run, monkeypatch, log_images):
 def test_validation_images_that_do_not_decode_are_named(run, scenes, tmp_path, capsys):
     folder = shutil.copytree(scenes, tmp_path / "damaged")
     file = sorted((folder / "val").iterdir())[1]
-    file.write_bytes(file.read_bytes()[:2000])  # the header is whole
+    content = file.read_bytes()
+    file.write_bytes(content[:2000])
+    with pytest.raises(InputError, match=rf"{file.name}: .*truncated"):  # before anything is trained
+        run("truncated", data=str(folder), max_steps=1)
+    file.write_bytes(content[:2000] + content[-12:])  # header and end are whole
     assert "eval/box/AP" in run(data=str(folder), max_steps=1).metrics
     said = "".join(capsys.readouterr())
     assert "in 1 of 4 validation images nothing was looked for" in said and f"({file}: " in said
