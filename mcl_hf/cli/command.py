@@ -12,6 +12,7 @@ from typing import NoReturn
 from PIL import Image
 from transformers.utils import logging
 
+from mcl_hf.data.workers import LOSS, is_loss_of_a_worker
 from mcl_hf.errors import InputError
 from mcl_hf.new_folder import missing_folders, remove_empty
 from mcl_hf.startup import expect_interrupts_again
@@ -34,8 +35,8 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
         argv: None takes the process's own.
 
     Returns:
-        0, or 2 after an `InputError` or a full disk, or 130 after Ctrl-C. Anything else is a fault of this library and
-        keeps its traceback.
+        0, or 2 after an `InputError`, a full disk or the end of a data worker, or 130 after Ctrl-C. Anything else is a
+        fault of this library and keeps its traceback.
     """
     expect_interrupts_again()
     logging.disable_progress_bar()  # transformers' bars for loading and writing would break up the run's own
@@ -51,6 +52,10 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
             raise
         place = f" for {error.filename}" if error.filename else ""
         return _fail(f"no disk space left{place}: free some, or choose another --output-dir")
+    except RuntimeError as error:
+        if not is_loss_of_a_worker(error):
+            raise
+        return _fail(LOSS.format(str(error).strip(" .")))
 
 
 def _fail(message: str) -> int:

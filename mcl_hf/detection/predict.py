@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForInstanceSegmentation, AutoModelForObjectDetection
 
 from mcl_hf.data.decode import BrokenImage
+from mcl_hf.data.workers import batches_of, start_worker
 from mcl_hf.detection.detection_data import DetectionData, DetectionItem
 from mcl_hf.detection.masks import encode_masks
 from mcl_hf.detection.results import ImageDetections
@@ -159,10 +160,11 @@ def predict_data(
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=_Collate(processor),
+        worker_init_fn=start_worker,
         pin_memory=next(model.parameters()).device.type == "cuda",
     )
     predicted = Predicted()
-    for indices, inputs, broken in loader:
+    for indices, inputs, broken in batches_of(loader):
         for index, reason in broken.items():
             if not skip_broken:
                 raise InputError(f"{data.names[index]}: {reason}: mend the data, or leave it out with --skip-broken")

@@ -11,6 +11,7 @@ the store may live in the process that ends first, so it ends when the others kn
 """
 
 import itertools
+import multiprocessing
 import os
 import socket
 import sys
@@ -151,6 +152,8 @@ class Lifeline:
         self._finding = f"{' '.join(cause.split())}; rank {self.rank} ends with it. Continue with --resume auto"
         if not self._stop.wait(GRACE_SECONDS + SILENCE_AFTER_ERROR_SECONDS):
             print(f"mcl-hf: error: {self._finding}", file=sys.stderr, flush=True)
+            for worker in multiprocessing.active_children():
+                worker.kill()
             os._exit(2)
 
 

@@ -29,6 +29,7 @@ import importlib.util
 import json
 import math
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..errors import InputError
+from .state import how_to_go_on
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -96,10 +98,20 @@ class Tracking:
         self._bar.update(1)
 
     def log(self, record: dict[str, Any]) -> None:
-        """Write one record everywhere."""
+        """Write one record everywhere.
+
+        Raises:
+            InputError: log.jsonl cannot be written.
+        """
         if self.is_main:
-            self._log.write(json.dumps(_without_non_finite(record)) + "\n")
-            self._log.flush()
+            try:
+                self._log.write(json.dumps(_without_non_finite(record)) + "\n")
+                self._log.flush()
+            except OSError as error:
+                reason = error.strerror or error
+                raise InputError(
+                    f"{self._log.name} cannot be written: {reason}; {how_to_go_on(self.output_dir)}"
+                ) from error
             self._bar.set_postfix_str(
                 f"loss {record['loss']:.3f}, {record['images_per_second']:.0f} images/s, "
                 f"data wait {100 * record['data_wait_share']:.0f} %"
@@ -133,7 +145,8 @@ class Tracking:
         """Finish bar, log and trackers."""
         self._bar.close()
         if self.is_main:
-            self._log.close()
+            with suppress(OSError):  # what could not be written was said when it was tried
+                self._log.close()
         if self._accelerator is not None:
             for tracker in self._accelerator.trackers:
                 tracker.finish()
