@@ -1,5 +1,6 @@
 """Runs that end in an error: within seconds, with a line and an exit code, and their workers with them."""
 
+import errno
 import multiprocessing
 import os
 import resource
@@ -14,6 +15,8 @@ import torch
 
 import mcl_hf
 from mcl_hf.cli.command import run_command
+from mcl_hf.errors import InputError
+from mcl_hf.training.folder_lock import LOCK, FolderLock
 
 from ..detection.scenes import write_scenes
 from ..detection.test_finetune import TINY as TINY_DETECTOR
@@ -108,6 +111,42 @@ def test_workers_end_when_their_process_is_killed(options, tmp_path, start_metho
     while not all(gone(int(pid)) for pid in noted.read_text().split()):
         assert time.monotonic() < limit
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("task", ["pretrain", "finetune"])
+def test_a_second_run_in_a_folder_is_refused_while_the_first_lives(options, tmp_path, task):
+    folder = tmp_path / "run"
+    given = {**options[task], "output_dir": str(folder), "num_workers": 1, "resume": "auto"}
+    first = _CONTEXT.Process(target=alone, args=(tmp_path, task, "", given))
+    first.start()
+    while not (tmp_path / "workers").exists():
+        time.sleep(0.02)
+    with pytest.raises(InputError, match=rf"another run is at work in {folder} \(process {first.pid} on "):
+        getattr(mcl_hf, task)(**given)
+    first.kill()  # its lock goes with it, though its worker may live a moment longer
+    first.join()
+    getattr(mcl_hf, task)(**{**given, "num_workers": 0, "max_steps": 3})
+    assert not (folder / LOCK).exists()
+
+
+def test_a_refused_folder_stays_as_it_was(options, tmp_path):
+    (tmp_path / "thesis.txt").write_text("words")
+    with pytest.raises(InputError, match="holds something else than a run"):
+        mcl_hf.pretrain(**options["pretrain"], output_dir=str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_disk_without_locks_is_warned_of_and_one_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.lockf", no_locks)
+        assert "has no locks" in FolderLock(tmp_path).acquire()
+    monkeypatch.setattr(Path, "open", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EROFS, "Read-only file")))
+    with pytest.raises(InputError, match="cannot be written: Read-only"):
+        FolderLock(tmp_path).acquire()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
