@@ -39,7 +39,7 @@ def open_detector(checkpoint: str) -> tuple[torch.nn.Module, Any]:
     try:
         folder = local_checkpoint(checkpoint, MODEL_FILES)
         config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers raises whatever an odd description leads it to
         raise InputError(f"{checkpoint} cannot be opened as a checkpoint: {_first_line(error)}") from error
     if config.model_type == "mcl_dense":
         raise InputError(f"{checkpoint} is a pre-training checkpoint, which detects nothing yet: fine-tune it first")
@@ -52,7 +52,7 @@ def open_detector(checkpoint: str) -> tuple[torch.nn.Module, Any]:
         raise InputError(f"{checkpoint} is a model of type {config.model_type}, not a detector")
     try:
         return opener.from_pretrained(folder).eval(), AutoImageProcessor.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # or an odd file
         raise InputError(f"{checkpoint} cannot be opened as a detector: {_first_line(error)}") from error
 
 

@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from .hub_retry import call_with_retries, chain, is_transient, reason_of, without_secrets
+from .weight_files import check_safetensors, read_json_object
 
 MODEL_FILES = ("*.safetensors", "*.json")
 """What a model is opened from: weights, configuration, processor."""
@@ -81,11 +82,12 @@ def local_checkpoint(source: str, patterns: Sequence[str], others: str = "") -> 
         others: What else the caller would have taken, for the message: `"timm:NAME, "`.
 
     Raises:
-        ValueError: One line: neither a path nor a repository's name, or the Hub does not give it.
+        ValueError: One line: neither a path nor a repository's name, the Hub does not give it, or it holds files that
+            are not what they are called.
     """
     path = Path(source)
     if path.exists():
-        return path
+        return _checked(path)
     wanted = hub_source(source)
     if wanted is None:
         raise ValueError(
@@ -94,11 +96,21 @@ def local_checkpoint(source: str, patterns: Sequence[str], others: str = "") -> 
     prefix = f"{wanted.folder}/" if wanted.folder else ""
     folder = fetch(wanted, [prefix + pattern for pattern in patterns], ignore=[f"{prefix}*/*"]) / wanted.folder
     if any(found for pattern in patterns for found in folder.glob(pattern)):
-        return folder
+        return _checked(folder)
     if not wanted.folder:
         for newest in hub_checkpoints(wanted):
-            return fetch(newest, [f"{newest.folder}/{pattern}" for pattern in patterns]) / newest.folder
+            return _checked(fetch(newest, [f"{newest.folder}/{pattern}" for pattern in patterns]) / newest.folder)
     raise ValueError(f"{source} holds no {' or '.join(patterns)}{f' in {wanted.folder}' if wanted.folder else ''}")
+
+
+def _checked(path: Path) -> Path:
+    """A file or folder whose descriptions are JSON objects, and whose weights are such files; see `weight_files`."""
+    for description in ("config.json", "preprocessor_config.json", "model.safetensors.index.json"):
+        if (path / description).is_file():
+            read_json_object(path / description)
+    for weights in [path] if path.suffix == ".safetensors" else path.glob("*.safetensors"):
+        check_safetensors(weights)
+    return path
 
 
 def hub_checkpoints(source: HubSource) -> list[HubSource]:
