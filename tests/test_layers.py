@@ -24,7 +24,7 @@ COLUMNS = [
     {"hub"},
     {"cli"},
 ]
-FREE = {"errors", "version", "startup", "hub_token", "new_folder"}  # single files at the top of the package
+FREE = {"errors", "plain_text", "version", "startup", "hub_token", "new_folder"}  # single files at the top of the package
 HEAVY = ["datasets", "accelerate", "pycocotools", "matplotlib"]
 
 
