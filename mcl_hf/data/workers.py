@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Any
@@ -31,7 +31,7 @@ def is_loss_of_a_worker(error: RuntimeError) -> bool:
     return str(error).startswith("DataLoader worker")
 
 
-def batches_of(loader: DataLoader) -> Iterator[Any]:
+def batches_of(loader: DataLoader) -> Generator[Any, None, None]:
     """What a loader gives. Its workers end with the iterator, and at the latest with the process.
 
     Raises:
