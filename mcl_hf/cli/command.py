@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from PIL import Image
 from transformers.utils import logging
@@ -15,6 +15,7 @@ from transformers.utils import logging
 from mcl_hf.data.workers import LOSS, is_loss_of_a_worker
 from mcl_hf.errors import InputError
 from mcl_hf.new_folder import missing_folders, remove_empty
+from mcl_hf.plain_text import plain_text
 from mcl_hf.startup import expect_interrupts_again
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
@@ -58,8 +59,13 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
         return _fail(LOSS.format(str(error).strip(" .")))
 
 
+def say(text: object, file: TextIO | None = None) -> None:
+    """Print a text of a command: names of data, of checkpoints and of the Hub in it are no more than text."""
+    print(plain_text(text, keep="\n"), file=file, flush=True)
+
+
 def _fail(message: str) -> int:
-    print(f"mcl-hf: error: {' '.join(message.split())}", file=sys.stderr)
+    say(f"mcl-hf: error: {' '.join(message.split())}", sys.stderr)
     return 2
 
 
@@ -109,4 +115,4 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         if error.errno in NO_SPACE:
             raise
         raise InputError(f"--out {path} cannot be written: {error.strerror or error}") from error
-    print(f"picture: {path}")
+    say(f"picture: {path}")

@@ -120,8 +120,8 @@ def reason_of(error: BaseException) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """The text in one line, tokens masked (the user's own, too, whatever it looks like), and addresses without user and
-    password and without their query, which may be signed.
+    """The text in one line without control characters, tokens masked (the user's own, too, whatever it looks like), and
+    addresses without user and password and without their query, which may be signed.
 
     Example:
         >>> without_secrets("GET https://host/a?sig=1 with Bearer hf_abc failed")
@@ -129,7 +129,8 @@ def without_secrets(text: str) -> str:
     """
     own = get_token()
     masked = _TOKEN.sub("hf_***", text.replace(own, "hf_***") if own else text)
-    return " ".join(_QUERY.sub(r"\1", _LOGIN.sub("", masked)).split())
+    words = " ".join(_QUERY.sub(r"\1", _LOGIN.sub("", masked)).split())
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:

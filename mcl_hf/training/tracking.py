@@ -37,6 +37,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..errors import InputError
+from ..plain_text import plain_text
 from .state import how_to_go_on
 
 if TYPE_CHECKING:
@@ -137,9 +138,9 @@ class Tracking:
                 tracker.tracker.log({name: trackio.Image(picture)}, step=step)
 
     def print(self, line: str) -> None:
-        """Print above the progress bar, main process only."""
+        """Print above the progress bar, main process only; what the line tells of the data is no more than text."""
         if self.is_main:
-            self._bar.write(line)
+            self._bar.write(plain_text(line, keep="\n"))
 
     def close(self) -> None:
         """Finish bar, log and trackers."""

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mcl_hf.cli import COMMANDS, main
-from mcl_hf.cli.command import run_command, save_picture
+from mcl_hf.cli.command import run_command, save_picture, say
 from mcl_hf.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -106,3 +106,12 @@ def test_pictures_are_saved_with_their_folder_or_refused_by_name(tmp_path, capsy
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         save_picture(picture, tmp_path / "file" / "a.png")
+
+
+def test_nothing_of_a_name_reaches_the_terminal_raw(capsys):
+    hostile = "a\x1b]0;owned\x07\u202eb\udcff"
+    assert run_command(raising(InputError(f"no image {hostile}")), []) == 2
+    say(f"{hostile}\nsecond line")
+    captured = capsys.readouterr()
+    assert captured.err == "mcl-hf: error: no image a\\x1b]0;owned\\x07\\u202eb\\xff\n"
+    assert captured.out == "a\\x1b]0;owned\\x07\\u202eb\\xff\nsecond line\n"
