@@ -5,6 +5,7 @@ Before every reader of weights: `starting_weights`, exports, detectors, probes, 
     "folder" | "user/name[/folder][@revision]" -> **checkpoint_source** -> hub_retry -> huggingface_hub -> a folder here
 """
 
+import hashlib
 import logging
 import os
 import re
@@ -22,7 +23,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import filter_repo_objects, validate_repo_id
+from huggingface_hub.utils.sha import git_hash
 
 from .hub_retry import call_with_retries, chain, is_transient, reason_of, without_secrets
 from .weight_files import check_safetensors, read_json_object
@@ -133,22 +135,46 @@ def fetch(source: HubSource, patterns: Sequence[str], ignore: Sequence[str] = ()
         ignore: Globs of what is left out.
 
     Raises:
-        ValueError: One line: the Hub refuses it, is away, or offline mode has nothing in the cache.
+        ValueError: One line: the Hub refuses it, is away, gives other bytes than it says, or offline mode has nothing
+            in the cache.
     """
     name = source.repository + (f"@{source.revision}" if source.revision else "")
-    try:
-        with _own_words():
-            folder = call_with_retries(
-                snapshot_download,
-                source.repository,
-                revision=source.revision,
-                allow_patterns=list(patterns),
-                ignore_patterns=list(ignore) or None,
-                what=f"fetching {name}",
-            )
-        return Path(folder)
-    except Exception as error:  # the client raises many types, of which the operating system's are one
-        raise ValueError(refusal(error, source)) from error
+    broken: list[Path] = []
+    for _ in range(2):
+        try:
+            with _own_words():
+                folder = call_with_retries(
+                    snapshot_download,
+                    source.repository,
+                    revision=source.revision,
+                    allow_patterns=list(patterns),
+                    ignore_patterns=list(ignore) or None,
+                    what=f"fetching {name}",
+                )
+        except Exception as error:  # the client raises many types, of which the operating system's are one
+            raise ValueError(refusal(error, source)) from error
+        files = filter_repo_objects(
+            [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()],
+            allow_patterns=list(patterns),
+            ignore_patterns=list(ignore) or None,
+        )
+        broken = [path for file in files if not _is_what_the_hub_says(path := Path(folder, file))]
+        if not broken:
+            return Path(folder)
+        for path in broken:
+            path.resolve().unlink()
+    raise ValueError(f"{broken[0].name} of {name} has not the hash that the Hub gives for it: try again later")
+
+
+def _is_what_the_hub_says(path: Path) -> bool:
+    """Whether a file of the cache has the hash that it is named by: SHA-256 of large files, git's of others."""
+    named = path.resolve().name
+    with path.open("rb") as file:
+        if re.fullmatch(r"[0-9a-f]{64}", named):
+            return hashlib.file_digest(file, "sha256").hexdigest() == named
+        if re.fullmatch(r"[0-9a-f]{40}", named):
+            return git_hash(file.read()) == named
+    return True  # a cache without links, which keeps no hashes
 
 
 @contextmanager

@@ -145,9 +145,12 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 def _is_transport_error(error: BaseException) -> bool:
     """Whether the HTTP library, whichever the client uses, lost the connection or could not make one."""
-    return any(
-        kind.__name__ in _TRANSPORT and kind.__module__.split(".")[0] in _HTTP_LIBRARIES for kind in type(error).__mro__
-    )
+    return is_of_http(error) and any(kind.__name__ in _TRANSPORT for kind in type(error).__mro__)
+
+
+def is_of_http(error: BaseException) -> bool:
+    """Whether the error is one of the HTTP library, whichever the client uses."""
+    return type(error).__module__.split(".")[0] in _HTTP_LIBRARIES
 
 
 def _seconds(text: str) -> float:
@@ -166,4 +169,4 @@ def _reset_s(headers: Any, status: int) -> float:
     return float(match[1]) if match else 0.0
 
 
-__all__ = ["call_with_retries", "chain", "is_transient", "reason_of", "without_secrets"]
+__all__ = ["call_with_retries", "chain", "is_of_http", "is_transient", "reason_of", "without_secrets"]
