@@ -49,6 +49,8 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
         print("mcl-hf: interrupted", file=sys.stderr)
         return 130
     except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return _fail(f"{error.strerror}: {error.filename}")
         if error.errno not in NO_SPACE:
             raise
         place = f" for {error.filename}" if error.filename else ""

@@ -176,7 +176,7 @@ def log_up_to(text: str, last_step: int, without: Collection[str] = ()) -> str:
         try:
             record = json.loads(line)
             whole = record["step"] <= last_step
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue  # the line that was being written when the process was killed
         if whole:
             dropped = any(name in record for name in without)

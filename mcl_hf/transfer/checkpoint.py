@@ -137,6 +137,8 @@ def checked_config(kind: type[PreTrainedConfig], description: dict[str, Any], fo
     """
     try:
         config: Any = kind.from_dict(dict(description))
+        if not isinstance(config.architectures or [], list):
+            raise TypeError(f"architectures is no list: {config.architectures!r}")
         describe_backbone(config.backbone, config.num_channels, config.backbone_kwargs)  # is there such a backbone?
         return config
     except Exception as error:  # transformers and timm's builders raise whatever an odd value leads them to

@@ -28,6 +28,8 @@ def raising(error: BaseException):
         (InputError("no such\n  folder"), 2, "mcl-hf: error: no such folder\n"),
         (OSError(errno.ENOSPC, "No space left on device", "run/x"), 2, "mcl-hf: error: no disk space left for run/x"),
         (OSError(errno.EDQUOT, "Quota exceeded"), 2, "mcl-hf: error: no disk space left: free some"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "xxx"), 2, "mcl-hf: error: File name too long: xxx\n"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), 2, "mcl-hf: error: a process that"),
         (KeyboardInterrupt(), 130, "mcl-hf: interrupted\n"),
     ],
 )

@@ -94,6 +94,9 @@ def test_the_log(folder):
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()][-2:]
     lines[-1] |= {"health": ["collapse: all alike"], "probe/knn": 0.5, "probe/chance": 0.1}
     assert holds_out(folder, folder / "log.jsonl", lines, lines=True) > 20
+    (folder / "log.jsonl").write_text('{"step":' * 100_000 + "\n{}\n")
+    with pytest.raises(InputError, match=r"log\.jsonl, line 1 is no record"):
+        render_card(folder)
 
 
 def test_the_configuration(folder):
