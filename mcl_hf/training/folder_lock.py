@@ -7,6 +7,7 @@ without it. NFS passes such locks on to other machines.
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -63,9 +64,9 @@ class FolderLock:
         if not (path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))):
             file.close()  # whoever held it has just removed it
             return self.acquire()
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        with suppress(OSError):  # a full disk: whose lock it is remains untold
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
         self._file = file
         return None
 
