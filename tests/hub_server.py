@@ -31,7 +31,7 @@ if not __package__:  # run as a file
 from tests.hub_routes import ROUTES, Answer, Call, route
 from tests.hub_store import USERS, HubError, Repo, Store, User
 
-KINDS = ("status", "reset", "close", "truncate", "lose", "slow")
+KINDS = ("status", "reset", "close", "truncate", "lose", "slow", "corrupt")
 
 
 @dataclass
@@ -41,7 +41,8 @@ class Fault:
     Attributes:
         kind: `status`: answer `status`, do nothing; `reset`: TCP reset before the body is read; `close`: clean end
             without an answer, nothing done; `lose`: do it, then end (with `reset`: TCP reset); `truncate`: half of the
-            answer's body, then end (or reset); `slow`: answer after `delay_s`.
+            answer's body, then end (or reset); `slow`: answer after `delay_s`; `corrupt`: the last byte of the
+            answer's body is another one.
         method: of the request, or "" for any.
         path: regular expression that is searched for in the quoted path and query.
         count: how many requests; -1: all from now on.
@@ -56,6 +57,7 @@ class Fault:
     status: int = 503
     retry_after: int | None = None
     message: str = "made to fail"
+    location: str = ""
     reset: bool = False
     delay_s: float = 1.0
 
@@ -143,6 +145,7 @@ class Hub:
             self.requests.clear()
         self.users, self.page_size, self.cdn = dict(USERS), 1000, False
         self.store.max_file_bytes, self.store.max_storage_bytes = 50_000_000_000, None
+        self.storage = self.endpoint
         self.come_back()
 
     def asked(self, method: str = "", path: str = "") -> list[Request]:
@@ -284,7 +287,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return _reset(self.connection) if fault.reset else None
         request.status = answer.status
-        self._send(answer, fault if kind == "truncate" else None)
+        self._send(answer, fault if kind in ("truncate", "corrupt") else None)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve
 
@@ -308,6 +311,8 @@ class _Handler(BaseHTTPRequestHandler):
                 told["X-Error-Code"] = error.code
             if fault and fault.retry_after is not None:
                 told["Retry-After"] = str(fault.retry_after)
+            if fault and fault.location:
+                told["Location"] = fault.location
             return Answer.of(error.body or {"error": error.message}, error.status, **told)
 
     def _send(self, answer: Answer, cut: Fault | None) -> None:
@@ -317,6 +322,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {**answer.headers, "Content-Length": str(size)}.items():
             self.send_header(name, value)
         self.end_headers()
+        if cut and cut.kind == "corrupt":
+            body, cut = body[:-1] + bytes([body[-1] ^ 1]), None
         if self.command != "HEAD":
             self.wfile.write(body[: len(body) // 2] if cut else body)
         self.wfile.flush()

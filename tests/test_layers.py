@@ -24,7 +24,8 @@ COLUMNS = [
     {"hub"},
     {"cli"},
 ]
-FREE = {"errors", "version", "startup", "hub_token", "new_folder", "files"}  # single files at the top of the package
+# Single files at the top of the package.
+FREE = {"errors", "plain_text", "version", "startup", "hub_token", "new_folder", "files"}
 HEAVY = ["datasets", "accelerate", "pycocotools", "matplotlib"]
 
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mcl_hf.cli.command import Parser, run_command
+from mcl_hf.cli.command import Parser, run_command, say
 from mcl_hf.errors import InputError
 from mcl_hf.hub.card import render_card
 from mcl_hf.hub.recipe_card import recipe_card
@@ -92,9 +92,9 @@ def _run(argv: list[str]) -> None:
         pictures_of_data=options.with_pictures_of_data,
     )
     _write(target, text)
-    print(f"card: {target}")
+    say(f"card: {target}")
     if find_spec("matplotlib") is None:
-        print(_MATPLOTLIB)
+        say(_MATPLOTLIB)
 
 
 def _refuse_what_is_for_models(options: argparse.Namespace) -> None:
@@ -107,14 +107,14 @@ def _refuse_what_is_for_models(options: argparse.Namespace) -> None:
 def _write_recipe_cards(names: list[str], out: Path | None) -> None:
     texts = {name: recipe_card(name) for name in names}
     if out is None:
-        print("\n".join(texts.values()), end="")
+        say("\n".join(texts.values()).removesuffix("\n"))
         return
     if out.suffix == ".md" and len(names) > 1:
         raise InputError(f"--out {out} is one file, for {len(names)} recipes: name a folder")
     for name, text in texts.items():
         target = out if out.suffix == ".md" else out / f"{name}.md"
         _write(target, text)
-        print(f"card: {target}")
+        say(f"card: {target}")
 
 
 def _target(folder: Path, out: Path | None) -> Path:

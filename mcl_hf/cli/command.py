@@ -7,13 +7,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from PIL import Image
 from transformers.utils import logging
 
+from mcl_hf.data.workers import LOSS, is_loss_of_a_worker
 from mcl_hf.errors import InputError
 from mcl_hf.new_folder import missing_folders, remove_empty
+from mcl_hf.plain_text import plain_text
 from mcl_hf.startup import expect_interrupts_again
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
@@ -34,8 +36,8 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
         argv: None takes the process's own.
 
     Returns:
-        0, or 2 after an `InputError` or a full disk, or 130 after Ctrl-C. Anything else is a fault of this library and
-        keeps its traceback.
+        0, or 2 after an `InputError`, a full disk or the end of a data worker, or 130 after Ctrl-C. Anything else is a
+        fault of this library and keeps its traceback.
     """
     expect_interrupts_again()
     logging.disable_progress_bar()  # transformers' bars for loading and writing would break up the run's own
@@ -47,14 +49,25 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
         print("mcl-hf: interrupted", file=sys.stderr)
         return 130
     except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return _fail(f"{error.strerror}: {error.filename}")
         if error.errno not in NO_SPACE:
             raise
         place = f" for {error.filename}" if error.filename else ""
         return _fail(f"no disk space left{place}: free some, or choose another --output-dir")
+    except RuntimeError as error:
+        if not is_loss_of_a_worker(error):
+            raise
+        return _fail(LOSS.format(str(error).strip(" .")))
+
+
+def say(text: object, file: TextIO | None = None) -> None:
+    """Print a text of a command: names of data, of checkpoints and of the Hub in it are no more than text."""
+    print(plain_text(text, keep="\n"), file=file, flush=True)
 
 
 def _fail(message: str) -> int:
-    print(f"mcl-hf: error: {' '.join(message.split())}", file=sys.stderr)
+    say(f"mcl-hf: error: {' '.join(message.split())}", sys.stderr)
     return 2
 
 
@@ -104,4 +117,4 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         if error.errno in NO_SPACE:
             raise
         raise InputError(f"--out {path} cannot be written: {error.strerror or error}") from error
-    print(f"picture: {path}")
+    say(f"picture: {path}")

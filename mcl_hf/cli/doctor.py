@@ -19,7 +19,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from mcl_hf.cli.command import run_command
+from mcl_hf.cli.command import run_command, say
 from mcl_hf.cli.doctor_plan import print_plan
 from mcl_hf.cli.pretrain import build_parser, read_arguments
 from mcl_hf.errors import InputError
@@ -107,9 +107,9 @@ def report(checks: Sequence[Callable[[], Iterator[Finding]]]) -> int:
     for check in checks:
         for finding in check():
             counts[finding.grade] = counts.get(finding.grade, 0) + 1
-            print(f"{finding.grade:<8} {finding.text}", flush=True)
+            say(f"{finding.grade:<8} {finding.text}")
     failed = counts.get("FAILED", 0)
-    print(f"\n{failed} failed, {counts.get('warning', 0)} warnings: " + ("mend these first" if failed else "ready"))
+    say(f"\n{failed} failed, {counts.get('warning', 0)} warnings: " + ("mend these first" if failed else "ready"))
     return 2 if failed else 0
 
 
@@ -204,7 +204,7 @@ def rehearsal() -> Iterator[Finding]:
         embedding_dim=16,
         num_workers=1,
     )
-    print("         rehearsing a small run ...", file=sys.stderr, flush=True)
+    say("         rehearsing a small run ...", sys.stderr)
     try:
         measured = rehearse(arguments, batch_size=8)
     except InputError as error:

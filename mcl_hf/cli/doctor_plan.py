@@ -15,6 +15,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]  # comes with accelerate
 import torch
 
+from mcl_hf.cli.command import say
 from mcl_hf.data import ImageSource
 from mcl_hf.errors import InputError
 from mcl_hf.training import PretrainArguments
@@ -48,7 +49,7 @@ def print_plan(arguments: PretrainArguments, world_size: int) -> None:
     """
     batch_size, global_batch_size = arguments.batch_sizes(world_size)
     source = open_data(arguments)
-    print(source.description)
+    say(source.description)
     open_loader(arguments, arguments.model_config(), source, batch_size, world_size=world_size)  # refuses as the run
     _say("decoding and augmenting some images ...")
     per_core = images_per_core_second(arguments, source)
@@ -84,7 +85,7 @@ def print_plan(arguments: PretrainArguments, world_size: int) -> None:
             f"warning: an image of the larger batch took {disagreement(measured):.1f} times as long as one of the "
             "smaller, or the other way round: this machine is busy, and the times above are rough"
         )
-    print("\n".join(lines))
+    say("\n".join(lines))
 
 
 def measure(arguments: PretrainArguments, batch_size: int) -> list[Measured]:
@@ -190,4 +191,4 @@ def _on_gpu(arguments: PretrainArguments) -> bool:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    say(line, sys.stderr)

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mcl_hf.cli.command import Parser, run_command
+from mcl_hf.cli.command import Parser, run_command, say
 from mcl_hf.errors import InputError
 from mcl_hf.transfer.checkpoint import NETWORKS
 from mcl_hf.transfer.export import TARGETS, export_checkpoint
@@ -71,4 +71,4 @@ def _run(argv: list[str]) -> None:
         if name in options and options["data"] is None:
             raise InputError(f"--{name.replace('_', '-')} is for the images of --data, which is not given")
     coverage = export_checkpoint(options.pop("checkpoint"), out := options.pop("out"), options.pop("to"), **options)
-    print(f"{coverage}\nwritten: {out} (its README.md says how to open it)")
+    say(f"{coverage}\nwritten: {out} (its README.md says how to open it)")

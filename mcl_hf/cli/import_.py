@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mcl_hf.cli.command import Parser, run_command
+from mcl_hf.cli.command import Parser, run_command, say
 from mcl_hf.transfer.import_ import import_checkpoint
 
 EXAMPLES = """
@@ -41,5 +41,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> None:
     arguments = build_parser().parse_args(argv)
     report, remarks = import_checkpoint(arguments.file, arguments.out)
-    print("\n".join([str(report), *(f"  {line}" for line in remarks), f"written: {arguments.out}"]))
-    print(f"start from it with --init {arguments.out}")
+    say("\n".join([str(report), *(f"  {line}" for line in remarks), f"written: {arguments.out}"]))
+    say(f"start from it with --init {arguments.out}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mcl_hf.cli.command import Parser, check_can_be_written, run_command, save_picture
+from mcl_hf.cli.command import Parser, check_can_be_written, run_command, save_picture, say
 from mcl_hf.cli.show_run import format_table
 from mcl_hf.errors import InputError
 from mcl_hf.probe import probe_checkpoint
@@ -82,18 +82,18 @@ def _run(argv: list[str]) -> None:
         image_folder=arguments.image_folder,
         image_column=arguments.image_column,
         device="cpu" if accelerator is None else accelerator.type,
-        on_network=print,
+        on_network=say,
     )
-    print(format_table(result_rows(results)))
-    print("\n".join(result_notes(results)))
+    say(format_table(result_rows(results)))
+    say("\n".join(result_notes(results)))
     try:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps([result.to_dict() for result in results], indent=1)
         arguments.out.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"--out {arguments.out} cannot be written: {error.strerror or error}") from error
-    print(f"numbers: {arguments.out}")
+    say(f"numbers: {arguments.out}")
     if find_spec("matplotlib") is None:
-        print("the picture is drawn with matplotlib: pip install 'mcl_hf[viz]'")
+        say("the picture is drawn with matplotlib: pip install 'mcl_hf[viz]'")
     else:
         save_picture(result_picture(results), arguments.out.with_suffix(".png"))

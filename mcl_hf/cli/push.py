@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mcl_hf.cli.command import Parser, run_command
+from mcl_hf.cli.command import Parser, run_command, say
 from mcl_hf.errors import InputError
 from mcl_hf.hub.bundle import Contents, make_bundles
 from mcl_hf.hub.publish import check_request, check_sizes, describe, push_checkpoint
@@ -93,4 +93,4 @@ def _run(argv: list[str]) -> None:
         bundles = make_bundles(checkpoint, repository, Path(folder), contents)
         for bundle in bundles:
             check_sizes(bundle)
-        print(describe(bundles))
+        say(describe(bundles))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mcl_hf.cli.command import Parser, check_picture, save_picture
+from mcl_hf.cli.command import Parser, check_picture, save_picture, say
 from mcl_hf.viz import curves_picture, read_log, summarise
 
 
@@ -26,7 +26,7 @@ def run(argv: list[str]) -> None:
     runs: list[Path] = arguments.runs
     if arguments.out is not None:
         check_picture(arguments.out)
-    print(side_by_side([{"run": str(path), **summarise(read_log(path))} for path in runs]))
+    say(side_by_side([{"run": str(path), **summarise(read_log(path))} for path in runs]))
     folder = runs[0] if runs[0].is_dir() else runs[0].parent
     default = folder / "pictures" / "curves.png" if len(runs) == 1 else Path("curves.png")
     save_picture(curves_picture(runs), arguments.out or default)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mcl_hf.data.decode import BrokenImage, open_image
 from mcl_hf.data.image_source import ImageSource
+from mcl_hf.data.workers import batches_of, start_worker
 from mcl_hf.errors import InputError
 
 MAX_DISTANCE = 6
@@ -130,9 +131,13 @@ def find_near_duplicates(
     """
     tasks = [list(indices[first : first + _IMAGES_PER_TASK]) for first in range(0, len(indices), _IMAGES_PER_TASK)]
     loader: DataLoader = DataLoader(
-        _Hashes(source), batch_sampler=tasks, num_workers=min(num_workers, len(tasks)), collate_fn=list
+        _Hashes(source),
+        batch_sampler=tasks,
+        num_workers=min(num_workers, len(tasks)),
+        collate_fn=list,
+        worker_init_fn=start_worker,
     )
-    results = [result for task in loader for result in task]
+    results = [result for task in batches_of(loader) for result in task]
     for result in results:
         if isinstance(result, InputError):
             raise result

@@ -9,7 +9,9 @@ however often the work was interrupted.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ from mcl_hf.data.image_source import ImageSource
 from mcl_hf.data.pack_folder import PackFolder, ShardReport, check_folder, explain_disk_errors
 from mcl_hf.data.shrink import MAX_JPEG_SIDE, shrink_image
 from mcl_hf.data.sources import open_source
+from mcl_hf.data.workers import batches_of, start_worker
 from mcl_hf.errors import InputError
 
 if TYPE_CHECKING:
@@ -227,9 +230,10 @@ def _shrunk(
         batch_sampler=tasks,
         num_workers=min(num_workers, len(tasks)),
         collate_fn=list,
+        worker_init_fn=start_worker,
     )
-    for images in loader:
-        for image in images:
+    with closing(batches_of(loader)) as batches:
+        for image in chain.from_iterable(batches):
             if image.source_is_gone:
                 raise InputError(image.reason)
             yield image

@@ -6,19 +6,17 @@ A data set here maps a step to a whole batch, a pure function of the step. Whole
 each, and torch's DataLoader hands them out in order: a resumed run continues exactly, with any number of workers.
 """
 
-import atexit
 import itertools
-import os
-import signal
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mcl_hf.data.decode import BrokenImage
+from mcl_hf.data.workers import batches_of, start_worker
 from mcl_hf.errors import InputError
 
 BROKEN_EXAMPLES = 5
@@ -103,17 +101,18 @@ class StepLoader(Generic[B]):
             prefetch_factor=prefetch_batches if num_workers else None,
             pin_memory=pin_memory,
             multiprocessing_context=start_method if num_workers else None,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
         )
 
     def __iter__(self) -> Iterator[B]:
         self._next_step = self.start_step
-        for batch in self._loader:
-            if isinstance(batch, Failure):
-                raise InputError(batch.message)
-            self._count(batch)
-            self._next_step = batch.step + 1
-            yield batch
+        with closing(batches_of(self._loader)) as batches:
+            for batch in batches:
+                if isinstance(batch, Failure):
+                    raise InputError(batch.message)
+                self._count(batch)
+                self._next_step = batch.step + 1
+                yield batch
 
     def state_dict(self) -> dict[str, int]:
         """Where the latest iterator stands: the next step. Nothing else is needed to go on, with any number of
@@ -169,23 +168,6 @@ def read_or_stand_in(
         f"An image and its {_TRIES - 1} stand-ins are all broken. Are these images at all? "
         f"Examples: {'; '.join(tried[:BROKEN_EXAMPLES])}"
     )
-
-
-def _start_worker(_worker_id: int) -> None:
-    """Let a worker leave when, and as, the training process wants it.
-
-    Launchers and schedulers send SIGTERM to every process of a job. The training process finishes its step and saves,
-    for which it needs its workers: a first SIGTERM is for it alone, a second one ends the worker.
-
-    A spawned worker ends as a forked one does, by ``os._exit``: its queue thread may still be sending a tensor when
-    the interpreter shuts down, and then aborts the process.
-    """
-    signal.signal(signal.SIGTERM, _leave_next_time)
-    atexit.register(os._exit, 0)
-
-
-def _leave_next_time(number: int, _frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)
 
 
 class _Steps(Sampler[int]):

@@ -7,7 +7,6 @@ Source: the published converter (`convert-sppretrain-to-detectron2.py`) moves th
 and 354 of RetinaNet's 378 for a ResNet-50.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from ..errors import InputError
 from ..models.checkpoint_source import local_checkpoint
 from ..models.configuration_mcl import MCLConfig
 from ..models.starting_weights import WeightReport, read_checkpoint
+from ..models.weight_files import read_json_object
 from .configuration_detector import MCLDetectorConfig
 from .modeling_detector import MCLDetectorPreTrainedModel, MCLForInstanceSegmentation, MCLForObjectDetection
 
@@ -152,13 +152,13 @@ def read_start_config(init: str) -> MCLConfig | MCLDetectorConfig | dict[str, An
     file = path / "config.json"
     if not file.is_file():
         return None
-    try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file} is no JSON: {error}") from error
+    description = read_json_object(file)
     for kind in (MCLConfig, MCLDetectorConfig):
         if description.get("model_type") == kind.model_type:
-            return kind.from_pretrained(path)
+            try:
+                return kind.from_pretrained(path)
+            except Exception as error:  # transformers raises whatever an odd value leads it to
+                raise InputError(f"{file} cannot be used: {' '.join(str(error).split())}") from error
     return description
 
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForInstanceSegmentation, AutoModelForObjectDetection
 
 from mcl_hf.data.decode import BrokenImage
+from mcl_hf.data.workers import batches_of, start_worker
 from mcl_hf.detection.detection_data import DetectionData, DetectionItem
 from mcl_hf.detection.masks import encode_masks
 from mcl_hf.detection.results import ImageDetections
@@ -38,7 +39,7 @@ def open_detector(checkpoint: str) -> tuple[torch.nn.Module, Any]:
     try:
         folder = local_checkpoint(checkpoint, MODEL_FILES)
         config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers raises whatever an odd description leads it to
         raise InputError(f"{checkpoint} cannot be opened as a checkpoint: {_first_line(error)}") from error
     if config.model_type == "mcl_dense":
         raise InputError(f"{checkpoint} is a pre-training checkpoint, which detects nothing yet: fine-tune it first")
@@ -51,7 +52,7 @@ def open_detector(checkpoint: str) -> tuple[torch.nn.Module, Any]:
         raise InputError(f"{checkpoint} is a model of type {config.model_type}, not a detector")
     try:
         return opener.from_pretrained(folder).eval(), AutoImageProcessor.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # or an odd file
         raise InputError(f"{checkpoint} cannot be opened as a detector: {_first_line(error)}") from error
 
 
@@ -159,10 +160,11 @@ def predict_data(
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=_Collate(processor),
+        worker_init_fn=start_worker,
         pin_memory=next(model.parameters()).device.type == "cuda",
     )
     predicted = Predicted()
-    for indices, inputs, broken in loader:
+    for indices, inputs, broken in batches_of(loader):
         for index, reason in broken.items():
             if not skip_broken:
                 raise InputError(f"{data.names[index]}: {reason}: mend the data, or leave it out with --skip-broken")

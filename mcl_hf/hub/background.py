@@ -30,6 +30,7 @@ from mcl_hf.hub.refusals import HubAwayError
 from mcl_hf.hub.repository import Repository
 from mcl_hf.hub.run_record import NOT_PUBLISHED
 from mcl_hf.hub.tags import next_tag
+from mcl_hf.plain_text import plain_text
 from mcl_hf.training.hub_resume import LOG
 from mcl_hf.training.saving import to_drop
 from mcl_hf.training.state import step_of
@@ -291,7 +292,7 @@ def _is_main_process() -> bool:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(plain_text(line), file=sys.stderr, flush=True)
 
 
 __all__ = ["STAGING", "PushToHub"]

@@ -18,7 +18,7 @@ from mcl_hf.hub.card_limits import limitations, never_run
 from mcl_hf.hub.card_metadata import check_card, metadata
 from mcl_hf.hub.card_pictures import draw_pictures, why_no_curves
 from mcl_hf.hub.evaluation_text import evaluation_text
-from mcl_hf.hub.markdown import bullets, code, facts, join, plain
+from mcl_hf.hub.markdown import bullets, code, facts, fenced, join, plain
 from mcl_hf.hub.recorded import Recorded, read_recorded
 from mcl_hf.hub.results import read_results
 from mcl_hf.hub.training_rows import finetuning_rows, last_numbers, log_rows, pretraining_rows, recipe_text, start_text
@@ -127,7 +127,7 @@ def fill_template(values: Mapping[str, Any]) -> str:
     environment = Environment(
         trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
-    return environment.from_string(text).render(**values)
+    return environment.from_string(text).render(**values, fenced=fenced)
 
 
 def _summary(recorded: Recorded) -> str:
@@ -143,7 +143,7 @@ def _summary(recorded: Recorded) -> str:
         what = f"A {backbone} backbone, feature pyramid and region head"
         return f"{what}, pre-trained {how} by {PAPER.format(variant=variant)} as the start of a detector."
     if recorded.imported is not None:
-        parts = [name for name, (loaded, _) in recorded.imported["parts"].items() if loaded]
+        parts = [plain(name) for name, (loaded, _) in recorded.imported["parts"].items() if loaded]
         return (
             f"{join(parts).capitalize()} of a {backbone}, taken from another program's checkpoint by `mcl-hf import`."
         )

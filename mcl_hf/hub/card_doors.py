@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+from mcl_hf.hub.markdown import code
 from mcl_hf.hub.recorded import Recorded
 from mcl_hf.models.timm_backbone import layer_arguments
 from mcl_hf.transfer.companions import RESNET_DEPTHS
@@ -73,10 +74,8 @@ def _timm(config: dict[str, Any], place: str, with_timm: bool) -> Door:
     else:
         out = f"{place.rsplit('/', 1)[-1]}-timm"
         address = f"local-dir:{out}"
-        text = (
-            f"After `mcl-hf export {shlex.quote(place)} --to timm {shlex.quote(out)}`, which needs mcl_hf once, the "
-            "backbone opens with timm alone:"
-        )
+        command = code(f"mcl-hf export {shlex.quote(place)} --to timm {shlex.quote(out)}")
+        text = f"After {command}, which needs mcl_hf once, the backbone opens with timm alone:"
     options = feature_options(config["backbone"], config["num_channels"], config.get("backbone_kwargs"))
     lines = [
         "import timm",

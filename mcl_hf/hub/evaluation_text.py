@@ -12,6 +12,7 @@ from mcl_hf.hub.markdown import (
     bullets,
     code,
     facts,
+    fenced,
     is_number,
     join,
     number,
@@ -85,7 +86,7 @@ def _protocol(recorded: Recorded, result: DetectionResult, told: set[str]) -> st
     if result.share is not None and is_number(result.share) and result.share < 1:
         lines.append(f"Trained on {100 * result.share:g} % of the labelled images.")
     if result.command is not None:
-        lines.append(f"Measured by the command below.{counted}\n\n```sh\n{result.command}\n```")
+        lines.append(f"Measured by the command below.{counted}\n\n{fenced(result.command, 'sh')}")
     else:
         lines.append(f"The command that measured it: {ABSENT}.{counted}")
     return "\n\n".join(lines)
@@ -111,7 +112,7 @@ def _comparison(found: ComparisonResult) -> str:
     parts += [bullets(lines)] if lines else []
     if found.options:
         parts.append(f"Protocol, the same for all starts:\n\n{facts(options_rows(found.options))}")
-    parts.append(f"```sh\n{found.command}\n```")
+    parts.append(fenced(found.command, "sh"))
     return "\n\n".join(parts)
 
 

@@ -9,9 +9,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from mcl_hf.plain_text import plain_text
+
 ABSENT = "not recorded"
 NOT_MEASURED = "not measured"
-_SPECIAL = re.compile(r"([\\`*_\[\]<>~&$#])")
+_SPECIAL = re.compile(r"([\\`*_\[\]<>~&$#@]|:(?=//)|(?<=\bwww)\.)", re.IGNORECASE)
 
 
 def one_line(value: Any) -> str:
@@ -31,6 +33,13 @@ def code(value: Any) -> str:
     fence = "`" * (longest + 1)
     pad = " " if "`" in text or not text else ""
     return f"{fence}{pad}{text}{pad}{fence}"
+
+
+def fenced(text: str, language: str) -> str:
+    """A block of code, which no line of the text ends; other control characters than line breaks are written out."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{plain_text(text, keep=chr(10))}\n{fence}"
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:

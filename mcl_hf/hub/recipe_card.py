@@ -17,7 +17,7 @@ from mcl_hf.errors import InputError
 from mcl_hf.hub.card import PAPER, fill_template
 from mcl_hf.hub.card_doors import doors
 from mcl_hf.hub.command_line import as_text
-from mcl_hf.hub.markdown import bullets, code, facts, number, plain, table
+from mcl_hf.hub.markdown import bullets, code, facts, fenced, number, plain, table
 from mcl_hf.hub.recorded import Recorded
 from mcl_hf.hub.training_rows import Rows, detector_text, method_rows, options_rows, schedule_text
 from mcl_hf.recipes import TASKS, load_recipe, recipe_names
@@ -71,8 +71,8 @@ def recipe_card(name: str) -> str:
             "This card was rendered from the recipe alone: it says what a run of it would do.",
             "doors": doors(recorded, None, with_timm=False, with_code=False),
             "training": facts(training),
-            "recipe": f"{_comment(name, task)}\n\n{table(['option', 'value'], rows, texts=2)}\n\n```sh\n"
-            f"{' '.join([*command, '--output-dir', name])}\n```",
+            "recipe": f"{_comment(name, task)}\n\n{table(['option', 'value'], rows, texts=2)}\n\n"
+            + fenced(" ".join([*command, "--output-dir", name]), "sh"),
             "curves": "",
             "numbers": "",
             "evaluation": evaluation,

@@ -3,7 +3,6 @@
 Where it sits: a folder -> **recorded** (+ results.py for evaluations) -> the card's sections.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mcl_hf.errors import InputError
 from mcl_hf.hub.run_record import read_run, read_run_log, run_folder
 from mcl_hf.hub.shapes import ImportShape
 from mcl_hf.models.configuration_mcl import MCLConfig
+from mcl_hf.models.weight_files import read_json
 from mcl_hf.training.record_check import misfit
 from mcl_hf.training.state import TrainingState, step_of
 from mcl_hf.transfer.checkpoint import DETECTOR_TYPE, checked_config, find_folder
@@ -133,7 +133,7 @@ def _imported(weights: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     reason = misfit(content, ImportShape)

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 
 from mcl_hf.errors import InputError
 from mcl_hf.hub_token import mend_the_token
-from mcl_hf.models.hub_retry import is_transient, reason_of, without_secrets
+from mcl_hf.models.hub_retry import chain, is_of_http, is_transient, reason_of, without_secrets
 
 _NO_TOKEN = "there is no token for the Hub: log in with 'hf auth login', or set HF_TOKEN"
 
@@ -48,8 +48,11 @@ def one_line(repository: str, doing: str) -> Iterator[None]:
             raise InputError(f"HF_HUB_OFFLINE is set, and {doing} {repository} needs the network: unset it") from error
         if isinstance(error, HFValidationError):
             raise InputError(without_secrets(str(error))) from error
-        if isinstance(error, HfHubHTTPError):
-            raise InputError(without_secrets(_refusal(error, repository, doing))) from error
+        for one in chain(error) if isinstance(error, RuntimeError) else [error]:  # so it wraps what storage answers
+            if isinstance(one, HfHubHTTPError):
+                raise InputError(without_secrets(_refusal(one, repository, doing))) from error
+            if is_of_http(one):  # redirects without end, an address that is none
+                raise InputError(without_secrets(f"{doing} {repository}: {type(one).__name__} {one}")) from error
         raise
 
 

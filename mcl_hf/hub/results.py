@@ -4,7 +4,6 @@ Where it sits: metrics.json (`finetune`, `evaluate`, a job of a comparison), com
 -> measured -> the card's sections and its `model-index`. What kind a file is, its content says.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from mcl_hf.hub.shapes import (
     SettingsShape,
     misfit_of_options,
 )
+from mcl_hf.models.weight_files import read_json
 from mcl_hf.training.record_check import misfit
 from mcl_hf.training.state import TrainingState
 
@@ -87,11 +87,11 @@ def _check(content: Any, shape: Any, file: Path) -> None:
 
 def _read(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return read_json(file)
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise InputError(f"{file} is no JSON: {error}") from error
+        raise InputError(str(error)) from error
 
 
 # ----------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 from mcl_hf.detection.finetune_arguments import FinetuneArguments
 from mcl_hf.detection.finetune_finish import TITLES
 from mcl_hf.hub.command_line import as_text, changed_options, run_command
-from mcl_hf.hub.markdown import ABSENT, code, count, facts, is_number, join, number, one_line, plain, table
+from mcl_hf.hub.markdown import ABSENT, code, count, facts, fenced, is_number, join, number, plain, table
 from mcl_hf.hub.recorded import Recorded
 from mcl_hf.recipes import TASKS, recipe_names
 from mcl_hf.training.finish import duration
@@ -67,7 +67,7 @@ def schedule_text(options: dict[str, Any], images: int, max_steps: int | None) -
         warmup = max_steps // 10
     rising = "a tenth of the run" if warmup is None else count(warmup, "step")
     return (
-        f"{options.get('optimizer', ABSENT)}, {speed} after a warm-up of {rising}, then along a cosine to "
+        f"{plain(options.get('optimizer', ABSENT))}, {speed} after a warm-up of {rising}, then along a cosine to "
         f"{number(options.get('min_lr'))}; weight decay {number(options.get('weight_decay'))}"
     )
 
@@ -104,10 +104,10 @@ def options_rows(options: dict[str, Any], max_steps: int | None = None) -> Rows:
     if options.get("frozen_bn"):
         norms = "batch norm, frozen in the backbone, trained in FPN and heads"
     norms += f"; statistics anew from {number(precise)} training batches before evaluation" if precise else ""
-    rows: Rows = [("norms", norms), ("frozen", f"{code('freeze_at')} {options.get('freeze_at', ABSENT)}")]
+    rows: Rows = [("norms", norms), ("frozen", f"{code('freeze_at')} {plain(options.get('freeze_at', ABSENT))}")]
     sizes = options.get("min_size_train")
     if sizes:
-        trained = f"{sizes[0]}" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
+        trained = plain(sizes[0]) if len(sizes) == 1 else plain(f"{min(sizes)} to {max(sizes)}")
         longest = list(dict.fromkeys(number(options.get(f"max_size_{when}")) for when in ("train", "test")))
         tested = number(options.get("min_size_test"))
         told = (
@@ -131,7 +131,7 @@ def options_rows(options: dict[str, Any], max_steps: int | None = None) -> Rows:
     rows.append(("schedule", schedule))
     rate = options.get("base_learning_rate")
     speed = f"learning rate {rate:g} for 16 images a step" if is_number(rate) else f"learning rate {ABSENT}"
-    rows.append(("optimizer", f"{options.get('optimizer', ABSENT)}, {speed}, weight decay "
+    rows.append(("optimizer", f"{plain(options.get('optimizer', ABSENT))}, {speed}, weight decay "
                               f"{number(options.get('weight_decay'))}"))  # fmt: skip
     return rows
 
@@ -157,7 +157,7 @@ def start_text(state: TrainingState) -> str:
     before = run.get("start") or {}
     first = {"random": ", from random weights", None: ""}.get(before.get("kind"), f", from {code(before.get('name'))}")
     return (
-        f"the run {name}: {run['task']}, {run.get('objective') or 'detector'}, "
+        f"the run {name}: {plain(run['task'])}, {plain(run.get('objective') or 'detector')}, "
         f"{number(run['steps'])} steps on {join(names) or 'data not recorded'}{first}"
     )
 
@@ -204,7 +204,7 @@ def recipe_text(recorded: Recorded) -> str:
         )
     rows = [[code(name), "not set" if value is None else code(as_text(value))] for name, value in changed.items()]
     parts = [told, *([table(["option", "value"], rows, texts=2)] if rows else [])]
-    parts.append(f"The same again, with the paths as they are elsewhere:\n\n```sh\n{run_command(recorded)}\n```")
+    parts.append(f"The same again, with the paths as they are elsewhere:\n\n{fenced(str(run_command(recorded)), 'sh')}")
     return "\n\n".join(parts)
 
 
@@ -227,7 +227,7 @@ def last_numbers(recorded: Recorded) -> str:
     hidden = tuple(name for name in summarise([last]) if name.startswith("probe") or name.endswith(("AP", "AP50")))
     for name, value in summarise([last]).items():
         if name not in (*_IN_THE_TABLE, *hidden):
-            rows.append((name, " ".join(ABSENT if part == "-" else part for part in value.split(" "))))
+            rows.append((plain(name), " ".join(ABSENT if part == "-" else part for part in value.split(" "))))
     if "grad_norm" in last:
         rows.append(("gradient norm before clipping", number(last["grad_norm"])))
     return facts(rows)
@@ -296,7 +296,7 @@ def _machine_rows(recorded: Recorded) -> Rows:
     state, options = recorded.state, recorded.arguments
     assert state is not None
     processes = count(state.world_size, "process", "processes")
-    rows = [("precision", str(options.get("precision", ABSENT))), ("seed", number(options.get("seed")))]
+    rows = [("precision", plain(options.get("precision", ABSENT))), ("seed", number(options.get("seed")))]
     rows += [("hardware", f"{hardware}; {processes}") for hardware in _hardware(state)]
     rows += [
         ("duration", f"{duration(state.seconds)}" + (" (of the whole run)" if recorded.step != state.step else "")),
@@ -334,7 +334,7 @@ def _software(state: TrainingState) -> str:
     last = state.machines[-1] if state.machines else {"packages": {}}
     packages = {**state.versions, **last["packages"]}
     python = {"Python": last["python"]} if "python" in last else {}
-    return ", ".join(one_line(f"{name} {release}") for name, release in {**python, **packages}.items()) or ABSENT
+    return ", ".join(plain(f"{name} {release}") for name, release in {**python, **packages}.items()) or ABSENT
 
 
 def _network(config: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ Before every reader of weights: `starting_weights`, exports, detectors, probes, 
     "folder" | "user/name[/folder][@revision]" -> **checkpoint_source** -> hub_retry -> huggingface_hub -> a folder here
 """
 
+import hashlib
 import logging
 import os
 import re
@@ -22,9 +23,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import filter_repo_objects, validate_repo_id
+from huggingface_hub.utils.sha import git_hash
 
 from .hub_retry import call_with_retries, chain, is_transient, reason_of, without_secrets
+from .weight_files import check_safetensors, read_json_object
 
 MODEL_FILES = ("*.safetensors", "*.json")
 """What a model is opened from: weights, configuration, processor."""
@@ -81,11 +84,12 @@ def local_checkpoint(source: str, patterns: Sequence[str], others: str = "") -> 
         others: What else the caller would have taken, for the message: `"timm:NAME, "`.
 
     Raises:
-        ValueError: One line: neither a path nor a repository's name, or the Hub does not give it.
+        ValueError: One line: neither a path nor a repository's name, the Hub does not give it, or it holds files that
+            are not what they are called.
     """
     path = Path(source)
     if path.exists():
-        return path
+        return _checked(path)
     wanted = hub_source(source)
     if wanted is None:
         raise ValueError(
@@ -94,11 +98,21 @@ def local_checkpoint(source: str, patterns: Sequence[str], others: str = "") -> 
     prefix = f"{wanted.folder}/" if wanted.folder else ""
     folder = fetch(wanted, [prefix + pattern for pattern in patterns], ignore=[f"{prefix}*/*"]) / wanted.folder
     if any(found for pattern in patterns for found in folder.glob(pattern)):
-        return folder
+        return _checked(folder)
     if not wanted.folder:
         for newest in hub_checkpoints(wanted):
-            return fetch(newest, [f"{newest.folder}/{pattern}" for pattern in patterns]) / newest.folder
+            return _checked(fetch(newest, [f"{newest.folder}/{pattern}" for pattern in patterns]) / newest.folder)
     raise ValueError(f"{source} holds no {' or '.join(patterns)}{f' in {wanted.folder}' if wanted.folder else ''}")
+
+
+def _checked(path: Path) -> Path:
+    """A file or folder whose descriptions are JSON objects, and whose weights are such files; see `weight_files`."""
+    for description in ("config.json", "preprocessor_config.json", "model.safetensors.index.json"):
+        if (path / description).is_file():
+            read_json_object(path / description)
+    for weights in [path] if path.suffix == ".safetensors" else path.glob("*.safetensors"):
+        check_safetensors(weights)
+    return path
 
 
 def hub_checkpoints(source: HubSource) -> list[HubSource]:
@@ -121,22 +135,46 @@ def fetch(source: HubSource, patterns: Sequence[str], ignore: Sequence[str] = ()
         ignore: Globs of what is left out.
 
     Raises:
-        ValueError: One line: the Hub refuses it, is away, or offline mode has nothing in the cache.
+        ValueError: One line: the Hub refuses it, is away, gives other bytes than it says, or offline mode has nothing
+            in the cache.
     """
     name = source.repository + (f"@{source.revision}" if source.revision else "")
-    try:
-        with _own_words():
-            folder = call_with_retries(
-                snapshot_download,
-                source.repository,
-                revision=source.revision,
-                allow_patterns=list(patterns),
-                ignore_patterns=list(ignore) or None,
-                what=f"fetching {name}",
-            )
-        return Path(folder)
-    except Exception as error:  # the client raises many types, of which the operating system's are one
-        raise ValueError(refusal(error, source)) from error
+    broken: list[Path] = []
+    for _ in range(2):
+        try:
+            with _own_words():
+                folder = call_with_retries(
+                    snapshot_download,
+                    source.repository,
+                    revision=source.revision,
+                    allow_patterns=list(patterns),
+                    ignore_patterns=list(ignore) or None,
+                    what=f"fetching {name}",
+                )
+        except Exception as error:  # the client raises many types, of which the operating system's are one
+            raise ValueError(refusal(error, source)) from error
+        files = filter_repo_objects(
+            [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()],
+            allow_patterns=list(patterns),
+            ignore_patterns=list(ignore) or None,
+        )
+        broken = [path for file in files if not _is_what_the_hub_says(path := Path(folder, file))]
+        if not broken:
+            return Path(folder)
+        for path in broken:
+            path.resolve().unlink()
+    raise ValueError(f"{broken[0].name} of {name} has not the hash that the Hub gives for it: try again later")
+
+
+def _is_what_the_hub_says(path: Path) -> bool:
+    """Whether a file of the cache has the hash that it is named by: SHA-256 of large files, git's of others."""
+    named = path.resolve().name
+    with path.open("rb") as file:
+        if re.fullmatch(r"[0-9a-f]{64}", named):
+            return hashlib.file_digest(file, "sha256").hexdigest() == named
+        if re.fullmatch(r"[0-9a-f]{40}", named):
+            return git_hash(file.read()) == named
+    return True  # a cache without links, which keeps no hashes
 
 
 @contextmanager

@@ -120,8 +120,8 @@ def reason_of(error: BaseException) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """The text in one line, tokens masked (the user's own, too, whatever it looks like), and addresses without user and
-    password and without their query, which may be signed.
+    """The text in one line without control characters, tokens masked (the user's own, too, whatever it looks like), and
+    addresses without user and password and without their query, which may be signed.
 
     Example:
         >>> without_secrets("GET https://host/a?sig=1 with Bearer hf_abc failed")
@@ -129,7 +129,8 @@ def without_secrets(text: str) -> str:
     """
     own = get_token()
     masked = _TOKEN.sub("hf_***", text.replace(own, "hf_***") if own else text)
-    return " ".join(_QUERY.sub(r"\1", _LOGIN.sub("", masked)).split())
+    words = " ".join(_QUERY.sub(r"\1", _LOGIN.sub("", masked)).split())
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
@@ -144,9 +145,12 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 def _is_transport_error(error: BaseException) -> bool:
     """Whether the HTTP library, whichever the client uses, lost the connection or could not make one."""
-    return any(
-        kind.__name__ in _TRANSPORT and kind.__module__.split(".")[0] in _HTTP_LIBRARIES for kind in type(error).__mro__
-    )
+    return is_of_http(error) and any(kind.__name__ in _TRANSPORT for kind in type(error).__mro__)
+
+
+def is_of_http(error: BaseException) -> bool:
+    """Whether the error is one of the HTTP library, whichever the client uses."""
+    return type(error).__module__.split(".")[0] in _HTTP_LIBRARIES
 
 
 def _seconds(text: str) -> float:
@@ -165,4 +169,4 @@ def _reset_s(headers: Any, status: int) -> float:
     return float(match[1]) if match else 0.0
 
 
-__all__ = ["call_with_retries", "chain", "is_transient", "reason_of", "without_secrets"]
+__all__ = ["call_with_retries", "chain", "is_of_http", "is_transient", "reason_of", "without_secrets"]

@@ -5,17 +5,15 @@ momentum copy, `head.predictor.{level}`, and `backbone.*`, an alias of `encoder_
 1912aa9.
 """
 
-import argparse
-import pickle
 import re
-import warnings
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+
+from .weight_files import read_pickled
 
 # Published name -> ours; tried in order, the first match wins. Index 0 of FPN convolutions is the finest level in both.
 NAME_TABLE: tuple[tuple[str, str], ...] = (
@@ -40,14 +38,6 @@ _RESNETS = {
     ((3, 4, 23, 3), True): "resnet101",
     ((3, 8, 36, 3), True): "resnet152",
 }
-# Types that hold values and run nothing: training programs put them beside the weights (options, a learning rate).
-_PLAIN_TYPES: list[Any] = [
-    argparse.Namespace,
-    np.dtype,
-    *{type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")},
-    np._core.multiarray.scalar,  # type: ignore[attr-defined]  # where numpy 2 keeps it; the line below is numpy 1's
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
-]
 _RATIOS, _FRACTIONS, _WEIGHTS = (1, 2, 4, 8), (1, 1 / 4, 1 / 16, 1 / 32), (1 / 2, 1 / 4, 1 / 8, 1 / 8)
 
 
@@ -57,28 +47,6 @@ def our_name(published: str) -> str | None:
         if re.match(pattern, published):
             return re.sub(pattern, replacement, published)
     return None
-
-
-def read_pickled(path: str | Path) -> Any:
-    """Content of a file that `torch.save` wrote: tensors and plain values, nothing that would run code.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: The file is no such file, or would have to run code to be read.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        with torch.serialization.safe_globals(_PLAIN_TYPES), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols: what cannot be read raises
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{path} cannot be read without running code from it ({reason}); "
-            "save its tensors alone with torch.save(checkpoint['state_dict'], ...) on a machine that trusts it"
-        ) from error
 
 
 def resnet_name(names: Collection[str]) -> str | None:

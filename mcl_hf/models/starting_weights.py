@@ -5,21 +5,19 @@
 `backbone_config`. Nothing is loaded in silence, and a part that was asked for and is incomplete is an error.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from .checkpoint_source import MODEL_FILES, local_checkpoint
 from .configuration_mcl import MCLConfig
 from .hub_retry import call_with_retries, is_transient, reason_of, without_secrets
 from .modeling_mcl import MCLBackbone
+from .weight_files import not_finite, read_json_object, read_safetensors
 
 _PARTS = {
     "backbone.": "backbone",
@@ -65,7 +63,7 @@ def read_checkpoint(source: str, config: MCLConfig) -> dict[str, torch.Tensor]:
         return _timm_tensors(source.removeprefix("timm:"), config)
     path = local_checkpoint(source, MODEL_FILES, "timm:NAME, ")
     if path.is_dir() and (path / "config.json").is_file():
-        description = json.loads((path / "config.json").read_text())
+        description = read_json_object(path / "config.json")
         if "architecture" in description and description.get("model_type") != MCLConfig.model_type:
             return _timm_tensors(f"local-dir:{path}", config)
     if path.is_file() and path.suffix in (".pth", ".pt", ".bin", ".ckpt"):
@@ -79,10 +77,10 @@ def read_checkpoint(source: str, config: MCLConfig) -> dict[str, torch.Tensor]:
         raise ValueError(f"no .safetensors weights in {source}")
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
-        try:
-            tensors |= load_file(file)
-        except SafetensorError as error:
-            raise ValueError(f"{file} is damaged: {' '.join(str(error).split())}") from error
+        tensors |= read_safetensors(file)
+    broken = not_finite(tensors)
+    if broken:
+        raise ValueError(f"{source} holds NaN or infinite numbers in {len(broken)} tensors, such as {broken[0]}")
     tensors = {name.removeprefix("mcl."): tensor for name, tensor in tensors.items()}
     if not any(name.startswith(tuple(_PARTS)) for name in tensors):  # plain backbone names
         tensors = {f"backbone.{name}": tensor for name, tensor in tensors.items()}

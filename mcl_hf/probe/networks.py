@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from mcl_hf.errors import InputError
 from mcl_hf.models import MCLConfig, MCLModel, load_starting_weights
@@ -69,7 +68,7 @@ def open_checkpoint(name: str) -> MCLModel:
     try:
         local = local_checkpoint(name, MODEL_FILES)
         return MCLModel.from_pretrained(local, dtype=torch.float32).eval()
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:  # transformers raises whatever an odd description or file leads it to
         reason = " ".join(str(error).split())
         raise InputError(f"{name} cannot be opened as an MCL model: {reason}") from error
 

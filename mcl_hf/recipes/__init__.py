@@ -41,7 +41,9 @@ def load_recipe(name_or_file: str, known: Iterable[str] | None = None, task: str
     text, where = _read(str(name_or_file), task)
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise InputError(f"recipe {where} is nested too deeply: it is a list of 'option: value' lines") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of thousands of digits
         raise InputError(f"recipe {where} is no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise InputError(f"recipe {where} must be a list of 'option: value' lines")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..models.checkpoint_source import HubSource, fetch, hub_checkpoints
+from ..models.weight_files import read_json
 from .saving import fsync, link_last, replace_folder
 from .state import checkpoint_folder, checkpoints, damage, newest_whole_checkpoint, step_of
 from .tracking import log_up_to
@@ -99,7 +100,7 @@ def fetched(output_dir: Path) -> tuple[str, int] | None:
     None where it did not, or was stopped while it wrote this down.
     """
     try:
-        record = json.loads((output_dir / "checkpoints" / _RECORD).read_text(encoding="utf-8"))
+        record = read_json(output_dir / "checkpoints" / _RECORD)
         return str(record["resume"]), step_of(Path(record["checkpoint"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -7,7 +7,7 @@ is the same code for one process and for many.
 import inspect
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import InputError
 from ..new_folder import kept_if_used
+from .folder_lock import FolderLock
 from .lifeline import Lifeline
+from .run import on_main_process
 
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -39,7 +41,7 @@ def launched(arguments: LaunchArguments, output_dir: Path) -> Iterator[Accelerat
     refused before it has written anything leaves no folder behind.
 
     Raises:
-        InputError: fp16 without a GPU, or a launcher that was set to split the model.
+        InputError: fp16 without a GPU, a launcher that was set to split the model, or another run in the folder.
         RankLostError: another process died.
     """
     own_state = AcceleratorState._shared_state == {}
@@ -50,8 +52,11 @@ def launched(arguments: LaunchArguments, output_dir: Path) -> Iterator[Accelerat
             raise InputError("precision fp16 needs a GPU: use --precision bf16 or fp32 on the CPU")
         for line in launch_warnings(accelerator.num_processes, psutil.Process().parent(), os.environ):
             accelerator.print(f"warning: {line}")
-        lifeline = Lifeline(accelerator.process_index, accelerator.num_processes)
-        with kept_if_used(output_dir), lifeline.watching():
+        lifeline, lock = Lifeline(accelerator.process_index, accelerator.num_processes), FolderLock(output_dir)
+        with kept_if_used(output_dir), closing(lock), lifeline.watching():
+            warning = on_main_process(accelerator, lock.acquire)
+            if warning is not None:
+                accelerator.print(f"warning: {warning}")
             yield accelerator
         if own_state and accelerator.num_processes > 1:
             torch.distributed.destroy_process_group()

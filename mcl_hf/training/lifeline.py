@@ -11,6 +11,7 @@ the store may live in the process that ends first, so it ends when the others kn
 """
 
 import itertools
+import multiprocessing
 import os
 import socket
 import sys
@@ -23,6 +24,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from ..errors import InputError
+from ..plain_text import plain_text
 
 BEAT_SECONDS = 2.0
 SILENCE_SECONDS = 30.0  # after which a process counts as dead
@@ -150,7 +152,9 @@ class Lifeline:
                 store.set(self._key(self.rank), _LOST + cause)
         self._finding = f"{' '.join(cause.split())}; rank {self.rank} ends with it. Continue with --resume auto"
         if not self._stop.wait(GRACE_SECONDS + SILENCE_AFTER_ERROR_SECONDS):
-            print(f"mcl-hf: error: {self._finding}", file=sys.stderr, flush=True)
+            print(f"mcl-hf: error: {plain_text(self._finding)}", file=sys.stderr, flush=True)
+            for worker in multiprocessing.active_children():
+                worker.kill()
             os._exit(2)
 
 

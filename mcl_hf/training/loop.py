@@ -6,6 +6,7 @@ Nothing here knows the task. Nothing here makes the host wait for the device but
 
 import functools
 import time
+from contextlib import closing
 from typing import Any
 
 from .peak_memory import peak_memory_gib
@@ -31,13 +32,12 @@ def train(run: Run, train_step: TrainStep, watch: Watch) -> None:
         DataError: the data ended in an error; what was trained until then is saved.
         Exception: that of `watch`, where it found the run not worth going on; the step is saved.
     """
-    with run.writer:
-        _train(run, train_step, watch)
+    with run.writer, closing(TimedBatches(iter(run.loader), run.accelerator.num_processes)) as batches:
+        _train(run, train_step, watch, batches)
 
 
-def _train(run: Run, train_step: TrainStep, watch: Watch) -> None:
+def _train(run: Run, train_step: TrainStep, watch: Watch, batches: TimedBatches[Any]) -> None:
     arguments, state = run.arguments, run.state
-    batches = TimedBatches(iter(run.loader), run.accelerator.num_processes)
     broken = list(state.broken_since_log) if run.accelerator.is_main_process else []
     counted = len(broken)  # of them in state.broken_images
     reported: set[str] = set()

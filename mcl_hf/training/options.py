@@ -7,6 +7,8 @@ the command line, the documentation and the dataclass cannot drift apart.
 
 import dataclasses
 import difflib
+import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -138,6 +140,8 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     if hint is Any:
         return value
+    if isinstance(value, str) and "\0" in value:
+        raise InputError(f"{name} holds a NUL character")
     origin = typing.get_origin(hint)
     if origin is Literal:
         choices = typing.get_args(hint)
@@ -154,13 +158,18 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
         return [_coerce(name, item, typing.get_args(hint)[0]) for item in value]
     if hint is float and not isinstance(value, bool):
         try:
-            return float(Fraction(value)) if isinstance(value, str) else float(value)
-        except (TypeError, ValueError, ZeroDivisionError) as error:
+            number = float(Fraction(value)) if isinstance(value, str) else float(value)
+            if not math.isfinite(number):
+                raise ValueError("not finite")
+            return number
+        except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
             raise InputError(f"{name} must be a number, got {value!r}") from error
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
-    if hint is int and isinstance(value, str) and value.strip().removeprefix("-").isdigit():
+    if hint is int and isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,18}\s*", value):
         return int(value)
+    if hint is int and isinstance(value, int) and value.bit_length() > 63:
+        raise InputError(f"{name} must be a whole number below 2^63, got one of {value.bit_length()} bits")
     expected = origin or hint
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
         words = {int: "a whole number", str: "text", bool: "true or false", dict: "a mapping", float: "a number"}

@@ -18,7 +18,6 @@ saving.py writes them; reading is for every rank.
 """
 
 import hashlib
-import json
 import re
 import shutil
 from dataclasses import dataclass, field, fields
@@ -31,11 +30,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..errors import InputError
-from .record_check import DEEPER, misfit, shape_of
+from ..models.weight_files import read_json
+from .record_check import DEEPER, Shape, misfit, shape_of
 
 RECORD = "training_state.json"
 """File of a run's `TrainingState`, in checkpoints and, as a record, beside the finished model."""
 
+_OPTIMIZER = "training_state.safetensors"
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
 
@@ -125,23 +126,48 @@ def remove_leftovers(output_dir: Path) -> None:
             shutil.rmtree(path)
 
 
+class _FileShape(Shape):
+    bytes: int
+    sha256: str
+
+
+class _ManifestShape(Shape):
+    files: dict[str, _FileShape]
+
+
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, or None where every file has the size and checksum of its manifest."""
-    manifest = checkpoint / "manifest.json"
+    """What is wrong with a checkpoint, or None where every file has the size and checksum of its manifest, none is left
+    out of it, and the state is that of the step that the folder is named after."""
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        manifest = read_json(checkpoint / "manifest.json")
     except FileNotFoundError:
         return "manifest.json is missing"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return "manifest.json cannot be read"
-    for name, expected in files.items():
-        path = checkpoint / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != expected["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes instead of {expected['bytes']}"
-        if file_hash(path) != expected["sha256"]:
-            return f"{name} has changed since it was written"
+    reason = misfit(manifest, _ManifestShape)
+    if reason is not None:
+        return f"manifest.json is damaged: {reason}"
+    files = manifest["files"]
+    present = [path.name for pattern in ("*.safetensors", "*config.json") for path in checkpoint.glob(pattern)]
+    unlisted = [name for name in (RECORD, _OPTIMIZER, *present) if name not in files]
+    if unlisted or not any(name.startswith("model") for name in files):
+        return f"manifest.json does not list {', '.join(unlisted) or 'the weights'}"
+    try:
+        for name, expected in files.items():
+            path = checkpoint / name
+            if path.parent != checkpoint or not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != expected["bytes"]:
+                return f"{name} has {path.stat().st_size} bytes instead of {expected['bytes']}"
+            if file_hash(path) != expected["sha256"]:
+                return f"{name} has changed since it was written"
+        step = read_training_state(checkpoint).step
+    except OSError as error:
+        return f"{checkpoint.name} cannot be read: {error.strerror}"
+    except InputError as error:
+        return str(error)
+    if _STEP_FOLDER.fullmatch(checkpoint.name) and step != step_of(checkpoint):
+        return f"it is the checkpoint of step {step}: its folder was renamed"
     return None
 
 
@@ -165,7 +191,7 @@ def read_training_state(checkpoint: Path) -> TrainingState:
     path = checkpoint / RECORD
     known = {option.name for option in fields(TrainingState)}
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{checkpoint} is no checkpoint of a run: {path.name} cannot be read") from error
     reason = misfit(values, _SHAPE)
@@ -183,8 +209,9 @@ def load_optimizer(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Op
     """
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     parameters = {name: p for name, p in model.named_parameters() if id(p) in trained}
-    for key, tensor in load_file(checkpoint / "training_state.safetensors").items():
-        _, slot, name = key.split("/", 2)
+    for key, tensor in load_file(checkpoint / _OPTIMIZER).items():
+        _, _, rest = key.partition("/")
+        slot, _, name = rest.partition("/")
         if name not in parameters:
             raise InputError(f"{checkpoint} has optimizer state for {name}, which this model does not train")
         p = parameters[name]

@@ -29,6 +29,7 @@ import importlib.util
 import json
 import math
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..errors import InputError
+from ..plain_text import plain_text
+from .state import how_to_go_on
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -96,10 +99,20 @@ class Tracking:
         self._bar.update(1)
 
     def log(self, record: dict[str, Any]) -> None:
-        """Write one record everywhere."""
+        """Write one record everywhere.
+
+        Raises:
+            InputError: log.jsonl cannot be written.
+        """
         if self.is_main:
-            self._log.write(json.dumps(_without_non_finite(record)) + "\n")
-            self._log.flush()
+            try:
+                self._log.write(json.dumps(_without_non_finite(record)) + "\n")
+                self._log.flush()
+            except OSError as error:
+                reason = error.strerror or error
+                raise InputError(
+                    f"{self._log.name} cannot be written: {reason}; {how_to_go_on(self.output_dir)}"
+                ) from error
             self._bar.set_postfix_str(
                 f"loss {record['loss']:.3f}, {record['images_per_second']:.0f} images/s, "
                 f"data wait {100 * record['data_wait_share']:.0f} %"
@@ -125,15 +138,16 @@ class Tracking:
                 tracker.tracker.log({name: trackio.Image(picture)}, step=step)
 
     def print(self, line: str) -> None:
-        """Print above the progress bar, main process only."""
+        """Print above the progress bar, main process only; what the line tells of the data is no more than text."""
         if self.is_main:
-            self._bar.write(line)
+            self._bar.write(plain_text(line, keep="\n"))
 
     def close(self) -> None:
         """Finish bar, log and trackers."""
         self._bar.close()
         if self.is_main:
-            self._log.close()
+            with suppress(OSError):  # what could not be written was said when it was tried
+                self._log.close()
         if self._accelerator is not None:
             for tracker in self._accelerator.trackers:
                 tracker.finish()
@@ -162,7 +176,7 @@ def log_up_to(text: str, last_step: int, without: Collection[str] = ()) -> str:
         try:
             record = json.loads(line)
             whole = record["step"] <= last_step
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue  # the line that was being written when the process was killed
         if whole:
             dropped = any(name in record for name in without)

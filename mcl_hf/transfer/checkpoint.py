@@ -3,7 +3,6 @@
 Where it sits: a run's folder, its `pretraining/`, a checkpoint, a detector -> **checkpoint** -> convert -> export.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from mcl_hf.models.checkpoint_source import MODEL_FILES, local_checkpoint
 from mcl_hf.models.configuration_mcl import MCLConfig
 from mcl_hf.models.starting_weights import read_checkpoint
 from mcl_hf.models.timm_backbone import describe_backbone
+from mcl_hf.models.weight_files import read_json_object
 
 NETWORKS = ("online", "target")
 DETECTOR_TYPE = "mcl_detector"
@@ -117,14 +117,11 @@ def find_folder(source: str) -> tuple[Path, dict[str, Any]]:
     if not (folder / "config.json").is_file() and last.is_dir():
         folder = last
     try:
-        description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return folder, read_json_object(folder / "config.json")
     except OSError as error:
         raise InputError(f"{source} is not a checkpoint: it has no config.json that can be read") from error
     except ValueError as error:
-        raise InputError(f"{folder / 'config.json'} is no JSON: {error}") from error
-    if not isinstance(description, dict):
-        raise InputError(f"{folder / 'config.json'} is no JSON object")
-    return folder, description
+        raise InputError(str(error)) from error
 
 
 def checked_config(kind: type[PreTrainedConfig], description: dict[str, Any], folder: Path) -> Any:
@@ -140,6 +137,8 @@ def checked_config(kind: type[PreTrainedConfig], description: dict[str, Any], fo
     """
     try:
         config: Any = kind.from_dict(dict(description))
+        if not isinstance(config.architectures or [], list):
+            raise TypeError(f"architectures is no list: {config.architectures!r}")
         describe_backbone(config.backbone, config.num_channels, config.backbone_kwargs)  # is there such a backbone?
         return config
     except Exception as error:  # transformers and timm's builders raise whatever an odd value leads them to

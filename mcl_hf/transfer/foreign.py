@@ -6,22 +6,23 @@ Source: the layouts of facebookresearch/moco, WXinlong/DenseCL (OpenSelfSup), ho
 torchvision and timm, as their own converters read them.
 """
 
-import pickle
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from mcl_hf.errors import InputError
-from mcl_hf.models.official_checkpoint import read_pickled
+from mcl_hf.models.weight_files import read_pickled, read_safetensors
 from mcl_hf.transfer.keymaps import PRETRAINING, RESNET, TABLES, Table
 
-_HOLDERS = ("state_dict", "model", "model_state_dict")
-"""Where programs put the weights within a file; tried in order."""
+_HOLDERS = (
+    "state_dict", "model", "model_state_dict", "teacher", "ema", "model_ema", "ema_model", "student", "network", "net",
+)  # fmt: skip
+"""Where programs put the weights within a file; the first that is there counts."""
+
+_DEEPEST = 3
 
 _PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl")
 
@@ -53,11 +54,13 @@ class ForeignFile:
         path: where they were read.
         layout: `MCL`, `MoCo`, `DenseCL`, `SoCo`, `detectron2`, `mmdet`, `torchvision`, `ResNet` or `mcl_hf`.
         tensors: under their names, less `module.`.
+        remarks: which tensors of the file these are, where it has several sets.
     """
 
     path: Path
     layout: str
     tensors: dict[str, torch.Tensor]
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def table(self) -> Table:
@@ -81,10 +84,10 @@ def read_foreign(path: str | Path) -> ForeignFile:
         InputError: No such file, it would have to run code to be read, or no layout that is known here.
     """
     path = Path(path)
-    tensors = read_tensors(path)
+    tensors, remarks = _read_tensors(path)
     for marks, layout in _MARKS:
         if all(mark in tensors for mark in marks):
-            return ForeignFile(path, layout, tensors)
+            return ForeignFile(path, layout, tensors, remarks)
     raise InputError(
         f"{path} is in no layout that is known here: {len(tensors)} tensors such as {', '.join(list(tensors)[:3])}; "
         "known are MCL, MoCo, DenseCL, SoCo, detectron2, mmdet, torchvision and timm ResNets"
@@ -97,31 +100,34 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         InputError: No such file, none with tensors, or it would have to run code to be read.
     """
-    tensors = dict(_tensors(_content(path)))
+    return _read_tensors(path)[0]
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    tensors, remarks = _find_tensors(_content(path))
     if not tensors:
         raise InputError(f"{path} holds no tensors")
-    return tensors
+    return tensors, remarks
 
 
 def _content(path: Path) -> Any:
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except FileNotFoundError as error:
-            raise InputError(f"no file {path}") from error
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        return _read(read_safetensors, path)
     if path.is_dir():
         raise InputError(f"{path} is a folder without a config.json of timm's: name the file of weights in it")
     if path.suffix not in _PICKLED:
         raise InputError(f"{path}: give a {', '.join(_PICKLED)} or .safetensors file")
+    return _read(read_pickled, path)
+
+
+def _read(reader: Callable[[Path], Any], path: Path) -> Any:
     try:
-        return read_pickled(path)
+        return reader(path)
     except FileNotFoundError as error:
         raise InputError(f"no file {path}") from error
-    except (ValueError, pickle.UnpicklingError, OSError) as error:
-        reason = " ".join(str(error).split())
-        if path.suffix == ".pkl":
+    except (ValueError, OSError) as error:
+        reason = str(error)
+        if path.suffix == ".pkl" and "running code" in reason:
             reason += (
                 "; a .pkl is a bare pickle, which is never read here: where you trust it, load it there and "
                 "torch.save({'model': {name: torch.tensor(value) ...}}, 'model.pth')"
@@ -129,12 +135,37 @@ def _content(path: Path) -> Any:
         raise InputError(reason) from error
 
 
-def _tensors(content: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Named tensors of a file's content, wherever it keeps them."""
-    if not isinstance(content, Mapping):
+def _find_tensors(content: Any) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Named tensors of a file's content, wherever it keeps them, and a remark where that was a choice.
+
+    A program keeps a network's tensors together under their names. Of several such sets (student and teacher, model and
+    optimizer) the first of `_HOLDERS` counts, or else the largest.
+    """
+    sets = sorted(_sets(content), key=lambda found: (_rank(found[0]), -len(found[1])))
+    if not sets:
+        return {}, []
+    place, tensors = sets[0]
+    others = [".".join(other) for other, held in sets[1:] if 2 * len(held) > len(tensors)]
+    if not others and (not place or place[0] in _HOLDERS[:3]):
+        return tensors, []
+    also = f"; the file also has {', '.join(others[:5])}" if others else ""
+    return tensors, [f"taken: the tensors under {'.'.join(place)}{also}"]
+
+
+def _sets(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, torch.Tensor]]]:
+    """Every mapping of names to tensors down to a depth, and its place."""
+    if not isinstance(content, Mapping) or len(place) > _DEEPEST:
         return
-    holder = next((name for name in _HOLDERS if isinstance(content.get(name), Mapping)), None)
-    weights = content if holder is None else content[holder]
-    for name, value in weights.items():
-        if isinstance(value, torch.Tensor):
-            yield str(name).removeprefix("module."), value
+    tensors = {k.removeprefix("module."): v for k, v in content.items() if _is_named_tensor(k, v)}
+    if tensors:
+        yield place, tensors
+    for name, value in content.items():
+        yield from _sets(value, (*place, str(name)))
+
+
+def _is_named_tensor(name: Any, value: Any) -> bool:
+    return isinstance(name, str) and isinstance(value, torch.Tensor)
+
+
+def _rank(place: tuple[str, ...]) -> int:
+    return next((_HOLDERS.index(name) for name in place if name in _HOLDERS), len(_HOLDERS))

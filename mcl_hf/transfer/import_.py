@@ -22,6 +22,7 @@ from mcl_hf.models.modeling_mcl import MCLModel
 from mcl_hf.models.modeling_mcl_pretraining import MCLForPreTraining
 from mcl_hf.models.official_checkpoint import resnet_name
 from mcl_hf.models.starting_weights import WeightReport
+from mcl_hf.models.weight_files import not_finite, read_json_object
 from mcl_hf.new_folder import whole_folder
 from mcl_hf.transfer.convert import convert_back
 from mcl_hf.transfer.foreign import ForeignFile, read_foreign, read_tensors
@@ -63,9 +64,18 @@ def import_checkpoint(path: str | Path, out: str | Path) -> tuple[WeightReport, 
             if foreign.layout == "mcl_hf":
                 raise InputError(f"{path} is a file of mcl_hf already: its folder opens as it is")
             report, remarks = (_import_mcl if foreign.layout == "MCL" else _import_weights)(foreign, partial)
-            layout = foreign.layout
+            layout, remarks = foreign.layout, [*remarks, *foreign.remarks]
         _write_record(path, layout, report, remarks, partial)
     return report, remarks
+
+
+def _check_finite(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    broken = not_finite(tensors)
+    if broken:
+        raise InputError(
+            f"{path} holds NaN or infinite numbers in {len(broken)} of {len(tensors)} tensors, such as {broken[0]}: "
+            "its training has failed; take an earlier checkpoint of it"
+        )
 
 
 def _write_record(path: Path, layout: str, report: WeightReport, remarks: list[str], folder: Path) -> None:
@@ -87,6 +97,7 @@ def _write_record(path: Path, layout: str, report: WeightReport, remarks: list[s
 
 def _import_mcl(foreign: ForeignFile, folder: Path) -> tuple[WeightReport, list[str]]:
     """A published MCL checkpoint: online network, target and predictors."""
+    _check_finite(foreign.path, foreign.tensors)
     dtype = next(iter(foreign.tensors.values())).dtype
     try:
         model = MCLForPreTraining.from_official(foreign.path, dtype=dtype)
@@ -134,7 +145,7 @@ def _import_weights(foreign: ForeignFile, folder: Path) -> tuple[WeightReport, l
 def _import_timm(path: Path, folder: Path) -> tuple[WeightReport, list[str]]:
     """A folder that timm wrote, of any architecture."""
     try:
-        description = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        description = read_json_object(path / "config.json")
         architecture, arguments = description["architecture"], dict(description.get("model_args") or {})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no folder of timm's: its config.json names no architecture") from error
@@ -161,6 +172,7 @@ def _write(
     """Check names and shapes against the model, then write just these tensors."""
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in MCLModel(config).state_dict().items()}
+    _check_finite(path, tensors)
     wrong = [name for name, tensor in tensors.items() if expected.get(name) != tensor.shape]
     if wrong:
         found, wanted = tuple(tensors[wrong[0]].shape), expected.get(wrong[0])

@@ -46,7 +46,7 @@ def read_log(path: str | Path) -> list[Record]:
             record = json.loads(line)
             if not isinstance(record, dict) or not isinstance(record.get("step"), int):
                 raise ValueError("not a record with a step")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == lines[-1][0] and records:
                 break
             what = error.msg if isinstance(error, json.JSONDecodeError) else error  # whose own line is always 1

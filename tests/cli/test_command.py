@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mcl_hf.cli import COMMANDS, main
-from mcl_hf.cli.command import run_command, save_picture
+from mcl_hf.cli.command import run_command, save_picture, say
 from mcl_hf.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +28,8 @@ def raising(error: BaseException):
         (InputError("no such\n  folder"), 2, "mcl-hf: error: no such folder\n"),
         (OSError(errno.ENOSPC, "No space left on device", "run/x"), 2, "mcl-hf: error: no disk space left for run/x"),
         (OSError(errno.EDQUOT, "Quota exceeded"), 2, "mcl-hf: error: no disk space left: free some"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "xxx"), 2, "mcl-hf: error: File name too long: xxx\n"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), 2, "mcl-hf: error: a process that"),
         (KeyboardInterrupt(), 130, "mcl-hf: interrupted\n"),
     ],
 )
@@ -106,3 +108,12 @@ def test_pictures_are_saved_with_their_folder_or_refused_by_name(tmp_path, capsy
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         save_picture(picture, tmp_path / "file" / "a.png")
+
+
+def test_nothing_of_a_name_reaches_the_terminal_raw(capsys):
+    hostile = "a\x1b]0;owned\x07\u202eb\udcff"
+    assert run_command(raising(InputError(f"no image {hostile}")), []) == 2
+    say(f"{hostile}\nsecond line")
+    captured = capsys.readouterr()
+    assert captured.err == "mcl-hf: error: no image a\\x1b]0;owned\\x07\\u202eb\\xff\n"
+    assert captured.out == "a\\x1b]0;owned\\x07\\u202eb\\xff\nsecond line\n"

@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ STARTED = {"kind": "folder", "name": "r", "run": {"task": "pre-training", "objec
            "images_seen": 18, "data": ["x"], "start": {"kind": "hub", "name": "a/b"}}}  # fmt: skip
 DATA = {"sources": [{"kind": "hub", "name": "a/b"}], "split": "val", "num_images": 8, "num_objects": 9,
         "fingerprint": "ab"}  # fmt: skip
+IMPORTED = {"file": "v2.pth", "sha256": "ab12", "layout": "MoCo", "remarks": ["left out: 2 tensors"],
+            "parts": {"backbone": [9, 9], "FPN": [0, 4]}, "mcl_hf": "0.1.0"}  # fmt: skip
 PROBED = {"images": 8, "chance": 0.2, "features": {"region_head": {"knn": {"all": 0.5}, "same_level": 0.1}}}
 
 
@@ -91,6 +94,9 @@ def test_the_log(folder):
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()][-2:]
     lines[-1] |= {"health": ["collapse: all alike"], "probe/knn": 0.5, "probe/chance": 0.1}
     assert holds_out(folder, folder / "log.jsonl", lines, lines=True) > 20
+    (folder / "log.jsonl").write_text('{"step":' * 100_000 + "\n{}\n")
+    with pytest.raises(InputError, match=r"log\.jsonl, line 1 is no record"):
+        render_card(folder)
 
 
 def test_the_configuration(folder):
@@ -99,26 +105,24 @@ def test_the_configuration(folder):
 
 def test_an_import(folder):
     (folder / RECORD).unlink()
-    content = {"file": "v2.pth", "sha256": "ab12", "layout": "MoCo", "remarks": ["left out: 2 tensors"],
-               "parts": {"backbone": [9, 9], "FPN": [0, 4]}, "mcl_hf": "0.1.0"}  # fmt: skip
-    assert holds_out(folder, folder / "imported_from.json", content, each=4) > 20
+    assert holds_out(folder, folder / "imported_from.json", IMPORTED, each=4) > 20
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"run": "det", "step": 4, "seed": 3, "backend": "hotcoco", "images": 8, "box": {"AP": 0.25}},
-        {"checkpoint": "det", "data": "coco", "given": "a/b", "split": "val", "images": 8, "objects": 9,
-         "box": {"AP": 0.25, "AP50": None}, "mask": {"AP": 0.2}, "voc": {"AP50": 0.3}, "max_images": 3},
-        {"predictions": "a/results.json", "data": "coco", "box": {"AP": math.nan}},
-        {"start": "tiny", "fraction": 0.1, "seed": 0, "figures": {"eval/box/AP": 0.2}},
-        [{"network": "tiny", "objects": PROBED, "views": None}, {"network": "random", "views": PROBED}],
-        {"sentence": "tiny won", "starts": ["tiny", "random"], "fractions": [0.1], "seeds": [0], "images": 30,
-         "validation_images": 8, "warnings": ["not fair"], "failed": {"job": "why"},
-         "means": [{"fraction": 0.1, "start": "tiny"}], "data": {"training": DATA, "validation": DATA},
-         "jobs": [{"start": "tiny", "fraction": 0.1, "seed": 0, "figures": {"eval/box/AP": 0.2}}]},
-    ],
-)  # fmt: skip
+RESULTS = [
+{"run": "det", "step": 4, "seed": 3, "backend": "hotcoco", "images": 8, "box": {"AP": 0.25}},
+    {"checkpoint": "det", "data": "coco", "given": "a/b", "split": "val", "images": 8, "objects": 9,
+ "box": {"AP": 0.25, "AP50": None}, "mask": {"AP": 0.2}, "voc": {"AP50": 0.3}, "max_images": 3},
+    {"predictions": "a/results.json", "data": "coco", "box": {"AP": math.nan}},
+    {"start": "tiny", "fraction": 0.1, "seed": 0, "figures": {"eval/box/AP": 0.2}},
+[{"network": "tiny", "objects": PROBED, "views": None}, {"network": "random", "views": PROBED}],
+    {"sentence": "tiny won", "starts": ["tiny", "random"], "fractions": [0.1], "seeds": [0], "images": 30,
+ "validation_images": 8, "warnings": ["not fair"], "failed": {"job": "why"},
+ "means": [{"fraction": 0.1, "start": "tiny"}], "data": {"training": DATA, "validation": DATA},
+ "jobs": [{"start": "tiny", "fraction": 0.1, "seed": 0, "figures": {"eval/box/AP": 0.2}}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", RESULTS)
 def test_results(folder, tmp_path, content):
     file = tmp_path / "result.json"
     assert holds_out(folder, file, content, evaluations=[file]) > 3
@@ -139,3 +143,75 @@ def test_the_commands_end_with_one_line_and_code_2(folder, command, capsys):
     assert main([command[0], str(folder), *(["user/name"] if command[0] == "push" else []), *command[1:]]) == 2
     error = capsys.readouterr().err
     assert error == f"mcl-hf: error: {folder / RECORD} is damaged: machines[0].device is missing\n"
+
+
+HOSTILE = (
+    "x<img src=q onerror=a()>\n# Owned\n```\n# Owned\n[a](javascript:b)|`c`|https://evil.example \x1b]0;t\x07\u202e"
+)
+
+
+def told_raw(card: str) -> list[str]:
+    """Lines of a card in which a hostile text is more than a text."""
+    prose = re.sub(r"^(`{3,})\w*\n.*?^\1$", "", card.partition("\n---\n")[2], flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"\\\\|\\[!-/:-@\[-`{-~]", "", prose)  # what is escaped
+    prose = re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", prose)  # code spans
+    signs = re.compile(r"<img|^# Owned|\]\(javascript|^```|https://evil|[^\n\x20-\U0010ffff]|[\x7f-\x9f\u202e]")
+    return [line for line in prose.splitlines() if signs.search(line)]
+
+
+def holds_texts(folder: Path, file: Path, content: Any, lines: bool = False, **options: Any) -> None:
+    """Make each text, number and name of a file hostile in turn."""
+    whole = file.read_text() if file.exists() else ""
+    rendered = 0
+    for what, hostile in poisoned(content):
+        file.write_text("\n".join(map(json.dumps, hostile)) if lines else json.dumps(hostile), encoding="utf-8")
+        try:
+            card = render_card(folder, **options)
+        except InputError:
+            continue
+        rendered += 1
+        assert told_raw(card) == [], (file.name, what)
+    assert rendered > 0
+    file.write_text(whole)
+
+
+def test_a_hostile_text_of_a_run_is_a_text_in_the_card(folder, tmp_path):
+    for place in (folder, make_detector(tmp_path / "det")):
+        for name in (RECORD, "config.json"):
+            holds_texts(place, place / name, json.loads((place / name).read_text()))
+        log = [json.loads(line) for line in (place / "log.jsonl").read_text().splitlines()][-2:]
+        log[-1] |= {"health": ["collapse: all alike"], "probe/knn": 0.5}
+        holds_texts(place, place / "log.jsonl", log, lines=True)
+
+
+def test_a_hostile_text_of_an_import_is_a_text_in_the_card(folder):
+    (folder / RECORD).unlink()
+    holds_texts(folder, folder / "imported_from.json", IMPORTED)
+
+
+@pytest.mark.parametrize("content", RESULTS)
+def test_a_hostile_text_of_a_result_is_a_text_in_the_card(folder, tmp_path, content):
+    holds_texts(folder, tmp_path / "result.json", content, evaluations=[tmp_path / "result.json"])
+
+
+def poisoned(content: Any) -> Iterator[tuple[tuple, Any]]:
+    """The content with one text, number, absence or name made hostile."""
+    for path in places(content):
+        whole = copy.deepcopy(content)
+        inner = whole
+        for name in path[:-1]:
+            inner = inner[name]
+        if path and not isinstance(inner[path[-1]], dict | list):
+            inner[path[-1]] = HOSTILE
+            yield path, whole
+        if path and isinstance(inner, dict):
+            renamed = copy.deepcopy(whole)
+            yield (*path, "name"), _renamed(renamed, path)
+
+
+def _renamed(content: Any, path: tuple) -> Any:
+    inner = content
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[HOSTILE] = inner.pop(path[-1])
+    return content

@@ -230,6 +230,26 @@ def test_faults_that_pass_cost_a_line_at_most(hub, client, models, folders, tmp_
             assert "trying again in 7 s" in said[0]
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_bytes_that_are_not_those_of_the_hub_are_fetched_again_and_else_refused(hub, command, folders, tmp_path, name):
+    publish(hub, folders)
+    fault = hub.fault("corrupt", "GET", rf"/resolve/.*/{name}")
+    done = command("export", "alice/net", "--to", "timm", "once")
+    assert done.code == 0 and fault not in hub.waiting_faults(), done.text
+    expected, found = (load_file(path / "model.safetensors") for path in (folders[1], tmp_path / "client" / "once"))
+    assert all(torch.equal(tensor, expected[f"backbone.{name}"]) for name, tensor in found.items())
+    hub.fault("corrupt", "GET", rf"/resolve/.*/{name}", count=-1)
+    done = command("export", "alice/net", "--to", "timm", "never", home=tmp_path / "other")
+    assert done.code == 2 and len(done.err.splitlines()) == 1, done.text
+    assert f"{name} of alice/net has not the hash that the Hub gives for it" in done.err
+
+
+def test_a_hub_that_sends_round_in_circles_is_one_line(hub, command):
+    hub.fault("status", "GET", "/api/models/alice/net", status=302, location="/api/models/alice/net", count=-1)
+    done = command("export", "alice/net", "--to", "timm", "out")
+    assert done.code == 2 and len(done.err.splitlines()) == 1 and "redirects" in done.err, done.text
+
+
 def test_a_hub_that_stays_away_ends_in_one_line_and_a_cached_model_still_opens(hub, client, command, folders):
     publish(hub, folders)
     done = client("from mcl_hf.models.checkpoint_source import *\nlocal_checkpoint('alice/net', MODEL_FILES)")

@@ -78,7 +78,7 @@ def test_nothing_in_the_file_is_run(tmp_path: Path, capsys: pytest.CaptureFixtur
         read_official_checkpoint(saved({"state_dict": {}, "meta": Evil()}, tmp_path))
     assert "unpickled" not in capsys.readouterr().out
     (tmp_path / "text.pth").write_text("not a checkpoint")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="is no checkpoint: it is a text"):
         read_official_checkpoint(tmp_path / "text.pth")
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         read_official_checkpoint(tmp_path / "none.pth")

@@ -62,3 +62,26 @@ def test_wrong_recipes_are_one_clear_line(tmp_path):
     typo.write_text("a: [1\n")
     with pytest.raises(InputError, match="no valid YAML"):
         load_recipe(str(typo))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("seed: " + "[" * 5000, "nested too deeply"),
+        ("seed: " + "9" * 5000, "no valid YAML"),
+        ("seed: !!python/object/apply:os.getcwd []", "no valid YAML"),
+        ("seed: 1\n---\nseed: 2", "no valid YAML"),
+        ("seed: 2020-01-01", "seed must be a whole number"),
+        ("seed: 9999999999999999999999", "seed must be"),
+        ("base_learning_rate: .nan", "base_learning_rate must be a number"),
+        ("weight_decay: 1e400", "weight_decay must be a number"),
+        ('output_dir: "a\\0b"', "output_dir holds a NUL character"),
+        ("7", "list of 'option: value' lines"),
+    ],
+)
+def test_odd_yaml_is_one_line(tmp_path, text, told):
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=told) as caught:
+        load_arguments(str(path))
+    assert "\n" not in str(caught.value)

@@ -1,5 +1,6 @@
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from collections import namedtuple
@@ -139,6 +140,67 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(saved, spoil, 
     assert reason in lines[0] and "using step-00000002 instead" in lines[0]
     with pytest.raises(InputError, match="cannot resume from"):
         find_start(folder, str(checkpoint_folder(folder, 3)))
+
+
+def edited(change):
+    """A manifest that was edited by hand."""
+
+    def spoil(folder):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        change(manifest["files"])
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    return spoil
+
+
+def moved_out(folder):
+    shutil.copy(folder / "model.safetensors", folder.parent.parent / "elsewhere.safetensors")
+    edited(lambda files: files.update({"../../elsewhere.safetensors": files["model.safetensors"]}))(folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (edited(lambda files: files.clear()), "does not list training_state.json"),
+        (edited(lambda files: files.pop("model.safetensors")), "does not list model.safetensors"),
+        (edited(lambda files: files.update({"model.safetensors": 1})), "model.safetensors is not an object"),
+        (edited(lambda files: files["model.safetensors"].pop("sha256")), "sha256 is missing"),
+        (edited(lambda files: files["model.safetensors"].update(bytes="1")), "bytes is not a whole number"),
+        (moved_out, "elsewhere.safetensors is missing"),
+        (lambda f: (f / "manifest.json").write_text("[" * 100_000), "manifest.json cannot be read"),
+        (lambda f: (f / "manifest.json").write_text("[]"), "manifest.json is damaged"),
+        (
+            lambda f: (f / "manifest.json").write_text('{"files": 3}'),
+            "manifest.json is damaged: files is not an object",
+        ),
+    ],
+)
+def test_an_edited_manifest_is_a_damaged_checkpoint(saved, spoil, reason):
+    folder = saved[0]
+    spoil(checkpoint_folder(folder, 3))
+    found, [line] = find_start(folder, "auto")
+    assert found == checkpoint_folder(folder, 2) and reason in line
+
+
+def test_no_flipped_bit_of_a_manifest_ends_a_run_or_passes_for_another_file(saved):
+    path = checkpoint_folder(saved[0], 3) / "manifest.json"
+    whole = path.read_bytes()
+    files = json.loads(whole)["files"]
+    for place in range(0, len(whole), 3):
+        content = bytearray(whole)
+        content[place] ^= 1 << place % 8
+        path.write_bytes(content)
+        assert damage(path.parent) is not None or json.loads(content)["files"] == files
+
+
+def test_a_renamed_checkpoint_is_passed_over(saved):
+    folder = saved[0]
+    checkpoint_folder(folder, 3).rename(checkpoint_folder(folder, 7))
+    found, [line] = find_start(folder, "auto")
+    assert found == checkpoint_folder(folder, 2) and "the checkpoint of step 3: its folder was renamed" in line
+    copied = folder / "kept"
+    shutil.copytree(checkpoint_folder(folder, 2), copied)
+    assert damage(copied) is None  # a name that is no step's says nothing
 
 
 def test_one_changed_byte_is_found(saved):

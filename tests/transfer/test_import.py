@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torchvision.models import resnet18
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-from mcl_hf import MCLBackbone, MCLForPreTraining, MCLModel, load_starting_weights
+from mcl_hf import MCLBackbone, MCLConfig, MCLForPreTraining, MCLModel, load_starting_weights
 from mcl_hf.cli import main
 from mcl_hf.errors import InputError
 from mcl_hf.transfer import export_checkpoint, import_checkpoint
@@ -181,7 +182,7 @@ class Evil:
         ("model.pkl", None, "a .pkl is a bare pickle"),
         ("none.pth", "absent", "no file"),
         ("none.safetensors", "absent", "no file"),
-        ("broken.safetensors", None, "cannot be read"),
+        ("broken.safetensors", None, "is no checkpoint: it is"),
         ("weights.npz", None, "give a .pth"),
         ("empty.pth", {"state_dict": {}}, "holds no tensors"),
         ("list.pth", [1, 2], "holds no tensors"),
@@ -219,3 +220,38 @@ def test_backbones_that_are_not_whole_are_refused(resnet: dict[str, torch.Tensor
     save_file(resnet, tmp_path / "full" / "resnet.safetensors")
     with pytest.raises(InputError, match="not empty"):
         import_checkpoint(tmp_path / "full" / "resnet.safetensors", tmp_path / "full")
+
+
+@pytest.mark.parametrize(
+    ("content", "remark"),
+    [
+        (lambda net, other: {"state_dict": net, "epoch": 3}, None),
+        (lambda net, other: {"teacher": net, "student": other}, "taken: the tensors under teacher; .*has student"),
+        (lambda net, other: {"student": {f"module.{k}": v for k, v in net.items()}}, "under student$"),
+        (lambda net, other: {"ema": {"module": net}, "epoch": 3}, "under ema.module$"),
+        (lambda net, other: {"model": net, "model_ema": other}, "under model; the file also has model_ema"),
+        (lambda net, other: {"net": net, "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}}, "under net$"),
+        (lambda net, other: {"my_own_name": net, "loss": {"center": torch.zeros(3)}}, "under my_own_name$"),
+    ],
+)
+def test_tensors_are_found_wherever_a_program_keeps_them(
+    resnet: dict[str, torch.Tensor], tmp_path: Path, content, remark: str | None
+) -> None:
+    torch.save(content(resnet, resnet18(weights=None).state_dict()), tmp_path / "model.pth")
+    report, remarks = import_checkpoint(tmp_path / "model.pth", tmp_path / "out")
+    assert report.parts["backbone"] == (120, 120)
+    assert torch.equal(
+        load_file(tmp_path / "out" / "model.safetensors")["backbone.conv1.weight"], resnet["conv1.weight"]
+    )
+    found = [line for line in remarks if line.startswith("taken")]
+    assert not found if remark is None else re.search(remark, found[0])
+
+
+def test_weights_that_are_not_finite_are_refused(resnet: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    resnet["layer2.0.bn1.running_var"][3] = float("nan")
+    torch.save(resnet, tmp_path / "model.pth")
+    with pytest.raises(InputError, match=r"NaN or infinite numbers in 1 of 120 tensors, .*layer2\.0\.bn1\.running_var"):
+        import_checkpoint(tmp_path / "model.pth", tmp_path / "out")
+    save_file(resnet, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="NaN or infinite numbers in 1 tensors"):
+        load_starting_weights(MCLBackbone(MCLConfig(backbone="resnet18")), str(tmp_path / "model.safetensors"))

@@ -1,0 +1,94 @@
+"""Worker processes that end when the process ends that they work for, whichever way that is.
+
+Where it sits: around every `DataLoader` of ours: `step_loader`, `pack`, `near_duplicates`, and detection's evaluation.
+
+At exit, multiprocessing sends each worker one SIGTERM and then waits for it without end. As ours take a first SIGTERM
+for the training process's, they are killed before.
+"""
+
+import atexit
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Generator, Sequence
+from multiprocessing.util import Finalize
+from types import FrameType
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from mcl_hf.errors import InputError
+
+LOSS = (
+    "a process that prepares images is gone ({}): where memory ran out, lower --num-workers or the batch size. A run "
+    "continues with --resume auto"
+)
+
+
+def is_loss_of_a_worker(error: RuntimeError) -> bool:
+    """Whether it is torch's word that a worker has died, which may come wherever the process is."""
+    return str(error).startswith("DataLoader worker")
+
+
+def batches_of(loader: DataLoader) -> Generator[Any, None, None]:
+    """What a loader gives. Its workers end with the iterator, and at the latest with the process.
+
+    Raises:
+        InputError: a worker has died. Between two batches torch raises the same at any moment, as a RuntimeError that
+            `is_loss_of_a_worker` knows.
+    """
+    batches: Any = iter(loader)
+    workers = getattr(batches, "_workers", [])  # torch has no public name for them; without workers there are none
+    at_exit = Finalize(None, _kill, args=(workers, True), exitpriority=0)  # before multiprocessing waits
+    try:
+        yield from batches
+    except Exception as error:
+        for worker in workers:
+            worker.join(timeout=0.1)  # a broken connection is noticed before an end
+            if worker.exitcode:
+                raise InputError(LOSS.format(f"exit code {worker.exitcode}")) from error
+        raise
+    finally:
+        at_exit.cancel()
+        try:
+            if workers:
+                batches._shutdown_workers()  # a traceback may hold the iterator, which would end them when it goes
+        finally:
+            _kill(workers)
+
+
+def _kill(workers: Sequence[Any], exiting: bool = False) -> None:
+    if exiting and workers and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise that a worker was killed
+    for worker in workers:
+        worker.kill()
+
+
+def start_worker(_worker_id: int) -> None:
+    """A `DataLoader`'s `worker_init_fn`: let a worker leave when, and as, the process wants it that it works for.
+
+    Launchers and schedulers send SIGTERM to every process of a job. The training process finishes its step and saves,
+    for which it needs its workers: a first SIGTERM is for it alone, a second one ends the worker.
+
+    A spawned worker ends as a forked one does, by `os._exit`: its queue thread may still be sending a tensor when the
+    interpreter shuts down, and then aborts the process.
+    """
+    signal.signal(signal.SIGTERM, _leave_next_time)
+    atexit.register(os._exit, 0)
+    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
+
+
+def _leave_next_time(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+
+
+def _leave_with_the_parent() -> None:
+    """torch watches the process that has forked the worker, which may be a fork server that stays."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+__all__ = ["LOSS", "batches_of", "is_loss_of_a_worker", "start_worker"]
