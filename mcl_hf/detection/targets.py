@@ -21,8 +21,8 @@ def relative_boxes(boxes: torch.Tensor, image_size: tuple[int, int]) -> torch.Te
 
 
 def pixel_boxes(boxes: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
-    """The inverse of `relative_boxes`. Sides are at least `LEAST_SIDE`: float32 may hold no thinner box at its place, and
-    the loss of a box without width is infinite."""
+    """The inverse of `relative_boxes`. Sides are at least `LEAST_SIDE`: float32 may hold no thinner box at its place,
+    and the loss of a box without width is infinite."""
     height, width = image_size
     x, y, w, h = boxes.unbind(dim=1)
     sides = [(w * width).clamp(min=LEAST_SIDE), (h * height).clamp(min=LEAST_SIDE)]

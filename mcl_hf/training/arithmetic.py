@@ -15,8 +15,8 @@ def set_arithmetic(device: torch.device, tf32: bool, fixed_shapes: bool) -> None
         tf32: On CUDA, whether products and convolutions in fp32 may round their inputs to TensorFloat-32 (8 bits of
             exponent, 10 of mantissa), several times as fast from Ampere on. Without effect on the CPU and under bf16
             or fp16.
-        fixed_shapes: On CUDA, whether cuDNN tries its algorithms once for each shape. That pays where shapes are few, as
-            in pre-training; a detector's images come in hundreds of sizes, and each would be tried anew.
+        fixed_shapes: On CUDA, whether cuDNN tries its algorithms once for each shape. That pays where shapes are few,
+            as in pre-training; a detector's images come in hundreds of sizes, and each would be tried anew.
     """
     torch.set_flush_denormal(True)
     if device.type == "cuda":

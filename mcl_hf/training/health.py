@@ -109,8 +109,8 @@ class FiniteGuard:
         if self.overflows < _OVERFLOWS:
             return None
         return (
-            f"overflow: the gradients of the last {self.overflows} steps were too large for fp16, and none of these steps "
-            "changed the weights. Use --precision bf16 or fp32, or lower the learning rate"
+            f"overflow: the gradients of the last {self.overflows} steps were too large for fp16, and none of these "
+            "steps changed the weights. Use --precision bf16 or fp32, or lower the learning rate"
         )
 
     def _mark(self, bad: Tensor, step: int) -> None:

@@ -1,4 +1,4 @@
-"""What masks could be at best: a head that predicts its own targets, pasted into the picture, against the annotation."""
+"""Masks at their best: a head that predicts its own targets, pasted into the picture, against what is annotated."""
 
 import numpy as np
 import pytest

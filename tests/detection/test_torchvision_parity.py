@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-
 import torchvision.models.detection.roi_heads as torchvision_roi_heads
 
 from mcl_hf import MCLConfig, MCLDetectorConfig, MCLForInstanceSegmentation, MCLForObjectDetection, MCLModel
-
 from mcl_hf.detection.roi_heads import mask_targets
 
 from .tiny_detector import DETECTORS, FEW_REGIONS
@@ -89,7 +87,7 @@ def test_pasted_masks_are_near_torchvisions() -> None:
 
 
 def test_training_losses_and_gradients_are_torchvisions(models, monkeypatch) -> None:
-    """But for the targets of masks, which are aligned and hard as detectron2's, on purpose; the rest of that loss too."""
+    """But for the targets of masks, which are aligned and hard as detectron2's, on purpose."""
     detector, ours, theirs = models
     aligned = lambda masks, boxes, matches, side: mask_targets(masks, boxes, matches, side).float()  # noqa: E731
     monkeypatch.setattr(torchvision_roi_heads, "project_masks_on_boxes", aligned)
