@@ -127,7 +127,7 @@ def test_batch_larger_than_the_queue() -> None:
 
 @pytest.mark.parametrize("grouped", [True, False])
 def test_the_queue_takes_no_number_from_the_host(grouped):
-    """CUDA alone copies a Python number of an index assignment to the device, and the host waits: seen on fake tensors."""
+    """CUDA alone copies a Python number of an index assignment to the device, and the host waits."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils._python_dispatch import TorchDispatchMode
 
