@@ -136,7 +136,7 @@ def count_flops(variant: Variant, args: argparse.Namespace) -> int:
 
 def run_worker(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Time one variant in this process."""
-    set_arithmetic(torch.device(args.device), VARIANTS[name].tf32)
+    set_arithmetic(torch.device(args.device), VARIANTS[name].tf32, fixed_shapes=True)
     torch.manual_seed(0)
     imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     step, _ = build_step(VARIANTS[name], args, args.device)
@@ -158,7 +158,7 @@ def run_outside(args: argparse.Namespace) -> dict[str, float]:
     contrast, optimizer, EMA. Whole steps and steps of the networks alone take turns in one process."""
     on_gpu = args.device == "cuda"
     variant = Variant("lean", channels_last=True, precision="bf16" if on_gpu else "fp32", compile=args.compiled)
-    set_arithmetic(torch.device(args.device), tf32=True)
+    set_arithmetic(torch.device(args.device), tf32=True, fixed_shapes=True)
     step, model = build_step(variant, args, args.device)
     layout = model.layout(args.batch_size)
     side = 32 * args.region_size
@@ -189,7 +189,7 @@ def run_outside(args: argparse.Namespace) -> dict[str, float]:
 
 def run_rates(args: argparse.Namespace) -> dict[str, float]:
     """GFLOP/s of forward and backward of the backbone, and of FPN and region head, on one side's images."""
-    set_arithmetic(torch.device(args.device), tf32=True)
+    set_arithmetic(torch.device(args.device), tf32=True, fixed_shapes=True)
     _, model = build_step(Variant("lean", channels_last=True), args, args.device)
     layout = model.layout(args.batch_size)
     side = 32 * args.region_size

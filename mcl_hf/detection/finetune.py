@@ -111,7 +111,7 @@ def finetune(
     check_trackers(arguments.report_to)
     import_backend(arguments.eval_backend)  # before hours of training
     with launched(arguments, output_dir) as accelerator:
-        set_arithmetic(accelerator.device, arguments.tf32)
+        set_arithmetic(accelerator.device, arguments.tf32, fixed_shapes=False)
         return _finetune(arguments, output_dir, accelerator, callbacks, train_on, measure_on)
 
 
@@ -215,7 +215,7 @@ def _finetune(
         f"{arguments.optimizer}, learning rate up to {peak_lr:.4g}, a tenth from steps "
         f"{', '.join(map(str, run.milestones))} on"
     )
-    watch = EvaluationWatch(run, val_data, loader(num_workers=0))
+    watch = EvaluationWatch(run, val_data, loader(arguments.num_workers))
     last_line = f"finished: {output_dir} opens with mcl_hf.{type(network).__name__}.from_pretrained"
     return see_through(run, finetune_step, watch, lines, partial(finish, watch=watch), last_line)
 

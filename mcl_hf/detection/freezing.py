@@ -61,11 +61,20 @@ def _in_eval(kind: type[nn.Module]) -> type[nn.Module]:
         return kind
     name = f"Frozen{kind.__name__}"
     if name not in _FROZEN:
-        _FROZEN[name] = type(name, (kind,), {"train": _stay, "stays_in_eval": True})
+        _FROZEN[name] = type(name, (kind,), {"train": _stay, "stays_in_eval": True, "__reduce__": _reduce})
     return _FROZEN[name]
 
 
 _FROZEN: dict[str, type[nn.Module]] = {}
+
+
+def _reduce(self: nn.Module) -> tuple[Any, ...]:
+    """How pickle and deepcopy make one again: the class itself has no name that could be imported."""
+    return _new_in_eval, (type(self).__bases__[0],), self.__dict__
+
+
+def _new_in_eval(kind: type[nn.Module]) -> nn.Module:
+    return nn.Module.__new__(_in_eval(kind))
 
 
 def _stay(self: nn.Module, mode: bool = True) -> nn.Module:

@@ -222,7 +222,8 @@ def _image_detections(
     order = order[labels[order] >= 0][:MOST_DETECTIONS]
     rles = None
     if masks is not None:
-        rles = encode_masks(masks[int(row)].cpu().numpy() for row in order)
+        pixels = masks.cpu().numpy()  # one copy of all
+        rles = encode_masks(pixels[row] for row in order)
     return ImageDetections(
         item.image_id, found["boxes"].float().cpu().numpy()[order], scores[order], labels[order], rles
     )

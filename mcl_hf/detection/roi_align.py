@@ -10,11 +10,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torchvision.ops import roi_align
 from torchvision.ops.poolers import LevelMapper
 
-STRIDES = (4, 8, 16, 32)
-"""Of P2..P5, px."""
+from ..models.region_cut import cut_regions, to_rois
 
 
 class PyramidRoIAlign(nn.Module):
@@ -42,23 +40,5 @@ class PyramidRoIAlign(nn.Module):
         Returns:
             `(sum n_i, C, R, R)`, image by image, in the maps' dtype.
         """
-        side = self.output_size
-        images = torch.cat([image.new_full((len(image), 1), index) for index, image in enumerate(boxes)])
-        rois = torch.cat([images, torch.cat(boxes)], dim=1)  # (K, 5): image, x0, y0, x1, y1
-        levels = self.level_of(boxes)  # (K,) 0 for P2
-        wide = torch.promote_types(pyramid[0].dtype, torch.float32)
-        regions = pyramid[0].new_zeros(len(rois), pyramid[0].shape[1], side, side)
-        if pyramid[0].is_contiguous(memory_format=torch.channels_last):  # the heads go on in the maps' memory format
-            regions = regions.contiguous(memory_format=torch.channels_last)
-        for level, (maps, stride) in enumerate(zip(pyramid, STRIDES, strict=True)):
-            chosen = torch.where(levels == level)[0]
-            cut = roi_align(
-                maps.to(wide),
-                rois[chosen].to(wide),
-                side,
-                spatial_scale=1 / stride,
-                sampling_ratio=self.sampling_ratio,
-                aligned=True,
-            )
-            regions[chosen] = cut.to(regions.dtype)
-        return regions
+        rois = to_rois(boxes, pyramid[0])
+        return cut_regions(pyramid, rois, self.level_of(boxes), self.output_size, self.sampling_ratio)

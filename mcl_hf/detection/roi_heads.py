@@ -1,11 +1,13 @@
 """Second stage of the R-CNNs: proposals -> boxes with classes, and masks; and the losses of both.
 
 torchvision's `RoIHeads`, split into `losses` and `detections` so that either can be had in any mode, on aligned
-RoIAlign and heads with batch norm.
+RoIAlign and heads with batch norm. Masks are learned as in detectron2: their targets are aligned, too.
 """
 
 import torch
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference, maskrcnn_loss
+import torch.nn.functional as F
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss, maskrcnn_inference
+from torchvision.ops import roi_align
 
 from .configuration_detector import MCLDetectorConfig
 from .heads import BoxHead, BoxPredictor, MaskHead, MaskPredictor
@@ -58,7 +60,17 @@ class RegionHeads(RoIHeads):
             proposals: For each image `(m, 4)` in px.
             targets: For each image `boxes` `(n, 4)` in px, `labels` `(n,)` from 1, and `masks` `(n, h, w)`.
         """
-        proposals, matches, labels, shifts = self.select_training_samples(list(proposals), targets)
+        # Of an image without proposals and objects the whole padded batch's area is a region of background: a loss over
+        # no region is NaN, and every rank's gradients are waited for.
+        height, width = (4 * side for side in pyramid[0].shape[-2:])
+        nothing = [
+            not len(image) and not len(target["boxes"]) for image, target in zip(proposals, targets, strict=True)
+        ]
+        whole = [0.0, 0.0, float(width), float(height)]
+        proposals = [
+            image.new_tensor([whole]) if empty else image for image, empty in zip(proposals, nothing, strict=True)
+        ]
+        proposals, matches, labels, shifts = self.select_training_samples(proposals, targets)
         logits, box_shifts = self.box_predictor(self.box_head(self.box_roi_pool(pyramid, proposals)))
         loss_classifier, loss_boxes = fastrcnn_loss(logits, box_shifts, labels, shifts)
         losses = {"loss_classifier": loss_classifier, "loss_box_reg": loss_boxes}
@@ -74,13 +86,14 @@ class RegionHeads(RoIHeads):
             regions[first] = proposals[first][:1]
             losses["loss_mask"] = self._mask_logits(pyramid, regions).sum() * 0
             return losses
-        losses["loss_mask"] = maskrcnn_loss(
-            self._mask_logits(pyramid, regions),
-            regions,
-            [target["masks"] for target in targets],
-            [target["labels"] for target in targets],
-            matched,
+        logits = self._mask_logits(pyramid, regions)  # (K, classes, 2 R, 2 R)
+        masks = [target["masks"] for target in targets]
+        wanted = torch.cat(
+            [mask_targets(*image, logits.shape[-1]) for image in zip(masks, regions, matched, strict=True)]
         )
+        classes = torch.cat([image[chosen] for image, chosen in zip(labels, positives, strict=True)])
+        own = logits[torch.arange(len(classes), device=classes.device), classes]  # (K, 2 R, 2 R)
+        losses["loss_mask"] = F.binary_cross_entropy_with_logits(own, wanted.to(own.dtype))
         return losses
 
     def detections(
@@ -112,3 +125,23 @@ class RegionHeads(RoIHeads):
     def _mask_logits(self, pyramid: list[torch.Tensor], regions: list[torch.Tensor]) -> torch.Tensor:
         """`(sum of regions, classes, 2 R, 2 R)`."""
         return self.mask_predictor(self.mask_head(self.mask_roi_pool(pyramid, regions)))
+
+
+def mask_targets(masks: torch.Tensor, regions: torch.Tensor, matches: torch.Tensor, side: int) -> torch.Tensor:
+    """What the mask head is to say: each region's object, cut out by aligned RoIAlign, and 1 where half a cell or more
+    is covered (detectron2's `BitMasks.crop_and_resize`; torchvision's are shifted by half a pixel, and soft).
+
+    Args:
+        masks: `(n, h, w)` uint8 of an image's objects.
+        regions: `(k, 4)` x0, y0, x1, y1 in px.
+        matches: `(k,)` int64, the object of each.
+        side: Cells along a target's side.
+
+    Returns:
+        `(k, side, side)` bool.
+    """
+    rois = torch.cat([matches[:, None].to(regions), regions], dim=1)
+    return roi_align(masks[:, None].to(rois), rois, side, sampling_ratio=0, aligned=True)[:, 0] >= 0.5
+
+
+__all__ = ["RegionHeads", "mask_targets"]

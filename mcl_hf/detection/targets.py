@@ -9,17 +9,24 @@ from collections.abc import Mapping, Sequence
 import torch
 from torchvision.ops import box_convert
 
+LEAST_SIDE = 0.01
+"""Of an object's box in px; detectors, torchvision's too, leave thinner boxes out of their detections."""
+
 
 def relative_boxes(boxes: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
     """`(n, 4)` x0, y0, x1, y1 in px of an image of (height, width) -> relative centre x, centre y, width, height."""
     height, width = image_size
-    return box_convert(boxes, "xyxy", "cxcywh") / boxes.new_tensor([width, height, width, height])
+    x, y, w, h = box_convert(boxes, "xyxy", "cxcywh").unbind(dim=1)
+    return torch.stack([x / width, y / height, w / width, h / height], dim=1)
 
 
 def pixel_boxes(boxes: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
-    """The inverse of `relative_boxes`."""
+    """The inverse of `relative_boxes`. Sides are at least `LEAST_SIDE`: float32 may hold no thinner box at its place,
+    and the loss of a box without width is infinite."""
     height, width = image_size
-    return box_convert(boxes * boxes.new_tensor([width, height, width, height]), "cxcywh", "xyxy")
+    x, y, w, h = boxes.unbind(dim=1)
+    sides = [(w * width).clamp(min=LEAST_SIDE), (h * height).clamp(min=LEAST_SIDE)]
+    return box_convert(torch.stack([x * width, y * height, *sides], dim=1), "cxcywh", "xyxy")
 
 
 def make_targets(

@@ -15,6 +15,7 @@ from PIL import Image
 
 from mcl_hf.detection.detection_data import DetectionItem
 from mcl_hf.detection.masks import MaskSequence
+from mcl_hf.detection.targets import LEAST_SIDE
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,13 @@ class TrainTransform:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             boxes = torch.stack([new_width - boxes[:, 2], boxes[:, 1], new_width - boxes[:, 0], boxes[:, 3]], dim=1)
             masks = masks if masks is None else masks.flip(2)
+        # A box may reach into the picture by less than float32 can tell at its place.
+        kept = (boxes[:, 2:] - boxes[:, :2] >= LEAST_SIDE).all(dim=1)
         return TrainImage(
             pixels=torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous(),  # (h, w, 3) -> (3, h, w)
-            boxes=boxes.float(),
-            labels=torch.from_numpy(targets["labels"]),
-            masks=masks,
+            boxes=boxes[kept].float(),
+            labels=torch.from_numpy(targets["labels"])[kept],
+            masks=masks if masks is None else masks[kept],
         )
 
 

@@ -292,6 +292,7 @@ class MultiLevelContrast(nn.Module):
             for target, embeddings in enumerate(keys.embeddings[side]):
                 self.queue[index, target][slots] = embeddings[-rows:].to(self.queue.dtype)
                 present = keys.present[side]
-                self.queue_present[index, target][slots] = True if present is None else present[target][-rows:]
-        self.queue_groups[slots] = -1 if group_ids is None else group_ids[-rows:]
+                here = torch.ones_like(slots, dtype=torch.bool) if present is None else present[target][-rows:]
+                self.queue_present[index, target][slots] = here  # a number would be copied to the device each time
+        self.queue_groups[slots] = torch.full_like(slots, -1) if group_ids is None else group_ids[-rows:]
         self.queue_pointer.add_(rows).remainder_(self.queue_size)

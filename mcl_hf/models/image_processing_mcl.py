@@ -1,7 +1,7 @@
 """`MCLImageProcessor`: images to the normalised tensors that every MCL model takes, and detections back to pixels.
 
 Before every model; and after a detector: relative boxes to pixels of the original image, masks pasted into it
-(torchvision's `paste_masks_in_image`). Arguments and results of the post-processing are transformers' own (DETR,
+(`mask_paste`). Arguments and results of the post-processing are transformers' own (DETR,
 Mask2Former), so that `transformers.pipeline` works.
 """
 
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops import box_convert, clip_boxes_to_image
 from transformers import PreTrainedConfig
 from transformers.image_processing_backends import TorchvisionBackend
@@ -17,9 +16,8 @@ from transformers.image_processing_utils import BatchFeature, SizeDict
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 
+from .mask_paste import paste_masks
 from .patient_loading import PatientLoading
-
-_PASTED_AT_ONCE = 16  # masks of the whole image's size that exist in float32 at a time
 
 
 class MCLImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]  # a TypedDict without types
@@ -170,7 +168,9 @@ class MCLImageProcessor(PatientLoading, TorchvisionBackend):
         results = []
         for index, (kept, scores, labels, boxes, size) in enumerate(_kept(outputs, threshold, sizes)):
             probabilities = outputs.pred_masks[index][kept].float()  # (d, R, R)
-            masks = _paste(probabilities, _in_pixels(boxes[kept], size), size, mask_threshold)  # (d, height, width)
+            masks = paste_masks(
+                probabilities, _in_pixels(boxes[kept], size), size, mask_threshold
+            )  # (d, height, width)
             segments = [
                 {"id": number, "label_id": label, "score": score}
                 for number, (label, score) in enumerate(zip(labels[kept].tolist(), scores[kept].tolist(), strict=True))
@@ -211,18 +211,8 @@ def _in_pixels(boxes: torch.Tensor, size: tuple[int, int] | None) -> torch.Tenso
     if size is None:
         return boxes
     height, width = size
-    return clip_boxes_to_image(boxes * boxes.new_tensor([width, height, width, height]), size)
-
-
-def _paste(
-    probabilities: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int], mask_threshold: float
-) -> torch.Tensor:
-    """`(d, R, R)` probabilities within boxes -> `(d, height, width)` bool."""
-    masks = torch.zeros(len(boxes), *size, dtype=torch.bool, device=boxes.device)
-    for start in range(0, len(boxes), _PASTED_AT_ONCE):
-        some = slice(start, start + _PASTED_AT_ONCE)
-        masks[some] = paste_masks_in_image(probabilities[some, None], boxes[some], size)[:, 0] > mask_threshold
-    return masks
+    scaled = torch.stack([side * length for side, length in zip(boxes.unbind(1), (width, height) * 2, strict=True)], 1)
+    return clip_boxes_to_image(scaled, size)
 
 
 def _flatten(masks: torch.Tensor, visible_share: float) -> tuple[torch.Tensor, list[int]]:

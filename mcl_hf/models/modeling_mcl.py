@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision.ops import roi_align
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin
@@ -25,6 +24,7 @@ from .contrast import MultiLevelContrast
 from .fpn import FeaturePyramid
 from .montage import MontageLayout
 from .patient_loading import PatientLoading
+from .region_cut import cut_regions, to_rois
 from .region_head import Predictor, RegionHead
 from .timm_backbone import build_timm_network, describe_backbone, run_timm_network
 
@@ -250,22 +250,11 @@ class MCLModel(MCLPreTrainedModel):
             `(K, fpn_channels, R, R)` regions in the order of the boxes, and `(K,)` int64: the map that each was read
             from, 0 for P2 to 3 for P5.
         """
-        rois = torch.cat(
-            [
-                torch.cat([image_boxes.new_full((len(image_boxes), 1), index), image_boxes], dim=1)
-                for index, image_boxes in enumerate(boxes)
-            ]
-        ).to(pyramid[0])  # (K, 5): image, x0, y0, x1, y1
+        rois = to_rois(boxes, pyramid[0])  # (K, 5): image, x0, y0, x1, y1
         region_size = self.config.region_size
         sides = ((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])).clamp(min=1e-6).sqrt()  # (K,) px
         levels = torch.log2(sides / region_size / 4).round().clamp(0, 3).long()  # stride = side / R = 4 * 2^level
-        regions = pyramid[0].new_zeros(len(rois), self.config.fpn_channels, region_size, region_size)
-        for level, level_map in enumerate(pyramid):
-            chosen = levels == level
-            regions[chosen] = roi_align(
-                level_map, rois[chosen], region_size, spatial_scale=1 / (4 * 2**level), sampling_ratio=-1, aligned=True
-            )
-        return regions, levels
+        return cut_regions(pyramid, rois, levels, region_size, sampling_ratio=0), levels
 
     def embed_tiles(self, images: torch.Tensor, layout: MontageLayout) -> list[torch.Tensor]:
         """Embeddings of the tiles of every level, each read from its own level of the pyramid.

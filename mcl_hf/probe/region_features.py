@@ -114,8 +114,10 @@ def features_of_boxes(
         if "embedding" in names:
             parts["embedding"] = model.region_head.mlp(pooled)
         if "c5" in names:
-            cells = [part.to(maps[-1]) for part in batch_boxes]
-            c5 = roi_align(maps[-1], cells, config.region_size, spatial_scale=1 / 32, sampling_ratio=-1, aligned=True)
+            c5_map = maps[-1].float()  # with boxes in half precision, RoIAlign would round their px
+            c5 = roi_align(
+                c5_map, [part.float() for part in batch_boxes], config.region_size, spatial_scale=1 / 32, aligned=True
+            )
             parts["c5"] = c5.mean(dim=(2, 3))  # (K, C5)
         for name, collected in found.items():
             collected.append(parts[name].float().cpu() if name != "levels" else levels.cpu())

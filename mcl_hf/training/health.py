@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .state import how_to_go_on
 
+_OVERFLOWS = 10  # in a row; a scaler that starts too high finds its scale in fewer
+
 
 class NonFiniteLossError(InputError):
     """The loss or its gradient became infinite or NaN; the message names the step and the samples."""
@@ -78,6 +80,7 @@ class FiniteGuard:
 
     def __init__(self, device: torch.device, scaled: bool, keep: int) -> None:
         self.scaled = scaled
+        self.overflows = 0
         self.first_bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self._recent: deque[tuple[int, Tensor]] = deque(maxlen=keep)
 
@@ -96,6 +99,19 @@ class FiniteGuard:
         if not self.scaled:
             self._mark(bad, step)
         return bad.float()
+
+    def count_overflow(self, skipped: bool) -> None:
+        """Count how many steps in a row the fp16 scaler has skipped."""
+        self.overflows = self.overflows + 1 if skipped else 0
+
+    def overflow_line(self) -> str | None:
+        """What is wrong where fp16 gradients overflow at every step: then nothing is learned, and no loss shows it."""
+        if self.overflows < _OVERFLOWS:
+            return None
+        return (
+            f"overflow: the gradients of the last {self.overflows} steps were too large for fp16, and none of these "
+            "steps changed the weights. Use --precision bf16 or fp32, or lower the learning rate"
+        )
 
     def _mark(self, bad: Tensor, step: int) -> None:
         self.first_bad_step = torch.where((self.first_bad_step < 0) & bad, step, self.first_bad_step)

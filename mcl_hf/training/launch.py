@@ -8,12 +8,13 @@ import inspect
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
 import psutil  # type: ignore[import-untyped]  # comes with accelerate
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, GradScalerKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, GradScalerKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, ProjectConfiguration
 from torch.nn.parallel import DistributedDataParallel
@@ -22,9 +23,11 @@ from ..errors import InputError
 from ..new_folder import kept_if_used
 from .folder_lock import FolderLock
 from .lifeline import Lifeline
+from .optimizer_step import LARGEST_SCALE
 from .run import on_main_process
 
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+_PATIENCE = timedelta(hours=6)  # for what the main process does alone: scoring COCO, saving; `Lifeline` sees dead ranks
 
 
 class LaunchArguments(Protocol):
@@ -81,7 +84,10 @@ def _accelerator(arguments: LaunchArguments, output_dir: Path) -> Accelerator:
         cpu=arguments.device == "cpu" or not torch.accelerator.is_available(),
         log_with=arguments.report_to or None,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "tensorboard")),
-        kwargs_handlers=[GradScalerKwargs(init_scale=2.0**14)],  # the published code's largest scale
+        kwargs_handlers=[
+            GradScalerKwargs(init_scale=LARGEST_SCALE),
+            InitProcessGroupKwargs(timeout=_PATIENCE),
+        ],
     )
     accelerator.ddp_handler = _OwnBuffers()
     return accelerator

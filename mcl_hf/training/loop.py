@@ -86,6 +86,10 @@ def _train(run: Run, train_step: TrainStep, watch: Watch, batches: TimedBatches[
             if record["loss"] <= state.best.get("loss", record["loss"]):
                 state.best = state.best | {"loss": record["loss"], "step": state.step}
             watch.judge(record)
+            overflow = run.guard.overflow_line()
+            if overflow is not None:
+                record["health"] = [*record.get("health", []), overflow]
+                run.tracking.print(f"warning: {overflow}")
             run.notify("on_record", record)
             run.metrics = record
             run.tracking.log(record)

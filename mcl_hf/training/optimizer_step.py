@@ -11,6 +11,9 @@ from typing import Any
 from .run import Run
 from .timed_batches import DataError
 
+LARGEST_SCALE = 2.0**14
+"""Of fp16's loss, that of the published code: torch's scaler, left to itself, goes on doubling it."""
+
 
 def optimizer_step(
     run: Run,
@@ -62,5 +65,8 @@ def optimizer_step(
     if run.accelerator.scaler is None:  # with a scaler, its own flag does the same
         run.optimizer.optimizer.found_inf = mask
     run.optimizer.step()
+    if run.accelerator.scaler is not None:
+        run.guard.count_overflow(run.optimizer.step_was_skipped)
+        run.accelerator.scaler._scale.clamp_(max=LARGEST_SCALE)
     run.optimizer.zero_grad()
     return {**outputs, "grad_norm": grad_norm}

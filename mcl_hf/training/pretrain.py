@@ -84,7 +84,7 @@ def pretrain(
     output_dir = output_folder(arguments.output_dir, arguments.data)
     check_trackers(arguments.report_to)
     with launched(arguments, output_dir) as accelerator:
-        set_arithmetic(accelerator.device, arguments.tf32)
+        set_arithmetic(accelerator.device, arguments.tf32, fixed_shapes=True)
         return _pretrain(arguments, config, output_dir, accelerator, callbacks, model_class)
 
 

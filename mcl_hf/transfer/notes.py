@@ -43,7 +43,8 @@ detector = runpy.run_path("{out}/build_detector.py")["build_detector"]()
 ```
 
 Images are RGB in [0, 1]; torchvision normalises them. torchvision's RoIAlign is not aligned by half a cell, as that of
-detectron2 and of mcl_hf is: a fine-tuned detector's boxes differ a little.
+detectron2 and of mcl_hf is: a fine-tuned detector's boxes differ a little. Its classes also train and paste masks
+differently: shifted by half a pixel.
 """,
     "detectron2": """\
 In the folder of these files:

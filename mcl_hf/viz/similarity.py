@@ -73,12 +73,12 @@ def similarity_map(
     x0, y0, x1, y1 = box
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
         raise ValueError(f"box {tuple(box)} must be x0 < x1, y0 < y1 within an image of {width} x {height} px")
-    device, dtype = pixel_values.device, pixel_values.dtype
-    query = model.embed_regions(pixel_values[None], [torch.tensor([[x0, y0, x1, y1]], device=device, dtype=dtype)])
+    device = pixel_values.device
+    query = model.embed_regions(pixel_values[None], [torch.tensor([[x0, y0, x1, y1]]).float().to(device)])
     target = pixel_values if searched is None else searched
     target_height, target_width = target.shape[-2:]
     grid = slide_boxes(target_height, target_width, (y1 - y0) * scale, (x1 - x0) * scale, positions)
-    found = model.embed_regions(target[None], [grid.flatten(0, 1).to(target)])  # (rows * columns, D)
+    found = model.embed_regions(target[None], [grid.flatten(0, 1).to(device)])  # (rows * columns, D)
     return F.cosine_similarity(query.float(), found.float()).view(grid.shape[:2]).cpu()
 
 

@@ -302,3 +302,17 @@ def test_another_start_on_resume_changes_nothing_and_is_said(run, capsys):
     again = run("part", auto=True, freeze_at=None, frozen_bn=None, init="timm:resnet10t", resume="auto")
     assert again.steps == whole.steps > part.steps
     assert "has no effect" in "".join(capsys.readouterr())
+
+
+def test_statistics_are_made_anew_by_workers_and_are_those_of_none(run, monkeypatch):
+    asked = []
+    make = finetune_evaluation.make_statistics
+
+    def noted(a_run, loader):
+        asked.append(loader._loader.num_workers)
+        return make(a_run, loader)
+
+    monkeypatch.setattr(finetune_evaluation, "make_statistics", noted)
+    alone, helped = (run(f"workers{number}", num_workers=number, max_steps=2) for number in (0, 1))
+    assert asked == [0, 1]
+    assert_equal(alone.output_dir, helped.output_dir)

@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -72,3 +75,16 @@ def test_groups_hold_every_trained_parameter_once(detector):
 def test_a_stage_that_is_not_there_is_one_clear_line(detector):
     with pytest.raises(InputError, match="freeze_at must be 0"):
         freeze(detector, freeze_at=6, frozen_bn=False)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_frozen_detector_can_be_copied_and_pickled(again):
+    """As for another process, and as averaging of weights does."""
+    model = MCLForInstanceSegmentation(tiny_config("mask_rcnn"))
+    freeze(model, 2, True)
+    copied = again(model)
+    norms = [part for part in copied.backbone.modules() if isinstance(part, _BatchNorm)]
+    assert norms and not any(part.training for part in norms) and not norms[0].train().training
+    assert [type(part) for part in copied.modules()] == [type(part) for part in model.modules()]
+    for one, other in zip(copied.state_dict().values(), model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)

@@ -239,3 +239,31 @@ def test_wrong_inputs_are_named(change: dict, message: str) -> None:
         model(**inputs)
     with pytest.raises(ValueError, match="eval mode"):
         model.detections(inputs["pixel_values"])
+
+
+@pytest.mark.parametrize("detector", ["mask_rcnn", "faster_rcnn"])
+def test_images_without_proposals_and_objects_train(detector: str) -> None:
+    """No score reaches the threshold: the whole picture is background, and every parameter has a finite gradient."""
+    model = tiny_detector(detector, rpn_score_thresh=0.9).train()
+    output = model(torch.randn(2, 3, 64, 96), labels=[tiny_labels(64, 96, objects=0)] * 2)
+    output.loss.backward()
+    assert output.loss.isfinite()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("objects", [0, 2])
+def test_a_network_that_is_nan_has_a_loss_that_says_so(detector: str, objects: int) -> None:
+    model = tiny_detector(detector).train()
+    for level in model.fpn.output:
+        torch.nn.init.constant_(level.conv.weight, float("nan"))
+    assert model(torch.randn(1, 3, 64, 96), labels=[tiny_labels(64, 96, objects)]).loss.isnan()
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_a_box_thinner_than_float32_can_tell_has_a_finite_loss(detector: str) -> None:
+    model = tiny_detector(detector).train()
+    label = tiny_labels(64, 96, objects=2)
+    label["boxes"][0, 2] = 1e-9  # of the width: more than nothing, and no number of px at its place
+    assert model(torch.randn(1, 3, 64, 96), labels=[label]).loss.isfinite()

@@ -1,6 +1,7 @@
 """Order, transforms and batches of fine-tuning: pure functions of the seed and the step."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -155,3 +156,18 @@ def test_a_broken_image_costs_itself(tmp_path):
     for batch in batches:
         assert batch.broken and all(victim.name in line for line in batch.broken)  # a stand-in may be itself once more
         assert len(batch.labels) == 8
+
+
+def test_a_box_that_float32_cannot_hold_is_left_out_of_training(data):
+    width = data[0].width
+    item = replace(
+        data[0],
+        boxes=np.array([[width - 1e-5, 10, width + 20, 40], [5.0, 5.0, 40.0, 40.0]]),
+        labels=np.array([0, 1]),
+        iscrowd=np.zeros(2, bool),
+        difficult=np.zeros(2, bool),
+        areas=np.ones(2),
+        segmentations=[[[width - 1e-5, 10, width + 20, 10, width + 20, 40]], [[5.0, 5, 40, 5, 40, 40]]],
+    )
+    image = transform()(item, 0)
+    assert image.labels.tolist() == [1] and len(image.boxes) == len(image.masks) == 1

@@ -123,3 +123,26 @@ def test_batch_larger_than_the_queue() -> None:
     keys = vectors(5, 2)
     filled(contrast, keys)
     assert torch.equal(contrast.queue[1, 0], keys[-3:]) and contrast.queue_present.all()
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_the_queue_takes_no_number_from_the_host(grouped):
+    """CUDA alone copies a Python number of an index assignment to the device, and the host waits."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Assignments(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten.index_put_.default:
+                values.append(args[2].device.type)
+            return function(*args, **(kwargs or {}))
+
+    values = []
+    with FakeTensorMode(allow_non_fake_inputs=False), Assignments():
+        contrast = MultiLevelContrast([1.0], queue_size=8, embedding_dim=4)
+        for name, buffer in list(contrast._buffers.items()):
+            contrast._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cuda:0")
+        keys = torch.empty(4, 4, device="cuda:0")
+        groups = torch.empty(4, dtype=torch.int64, device="cuda:0") if grouped else None
+        contrast.enqueue(TargetKeys({"a": [keys], "b": [keys]}, {"a": None, "b": None}), groups)
+    assert len(values) == 5 and set(values) == {"cuda"}

@@ -19,14 +19,20 @@ def restored():
 
 @pytest.mark.parametrize(("tf32", "precision"), [(True, "high"), (False, "highest")])
 def test_tf32_is_switched_for_products_and_convolutions(restored, tf32, precision):
-    set_arithmetic(torch.device("cuda"), tf32=tf32)
+    set_arithmetic(torch.device("cuda"), tf32=tf32, fixed_shapes=tf32)
     assert torch.get_float32_matmul_precision() == precision
     assert torch.backends.cudnn.allow_tf32 is tf32
 
 
+@pytest.mark.parametrize("fixed", [True, False])
+def test_cudnn_tries_its_algorithms_where_shapes_are_fixed(restored, fixed):
+    set_arithmetic(torch.device("cuda"), tf32=True, fixed_shapes=fixed)
+    assert torch.backends.cudnn.benchmark is fixed
+
+
 def test_the_cpu_keeps_its_precision_and_drops_denormals(restored):
     before = torch.get_float32_matmul_precision()
-    set_arithmetic(torch.device("cpu"), tf32=True)
+    set_arithmetic(torch.device("cpu"), tf32=True, fixed_shapes=True)
     assert torch.get_float32_matmul_precision() == before
     assert (torch.tensor([1e-40]) * 1.0).item() == 0.0
 

@@ -70,3 +70,12 @@ def test_relative_distance():
     target = [torch.tensor([3.0, 1.0]), torch.tensor([[4.0]])]
     assert relative_distance(target, online).item() == pytest.approx(1 / 5)
     assert relative_distance(online, online).item() == 0
+
+
+def test_fp16_gradients_that_overflow_at_every_step_are_named():
+    guard = FiniteGuard(torch.device("cpu"), scaled=True, keep=1)
+    for skipped in [*[True] * 9, False, *[True] * 9]:
+        guard.count_overflow(skipped)
+        assert guard.overflow_line() is None
+    guard.count_overflow(True)
+    assert "last 10 steps were too large for fp16" in guard.overflow_line()

@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 from accelerate.utils import DistributedType
 
 from mcl_hf.errors import InputError
+from mcl_hf.training import launch
 from mcl_hf.training.arguments import PretrainArguments
 from mcl_hf.training.launch import launch_warnings, launched, processes_asked_for, refuse_split_models
 
@@ -41,3 +44,20 @@ def test_launchers_that_would_split_the_model_are_refused(tmp_path, monkeypatch)
     monkeypatch.setattr("accelerate.Accelerator.distributed_type", DistributedType.FSDP)
     with pytest.raises(InputError, match="FSDP"), launched(PretrainArguments(device="cpu"), tmp_path):
         raise AssertionError("the run was let in")
+
+
+def test_ranks_wait_for_what_the_main_process_does_alone(tmp_path, monkeypatch):
+    """COCO is scored on one process for longer than the ten minutes that NCCL waits."""
+    from accelerate import Accelerator
+
+    asked = {}
+
+    def accelerator(**options):
+        asked.update({type(handler).__name__: handler for handler in options["kwargs_handlers"]})
+        return Accelerator(**options)
+
+    monkeypatch.setattr(launch, "Accelerator", accelerator)
+    with launch.launched(SimpleNamespace(precision="fp32", device="cpu", report_to=[]), tmp_path / "run"):
+        pass
+    assert asked["InitProcessGroupKwargs"].timeout.total_seconds() >= 3600
+    assert asked["GradScalerKwargs"].init_scale <= 2**14

@@ -7,8 +7,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mcl_hf.models import MCLConfig, MCLForPreTraining, convert_cross_rank_norm
+import mcl_hf
+from mcl_hf.models import MCLConfig, MCLForPreTraining, MCLModel, convert_cross_rank_norm
 from mcl_hf.training.step import train_step
+from tests.detection.scenes import write_scenes
+from tests.detection.test_finetune import TINY as FINETUNE
 from tests.training.conftest import TINY
 from tests.training.ranks import run_ranks, said
 
@@ -53,6 +56,28 @@ def test_every_way_to_train_stays_near_fp32(losses_of, options):
     np.testing.assert_allclose(one, other, rtol=0.05)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("detector", ["mask_rcnn", "faster_rcnn", "retinanet"])
+def test_a_detector_is_fine_tuned_and_measured(tmp_path, read_log, detector, precision):
+    folder = write_scenes(tmp_path / "scenes", 8)
+    options = {**FINETUNE, "device": "auto", "num_workers": 1, "detector": detector, "precision": precision}
+    result = mcl_hf.finetune(data=str(folder), val_data=str(folder), output_dir=str(tmp_path / "run"), **options)
+    assert result.steps == 4 and np.isfinite([line["loss"] for line in read_log(tmp_path / "run")]).all()
+    assert "eval/box/AP" in result.metrics
+
+
+@torch.no_grad()
+def test_embeddings_in_bf16_are_those_of_the_cpu():
+    torch.manual_seed(0)
+    model = MCLModel(MCLConfig(**{name: TINY[name] for name in ("backbone", "backbone_kwargs", "fpn_channels")})).eval()
+    pixels = torch.randn(2, 3, 256, 640)
+    boxes = [torch.tensor([[301.0, 103.0, 367.0, 161.0], [1.0, 2.0, 200.0, 210.0]])] * 2
+    expected = model.embed_regions(pixels, boxes)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        found = model.cuda().embed_regions(pixels.cuda(), [image.cuda() for image in boxes])
+    assert torch.nn.functional.cosine_similarity(found.float().cpu(), expected).min() > 0.99
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_resumed_run_goes_on_as_the_uninterrupted_one(losses_of, precision):
     options = {"device": "auto", "precision": precision, "max_steps": 6, "save_every_steps": 3}
@@ -65,8 +90,15 @@ def test_a_resumed_run_goes_on_as_the_uninterrupted_one(losses_of, precision):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"sides_in_turn": True}, {"augment_on": "device"}, {"objective": "supervised"}],
-    ids=["default", "in turn", "augmented there", "supervised"],
+    [
+        {},
+        {"sides_in_turn": True},
+        {"augment_on": "device"},
+        {"objective": "supervised"},
+        {"queue_size": 8},
+        {"queue_size": 8, "level_pairing": "all"},
+    ],
+    ids=["default", "in turn", "augmented there", "supervised", "queue", "queue of all levels"],
 )
 def test_no_step_waits_for_the_device(tiny_run, monkeypatch, options):
     def watched(run, batches, step, broken):
@@ -103,8 +135,6 @@ def test_both_kinds_of_cross_rank_norm_agree(tmp_path):
 
 
 def train_on_two(rank, folder, photos, options):
-    import mcl_hf
-
     mcl_hf.pretrain(
         **{**TINY, "device": "auto", "data": str(photos), "output_dir": str(folder / "run"), **options},
     )

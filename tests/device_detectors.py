@@ -1,0 +1,88 @@
+"""Detectors on a device give what they give on the CPU, and make the host wait as seldom as written here."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from mcl_hf import MCLImageProcessor
+from tests.detection.tiny_detector import DETECTORS, tiny_detector, tiny_labels
+from tests.device import Device, host
+
+SIZES = [(64, 96), (60, 80)]
+
+# By line of this library, for a batch of two images. The sampler asks how many candidates there are, of each kind,
+# image and stage; a region's level and its being an object decide on shapes.
+OWN_WAITS: dict[str, dict[str, int]] = {
+    "mask_rcnn": {
+        "nonzero at detection/proposals.py": 8,
+        "tolist at models/region_cut.py": 2,
+        "nonzero at detection/roi_heads.py": 2,
+    },
+    "faster_rcnn": {"nonzero at detection/proposals.py": 8, "tolist at models/region_cut.py": 1},
+    "retinanet": {"boolean index at elsewhere": 2},  # backward of torchvision's choice of anchors
+}
+TORCHVISION_WAITS = {"mask_rcnn": 14, "faster_rcnn": 14, "retinanet": 13}
+
+
+def pixels() -> torch.Tensor:
+    return torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+def labels() -> list[dict[str, torch.Tensor]]:
+    return [tiny_labels(64, 96, 2, 0), tiny_labels(64, 96, 0, 1)]
+
+
+def train(model, images, targets):
+    output = model(images, labels=targets, image_sizes=SIZES, generator=torch.Generator().manual_seed(0))
+    output.loss.backward()
+    return output
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_a_training_step_is_that_of_the_cpu(detector):
+    reference = tiny_detector(detector).train()
+    expected = train(reference, pixels(), labels())
+    with Device() as device:
+        model = device.put(tiny_detector(detector)).train()
+        output = train(model, device.put(pixels()), device.put(labels()))
+        waits = device.waits.copy()
+        assert host(output.loss_dict).keys() == expected.loss_dict.keys()
+        for name, loss in host(output.loss_dict).items():
+            assert torch.equal(loss, expected.loss_dict[name]), name
+        for (name, one), other in zip(reference.named_parameters(), model.parameters(), strict=True):
+            assert (one.grad is None) == (other.grad is None), name
+            assert one.grad is None or torch.equal(one.grad, other.grad.host), name
+        for (name, one), other in zip(reference.named_buffers(), model.buffers(), strict=True):
+            assert torch.equal(one, other.host), name
+    own = {line: count for line, count in waits.items() if not line.rpartition(" ")[2].startswith("torchvision/")}
+    assert own == OWN_WAITS[detector], waits
+    assert sum(waits.values()) - sum(own.values()) == TORCHVISION_WAITS[detector], waits
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_detections_and_their_masks_are_those_of_the_cpu(detector):
+    def look(model, images, mask):
+        with torch.no_grad():
+            output = model(images, pixel_mask=mask)
+        processor = MCLImageProcessor.from_config(model.config)
+        sizes = [(100, 150), (90, 120)]
+        found = [processor.post_process_object_detection(output, 0.0, sizes)]
+        kinds = [{}, {"return_binary_maps": True}] if detector == "mask_rcnn" else []
+        for kind in kinds:
+            found.append(processor.post_process_instance_segmentation(output, 0.0, target_sizes=sizes, **kind))
+        return dict(output), found
+
+    mask = torch.zeros(2, 64, 96, dtype=torch.int64)
+    for image, (height, width) in zip(mask, SIZES, strict=True):
+        image[:height, :width] = 1
+    expected = look(tiny_detector(detector), pixels(), mask)
+    with Device() as device:
+        found = look(device.put(tiny_detector(detector)), device.put(pixels()), device.put(mask))
+        waits: Counter[str] = device.waits.copy()
+    flat = torch.utils._pytree.tree_leaves
+    pairs = list(zip(flat(expected), flat(host(found)), strict=True))
+    assert len(pairs) > 8
+    for one, other in pairs:
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+    assert not any("mask_paste.py" in line for line in waits), waits  # no look at a single mask
