@@ -217,7 +217,7 @@ def read_primary(given: Any, starts: Sequence[str], images: Sequence[str]) -> li
     Raises:
         InputError: an entry that names no starts or no number of images of the plan.
     """
-    found = []
+    found: list[tuple[str, list[str], str]] = []
     if not isinstance(given, list):
         raise InputError(f"primary must be a list of [start, other, images], got {given!r}")
     for entry in given:
@@ -231,7 +231,7 @@ def read_primary(given: Any, starts: Sequence[str], images: Sequence[str]) -> li
                 f"primary {entry!r} must be [start, other, images] of the starts {', '.join(starts)} and the "
                 f"numbers of images {', '.join(images)}"
             )
-        found.append((one, others, count))
+        found.append((str(one), others, count))
     return found
 
 

@@ -124,7 +124,7 @@ def check_subsets(plan: ComparePlan, data: CompareData) -> None:
 
 
 def _open_part(plan: ComparePlan, train: DetectionData, part: str, reading: Mapping[str, Any]) -> DetectionData:
-    source = getattr(plan, f"{part}_data") or plan.data
+    source = getattr(plan, f"{part}_data") or plan.data or ""
     split = getattr(plan, f"{part}_split") or {"val": "validation", "test": "test"}[part]
     flags = f"{part}_data and {part}_split"
     try:
