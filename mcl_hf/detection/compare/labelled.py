@@ -14,7 +14,7 @@ import numpy as np
 
 from mcl_hf.data.decode import BrokenImage
 from mcl_hf.detection.compare.plan import ComparePlan
-from mcl_hf.detection.datasets import open_detection_data
+from mcl_hf.detection.datasets import list_splits, open_detection_data
 from mcl_hf.detection.detection_data import DetectionData
 from mcl_hf.detection.finetune import fingerprint, overlaps
 from mcl_hf.errors import InputError
@@ -124,8 +124,12 @@ def check_subsets(plan: ComparePlan, data: CompareData) -> None:
 
 
 def _open_part(plan: ComparePlan, train: DetectionData, part: str, reading: Mapping[str, Any]) -> DetectionData:
-    source = getattr(plan, f"{part}_data") or plan.data or ""
-    split = getattr(plan, f"{part}_split") or {"val": "validation", "test": "test"}[part]
+    own = getattr(plan, f"{part}_data")
+    source = own or plan.data or ""
+    split = getattr(plan, f"{part}_split")
+    if split is None:  # data that were named for this and tell no splits are meant as a whole
+        whole = own is not None and Path(own).exists() and not list_splits(own)
+        split = "train" if whole else {"val": "validation", "test": "test"}[part]
     flags = f"{part}_data and {part}_split"
     try:
         found = open_detection_data(source, split=split, images=getattr(plan, f"{part}_image_root"), **reading)

@@ -49,7 +49,7 @@ _OF_A_JOB = {
     "val_images", "data_fraction", "epochs", "max_steps", "eval_every_steps", "early_stopping_patience", "report_to",
     "base_learning_rate",
 }  # fmt: skip
-_READING = ("image_column", "objects_column", "box_format", "skip_broken")
+_READING = ("image_column", "objects_column", "box_format", "skip_broken", "allow_outside_paths")
 
 
 @dataclass
