@@ -288,7 +288,7 @@ def _batch(hub: "Hub", call: Call) -> Answer:
             one["error"] = {"code": 422, "message": f"File too large: at most {hub.store.max_file_bytes} bytes."}
         elif not hub.store.blob_path(wanted["oid"]).is_file():
             new += wanted["size"]
-            one["actions"] = {"upload": {"href": f"{hub.storage}/-/lfs/{wanted['oid']}"}}
+            one["actions"] = {"upload": {"href": f"{hub.storage or hub.endpoint}/-/lfs/{wanted['oid']}"}}
         told.append(one)
     limit = hub.store.max_storage_bytes
     if limit is not None and hub.store.stored_bytes(repo.id.split("/")[0]) + new > limit:

@@ -96,6 +96,7 @@ class Hub:
         self.port = port
         self.page_size = 1000
         self.cdn = False
+        self.storage = ""  # address of the storage for large files; "": this server
         self.requests: list[Request] = []
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
@@ -145,7 +146,7 @@ class Hub:
             self.requests.clear()
         self.users, self.page_size, self.cdn = dict(USERS), 1000, False
         self.store.max_file_bytes, self.store.max_storage_bytes = 50_000_000_000, None
-        self.storage = self.endpoint
+        self.storage = ""
         self.come_back()
 
     def asked(self, method: str = "", path: str = "") -> list[Request]:

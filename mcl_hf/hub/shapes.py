@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, create_model
 
 from mcl_hf.detection.finetune_arguments import FinetuneArguments
+from mcl_hf.errors import InputError
 from mcl_hf.training.arguments import PretrainArguments
 from mcl_hf.training.record_check import Shape, ValidationShape, misfit
 
@@ -136,4 +137,9 @@ def misfit_of_options(options: dict[str, Any], kind: type[PretrainArguments] | t
             reason = misfit(options[option.name], hints[option.name], f"arguments.{option.name}")
             if reason is not None:
                 return reason
+    if kind is FinetuneArguments and options.get("lr_milestones"):
+        try:
+            FinetuneArguments(lr_milestones=options["lr_milestones"])
+        except InputError as error:
+            return f"arguments.{error}"
     return None

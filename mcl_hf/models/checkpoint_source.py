@@ -111,7 +111,8 @@ def _checked(path: Path) -> Path:
         if (path / description).is_file():
             read_json_object(path / description)
     for weights in [path] if path.suffix == ".safetensors" else path.glob("*.safetensors"):
-        check_safetensors(weights)
+        if not weights.name.startswith("training_state"):  # of the optimizer, which only a resumed run reads
+            check_safetensors(weights)
     return path
 
 
