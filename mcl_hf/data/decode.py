@@ -3,7 +3,8 @@
 Flow: order -> sources -> **decode** -> views -> loader. Runs in the data workers on undecoded bytes, so that a broken
 file costs itself alone. Decoding is Pillow's; what is decided here is what becomes of the odd kinds:
 
-* EXIF orientation is applied; damaged EXIF is taken as "upright".
+* EXIF orientation is applied, once: TIFF files are turned by Pillow itself, while it loads them. Damaged EXIF is taken
+  as "upright".
 * Animated files and multi-page files give their first frame.
 * Transparent pixels are laid over white (their stored colours are arbitrary).
 * 16-bit and 32-bit integers are scaled to 8 bit from the 16-bit range when they exceed 255; floats count as 0-1, 0-255
@@ -15,9 +16,8 @@ file costs itself alone. Decoding is Pillow's; what is decided here is what beco
 """
 
 import io
-import struct
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
@@ -37,6 +37,8 @@ _TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_BACK = {6: 8, 8: 6}  # what undoes a turn; the others undo themselves
+_MOST_SCANS = 500  # of a progressive JPEG; real ones have about ten, each of which costs a whole decoding
 
 
 class BrokenImage(Exception):
@@ -45,14 +47,25 @@ class BrokenImage(Exception):
 
 @dataclass
 class OpenedImage:
-    """An image whose header has been read and whose pixels have not. ``width`` and ``height`` are those after EXIF
-    orientation, in pixels.
+    """An image whose header has been read and whose pixels have not.
+
+    Attributes:
+        picture: Pillow's.
+        width, height: after EXIF orientation, px.
+        orientation: EXIF's, 1 to 8.
+        upright: whether ``decode`` turns it by its orientation; set it to False for pixels as they are stored.
     """
 
     picture: Image.Image
     width: int
     height: int
     orientation: int
+    upright: bool = field(default=True, kw_only=True)
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Width and height before EXIF orientation, px."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
     @property
     def mode(self) -> str:
@@ -81,8 +94,9 @@ class OpenedImage:
                 picture.draft(None, (max(1, picture.width // shrink), max(1, picture.height // shrink)))
             picture.load()
             picture = _to_mode(picture, mode)
-            if self.orientation in _TRANSPOSES:
-                picture = picture.transpose(_TRANSPOSES[self.orientation])
+            if self.upright != _is_turned_by_pillow(self.picture) and self.orientation in _TRANSPOSES:
+                turn = self.orientation if self.upright else _BACK.get(self.orientation, self.orientation)
+                picture = picture.transpose(_TRANSPOSES[turn])
         except BrokenImage:
             raise
         except Exception as error:  # Pillow's decoders raise nearly every built-in exception on damaged data
@@ -103,6 +117,8 @@ def open_image(data: bytes, num_channels: int = 3) -> OpenedImage:
     """
     if not data:
         raise BrokenImage("the file has zero bytes")
+    if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > _MOST_SCANS:  # inside a scan 0xff is followed by 0
+        raise BrokenImage(f"more than {_MOST_SCANS} scans in a JPEG, taken for a decompression bomb")
     if num_channels not in _MODES and data[:4] in _TIFF_STARTS:
         from mcl_hf.data.decode_channels import open_tiff
 
@@ -125,7 +141,7 @@ def open_image(data: bytes, num_channels: int = 3) -> OpenedImage:
     if width < 1 or height < 1:
         raise BrokenImage(f"the header says {width}x{height} pixels")
     orientation = _orientation(picture)
-    if orientation >= 5:
+    if orientation >= 5 and not _is_turned_by_pillow(picture):
         width, height = height, width
     return OpenedImage(picture, width, height, orientation)
 
@@ -144,9 +160,14 @@ def _orientation(picture: Image.Image) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow would tell of damage once in every worker
             value = picture.getexif().get(_ORIENTATION_TAG, 1)
-    except (SyntaxError, ValueError, KeyError, TypeError, IndexError, OSError, struct.error):
-        return 1  # damaged EXIF says nothing about the pixels
+    except Exception:  # damaged EXIF says nothing about the pixels, whatever its parser stumbles over
+        return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _is_turned_by_pillow(picture: Image.Image) -> bool:
+    """Whether Pillow applies the orientation while loading: its size is then the turned one from the start."""
+    return picture.format == "TIFF"
 
 
 def _to_mode(picture: Image.Image, mode: str) -> Image.Image:

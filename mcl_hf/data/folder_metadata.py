@@ -7,12 +7,14 @@ the source, such as labels and groups. An image without a row has empty ones.
 """
 
 import posixpath
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcl_hf.errors import InputError
+from mcl_hf.plain_text import plain_text
 
 if TYPE_CHECKING:
     import pyarrow
@@ -53,6 +55,9 @@ def read_metadata(root: Path, tables: Sequence[str], images: Sequence[str]) -> F
             )
         folder = name.rpartition("/")[0]
         files = [posixpath.normpath(posixpath.join(folder, str(file))) for file in table.column(FILE_NAME).to_pylist()]
+        twice = next((file for file, count in Counter(files).items() if count > 1 and file in place), None)
+        if twice is not None:
+            raise InputError(f"{root / name} has two rows or more for {plain_text(twice)}: an image takes one.")
         found = [(row, place[file]) for row, file in enumerate(files) if file in place]
         rows, missing = rows + len(files), missing + len(files) - len(found)
         if files and not found:

@@ -166,9 +166,12 @@ def image_bytes(value: dict[str, Any] | None) -> bytes:
     if value.get("bytes") is not None:
         return value["bytes"]
     try:
-        return Path(value["path"]).read_bytes()
-    except OSError as error:
-        raise BrokenImage(f"cannot be read: {error.strerror or error}") from error
+        path = Path(value["path"])
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            raise BrokenImage("no regular file")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise BrokenImage(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def row_name(value: dict[str, Any] | None, row: str) -> str:
@@ -186,5 +189,13 @@ def _fingerprint(opened: LocalTable, columns: Sequence[str | None]) -> str:
     for number, (name, path) in enumerate(opened.files):
         digest.update(os.fsencode(name) + b"\0")
         if number % stride == 0:
-            digest.update(f"{Path(path).stat().st_size}\0".encode())
+            digest.update(f"{_size(Path(path))}\0".encode())
     return digest.hexdigest()[:16]
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file, -1 where there is none: a link to nothing is for whoever reads it to name."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1

@@ -5,8 +5,12 @@ gives a `LocalTable`, and nothing in here decodes an image.
 """
 
 import glob
+import json
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,12 +40,14 @@ SPLIT_OF = {name: split for split, names in _SPLITS.items() for name in names}
 class LocalTable:
     """A table whose image column is not decoded yet.
 
-    ``files`` are (name, size-bearing path) of what it was made from, for the fingerprint.
+    ``files`` are (name, size-bearing path) of what it was made from, for the fingerprint; ``image_column`` is set where
+    the kind of data says which one it is.
     """
 
     table: "Dataset"
     kind: str
     files: list[tuple[str, str]]
+    image_column: str | None = None
 
 
 def photos_table(split: str = "train") -> LocalTable:
@@ -83,8 +89,8 @@ def parquet_table(data: str, files: list[Path], split: str | None) -> LocalTable
 def files_of_split(
     data: str, files: list[Path], split: str | None, suffixes: tuple[str, ...]
 ) -> tuple[list[Path], str]:
-    """Those of ``files`` that belong to ``split``: all, unless every name tells its part, as
-    train-00000-of-00004.parquet; and `split_note` where it has no effect.
+    """Those of ``files`` that belong to ``split``: all, unless names tell parts apart, as train-00000-of-00004.parquet
+    or test/0000.parquet; and what a log should say of it.
 
     Raises:
         InputError: no files, a file of another kind than ``suffixes``, or no such split.
@@ -97,13 +103,55 @@ def files_of_split(
             f"{data}: '{other[0]}' is no {suffixes[0][1:]} file. Give a .parquet, .arrow or .tar file, a folder or "
             "glob of one kind of them, or a folder of images."
         )
-    splits = [split_in_name(file.name) for file in files]
-    if split is None or None in splits:
+    files = without_caches(files)
+    if not files:
+        raise InputError(f"{data} holds caches of `datasets` only, no data: give the folder that save_to_disk wrote.")
+    splits = splits_of_files(files, Path(data))
+    told = {name for name in splits if name}
+    if split is None or not told or (None in splits and len(told) == 1):
         return files, "" if split is None else split_note(split)
-    if canonical_split(split) not in splits:
-        found = ", ".join(sorted({name for name in splits if name}))
-        raise InputError(f"{data} has no split '{split}': its files belong to {found}.")
-    return [file for file, name in zip(files, splits, strict=True) if name == canonical_split(split)], ""
+    if canonical_split(split) not in told:
+        raise InputError(f"{data} has no split '{split}': its files belong to {', '.join(sorted(told))}.")
+    chosen = [file for file, name in zip(files, splits, strict=True) if name == canonical_split(split)]
+    left = splits.count(None)
+    return chosen, f", {left} files that tell no split left out" if left else ""
+
+
+def splits_of_files(files: Sequence[Path], root: Path) -> list[str | None]:
+    """The split that each file's name begins with, or else the name of the nearest folder below ``root`` that is one;
+    None where nothing tells it. For a glob the root is what all files share."""
+    parents = [file.parent for file in files]
+    if not root.is_dir():
+        root = Path(os.path.commonpath(parents)) if parents else root
+    found: list[str | None] = []
+    for file, parent in zip(files, parents, strict=True):
+        inside = parent.relative_to(root).parts if parent.is_relative_to(root) else ()
+        folders = (SPLIT_OF.get(name.lower()) for name in reversed(inside))
+        found.append(split_in_name(file.name) or next((split for split in folders if split), None))
+    return found
+
+
+def without_caches(files: Sequence[Path]) -> list[Path]:
+    """Files less what `datasets` keeps beside its data: caches of `map` and `filter`, and whatever the ``state.json``
+    of a saved data set does not list."""
+    kept = []
+    for file in files:
+        if file.suffix.lower() == ".arrow":
+            listed = _saved_files(file.parent)
+            if file.name.startswith(("cache-", "tmp")) or (listed is not None and file.name not in listed):
+                continue
+        kept.append(file)
+    return kept
+
+
+@lru_cache(maxsize=1024)
+def _saved_files(folder: Path) -> frozenset[str] | None:
+    """Files of a data set that `save_to_disk` wrote; None where the folder is none."""
+    try:
+        content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        return frozenset(str(entry["filename"]) for entry in content["_data_files"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
 
 
 def arrow_table(data: str, files: list[Path], split: str | None) -> LocalTable:

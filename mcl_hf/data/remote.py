@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _BUFFER_BYTES = 4 << 20
+_LEAST_GAIN = 1 << 10  # bytes; a server that gives one and stalls, again and again, is gone
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -31,16 +32,18 @@ class RetryPolicy:
     """How long to put up with a server.
 
     Attributes:
-        attempts: failures in a row, without a byte gained, after which it counts as gone.
+        attempts: failures in a row, with next to nothing gained, after which it counts as gone.
         first_wait_s: pause after the first failure; doubles with every further one.
         longest_wait_s: upper bound of a pause.
         timeout_s: silence that counts as a failure.
+        longest_read_s: time after which one request is given up, however much trickles in.
     """
 
     attempts: int = 10
     first_wait_s: float = 0.5
     longest_wait_s: float = 60.0
     timeout_s: float = 30.0
+    longest_read_s: float = 600.0
 
 
 RETRY = RetryPolicy()
@@ -72,7 +75,8 @@ class RemoteFile:
         while len(received) < length:
             before = len(received)
             reason = self._receive(received, start, length)
-            failures = 0 if len(received) > before else failures
+            gained, enough = len(received) - before, min(_LEAST_GAIN, (length - before + 3) // 4)
+            failures = 0 if reason is None or gained >= enough else failures
             if reason is None:
                 continue
             failures += 1
@@ -89,6 +93,7 @@ class RemoteFile:
         import httpx
 
         first, last = start + len(received), start + length - 1
+        deadline = time.monotonic() + self.retry.longest_read_s
         headers = {**_headers(self.address), "Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}
         try:
             with _client(os.getpid(), self.retry.timeout_s).stream("GET", self.address, headers=headers) as response:
@@ -101,8 +106,20 @@ class RemoteFile:
                         f"{plain_address(self.address)} has changed: {total} bytes instead of {self.size}. "
                         "Start again with --resume auto, or from the version that the run began with."
                     )
+                etag, start_of = response.headers.get("etag", ""), response.headers.get("content-range", "")
+                if etag != self.etag:
+                    raise InputError(
+                        f"{plain_address(self.address)} has changed since the run began (its ETag is another). Start "
+                        "again with --resume auto, or from the version that the run began with."
+                    )
+                if not start_of.removeprefix("bytes ").startswith(f"{first}-"):
+                    return f"asked for bytes from {first} on, and got {start_of[:60]!r}"
                 for piece in response.iter_raw():
                     received += piece
+                    if len(received) >= length:  # whatever else it sends
+                        break
+                    if time.monotonic() > deadline:
+                        return f"less than {length} bytes in {self.retry.longest_read_s:.0f} s"
         except (httpx.TransportError, httpx.StreamError) as error:
             return f"{type(error).__name__} {error}".strip()
         return None if len(received) >= length else "the answer ended early"

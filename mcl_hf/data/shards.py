@@ -264,7 +264,7 @@ def _open_tar(file: RemoteFile | Path, name: str) -> TarShard:
         return TarShard(file, name, identity, _index_tar(file, name))
     from huggingface_hub import constants
 
-    key = hashlib.sha256(f"1 {plain_address(file.address)} {file.size} {file.etag}".encode()).hexdigest()
+    key = hashlib.sha256(f"2 {plain_address(file.address)} {file.size} {file.etag}".encode()).hexdigest()
     cached = Path(constants.HF_HOME) / "mcl_hf" / "tar_indices" / f"{key}.parquet"
     cached.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(cached.with_suffix(".lock")):  # one process of a machine goes through the archive for all
@@ -280,6 +280,7 @@ def _index_tar(file: RemoteFile | Path, name: str) -> "pyarrow.Table":
     import pyarrow
 
     rows: dict[str, dict[str, Any]] = {}
+    dotted: dict[str, dict[str, tuple[str, int, int]]] = {}
     try:
         with open_binary(file, buffered=True) as opened, tarfile.open(fileobj=opened, mode="r:") as archive:
             for member in archive:
@@ -288,15 +289,26 @@ def _index_tar(file: RemoteFile | Path, name: str) -> "pyarrow.Table":
                 stem, dot, ending = base.partition(".")
                 if not member.isreg() or not stem or not dot:
                     continue
-                row = rows.setdefault(f"{folder}{slash}{stem}", {})
                 ending = ending.lower()
-                if f".{ending.rpartition('.')[2]}" in IMAGE_SUFFIXES:
+                is_image = f".{ending.rpartition('.')[2]}" in IMAGE_SUFFIXES
+                if is_image and "." in ending:  # 0001.seg.png beside 0001.jpg, or an image called 2024.05.01.jpg
+                    whole = base.rpartition(".")[0]
+                    image = (ending.rpartition(".")[2], member.offset_data, member.size)
+                    dotted.setdefault(f"{folder}{slash}{stem}", {})[f"{folder}{slash}{whole}"] = image
+                    continue
+                row = rows.setdefault(f"{folder}{slash}{stem}", {})
+                if is_image:
                     row.setdefault("_image", (ending, member.offset_data, member.size))
                 elif ending in ("cls", "txt", "id", "group", "index"):
                     text = archive.extractfile(member)
                     row[ending] = "" if text is None else text.read().decode("utf-8", errors="replace").strip()
     except (tarfile.TarError, OSError) as error:
         raise InputError(f"{name} cannot be read as tar: {_one_line(error)}") from error
+    for key, named in dotted.items():  # without a plainly named image of its key, each is an image of its own
+        if "_image" not in rows.get(key, {}):
+            rows |= {
+                name: {**rows.get(key, {}), **rows.get(name, {}), "_image": found} for name, found in named.items()
+            }
     images = {key: row for key, row in rows.items() if "_image" in row}
     columns: dict[str, Any] = {"_key": pyarrow.array(list(images), pyarrow.string())}
     for number, (column, kind) in enumerate(

@@ -73,7 +73,7 @@ def _open_one(
     if isinstance(opened, Shards):
         return StreamSource(data, opened.kind, opened.addresses, image_column, label_column, group_column)
     table = opened.table
-    asked, image_column = image_column, find_image_column(table, data, image_column)
+    asked, image_column = image_column, find_image_column(table, data, image_column or opened.image_column)
     if asked is not None and is_text(table, asked):
         require_paths(data, asked, table[0][asked])
     if label_column is None and has_class_names(table, "label"):

@@ -272,7 +272,7 @@ class _Header:
                 open_image(self.reader.read(position)).decode()
         except BrokenImage as error:
             return str(error)
-        return opened.picture.size, (opened.width, opened.height)
+        return opened.stored_size, (opened.width, opened.height)
 
 
 def _columns(

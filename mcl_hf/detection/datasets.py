@@ -19,7 +19,8 @@ from mcl_hf.data.local_tables import (
     canonical_split,
     hub_table,
     parquet_table,
-    split_in_name,
+    splits_of_files,
+    without_caches,
 )
 from mcl_hf.detection.annotation_check import RawData, check_annotations
 from mcl_hf.detection.annotation_files import Part, choose_part, is_image, split_meant, split_word, walk
@@ -237,10 +238,12 @@ def _table_parts(data: str, files: list[Path], options: _Options) -> list[Part]:
     def read(split: str | None) -> RawData:
         return _read_table(opener(data, files, split), data, options, roots)
 
-    splits = {split_in_name(file.name) for file in files}
-    if None in splits or len(files) == 1:
-        return [Part(None, data, partial(read, "train" if None in splits else None))]
-    return [Part(split, data, partial(read, split)) for split in sorted(filter(None, splits))]
+    files = without_caches(files)
+    told = splits_of_files(files, Path(data))
+    splits = sorted({split for split in told if split})
+    if not splits or (None in told and len(splits) == 1) or len(files) == 1:
+        return [Part(None, data, partial(read, None))]
+    return [Part(split, data, partial(read, split)) for split in splits]
 
 
 def _read_table(opened: LocalTable, data: str, options: _Options, roots: list[Path]) -> RawData:

@@ -125,12 +125,12 @@ class DetectionItem:
         """
         opened = open_image(self.image_bytes())
         annotated, upright = (self.width, self.height), (opened.width, opened.height)
-        if annotated not in (upright, opened.picture.size):
+        if annotated not in (upright, opened.stored_size):
             raise BrokenImage(
                 f"annotated as {annotated[0]}x{annotated[1]} px, but the file has {upright[0]}x{upright[1]}"
             )
         if annotated != upright:
-            opened.orientation = 1
+            opened.upright = False
         return opened.decode()
 
     def masks(self) -> np.ndarray:

@@ -1,0 +1,173 @@
+"""Images as people have them: splits of shard folders, caches, leftovers of archives, links, odd names and files."""
+
+import io
+import json
+import os
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from mcl_hf.data import open_source
+from mcl_hf.data.decode import BrokenImage, decode_image, open_image
+from mcl_hf.detection import open_detection_data
+from mcl_hf.errors import InputError
+
+
+def jpeg(level=128, size=(24, 16)):
+    packed = io.BytesIO()
+    Image.new("RGB", size, (level, level, level)).save(packed, "JPEG")
+    return packed.getvalue()
+
+
+def write(file, level=128):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(jpeg(level))
+
+
+def names(source):
+    return [source.sample(index).name for index in range(len(source))]
+
+
+def write_parquet(file, count):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    objects = {"bbox": [[1.0, 1.0, 8.0, 8.0]], "category": ["thing"]}
+    rows = [{"image": {"bytes": jpeg(20 * n), "path": f"{n}.jpg"}, "objects": objects} for n in range(count)]
+    pq.write_table(pa.Table.from_pylist(rows), file)
+
+
+def test_folders_of_shards_tell_splits_for_images_and_for_annotations(tmp_path):
+    write_parquet(tmp_path / "train" / "0000.parquet", 3)
+    write_parquet(tmp_path / "test" / "0000.parquet", 2)
+    for split, count in (("train", 3), ("test", 2)):
+        assert len(open_source(str(tmp_path), split=split)) == count
+        assert len(open_detection_data(tmp_path, split=split)) == count
+    with pytest.raises(InputError, match="no split 'validation'"):
+        open_source(str(tmp_path), split="validation")
+    assert len(open_source(str(tmp_path / "test"))) == 2  # named itself, it is all of it
+
+
+def test_files_that_tell_no_split_beside_two_that_do_are_left_out_and_said_so(tmp_path):
+    write_parquet(tmp_path / "train-0.parquet", 3)
+    write_parquet(tmp_path / "test-0.parquet", 2)
+    write_parquet(tmp_path / "other.parquet", 1)
+    source = open_source(str(tmp_path))
+    assert len(source) == 3 and "1 files that tell no split left out" in source.description
+
+
+def test_caches_of_datasets_are_no_data(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    def rows(count):
+        return Dataset.from_dict({"image": [{"bytes": jpeg(9 * n), "path": None} for n in range(count)]})
+
+    DatasetDict({"train": rows(4), "test": rows(2)}).save_to_disk(str(tmp_path / "saved"))
+    part = tmp_path / "saved" / "train"
+    data = part / json.loads((part / "state.json").read_text())["_data_files"][0]["filename"]
+    (part / "cache-0123.arrow").write_bytes(data.read_bytes())
+    (part / "indices.arrow").write_bytes(data.read_bytes())
+    assert len(open_source(str(tmp_path / "saved"))) == 4
+    assert len(open_source(str(tmp_path / "saved"), split="test")) == 2
+
+
+def test_other_folders_beside_splits_make_no_classes(tmp_path):
+    for split, count in (("train", 3), ("val", 2)):
+        for number in range(count):
+            write(tmp_path / split / f"{number}.jpg")
+    write(tmp_path / "__MACOSX" / "train" / "0.jpg")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "0.txt").write_text("0 0.5 0.5 1 1")
+    source = open_source(str(tmp_path))
+    assert len(source) == 3 and source.labels is None
+    write(tmp_path / "extra" / "0.jpg")
+    source = open_source(str(tmp_path))
+    assert len(source) == 3 and "extra left out" in source.description
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path):
+    for name in ("bus", "train"):
+        write(tmp_path / name / "0.jpg")
+    assert open_source(str(tmp_path)).label_names == ["bus", "train"]
+
+
+def test_links_pipes_and_odd_names_cost_themselves_only(tmp_path):
+    folder = tmp_path / "images"
+    write(folder / "a" / "0.jpg")
+    write(folder / "b" / "1.jpg")
+    (folder / "a" / "up").symlink_to(folder)
+    (folder / "again").symlink_to(folder / "b")
+    (folder / "loop").symlink_to("loop")
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "gone.jpg").symlink_to("nowhere.jpg")
+    (folder / "photo.HEIC").write_bytes(b"x")
+    (folder / os.fsdecode(b"\xff.jpg")).write_bytes(jpeg())
+    source = open_source(str(folder))
+    assert len(source) == 3  # two images and the dangling link, which is broken when it is read
+    for told in ("1 pipe(s) or device(s)", "1 .heic file(s), which cannot be decoded,", "no UTF-8"):
+        assert told in source.description
+    broken = [index for index in range(3) if source.name(index).endswith("gone.jpg")]
+    with pytest.raises(BrokenImage):
+        source.sample(broken[0])
+
+
+def test_rows_that_name_devices_are_broken(tmp_path):
+    pq.write_table(pa.table({"image": ["/dev/zero", str(tmp_path / "0.jpg")]}), tmp_path / "t.parquet")
+    write(tmp_path / "0.jpg")
+    source = open_source(str(tmp_path / "t.parquet"))
+    with pytest.raises(BrokenImage, match="regular"):
+        source.sample(0)
+    assert source.sample(1).bytes_[:2] == b"\xff\xd8"
+
+
+def test_a_column_of_bytes_beside_images_is_not_the_images(tmp_path):
+    write(tmp_path / "0.jpg")
+    pq.write_table(pa.table({"file_name": ["0.jpg"], "thumbnail": [b"xy"]}), tmp_path / "metadata.parquet")
+    assert decode_image(open_source(str(tmp_path)).sample(0).bytes_).shape == (16, 24, 3)
+
+
+def test_a_second_row_for_an_image_is_refused(tmp_path):
+    write(tmp_path / "0.jpg")
+    (tmp_path / "metadata.csv").write_text("file_name,place\n0.jpg,a\n0.jpg,b\n")
+    with pytest.raises(InputError, match="two rows"):
+        open_source(str(tmp_path))
+
+
+def test_archives_of_images_with_dots_in_their_names_lose_none(tmp_path):
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        for name, content in (
+            ("2024.05.01.jpg", jpeg(1)), ("2024.05.02.jpg", jpeg(2)), ("2024.05.02.cls", b"7"), ("0001.jpg", jpeg(3)),
+            ("0001.seg.png", jpeg(4)), ("0001.cls", b"5"),
+        ):  # fmt: skip
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    source = open_source(str(tmp_path / "t.tar"))
+    assert len(source) == 3 and sorted(decode_image(source.sample(n).bytes_)[0, 0, 0] for n in range(3)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["TIFF", "PNG"])
+def test_orientation_is_applied_once_and_can_be_left_out(kind, orientation):
+    pixels = np.arange(6 * 4, dtype=np.uint8).reshape(4, 6).repeat(3).reshape(4, 6, 3)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    packed = io.BytesIO()
+    Image.fromarray(pixels).save(packed, kind, exif=exif)
+    turned = {
+        1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1], 5: pixels.transpose(1, 0, 2),
+        6: np.rot90(pixels, -1), 7: np.rot90(pixels, 2).transpose(1, 0, 2), 8: np.rot90(pixels),
+    }[orientation]  # fmt: skip
+    opened = open_image(packed.getvalue())
+    assert (opened.height, opened.width) == turned.shape[:2] and opened.stored_size == (6, 4)
+    assert (opened.decode() == turned).all()
+    stored = open_image(packed.getvalue())
+    stored.upright = False
+    assert (stored.decode() == pixels).all()
+
+
+def test_a_jpeg_of_very_many_scans_is_broken():
+    with pytest.raises(BrokenImage, match="scans"):
+        open_image(jpeg() + b"\xff\xda\0\x08" * 600)
