@@ -159,7 +159,10 @@ def reference_network(starts: list[Start], pretrainings: Mapping[str, Pretrainin
     if pretrainings:
         return network_fields(next(iter(pretrainings.values())).config)
     for start in starts:
-        config = read_start_config(start.init) if start.init else None
+        try:
+            config = read_start_config(start.init) if start.init else None
+        except (InputError, ValueError) as error:
+            raise InputError(f"start {start.name}: {' '.join(str(error).split())}") from error
         if isinstance(config, MCLConfig | MCLDetectorConfig):
             return network_fields(config)
     names = [start.init for start in starts if start.init and start.init.startswith("timm:")]

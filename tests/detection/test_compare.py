@@ -1,0 +1,175 @@
+"""Comparisons with real jobs: what is refused before the first one, a whole one, and one that is killed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mcl_hf
+from mcl_hf.cli import main
+from mcl_hf.detection.compare.answer import read_answer
+from mcl_hf.errors import InputError
+
+from .scenes import write_scenes
+from .test_finetune import TINY
+
+ROOT = Path(__file__).parents[2]
+PRETRAIN = {
+    "backbone": "resnet10t", "backbone_kwargs": TINY["detector_options"]["backbone_kwargs"], "fpn_channels": 8,
+    "region_convs": 1, "region_size": 2, "hidden_dim": 16, "embedding_dim": 8, "montage_ratios": [1, 2, 4],
+    "montage_fractions": [1, 0.25, 0.0625], "level_weights": [0.5, 0.25, 0.25], "batch_size": 4, "num_workers": 0,
+    "device": "cpu", "log_every_steps": 2, "probe_every_steps": -1, "save_every_steps": 2,
+}  # fmt: skip
+_OF_THE_NETWORK = ("backbone_kwargs", "fpn_channels", "box_head_convs", "mask_head_convs")
+FINETUNE = {
+    **{name: value for name, value in TINY.items() if name not in ("init", "backbone", "max_steps")},
+    "detector": "faster_rcnn",
+    "detector_options": {
+        name: value for name, value in TINY["detector_options"].items() if name not in _OF_THE_NETWORK
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    for split, count in (("train", 10), ("val", 4), ("test", 5)):
+        write_scenes(folder, count, width=96, height=72, split=split)
+    return folder
+
+
+@pytest.fixture
+def plan(scenes, tmp_path):
+    return {
+        "data": str(scenes), "starts": ["random", "mcl"], "images": ["4"], "seeds": 1, "figure": "AP50",
+        "pretrain_recipe": "none", "pretrain": PRETRAIN, "visits": 16, "recipe": "none", "finetune": FINETUNE,
+        "steps": 4, "learning_rates": [0.04], "output_dir": str(tmp_path / "answer"),
+    }  # fmt: skip
+
+
+def figures(folder):
+    return {
+        file.name: json.loads(file.read_text())["figures"] for file in sorted((Path(folder) / "results").glob("*.json"))
+    }
+
+
+def test_a_whole_comparison_is_run_once_and_keeps_its_plan(plan, capsys, tmp_path):
+    plan |= {"scales": [2.0]}
+    answer = mcl_hf.compare(**plan)
+    folder = tmp_path / "answer"
+    assert sorted(figures(folder)) == [
+        "pretrain-mcl-s0.json",
+        "test-mcl-i4-t4-s0-k0.json",
+        "test-random-i4-t4-s0-k0.json",
+    ]
+    result = json.loads((folder / "results" / "test-mcl-i4-t4-s0-k0.json").read_text())
+    assert {"box/AP", "box/AP50", "box/APs", "box/AR100"} <= set(result["figures"])
+    assert result["command"].startswith("mcl-hf compare") and result["machine"]["packages"]["torch"]
+    assert set(result["scales"]) == {"2"} and result["images"] == 4
+    assert result["options"]["seed"] == 0 and result["options"]["base_learning_rate"] == 0.04
+    text = (folder / "report.md").read_text()
+    assert answer.sentence in text and "16 (equal flops)" in text and (folder / "detections.png").is_file()
+    assert not list((folder / "work").glob("test-*/*"))  # weights of detectors are dropped
+    capsys.readouterr()
+    again = mcl_hf.compare(**plan)
+    assert "3 done before" in capsys.readouterr().out and again.sentence == answer.sentence
+    assert read_answer(folder).to_json() == answer.to_json()
+    with pytest.raises(InputError, match="another seeds: a plan that changes after looking"):
+        mcl_hf.compare(**plan | {"seeds": 2})
+    assert len(figures(folder)) == 3
+    again = mcl_hf.compare(**plan | {"seeds": 2, "new_plan": True, "only": "pretrain-mcl-s0"})
+    assert len(figures(folder / "before-1")) == 3 and list(figures(folder)) == ["pretrain-mcl-s0.json"]
+
+
+def test_equal_starts_learn_from_the_same_images_and_end_alike(plan, tmp_path):
+    plan |= {"starts": {"one": {"init": "random"}, "other": {"init": "random"}}, "output_dir": str(tmp_path / "equal")}
+    mcl_hf.compare(**plan)
+    one, other = figures(tmp_path / "equal").values()
+    assert one == other
+
+
+@pytest.mark.slow
+def test_a_comparison_that_is_killed_goes_on_to_the_same_figures(plan, tmp_path):
+    plan |= {"steps": 12, "visits": 40, "finetune": {**FINETUNE, "save_every_steps": 2}}
+    whole = dict(plan, output_dir=str(tmp_path / "whole"))
+    mcl_hf.compare(**whole)
+    file = tmp_path / "plan.yaml"
+    file.write_text(yaml.safe_dump(plan))
+    command = [sys.executable, "-m", "mcl_hf.cli", "compare", str(file)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    checkpoints = tmp_path / "answer" / "work"
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+        deadline = time.monotonic() + 240
+        before = len(list(checkpoints.glob("*/checkpoints/step-*")))
+        while process.poll() is None and time.monotonic() < deadline:
+            if len(list(checkpoints.glob("*/checkpoints/step-*"))) > before:
+                break
+            time.sleep(0.05)
+        process.send_signal(number)
+        process.wait(timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert figures(tmp_path / "answer") == figures(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("changes", "decisive"),
+    [
+        ({"starts": ["random"]}, "two or more"),
+        ({"starts": ["random", "random"]}, "twice"),
+        ({"starts": ["random", "no/folder/here"]}, "start no/folder/here"),
+        ({"starts": {"a": {"init": "random", "of": "mcl"}, "b": {}}}, "give one"),
+        ({"starts": {"a": {"inti": "random"}, "b": {}}}, "did you mean 'init'"),
+        ({"starts": {"random": {}, "a": {"of": "b"}}}, "no pre-training of this comparison"),
+        ({"starts": {"random": {}, "mcl": {"pretrain": {"max_steps": 3}}}}, "comparison's to set"),
+        ({"images": ["11"]}, "10 labelled images"),
+        ({"finetune": {**FINETUNE, "max_steps": 3}}, "comparison's to set"),
+        ({"finetune": {**FINETUNE, "batch_size": 8}}, "takes 8"),
+        ({"finetune": {**FINETUNE, "eval_backend": "fast"}}, "eval_backend"),
+        ({"test_split": "nothing"}, "test images"),
+        ({"primary": [["mcl", "imagenet", 4]]}, "primary"),
+        ({"compute_matched": True, "starts": ["mcl", "image"]}, "compute_matched"),
+        ({"label_group": "board"}, "board"),
+        ({"data": None}, "data is missing"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_the_first_job(plan, changes, decisive, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=decisive) as caught:
+        mcl_hf.compare(**plan | changes)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "answer").exists()
+
+
+def test_test_images_among_the_others_are_refused(plan, scenes, tmp_path):
+    shutil.copytree(scenes / "train", tmp_path / "mine")
+    file = next(iter(sorted((scenes / "test").glob("*.png"))))
+    shutil.copy(file, tmp_path / "mine" / "stolen.png")
+    with pytest.raises(InputError, match=r"1 test image\(s\) are also among the unlabelled images"):
+        mcl_hf.compare(**plan | {"unlabelled": [str(tmp_path / "mine")]})
+
+
+def test_a_dry_run_lists_and_leaves_nothing(plan, capsys, tmp_path):
+    many = {"seeds": 5, "subsets": 5, "images": ["2", "4"], "learning_rates": [0.02, 0.04]}
+    mcl_hf.compare(**plan | many, dry_run=True)
+    out = capsys.readouterr().out
+    assert "pretrain: 6 jobs" in out and "tune: 40 jobs" in out and "test: 100 jobs" in out and "MiB of disk" in out
+    assert not (tmp_path / "answer").exists()
+
+
+def test_the_command_answers_in_one_line(plan, capsys, tmp_path):
+    file = tmp_path / "plan.yaml"
+    file.write_text(yaml.safe_dump(plan | {"images": ["99"]}))
+    assert main(["compare", str(file)]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1].startswith("mcl-hf: error: images 99")
+    assert main(["compare", str(file), "--images", "4", "--only", "nothing-*"]) == 2
+    assert "fits none of" in capsys.readouterr().err
