@@ -55,7 +55,7 @@ def build_parser() -> Parser:
     parser.add_argument("--data-name", metavar="TEXT", help="what to call the training data (default: as recorded)")
     parser.add_argument(
         "--evaluation", nargs="+", type=Path, default=[], metavar="FILE",
-        help="further results: metrics.json of evaluate or finetune, comparison.json of an earlier release",
+        help="further results: metrics.json of evaluate or finetune, comparison.json of compare",
     )  # fmt: skip
     parser.add_argument("--probe", nargs="+", type=Path, default=[], metavar="FILE", help="further probe.json")
     parser.add_argument(

@@ -131,6 +131,7 @@ def _entry(row: DetectionResult, name: str, value: Any) -> EvalResult:
     told = f"{name}, percent"
     if row.relation == "from_it":
         share = f" on {100 * row.share:g} % of the labels" if row.share is not None else ""
+        share = f" with {row.labelled}" if row.labelled is not None else share
         told += f", of a detector fine-tuned from it{share}"
     if len(row.seeds) > 1:
         told += f", mean of {len(row.seeds)} seeds"

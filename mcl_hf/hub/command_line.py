@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from mcl_hf.detection.finetune import RULES, TASK
-from mcl_hf.detection.finetune_arguments import FinetuneArguments
 from mcl_hf.hub.recorded import Recorded
 from mcl_hf.hub.run_record import options_kind, without_private_parts
 from mcl_hf.training.resume import WITHOUT_INFLUENCE
@@ -68,34 +67,6 @@ def evaluate_command(about: dict[str, Any]) -> str:
         if about.get(name) is not None:
             words.append(_words(name, about[name]))
     return " ".join(words)
-
-
-def compare_command(content: dict[str, Any], options: dict[str, Any]) -> str:
-    """The `mcl-hf finetune --compare` behind a comparison.json.
-
-    Args:
-        content: of the file.
-        options: that all of its runs share; the data are not among them, but in the file.
-    """
-    defaults = dataclasses.asdict(FinetuneArguments())
-    starts = " ".join(shlex.quote(str(without_private_parts(start))) for start in content["starts"])
-    fractions = " ".join(as_text(fraction) for fraction in content["fractions"])
-    words = [f"mcl-hf finetune --compare {starts} --fractions {fractions} --seeds {len(content['seeds'])}"]
-    changed = {name: value for name, value in options.items() if value is not None and value != defaults.get(name)}
-    words += [_words(name, without_private_parts(value)) for name, value in changed.items()]
-    return " ".join([*words, *_data_words(content.get("data") or {})])
-
-
-def _data_words(data: dict[str, Any]) -> list[str]:
-    """Options for the data of a comparison, as far as they are not the defaults."""
-    if not {"training", "validation"} <= data.keys():  # of a release that did not record them
-        return ["--data DATA"]
-    (training, validation), defaults = (data["training"], data["validation"]), FinetuneArguments()
-    names = [record["sources"][0]["name"] for record in (training, validation)]
-    words = [f"--data {shlex.quote(names[0])}"]
-    words += [_words("split", training["split"])] if training["split"] != defaults.split else []
-    words += [f"--val-data {shlex.quote(names[1])}"] if names[1] != names[0] else []
-    return words + ([_words("val_split", validation["split"])] if validation["split"] != "validation" else [])
 
 
 def as_text(value: Any) -> str:

@@ -22,7 +22,7 @@ from mcl_hf.hub.markdown import (
 )
 from mcl_hf.hub.measured import FIGURES, ComparisonResult, DetectionResult, ProbeResults, Results
 from mcl_hf.hub.recorded import Recorded
-from mcl_hf.hub.training_rows import options_rows, protocol_rows
+from mcl_hf.hub.training_rows import protocol_rows
 from mcl_hf.probe.region_features import FEATURES
 from mcl_hf.probe.report import TITLES
 
@@ -93,38 +93,30 @@ def _protocol(recorded: Recorded, result: DetectionResult, told: set[str]) -> st
 
 
 def _comparison(found: ComparisonResult) -> str:
-    names = [name for name in ("box AP", "mask AP") if any(name in row.figures for row in found.rows)]
+    names = [
+        name for name in ("box AP", "box AP50", "mask AP", "mask AP50") if any(name in r.figures for r in found.rows)
+    ]
     rows = []
-    for row in sorted(found.rows, key=lambda row: row.share or 0.0):
-        cells = [_spread(row, name) for name in names]
+    for row in found.rows:
         told = f"{code(row.model)}{' (this model)' if row.relation == 'from_it' else ''}"
-        rows.append([f"{100 * (row.share or 0):g} %", told, *cells, _seeds(row)])
-    validation = next((row.images for row in found.rows), None)
+        rows.append([plain(row.labelled), told, *(_spread(row, name) for name in names), _seeds(row)])
+    data = "; ".join(
+        f"{plain(use)}: {number(part['images'])} images, {number(part['objects'])} objects, digest of the annotations "
+        f"{code(part['fingerprint'])}"
+        for use, part in found.data.items()
+    )
     parts = [
         "### Comparison of starts",
         plain(found.sentence),
-        f"AP in percent on {number(validation)} validation images, mean ± standard deviation over seeds; "
-        f"{number(found.images)} labelled images in all.{_compared_data(found)}",
+        f"Percent on the test images, mean ± standard deviation over seeds. {data}.",
         table(["labels", "start", *names, "seeds"], rows, texts=2),
     ]
     lines = [f"Beware: {plain(warning)}." for warning in found.warnings]
     lines += [f"Failed, and missing above: {plain(job)}." for job in found.failed]
     parts += [bullets(lines)] if lines else []
-    if found.options:
-        parts.append(f"Protocol, the same for all starts:\n\n{facts(options_rows(found.options))}")
+    parts += [f"Detectors, the same for all starts: {plain(found.protocol)}."] if found.protocol else []
     parts.append(fenced(found.command, "sh"))
     return "\n\n".join(parts)
-
-
-def _compared_data(found: ComparisonResult) -> str:
-    """What a comparison was trained and measured on, in a sentence each."""
-    told = {"training": "Trained on", "validation": "Measured on"}
-    return "".join(
-        f" {words} {plain(found.data[use]['data'])}, {plain(found.data[use]['split'])}: "
-        f"{number(found.data[use]['objects'])} objects, digest of the annotations {code(found.digests[use])}."
-        for use, words in told.items()
-        if use in found.data
-    )
 
 
 def _probe(found: ProbeResults) -> str:

@@ -26,6 +26,7 @@ class DetectionResult:
         sd: spread over seeds of the same figures.
         seeds: of the runs behind it; empty where they are not recorded.
         share: of the labelled images that was trained on, in (0, 1]; None where it is not recorded.
+        labelled: labelled images that a comparison trained it on, such as "25 labelled images".
         run: the fine-tuning run, for its protocol; None where it is not recorded.
         command: that measured it.
         counted_by: library that computed AP.
@@ -42,6 +43,7 @@ class DetectionResult:
     sd: dict[str, float] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=list)
     share: float | None = None
+    labelled: str | None = None
     run: Recorded | None = None
     command: str | None = None
     counted_by: str | None = None
@@ -54,11 +56,9 @@ class ComparisonResult:
     Attributes:
         sentence: what it found, in its own words.
         warnings: what makes it less than fair; `failed`: jobs without a result.
-        rows: one for each start and share of the labels.
-        images: labelled ones in all.
-        data: of `training` and `validation`, fields of a `DetectionResult`; empty where they were not recorded.
-        digests: of the annotations of both.
-        options: of its runs, as far as they are the same.
+        rows: one for each start and number of labelled images.
+        data: of `train`, `validation` and `test`: images, objects and the annotations' fingerprint.
+        protocol: of its detectors, in a few words.
         command: that made it.
     """
 
@@ -66,10 +66,8 @@ class ComparisonResult:
     warnings: list[str]
     failed: list[str]
     rows: list[DetectionResult]
-    images: int
     data: dict[str, dict[str, Any]]
-    digests: dict[str, str]
-    options: dict[str, Any]
+    protocol: str
     command: str
 
 

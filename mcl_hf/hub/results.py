@@ -1,6 +1,6 @@
 """Evaluations as they lie on the disk: figures of detectors, comparisons of starts, probes. Read, never computed anew.
 
-Where it sits: metrics.json (`finetune`, `evaluate`, a job of a comparison), comparison.json, probe.json -> **results**
+Where it sits: metrics.json (`finetune`, `evaluate`), comparison.json (`compare`), probe.json -> **results**
 -> measured -> the card's sections and its `model-index`. What kind a file is, its content says.
 """
 
@@ -9,20 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from mcl_hf.data.licences import describe_sources
-from mcl_hf.detection.compare.statistics import mean_and_sd
-from mcl_hf.detection.finetune_arguments import FinetuneArguments
 from mcl_hf.errors import InputError
-from mcl_hf.hub.command_line import compare_command, evaluate_command, run_command
+from mcl_hf.hub.command_line import evaluate_command, run_command
 from mcl_hf.hub.measured import ComparisonResult, DetectionResult, ProbeResults, Results
 from mcl_hf.hub.recorded import Recorded, read_recorded
 from mcl_hf.hub.run_record import without_private_parts
 from mcl_hf.hub.shapes import (
     ComparisonShape,
     EvaluationShape,
-    JobShape,
     ProbeShape,
-    SettingsShape,
-    misfit_of_options,
 )
 from mcl_hf.models.weight_files import read_json
 from mcl_hf.training.record_check import misfit
@@ -61,21 +56,17 @@ def _add(
             _check(network, ProbeShape, file)
         results.probes.append(_probes(content, file, recorded, repository))
     elif not isinstance(content, dict):
-        raise InputError(f"{file} is no result of mcl-hf evaluate, finetune or probe")
-    elif "means" in content and "starts" in content:
+        raise InputError(f"{file} is no result of mcl-hf evaluate, finetune, compare or probe")
+    elif "answer" in content and "starts" in content:
         _check(content, ComparisonShape, file)
         results.comparisons.append(_comparison(content, file, recorded, repository))
-    elif "figures" in content and "start" in content:
-        _check(content, JobShape, file)
-        if not known:
-            results.detections.append(_of_a_job(content, file, recorded))
     elif "box" in content or "mask" in content:
         _check(content, EvaluationShape, file)
         found = _of_an_evaluation(content, file, recorded, repository, known)
         if found is not None:
             results.detections.append(found)
     else:
-        raise InputError(f"{file} is no result of mcl-hf evaluate, finetune or probe")
+        raise InputError(f"{file} is no result of mcl-hf evaluate, finetune, compare or probe")
 
 
 def _check(content: Any, shape: Any, file: Path) -> None:
@@ -113,22 +104,6 @@ def _of_the_run(recorded: Recorded) -> DetectionResult | None:
         run=recorded,
         command=run_command(recorded),
         counted_by=recorded.arguments.get("eval_backend"),
-    )
-
-
-def _of_a_job(content: dict[str, Any], file: Path, recorded: Recorded) -> DetectionResult:
-    """metrics.json of a job of a comparison."""
-    own = file.resolve().parent == recorded.run_folder
-    run = recorded if own else _run_beside(file)
-    known = {} if run is None or run.state is None else _validation(run.state)
-    return DetectionResult(
-        model=recorded.name if own else f"detector from {short(content['start'])}",
-        relation="own" if own else _relation(content["start"], run, file, recorded, None),
-        **{"data": "validation data of the comparison", **known},
-        figures=_logged(content["figures"]),
-        seeds=[int(content["seed"])],
-        share=content["fraction"],
-        run=run,
     )
 
 
@@ -180,56 +155,40 @@ def _of_an_evaluation(
 
 
 def _comparison(content: dict[str, Any], file: Path, recorded: Recorded, repository: str | None) -> ComparisonResult:
-    """comparison.json: means of both kinds of AP over the seeds that are done, for each start and share."""
-    settings = file.with_name("comparison_settings.json")
-    options = _options(settings) if settings.is_file() else {}
-    recorded_data = content.get("data") or {}
-    validation = _data(recorded_data.get("validation"), "validation data of the comparison")
+    """comparison.json: means over seeds, for each start and number of labelled images."""
+    answer, tested = content["answer"], content["data"].get("test") or {}
     rows = []
-    for mean in content["means"]:
-        jobs = [job for job in content["jobs"] if job["start"] == mean["start"] and job["fraction"] == mean["fraction"]]
-        figures: dict[str, float | None] = {}
-        sd: dict[str, float] = {}
-        for name in _logged(jobs[0]["figures"]) if jobs else {}:
-            values = [_logged(job["figures"]).get(name) for job in jobs]
-            numbers = [value for value in values if value is not None]
-            if len(numbers) < len(values):
+    for images in content["counts"]:
+        for start in content["starts"]:
+            found = [mean for mean in answer["means"] if (mean["start"], mean["images"]) == (start, images)]
+            names = [mean["figure"].replace("/", " ") for mean in found]
+            if not found:
                 continue
-            figures[name], spread = mean_and_sd(numbers)
-            sd |= {name: spread} if spread is not None else {}
-        rows.append(
-            DetectionResult(
-                model=short(mean["start"]),
-                relation=_relation(mean["start"], None, file, recorded, repository),
-                **{**validation, "images": content.get("validation_images")},
-                figures=figures,
-                sd=sd,
-                seeds=sorted(int(job["seed"]) for job in jobs),
-                share=mean["fraction"],
-            )
-        )
+            rows.append(
+                DetectionResult(
+                    model=short(start),
+                    relation=_relation(str(content.get("inits", {}).get(start) or start), None, file, recorded, repository),
+                    data="test images of the comparison",
+                    images=tested.get("images"),
+                    objects=tested.get("objects"),
+                    figures={name: mean["mean"] / 100 for name, mean in zip(names, found, strict=True)},
+                    sd={
+                        name: mean["sd"] / 100 for name, mean in zip(names, found, strict=True)
+                        if mean.get("sd") is not None
+                    },
+                    seeds=found[0].get("seeds", []),
+                    labelled=f"{images} {content['unit']}",
+                )
+            )  # fmt: skip
     return ComparisonResult(
-        sentence=_with_short_names(content["sentence"], content["starts"]),
-        warnings=[_with_short_names(line, content["starts"]) for line in content.get("warnings", [])],
-        failed=[_with_short_names(job, content["starts"]) for job in content.get("failed", {})],
+        sentence=_with_short_names(answer["sentence"], list(content["starts"])),
+        warnings=[_with_short_names(line, list(content["starts"])) for line in content.get("warnings", [])],
+        failed=[_with_short_names(job, list(content["starts"])) for job in content.get("failed", {})],
         rows=rows,
-        images=int(content.get("images", 0)),
-        data={use: _data(found, "not recorded") for use, found in recorded_data.items()},
-        digests={use: str(found["fingerprint"]) for use, found in recorded_data.items()},
-        options=options,
-        command=compare_command(content, options),
+        data=content["data"],
+        protocol=content.get("finetune", ""),
+        command="mcl-hf compare plan.yaml",
     )
-
-
-def _options(settings: Path) -> dict[str, Any]:
-    """What all runs of a comparison share."""
-    content = _read(settings)
-    _check(content, SettingsShape, settings)
-    options: dict[str, Any] = content.get("arguments", {})
-    reason = misfit_of_options(options, FinetuneArguments)
-    if reason is not None:
-        raise InputError(f"{settings} is damaged: {reason}")
-    return options
 
 
 def _logged(figures: dict[str, Any]) -> dict[str, float | None]:

@@ -14,7 +14,7 @@ from pydantic import Field, create_model
 from mcl_hf.detection.finetune_arguments import FinetuneArguments
 from mcl_hf.errors import InputError
 from mcl_hf.training.arguments import PretrainArguments
-from mcl_hf.training.record_check import Shape, ValidationShape, misfit
+from mcl_hf.training.record_check import Shape, misfit
 
 _Number = float | None  # None where it was not finite
 _ByLevel = list[list[_Number]] | list[_Number]
@@ -70,47 +70,44 @@ class EvaluationShape(Shape):
     seed: int | None = None
 
 
-class JobShape(Shape):
-    """metrics.json of a job of a comparison, and an entry of comparison.json."""
+class ComparedDataShape(Shape):
+    """What a comparison trained or measured on."""
 
-    start: str
-    fraction: float
-    seed: int
-    figures: dict[str, float | None]
-
-
-class MeanShape(Shape):
-    """A start at a share of the labels."""
-
-    start: str
-    fraction: float
-
-
-class ComparedDataShape(ValidationShape):
-    """What was trained or measured on."""
-
+    images: int
+    objects: int
     fingerprint: str
 
 
-class ComparisonShape(Shape):
-    """comparison.json of `mcl-hf finetune --compare`."""
+class MeanShape(Shape):
+    """A figure of a start with so many labelled images, in percent."""
+
+    start: str
+    images: str
+    figure: str
+    mean: float
+    sd: float | None = None
+    seeds: list[int] = []
+
+
+class FindingsShape(Shape):
+    """What a comparison found."""
 
     sentence: str
-    starts: list[str]
-    fractions: list[float]
-    seeds: list[int]
     means: list[MeanShape]
-    jobs: list[JobShape]
-    images: int = 0
+
+
+class ComparisonShape(Shape):
+    """comparison.json of `mcl-hf compare`."""
+
+    starts: dict[str, str | None]
+    counts: dict[str, int]
+    unit: str
+    data: dict[str, ComparedDataShape]
+    answer: FindingsShape
+    inits: dict[str, str | None] = {}
+    finetune: str = ""
     warnings: list[str] = []
     failed: dict[str, Any] = {}
-    data: dict[str, ComparedDataShape] = {}
-
-
-class SettingsShape(Shape):
-    """comparison_settings.json beside it."""
-
-    arguments: dict[str, Any] = {}
 
 
 class ProbedShape(Shape):

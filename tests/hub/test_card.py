@@ -439,53 +439,40 @@ def test_evaluations_of_other_runs_bring_their_protocol(folder, tmp_path):
     assert result.metric_value == 25.0 and "fine-tuned from it" in result.metric_name
 
 
-def test_several_seeds_are_means_with_their_spread(folder, tmp_path):
-    def job(start, seed, ap):
-        return {"start": start, "fraction": 0.1, "seed": seed, "figures": {"eval/box/AP": ap}}
+def comparison(start):
+    """comparison.json of two starts."""
 
-    content = {
-        "sentence": f"with 10 % of the labels {folder} won: 10.0 above random", "starts": [str(folder), "random"],
-        "fractions": [0.1], "seeds": [0, 1], "images": 30, "validation_images": 8,
-        "warnings": [f"{folder} trained for longer"], "failed": {},
-        "means": [{"fraction": 0.1, "start": start} for start in (str(folder), "random")],
-        "jobs": [job(str(folder), 0, 0.3), job(str(folder), 1, 0.5), job("random", 0, 0.2)],
+    def mean(name, value, sd, seeds):
+        return {"start": name, "images": "25", "figure": "box/AP", "mean": value, "sd": sd, "seeds": seeds}
+
+    data = {"images": 8, "objects": 21, "fingerprint": "ab12"}
+    return {
+        "starts": {start: None, "random": None}, "inits": {start: start, "random": "random"}, "counts": {"25": 25},
+        "unit": "labelled images", "data": {"train": data, "test": {**data, "fingerprint": "cd34"}},
+        "finetune": "faster_rcnn, 8 images a step", "warnings": [f"{start} trained for longer"], "failed": {},
+        "answer": {
+            "sentence": f"With 25 labelled images {start} is above random.",
+            "means": [mean(start, 40.0, 14.14, [0, 1]), mean("random", 20.0, None, [0])],
+        },
     }  # fmt: skip
+
+
+def test_a_comparison_names_means_with_their_spread_and_its_data(folder, tmp_path):
+    content = comparison(str(folder))
     path = tmp_path / "cmp" / "comparison.json"
     path.parent.mkdir()
     path.write_text(json.dumps(content))
     text = render_card(folder, evaluations=[path])
-    assert "with 10 % of the labels tiny won: 10.0 above random" in text and "Beware: tiny trained for longer." in text
-    assert "| 10 % | `tiny` (this model) | 40.0 ± 14.1 | 2 (0 and 1) |" in text
-    assert "| 10 % | `random` | 20.0 | 1 (0) |" in text and str(tmp_path) not in text
-    assert "mcl-hf finetune --compare tiny random --fractions 0.1 --seeds 2" in text
+    assert "With 25 labelled images tiny is above random." in text and "Beware: tiny trained for longer." in text
+    assert "| 25 labelled images | `tiny` (this model) | 40.0 ± 14.1 | 2 (0 and 1) |" in text
+    assert "| 25 labelled images | `random` | 20.0 | 1 (0) |" in text and str(tmp_path) not in text
+    assert "test: 8 images, 21 objects, digest of the annotations `cd34`" in text and "mcl-hf compare plan.yaml" in text
     assert "* More than one seed." not in text and "A comparison with random" not in text
     [result] = ModelCard(text).data.eval_results
-    assert result.metric_value == 40.0 and "mean of 2 seeds" in result.metric_name
-
-
-def test_a_comparison_names_its_data(folder, tmp_path):
-    def record(name, kind, split, digest):
-        source = {"kind": kind, "name": name, "licence": None}
-        return {"sources": [source], "split": split, "num_images": 8, "num_objects": 21, "fingerprint": digest}
-
-    content = {
-        "sentence": "nothing", "starts": [str(folder), "random"], "fractions": [1.0], "seeds": [0], "images": 30,
-        "validation_images": 8, "means": [{"fraction": 1.0, "start": str(folder)}],
-        "jobs": [{"start": str(folder), "fraction": 1.0, "seed": 0, "figures": {"eval/box/AP": 0.3}}],
-        "data": {"training": record("cups", "files", "train", "ab12"),
-                 "validation": record("me/mugs", "hub", "test", "cd34")},
-    }  # fmt: skip
-    path = tmp_path / "comparison.json"
+    assert result.metric_value == 40.0 and "with 25 labelled images, mean of 2 seeds" in result.metric_name
+    del content["data"]["test"]["fingerprint"]
     path.write_text(json.dumps(content))
-    text = render_card(folder, evaluations=[path])
-    assert "Trained on cups, train: 21 objects, digest of the annotations `ab12`." in text
-    assert "Measured on me/mugs, test: 21 objects, digest of the annotations `cd34`." in text
-    assert "--seeds 1 --data cups --val-data me/mugs --val-split test\n" in text
-    [result] = ModelCard(text).data.eval_results
-    assert (result.dataset_type, result.dataset_name, result.dataset_split) == ("me/mugs", "me/mugs", "test")
-    del content["data"]["validation"]["fingerprint"]
-    path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"comparison.json .*data.validation.fingerprint is missing"):
+    with pytest.raises(InputError, match=r"comparison.json .*data.test.fingerprint is missing"):
         render_card(folder, evaluations=[path])
 
 

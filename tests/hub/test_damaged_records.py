@@ -113,12 +113,11 @@ RESULTS = [
     {"checkpoint": "det", "data": "coco", "given": "a/b", "split": "val", "images": 8, "objects": 9,
  "box": {"AP": 0.25, "AP50": None}, "mask": {"AP": 0.2}, "voc": {"AP50": 0.3}, "max_images": 3},
     {"predictions": "a/results.json", "data": "coco", "box": {"AP": math.nan}},
-    {"start": "tiny", "fraction": 0.1, "seed": 0, "figures": {"eval/box/AP": 0.2}},
 [{"network": "tiny", "objects": PROBED, "views": None}, {"network": "random", "views": PROBED}],
-    {"sentence": "tiny won", "starts": ["tiny", "random"], "fractions": [0.1], "seeds": [0], "images": 30,
- "validation_images": 8, "warnings": ["not fair"], "failed": {"job": "why"},
- "means": [{"fraction": 0.1, "start": "tiny"}], "data": {"training": DATA, "validation": DATA},
- "jobs": [{"start": "tiny", "fraction": 0.1, "seed": 0, "figures": {"eval/box/AP": 0.2}}]},
+    {"starts": {"tiny": None}, "inits": {"tiny": "tiny"}, "counts": {"25": 25}, "unit": "labelled images",
+ "data": {"test": {"images": 8, "objects": 9, "fingerprint": "f"}}, "finetune": "a detector", "warnings": ["not fair"],
+ "failed": {"job": "why"}, "answer": {"sentence": "tiny won", "means": [
+     {"start": "tiny", "images": "25", "figure": "box/AP", "mean": 20.0, "sd": 1.0, "seeds": [0, 1]}]}},
 ]  # fmt: skip
 
 
@@ -126,14 +125,6 @@ RESULTS = [
 def test_results(folder, tmp_path, content):
     file = tmp_path / "result.json"
     assert holds_out(folder, file, content, evaluations=[file]) > 3
-
-
-def test_the_settings_of_a_comparison(folder, tmp_path):
-    content = {"sentence": "tiny won", "starts": ["tiny"], "fractions": [0.1], "seeds": [0], "means": [], "jobs": []}
-    (tmp_path / "comparison.json").write_text(json.dumps(content))
-    settings = {"arguments": {"epochs": 3.0, "min_size_train": [64], "lr_milestones": [0.6], "base_learning_rate": 0.1}}
-    file = tmp_path / "comparison_settings.json"
-    assert holds_out(folder, file, settings, each=4, evaluations=[tmp_path / "comparison.json"]) > 5
 
 
 @pytest.mark.parametrize("command", [["card"], ["push", "--dry-run"]])

@@ -302,6 +302,7 @@ def about_setting(setting: Setting, pace: dict[str, float]) -> dict[str, Any]:
     base = setting.base
     return {
         "starts": {start.name: start.pretraining for start in setting.starts},
+        "inits": {start.name: start.init for start in setting.starts},
         "data": data.records(),
         "unit": "labelled images" if plan.label_group is None else f"labelled {plan.label_group}s",
         "counts": {images: data.count(images) for images in plan.images},
