@@ -164,10 +164,11 @@ def _comparison(content: dict[str, Any], file: Path, recorded: Recorded, reposit
             names = [mean["figure"].replace("/", " ") for mean in found]
             if not found:
                 continue
+            init = str(content.get("inits", {}).get(start) or start)
             rows.append(
                 DetectionResult(
                     model=short(start),
-                    relation=_relation(str(content.get("inits", {}).get(start) or start), None, file, recorded, repository),
+                    relation=_relation(init, None, file, recorded, repository),
                     data="test images of the comparison",
                     images=tested.get("images"),
                     objects=tested.get("objects"),
