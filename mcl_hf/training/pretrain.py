@@ -202,7 +202,8 @@ def _with_statistics(arguments: PretrainArguments, checkpoint: Path | None) -> P
     except ValueError as error:
         raise InputError(f"--init {arguments.init}: {' '.join(str(error).split())}") from error
     own = {} if found is None else {"image_mean": found[0], "image_std": found[1]}
-    new = {name: value for name, value in own.items() if value != getattr(config, name)}  # others need no record
+    # what the configuration has anyway needs no record
+    new: dict[str, Any] = {name: value for name, value in own.items() if value != getattr(config, name)}
     return replace(arguments, **{name: value for name, value in new.items() if getattr(arguments, name) is None})
 
 
