@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mcl_hf.data.decode import MAX_PIXELS, BrokenImage, OpenedImage, scale_to_8_bit
+from mcl_hf.data.decode import MAX_PIXELS, BrokenImage, OpenedImage
 from mcl_hf.errors import InputError
+from mcl_hf.models.pixels import scale_to_8_bit
 
 
 @dataclass

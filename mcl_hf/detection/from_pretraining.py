@@ -15,10 +15,14 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..models.checkpoint_source import local_checkpoint
 from ..models.configuration_mcl import MCLConfig
-from ..models.starting_weights import WeightReport, read_checkpoint
-from ..models.weight_files import read_json_object
+from ..models.starting_weights import (
+    WeightReport,
+    pixels_line,
+    read_checkpoint,
+    starting_description,
+    starting_statistics,
+)
 from .configuration_detector import MCLDetectorConfig
 from .modeling_detector import MCLDetectorPreTrainedModel, MCLForInstanceSegmentation, MCLForObjectDetection
 
@@ -113,6 +117,8 @@ def start_detector(
         }
     shift = config.detector == "retinanet" and getattr(source_config, "detector", None) != "retinanet"
     report = _fill(model, rename_for_detector(tensors, shift), init)
+    of_start = starting_statistics(init if source_config is None else source_config.to_dict(), config.num_channels)
+    report.pixels = pixels_line(of_start, config.image_mean or (), config.image_std or ())
     for part in asked:
         loaded, total = report.parts[PARTS[part]]
         if loaded < total:
@@ -144,26 +150,20 @@ def rename_for_detector(tensors: Mapping[str, torch.Tensor], shift_levels: bool)
     return renamed
 
 
-def read_start_config(init: str) -> MCLConfig | MCLDetectorConfig | dict[str, Any] | None:
-    """Configuration that comes with the weights: one of ours, or what timm wrote, or None where there is none."""
-    if init == "random" or init.startswith("timm:"):
-        return None
-    path = local_checkpoint(init, ["config.json"], "random, timm:NAME, ")
-    file = path / "config.json"
-    if not file.is_file():
-        return None
-    description = read_json_object(file)
+def read_start_config(init: str) -> MCLConfig | MCLDetectorConfig | None:
+    """Configuration of ours that comes with the weights."""
+    description = starting_description(init)
     for kind in (MCLConfig, MCLDetectorConfig):
         if description.get("model_type") == kind.model_type:
             try:
-                return kind.from_pretrained(path)
+                return kind.from_dict(description)
             except Exception as error:  # transformers raises whatever an odd value leads it to
-                raise InputError(f"{file} cannot be used: {' '.join(str(error).split())}") from error
-    return description
+                raise InputError(f"config.json of {init} cannot be used: {' '.join(str(error).split())}") from error
+    return None
 
 
 def _detector_config(
-    init: str, source: MCLConfig | MCLDetectorConfig | dict[str, Any] | None, detector: str, given: dict[str, Any]
+    init: str, source: MCLConfig | MCLDetectorConfig | None, detector: str, given: dict[str, Any]
 ) -> MCLDetectorConfig:
     """The new detector's configuration: the source's where it speaks, `given` above all."""
     if isinstance(source, MCLConfig):
@@ -175,9 +175,10 @@ def _detector_config(
             fields.pop(name, None)
         config = MCLDetectorConfig(**{**fields, "detector": detector, **given})
     else:
-        name = init.removeprefix("timm:") if init.startswith("timm:") else str((source or {}).get("architecture", ""))
-        name = name.split(".")[0]  # what follows timm's dot names the weights, not the architecture
-        config = MCLDetectorConfig(detector=detector, **{**({"backbone": name} if name else {}), **given})
+        description = starting_description(init)
+        statistics = starting_statistics(description, given.get("num_channels", 3))
+        own = {} if statistics is None else {"image_mean": statistics[0], "image_std": statistics[1]}
+        config = MCLDetectorConfig(detector=detector, **{**_of_timm(description), **own, **given})
     if isinstance(source, MCLConfig | MCLDetectorConfig):
         for field in ("backbone", "fpn_channels"):
             if getattr(config, field) != getattr(source, field):
@@ -186,6 +187,15 @@ def _detector_config(
                     f"{field} out to take the checkpoint's"
                 )
     return config
+
+
+def _of_timm(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Backbone and its layers as timm's description of weights has them."""
+    if not description.get("architecture"):
+        return {}
+    left_out = ("num_classes", "in_chans", "global_pool", "features_only", "out_indices")
+    arguments = {k: v for k, v in (description.get("model_args") or {}).items() if k not in left_out}
+    return {"backbone": description["architecture"]} | ({"backbone_kwargs": arguments} if arguments else {})
 
 
 def _shared_with(source: MCLDetectorConfig) -> dict[str, Any]:
@@ -199,9 +209,7 @@ def _class_of(config: MCLDetectorConfig) -> type[MCLDetectorPreTrainedModel]:
     return MCLForInstanceSegmentation if config.detector == "mask_rcnn" else MCLForObjectDetection
 
 
-def _parts_of(
-    init: str, source: MCLConfig | MCLDetectorConfig | dict[str, Any] | None, config: MCLDetectorConfig
-) -> tuple[str, ...]:
+def _parts_of(init: str, source: MCLConfig | MCLDetectorConfig | None, config: MCLDetectorConfig) -> tuple[str, ...]:
     """Parts that a source of this kind must bring whole."""
     if init == "random":
         return ()

@@ -27,8 +27,8 @@ _OF_A_DETECTOR = {
     "timm": "the backbone",
     "onnx": "the backbone, and the FPN of R-CNNs",
     "torchvision": "the whole detector",
-    "detectron2": "backbone, FPN and the box head's convolutions",
-    "mmdet": "the same",
+    "detectron2": "the whole detector",
+    "mmdet": "the whole detector",
 }
 
 

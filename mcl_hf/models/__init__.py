@@ -16,7 +16,7 @@ from .modeling_mcl_supervised import MCLForSupervisedPreTraining, MCLForSupervis
 from .montage import MontageLayout, assemble_batch, assemble_montage, draw_montages
 from .recompute import recompute_activations
 from .region_head import Predictor, RegionHead
-from .starting_weights import WeightReport, load_backbone_weights, load_starting_weights
+from .starting_weights import WeightReport, load_backbone_weights, load_starting_weights, starting_statistics
 
 __all__ = [
     "FeaturePyramid",
@@ -45,5 +45,6 @@ __all__ = [
     "rank",
     "recompute_activations",
     "region_contrast",
+    "starting_statistics",
     "world_size",
 ]

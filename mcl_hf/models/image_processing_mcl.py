@@ -9,15 +9,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torchvision.ops import box_convert, clip_boxes_to_image
+from torchvision.transforms.v2 import functional as tvF
 from transformers import PreTrainedConfig
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature, SizeDict
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    ImageInput,
+    PILImageResampling,
+    infer_channel_dimension_format,
+)
 from transformers.processing_utils import ImagesKwargs
 
 from .mask_paste import paste_masks
 from .patient_loading import PatientLoading
+from .pixels import orientation_of, scale_to_8_bit, to_pixels, turn_of
 
 
 class MCLImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]  # a TypedDict without types
@@ -32,6 +41,11 @@ class MCLImageProcessor(PatientLoading, TorchvisionBackend):
     The models take any height and width: switch `do_resize` or `do_center_crop` off to keep the whole picture. For a
     detector (`from_config` of its configuration) the longer side is bounded, nothing is cut off, and the images of a
     batch are padded with zeros at the right and the bottom: `pixel_mask` is 1 on the image.
+
+    Pictures of any kind (16 bit, float, palette, CMYK, transparent, turned by EXIF) become what the decoder of training
+    makes of them (`pixels`), upright, in as many channels as `image_mean` has values: `target_sizes` of the
+    post-processing are then those of the upright picture. Arrays and tensors are taken as they lie; with `do_rescale`
+    their numbers are scaled by the same rule, so that uint16 and floats in 0-1 give what uint8 gives.
 
     Example:
         >>> import numpy as np
@@ -83,17 +97,48 @@ class MCLImageProcessor(PatientLoading, TorchvisionBackend):
             fields |= {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
         return cls(**{**fields, **overrides})
 
+    def process_image(
+        self,
+        image: ImageInput,
+        do_convert_rgb: bool | None = None,
+        input_data_format: Any = None,
+        device: Any = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """One picture, array or tensor as `(C, H, W)` in the channels of the model; see the class for odd kinds.
+
+        Raises:
+            ValueError: The picture has other channels than the model, and neither side has 1 or 3.
+        """
+        channels = 3 if do_convert_rgb else len(self.image_mean or ())
+        if isinstance(image, Image.Image):
+            if do_convert_rgb or channels != 3:
+                pixels = to_pixels(image, channels, turn_of(image, orientation_of(image)))
+                image, input_data_format = torch.from_numpy(pixels).permute(2, 0, 1), "channels_first"
+        elif input_data_format is None and image.ndim == 3 and channels not in (1, 3, 4):
+            input_data_format = infer_channel_dimension_format(image, num_channels=channels)
+        image = super().process_image(image, do_convert_rgb, input_data_format, device, **kwargs)
+        if channels == 1 and len(image) in (3, 4):
+            image = tvF.rgb_to_grayscale(self.convert_to_rgb(image, "channels_first"))
+        return image
+
     def _preprocess(
         self,
         images: list[torch.Tensor],
         *,
+        do_rescale: bool | None = None,
+        rescale_factor: float | None = None,
         do_pad: bool | None = None,
         size_divisor: int | None = None,
         pad_size: SizeDict | None = None,
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """transformers' steps; with `do_pad` also padding to a multiple of `size_divisor`, and `pixel_mask`."""
+        """transformers' steps on 8-bit pixels; with `do_pad` also padding to a multiple of `size_divisor`, and
+        `pixel_mask`."""
+        if do_rescale and rescale_factor == 1 / 255:
+            images = [_to_8_bit(image) for image in images]
+        kwargs |= {"do_rescale": do_rescale, "rescale_factor": rescale_factor}
         if not do_pad:
             return super()._preprocess(images, do_pad=False, pad_size=None, return_tensors=return_tensors, **kwargs)
         unpadded = super()._preprocess(images, do_pad=False, pad_size=None, return_tensors=None, **kwargs)
@@ -183,6 +228,14 @@ class MCLImageProcessor(PatientLoading, TorchvisionBackend):
                 segmentation = _run_lengths(segmentation, segments, return_binary_maps)
             results.append({"segmentation": segmentation, "segments_info": segments})
         return results
+
+
+def _to_8_bit(image: torch.Tensor) -> torch.Tensor:
+    """Numbers of any kind as uint8, by the rule for pictures; on the image's device."""
+    if image.dtype == torch.uint8:
+        return image
+    stored = image.double().cpu().numpy() if image.is_floating_point() else image.cpu().numpy()
+    return torch.from_numpy(scale_to_8_bit(stored, image.dtype == torch.uint16)).to(image.device)
 
 
 def _check_sizes(

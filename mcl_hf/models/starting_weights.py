@@ -6,17 +6,19 @@
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import timm
 import torch
 from torch import nn
 
 from .checkpoint_source import MODEL_FILES, local_checkpoint
-from .configuration_mcl import MCLConfig
+from .configuration_mcl import IMAGENET_MEAN, IMAGENET_STD, MCLConfig
 from .hub_retry import call_with_retries, is_transient, reason_of, without_secrets
 from .modeling_mcl import MCLBackbone
+from .timm_backbone import describe_timm_weights
 from .weight_files import not_finite, read_json_object, read_safetensors
 
 _PARTS = {
@@ -36,16 +38,21 @@ class WeightReport:
     Attributes:
         source: Where the weights came from.
         parts: Name of a part -> (loaded, all).
+        copied: Parts that the source lacks and that took the values of another part.
+        pixels: What is to be said of the pixels' statistics; empty where they are ImageNet's.
     """
 
     source: str
     parts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    copied: list[str] = field(default_factory=list)
+    pixels: str = ""
 
     def __str__(self) -> str:
-        counts = ", ".join(
-            f"{name} {loaded}/{total}" + ("" if loaded else " (new)") for name, (loaded, total) in self.parts.items()
-        )
-        return f"weights from {self.source}: {counts}"
+        counts = []
+        for name, (loaded, total) in self.parts.items():
+            new = " (copies the network)" if name in self.copied else "" if loaded else " (new)"
+            counts.append(f"{name} {loaded}/{total}{new}")
+        return f"weights from {self.source}: {', '.join(counts)}" + (f"; {self.pixels}" if self.pixels else "")
 
 
 def read_checkpoint(source: str, config: MCLConfig) -> dict[str, torch.Tensor]:
@@ -59,6 +66,7 @@ def read_checkpoint(source: str, config: MCLConfig) -> dict[str, torch.Tensor]:
     Raises:
         ValueError: The source cannot be read as a checkpoint.
     """
+    source = plain_source(source)
     if source.startswith("timm:"):
         return _timm_tensors(source.removeprefix("timm:"), config)
     path = local_checkpoint(source, MODEL_FILES, "timm:NAME, ")
@@ -89,20 +97,117 @@ def read_checkpoint(source: str, config: MCLConfig) -> dict[str, torch.Tensor]:
 
 def _timm_tensors(name: str, config: MCLConfig) -> dict[str, torch.Tensor]:
     """Backbone tensors of a pre-trained timm network."""
+    network = _ask_timm(
+        timm.create_model,
+        name,
+        pretrained=True,
+        features_only=True,
+        in_chans=config.num_channels,
+        **(config.backbone_kwargs or {}),
+    )
+    return {f"backbone.{key}": tensor for key, tensor in network.state_dict().items()}
+
+
+def _ask_timm(function: Callable[..., Any], name: str, **kwargs: Any) -> Any:
+    """`function(name)` of timm, which may fetch; its many kinds of errors become one line."""
     try:
-        network = call_with_retries(
-            timm.create_model,
-            name,
-            pretrained=True,
-            features_only=True,
-            in_chans=config.num_channels,
-            what=f"fetching timm:{name}",
-            **(config.backbone_kwargs or {}),
-        )
+        return call_with_retries(function, name, what=f"fetching timm:{name}", **kwargs)
     except Exception as error:  # unknown name, no pre-trained weights, no connection: timm raises many types
         reason = reason_of(error) if is_transient(error) else without_secrets(f"{error}\n".splitlines()[0])
         raise ValueError(f"timm cannot give weights for {name!r}: {reason}") from error
-    return {f"backbone.{key}": tensor for key, tensor in network.state_dict().items()}
+
+
+def plain_source(source: str) -> str:
+    """timm's way of naming a folder, `timm:local-dir:FOLDER`, as the folder that it is; all else as it is."""
+    return source.removeprefix("timm:local-dir:")
+
+
+def starting_description(source: str) -> dict[str, Any]:
+    """What a source says of its weights, as its `config.json` has it; empty where it says nothing.
+
+    Args:
+        source: As of `read_checkpoint`, or `random`. Of `timm:NAME` the result is what timm would write:
+            `architecture`, `model_args` and `pretrained_cfg` with `mean` and `std`.
+
+    Raises:
+        ValueError: The source cannot be found or its description is damaged.
+    """
+    source = plain_source(source)
+    if source == "random":
+        return {}
+    if source.startswith("timm:"):
+        return _ask_timm(describe_timm_weights, source.removeprefix("timm:"))
+    path = local_checkpoint(source, ["config.json"], "random, timm:NAME, ")
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    if not file.is_file():
+        return {}
+    return read_json_object(file)
+
+
+def starting_statistics(
+    source: str | Mapping[str, Any], num_channels: int = 3
+) -> tuple[list[float], list[float]] | None:
+    """Mean and standard deviation per channel of the pixels, in [0, 1], that weights were trained with.
+
+    Args:
+        source: As of `starting_description`, or such a description.
+        num_channels: Of the model that starts from them. timm's weights of three channels serve one, too: the mean of
+            the three is then meant.
+
+    Returns:
+        (mean, std), or None where the source does not say, or speaks of other channels.
+
+    Raises:
+        ValueError: See `starting_description`.
+
+    Example:
+        >>> from mcl_hf.models import starting_statistics
+        >>> starting_statistics("timm:tf_efficientnet_lite0")
+        ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
+    """
+    description = starting_description(source) if isinstance(source, str) else source
+    of_timm = description.get("pretrained_cfg") or description  # timm writes them flat in older files
+    mean = description.get("image_mean") or of_timm.get("mean")
+    std = description.get("image_std") or of_timm.get("std")
+    if not mean or not std:
+        return None
+    if num_channels == 1 and len(mean) == len(std) == 3:
+        mean, std = [sum(mean) / 3], [sum(std) / 3]
+    if len(mean) != num_channels or len(std) != num_channels:
+        return None
+    return [float(value) for value in mean], [float(value) for value in std]
+
+
+def pixels_line(of_start: tuple[list[float], list[float]] | None, mean: Sequence[float], std: Sequence[float]) -> str:
+    """What is to be said of a model's pixel statistics beside those of its start; empty where all are ImageNet's.
+
+    Args:
+        of_start: From `starting_statistics`.
+        mean: The model's own, per channel.
+        std: The same.
+    """
+
+    def close(one: Sequence[float], other: Sequence[float]) -> bool:  # as timm and we round them
+        return len(one) == len(other) and all(abs(a - b) < 1e-3 for a, b in zip(one, other, strict=True))
+
+    own = f"mean {_rounded(mean)} and std {_rounded(std)}"
+    if of_start is not None and not (close(of_start[0], mean) and close(of_start[1], std)):
+        return (
+            f"warning: its pixels had mean {_rounded(of_start[0])} and std {_rounded(of_start[1])}, this model's have "
+            f"{own}"
+        )
+    if of_start is None or (close(mean, IMAGENET_MEAN) and close(std, IMAGENET_STD)):
+        return ""
+    return f"pixels with its {own}, which are not ImageNet's"
+
+
+def _pixels_of(source: str, config: MCLConfig) -> str:
+    statistics = starting_statistics(source, config.num_channels)
+    return pixels_line(statistics, config.image_mean or (), config.image_std or ())  # the configuration fills both
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, 4) for value in values]
 
 
 def load_starting_weights(model: nn.Module, source: str) -> WeightReport:
@@ -130,6 +235,8 @@ def load_starting_weights(model: nn.Module, source: str) -> WeightReport:
         )
     if "target" in report.parts and report.parts["target"][0] < report.parts["target"][1]:
         model.reset_target()
+        report.copied.append("target")
+    report.pixels = _pixels_of(source, model.config)
     return report
 
 
@@ -205,5 +312,6 @@ def load_backbone_weights(model: nn.Module, source: str) -> WeightReport:
         loaded, total = report.parts["backbone"]
         if loaded < total:
             raise ValueError(f"{source} holds {loaded}/{total} tensors of the backbone {backbone.config.backbone!r}")
+        report.pixels = _pixels_of(source, backbone.config)
     print(report)
     return report

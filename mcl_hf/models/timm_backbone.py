@@ -20,6 +20,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import load_model_config_from_hf
 from torch import nn
 
 REQUIRED_STRIDES = (4, 8, 16, 32)
@@ -84,6 +85,23 @@ def layer_arguments(backbone_kwargs: dict[str, Any] | None) -> dict[str, Any]:
         {'stem_width': 8}
     """
     return {name: value for name, value in (backbone_kwargs or {}).items() if name not in _INITIAL_ONLY}
+
+
+def describe_timm_weights(name: str) -> dict[str, Any]:
+    """What timm knows of pre-trained weights: `architecture`, `model_args`, and `pretrained_cfg` with `mean` and `std`.
+
+    Args:
+        name: `NAME`, `NAME.TAG` or `hf-hub:USER/NAME`, whose description is fetched.
+
+    Raises:
+        RuntimeError: The name is unknown to timm.
+    """
+    if name.startswith("hf-hub:"):
+        described, architecture, arguments = load_model_config_from_hf(name.removeprefix("hf-hub:"))
+        return {"architecture": architecture, "model_args": arguments or {}, "pretrained_cfg": described}
+    found = timm.get_pretrained_cfg(name)
+    described = found.to_dict() if found is not None else {}
+    return {"architecture": name.split(".")[0], "model_args": {}, "pretrained_cfg": described}  # after the dot: a tag
 
 
 def describe_backbone(

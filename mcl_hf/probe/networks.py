@@ -3,8 +3,6 @@
 Where it sits: names on the command line -> **networks** -> probes.
 """
 
-import copy
-import re
 from pathlib import Path
 
 import torch
@@ -12,8 +10,11 @@ import torch
 from mcl_hf.errors import InputError
 from mcl_hf.models import MCLConfig, MCLModel, load_starting_weights
 from mcl_hf.models.checkpoint_source import MODEL_FILES, local_checkpoint
+from mcl_hf.models.starting_weights import starting_description, starting_statistics
 
 RANDOM, TIMM = "random", "timm:"
+_OF_THE_PICTURES = ("num_channels", "fpn_channels", "region_size", "region_convs", "hidden_dim", "embedding_dim",
+                    "montage_ratios", "montage_fractions", "level_weights", "image_mean", "image_std")  # fmt: skip
 
 
 def open_networks(names: list[str], seed: int = 0) -> list[tuple[MCLModel, str]]:
@@ -38,7 +39,7 @@ def open_networks(names: list[str], seed: int = 0) -> list[tuple[MCLModel, str]]
             network = _new(like or _timm_config(names) or MCLConfig(), seed)
             networks.append((network, "random: nothing is trained, batch norm apart"))
         else:
-            network = _new(_with_backbone(like, name.removeprefix(TIMM)), seed)
+            network = _new(_with_backbone(like, name), seed)
             try:
                 report = load_starting_weights(network, name)
             except ValueError as error:
@@ -79,25 +80,27 @@ def _new(config: MCLConfig, seed: int) -> MCLModel:
         return MCLModel(config).eval()
 
 
-def _with_backbone(like: MCLConfig | None, name: str) -> MCLConfig:
-    """The configuration with another backbone; a timm name may carry the tag of its weights (`resnet50.a1_in1k`)."""
-    architecture = re.split(r"[.]", name, maxsplit=1)[0]
+def _with_backbone(like: MCLConfig | None, start: str) -> MCLConfig:
+    """The configuration with the backbone and the pixel statistics of timm weights."""
     try:
+        description = starting_description(start)
+        architecture = str(description.get("architecture"))
+        statistics = starting_statistics(description, 3 if like is None else like.num_channels)
+        own = {} if statistics is None else {"image_mean": statistics[0], "image_std": statistics[1]}
         if like is None:
-            return MCLConfig(backbone=architecture)
+            return MCLConfig(backbone=architecture, **own)
+        fields = {field: getattr(like, field) for field in _OF_THE_PICTURES}
         if like.backbone == architecture:
-            return copy.deepcopy(like)
-        kept = ("num_channels", "fpn_channels", "region_size", "region_convs", "hidden_dim", "embedding_dim",
-                "montage_ratios", "montage_fractions", "level_weights", "image_mean", "image_std")  # fmt: skip
-        return MCLConfig(backbone=architecture, **{field: getattr(like, field) for field in kept})
+            fields["backbone_kwargs"] = like.backbone_kwargs
+        return MCLConfig(backbone=architecture, **{**fields, **own})
     except ValueError as error:
-        raise InputError(f"timm:{name}: {' '.join(str(error).split())}") from error
+        raise InputError(f"{start}: {' '.join(str(error).split())}") from error
 
 
 def _timm_config(names: list[str]) -> MCLConfig | None:
     """Beside `timm:NAME` alone, random weights are those of the same network."""
     name = next((name for name in names if name.startswith(TIMM)), None)
-    return None if name is None else _with_backbone(None, name.removeprefix(TIMM))
+    return None if name is None else _with_backbone(None, name)
 
 
 def _parts(network: MCLModel) -> str:

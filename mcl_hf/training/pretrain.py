@@ -12,6 +12,7 @@ what every task's run goes through. Everything that can be wrong with the input 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from ..models import (
     convert_cross_rank_norm,
     load_starting_weights,
     recompute_activations,
+    starting_statistics,
 )
 from .arguments import PretrainArguments, load_arguments
 from .arithmetic import set_arithmetic
@@ -80,17 +82,16 @@ def pretrain(
     Denormal numbers are flushed to zero on the CPU from here on in this process: they slow a step down several times.
     """
     arguments = given_options(arguments, load_arguments, recipe, options)
-    config = arguments.model_config()  # fails on a wrong model before anything else
+    arguments.model_config()  # fails on a wrong model before anything else
     output_dir = output_folder(arguments.output_dir, arguments.data)
     check_trackers(arguments.report_to)
     with launched(arguments, output_dir) as accelerator:
         set_arithmetic(accelerator.device, arguments.tf32, fixed_shapes=True)
-        return _pretrain(arguments, config, output_dir, accelerator, callbacks, model_class)
+        return _pretrain(arguments, output_dir, accelerator, callbacks, model_class)
 
 
 def _pretrain(
     arguments: PretrainArguments,
-    config: MCLConfig,
     output_dir: Path,
     accelerator: Accelerator,
     callbacks: Sequence[Any],
@@ -100,6 +101,9 @@ def _pretrain(
     checkpoint, lines = open_folder(accelerator, output_dir, arguments.resume)
     world_size, rank = accelerator.num_processes, accelerator.process_index
     batch_size, global_batch_size = arguments.batch_sizes(world_size)
+    recipe = recipe_record(arguments.recipe, PRETRAIN_RULES.without_influence)
+    arguments = _with_statistics(arguments, checkpoint)
+    config = arguments.model_config()
 
     # --- data ---------------------------------------------------------------------------------------------------------
     source = open_data(arguments)
@@ -118,7 +122,7 @@ def _pretrain(
             "sources": describe_sources(arguments.data),
         },
         versions=installed_versions(),
-        recipe=recipe_record(arguments.recipe, PRETRAIN_RULES.without_influence),
+        recipe=recipe,
         start=start_record(arguments.init),
         machines=[machine(accelerator.device)],
     )
@@ -182,6 +186,27 @@ def _pretrain(
     return see_through(run, train_step, HealthWatch(run), lines, finish_pretraining, last_line)
 
 
+def _with_statistics(arguments: PretrainArguments, checkpoint: Path | None) -> PretrainArguments:
+    """The options with the pixels' mean and std of the weights that the run starts from or continues, where the options
+    do not say.
+
+    Raises:
+        InputError: the start cannot be read.
+    """
+    config = arguments.model_config()
+    source: Any = arguments.init or "random"
+    if checkpoint is not None:
+        source = MCLConfig.from_pretrained(checkpoint).to_dict()
+    try:
+        found = starting_statistics(source, config.num_channels)
+    except ValueError as error:
+        raise InputError(f"--init {arguments.init}: {' '.join(str(error).split())}") from error
+    own = {} if found is None else {"image_mean": found[0], "image_std": found[1]}
+    # what the configuration has anyway needs no record
+    new: dict[str, Any] = {name: value for name, value in own.items() if value != getattr(config, name)}
+    return replace(arguments, **{name: value for name, value in new.items() if getattr(arguments, name) is None})
+
+
 def _fit_to_data(
     arguments: PretrainArguments, config: MCLConfig, source: ImageSource, keys: int, lines: list[str]
 ) -> MCLConfig:
@@ -224,7 +249,7 @@ def _build_network(
     if checkpoint is None:
         torch.manual_seed(arguments.seed)
         network = model_class(config)
-        if arguments.init is not None:
+        if arguments.init not in (None, "random"):
             try:
                 lines.append(str(load_starting_weights(network, arguments.init)))
             except ValueError as error:

@@ -17,6 +17,7 @@ import torch
 from ..data.remote import plain_address
 from ..errors import InputError
 from ..models.checkpoint_source import hub_source
+from ..models.starting_weights import plain_source
 from ..version import __version__
 
 _PACKAGES = ("torch", "torchvision", "timm", "transformers", "accelerate", "datasets")
@@ -94,6 +95,7 @@ def start_record(init: str | None) -> dict[str, Any]:
     """
     if init is None or init == "random":
         return {"kind": "random"}
+    init = plain_source(init)
     if init.startswith("timm:"):
         name = init.removeprefix("timm:")
         found: dict[str, Any] = {"kind": "timm", "name": name}

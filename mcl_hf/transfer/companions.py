@@ -7,11 +7,14 @@ Source: detectron2 `config/defaults.py` and `configs/Base-RCNN-FPN.yaml`; mmdet 
 `models/detection`.
 """
 
+import json
+from collections.abc import Mapping, Sequence
 from pprint import pformat
 from typing import Any
 
 import yaml
 
+from mcl_hf.errors import InputError
 from mcl_hf.transfer.checkpoint import Checkpoint
 
 RESNET_DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
@@ -20,6 +23,22 @@ RESNET_DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 10
 def _pixels(values: list[float]) -> list[float]:
     """Statistics of images in [0, 1] -> in [0, 255]."""
     return [round(255 * value, 6) for value in values]
+
+
+def settings(checkpoint: Checkpoint, detector: str) -> dict[str, Any]:
+    """What a fine-tuned detector was built with, as far as it holds for a detector of this kind; nothing of
+    pre-training."""
+    if checkpoint.detector is None:
+        return {}
+    if (checkpoint.detector == "retinanet") == (detector == "retinanet"):
+        return checkpoint.description
+    return {name: checkpoint.description.get(name) for name in ("min_size", "max_size", "size_divisible")}
+
+
+def class_names(checkpoint: Checkpoint) -> list[str] | None:
+    """Names of a fine-tuned detector's classes, without background."""
+    names = checkpoint.description.get("id2label") if checkpoint.detector is not None else None
+    return None if names is None else [str(names[key]) for key in sorted(names, key=int)]
 
 
 def detectron2_yaml(checkpoint: Checkpoint, detector: str, box_convs: int) -> str:
@@ -52,7 +71,7 @@ def detectron2_yaml(checkpoint: Checkpoint, detector: str, box_convs: int) -> st
         model["MASK_ON"] = False
         model["RETINANET"] = {"IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"]}
     else:
-        model["MASK_ON"] = True
+        model["MASK_ON"] = detector == "mask_rcnn"
         model["RPN"] = {
             "IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
             "PRE_NMS_TOPK_TRAIN": 2000,
@@ -63,12 +82,13 @@ def detectron2_yaml(checkpoint: Checkpoint, detector: str, box_convs: int) -> st
         model["ROI_HEADS"] = {"NAME": "StandardROIHeads", "IN_FEATURES": ["p2", "p3", "p4", "p5"]}
         model["ROI_BOX_HEAD"] = {
             "NAME": "FastRCNNConvFCHead",
-            "NUM_CONV": box_convs or 4,
+            "NUM_CONV": box_convs,
             "CONV_DIM": width,
             "NUM_FC": 1,
             "NORM": "SyncBN",
             "POOLER_RESOLUTION": 7,
         }
+    if detector == "mask_rcnn":
         model["ROI_MASK_HEAD"] = {
             "NAME": "MaskRCNNConvUpsampleHead",
             "NUM_CONV": 4,
@@ -76,13 +96,73 @@ def detectron2_yaml(checkpoint: Checkpoint, detector: str, box_convs: int) -> st
             "NORM": "SyncBN",
             "POOLER_RESOLUTION": 14,
         }
-    settings = {
+    whole: dict[str, Any] = {
         "MODEL": model,
         "INPUT": {"FORMAT": "RGB", "MIN_SIZE_TRAIN": [640, 672, 704, 736, 768, 800]},
         "TEST": {"PRECISE_BN": {"ENABLED": True}},
         "VERSION": 2,
     }
-    return yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=110)
+    names = class_names(checkpoint)
+    for path, value in _detectron2_settings(settings(checkpoint, detector), detector, names).items():
+        *parents, last = path.split(".")
+        place = whole
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    text = yaml.safe_dump(whole, sort_keys=False, default_flow_style=None, width=110)
+    return text if names is None else f"# MetadataCatalog.get(DATA_SET).thing_classes = {json.dumps(names)}\n{text}"
+
+
+def _detectron2_settings(given: Mapping[str, Any], detector: str, names: Sequence[str] | None) -> dict[str, Any]:
+    """Keys of detectron2's config -> what a fine-tuned detector's configuration says of them."""
+    dense = detector == "retinanet"
+    head = "MODEL.RETINANET" if dense else "MODEL.ROI_HEADS"
+    found: dict[str, Any] = {} if names is None else {f"{head}.NUM_CLASSES": len(names)}
+    if given.get("min_size"):
+        found |= {
+            "INPUT.MIN_SIZE_TRAIN": [given["min_size"]],
+            "INPUT.MAX_SIZE_TRAIN": given["max_size"],
+            "INPUT.MIN_SIZE_TEST": given["min_size"],
+            "INPUT.MAX_SIZE_TEST": given["max_size"],
+        }
+    if "anchor_sizes" not in given:
+        return found
+    thresholds = [given["box_bg_iou_thresh"], given["box_fg_iou_thresh"]]
+    found |= {
+        "MODEL.ANCHOR_GENERATOR.SIZES": given["anchor_sizes"],
+        "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [given["aspect_ratios"]],
+        "TEST.DETECTIONS_PER_IMAGE": given["box_detections_per_img"],
+        f"{head}.SCORE_THRESH_TEST": given["box_score_thresh"],
+        f"{head}.NMS_THRESH_TEST": given["box_nms_thresh"],
+        f"{head}.IOU_THRESHOLDS": thresholds if dense else thresholds[1:],
+    }
+    if dense:
+        return found | {"MODEL.RETINANET.TOPK_CANDIDATES_TEST": given["topk_candidates"]}
+    rpn, box, mask = "MODEL.RPN", "MODEL.ROI_BOX_HEAD", "MODEL.ROI_MASK_HEAD"
+    found |= {
+        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": given["box_batch_size_per_image"],
+        "MODEL.ROI_HEADS.POSITIVE_FRACTION": given["box_positive_fraction"],
+        f"{rpn}.PRE_NMS_TOPK_TRAIN": given["rpn_pre_nms_top_n_train"],
+        f"{rpn}.PRE_NMS_TOPK_TEST": given["rpn_pre_nms_top_n_test"],
+        f"{rpn}.POST_NMS_TOPK_TRAIN": given["rpn_post_nms_top_n_train"],
+        f"{rpn}.POST_NMS_TOPK_TEST": given["rpn_post_nms_top_n_test"],
+        f"{rpn}.NMS_THRESH": given["rpn_nms_thresh"],
+        f"{rpn}.IOU_THRESHOLDS": [given["rpn_bg_iou_thresh"], given["rpn_fg_iou_thresh"]],
+        f"{rpn}.BATCH_SIZE_PER_IMAGE": given["rpn_batch_size_per_image"],
+        f"{rpn}.POSITIVE_FRACTION": given["rpn_positive_fraction"],
+        f"{rpn}.CONV_DIMS": [-1] * given["rpn_conv_depth"],
+        f"{box}.FC_DIM": given["box_fc_dim"],
+        f"{box}.POOLER_RESOLUTION": given["box_pool_size"],
+        f"{box}.POOLER_SAMPLING_RATIO": given["roi_sampling_ratio"],
+        f"{box}.BBOX_REG_WEIGHTS": given["bbox_reg_weights"],
+    }
+    if detector == "mask_rcnn":
+        found |= {
+            f"{mask}.NUM_CONV": given["mask_head_convs"],
+            f"{mask}.POOLER_RESOLUTION": given["mask_pool_size"],
+            f"{mask}.POOLER_SAMPLING_RATIO": given["roi_sampling_ratio"],
+        }
+    return found
 
 
 def mmdet_config(checkpoint: Checkpoint, detector: str) -> str:
@@ -121,139 +201,149 @@ def mmdet_config(checkpoint: Checkpoint, detector: str) -> str:
                 "conv_out_channels": width,
                 "norm_cfg": norm,
             },
+        }
+    if detector == "mask_rcnn":
+        model["roi_head"] |= {
             "mask_roi_extractor": {"out_channels": width},
             "mask_head": {"in_channels": width, "norm_cfg": norm},
         }
-    stock = "retinanet/retinanet_r50_fpn_1x_coco.py" if dense else "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
+    given, names = settings(checkpoint, detector), class_names(checkpoint)
+    if names is not None:
+        for head in [model["bbox_head"]] if dense else [model["roi_head"][n] for n in _HEADS if n in model["roi_head"]]:
+            head["num_classes"] = len(names)
+    if "anchor_sizes" in given:
+        _set_dense(model, given) if dense else _set_rcnn(model, given, detector)
+    if given.get("size_divisible"):
+        model["data_preprocessor"]["pad_size_divisor"] = given["size_divisible"]
+    parts = {"load_from": "model.pth", "model": model} | _mmdet_data(given, names, detector)
     return (
         "# Laid over a stock config: add the line below with the path of your mmdet, and train with this file.\n"
-        f"# _base_ = '.../mmdetection/configs/{stock}'\n"
+        f"# _base_ = '.../mmdetection/configs/{_STOCK[detector]}'\n"
         f"# Stock configs freeze the first stage and all batch norm statistics; pre-trained weights want neither.\n"
-        "load_from = 'model.pth'\n"
-        f"model = {pformat(model, width=110, sort_dicts=False)}\n"
+        + "".join(f"{name} = {pformat(part, width=110, sort_dicts=False)}\n" for name, part in parts.items())
     )
 
 
-def torchvision_script(checkpoint: Checkpoint, detector: str, box_convs: int) -> str:
-    """A module with `build_detector(num_classes)`, built of torchvision's own classes, that loads the weights beside
-    it."""
-    config, dense = checkpoint.config, detector == "retinanet"
-    # What a fine-tuned detector was built with holds for its own kind; its classes hold for any.
-    of_this_kind = checkpoint.detector is not None and (checkpoint.detector == "retinanet") == dense
-    given = checkpoint.description if of_this_kind else {}
-    names = checkpoint.description.get("id2label") if checkpoint.detector is not None else None
-    channels = [stage * (1 if RESNET_DEPTHS[config.backbone] < 50 else 4) for stage in (64, 128, 256, 512)]
-    octaves = (0, 1 / 3, 2 / 3) if dense else (0,)
-    anchors = [[int(side * 2**octave) for octave in octaves] for side in (32, 64, 128, 256, 512)]
-    conv1 = f"\n    body.conv1 = nn.Conv2d({config.num_channels}, 64, 7, stride=2, padding=3, bias=False)"
-    return (_RETINANET if dense else _MASK_RCNN).format(
-        resnet=config.backbone,
-        conv1="" if config.num_channels == 3 else conv1,
-        channels=channels[1:] if dense else channels,
-        last=channels[-1],
-        width=config.fpn_channels,
-        convs=box_convs or 4,
-        fc=given.get("box_fc_dim", 1024),
-        mask_convs=given.get("mask_head_convs", 4),
-        pool=given.get("box_pool_size", 7),
-        mask_pool=given.get("mask_pool_size", 14),
-        sampling=given.get("roi_sampling_ratio", 0),  # as many samples a cell as fit, as in detectron2
-        rpn_convs=given.get("rpn_conv_depth", 1),
-        anchors=tuple(tuple(sizes) for sizes in given.get("anchor_sizes", anchors)),
-        aspects=tuple(given.get("aspect_ratios", (0.5, 1.0, 2.0))),
-        classes=91 if names is None else len(names) + (not dense),
-        mean=checkpoint.statistics[0],
-        std=checkpoint.statistics[1],
-    )
+_HEADS = ("bbox_head", "mask_head")
+_STOCK = {
+    "mask_rcnn": "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
+    "faster_rcnn": "faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py",
+    "retinanet": "retinanet/retinanet_r50_fpn_1x_coco.py",
+}
 
 
-_LOAD = """
-    tensors = load_file(Path(__file__).with_name("detector.safetensors"))
-    own = model.state_dict()
-    of_classes = ("box_predictor", "mask_fcn_logits", "cls_logits")  # new where the number of classes differs
-    fit = {{
-        name: tensor
-        for name, tensor in tensors.items()
-        if own[name].shape == tensor.shape or not any(part in name for part in of_classes)
-    }}
-    missing, _ = model.load_state_dict(fit, strict=False)  # a name that the model lacks has raised above
-    torn = [name for name in missing if name.startswith("backbone.") and ".extra_blocks." not in name]
-    if torn:
-        raise RuntimeError(f"backbone and FPN must be whole, {{len(torn)}} tensors are missing: {{torn[:3]}}")
-    print(f"{{len(fit)}} of {{len(own)}} tensors loaded, new: {{sorted({{n.rpartition('.')[0] for n in missing}})}}")
-    return model
-"""
+def _mmdet_anchors(given: Mapping[str, Any], strides: Sequence[int]) -> dict[str, Any]:
+    """Anchors of a fine-tuned detector; mmdet's levels have one table of scales.
 
-_MASK_RCNN = (
-    '''"""Mask R-CNN of torchvision with batch norm in FPN and heads, from the weights beside this file."""
-
-from pathlib import Path
-
-from safetensors.torch import load_file
-from torch import nn
-from torchvision.models import {resnet}
-from torchvision.models.detection import MaskRCNN
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import MultiScaleRoIAlign
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
-
-def build_backbone():
-    """ResNet and FPN with batch norm; torchvision's resnet_fpn_backbone would leave it out of the FPN."""
-    body = {resnet}(weights=None){conv1}
-    levels = {{f"layer{{stage + 1}}": str(stage) for stage in range(4)}}
-    return BackboneWithFPN(body, levels, {channels}, {width}, LastLevelMaxPool(), nn.BatchNorm2d)
+    Raises:
+        InputError: The levels' sizes are not multiples of each other.
+    """
+    bases = [sizes[0] for sizes in given["anchor_sizes"]]
+    scales = [
+        [round(size / base, 2) for size in sizes] for sizes, base in zip(given["anchor_sizes"], bases, strict=True)
+    ]
+    if any(level != scales[0] for level in scales):
+        raise InputError(
+            f"mmdet has one table of scales for all levels, and the anchors {given['anchor_sizes']} do not"
+        )
+    exact = [size / bases[-1] for size in given["anchor_sizes"][-1]]  # of the largest, which rounding changes least
+    return {
+        "_delete_": True,
+        "type": "AnchorGenerator",
+        "strides": list(strides),
+        "ratios": list(given["aspect_ratios"]),
+        "base_sizes": bases,
+        "scales": exact,
+    }
 
 
-def build_detector(num_classes={classes}, **options):
-    """num_classes counts the background; options are MaskRCNN's."""
-    anchors = AnchorGenerator({anchors}, ({aspects},) * 5)
-    heads = dict(
-        rpn_anchor_generator=anchors,
-        rpn_head=RPNHead({width}, anchors.num_anchors_per_location()[0], conv_depth={rpn_convs}),
-        box_roi_pool=MultiScaleRoIAlign(["0", "1", "2", "3"], {pool}, {sampling}),
-        mask_roi_pool=MultiScaleRoIAlign(["0", "1", "2", "3"], {mask_pool}, {sampling}),
-        box_head=FastRCNNConvFCHead(({width}, {pool}, {pool}), [{width}] * {convs}, [{fc}], norm_layer=nn.BatchNorm2d),
-        box_predictor=FastRCNNPredictor({fc}, num_classes),
-        mask_head=MaskRCNNHeads({width}, [{width}] * {mask_convs}, 1, norm_layer=nn.BatchNorm2d),
-        mask_predictor=MaskRCNNPredictor({width}, {width}, num_classes),
-        image_mean={mean},
-        image_std={std},
-    )
-    model = MaskRCNN(build_backbone(), **(heads | options))'''
-    + _LOAD
-)
-
-_RETINANET = (
-    '''"""RetinaNet of torchvision with batch norm in the FPN, from the weights beside this file."""
-
-from pathlib import Path
-
-from safetensors.torch import load_file
-from torch import nn
-from torchvision.models import {resnet}
-from torchvision.models.detection import RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+def _nms(threshold: float) -> dict[str, Any]:
+    return {"type": "nms", "iou_threshold": threshold}
 
 
-def build_backbone():
-    """ResNet and FPN with batch norm; torchvision's resnet_fpn_backbone would leave it out of the FPN."""
-    body = {resnet}(weights=None){conv1}
-    levels = {{f"layer{{stage + 1}}": str(stage) for stage in range(1, 4)}}
-    backbone = BackboneWithFPN(body, levels, {channels}, {width}, LastLevelP6P7({last}, {width}), nn.BatchNorm2d)
-    backbone.fpn.extra_blocks.use_P5 = False  # P6 is made of C5, as in detectron2
-    return backbone
+def _set_dense(model: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """A RetinaNet's settings; P7 is made of P6 behind a ReLU, as everywhere else."""
+    model["neck"]["relu_before_extra_convs"] = True
+    model["bbox_head"]["anchor_generator"] = _mmdet_anchors(given, (8, 16, 32, 64, 128))
+    model["train_cfg"] = {
+        "assigner": {"pos_iou_thr": given["box_fg_iou_thresh"], "neg_iou_thr": given["box_bg_iou_thresh"]}
+    }
+    model["test_cfg"] = {
+        "nms_pre": given["topk_candidates"],
+        "score_thr": given["box_score_thresh"],
+        "nms": _nms(given["box_nms_thresh"]),
+        "max_per_img": given["box_detections_per_img"],
+    }
 
 
-def build_detector(num_classes={classes}, **options):
-    """options are RetinaNet's."""
-    statistics = dict(image_mean={mean}, image_std={std})
-    anchors = AnchorGenerator({anchors}, ({aspects},) * 5)
-    model = RetinaNet(build_backbone(), num_classes, anchor_generator=anchors, **(statistics | options))'''
-    + _LOAD
-)
+def _set_rcnn(model: dict[str, Any], given: Mapping[str, Any], detector: str) -> None:
+    """An R-CNN's settings."""
+    box, sampling = model["roi_head"]["bbox_head"], given["roi_sampling_ratio"]
+    canonical = given["roi_canonical_size"] // 4
+
+    def extractor(side: int) -> dict[str, Any]:
+        return {"roi_layer": {"output_size": side, "sampling_ratio": sampling}, "finest_scale": canonical}
+
+    model["rpn_head"] |= {
+        "num_convs": given["rpn_conv_depth"],
+        "anchor_generator": _mmdet_anchors(given, (4, 8, 16, 32, 64)),
+    }
+    model["roi_head"]["bbox_roi_extractor"] |= extractor(given["box_pool_size"])
+    box |= {
+        "roi_feat_size": given["box_pool_size"],
+        "fc_out_channels": given["box_fc_dim"],
+        "bbox_coder": {"target_stds": [1 / weight for weight in given["bbox_reg_weights"]]},
+    }
+    if detector == "mask_rcnn":
+        model["roi_head"]["mask_roi_extractor"] |= extractor(given["mask_pool_size"])
+        model["roi_head"]["mask_head"]["num_convs"] = given["mask_head_convs"]
+    model["train_cfg"] = {
+        "rpn": {
+            "assigner": {"pos_iou_thr": given["rpn_fg_iou_thresh"], "neg_iou_thr": given["rpn_bg_iou_thresh"]},
+            "sampler": {"num": given["rpn_batch_size_per_image"], "pos_fraction": given["rpn_positive_fraction"]},
+        },
+        "rpn_proposal": {
+            "nms_pre": given["rpn_pre_nms_top_n_train"],
+            "max_per_img": given["rpn_post_nms_top_n_train"],
+            "nms": _nms(given["rpn_nms_thresh"]),
+        },
+        "rcnn": {
+            "assigner": {
+                "pos_iou_thr": given["box_fg_iou_thresh"],
+                "neg_iou_thr": given["box_bg_iou_thresh"],
+                "min_pos_iou": given["box_fg_iou_thresh"],
+            },
+            "sampler": {"num": given["box_batch_size_per_image"], "pos_fraction": given["box_positive_fraction"]},
+        },
+    }
+    model["test_cfg"] = {
+        "rpn": {
+            "nms_pre": given["rpn_pre_nms_top_n_test"],
+            "max_per_img": given["rpn_post_nms_top_n_test"],
+            "nms": _nms(given["rpn_nms_thresh"]),
+        },
+        "rcnn": {
+            "score_thr": given["box_score_thresh"],
+            "nms": _nms(given["box_nms_thresh"]),
+            "max_per_img": given["box_detections_per_img"],
+        },
+    }
+
+
+def _mmdet_data(given: Mapping[str, Any], names: Sequence[str] | None, detector: str) -> dict[str, Any]:
+    """Image size and names of classes, which mmdet keeps with the data."""
+    if names is None:
+        return {}
+    resize = {"type": "Resize", "scale": (given["max_size"], given["min_size"]), "keep_ratio": True}
+    load = [{"type": "LoadImageFromFile"}]
+    labels = {"type": "LoadAnnotations", "with_bbox": True, "with_mask": detector == "mask_rcnn"}
+    meta = {"type": "PackDetInputs", "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")}
+    flip = {"type": "RandomFlip", "prob": 0.5}
+    test = {"dataset": {"metainfo": {"classes": tuple(names)}, "pipeline": [*load, resize, labels, meta]}}
+    train = {
+        "dataset": {
+            "metainfo": {"classes": tuple(names)},
+            "pipeline": [*load, labels, resize, flip, {"type": "PackDetInputs"}],
+        }
+    }
+    return {"train_dataloader": train, "val_dataloader": test, "test_dataloader": test}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mcl_hf.transfer.keymaps import NEW_PARTS, Table, to_ours, to_theirs
+from mcl_hf.transfer.keymaps import COUNTED, NEW_PARTS, Table, to_ours, to_theirs
 
 _PARTS = {
     "backbone.": "backbone",
@@ -24,7 +24,7 @@ _PARTS = {
     "retinanet.": "RetinaNet head",
 }
 _OTHERS = "other tensors"
-DETECTOR_TITLES = {"mask_rcnn": "Mask R-CNN", "retinanet": "RetinaNet"}
+DETECTOR_TITLES = {"mask_rcnn": "Mask R-CNN", "faster_rcnn": "Faster R-CNN", "retinanet": "RetinaNet"}
 
 
 @dataclass
@@ -72,7 +72,7 @@ def convert(
         tensors: Named as in `MCLModel`.
         table: Of the target.
         target: `detectron2`, `mmdet` or `torchvision`.
-        detector: `mask_rcnn` or `retinanet`.
+        detector: `mask_rcnn`, `faster_rcnn` or `retinanet`.
 
     Returns:
         Tensors under the target's names, contiguous, and the coverage.
@@ -90,11 +90,12 @@ def convert(
     levels = 3 if detector == "retinanet" else 4
     totals = {"backbone": given["backbone"], "FPN": 12 * levels}  # 2 ConvNorm blocks a level, 6 tensors each
     if detector != "retinanet":
-        totals["box head convs"] = 6 * max(4, given["box head convs"] // 6)  # four in both frameworks
-    coverage = Coverage(f"{target} {DETECTOR_TITLES[detector]}", counted=(target, detector) in NEW_PARTS)
+        totals["box head convs"] = given["box head convs"] or 24  # four in all frameworks, where there is no other word
+    coverage = Coverage(f"{target} {DETECTOR_TITLES[detector]}", counted=target in COUNTED)
     coverage.parts = {part: (given[part], total) for part, total in totals.items()}
-    for part, count in NEW_PARTS.get((target, detector), {}).items():
-        coverage.parts[part] = (given[part], given[part] or count)
+    for part, count in NEW_PARTS[detector].items():
+        if coverage.counted or given[part]:
+            coverage.parts[part] = (given[part], given[part] or count)
     coverage.left_out = [f"{part}: {count} tensors without a place" for part, count in homeless.items() if count]
     return renamed, coverage
 

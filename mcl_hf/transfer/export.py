@@ -23,9 +23,9 @@ from mcl_hf.transfer.to_timm import write_timm
 
 TARGETS = {
     "timm": "the backbone, for timm and transformers' TimmWrapper",
-    "torchvision": "ResNet, and Mask R-CNN or RetinaNet with a script that builds it",
-    "detectron2": "weights and yaml of Mask R-CNN or RetinaNet",
-    "mmdet": "weights and config fragment of Mask R-CNN or RetinaNet",
+    "torchvision": "ResNet, and Mask R-CNN, Faster R-CNN or RetinaNet with a script that builds it",
+    "detectron2": "weights and yaml of Mask R-CNN, Faster R-CNN or RetinaNet",
+    "mmdet": "weights and config fragment of Mask R-CNN, Faster R-CNN or RetinaNet",
     "onnx": "graphs of the backbone and of backbone and FPN, any input size",
     "pt2": "the same as programs of torch.export",
     "transformers": "our own format, without training state; with_code adds the code",
@@ -52,8 +52,8 @@ def export_checkpoint(
         source: A run's folder, its `pretraining/`, a checkpoint, a detector, or a Hub repository `user/name` (fetched).
         out: Folder to write; must not hold anything. It is complete or absent.
         to: One of `TARGETS`.
-        detector: `mask_rcnn` or `retinanet`, for torchvision, detectron2 and mmdet; None follows the checkpoint, or is
-            Mask R-CNN.
+        detector: `mask_rcnn`, `faster_rcnn` or `retinanet`, for torchvision, detectron2 and mmdet; None follows the
+            checkpoint, or is Mask R-CNN.
         network: `online` or `target`. None is online, and for `transformers` all that the checkpoint holds.
         data: Images to make the target network's statistics of, where training has not made them.
         num_images: How many of them.

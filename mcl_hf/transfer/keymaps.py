@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-DETECTORS = ("mask_rcnn", "retinanet")
+DETECTORS = ("mask_rcnn", "faster_rcnn", "retinanet")
 _NUMBER, _WORD = r"(?P<{}>\d+)", {"leaf": r"(?P<leaf>[^.]+)", "rest": r"(?P<rest>.+)"}
 
 
@@ -80,7 +80,7 @@ def to_ours(name: str, table: Table) -> str | None:
     return next((found for rule in table if (found := rule.to_ours(name)) is not None), None)
 
 
-def _conv_norms(ours: str, conv: str, norm: str, shift: int = 0, first: int = 0, last: int = 99) -> tuple[Rule, ...]:
+def conv_norms(ours: str, conv: str, norm: str, shift: int = 0, first: int = 0, last: int = 99) -> tuple[Rule, ...]:
     """Rows of our `ConvNorm` blocks."""
     return (
         Rule(f"{ours}.conv.{{leaf}}", f"{conv}.{{leaf}}", shift, first, last),
@@ -101,8 +101,8 @@ _DETECTRON2_BACKBONE = (
 def _detectron2(first: int) -> Table:
     return (
         *_DETECTRON2_BACKBONE,
-        *_conv_norms("fpn.lateral.{i}", "backbone.fpn_lateral{i}", "backbone.fpn_lateral{i}.norm", 2, first, 3),
-        *_conv_norms("fpn.output.{i}", "backbone.fpn_output{i}", "backbone.fpn_output{i}.norm", 2, first, 3),
+        *conv_norms("fpn.lateral.{i}", "backbone.fpn_lateral{i}", "backbone.fpn_lateral{i}.norm", 2, first, 3),
+        *conv_norms("fpn.output.{i}", "backbone.fpn_output{i}", "backbone.fpn_output{i}.norm", 2, first, 3),
     )
 
 
@@ -111,8 +111,8 @@ def _mmdet(first: int) -> Table:
     lateral, output = "neck.lateral_convs.{i}", "neck.fpn_convs.{i}"
     return (
         Rule("backbone.{rest}", "backbone.{rest}"),
-        *_conv_norms("fpn.lateral.{i}", f"{lateral}.conv", f"{lateral}.bn", -first, first, 3),
-        *_conv_norms("fpn.output.{i}", f"{output}.conv", f"{output}.bn", -first, first, 3),
+        *conv_norms("fpn.lateral.{i}", f"{lateral}.conv", f"{lateral}.bn", -first, first, 3),
+        *conv_norms("fpn.output.{i}", f"{output}.conv", f"{output}.bn", -first, first, 3),
     )
 
 
@@ -121,44 +121,35 @@ def _torchvision(first: int) -> Table:
     inner, layer = "backbone.fpn.inner_blocks.{i}", "backbone.fpn.layer_blocks.{i}"
     return (
         Rule("backbone.{rest}", "backbone.body.{rest}"),
-        *_conv_norms("fpn.lateral.{i}", f"{inner}.0", f"{inner}.1", -first, first, 3),
-        *_conv_norms("fpn.output.{i}", f"{layer}.0", f"{layer}.1", -first, first, 3),
+        *conv_norms("fpn.lateral.{i}", f"{inner}.0", f"{inner}.1", -first, first, 3),
+        *conv_norms("fpn.output.{i}", f"{layer}.0", f"{layer}.1", -first, first, 3),
     )
 
 
 _MMDET_BOX_HEAD = "roi_head.bbox_head.shared_convs.{i}"
-TABLES: Mapping[tuple[str, str], Table] = {
+_TABLES: Mapping[tuple[str, str], Table] = {
     ("detectron2", "mask_rcnn"): (
         *_detectron2(0),
-        *_conv_norms("region_head.conv.{i}", "roi_heads.box_head.conv{i}", "roi_heads.box_head.conv{i}.norm", 1),
+        *conv_norms("region_head.conv.{i}", "roi_heads.box_head.conv{i}", "roi_heads.box_head.conv{i}.norm", 1),
     ),
     ("detectron2", "retinanet"): _detectron2(1),
     ("mmdet", "mask_rcnn"): (
         *_mmdet(0),
-        *_conv_norms("region_head.conv.{i}", f"{_MMDET_BOX_HEAD}.conv", f"{_MMDET_BOX_HEAD}.bn"),
+        *conv_norms("region_head.conv.{i}", f"{_MMDET_BOX_HEAD}.conv", f"{_MMDET_BOX_HEAD}.bn"),
     ),
     ("mmdet", "retinanet"): _mmdet(1),
     ("torchvision", "mask_rcnn"): (
         *_torchvision(0),
-        *_conv_norms("region_head.conv.{i}", "roi_heads.box_head.{i}.0", "roi_heads.box_head.{i}.1"),
+        *conv_norms("region_head.conv.{i}", "roi_heads.box_head.{i}.0", "roi_heads.box_head.{i}.1"),
     ),
     ("torchvision", "retinanet"): _torchvision(1),
 }
+TABLES: Mapping[tuple[str, str], Table] = {
+    **_TABLES,
+    **{(target, "faster_rcnn"): table for (target, detector), table in _TABLES.items() if detector == "mask_rcnn"},
+}
 """(target, detector) -> table: what pre-training brings to a detector of that framework."""
 
-
-def torchvision_heads(num_convs: int) -> Table:
-    """Rows of what a fine-tuned detector has beside the pre-trained parts; the box head's convolutions are counted."""
-    return (
-        *_conv_norms("roi_heads.mask_head.conv.{i}", "roi_heads.mask_head.{i}.0", "roi_heads.mask_head.{i}.1"),
-        Rule("roi_heads.box_head.fc1.{leaf}", f"roi_heads.box_head.{num_convs + 1}.{{leaf}}"),
-        *(Rule(f"{part}.{{rest}}", f"{part}.{{rest}}") for part in _HEADS_OF_THE_SAME_NAME),
-        Rule("extra_levels.{rest}", "backbone.fpn.extra_blocks.{rest}"),
-        Rule("retinanet.head.{rest}", "head.{rest}"),
-    )
-
-
-_HEADS_OF_THE_SAME_NAME = ("roi_heads.box_predictor", "roi_heads.mask_predictor", "rpn")
 
 RESNET: Table = (Rule("backbone.{rest}", "{rest}"),)
 """Plain ResNet names, as torchvision, timm and the extracted backbones of most pre-training programs have them."""
@@ -168,18 +159,20 @@ PRETRAINING: Mapping[str, Table] = {
     "DenseCL": (Rule("backbone.{rest}", "encoder_q.0.{rest}"),),
     "SoCo": (
         Rule("backbone.{rest}", "encoder.{rest}"),
-        *_conv_norms("fpn.lateral.{i}", "neck.lateral_convs.{i}.conv", "neck.lateral_convs.{i}.bn", last=3),
-        *_conv_norms("fpn.output.{i}", "neck.fpn_convs.{i}.conv", "neck.fpn_convs.{i}.bn", last=3),
-        *_conv_norms("region_head.conv.{i}", "head.conv{i}", "head.bn{i}", shift=1),
+        *conv_norms("fpn.lateral.{i}", "neck.lateral_convs.{i}.conv", "neck.lateral_convs.{i}.bn", last=3),
+        *conv_norms("fpn.output.{i}", "neck.fpn_convs.{i}.conv", "neck.fpn_convs.{i}.bn", last=3),
+        *conv_norms("region_head.conv.{i}", "head.conv{i}", "head.bn{i}", shift=1),
     ),
 }
 """Other programs' own checkpoints, read only; `module.` is stripped before."""
 
-NEW_PARTS: Mapping[tuple[str, str], Mapping[str, int]] = {
-    ("detectron2", "mask_rcnn"): {"fc1": 2, "box predictor": 4, "mask head": 28, "RPN": 6},
-    ("detectron2", "retinanet"): {"P6 and P7": 4, "RetinaNet head": 20},
-    ("torchvision", "mask_rcnn"): {"fc1": 2, "box predictor": 4, "mask head": 28, "RPN": 6},
-    ("torchvision", "retinanet"): {"P6 and P7": 4, "RetinaNet head": 20},
+_NEW_IN_RCNN = {"fc1": 2, "box predictor": 4, "mask head": 28, "RPN": 6}
+_NEW_IN_DENSE = {"P6 and P7": 4, "RetinaNet head": 20}
+NEW_PARTS: Mapping[str, Mapping[str, int]] = {
+    "mask_rcnn": _NEW_IN_RCNN,
+    "faster_rcnn": {part: count for part, count in _NEW_IN_RCNN.items() if part != "mask head"},
+    "retinanet": _NEW_IN_DENSE,
 }
-"""How many tensors of the target start new, by part, with batch norm where we have it; for the coverage report. Counted
+"""How many tensors of a detector start new, by part, with batch norm where we have it; for the coverage report. Counted
 in real models of detectron2 and torchvision; none of mmdet's was counted."""
+COUNTED = ("detectron2", "torchvision")

@@ -42,9 +42,9 @@ import runpy
 detector = runpy.run_path("{out}/build_detector.py")["build_detector"]()
 ```
 
-Images are RGB in [0, 1]; torchvision normalises them. torchvision's RoIAlign is not aligned by half a cell, as that of
-detectron2 and of mcl_hf is: a fine-tuned detector's boxes differ a little. Its classes also train and paste masks
-differently: shifted by half a pixel.
+Images are RGB in [0, 1]; torchvision normalises them. Of a fine-tuned detector boxes, scores and labels are those of
+mcl_hf where no image has to be resized (torchvision's resizing is rougher than that of the image processor), and
+`CLASSES` of the file names the labels. Its classes train and paste masks differently: shifted by half a pixel.
 """,
     "detectron2": """\
 In the folder of these files:
@@ -55,11 +55,13 @@ python tools/train_net.py --config-file config.yaml
 
 The names are full, so `MODEL.WEIGHTS` needs no matching heuristics. Keep what config.yaml says of stride, channel
 order, statistics, norms and freezing: with detectron2's defaults (STRIDE_IN_1X1 True, BGR) names still match, and
-results are silently wrong.
+results are silently wrong. Of a fine-tuned detector heads and settings are there, too; detectron2 does not round its
+anchors to whole pixels, as torchvision and mcl_hf do. The names of the classes are in the first line of config.yaml.
 """,
     "mmdet": """\
 `mcl.py` is laid over a stock config: add `_base_` as its first lines say, and train with it. Keep `frozen_stages=-1`,
-`norm_eval=False` and the norms: stock configs freeze both.
+`norm_eval=False` and the norms: stock configs freeze both. Of a fine-tuned detector heads, settings and the names of
+the classes are there, too; mmdet does not round its anchors to whole pixels, as torchvision and mcl_hf do.
 """,
     "onnx": """\
 ```python

@@ -3,7 +3,9 @@
 Where it sits: checkpoint -> convert -> **to_detectors** (files) + companions (settings) -> export.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -11,34 +13,32 @@ from safetensors.torch import save_file
 from mcl_hf.errors import InputError
 from mcl_hf.models.timm_backbone import layer_arguments
 from mcl_hf.transfer.checkpoint import Checkpoint
-from mcl_hf.transfer.companions import RESNET_DEPTHS, detectron2_yaml, mmdet_config, torchvision_script
+from mcl_hf.transfer.companions import RESNET_DEPTHS, detectron2_yaml, mmdet_config, settings
 from mcl_hf.transfer.convert import Coverage, convert
-from mcl_hf.transfer.keymaps import DETECTORS, RESNET, TABLES, Table, to_theirs, torchvision_heads
+from mcl_hf.transfer.detector_heads import head_table, head_values
+from mcl_hf.transfer.keymaps import DETECTORS, RESNET, TABLES, Table, to_theirs
+from mcl_hf.transfer.torchvision_script import torchvision_script
 
 
 def write_torchvision(checkpoint: Checkpoint, detector: str | None, folder: Path) -> Coverage:
     """`resnet.safetensors` for `torchvision.models`, `detector.safetensors` and `build_detector.py` that reads it.
 
-    A fine-tuned detector of the same kind goes over whole, heads included.
+    A fine-tuned detector goes over whole, with its heads and settings, to a detector of the same kind.
 
     Args:
         checkpoint: to be exported.
-        detector: `mask_rcnn` or `retinanet`; None follows the checkpoint.
+        detector: `mask_rcnn`, `faster_rcnn` or `retinanet`; None follows the checkpoint.
         folder: exists and is empty.
 
     Raises:
         InputError: The backbone is none that torchvision's detectors have by these names.
     """
     detector = detector_for(checkpoint, detector)
-    _check_backbone(checkpoint, "torchvision")
-    table: Table = TABLES["torchvision", detector]
-    if checkpoint.detector is not None and _kind(checkpoint.detector) == detector:
-        table = (*table, *torchvision_heads(box_convs(checkpoint)))
-    tensors, coverage = convert(checkpoint.tensors, table, "torchvision", detector)
+    tensors, coverage = _converted(checkpoint, "torchvision", detector)
     save_file(tensors, folder / "detector.safetensors", {"format": "pt"})
     resnet = {to_theirs(name, RESNET): tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
     save_file({name: t for name, t in resnet.items() if name is not None}, folder / "resnet.safetensors")
-    script = torchvision_script(checkpoint, detector, box_convs(checkpoint))
+    script = torchvision_script(checkpoint, detector, _built_convs(checkpoint))
     (folder / "build_detector.py").write_text(script, encoding="utf-8")
     return coverage
 
@@ -49,10 +49,12 @@ def write_detectron2(checkpoint: Checkpoint, detector: str | None, folder: Path)
     Args, Raises: as of `write_torchvision`.
     """
     detector = detector_for(checkpoint, detector)
-    _check_backbone(checkpoint, "detectron2")
-    tensors, coverage = convert(checkpoint.tensors, TABLES["detectron2", detector], "detectron2", detector)
+    tensors, coverage = _converted(checkpoint, "detectron2", detector)
     torch.save({"model": tensors}, folder / "model.pth")
-    (folder / "config.yaml").write_text(detectron2_yaml(checkpoint, detector, box_convs(checkpoint)), encoding="utf-8")
+    text = detectron2_yaml(checkpoint, detector, _built_convs(checkpoint))
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    given = settings(checkpoint, detector)
+    coverage.notes += _without_a_key(given, "detectron2", {"roi_canonical_size": 224, "rpn_score_thresh": 0})
     return coverage
 
 
@@ -62,31 +64,61 @@ def write_mmdet(checkpoint: Checkpoint, detector: str | None, folder: Path) -> C
     Args, Raises: as of `write_torchvision`; also where the box head has not the four convolutions that mmdet's has.
     """
     detector = detector_for(checkpoint, detector)
-    _check_backbone(checkpoint, "mmdet")
-    if detector == "mask_rcnn" and box_convs(checkpoint) not in (0, 4):
-        raise InputError(
-            f"mmdet's Shared4Conv1FCBBoxHead has 4 convolutions, {checkpoint.source} {box_convs(checkpoint)}"
-        )
-    tensors, coverage = convert(checkpoint.tensors, TABLES["mmdet", detector], "mmdet", detector)
+    convs = _built_convs(checkpoint)
+    if detector != "retinanet" and convs != 4:
+        raise InputError(f"mmdet's Shared4Conv1FCBBoxHead has 4 convolutions, {checkpoint.source} {convs}")
+    tensors, coverage = _converted(checkpoint, "mmdet", detector)
+    text = mmdet_config(checkpoint, detector)
     torch.save({"state_dict": tensors, "meta": {}}, folder / "model.pth")
-    (folder / "mcl.py").write_text(mmdet_config(checkpoint, detector), encoding="utf-8")
+    (folder / "mcl.py").write_text(text, encoding="utf-8")
+    coverage.notes += _without_a_key(settings(checkpoint, detector), "mmdet", {"rpn_score_thresh": 0})
     return coverage
+
+
+def _converted(checkpoint: Checkpoint, target: str, detector: str) -> tuple[dict[str, torch.Tensor], Coverage]:
+    """Tensors under the target's names: of a detector of the same kind its heads, too."""
+    _check_backbone(checkpoint, target)
+    table: Table = TABLES[target, detector]
+    tensors, more = checkpoint.tensors, 0
+    if _has_heads_of(checkpoint, detector):
+        given = checkpoint.description
+        tensors, more = head_values(tensors, target, len(given.get("aspect_ratios") or (0.5, 1.0, 2.0)))
+        table = (*table, *head_table(target, detector, box_convs(checkpoint), given.get("rpn_conv_depth", 1)))
+    converted, coverage = convert(tensors, table, target, detector)
+    if more:
+        coverage.notes.append("P6 and P7: mmdet has batch norm there, which adds the bias and changes nothing else")
+    return converted, coverage
+
+
+def _has_heads_of(checkpoint: Checkpoint, detector: str) -> bool:
+    return checkpoint.detector is not None and (checkpoint.detector == "retinanet") == (detector == "retinanet")
+
+
+def _built_convs(checkpoint: Checkpoint) -> int:
+    """Convolutions of the box head that the target is built with: a fine-tuned R-CNN's own, or pre-training's, or 4."""
+    own = checkpoint.detector is not None and checkpoint.detector != "retinanet"
+    return box_convs(checkpoint) if own else box_convs(checkpoint) or 4
+
+
+def _without_a_key(given: Mapping[str, Any], target: str, usual: Mapping[str, Any]) -> list[str]:
+    """What of a detector's settings a framework has no option for, where it is not the usual value."""
+    return [
+        f"{name} {given[name]} has no option in {target}, where it is {value}"
+        for name, value in usual.items()
+        if given.get(name, value) != value
+    ]
 
 
 def detector_for(checkpoint: Checkpoint, detector: str | None) -> str:
     """The detector to export for: as asked, or the checkpoint's own kind, or Mask R-CNN."""
     if detector is not None and detector not in DETECTORS:
         raise InputError(f"--detector must be one of {', '.join(DETECTORS)}, got {detector!r}")
-    return detector or _kind(checkpoint.detector or "mask_rcnn")
+    return detector or checkpoint.detector or "mask_rcnn"
 
 
 def box_convs(checkpoint: Checkpoint) -> int:
     """Convolutions of the region head, or of a detector's box head, that the checkpoint brings."""
     return sum(name.startswith("region_head.conv.") and name.endswith("conv.weight") for name in checkpoint.tensors)
-
-
-def _kind(detector: str) -> str:
-    return "mask_rcnn" if detector == "faster_rcnn" else detector  # the same parts, less the mask head
 
 
 def _check_backbone(checkpoint: Checkpoint, target: str) -> None:

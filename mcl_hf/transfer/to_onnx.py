@@ -1,15 +1,17 @@
 """Graphs without Python: ONNX, and torch's own exported programs, of the backbone and of backbone and FPN.
 
-Where it sits: checkpoint -> **to_onnx** -> export. Batch, height and width stay free. The input is `pixel_values`
-`(N, C, H, W)` float32, normalised; outputs are C2..C5 (`c2`, ...) or P2..P5 (`p2`, ...).
+Where it sits: checkpoint -> **to_onnx** -> export. Batch, height and width stay free, and are called so. The
+input is `pixel_values` `(N, C, H, W)` float32, normalised; outputs are C2..C5 (`c2`, ...) or P2..P5 (`p2`, ...).
 
 Source: `torch.export` and `torch.onnx.export(dynamo=True)`.
 """
 
 import logging
+import re
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -159,4 +161,17 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, outputs: list
         logging.getLogger("torch.onnx").setLevel(level)
     if written is None:
         raise RuntimeError("torch.onnx.export returned nothing")
+    _name_axes(written.model.graph)
     written.save(str(path), external_data=False)
+
+
+def _name_axes(graph: Any) -> None:
+    """Call the input's free axes `batch`, `height` and `width`, and those of all other values by them: a map of stride
+    4 has the height `(((height - 1)//4)) + 1`."""
+    free = [axis.value for axis in graph.inputs[0].shape if not isinstance(axis, int)]
+    names = dict(zip(free, ("batch", "height", "width"), strict=True))
+    values = [*graph.inputs, *graph.outputs, *(value for node in graph.all_nodes() for value in node.outputs)]
+    for value in values:
+        for place, axis in enumerate(value.shape or ()):
+            if not isinstance(axis, int) and axis.value is not None:
+                value.shape[place] = re.sub(r"\bs\d+\b", lambda found: names.get(found[0], found[0]), axis.value)

@@ -90,6 +90,21 @@ def test_random_and_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         start_detector("timm:no_such", num_labels=2)
 
 
+@pytest.mark.parametrize("form", ["{}", "timm:local-dir:{}"])
+def test_a_detector_takes_the_statistics_and_layers_of_timm_weights(form: str, tmp_path: Path) -> None:
+    network = timm.create_model(TINY_RESNET["backbone"], num_classes=5, **TINY_RESNET["backbone_kwargs"])
+    described = {"pretrained_cfg": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}}
+    timm.models.save_for_hf(network, tmp_path, model_config=described, safe_serialization=True)
+    start, fields = form.format(tmp_path), {"num_labels": 2, "fpn_channels": 8, **SMALL}
+    model, report = start_detector(start, **fields)
+    assert model.config.image_mean == model.config.image_std == [0.5] * 3
+    assert torch.equal(model.backbone.layer4[0].conv1.weight, network.layer4[0].conv1.weight)
+    assert "mean [0.5, 0.5, 0.5]" in str(report) and "not ImageNet's" in str(report)
+    model, report = start_detector(start, image_mean=[0.1, 0.2, 0.3], **fields)
+    assert model.config.image_mean == [0.1, 0.2, 0.3] and model.config.image_std == [0.5] * 3
+    assert "warning: its pixels had mean [0.5, 0.5, 0.5]" in str(report)
+
+
 def test_parts_can_be_left_out(run: Path) -> None:
     model, report = start_detector(str(run), num_labels=2, parts=["backbone", "box_head"], **SMALL)
     assert report.parts["FPN"] == (0, 48) and report.parts["box head convs"] == (6, 6)

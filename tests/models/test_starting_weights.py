@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from transformers import (
     AutoConfig,
     DetrConfig,
@@ -16,6 +17,7 @@ from transformers import (
 )
 
 from mcl_hf import MCLBackbone, MCLForPreTraining, MCLModel, load_backbone_weights, load_starting_weights
+from mcl_hf.models import starting_statistics
 
 from .tiny import TINY_RESNET, tiny_config
 
@@ -69,8 +71,6 @@ def test_a_timm_folder_starts_the_backbone(timm_folder: Path) -> None:
 
 
 def test_plain_backbone_tensors_in_one_file(slim: Path, tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     save_file(MCLModel.from_pretrained(slim).backbone.state_dict(), tmp_path / "backbone.safetensors")
     backbone = MCLBackbone(tiny_config())
     report = load_starting_weights(backbone, str(tmp_path / "backbone.safetensors"))
@@ -88,8 +88,6 @@ def test_plain_backbone_tensors_in_one_file(slim: Path, tmp_path: Path) -> None:
     ],
 )
 def test_sources_that_cannot_serve_are_refused(source: str, message: str, tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     model = MCLModel(tiny_config())
     if source == "WRONG":
         MCLModel(tiny_config(fpn_channels=16)).save_pretrained(tmp_path)
@@ -109,6 +107,48 @@ def test_a_pickled_file_is_pointed_elsewhere(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "epoch_100.pth")
     with pytest.raises(ValueError, match="mcl-hf import"):
         load_starting_weights(MCLModel(tiny_config()), str(tmp_path / "epoch_100.pth"))
+
+
+def test_a_target_that_the_source_lacks_is_told_as_the_copy_that_it_is(slim: Path, tmp_path: Path) -> None:
+    model = MCLForPreTraining(tiny_config())
+    text = str(load_starting_weights(model, str(slim)))
+    total = len(model.target.state_dict())
+    assert f"target 0/{total} (copies the network)" in text and "predictors 0/36 (new)" in text
+    model.save_pretrained(tmp_path)
+    assert "copies" not in str(load_starting_weights(model, str(tmp_path)))
+
+
+@pytest.mark.parametrize("prefix", ["", "timm:local-dir:"])
+def test_the_statistics_of_a_start_are_what_its_pixels_had(prefix: str, timm_folder: Path, tmp_path: Path) -> None:
+    network = timm.create_model(TINY_RESNET["backbone"], num_classes=5, **TINY_RESNET["backbone_kwargs"])
+    config = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.9)}
+    timm.models.save_for_hf(network, tmp_path, model_config={"pretrained_cfg": config}, safe_serialization=True)
+    start = prefix + str(tmp_path)
+    assert starting_statistics(start) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.9])
+    (mean,), (std,) = starting_statistics(start, num_channels=1)
+    assert (mean, std) == (pytest.approx(0.2), pytest.approx(0.6))
+    assert starting_statistics(start, num_channels=4) is None
+    model = MCLModel(tiny_config(image_mean=config["mean"], image_std=config["std"]))
+    assert "pixels with its mean [0.1, 0.2, 0.3]" in str(load_starting_weights(model, start))
+    assert torch.equal(model.backbone.layer4[0].conv1.weight, network.layer4[0].conv1.weight)
+    assert "warning: its pixels had mean [0.1, 0.2, 0.3]" in str(load_starting_weights(MCLModel(tiny_config()), start))
+    plain = load_starting_weights(MCLModel(tiny_config()), prefix + str(timm_folder))
+    assert plain.pixels == "", "ImageNet's need no words"
+
+
+def test_the_statistics_of_every_kind_of_start(slim: Path, tmp_path: Path) -> None:
+    MCLModel(tiny_config(num_channels=1, image_mean=[0.3], image_std=[0.1])).save_pretrained(tmp_path)
+    assert starting_statistics(str(tmp_path), num_channels=1) == ([0.3], [0.1])
+    assert starting_statistics(str(tmp_path)) is None, "of other channels"
+    assert starting_statistics(str(slim)) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert starting_statistics("timm:tf_efficientnetv2_s.in21k") == ([0.5] * 3, [0.5] * 3)
+    assert starting_statistics("random") is None
+    save_file(MCLModel(tiny_config()).state_dict(), tmp_path / "weights.safetensors")
+    (tmp_path / "config.json").unlink()
+    assert starting_statistics(str(tmp_path / "weights.safetensors")) is None
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="is no JSON"):
+        starting_statistics(str(tmp_path))
 
 
 def detr(backbone_config) -> DetrForObjectDetection:

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -77,6 +78,17 @@ def coloured_boxes(tmp_path_factory):
     coco = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "coco.json").write_text(json.dumps(coco))
     return folder / "coco.json"
+
+
+def test_timm_weights_are_probed_with_their_own_statistics(tmp_path):
+    torch.manual_seed(0)
+    MCLModel(MCLConfig(**TINY, image_mean=[0.1, 0.2, 0.3])).save_pretrained(tmp_path / "ours")
+    described = {"pretrained_cfg": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}}
+    network = timm.create_model(TINY["backbone"], num_classes=5, **TINY["backbone_kwargs"])
+    timm.models.save_for_hf(network, tmp_path / "timm", model_config=described, safe_serialization=True)
+    networks = open_networks([str(tmp_path / "ours"), f"timm:local-dir:{tmp_path / 'timm'}"])
+    assert [network.config.image_mean for network, _ in networks] == [[0.1, 0.2, 0.3], [0.5, 0.5, 0.5]]
+    assert "mean [0.5, 0.5, 0.5]" in networks[1][1]
 
 
 def test_features_are_those_of_embed_regions_in_every_batch(model):

@@ -197,6 +197,28 @@ class Poison:
             run.network.predictors[0].mlp[0].weight.data[0, 0] = float("nan")
 
 
+def test_statistics_come_with_the_weights_and_stay_when_resumed(tiny_run, tmp_path, capsys):
+    own = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.5, 0.5]}
+    start = tiny_run("start", max_steps=1, **own).output_dir
+    capsys.readouterr()
+
+    def statistics(folder):
+        described = json.loads((folder / "config.json").read_text())
+        return {name: described[name] for name in own}
+
+    options = {"init": str(start), "save_every_steps": 1}
+    run = tiny_run("run", max_steps=1, **options).output_dir
+    assert statistics(run) == own and "pixels with its mean [0.5, 0.5, 0.5]" in capsys.readouterr().out
+    assert json.loads((run / "preprocessor_config.json").read_text())["image_std"] == own["image_std"]
+    shutil.rmtree(start)
+    for name in ("config.json", "model.safetensors"):
+        (run / name).unlink()
+    assert statistics(tiny_run("run", max_steps=2, resume="auto", **options).output_dir) == own
+    given = tiny_run("given", max_steps=1, init=str(run / "pretraining"), image_mean=[0.1, 0.2, 0.3]).output_dir
+    assert statistics(given) == {"image_mean": [0.1, 0.2, 0.3], "image_std": own["image_std"]}
+    assert "warning: its pixels had mean [0.5, 0.5, 0.5]" in capsys.readouterr().out
+
+
 def test_a_non_finite_loss_stops_the_run_and_saves_nothing_broken(tiny_run, tmp_path):
     with pytest.raises(NonFiniteLossError, match="since step 4: .*samples of that step on rank 0: ") as caught:
         tiny_run(max_steps=6, save_every_steps=2, callbacks=[Poison(after=3)])

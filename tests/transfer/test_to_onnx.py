@@ -40,6 +40,9 @@ def test_onnx_gives_the_maps_at_any_size(model: MCLModel, tiny_run: Path, tmp_pa
     ):
         session = onnxruntime.InferenceSession(str(tmp_path / "out" / file))
         assert [output.name for output in session.get_outputs()] == names
+        assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
+        batch, _, height, width = session.get_outputs()[0].shape
+        assert batch == "batch" and eval(height, {"height": 97}) == 25 and eval(width, {"width": 64}) == 16
         for batch, height, width in SIZES:
             pixels = torch.randn(batch, 3, height, width)
             found = session.run(None, {"pixel_values": pixels.numpy()})
