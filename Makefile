@@ -1,6 +1,7 @@
 # make demo     pre-train on the embedded photos, open the checkpoint, write pictures (about five minutes, two cores)
 # make test     the tests; SLOW=1 adds the slow ones (what continuous integration runs)
 # make quality  ruff and mypy
+# make docs     the documentation as a site, docs/build/index.html
 # make bench    the step benchmark: lean against published scope, and against a supervised step
 # make clean    remove what the targets above made
 #
@@ -20,7 +21,7 @@ endif
 # Two test processes with one thread each use two cores; threads on top of them would only get in each other's way.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 
-.PHONY: demo test quality bench clean
+.PHONY: demo test quality docs bench clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -51,9 +52,12 @@ quality: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/build
+
 bench: $(VENV)/.installed-viz
 	$(BIN)/python scripts/benchmark_step.py
 
 clean:
-	rm -rf $(VENV) $(DEMO_DIR) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(DEMO_DIR) build dist docs/build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find mcl_hf tests examples scripts -name __pycache__ -type d -prune -exec rm -rf {} +

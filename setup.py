@@ -42,8 +42,10 @@ EXTRAS = {
     "onnx": ["onnx", "onnxruntime", "onnxscript"],  # 1.23.2, 1.32.0, 0.7.2: mcl-hf export --to onnx, and running it
     "transformers-detectors": ["scipy"],  # the matching losses of DETR and Mask2Former
 }
+EXTRAS["docs"] = ["furo", "myst-parser", "sphinx", "sphinx-copybutton"]  # make docs
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 EXTRAS["test"] = [
+    *EXTRAS["docs"],
     "faster-coco-eval",
     "hotcoco",
     "hypothesis",
