@@ -1,62 +1,54 @@
 """mcl_hf: multi-level contrastive pre-training of detection backbones (MCL, arXiv 2304.02010).
 
-Importing it registers the models with transformers' Auto classes. `pretrain`, `finetune` and `compare` are loaded on
-first use, so that importing the package brings in neither datasets nor accelerate.
+Importing it makes transformers' Auto classes know the models (see `auto_classes`). All names are loaded on first use,
+so that importing the package brings in nothing that a program may not need.
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
+from .auto_classes import register_when_imported
 from .startup import check_torch_and_torchvision, leave_quietly_on_interrupt
+from .version import __version__
 
-leave_quietly_on_interrupt()
-check_torch_and_torchvision()
+if TYPE_CHECKING:
+    from .detection.compare.compare import compare
+    from .detection.configuration_detector import MCLDetectorConfig
+    from .detection.finetune import finetune
+    from .detection.modeling_detector import MCLForInstanceSegmentation, MCLForObjectDetection
+    from .models.configuration_mcl import MCLConfig
+    from .models.contrast import MultiLevelContrast
+    from .models.fpn import FeaturePyramid
+    from .models.image_processing_mcl import MCLImageProcessor
+    from .models.modeling_mcl import MCLBackbone, MCLModel
+    from .models.modeling_mcl_pretraining import MCLForPreTraining
+    from .models.modeling_mcl_supervised import MCLForSupervisedPreTraining
+    from .models.montage import assemble_montage
+    from .models.region_head import RegionHead
+    from .models.starting_weights import load_backbone_weights, load_starting_weights
+    from .training.pretrain import pretrain
 
-from transformers import (  # noqa: E402  (the check above explains a broken pair of torch and torchvision)
-    AutoBackbone,
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForImageSegmentation,
-    AutoModelForInstanceSegmentation,
-    AutoModelForObjectDetection,
-    AutoModelForPreTraining,
-)
-from transformers.models.auto.modeling_auto import (  # noqa: E402
-    MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING_NAMES,
-    MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES,
-)
-
-from .detection.configuration_detector import MCLDetectorConfig  # noqa: E402
-from .detection.modeling_detector import MCLForInstanceSegmentation, MCLForObjectDetection  # noqa: E402
-from .models import (  # noqa: E402
-    FeaturePyramid,
-    MCLBackbone,
-    MCLConfig,
-    MCLForPreTraining,
-    MCLForSupervisedPreTraining,
-    MCLImageProcessor,
-    MCLModel,
-    MultiLevelContrast,
-    RegionHead,
-    assemble_montage,
-    load_backbone_weights,
-    load_starting_weights,
-)
-from .version import __version__  # noqa: E402
-
-AutoConfig.register(MCLConfig.model_type, MCLConfig, exist_ok=True)
-AutoModel.register(MCLConfig, MCLModel, exist_ok=True)
-AutoBackbone.register(MCLConfig, MCLBackbone, exist_ok=True)
-AutoModelForPreTraining.register(MCLConfig, MCLForPreTraining, exist_ok=True)
-AutoConfig.register(MCLDetectorConfig.model_type, MCLDetectorConfig, exist_ok=True)
-AutoModelForObjectDetection.register(MCLDetectorConfig, MCLForObjectDetection, exist_ok=True)
-AutoModelForInstanceSegmentation.register(MCLDetectorConfig, MCLForInstanceSegmentation, exist_ok=True)
-# transformers.pipeline: "image-segmentation" opens its models by this class, and both tasks know classes by these names
-AutoModelForImageSegmentation.register(MCLDetectorConfig, MCLForInstanceSegmentation, exist_ok=True)
-MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES[MCLDetectorConfig.model_type] = MCLForObjectDetection.__name__
-MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING_NAMES[MCLDetectorConfig.model_type] = MCLForInstanceSegmentation.__name__
-for _config in (MCLConfig, MCLDetectorConfig):
-    AutoImageProcessor.register(_config, image_processor_classes={"torchvision": MCLImageProcessor}, exist_ok=True)
+_HOME = {
+    "FeaturePyramid": "models.fpn",
+    "MCLBackbone": "models.modeling_mcl",
+    "MCLConfig": "models.configuration_mcl",
+    "MCLDetectorConfig": "detection.configuration_detector",
+    "MCLForInstanceSegmentation": "detection.modeling_detector",
+    "MCLForObjectDetection": "detection.modeling_detector",
+    "MCLForPreTraining": "models.modeling_mcl_pretraining",
+    "MCLForSupervisedPreTraining": "models.modeling_mcl_supervised",
+    "MCLImageProcessor": "models.image_processing_mcl",
+    "MCLModel": "models.modeling_mcl",
+    "MultiLevelContrast": "models.contrast",
+    "RegionHead": "models.region_head",
+    "assemble_montage": "models.montage",
+    "compare": "detection.compare.compare",
+    "finetune": "detection.finetune",
+    "load_backbone_weights": "models.starting_weights",
+    "load_starting_weights": "models.starting_weights",
+    "pretrain": "training.pretrain",
+}
+"""Public name -> the file that defines it."""
 
 __all__ = [
     "FeaturePyramid",
@@ -80,18 +72,12 @@ __all__ = [
     "pretrain",
 ]
 
+leave_quietly_on_interrupt()
+register_when_imported()
+
 
 def __getattr__(name: str) -> Any:
-    if name == "compare":
-        from .detection.compare import compare
-
-        return compare
-    if name == "finetune":
-        from .detection.finetune import finetune
-
-        return finetune
-    if name == "pretrain":
-        from .training import pretrain
-
-        return pretrain
-    raise AttributeError(f"module 'mcl_hf' has no attribute {name!r}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'mcl_hf' has no attribute {name!r}")
+    check_torch_and_torchvision()
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)

@@ -77,3 +77,56 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path):
         [sys.executable, "-S", "-m", "mcl_hf.cli"], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (130, "mcl-hf: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--help", "--version", "pretrainn", "pretrain --help", "pretrain --bach-size 3", "pretrain --recipe nothing",
+        "finetune --recipe nothing", "compare --nothing", "export --to nothing", "import", "pack --nothing",
+        "probe --nothing",
+    ],
+)  # fmt: skip
+def test_what_needs_no_model_imports_none(line):
+    code = f"""
+import sys
+sys.argv = ["mcl-hf", *{line.split()!r}]
+from mcl_hf.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+print([name for name in ("torch", "transformers", "datasets", "matplotlib") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
+def test_importing_the_package_imports_no_library():
+    code = """
+import sys
+import mcl_hf
+assert not {"torch", "transformers", "torchvision", "datasets", "accelerate", "matplotlib"} & set(sys.modules)
+assert mcl_hf.MCLModel.__name__ in dir(mcl_hf.models.modeling_mcl) and "torch" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("first", ["import mcl_hf", "from transformers import AutoModel, pipeline"])
+@pytest.mark.parametrize("auto", ["AutoConfig", "AutoModel", "AutoBackbone", "AutoImageProcessor"])
+@pytest.mark.slow
+def test_auto_classes_know_ours_in_either_order(first, auto):
+    code = f"""
+import sys
+{first}
+import mcl_hf
+from transformers import {auto}
+{{
+    "AutoConfig": lambda: AutoConfig.for_model("mcl_dense"),
+    "AutoModel": lambda: AutoModel.from_config(mcl_hf.MCLConfig(backbone="resnet10t")),
+    "AutoBackbone": lambda: AutoBackbone.from_config(mcl_hf.MCLConfig(backbone="resnet10t")),
+    "AutoImageProcessor": lambda: sys.modules[AutoImageProcessor.__module__].IMAGE_PROCESSOR_MAPPING[mcl_hf.MCLConfig],
+}}["{auto}"]()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

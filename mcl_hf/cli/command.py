@@ -7,22 +7,33 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from PIL import Image
-from transformers.utils import logging
-
-from mcl_hf.data.workers import LOSS, is_loss_of_a_worker
 from mcl_hf.errors import InputError
 from mcl_hf.new_folder import missing_folders, remove_empty
 from mcl_hf.plain_text import plain_text
-from mcl_hf.startup import expect_interrupts_again
+from mcl_hf.startup import check_torch_and_torchvision, expect_interrupts_again
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises `InputError` where argparse would print its usage and leave."""
+    """An argument parser that raises `InputError` where argparse would print its usage and leave.
+
+    A command imports what it works with after its options were read, so that help and mistyped options answer at once.
+    """
+
+    def parse_args(self, *arguments: Any, **more: Any) -> Any:
+        """The options; and torch and torchvision are seen to fit each other before anything else needs them."""
+        namespace = super().parse_args(*arguments, **more)
+        check_torch_and_torchvision()
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # transformers' bars for loading and writing would break up the run's own
+        return namespace
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see {self.prog} --help)")
@@ -40,7 +51,6 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
         fault of this library and keeps its traceback.
     """
     expect_interrupts_again()
-    logging.disable_progress_bar()  # transformers' bars for loading and writing would break up the run's own
     try:
         return run(list(sys.argv[1:] if argv is None else argv)) or 0
     except InputError as error:
@@ -56,6 +66,8 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
         place = f" for {error.filename}" if error.filename else ""
         return _fail(f"no disk space left{place}: free some, or choose another --output-dir")
     except RuntimeError as error:
+        from mcl_hf.data.workers import LOSS, is_loss_of_a_worker
+
         if not is_loss_of_a_worker(error):
             raise
         return _fail(LOSS.format(str(error).strip(" .")))
@@ -98,12 +110,14 @@ def check_picture(path: Path) -> None:
     Raises:
         InputError: its ending names no format that can be written, or see `check_can_be_written`.
     """
+    from PIL import Image
+
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise InputError(f"--out {path}: give the file an ending such as .png")
     check_can_be_written(path)
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
+def save_picture(picture: "Image.Image", path: Path) -> None:
     """Write a picture, making its folder, and print where it is.
 
     Raises:

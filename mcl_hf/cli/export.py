@@ -6,9 +6,7 @@ from pathlib import Path
 
 from mcl_hf.cli.command import Parser, run_command, say
 from mcl_hf.errors import InputError
-from mcl_hf.transfer.checkpoint import NETWORKS
-from mcl_hf.transfer.export import TARGETS, export_checkpoint
-from mcl_hf.transfer.keymaps import DETECTORS
+from mcl_hf.transfer.targets import DETECTORS, NETWORKS, TARGETS
 
 EXAMPLES = "\n".join(
     [
@@ -70,5 +68,8 @@ def _run(argv: list[str]) -> None:
     for name in ("num_images", "batch_size"):
         if name in options and options["data"] is None:
             raise InputError(f"--{name.replace('_', '-')} is for the images of --data, which is not given")
+
+    from mcl_hf.transfer.export import export_checkpoint
+
     coverage = export_checkpoint(options.pop("checkpoint"), out := options.pop("out"), options.pop("to"), **options)
     say(f"{coverage}\nwritten: {out} (its README.md says how to open it)")

@@ -5,11 +5,9 @@ Also behind `scripts/finetune_detection.py`.
 
 from collections.abc import Sequence
 
-from mcl_hf.cli.card import CardWriter
 from mcl_hf.cli.command import Parser, run_command
 from mcl_hf.cli.hub_flags import add_hub_flags, hub_callbacks
 from mcl_hf.cli.options import given_flags, recipe_parser
-from mcl_hf.detection.finetune import finetune
 from mcl_hf.detection.finetune_arguments import RECIPES, FinetuneArguments, load_finetune_arguments
 
 # Title of a group of flags -> the field of FinetuneArguments that it starts with.
@@ -48,6 +46,10 @@ def _run(argv: list[str]) -> int:
     namespace = build_parser().parse_args(argv)
     given = given_flags(namespace, FinetuneArguments)
     arguments = load_finetune_arguments(namespace.recipe, **given)
+
+    from mcl_hf.cli.card import CardWriter
+    from mcl_hf.detection.finetune import finetune
+
     with hub_callbacks(namespace, arguments) as push:
         result = finetune(arguments, callbacks=[CardWriter(), *push])
     return 130 if result.stopped_by == "SIGINT" else 0

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from mcl_hf.errors import InputError
-from mcl_hf.training.state import checkpoints
 
 
 def add_hub_flags(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +43,8 @@ def hub_callbacks(namespace: argparse.Namespace, arguments: Any) -> Iterator[lis
 
 def _continues(arguments: Any) -> bool:
     """Whether the run goes on from a checkpoint."""
+    from mcl_hf.training.state import checkpoints
+
     if arguments.resume == "auto":
         return arguments.output_dir is not None and bool(checkpoints(Path(arguments.output_dir).expanduser()))
     return bool(arguments.resume != "never")

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mcl_hf.cli.command import Parser, run_command, say
-from mcl_hf.transfer.import_ import import_checkpoint
 
 EXAMPLES = """
 Known are checkpoints of the published MCL code (which become the whole pre-training model), of MoCo, DenseCL and SoCo,
@@ -40,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> None:
     arguments = build_parser().parse_args(argv)
+
+    from mcl_hf.transfer.import_ import import_checkpoint
+
     report, remarks = import_checkpoint(arguments.file, arguments.out)
     say("\n".join([str(report), *(f"  {line}" for line in remarks), f"written: {arguments.out}"]))
     say(f"start from it with --init {arguments.out}")

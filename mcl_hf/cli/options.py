@@ -9,11 +9,12 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from mcl_hf.cli.command import Parser
-from mcl_hf.recipes import recipe_names
+from mcl_hf.errors import InputError
+from mcl_hf.recipes import load_recipe, recipe_names
 from mcl_hf.training.options import WHOLE_TEXTS
 
 _MAPPING_HINT = "write for example '{\"drop_path_rate\": 0.1}'"
@@ -42,11 +43,25 @@ def recipe_parser(
     )
     parser.add_argument(
         "--recipe",
+        type=_known_recipe(task),
         metavar="NAME_OR_FILE",
         help=f"options to start from, which the flags below override: {', '.join(recipe_names(task))}, or a YAML file",
     )
     add_flags(parser, arguments, groups)
     return parser
+
+
+def _known_recipe(task: str) -> Callable[[str], str]:
+    """Refuses a recipe that there is not while options are read."""
+
+    def known(name: str) -> str:
+        try:
+            load_recipe(name, task=task)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        return name
+
+    return known
 
 
 def add_flags(parser: argparse.ArgumentParser, arguments: type, groups: Mapping[str, str]) -> None:

@@ -5,12 +5,12 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-from tqdm.auto import tqdm
+from typing import TYPE_CHECKING, Any
 
 from mcl_hf.cli.command import Parser, run_command
-from mcl_hf.data.pack import PackReport, pack_images
-from mcl_hf.data.pack_folder import BROKEN_LOG
+
+if TYPE_CHECKING:
+    from mcl_hf.data.pack import PackReport
 
 BROKEN_SHOWN = 10
 EXAMPLES = """
@@ -71,6 +71,9 @@ def _run(argv: list[str]) -> None:
     arguments = build_parser().parse_args(argv)
     started = time.monotonic()
     options = {name: value for name, value in vars(arguments).items() if name not in ("source", "out")}
+
+    from mcl_hf.data.pack import pack_images
+
     progress = _Progress()
     try:
         report = pack_images(arguments.source, arguments.out, on_progress=progress, **options)
@@ -85,10 +88,12 @@ class _Progress:
     """
 
     def __init__(self) -> None:
-        self._bar: tqdm | None = None
+        self._bar: Any = None
 
     def __call__(self, done: int, total: int) -> None:
         if self._bar is None:
+            from tqdm.auto import tqdm
+
             self._bar = tqdm(total=total, initial=done, unit="image", dynamic_ncols=True)
         self._bar.update(done - self._bar.n)
 
@@ -102,8 +107,10 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def format_report(report: PackReport, source: str, out: Path, max_side: int, seconds: float) -> str:
+def format_report(report: "PackReport", source: str, out: Path, max_side: int, seconds: float) -> str:
     """The lines that end the command."""
+    from mcl_hf.data.pack_folder import BROKEN_LOG
+
     total = report.total
     shards = f"{report.num_shards} shard{'s' if report.num_shards != 1 else ''}"
     before, after = total.bytes_before / 1e6, total.bytes_after / 1e6

@@ -6,13 +6,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
 from mcl_hf.cli.command import Parser, check_can_be_written, run_command, save_picture, say
-from mcl_hf.cli.show_run import format_table
 from mcl_hf.errors import InputError
-from mcl_hf.probe import probe_checkpoint
-from mcl_hf.probe.report import result_notes, result_picture, result_rows
 
 EXAMPLES = """
 Nothing is trained but a linear classifier on fixed features. Annotated images (--probe-data) are asked for classes,
@@ -69,6 +64,12 @@ def _run(argv: list[str]) -> None:
     if arguments.out.suffix == ".png":
         raise InputError(f"--out {arguments.out} names the JSON file; the picture goes beside it: end it in .json")
     check_can_be_written(arguments.out)
+    import torch
+
+    from mcl_hf.cli.show_run import format_table
+    from mcl_hf.probe.report import result_notes, result_picture, result_rows
+    from mcl_hf.probe.run_probe import probe_checkpoint
+
     # A torch that was built for GPUs names one where there is none.
     auto = arguments.device == "auto" and torch.accelerator.is_available()
     accelerator = torch.accelerator.current_accelerator() if auto else None

@@ -1,32 +1,35 @@
 """From any source of images to batches of views: order -> sources -> decode -> augment + views -> loader."""
 
-from mcl_hf.data.augment import PUBLISHED_A, PUBLISHED_B, ViewDraw, ViewRecipe, draw_views
-from mcl_hf.data.decode import BrokenImage, decode_image, open_image
-from mcl_hf.data.image_source import ImageSource, RawSample
-from mcl_hf.data.loader import ViewBatch, ViewLoader
-from mcl_hf.data.order import SampleOrder
-from mcl_hf.data.sources import open_source
-from mcl_hf.data.stream_order import StreamOrder
-from mcl_hf.data.views import render_direct, render_published, render_views, side_recipes
+import importlib
+from typing import Any
 
-__all__ = [
-    "PUBLISHED_A",
-    "PUBLISHED_B",
-    "BrokenImage",
-    "ImageSource",
-    "RawSample",
-    "SampleOrder",
-    "StreamOrder",
-    "ViewBatch",
-    "ViewDraw",
-    "ViewLoader",
-    "ViewRecipe",
-    "decode_image",
-    "draw_views",
-    "open_image",
-    "open_source",
-    "render_direct",
-    "render_published",
-    "render_views",
-    "side_recipes",
-]
+_HOME = {
+    "BrokenImage": "decode",
+    "ImageSource": "image_source",
+    "PUBLISHED_A": "augment",
+    "PUBLISHED_B": "augment",
+    "RawSample": "image_source",
+    "SampleOrder": "order",
+    "StreamOrder": "stream_order",
+    "ViewBatch": "loader",
+    "ViewDraw": "augment",
+    "ViewLoader": "loader",
+    "ViewRecipe": "augment",
+    "decode_image": "decode",
+    "draw_views": "augment",
+    "open_image": "decode",
+    "open_source": "sources",
+    "render_direct": "views",
+    "render_published": "views",
+    "render_views": "views",
+    "side_recipes": "views",
+}
+"""Public name -> the file that defines it; loaded on first use."""
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

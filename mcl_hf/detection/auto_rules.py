@@ -44,6 +44,11 @@ RANDOM_START_FACTOR = 3
 SMALLEST_SIDE, LARGEST_SIDE = 320, 800
 
 
+def choose_sizes(smallest: int, largest: int, step: int = 32) -> list[int]:
+    """Shorter sides from `smallest` to `largest` px, both included: detectron2's 640, 672, ..., 800."""
+    return [*range(smallest, largest, step), largest]
+
+
 def choose(num_images: int, widths: np.ndarray, heights: np.ndarray, random_start: bool) -> dict[str, Any]:
     """Options for a data set.
 

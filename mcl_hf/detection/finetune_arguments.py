@@ -14,8 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mcl_hf.detection import auto_rules
-from mcl_hf.detection.configuration_detector import MCLDetectorConfig
-from mcl_hf.detection.train_transform import choose_sizes
+from mcl_hf.detection.auto_rules import choose_sizes
 from mcl_hf.errors import InputError
 from mcl_hf.training.options import FromRecipe, load_options, option, set_types
 
@@ -247,6 +246,8 @@ class FinetuneArguments(FromRecipe):
         Raises:
             InputError: an unknown field in `detector_options`, or one that has an option of its own.
         """
+        from mcl_hf.detection.configuration_detector import MCLDetectorConfig
+
         own = {"min_size": self.min_size_test, "max_size": self.max_size_test}
         given = dict(self.detector_options or {})
         known = {entry.name for entry in dataclasses.fields(MCLDetectorConfig)}  # type: ignore[arg-type]

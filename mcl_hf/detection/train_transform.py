@@ -104,11 +104,6 @@ def _resize_masks(masks: MaskSequence, height: int, width: int) -> torch.Tensor:
     return torch.from_numpy(np.stack(resized_masks))
 
 
-def choose_sizes(smallest: int, largest: int, step: int = 32) -> list[int]:
-    """Shorter sides from `smallest` to `largest` px, both included: detectron2's 640, 672, ..., 800."""
-    return [*range(smallest, largest, step), largest]
-
-
 def is_wide(widths: Sequence[int] | np.ndarray, heights: Sequence[int] | np.ndarray) -> np.ndarray:
     """bool `(N,)`: which images are at least as wide as high. A batch of one kind has little padding."""
     return np.asarray(widths) >= np.asarray(heights)

@@ -4,47 +4,45 @@ Flat on purpose: files import each other only as `from .name import ...`, so tha
 folder as its own code.
 """
 
-from .collectives import gather, rank, world_size
-from .configuration_mcl import MCLConfig
-from .contrast import MultiLevelContrast, TargetKeys, region_contrast
-from .cross_rank_norm import convert_cross_rank_norm
-from .fpn import FeaturePyramid
-from .image_processing_mcl import MCLImageProcessor
-from .modeling_mcl import MCLBackbone, MCLModel, MCLModelOutput
-from .modeling_mcl_pretraining import MCLForPreTraining, MCLForPreTrainingOutput
-from .modeling_mcl_supervised import MCLForSupervisedPreTraining, MCLForSupervisedPreTrainingOutput
-from .montage import MontageLayout, assemble_batch, assemble_montage, draw_montages
-from .recompute import recompute_activations
-from .region_head import Predictor, RegionHead
-from .starting_weights import WeightReport, load_backbone_weights, load_starting_weights, starting_statistics
+import importlib
+from typing import Any
 
-__all__ = [
-    "FeaturePyramid",
-    "MCLBackbone",
-    "MCLConfig",
-    "MCLForPreTraining",
-    "MCLForPreTrainingOutput",
-    "MCLForSupervisedPreTraining",
-    "MCLForSupervisedPreTrainingOutput",
-    "MCLImageProcessor",
-    "MCLModel",
-    "MCLModelOutput",
-    "MontageLayout",
-    "MultiLevelContrast",
-    "Predictor",
-    "RegionHead",
-    "TargetKeys",
-    "WeightReport",
-    "assemble_batch",
-    "assemble_montage",
-    "convert_cross_rank_norm",
-    "draw_montages",
-    "gather",
-    "load_backbone_weights",
-    "load_starting_weights",
-    "rank",
-    "recompute_activations",
-    "region_contrast",
-    "starting_statistics",
-    "world_size",
-]
+_HOME = {
+    "FeaturePyramid": "fpn",
+    "MCLBackbone": "modeling_mcl",
+    "MCLConfig": "configuration_mcl",
+    "MCLForPreTraining": "modeling_mcl_pretraining",
+    "MCLForPreTrainingOutput": "modeling_mcl_pretraining",
+    "MCLForSupervisedPreTraining": "modeling_mcl_supervised",
+    "MCLForSupervisedPreTrainingOutput": "modeling_mcl_supervised",
+    "MCLImageProcessor": "image_processing_mcl",
+    "MCLModel": "modeling_mcl",
+    "MCLModelOutput": "modeling_mcl",
+    "MontageLayout": "montage",
+    "MultiLevelContrast": "contrast",
+    "Predictor": "region_head",
+    "RegionHead": "region_head",
+    "TargetKeys": "contrast",
+    "WeightReport": "starting_weights",
+    "assemble_batch": "montage",
+    "assemble_montage": "montage",
+    "convert_cross_rank_norm": "cross_rank_norm",
+    "draw_montages": "montage",
+    "gather": "collectives",
+    "load_backbone_weights": "starting_weights",
+    "load_starting_weights": "starting_weights",
+    "rank": "collectives",
+    "recompute_activations": "recompute",
+    "region_contrast": "contrast",
+    "starting_statistics": "starting_weights",
+    "world_size": "collectives",
+}
+"""Public name -> the file that defines it; loaded on first use."""
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,8 +3,21 @@
 pictures -> region features -> kNN and linear classes of annotated objects, or finding an image again without labels.
 """
 
-from mcl_hf.probe.object_probe import ObjectProbe
-from mcl_hf.probe.run_probe import ProbeResult, probe_checkpoint
-from mcl_hf.probe.view_probe import ViewProbe
+import importlib
+from typing import Any
 
-__all__ = ["ObjectProbe", "ProbeResult", "ViewProbe", "probe_checkpoint"]
+_HOME = {
+    "ObjectProbe": "object_probe",
+    "ProbeResult": "run_probe",
+    "ViewProbe": "view_probe",
+    "probe_checkpoint": "run_probe",
+}
+"""Public name -> the file that defines it; loaded on first use."""
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

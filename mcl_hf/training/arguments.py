@@ -6,11 +6,13 @@ Where it sits: recipe file + command line (or keyword arguments) -> `load_argume
 # ruff: noqa: RUF009 - `option` returns a dataclasses.field
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError
-from ..models.configuration_mcl import MCLConfig
 from .options import FromRecipe, load_options, option, set_types
+
+if TYPE_CHECKING:
+    from ..models.configuration_mcl import MCLConfig
 
 # Fields that describe the network and are handed to `MCLConfig`; None leaves its default, which is the paper's value.
 MODEL_FIELDS = (
@@ -236,12 +238,14 @@ class PretrainArguments(FromRecipe):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
 
-    def model_config(self, **more: Any) -> MCLConfig:
+    def model_config(self, **more: Any) -> "MCLConfig":
         """The `MCLConfig` of this run; `more` are further fields (`num_labels`).
 
         Raises:
             InputError: fields that contradict each other, or a backbone that is unknown or lacks the strides 4 to 32.
         """
+        from ..models.configuration_mcl import MCLConfig
+
         given = {name: getattr(self, name) for name in MODEL_FIELDS if getattr(self, name) is not None}
         try:
             return MCLConfig(**given, **more)

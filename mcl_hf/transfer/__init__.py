@@ -3,18 +3,24 @@
 Tables of names are in `keymaps`; each target has one file.
 """
 
-from mcl_hf.transfer.checkpoint import Checkpoint, open_checkpoint
-from mcl_hf.transfer.convert import Coverage
-from mcl_hf.transfer.export import TARGETS, export_checkpoint
-from mcl_hf.transfer.import_ import import_checkpoint
-from mcl_hf.transfer.remote_code import write_with_code
+import importlib
+from typing import Any
 
-__all__ = [
-    "TARGETS",
-    "Checkpoint",
-    "Coverage",
-    "export_checkpoint",
-    "import_checkpoint",
-    "open_checkpoint",
-    "write_with_code",
-]
+_HOME = {
+    "Checkpoint": "checkpoint",
+    "Coverage": "convert",
+    "TARGETS": "export",
+    "export_checkpoint": "export",
+    "import_checkpoint": "import_",
+    "open_checkpoint": "checkpoint",
+    "write_with_code": "remote_code",
+}
+"""Public name -> the file that defines it; loaded on first use."""
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

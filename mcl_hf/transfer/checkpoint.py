@@ -18,7 +18,6 @@ from mcl_hf.models.starting_weights import read_checkpoint
 from mcl_hf.models.timm_backbone import describe_backbone
 from mcl_hf.models.weight_files import read_json_object
 
-NETWORKS = ("online", "target")
 DETECTOR_TYPE = "mcl_detector"
 _SHARED_FIELDS = ("backbone", "backbone_kwargs", "num_channels", "image_mean", "image_std", "fpn_channels")
 _OTHER_PARTS = ("predictors.", "target.", "classifiers.", "contrast.")

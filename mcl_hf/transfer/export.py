@@ -12,24 +12,16 @@ from safetensors.torch import save_file
 from mcl_hf.errors import InputError
 from mcl_hf.models.image_processing_mcl import MCLImageProcessor
 from mcl_hf.new_folder import check_new, whole_folder
-from mcl_hf.transfer.checkpoint import NETWORKS, Checkpoint, find_folder, open_checkpoint, tensor_names
+from mcl_hf.transfer.checkpoint import Checkpoint, find_folder, open_checkpoint, tensor_names
 from mcl_hf.transfer.convert import Coverage
 from mcl_hf.transfer.notes import note
 from mcl_hf.transfer.remote_code import refuse_detector, write_with_code
 from mcl_hf.transfer.target_statistics import refresh_statistics
+from mcl_hf.transfer.targets import NETWORKS, TARGETS
 from mcl_hf.transfer.to_detectors import write_detectron2, write_mmdet, write_torchvision
 from mcl_hf.transfer.to_onnx import write_graphs
 from mcl_hf.transfer.to_timm import write_timm
 
-TARGETS = {
-    "timm": "the backbone, for timm and transformers' TimmWrapper",
-    "torchvision": "ResNet, and Mask R-CNN, Faster R-CNN or RetinaNet with a script that builds it",
-    "detectron2": "weights and yaml of Mask R-CNN, Faster R-CNN or RetinaNet",
-    "mmdet": "weights and config fragment of Mask R-CNN, Faster R-CNN or RetinaNet",
-    "onnx": "graphs of the backbone and of backbone and FPN, any input size",
-    "pt2": "the same as programs of torch.export",
-    "transformers": "our own format, without training state; with_code adds the code",
-}
 _BACKBONE_ONLY = ("timm",)
 _DETECTOR_WRITERS = {"torchvision": write_torchvision, "detectron2": write_detectron2, "mmdet": write_mmdet}
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-DETECTORS = ("mask_rcnn", "faster_rcnn", "retinanet")
 _NUMBER, _WORD = r"(?P<{}>\d+)", {"leaf": r"(?P<leaf>[^.]+)", "rest": r"(?P<rest>.+)"}
 
 

@@ -16,7 +16,8 @@ from mcl_hf.transfer.checkpoint import Checkpoint
 from mcl_hf.transfer.companions import RESNET_DEPTHS, detectron2_yaml, mmdet_config, settings
 from mcl_hf.transfer.convert import Coverage, convert
 from mcl_hf.transfer.detector_heads import head_table, head_values
-from mcl_hf.transfer.keymaps import DETECTORS, RESNET, TABLES, Table, to_theirs
+from mcl_hf.transfer.keymaps import RESNET, TABLES, Table, to_theirs
+from mcl_hf.transfer.targets import DETECTORS
 from mcl_hf.transfer.torchvision_script import torchvision_script
 
 

@@ -3,23 +3,29 @@
 Imports `models` only, and matplotlib (extra `viz`) inside the functions that draw with it.
 """
 
-from mcl_hf.viz.curves import curves_picture, read_log, summarise
-from mcl_hf.viz.detections import DrawnImage, DrawnObjects, detections_picture
-from mcl_hf.viz.montage_grid import montage_picture
-from mcl_hf.viz.precision_recall import precision_recall_picture
-from mcl_hf.viz.similarity import draw_similarity, similarity_map, similarity_picture, to_pixel_values
+import importlib
+from typing import Any
 
-__all__ = [
-    "DrawnImage",
-    "DrawnObjects",
-    "curves_picture",
-    "detections_picture",
-    "draw_similarity",
-    "montage_picture",
-    "precision_recall_picture",
-    "read_log",
-    "similarity_map",
-    "similarity_picture",
-    "summarise",
-    "to_pixel_values",
-]
+_HOME = {
+    "DrawnImage": "detections",
+    "DrawnObjects": "detections",
+    "curves_picture": "curves",
+    "detections_picture": "detections",
+    "draw_similarity": "similarity",
+    "montage_picture": "montage_grid",
+    "precision_recall_picture": "precision_recall",
+    "read_log": "curves",
+    "similarity_map": "similarity",
+    "similarity_picture": "similarity",
+    "summarise": "curves",
+    "to_pixel_values": "similarity",
+}
+"""Public name -> the file that defines it; loaded on first use."""
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

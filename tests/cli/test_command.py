@@ -56,7 +56,10 @@ def test_exit_code_is_the_commands_own():
         (["--recipe"], "mcl-hf: error: unknown option '--recipe': choose from"),
         (["show", "runn"], "mcl-hf: error: mcl-hf show has no 'runn': choose from data, run, montages, similarity\n"),
         (["pretrain", "--bogus"], "mcl-hf: error: unrecognized arguments: --bogus"),
-        (["pretrain", "--recipe", "demoo"], "mcl-hf: error: there is no recipe 'demoo': did you mean 'demo'?"),
+        (
+            ["pretrain", "--recipe", "demoo"],
+            "mcl-hf: error: argument --recipe: there is no recipe 'demoo': did you mean 'demo'?",
+        ),
         (["pretrain", "--recipe", "demo"], "mcl-hf: error: output_dir is not set"),
         (["pretrain", "--recipe", "demo", "--output-dir", "x", "--epochs", "ten"], "mcl-hf: error: epochs must be a"),
         (["show", "run", "nowhere"], "mcl-hf: error: there is no log at nowhere"),

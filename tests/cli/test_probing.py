@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from mcl_hf import pretrain
 from mcl_hf.cli import main
 from mcl_hf.cli.probing import RunProbe, is_due
-from mcl_hf.training import load_arguments, pretrain
+from mcl_hf.training import load_arguments
 from tests.detection.scenes import write_scenes
 
 TINY = {
@@ -147,7 +148,7 @@ def test_the_command_prints_a_table_and_writes_numbers_and_a_picture(run, scenes
 def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(name, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
-    monkeypatch.setattr("mcl_hf.cli.probe.probe_checkpoint", lambda *_, **__: pytest.fail("it was measured"))
+    monkeypatch.setattr("mcl_hf.probe.run_probe.probe_checkpoint", lambda *_, **__: pytest.fail("it was measured"))
     assert main(["probe", "random", "--data", "photos", "--out", str(tmp_path / name)]) == 2
     error = capsys.readouterr().err
     assert f"{name} cannot be written" in error and error.count("\n") == 1, error

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcl_hf.detection import detection_data, ground_truth_results, masks, open_detection_data
+from mcl_hf.detection.auto_rules import choose_sizes
 from mcl_hf.detection.evaluation_files import drawn_images
 from mcl_hf.detection.masks import decode_masks
 from mcl_hf.detection.targets import pixel_boxes
 from mcl_hf.detection.train_loader import DetectionLoader
 from mcl_hf.detection.train_order import TrainOrder
-from mcl_hf.detection.train_transform import TrainTransform, choose_sizes, resized
+from mcl_hf.detection.train_transform import TrainTransform, resized
 from mcl_hf.errors import InputError
 from mcl_hf.viz.detections import draw_objects
 

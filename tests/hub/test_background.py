@@ -18,7 +18,8 @@ background._TELL_EVERY, push_worker.WAITS = 0.2, (0.05, 0.05)
 from mcl_hf.cli.hub_flags import hub_callbacks
 from mcl_hf.cli.command import run_command
 import argparse
-from mcl_hf.training import PretrainArguments, pretrain
+from mcl_hf import pretrain
+from mcl_hf.training import PretrainArguments
 import mcl_hf.cli.hub_flags
 options = {options!r}
 flags = argparse.Namespace(push_to_hub={repository!r}, hub_private={private!r})

@@ -4,8 +4,20 @@ Flow: plan (what is asked) -> starts, labelled (what every job gets) -> jobs (wh
 in a process of its own) -> answer (means and paired differences) -> report (sentence, tables, picture).
 """
 
-from mcl_hf.detection.compare.answer import Answer
-from mcl_hf.detection.compare.compare import compare
-from mcl_hf.detection.compare.plan import ComparePlan, load_plan
+import importlib
+from typing import Any
 
-__all__ = ["Answer", "ComparePlan", "compare", "load_plan"]
+_HOME = {
+    "Answer": "answer",
+    "ComparePlan": "plan",
+    "load_plan": "plan",
+}
+"""Public name -> the file that defines it; loaded on first use."""
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -111,7 +111,8 @@ def _begin(folder: Path, digest: str) -> None:
 
 
 def _pretrain(content: dict[str, Any], folder: Path, saved: threading.Event) -> dict[str, Any] | None:
-    from mcl_hf.training import PretrainArguments, pretrain
+    from mcl_hf.training.arguments import PretrainArguments
+    from mcl_hf.training.pretrain import pretrain
 
     options = dict(content["options"])
     if content["job"]["kind"] == "pace":
