@@ -20,7 +20,7 @@ CASES = {
     "from mcl_hf import MCLModel": "from mcl_hf import MCLModel",
     "from transformers import PreTrainedModel": "from transformers import PreTrainedModel",
     **{f"mcl-hf {line}": COMMAND.format(line) for line in (
-        "--help", "--version", "pretrain --help", "pretrain --bach-size 3", "finetune --recipe nothing", "compare --help"
+        "--help", "--version", "pretrain --help", "pretrain --bach 3", "finetune --recipe nothing", "compare --help"
     )},
 }  # fmt: skip
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     seconds: dict[str, list[float]] = {name: [] for name in CASES}
-    for name, code in CASES.items():  # once for the file cache
+    for code in CASES.values():  # once for the file cache
         processor_seconds(code)
     for _ in range(rounds):
         empty = processor_seconds("pass")
