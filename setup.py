@@ -37,7 +37,7 @@ EXTRAS = {
     "tensorboard": ["tensorboard"],
     "wandb": ["wandb"],
     "trackio": ["trackio"],
-    "fast-coco": ["faster-coco-eval", "hotcoco"],  # 1.8.0, 1.3.0: COCO figures sooner; pycocotools is always there
+    "fast-coco": ["faster-coco-eval"],  # 1.8.0: COCO figures sooner; pycocotools is always there
     "multispectral": ["tifffile"],  # TIFF images of other than 1 or 3 channels
     "onnx": ["onnx", "onnxruntime", "onnxscript"],  # 1.23.2, 1.32.0, 0.7.2: mcl-hf export --to onnx, and running it
     "transformers-detectors": ["scipy"],  # the matching losses of DETR and Mask2Former
@@ -47,7 +47,6 @@ EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement
 EXTRAS["test"] = [
     *EXTRAS["docs"],
     "faster-coco-eval",
-    "hotcoco",
     "hypothesis",
     "matplotlib",
     "onnx",

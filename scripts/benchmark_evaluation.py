@@ -1,6 +1,6 @@
 """How long an evaluation of many images takes with each back end, and whether all give the same figures.
 
-    python scripts/benchmark_evaluation.py [--images 5000] [--classes 80] [--rounds 1] [--back-ends hotcoco ...]
+    python scripts/benchmark_evaluation.py [--images 5000] [--classes 80] [--rounds 1] [--back-ends faster-coco-eval]
 
 The predictions are synthetic, and so is the ground truth: about as many objects of as many classes, and predictions, as
 COCO's 5,000 validation images and a detector have (7 objects and 30 predictions an image; half of the predictions are

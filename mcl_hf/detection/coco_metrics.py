@@ -20,11 +20,10 @@ from mcl_hf.detection.masks import to_rle
 from mcl_hf.detection.results import Result
 from mcl_hf.errors import InputError
 
-Backend = Literal["pycocotools", "faster-coco-eval", "hotcoco"]
+Backend = Literal["pycocotools", "faster-coco-eval"]
 BACKENDS: dict[str, str] = {
     "pycocotools": "pycocotools",
     "faster-coco-eval": "faster_coco_eval",
-    "hotcoco": "hotcoco",
 }
 """Name of a back end -> the module to import."""
 
@@ -211,13 +210,5 @@ def _python_coco(coco: Any, coco_eval: Any, truth: dict[str, Any], found: list[R
     return evaluation.eval
 
 
-def _hotcoco(module: Any, truth: dict[str, Any], found: list[Result], kind: str) -> Mapping[str, Any]:
-    annotated = module.COCO(truth)
-    predicted = annotated.load_res(found) if found else module.COCO({**truth, "annotations": []})
-    evaluation = module.COCOeval(annotated, predicted, kind)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return evaluation.eval
 
-
-_RUN = {"pycocotools": _pycocotools, "faster-coco-eval": _faster_coco_eval, "hotcoco": _hotcoco}
+_RUN = {"pycocotools": _pycocotools, "faster-coco-eval": _faster_coco_eval}

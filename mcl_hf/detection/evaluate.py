@@ -115,7 +115,7 @@ def evaluate_detections(
     Args:
         data: the annotations, all images of which are counted, predicted or not.
         predictions: COCO results (`results.to_results`), or the path of a results JSON.
-        backend: pycocotools is the number of record. faster-coco-eval and hotcoco give the same figures sooner.
+        backend: pycocotools is the number of record. faster-coco-eval gives the same figures sooner.
         masks: whether masks are scored; None: where data and predictions have them. Say it where there may be no
             predictions at all.
 

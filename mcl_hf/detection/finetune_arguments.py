@@ -132,7 +132,7 @@ class FinetuneArguments(FromRecipe):
         None, "evaluations without a better AP after which the run ends; 0 never (0)"
     )
     eval_batch_size: int = option(1, "images per process and forward pass in evaluation")
-    eval_backend: Literal["pycocotools", "faster-coco-eval", "hotcoco"] = option(
+    eval_backend: Literal["pycocotools", "faster-coco-eval"] = option(
         "pycocotools", "what computes AP; pycocotools is the number of record"
     )
     save_every_steps: int = option(2500, "steps between checkpoints; 0 saves at the end only")

@@ -73,7 +73,7 @@ def test_two_processes_write_what_one_writes(folder, tmp_path):
     assert done.stdout.count("written:") == 1
 
 
-@pytest.mark.parametrize("backend", ["pycocotools", "faster-coco-eval", "hotcoco"])
+@pytest.mark.parametrize("backend", ["pycocotools", "faster-coco-eval"])
 def test_a_results_file_without_a_model(folder, tmp_path, backend):
     pytest.importorskip(backend.replace("-", "_"))
     options = ["--data", folder / "data", "--output-dir", tmp_path, "--backend", backend, "--pictures", 0]

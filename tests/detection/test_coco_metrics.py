@@ -100,10 +100,10 @@ def test_curves_fall_from_the_first_recall(scene_data):
 
 
 def test_a_back_end_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setitem(BACKENDS, "hotcoco", "no_such_module_here")
-    with pytest.raises(InputError, match=r"hotcoco is not installed: pip install 'mcl_hf\[fast-coco\]'"):
-        import_backend("hotcoco")
-    with pytest.raises(InputError, match="choose from pycocotools, faster-coco-eval, hotcoco"):
+    monkeypatch.setitem(BACKENDS, "faster-coco-eval", "no_such_module_here")
+    with pytest.raises(InputError, match=r"faster-coco-eval is not installed: pip install 'mcl_hf\[fast-coco\]'"):
+        import_backend("faster-coco-eval")
+    with pytest.raises(InputError, match="choose from pycocotools, faster-coco-eval"):
         import_backend("coco")
 
 

@@ -196,7 +196,7 @@ def test_fractions_nest(scenes):
         ({"data": "nowhere.json"}, "nowhere.json"),
         ({"detector_options": {"fpn_chanels": 8}}, "unknown field 'fpn_chanels': did you mean 'fpn_channels'"),
         ({"batch_size": 16}, "a step needs 16 different images, but there are 8"),
-        ({"eval_backend": "hotcocoa"}, "eval_backend must be one of"),
+        ({"eval_backend": "coco"}, "eval_backend must be one of"),
         ({"freeze_at": 9}, "freeze_at must be 0"),
         ({"lr_milestones": ["3/2"]}, "lr_milestones must ascend"),
         ({"early_stopping_patience": 3, "eval_every_steps": 0}, "needs evaluations"),

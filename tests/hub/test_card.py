@@ -428,13 +428,13 @@ def test_evaluations_of_other_runs_bring_their_protocol(folder, tmp_path):
     for detector in (mine, other):
         (detector / "evaluation").mkdir()
         figures = {"AP": 0.25, "AP50": math.nan, "AP75": None, "per_class": {}}
-        content = {"run": str(detector), "step": 4, "seed": 3, "backend": "hotcoco", "images": 8, "box": figures}
+        content = {"run": str(detector), "step": 4, "seed": 3, "backend": "faster-coco-eval", "images": 8, "box": figures}
         (detector / "evaluation" / "metrics.json").write_text(json.dumps(content))
     files = [detector / "evaluation" / "metrics.json" for detector in (mine, other, mine)]
     text = render_card(folder, evaluations=files)
     assert text.count("| `mine`, fine-tuned from this model | user/set, val: 8 images") == 1
     assert "| `other` (another model) |" in text and "| 25.0 | not measured | not measured | 1 (3) |" in text
-    assert "Protocol of `mine`:\n\n| | |" in text and "AP by hotcoco." in text and "--output-dir mine" in text
+    assert "Protocol of `mine`:\n\n| | |" in text and "AP by faster-coco-eval." in text and "--output-dir mine" in text
     [result] = ModelCard(text).data.eval_results  # not of the other one, and no NaN
     assert result.metric_value == 25.0 and "fine-tuned from it" in result.metric_name
 

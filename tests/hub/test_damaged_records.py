@@ -109,7 +109,7 @@ def test_an_import(folder):
 
 
 RESULTS = [
-{"run": "det", "step": 4, "seed": 3, "backend": "hotcoco", "images": 8, "box": {"AP": 0.25}},
+{"run": "det", "step": 4, "seed": 3, "backend": "faster-coco-eval", "images": 8, "box": {"AP": 0.25}},
     {"checkpoint": "det", "data": "coco", "given": "a/b", "split": "val", "images": 8, "objects": 9,
  "box": {"AP": 0.25, "AP50": None}, "mask": {"AP": 0.2}, "voc": {"AP50": 0.3}, "max_images": 3},
     {"predictions": "a/results.json", "data": "coco", "box": {"AP": math.nan}},
