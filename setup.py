@@ -1,6 +1,8 @@
 """Packaging of mcl_hf: metadata, dependencies, the `mcl-hf` command and the data files that travel in the wheel.
 
-Floors are the oldest releases that the code was seen to run with; the newest tested are named beside them.
+Floors are the oldest releases that the code was seen to run with; the newest tested are named beside them. Upper bounds
+stand where parts are used that a release may change without notice: the Auto classes' tables of transformers, and the
+RoI heads, RPN and samplers of torchvision's detection package.
 """
 
 import re
@@ -14,9 +16,9 @@ README = ROOT / "README.md"
 
 INSTALL_REQUIRES = [
     "torch>=2.11",  # tested up to 2.15.0
-    "torchvision>=0.26",  # 0.29.2; must be the build that belongs to the installed torch
+    "torchvision>=0.26,<0.31",  # 0.29.2; must be the build that belongs to the installed torch
     "timm>=1.0.31",  # 1.0.31
-    "transformers>=5.17",  # 5.23.0
+    "transformers>=5.17,<6",  # 5.23.0
     "accelerate>=1.15",  # 1.15.0
     "datasets>=5.2",  # 5.2.0
     "safetensors",
@@ -70,6 +72,10 @@ setup(
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     author="The mcl_hf authors",
+    project_urls={
+        "Paper": "https://arxiv.org/abs/2304.02010",
+        "Published code of the method": "https://github.com/GuoQiushan/MCL",
+    },
     license_expression="Apache-2.0",
     license_files=["LICENSE", "mcl_hf/data/photos/LICENSE-IMAGES.md"],
     keywords="self-supervised, contrastive learning, object detection, feature pyramid, pre-training, backbone",

@@ -43,11 +43,14 @@ def test_version_is_the_same_everywhere():
 
 def test_continuous_integration_runs_what_a_developer_runs():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
-    assert "make test SLOW=1" in (ROOT / ".ci" / "run").read_text()
+    assert (ROOT / ".ci" / "run").read_text().endswith("make quality\nmake test SLOW=1\n")
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        for action in re.findall(r"uses: *(\S+)", path.read_text()):
+            assert re.fullmatch(r"[\w/.-]+@[0-9a-f]{40}", action), f"{path.name}: pin {action} to a commit"
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
     assert workflow["jobs"]["test"]["steps"][-1]["run"] == ".ci/run"
     makefile = (ROOT / "Makefile").read_text()
-    for target in ("demo", "test", "quality", "bench", "clean"):
+    for target in ("demo", "test", "quality", "docs", "bench", "clean"):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["testpaths"] == [
         "tests"
