@@ -428,7 +428,14 @@ def test_evaluations_of_other_runs_bring_their_protocol(folder, tmp_path):
     for detector in (mine, other):
         (detector / "evaluation").mkdir()
         figures = {"AP": 0.25, "AP50": math.nan, "AP75": None, "per_class": {}}
-        content = {"run": str(detector), "step": 4, "seed": 3, "backend": "faster-coco-eval", "images": 8, "box": figures}
+        content = {
+            "run": str(detector),
+            "step": 4,
+            "seed": 3,
+            "backend": "faster-coco-eval",
+            "images": 8,
+            "box": figures,
+        }
         (detector / "evaluation" / "metrics.json").write_text(json.dumps(content))
     files = [detector / "evaluation" / "metrics.json" for detector in (mine, other, mine)]
     text = render_card(folder, evaluations=files)
