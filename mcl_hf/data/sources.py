@@ -17,6 +17,7 @@ from mcl_hf.data.local_tables import LocalTable, canonical_split, hub_table, pho
 from mcl_hf.data.mixing import MixedSource
 from mcl_hf.data.remote import is_remote
 from mcl_hf.data.streams import StreamSource
+from mcl_hf.data.tiles import TiledSource
 from mcl_hf.errors import InputError
 
 __all__ = ["ImageSource", "RawSample", "open_source"]
@@ -31,6 +32,7 @@ def open_source(
     group_column: str | None = None,
     split: str = "train",
     streaming: bool = False,
+    tile: int | None = None,
 ) -> ImageSource:
     """Open images for reading by index.
 
@@ -53,6 +55,7 @@ def open_source(
         split: the part to take where the names of folders or files tell parts apart; elsewhere it has no effect, which
             the description says.
         streaming: read parquet files and the Hub's data sets where they lie as well, without a copy on disk.
+        tile: cut every picture into tiles of about so many px a side, each an image of its own; see `TiledSource`.
 
     Raises:
         InputError: nothing there, no images in it, a pattern that matches nothing, or a column that does not exist or
@@ -64,6 +67,8 @@ def open_source(
         _check_patterns(patterns, names, split)
     columns = (image_column, label_column, group_column)
     sources = [_open_one(_find(name, split, streaming, patterns), name, *columns) for name in names]
+    if tile is not None:
+        sources = [TiledSource(source, tile) for source in sources]
     return sources[0] if len(sources) == 1 else MixedSource(sources, weights)
 
 

@@ -39,7 +39,7 @@ from mcl_hf.detection.compare.starts import (
 from mcl_hf.detection.detection_data import DetectionData, FileImages
 from mcl_hf.detection.finetune_arguments import FinetuneArguments, load_finetune_arguments
 from mcl_hf.errors import InputError
-from mcl_hf.training import load_arguments
+from mcl_hf.training import PretrainArguments, load_arguments
 from mcl_hf.training.run_data import open_data
 from mcl_hf.training.saving import replace_folder
 
@@ -175,13 +175,17 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
     _check_starts(setting)
     if pretrainings:
         setting.unlabelled = plan.unlabelled or [str(_training_images(data.train, work / "unlabelled"))]
-        setting.source = open_data(pretraining_arguments(setting, next(iter(pretrainings.values()))))
+        setting.source = open_data(_first_arguments(setting))
         setting.lines.append(setting.source.description)
     _check_apart(setting)
     return setting
 
 
-def pretraining_arguments(setting: Setting, pretraining: Pretraining) -> Any:
+def _first_arguments(setting: Setting) -> PretrainArguments:
+    return pretraining_arguments(setting, next(iter(setting.pretrainings.values())))
+
+
+def pretraining_arguments(setting: Setting, pretraining: Pretraining) -> PretrainArguments:
     """Options of a pre-training on the comparison's images."""
     assert setting.unlabelled is not None, "set where there are pre-trainings"
     return replace(pretraining.arguments, data=setting.unlabelled)
@@ -257,7 +261,8 @@ def _check_apart(setting: Setting) -> None:
     if data.val is not None:
         parts["validation"] = (_key(data.val), annotated_bytes(data.val))
     if setting.source is not None and setting.plan.unlabelled is not None:
-        parts["unlabelled"] = (setting.source.fingerprint, source_bytes(setting.source))
+        pictures = open_data(replace(_first_arguments(setting), tile=None))  # each once, whatever they are cut into
+        parts["unlabelled"] = (pictures.fingerprint, source_bytes(pictures))
     check_apart(parts, setting.work / "image-hashes.json")
 
 
