@@ -13,6 +13,7 @@ from mcl_hf.cli.show_montages import first_montages
 from mcl_hf.data import BrokenImage, ImageSource, RawSample, open_image
 from mcl_hf.data.near_duplicates import NearDuplicates, find_near_duplicates
 from mcl_hf.data.stage_times import STAGES, StageTimes, time_stages
+from mcl_hf.detection.view_scale import about_scale
 from mcl_hf.errors import InputError
 from mcl_hf.training import PretrainArguments
 from mcl_hf.training.run_data import open_data
@@ -72,6 +73,9 @@ def run(argv: list[str]) -> None:
             title = f"{found.images} of {found.looked_at} images look like another one: {groups}"
             originals = [_originals(source, group[:IMAGES_SHOWN], channels) for group in shown]
             parts.append(duplicates_picture(originals, [len(group) for group in shown], title, columns=IMAGES_SHOWN))
+    scale = about_scale(arguments, source)
+    if scale is not None:
+        print(scale)
     print(_speed(arguments, source))
     save_picture(stack_pictures([*parts, montages]), namespace.out)
 

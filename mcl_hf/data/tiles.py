@@ -15,6 +15,11 @@ from mcl_hf.data.order import PositionOrder, SampleOrder
 from mcl_hf.data.stream_order import StreamOrder
 
 
+def tile_grid(sizes: np.ndarray, tile: int) -> np.ndarray:
+    """Columns and rows of tiles of pictures, int64 ``(P, 2)``, from their widths and heights ``(P, 2)``, px."""
+    return np.maximum(1, np.floor(sizes / tile + 0.5)).astype(np.int64)
+
+
 class TiledSource(ImageSource):
     """The tiles of all pictures of a source, picture after picture, row after row.
 
@@ -35,7 +40,7 @@ class TiledSource(ImageSource):
     def __init__(self, source: ImageSource, tile: int) -> None:
         self._source = source
         self._sizes = np.array([_size(source, picture) for picture in range(len(source))], dtype=np.int64)  # (P, 2)
-        self._grid = np.maximum(1, np.floor(self._sizes / tile + 0.5)).astype(np.int64)  # columns, rows
+        self._grid = tile_grid(self._sizes, tile)
         counts = self._grid.prod(1)
         self._first = np.cumsum(counts) - counts  # tile 0 of each picture
         self._len = int(counts.sum())

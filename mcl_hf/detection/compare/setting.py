@@ -38,6 +38,7 @@ from mcl_hf.detection.compare.starts import (
 )
 from mcl_hf.detection.detection_data import DetectionData, FileImages
 from mcl_hf.detection.finetune_arguments import FinetuneArguments, load_finetune_arguments
+from mcl_hf.detection.view_scale import object_line
 from mcl_hf.errors import InputError
 from mcl_hf.training import PretrainArguments, load_arguments
 from mcl_hf.training.run_data import open_data
@@ -177,8 +178,22 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
         setting.unlabelled = plan.unlabelled or [str(_training_images(data.train, work / "unlabelled"))]
         setting.source = open_data(_first_arguments(setting))
         setting.lines.append(setting.source.description)
+        _tell_scale(setting)
     _check_apart(setting)
     return setting
+
+
+def _tell_scale(setting: Setting) -> None:
+    """How large objects are in the views of pre-trainings and in the detector."""
+    least, most = setting.base.min_size_test, setting.base.max_size_test
+    assert least is not None and most is not None, "filled"
+    told: dict[str, list[str]] = {}
+    for name, own in setting.pretrainings.items():
+        line = object_line(own.arguments, setting.data.train, least, most)
+        told.setdefault(line or "", []).append(name)
+    for line, names in told.items():
+        kind = setting.warnings if line.startswith("warning: ") else setting.lines
+        kind += [f"{', '.join(names)}: {line.removeprefix('warning: ')}"] if line else []
 
 
 def _first_arguments(setting: Setting) -> PretrainArguments:
