@@ -13,7 +13,7 @@ from mcl_hf.data.addresses import Shards, addressed_shards, hub_shards, is_hub_n
 from mcl_hf.data.columns import find_image_column, has_class_names, is_text, require_column, require_paths
 from mcl_hf.data.folders import folder_files, folder_table, local_files, shards_in
 from mcl_hf.data.image_source import ImageSource, RawSample, TableSource
-from mcl_hf.data.local_tables import LocalTable, canonical_split, hub_table, photos_table
+from mcl_hf.data.local_tables import LocalTable, canonical_split, embedded_folder, hub_table, photos_table
 from mcl_hf.data.mixing import MixedSource
 from mcl_hf.data.remote import is_remote
 from mcl_hf.data.streams import StreamSource
@@ -39,7 +39,8 @@ def open_source(
     Args:
         data: one source, or several to mix, as ``["a=0.7", "b=0.3"]`` or without weights. A source is
 
-            * ``photos`` (those that come with the package; a folder of your own called photos is ``./photos``),
+            * ``photos`` (those that come with the package; a folder of your own called photos is ``./photos``), or
+              ``bccd-mini``, which are annotated,
             * a folder of images (flat or by class, at any depth),
             * a parquet, arrow or WebDataset tar file, a folder of them or a glob,
             * the name of a data set on the Hub, ``user/name``,
@@ -111,6 +112,7 @@ def _check_patterns(patterns: list[str], names: list[str], split: str) -> None:
 
 def _find(data: str, split: str, streaming: bool, patterns: list[str] | None) -> LocalTable | Shards:
     """What a text names: a table to be shuffled, or shards to be streamed."""
+    data = embedded_folder(data)
     path = Path(data)
     if patterns is not None:
         if path.is_dir():
@@ -139,6 +141,6 @@ def _find(data: str, split: str, streaming: bool, patterns: list[str] | None) ->
     if not is_hub_name(data):
         raise InputError(
             f"Data '{data}' is no local file or folder, no address and no name of a data set on the Hub: give photos, "
-            "a folder of images, parquet, arrow or tar files, or user/name."
+            "bccd-mini, a folder of images, parquet, arrow or tar files, or user/name."
         )
     return hub_shards(data, split) if streaming else hub_table(data, split)

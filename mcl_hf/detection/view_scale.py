@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mcl_hf.data import BrokenImage, ImageSource
+from mcl_hf.data.local_tables import embedded_folder
 from mcl_hf.data.tiles import tile_grid
 from mcl_hf.data.views import side_recipes
 from mcl_hf.detection import auto_rules
@@ -117,7 +118,7 @@ def _annotated(arguments: PretrainArguments) -> DetectionData | None:
     """`probe_data`, or the run's own data where they are on this machine and annotated."""
     if arguments.probe_data is not None:
         return open_detection_data(arguments.probe_data, skip_broken=True, check_files=False)
-    if len(arguments.data) > 1 or arguments.data_files or not Path(arguments.data[0]).exists():
+    if len(arguments.data) > 1 or arguments.data_files or not Path(embedded_folder(arguments.data[0])).exists():
         return None
     try:
         return open_detection_data(arguments.data[0], split=arguments.split, skip_broken=True, check_files=False)

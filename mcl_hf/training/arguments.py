@@ -73,9 +73,9 @@ class PretrainArguments(FromRecipe):
     data: list[str] = option(
         ["photos"],
         "one or more of: folder of images; parquet, arrow or WebDataset tar file, folder or glob; name of a data set "
-        "on the Hub; https:// or hf://datasets/ address of shards, as in name-{000..127}.tar; 'photos' for the "
-        "embedded ones. Several are mixed: one=0.7 other=0.3 in these shares; without weights, every image once an "
-        "epoch",
+        "on the Hub; https:// or hf://datasets/ address of shards, as in name-{000..127}.tar; 'photos' or 'bccd-mini' "
+        "for the embedded ones. Several are mixed: one=0.7 other=0.3 in these shares; without weights, every image "
+        "once an epoch",
     )
     streaming: bool = option(
         False, "read parquet shards and data sets of the Hub where they lie, without a copy on disk"
