@@ -22,6 +22,7 @@ from .test_compare import FINETUNE, PRETRAIN
 from .test_finetune import TINY
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_bccd_mini.py"
+PREPARE = Path(__file__).parents[2] / "evaluation" / "bccd" / "prepare.py"
 COUNTS = {"train": (205, 2805), "val": (87, 1138), "test": (72, 945)}
 NETWORK = ["--region-size", "2", "--num-workers", "0"]
 
@@ -100,7 +101,7 @@ def clone(folder):
     return folder
 
 
-def test_the_script_halves_pictures_and_boxes_the_same_every_time(tmp_path):
+def test_the_script_halves_pictures_and_boxes_the_same_every_time(tmp_path, monkeypatch):
     write = runpy.run_path(str(SCRIPT))["write_coco"]
     source = clone(tmp_path / "clone")
     for name in ("one", "other"):
@@ -112,7 +113,8 @@ def test_the_script_halves_pictures_and_boxes_the_same_every_time(tmp_path):
     whole, half = (open_detection_data(at, split="val")[0] for at in (source / "BCCD", tmp_path / "one"))
     np.testing.assert_allclose(half.boxes, whole.boxes / 2)
     assert (half.width, half.height) == (32, 24)
-    write(source, tmp_path / "copy", 1)
+    monkeypatch.setattr("sys.argv", ["prepare.py", str(source), str(tmp_path / "copy")])
+    runpy.run_path(str(PREPARE), run_name="__main__")
     copied = open_detection_data(tmp_path / "copy", split="test")[0]
     assert copied.image_bytes() == (source / "BCCD" / "JPEGImages" / "b2.jpg").read_bytes()
     for wrong in ((tmp_path, tmp_path / "new"), (source, tmp_path / "copy")):

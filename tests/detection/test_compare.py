@@ -15,6 +15,9 @@ import yaml
 import mcl_hf
 from mcl_hf.cli import main
 from mcl_hf.detection.compare.answer import read_answer
+from mcl_hf.detection.compare.plan import load_plan
+from mcl_hf.detection.compare.starts import read_starts
+from mcl_hf.detection.finetune_arguments import load_finetune_arguments
 from mcl_hf.errors import InputError
 
 from .scenes import write_scenes
@@ -163,6 +166,15 @@ def test_a_dry_run_lists_and_leaves_nothing(plan, capsys, tmp_path):
     out = capsys.readouterr().out
     assert "pretrain: 6 jobs" in out and "tune: 40 jobs" in out and "test: 100 jobs" in out and "MiB of disk" in out
     assert not (tmp_path / "answer").exists()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "evaluation").glob("*/*.yaml")), ids=lambda file: file.parent.name)
+def test_the_plans_of_the_evaluation_can_be_read(file):
+    plan = load_plan(str(file))
+    starts, pretrainings = read_starts(plan)
+    assert {"random", "mcl"} <= {start.name for start in starts} or "visits" in file.name
+    assert all(own.config.image_size == 64 for own in pretrainings.values())
+    load_finetune_arguments(plan.recipe, **plan.finetune, max_steps=1)
 
 
 def test_the_command_answers_in_one_line(plan, capsys, tmp_path):
