@@ -13,9 +13,11 @@ import pytest
 import yaml
 
 import mcl_hf
+from mcl_hf import MCLBackbone, MCLConfig, MCLModel
 from mcl_hf.cli import main
 from mcl_hf.detection.compare.answer import read_answer
 from mcl_hf.detection.compare.plan import load_plan
+from mcl_hf.detection.compare.setting import about_setting, open_setting
 from mcl_hf.detection.compare.starts import read_starts
 from mcl_hf.detection.finetune_arguments import load_finetune_arguments
 from mcl_hf.errors import InputError
@@ -175,6 +177,27 @@ def test_the_plans_of_the_evaluation_can_be_read(file):
     assert {"random", "mcl"} <= {start.name for start in starts} or "visits" in file.name
     assert all(own.config.image_size == 64 for own in pretrainings.values())
     load_finetune_arguments(plan.recipe, **plan.finetune, max_steps=1)
+
+
+def test_starts_that_are_there_follow_the_network_in_what_they_leave_open(plan, tmp_path):
+    network = {key: PRETRAIN[key] for key in ("backbone", "backbone_kwargs")}
+    MCLBackbone(MCLConfig(**network)).save_pretrained(tmp_path / "backbone")  # says 256 channels, and holds no pyramid
+    small = {"hidden_dim": 16, "embedding_dim": 8, "region_convs": 1}
+    MCLModel(MCLConfig(**network, **small, fpn_channels=16)).save_pretrained(tmp_path / "wide")
+    starts = {"random": None, "mcl": None, "imagenet": {"init": str(tmp_path / "backbone")}}
+    other = {"wide": {"init": str(tmp_path / "wide")}}
+    (tmp_path / "work").mkdir()
+    setting = open_setting(load_plan(**plan | {"starts": starts | other}), tmp_path / "work")
+    told = [line for line in setting.warnings if "another network" in line]
+    assert told == ["wide is another network, not only another start: fpn_channels 16 in place of 8"]
+    setting = open_setting(load_plan(**plan | {"starts": {"random": None, "imagenet": starts["imagenet"]}}), tmp_path)
+    assert setting.network["backbone"] == "resnet10t" and "fpn_channels" not in setting.network
+
+
+def test_seconds_are_made_equal_once_all_are_timed(plan, tmp_path):
+    setting = open_setting(load_plan(**plan | {"starts": ["mcl", "image"], "equal": "seconds"}), tmp_path)
+    assert about_setting(setting, {})["visits"] == about_setting(setting, {"mcl": 0.2})["visits"] == {}
+    assert about_setting(setting, {"mcl": 0.2, "image": 0.1})["visits"] == {"mcl": 16, "image": 32}
 
 
 def test_the_command_answers_in_one_line(plan, capsys, tmp_path):

@@ -30,6 +30,7 @@ from mcl_hf.detection.compare.starts import (
     MATCHED,
     Pretraining,
     Start,
+    brings_network,
     check_opens,
     check_pretraining,
     read_starts,
@@ -93,7 +94,9 @@ class Setting:
         """Options of a start's fine-tuning, without folder and seed; pre-trained ones get `init` from their job."""
         own = replace(self.base, max_steps=steps, base_learning_rate=rate, init_parts=list(start.parts))
         own = replace(own, init=start.init or "random", **start.finetune)
-        return with_network(own, self.network, own.init or "random") if start.init else own
+        if start.init is None or brings_network(start.init):
+            return own
+        return with_network(own, self.network, start.init)
 
     @cached_property
     def visit_costs(self) -> dict[str, Cost]:
@@ -317,7 +320,7 @@ def _write_shards(train: DetectionData, folder: Path, rows: int = 1000) -> None:
 def about_setting(setting: Setting, pace: dict[str, float]) -> dict[str, Any]:
     """What the answer records of a setting; see `answer.Answer`."""
     plan, data = setting.plan, setting.data
-    known = plan.equal != "seconds" or bool(pace)
+    known = plan.equal != "seconds" or set(pace) == set(setting.pretrainings)
     steps = setting.pretraining_steps(pace) if known else {}
     base = setting.base
     return {
