@@ -95,9 +95,13 @@ def test_a_whole_comparison_is_run_once_and_keeps_its_plan(plan, capsys, tmp_pat
 
 def test_equal_starts_learn_from_the_same_images_and_end_alike(plan, tmp_path):
     plan |= {"starts": {"one": {"init": "random"}, "other": {"init": "random"}}, "output_dir": str(tmp_path / "equal")}
-    mcl_hf.compare(**plan)
+    file = tmp_path / "equal" / "plan.yaml"
+    file.parent.mkdir()
+    file.write_text(text := f"# why it is asked\n{yaml.safe_dump(plan)}")
+    mcl_hf.compare(str(file))
     one, other = figures(tmp_path / "equal").values()
     assert one == other
+    assert file.read_text() == text  # a plan that is the answer's own stays as its author wrote it
 
 
 @pytest.mark.slow
