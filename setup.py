@@ -77,7 +77,7 @@ setup(
         "Published code of the method": "https://github.com/GuoQiushan/MCL",
     },
     license_expression="Apache-2.0",
-    license_files=["LICENSE", "mcl_hf/data/photos/LICENSE-IMAGES.md"],
+    license_files=["LICENSE", "mcl_hf/data/photos/LICENSE-IMAGES.md", "mcl_hf/data/bccd_mini/LICENSE"],
     keywords="self-supervised, contrastive learning, object detection, feature pyramid, pre-training, backbone",
     classifiers=[
         "Development Status :: 4 - Beta",
@@ -91,7 +91,17 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["mcl_hf", "mcl_hf.*"]),
-    package_data={"mcl_hf": ["py.typed", "data/photos/*.parquet", "data/photos/*.md", "recipes/*/*.yaml", "hub/*.md"]},
+    package_data={
+        "mcl_hf": [
+            "py.typed",
+            "data/photos/*.parquet",
+            "data/photos/*.md",
+            "data/bccd_mini/*",
+            "data/bccd_mini/*/*",
+            "recipes/*/*.yaml",
+            "hub/*.md",
+        ]
+    },
     python_requires=">=3.11",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,

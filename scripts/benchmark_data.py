@@ -44,7 +44,7 @@ from torchvision.transforms import v2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mcl_hf.data import ViewLoader, open_image, open_source, render_views, side_recipes
+from mcl_hf.data import RawSample, ViewLoader, open_image, open_source, render_views, side_recipes
 from mcl_hf.data.stage_times import STAGES, time_stages
 from mcl_hf.data.views import crop_views
 
@@ -225,7 +225,7 @@ def compare(files: Sequence[bytes], rounds: int) -> None:
 
 def stages(files: Sequence[bytes]) -> None:
     """Where the time of the direct rendering goes."""
-    times = time_stages(files)
+    times = time_stages([RawSample(file) for file in files])
     print("\nstages of direct, ms/image: " + ", ".join(f"{name} {times.milliseconds(name):.2f}" for name in STAGES))
 
 

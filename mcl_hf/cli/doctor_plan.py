@@ -17,6 +17,7 @@ import torch
 
 from mcl_hf.cli.command import say
 from mcl_hf.data import ImageSource
+from mcl_hf.detection.view_scale import about_scale
 from mcl_hf.errors import InputError
 from mcl_hf.training import PretrainArguments
 from mcl_hf.training.plan import SPARE, Line, Measured, Plan, disagreement, largest_batch, make_plan
@@ -85,6 +86,9 @@ def print_plan(arguments: PretrainArguments, world_size: int) -> None:
             f"warning: an image of the larger batch took {disagreement(measured):.1f} times as long as one of the "
             "smaller, or the other way round: this machine is busy, and the times above are rough"
         )
+    scale = about_scale(arguments, source)
+    if scale is not None:
+        lines.append(scale)
     say("\n".join(lines))
 
 

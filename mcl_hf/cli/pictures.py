@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mcl_hf.data import decode_image
 from mcl_hf.viz import curves_picture, draw_similarity, montage_picture
 
 if TYPE_CHECKING:
@@ -54,5 +53,6 @@ class RunPictures:
 def _an_image(run: "Run") -> Image.Image:
     """The first image of the last batch, as it lies in the source: not cropped, not coloured."""
     index = 0 if run.batch is None else int(run.batch.views.sample_ids[0])
-    pixels = decode_image(run.loader.source.sample(index).bytes_, run.network.config.num_channels)  # (H, W, C) uint8
+    channels = run.network.config.num_channels
+    pixels = run.loader.source.sample(index).open(channels).decode(channels)  # (H, W, C) uint8
     return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)

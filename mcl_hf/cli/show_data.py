@@ -10,9 +10,10 @@ import numpy as np
 from mcl_hf.cli.command import check_picture, save_picture
 from mcl_hf.cli.pretrain import build_parser, read_arguments
 from mcl_hf.cli.show_montages import first_montages
-from mcl_hf.data import BrokenImage, ImageSource, decode_image
+from mcl_hf.data import BrokenImage, ImageSource, RawSample, open_image
 from mcl_hf.data.near_duplicates import NearDuplicates, find_near_duplicates
 from mcl_hf.data.stage_times import STAGES, StageTimes, time_stages
+from mcl_hf.detection.view_scale import about_scale
 from mcl_hf.errors import InputError
 from mcl_hf.training import PretrainArguments
 from mcl_hf.training.run_data import open_data
@@ -72,6 +73,9 @@ def run(argv: list[str]) -> None:
             title = f"{found.images} of {found.looked_at} images look like another one: {groups}"
             originals = [_originals(source, group[:IMAGES_SHOWN], channels) for group in shown]
             parts.append(duplicates_picture(originals, [len(group) for group in shown], title, columns=IMAGES_SHOWN))
+    scale = about_scale(arguments, source)
+    if scale is not None:
+        print(scale)
     print(_speed(arguments, source))
     save_picture(stack_pictures([*parts, montages]), namespace.out)
 
@@ -81,9 +85,10 @@ def _originals(source: ImageSource, indices: list[int], num_channels: int) -> li
     channel in gray.
     """
     plain = num_channels in (1, 3)
+    channels = 3 if plain else num_channels
     return [
         SheetImage(
-            decode_image(source.sample(index).bytes_, 3 if plain else num_channels)[:, :, : 3 if plain else 1],
+            source.sample(index).open(channels).decode(channels)[:, :, : 3 if plain else 1],
             source.name(index),
         )
         for index in indices
@@ -139,12 +144,14 @@ def _speed(arguments: PretrainArguments, source: ImageSource) -> str:
     for index in _sample(source, IMAGES_TIMED, arguments.seed):
         start = time.perf_counter()
         try:
-            data = source.sample(index).bytes_
+            sample = source.sample(index)
             reading += time.perf_counter() - start
-            longer_sides.append(max(decode_image(data, config.num_channels).shape[:2]))
+            opened = open_image(sample.bytes_, config.num_channels)
+            opened.decode(config.num_channels)
         except BrokenImage:
             continue  # named above, where near-duplicates are looked for, and in every run
-        files.append(data)
+        longer_sides.append(max(opened.width, opened.height))
+        files.append(sample)
     if not files:
         raise InputError(
             f"None of the first {IMAGES_TIMED} images of the order can be decoded: are these images at all?"
@@ -156,7 +163,7 @@ def _speed(arguments: PretrainArguments, source: ImageSource) -> str:
     return format_speed(times, files, longer_sides, reading)
 
 
-def format_speed(times: StageTimes, files: list[bytes], longer_sides: list[int], reading_seconds: float) -> str:
+def format_speed(times: StageTimes, files: list[RawSample], longer_sides: list[int], reading_seconds: float) -> str:
     """The table of stages, and what to do where decoding leads it.
 
     Args:
@@ -165,7 +172,7 @@ def format_speed(times: StageTimes, files: list[bytes], longer_sides: list[int],
     """
     total = sum(times.seconds.values())
     mean_side = sum(longer_sides) / len(longer_sides)
-    kilobytes = sum(map(len, files)) / len(files) / 1e3
+    kilobytes = sum(len(sample.bytes_) for sample in files) / len(files) / 1e3
     lines = [
         f"speed of one core, {len(files)} images, longer side {mean_side:.0f} px and {kilobytes:.0f} kB on average:",
         f"  {'read':<8}{1e3 * reading_seconds / len(files):8.2f} ms/image, wall clock; not part of the sum",

@@ -12,6 +12,7 @@ file costs itself alone. Decoding is Pillow's; what is decided here is what beco
 """
 
 import io
+import math
 import warnings
 from dataclasses import dataclass, field
 
@@ -88,6 +89,42 @@ class OpenedImage:
             raise BrokenImage(_reason(error)) from error
 
 
+@dataclass
+class OpenedTile(OpenedImage):
+    """A part of an opened image: ``left`` and ``top`` in px of the upright picture, ``width`` and ``height`` its own.
+
+    Its whole picture is decoded: hardly a format can do less.
+    """
+
+    whole: OpenedImage
+    left: int
+    top: int
+
+    @property
+    def mode(self) -> str:
+        return self.whole.mode
+
+    @property
+    def can_shrink(self) -> bool:
+        return self.whole.can_shrink
+
+    def decode(self, num_channels: int = 3, shrink: int = 1) -> np.ndarray:
+        pixels = self.whole.decode(num_channels, shrink)
+        left, top = self.left // shrink, self.top // shrink
+        return pixels[top : top + math.ceil(self.height / shrink), left : left + math.ceil(self.width / shrink)]
+
+
+def open_tile(whole: OpenedImage, left: int, top: int, width: int, height: int) -> OpenedTile:
+    """A part of an opened image, in px of the upright picture.
+
+    Raises:
+        BrokenImage: the image has no such part.
+    """
+    if left + width > whole.width or top + height > whole.height:
+        raise BrokenImage(f"has {whole.width}x{whole.height} px, fewer than when the data were opened")
+    return OpenedTile(whole.picture, width, height, whole.orientation, whole, left, top)
+
+
 def open_image(data: bytes, num_channels: int = 3) -> OpenedImage:
     """Read the header of an encoded image.
 
@@ -143,4 +180,4 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-__all__ = ["MAX_PIXELS", "BrokenImage", "OpenedImage", "decode_image", "open_image"]
+__all__ = ["MAX_PIXELS", "BrokenImage", "OpenedImage", "decode_image", "open_image", "open_tile"]

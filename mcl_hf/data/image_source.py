@@ -14,22 +14,35 @@ from typing import Any
 import numpy as np
 
 from mcl_hf.data.columns import group_ids, label_ids
-from mcl_hf.data.decode import BrokenImage, OpenedImage, open_image
+from mcl_hf.data.decode import BrokenImage, OpenedImage, open_image, open_tile
 from mcl_hf.data.local_tables import LocalTable
 from mcl_hf.data.order import PositionOrder, SampleOrder
 from mcl_hf.errors import InputError
 
 _FILES_IN_FINGERPRINT = 1000
+_HEAD_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class RawSample:
-    """One undecoded image. ``name`` is what a user can find it by; ``group`` is the number of its group."""
+    """One undecoded image. ``name`` is what a user can find it by; ``group`` is the number of its group; ``tile`` is
+    the part that is meant, left, top, width and height in px of the upright picture, None for all of it.
+    """
 
     bytes_: bytes
-    label: int | None
-    group: int | None
-    name: str
+    label: int | None = None
+    group: int | None = None
+    name: str = ""
+    tile: tuple[int, int, int, int] | None = None
+
+    def open(self, num_channels: int = 3) -> OpenedImage:
+        """The image, or the part of it that is meant, with its header read; as `open_image`.
+
+        Raises:
+            BrokenImage: it cannot be read.
+        """
+        opened = open_image(self.bytes_, num_channels)
+        return opened if self.tile is None else open_tile(opened, *self.tile)
 
 
 class ImageSource(ABC):
@@ -42,6 +55,8 @@ class ImageSource(ABC):
         label_names: name of each label id, or None where the labels have no names.
         groups: int64 ``(num_images,)``, or None without a group column.
         group_names: text of each group, or None where groups are numbers.
+        shard_rows: int64 ``(num_shards,)``, images of each shard that is read in long pieces; None where images can be
+            read one by one.
     """
 
     description: str
@@ -50,6 +65,7 @@ class ImageSource(ABC):
     label_names: list[str] | None = None
     groups: np.ndarray | None = None
     group_names: list[str] | None = None
+    shard_rows: np.ndarray | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -71,6 +87,14 @@ class ImageSource(ABC):
     def order(self, seed: int, images_per_step: int) -> PositionOrder:
         """The order of its images; only where rows are read in long pieces does it depend on the images of a step."""
 
+    def head(self, index: int) -> bytes:
+        """As much of the file of image ``index`` as a header usually takes, where that saves reading the rest.
+
+        Raises:
+            BrokenImage: as `sample`.
+        """
+        return self.sample(index).bytes_
+
     @property
     def num_labels(self) -> int:
         """Number of classes; 0 without labels."""
@@ -91,7 +115,7 @@ class ImageSource(ABC):
     def _describe_example(self) -> str:
         try:
             sample = self.sample(0)
-            image = _open_any(sample.bytes_)
+            image = open_any(sample.bytes_)
         except BrokenImage as error:
             return f"{self.name(0)}, which is broken: {error}"
         return f"{sample.name}, {image.width}x{image.height} px, mode {image.mode}, {len(sample.bytes_)} bytes"
@@ -136,6 +160,9 @@ class TableSource(ImageSource):
         label, group = self.label_and_group(index)
         return RawSample(image_bytes(value), label, group, row_name(value, f"row {index}"))
 
+    def head(self, index: int) -> bytes:
+        return image_bytes(self._table[index][self._column], _HEAD_BYTES)
+
     def name(self, index: int) -> str:
         return row_name(self._table[index][self._column], f"row {index}")
 
@@ -144,7 +171,7 @@ class TableSource(ImageSource):
         return SampleOrder(len(self), seed)
 
 
-def _open_any(data: bytes) -> OpenedImage:
+def open_any(data: bytes) -> OpenedImage:
     """An image of any number of channels."""
     try:
         return open_image(data)
@@ -155,8 +182,8 @@ def _open_any(data: bytes) -> OpenedImage:
             raise error from None
 
 
-def image_bytes(value: dict[str, Any] | None) -> bytes:
-    """The bytes of one row of an image column.
+def image_bytes(value: dict[str, Any] | None, most: int | None = None) -> bytes:
+    """The bytes of one row of an image column; of a file of its own only the first ``most`` where that is given.
 
     Raises:
         BrokenImage: there are none, and no file that can be read either.
@@ -169,7 +196,8 @@ def image_bytes(value: dict[str, Any] | None) -> bytes:
         path = Path(value["path"])
         if path.exists() and not path.is_file():  # a pipe or a device may never end
             raise BrokenImage("no regular file")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(most)
     except (OSError, ValueError) as error:  # a name that no file can have
         raise BrokenImage(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 

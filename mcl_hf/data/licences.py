@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mcl_hf.data.addresses import is_hub_name, split_mix
+from mcl_hf.data.local_tables import BCCD_MINI
 from mcl_hf.data.remote import is_remote
 
 _PHOTOS = "public domain, CC0 or CC BY 2.0, 3.0 or 4.0, named for each photo in mcl_hf/data/photos/LICENSE-IMAGES.md"
@@ -36,6 +37,8 @@ def describe_sources(data: Sequence[str]) -> list[dict[str, Any]]:
 def _describe(name: str) -> dict[str, Any]:
     if name == "photos":
         return {"kind": "embedded", "name": "the embedded photos of mcl_hf", "licence": _PHOTOS}
+    if name == BCCD_MINI:
+        return {"kind": "embedded", "name": "bccd-mini of mcl_hf, made from BCCD", "licence": "MIT"}
     path = Path(name)
     if path.exists():
         return {"kind": "files", "name": path.resolve().name, "licence": None}

@@ -20,7 +20,6 @@ from torch.utils.data import Dataset
 
 from mcl_hf.data.augment import ViewDraw
 from mcl_hf.data.augment_batch import BatchDraws, augment_batch, collect_draws
-from mcl_hf.data.decode import open_image
 from mcl_hf.data.image_source import ImageSource
 from mcl_hf.data.order import PositionOrder
 from mcl_hf.data.step_loader import Failure, StepLoader, read_or_stand_in
@@ -257,7 +256,7 @@ class _StepBatches(Dataset):
 
     def _render(self, index: int, position: int) -> tuple[list[np.ndarray], list[ViewDraw]]:
         """The views of one image, and what remains to be done to each; nothing where they are finished here."""
-        image = open_image(self.source.sample(index).bytes_, self.num_channels)
+        image = self.source.sample(index).open(self.num_channels)
         recipes = side_recipes(len(self.ratios), self.sides, self.min_crop_scale)
         at = {"seed": self.seed, "position": position, "view_size": self.view_size, "num_channels": self.num_channels}
         if self.augment_on == "device":

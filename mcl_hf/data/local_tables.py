@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 PHOTOS_FOLDER = Path(__file__).parent / "photos"
 """Parquet shards of freely licensed photos that come with the package."""
 
+BCCD_MINI = "bccd-mini"
+BCCD_MINI_FOLDER = Path(__file__).parent / "bccd_mini"
+"""Annotated pictures in COCO's format that come with the package; a folder of one's own is ``./bccd-mini``."""
+
 IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
     *(".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp"),
@@ -48,6 +52,19 @@ class LocalTable:
     kind: str
     files: list[tuple[str, str]]
     image_column: str | None = None
+
+
+def embedded_folder(data: str) -> str:
+    """The folder of ``bccd-mini``; any other data as they were given.
+
+    Raises:
+        InputError: the package was installed without it.
+    """
+    if data != BCCD_MINI:
+        return data
+    if not BCCD_MINI_FOLDER.is_dir():
+        raise InputError(f"The embedded data are missing from {BCCD_MINI_FOLDER}: install the package again.")
+    return str(BCCD_MINI_FOLDER)
 
 
 def photos_table(split: str = "train") -> LocalTable:

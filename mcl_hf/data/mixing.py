@@ -9,6 +9,7 @@ come twice within a step.)
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -61,7 +62,8 @@ class MixedSource(ImageSource):
     def sample(self, index: int) -> RawSample:
         source, number = self._at(index)
         sample = source.sample(number)
-        return RawSample(sample.bytes_, *self.label_and_group(index), sample.name)
+        label, group = self.label_and_group(index)
+        return replace(sample, label=label, group=group)
 
     def name(self, index: int) -> str:
         source, number = self._at(index)

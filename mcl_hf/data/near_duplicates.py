@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from mcl_hf.data.decode import BrokenImage, open_image
+from mcl_hf.data.decode import BrokenImage
 from mcl_hf.data.image_source import ImageSource
 from mcl_hf.data.workers import batches_of, start_worker
 from mcl_hf.errors import InputError
@@ -167,7 +167,7 @@ class _Hashes(Dataset):
 
     def __getitem__(self, index: int) -> int | str | InputError:
         try:
-            image = open_image(self.source.sample(index).bytes_)
+            image = self.source.sample(index).open()
             fits = min(image.width, image.height) // _SIDE
             shrink = next(shrink for shrink in (8, 4, 2, 1) if shrink <= max(1, fits))
             return perceptual_hash(image.decode(1, shrink))

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mcl_hf.data.decode import BrokenImage
 from mcl_hf.data.image_source import ImageSource
+from mcl_hf.data.local_tables import embedded_folder
 from mcl_hf.data.pack_folder import PackFolder, ShardReport, check_folder, explain_disk_errors
 from mcl_hf.data.shrink import MAX_JPEG_SIDE, shrink_image
 from mcl_hf.data.sources import open_source
@@ -241,7 +242,8 @@ def _shrunk(
 
 def _relative(name: str, data: str) -> str:
     """A name without the folder of what is packed: shards do not tell where they were made."""
-    folder = Path(data) if Path(data).is_dir() else Path(data).parent
+    path = Path(embedded_folder(data))
+    folder = path if path.is_dir() else path.parent
     for prefix in (f"{folder}/", f"{folder.absolute()}/"):
         if name.startswith(prefix):
             return name[len(prefix) :]

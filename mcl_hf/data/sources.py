@@ -13,10 +13,11 @@ from mcl_hf.data.addresses import Shards, addressed_shards, hub_shards, is_hub_n
 from mcl_hf.data.columns import find_image_column, has_class_names, is_text, require_column, require_paths
 from mcl_hf.data.folders import folder_files, folder_table, local_files, shards_in
 from mcl_hf.data.image_source import ImageSource, RawSample, TableSource
-from mcl_hf.data.local_tables import LocalTable, canonical_split, hub_table, photos_table
+from mcl_hf.data.local_tables import LocalTable, canonical_split, embedded_folder, hub_table, photos_table
 from mcl_hf.data.mixing import MixedSource
 from mcl_hf.data.remote import is_remote
 from mcl_hf.data.streams import StreamSource
+from mcl_hf.data.tiles import TiledSource
 from mcl_hf.errors import InputError
 
 __all__ = ["ImageSource", "RawSample", "open_source"]
@@ -31,13 +32,15 @@ def open_source(
     group_column: str | None = None,
     split: str = "train",
     streaming: bool = False,
+    tile: int | None = None,
 ) -> ImageSource:
     """Open images for reading by index.
 
     Args:
         data: one source, or several to mix, as ``["a=0.7", "b=0.3"]`` or without weights. A source is
 
-            * ``photos`` (those that come with the package; a folder of your own called photos is ``./photos``),
+            * ``photos`` (those that come with the package; a folder of your own called photos is ``./photos``), or
+              ``bccd-mini``, which are annotated,
             * a folder of images (flat or by class, at any depth),
             * a parquet, arrow or WebDataset tar file, a folder of them or a glob,
             * the name of a data set on the Hub, ``user/name``,
@@ -53,6 +56,7 @@ def open_source(
         split: the part to take where the names of folders or files tell parts apart; elsewhere it has no effect, which
             the description says.
         streaming: read parquet files and the Hub's data sets where they lie as well, without a copy on disk.
+        tile: cut every picture into tiles of about so many px a side, each an image of its own; see `TiledSource`.
 
     Raises:
         InputError: nothing there, no images in it, a pattern that matches nothing, or a column that does not exist or
@@ -64,6 +68,8 @@ def open_source(
         _check_patterns(patterns, names, split)
     columns = (image_column, label_column, group_column)
     sources = [_open_one(_find(name, split, streaming, patterns), name, *columns) for name in names]
+    if tile is not None:
+        sources = [TiledSource(source, tile) for source in sources]
     return sources[0] if len(sources) == 1 else MixedSource(sources, weights)
 
 
@@ -106,6 +112,7 @@ def _check_patterns(patterns: list[str], names: list[str], split: str) -> None:
 
 def _find(data: str, split: str, streaming: bool, patterns: list[str] | None) -> LocalTable | Shards:
     """What a text names: a table to be shuffled, or shards to be streamed."""
+    data = embedded_folder(data)
     path = Path(data)
     if patterns is not None:
         if path.is_dir():
@@ -134,6 +141,6 @@ def _find(data: str, split: str, streaming: bool, patterns: list[str] | None) ->
     if not is_hub_name(data):
         raise InputError(
             f"Data '{data}' is no local file or folder, no address and no name of a data set on the Hub: give photos, "
-            "a folder of images, parquet, arrow or tar files, or user/name."
+            "bccd-mini, a folder of images, parquet, arrow or tar files, or user/name."
         )
     return hub_shards(data, split) if streaming else hub_table(data, split)

@@ -14,7 +14,7 @@ import torch
 
 from mcl_hf.data.augment import draw_views
 from mcl_hf.data.augment_pixels import apply_colour, blur, solarise
-from mcl_hf.data.decode import open_image
+from mcl_hf.data.image_source import RawSample
 from mcl_hf.data.views import blur_scale, crop_direct, largest_shrink, side_recipes
 
 STAGES = ("decode", "crop", "colour", "blur", "collate")
@@ -39,7 +39,7 @@ class StageTimes:
 
 
 def time_stages(
-    files: Sequence[bytes], *, view_size: int = 224, ratios: Sequence[int] = (1, 2, 4, 8), sides: int = 2,
+    files: Sequence[RawSample], *, view_size: int = 224, ratios: Sequence[int] = (1, 2, 4, 8), sides: int = 2,
     num_channels: int = 3, seed: int = 0,
 ) -> StageTimes:  # fmt: skip
     """Render the views of encoded images directly, stage by stage, in one thread.
@@ -58,10 +58,10 @@ def time_stages(
     torch.set_num_threads(1)  # as in a worker
     try:
         times = StageTimes(num_images=len(files))
-        for position, data in enumerate([files[0], *files]):
+        for position, sample in enumerate([files[0], *files]):
             if position == 1:
                 times = StageTimes(num_images=len(files))  # the first was for warming up
-            views = staged_views(data, times, position, view_size, ratios, sides, num_channels, seed)
+            views = staged_views(sample, times, position, view_size, ratios, sides, num_channels, seed)
             buffers = [np.empty(view.shape, np.uint8) for view in views]
             with _timed(times, "collate"):
                 for buffer, view in zip(buffers, views, strict=True):
@@ -72,7 +72,7 @@ def time_stages(
 
 
 def staged_views(
-    data: bytes, times: StageTimes, position: int, view_size: int, ratios: Sequence[int], sides: int,
+    sample: RawSample, times: StageTimes, position: int, view_size: int, ratios: Sequence[int], sides: int,
     num_channels: int, seed: int,
 ) -> list[np.ndarray]:  # fmt: skip
     """What `views.render_views` gives with ``rendering="direct"``, adding each stage's time to ``times``: uint8
@@ -80,7 +80,7 @@ def staged_views(
     """
     view_ratios = [ratio for _ in range(sides) for ratio in ratios]
     with _timed(times, "decode"):
-        image = open_image(data, num_channels)
+        image = sample.open(num_channels)
     with _timed(times, "crop"):
         draws = draw_views(image.width, image.height, side_recipes(len(ratios), sides), seed, position)
     shrink = largest_shrink(draws, [view_size // ratio for ratio in view_ratios]) if image.can_shrink else 1

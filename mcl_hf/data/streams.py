@@ -56,6 +56,7 @@ class StreamSource(ImageSource):
         if not self._shards:
             raise InputError(f"{data} holds no images: its shards have no rows.")
         self._rows = np.array([shard.rows for shard in self._shards], dtype=np.int64)
+        self.shard_rows = self._rows
         self._first_index = np.cumsum(self._rows) - self._rows
         self._cache: OrderedDict[tuple[int, int], Block] = OrderedDict()
         self._cached_bytes = 0

@@ -17,6 +17,7 @@ from mcl_hf.data.local_tables import (
     LocalTable,
     arrow_table,
     canonical_split,
+    embedded_folder,
     hub_table,
     parquet_table,
     splits_of_files,
@@ -69,6 +70,7 @@ def open_detection_data(
     Args:
         spec: one of
 
+            * ``bccd-mini``, which comes with the package,
             * a COCO JSON, or a folder that holds one (``annotations/instances_*.json`` with ``train2017/``, Roboflow's
               ``train/_annotations.coco.json``),
             * YOLO: a ``data.yaml``, or a folder that holds one, or ``images`` and ``labels`` with a ``classes.txt``,
@@ -96,7 +98,7 @@ def open_detection_data(
     """
     folder = None if images is None else Path(images)
     options = _Options(folder, image_column, objects_column, box_format, group_column, allow_outside_paths)
-    raw = _read(str(spec), split, options)
+    raw = _read(embedded_folder(str(spec)), split, options)
     return check_annotations(
         raw, skip_broken=skip_broken, check_files=check_files, allow_outside_paths=allow_outside_paths
     )
@@ -109,7 +111,7 @@ def list_splits(spec: str | Path) -> list[str]:
     Raises:
         InputError: nothing there that `open_detection_data` would open.
     """
-    data = str(spec)
+    data = embedded_folder(str(spec))
     if _is_on_hub(data):
         from datasets import get_dataset_split_names
 
@@ -122,7 +124,9 @@ def list_splits(spec: str | Path) -> list[str]:
 
 def has_split(spec: str | Path, split: str) -> bool:
     """Whether annotated data on this machine tell a split of this name, or of another name for the same."""
-    return Path(spec).exists() and any(split_meant(word) == canonical_split(split) for word in list_splits(spec))
+    if not Path(embedded_folder(str(spec))).exists():
+        return False
+    return any(split_meant(word) == canonical_split(split) for word in list_splits(spec))
 
 
 def _read(data: str, split: str | None, options: _Options) -> RawData:

@@ -60,7 +60,9 @@ class FinetuneArguments(FromRecipe):
 
     # --- data --------------------------------------------------------------------------------------------------
     data: str | None = option(
-        None, "annotated images: COCO, YOLO, Pascal VOC, CSV, Cityscapes, parquet, or a Hub data set's name"
+        None,
+        "annotated images: COCO, YOLO, Pascal VOC, CSV, Cityscapes, parquet, a Hub data set's name, or "
+        "'bccd-mini', which comes with the package",
     )
     split: str = option("train", "part of the data that is trained on")
     val_data: str | None = option(None, "annotated images to measure AP on (data)")

@@ -98,7 +98,7 @@ def start_detector(
         raise InputError("a detector needs its classes: give num_labels or id2label")
     try:
         source_config = read_start_config(init)
-        config = _detector_config(init, source_config, detector, given)
+        config = _detector_config(init, source_config, detector, given, parts)
         model = (model_class or _class_of(config))(config).train()
         tensors = {} if init == "random" else read_checkpoint(init, config)
     except InputError:
@@ -162,8 +162,17 @@ def read_start_config(init: str) -> MCLConfig | MCLDetectorConfig | None:
     return None
 
 
+def is_backbone_alone(source: MCLConfig | MCLDetectorConfig | None) -> bool:
+    """Whether a checkpoint of this configuration holds a backbone and nothing else, as `MCLBackbone` saves it."""
+    return isinstance(source, MCLConfig) and source.architectures == ["MCLBackbone"]
+
+
 def _detector_config(
-    init: str, source: MCLConfig | MCLDetectorConfig | None, detector: str, given: dict[str, Any]
+    init: str,
+    source: MCLConfig | MCLDetectorConfig | None,
+    detector: str,
+    given: dict[str, Any],
+    parts: Sequence[str] | None,
 ) -> MCLDetectorConfig:
     """The new detector's configuration: the source's where it speaks, `given` above all."""
     if isinstance(source, MCLConfig):
@@ -180,7 +189,8 @@ def _detector_config(
         own = {} if statistics is None else {"image_mean": statistics[0], "image_std": statistics[1]}
         config = MCLDetectorConfig(detector=detector, **{**_of_timm(description), **own, **given})
     if isinstance(source, MCLConfig | MCLDetectorConfig):
-        for field in ("backbone", "fpn_channels"):
+        takes_fpn = not is_backbone_alone(source) if parts is None else "fpn" in parts
+        for field in ("backbone", "fpn_channels") if takes_fpn else ("backbone",):
             if getattr(config, field) != getattr(source, field):
                 raise InputError(
                     f"{init} has {field} {getattr(source, field)}, but {getattr(config, field)} is asked for: leave "
@@ -213,6 +223,8 @@ def _parts_of(init: str, source: MCLConfig | MCLDetectorConfig | None, config: M
     """Parts that a source of this kind must bring whole."""
     if init == "random":
         return ()
+    if is_backbone_alone(source):
+        return ("backbone",)
     if isinstance(source, MCLConfig) and config.detector != "retinanet" and config.box_head_convs:
         return ("backbone", "fpn", "box_head")
     if isinstance(source, MCLConfig | MCLDetectorConfig):

@@ -165,7 +165,8 @@ def start_text(state: TrainingState) -> str:
 def data_rows(state: TrainingState, data_name: str | None, data_licence: str | None) -> Rows:
     """Source, number of images and licence: those given, else those recorded."""
     found = state.data.get("sources") or []
-    images = f"{number(state.data.get('num_images'))} images"
+    tile = state.arguments.get("tile")
+    images = f"{number(state.data.get('num_images'))} " + (f"tiles of about {number(tile)} px" if tile else "images")
     if "num_objects" in state.data:
         images += f" with {number(state.data['num_objects'])} objects"
     names = [plain(s["name"]) + (f" (share {number(s['weight'])})" if "weight" in s else "") for s in found]

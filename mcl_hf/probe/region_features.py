@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 from torchvision.ops import roi_align
 
-from mcl_hf.data.decode import BrokenImage, decode_image
+from mcl_hf.data import BrokenImage, RawSample
 from mcl_hf.errors import InputError
 from mcl_hf.models import MCLConfig, MCLModel
 from mcl_hf.models.precise_bn import update_statistics
@@ -49,14 +49,15 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
-def to_picture(data: bytes, config: MCLConfig) -> Image.Image:
+def to_picture(sample: RawSample, config: MCLConfig) -> Image.Image:
     """Decode an image for a network of 1 or 3 channels.
 
     Raises:
         BrokenImage: it cannot be decoded.
         InputError: the network takes other channels.
     """
-    return as_picture(decode_image(data, check_channels(config)))
+    channels = check_channels(config)
+    return as_picture(sample.open(channels).decode(channels))
 
 
 def check_channels(config: MCLConfig) -> int:

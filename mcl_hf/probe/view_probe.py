@@ -20,6 +20,7 @@ from PIL import Image
 
 from mcl_hf.data import ImageSource
 from mcl_hf.data.image_source import TableSource
+from mcl_hf.data.tiles import TiledSource
 from mcl_hf.errors import InputError
 from mcl_hf.models import MCLConfig, MCLModel, assemble_montage
 from mcl_hf.probe.classify import nearest, summarise_levels
@@ -57,7 +58,7 @@ class ViewProbe:
         self._count = 0
         for index in chosen_images(source, num_images):
             try:
-                picture = to_picture(source.sample(index).bytes_, config)
+                picture = to_picture(source.sample(index), config)
             except BrokenImage:
                 continue
             self._count += 1
@@ -124,7 +125,7 @@ class ViewProbe:
 def chosen_images(source: ImageSource, num_images: int) -> list[int]:
     """Indices spread evenly over a table; of a stream, where far jumps cost, the first ones."""
     count = min(num_images, len(source))
-    if isinstance(source, TableSource):
+    if isinstance(source, TableSource | TiledSource):
         return [position * len(source) // count for position in range(count)]
     return list(range(count))
 

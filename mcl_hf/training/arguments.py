@@ -75,9 +75,9 @@ class PretrainArguments(FromRecipe):
     data: list[str] = option(
         ["photos"],
         "one or more of: folder of images; parquet, arrow or WebDataset tar file, folder or glob; name of a data set "
-        "on the Hub; https:// or hf://datasets/ address of shards, as in name-{000..127}.tar; 'photos' for the "
-        "embedded ones. Several are mixed: one=0.7 other=0.3 in these shares; without weights, every image once an "
-        "epoch",
+        "on the Hub; https:// or hf://datasets/ address of shards, as in name-{000..127}.tar; 'photos' or 'bccd-mini' "
+        "for the embedded ones. Several are mixed: one=0.7 other=0.3 in these shares; without weights, every image "
+        "once an epoch",
     )
     streaming: bool = option(
         False, "read parquet shards and data sets of the Hub where they lie, without a copy on disk"
@@ -95,6 +95,11 @@ class PretrainArguments(FromRecipe):
         None, "column that names a group, or none; images of one group are no negatives of each other"
     )
     split: str = option("train", "part of the data, where its folders or files tell parts apart")
+    tile: int | None = option(
+        None,
+        "cut every picture into tiles of about so many px a side and views from these: for objects that are small in "
+        "their picture (views are cut from whole pictures)",
+    )
     max_broken: float = option(0.01, "share of images (0 to 1) that may be unreadable before the run stops")
     view_rendering: Literal["direct", "published"] = option(
         "direct", "direct: each view at the size it is used at; published: at full size, then every r-th pixel"
@@ -224,6 +229,7 @@ class PretrainArguments(FromRecipe):
             "warmup_steps": 0, "weight_decay": 0, "min_lr": 0, "num_workers": 0, "save_every_steps": 0, "keep_last": 0,
             "keep_every": 0,
             "log_every_steps": 1, "probe_every_steps": -1, "probe_images": 4, "seed": 0, "queue_size": 0,
+            "tile": 16,
         }  # fmt: skip
         for name, smallest in at_least.items():
             value = getattr(self, name)

@@ -229,6 +229,11 @@ def _fit_to_data(
             )
         return arguments.model_config(num_labels=source.num_labels)
     if source.groups is not None and (source.groups == source.groups[0]).all():
+        if arguments.tile is not None and arguments.group_column is None:
+            raise InputError(
+                f"all {len(source)} tiles are of one picture: tiles of a picture are no negatives of each other, so "
+                "there would be nothing to learn from; give more pictures, or a --group-column"
+            )
         raise InputError(
             f"all {len(source)} images are in one group of {arguments.group_column!r}: images of a group are no "
             "negatives of each other, so there would be nothing to learn from. Name another --group-column, or none"

@@ -6,12 +6,11 @@ Where it sits: `pretrain.py` and the commands that show or measure a run's data 
 from typing import Any
 
 from ..data import BrokenImage, ImageSource, ViewLoader, open_source
-from ..data.decode import open_image
 from ..errors import InputError
 from ..models import MCLConfig
 from .arguments import PretrainArguments
 
-_SOURCE_FIELDS = ("data_files", "image_column", "label_column", "group_column", "split", "streaming")
+_SOURCE_FIELDS = ("data_files", "image_column", "label_column", "group_column", "split", "streaming", "tile")
 
 
 def open_data(arguments: PretrainArguments) -> ImageSource:
@@ -59,7 +58,7 @@ def open_loader(
 def _check_channels(source: ImageSource, num_channels: int) -> None:
     """Ask the first image, so that a wrong number is said before a run rather than of every image in it."""
     try:
-        open_image(source.sample(0).bytes_, num_channels).decode(num_channels)
+        source.sample(0).open(num_channels).decode(num_channels)
     except BrokenImage as error:
         raise InputError(
             f"num_channels is {num_channels}, and the first image, {source.name(0)}, cannot be read so: {error}"

@@ -13,8 +13,13 @@ import pytest
 import yaml
 
 import mcl_hf
+from mcl_hf import MCLBackbone, MCLConfig, MCLModel
 from mcl_hf.cli import main
 from mcl_hf.detection.compare.answer import read_answer
+from mcl_hf.detection.compare.plan import load_plan
+from mcl_hf.detection.compare.setting import about_setting, open_setting
+from mcl_hf.detection.compare.starts import read_starts
+from mcl_hf.detection.finetune_arguments import load_finetune_arguments
 from mcl_hf.errors import InputError
 
 from .scenes import write_scenes
@@ -90,9 +95,13 @@ def test_a_whole_comparison_is_run_once_and_keeps_its_plan(plan, capsys, tmp_pat
 
 def test_equal_starts_learn_from_the_same_images_and_end_alike(plan, tmp_path):
     plan |= {"starts": {"one": {"init": "random"}, "other": {"init": "random"}}, "output_dir": str(tmp_path / "equal")}
-    mcl_hf.compare(**plan)
+    file = tmp_path / "equal" / "plan.yaml"
+    file.parent.mkdir()
+    file.write_text(text := f"# why it is asked\n{yaml.safe_dump(plan)}")
+    mcl_hf.compare(str(file))
     one, other = figures(tmp_path / "equal").values()
     assert one == other
+    assert file.read_text() == text  # a plan that is the answer's own stays as its author wrote it
 
 
 @pytest.mark.slow
@@ -163,6 +172,36 @@ def test_a_dry_run_lists_and_leaves_nothing(plan, capsys, tmp_path):
     out = capsys.readouterr().out
     assert "pretrain: 6 jobs" in out and "tune: 40 jobs" in out and "test: 100 jobs" in out and "MiB of disk" in out
     assert not (tmp_path / "answer").exists()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "evaluation").glob("*/*.yaml")), ids=lambda file: file.parent.name)
+def test_the_plans_of_the_evaluation_can_be_read(file):
+    plan = load_plan(str(file))
+    starts, pretrainings = read_starts(plan)
+    assert {"random", "mcl"} <= {start.name for start in starts} or "visits" in file.name
+    assert all(own.config.image_size == 64 for own in pretrainings.values())
+    load_finetune_arguments(plan.recipe, **plan.finetune, max_steps=1)
+
+
+def test_starts_that_are_there_follow_the_network_in_what_they_leave_open(plan, tmp_path):
+    network = {key: PRETRAIN[key] for key in ("backbone", "backbone_kwargs")}
+    MCLBackbone(MCLConfig(**network)).save_pretrained(tmp_path / "backbone")  # says 256 channels, and holds no pyramid
+    small = {"hidden_dim": 16, "embedding_dim": 8, "region_convs": 1}
+    MCLModel(MCLConfig(**network, **small, fpn_channels=16)).save_pretrained(tmp_path / "wide")
+    starts = {"random": None, "mcl": None, "imagenet": {"init": str(tmp_path / "backbone")}}
+    other = {"wide": {"init": str(tmp_path / "wide")}}
+    (tmp_path / "work").mkdir()
+    setting = open_setting(load_plan(**plan | {"starts": starts | other}), tmp_path / "work")
+    told = [line for line in setting.warnings if "another network" in line]
+    assert told == ["wide is another network, not only another start: fpn_channels 16 in place of 8"]
+    setting = open_setting(load_plan(**plan | {"starts": {"random": None, "imagenet": starts["imagenet"]}}), tmp_path)
+    assert setting.network["backbone"] == "resnet10t" and "fpn_channels" not in setting.network
+
+
+def test_seconds_are_made_equal_once_all_are_timed(plan, tmp_path):
+    setting = open_setting(load_plan(**plan | {"starts": ["mcl", "image"], "equal": "seconds"}), tmp_path)
+    assert about_setting(setting, {})["visits"] == about_setting(setting, {"mcl": 0.2})["visits"] == {}
+    assert about_setting(setting, {"mcl": 0.2, "image": 0.1})["visits"] == {"mcl": 16, "image": 32}
 
 
 def test_the_command_answers_in_one_line(plan, capsys, tmp_path):

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mcl_hf import (
+    MCLBackbone,
     MCLDetectorConfig,
     MCLForInstanceSegmentation,
     MCLForObjectDetection,
@@ -111,6 +112,17 @@ def test_parts_can_be_left_out(run: Path) -> None:
     assert not torch.equal(model.fpn.lateral[0].conv.weight, MCLModel.from_pretrained(run).fpn.lateral[0].conv.weight)
     with pytest.raises(InputError, match="parts of retinanet are backbone, fpn, got 'box_head'"):
         start_detector(str(run), detector="retinanet", num_labels=2, parts=["box_head"])
+
+
+def test_a_backbone_alone_leaves_the_pyramid_open(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    MCLBackbone.from_pretrained(run).save_pretrained(tmp_path / "backbone")
+    width = MCLModel.from_pretrained(run).config.fpn_channels
+    for source, parts in ((tmp_path / "backbone", None), (run, ["backbone"])):
+        model, report = start_detector(str(source), num_labels=2, parts=parts, fpn_channels=2 * width, **SMALL)
+        assert model.config.fpn_channels == 2 * width and model.config.image_mean == [0.1, 0.2, 0.3]
+        assert report.parts["FPN"] == (0, 48) and report.parts["backbone"][0] == report.parts["backbone"][1] > 0
+    with pytest.raises(InputError, match=f"fpn_channels {width}, but {2 * width} is asked for"):
+        start_detector(str(run), num_labels=2, fpn_channels=2 * width, **SMALL)
 
 
 def test_another_detector_gives_all_but_its_classes(tmp_path: Path) -> None:

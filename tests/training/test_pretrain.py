@@ -10,6 +10,7 @@ import tarfile
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
@@ -267,6 +268,7 @@ def test_an_update_that_is_not_finite_reaches_neither_weights_nor_momentum(tiny_
         ({"resume": "nowhere"}, "cannot resume from nowhere"),
         ({"num_channels": 5}, "num_channels is 5, and the first image, "),
         ({"min_crop_scale": 0.0}, "min_crop_scale must be above 0"),
+        ({"tile": 4}, "tile must be at least 16"),
     ],
 )
 def test_wrong_input_is_one_line_before_any_work(tiny_run, tmp_path, options, message):
@@ -432,10 +434,18 @@ def test_a_stream_and_a_mix_resume_exactly(tiny_run, photos, tmp_path, read_log)
         for path in sorted(photos.rglob("*.jpg")):
             archive.add(path, arcname=path.name)
     shape = {"data": [f"{tmp_path}/photos.tar=0.5", f"{photos}=0.5"], "max_steps": 4, "save_every_steps": 2}
-    whole = tiny_run("whole", **shape).output_dir
-    shutil.copytree(whole / "checkpoints" / "step-00000002", tmp_path / "part" / "checkpoints" / "step-00000002")
-    part = tiny_run("part", resume="auto", num_workers=1, **shape).output_dir
-    assert [line["loss"] for line in read_log(part)] == [line["loss"] for line in read_log(whole)[2:]]
+    for tile, name in ((None, "pictures"), (32, "tiles")):
+        whole = tiny_run(f"whole-{name}", tile=tile, **shape).output_dir
+        shutil.copytree(whole / "checkpoints" / "step-00000002", tmp_path / name / "checkpoints" / "step-00000002")
+        part = tiny_run(name, tile=tile, resume="auto", num_workers=1, **shape).output_dir
+        assert [line["loss"] for line in read_log(part)] == [line["loss"] for line in read_log(whole)[2:]]
+
+
+def test_tiles_of_one_picture_alone_are_refused(tiny_run, tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (200, 200)).save(tmp_path / "in" / "one.png")
+    with pytest.raises(InputError, match="all 36 tiles are of one picture"):
+        tiny_run(data=str(tmp_path / "in"), tile=32)
 
 
 @pytest.mark.slow

@@ -284,7 +284,8 @@ class _Comparison:
                 result_file(self.folder, name).unlink()
         (self.folder / "results").mkdir(exist_ok=True)
         fields = {name: value for name, value in asdict(self.plan).items() if name not in ("output_dir", "work_dir")}
-        file.write_text(yaml.safe_dump(fields, sort_keys=False, width=120), encoding="utf-8")
+        if before is None or any(getattr(before, name) != value for name, value in fields.items()):
+            file.write_text(yaml.safe_dump(fields, sort_keys=False, width=120), encoding="utf-8")
         write_json(self.folder / ABOUT, self._about())
 
     def _take_over(self) -> list[str]:

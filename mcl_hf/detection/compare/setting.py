@@ -30,6 +30,7 @@ from mcl_hf.detection.compare.starts import (
     MATCHED,
     Pretraining,
     Start,
+    brings_network,
     check_opens,
     check_pretraining,
     read_starts,
@@ -38,8 +39,9 @@ from mcl_hf.detection.compare.starts import (
 )
 from mcl_hf.detection.detection_data import DetectionData, FileImages
 from mcl_hf.detection.finetune_arguments import FinetuneArguments, load_finetune_arguments
+from mcl_hf.detection.view_scale import object_line
 from mcl_hf.errors import InputError
-from mcl_hf.training import load_arguments
+from mcl_hf.training import PretrainArguments, load_arguments
 from mcl_hf.training.run_data import open_data
 from mcl_hf.training.saving import replace_folder
 
@@ -92,7 +94,9 @@ class Setting:
         """Options of a start's fine-tuning, without folder and seed; pre-trained ones get `init` from their job."""
         own = replace(self.base, max_steps=steps, base_learning_rate=rate, init_parts=list(start.parts))
         own = replace(own, init=start.init or "random", **start.finetune)
-        return with_network(own, self.network, own.init or "random") if start.init else own
+        if start.init is None or brings_network(start.init):
+            return own
+        return with_network(own, self.network, start.init)
 
     @cached_property
     def visit_costs(self) -> dict[str, Cost]:
@@ -175,13 +179,31 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
     _check_starts(setting)
     if pretrainings:
         setting.unlabelled = plan.unlabelled or [str(_training_images(data.train, work / "unlabelled"))]
-        setting.source = open_data(pretraining_arguments(setting, next(iter(pretrainings.values()))))
+        setting.source = open_data(_first_arguments(setting))
         setting.lines.append(setting.source.description)
+        _tell_scale(setting)
     _check_apart(setting)
     return setting
 
 
-def pretraining_arguments(setting: Setting, pretraining: Pretraining) -> Any:
+def _tell_scale(setting: Setting) -> None:
+    """How large objects are in the views of pre-trainings and in the detector."""
+    least, most = setting.base.min_size_test, setting.base.max_size_test
+    assert least is not None and most is not None, "filled"
+    told: dict[str, list[str]] = {}
+    for name, own in setting.pretrainings.items():
+        line = object_line(own.arguments, setting.data.train, least, most)
+        told.setdefault(line or "", []).append(name)
+    for line, names in told.items():
+        kind = setting.warnings if line.startswith("warning: ") else setting.lines
+        kind += [f"{', '.join(names)}: {line.removeprefix('warning: ')}"] if line else []
+
+
+def _first_arguments(setting: Setting) -> PretrainArguments:
+    return pretraining_arguments(setting, next(iter(setting.pretrainings.values())))
+
+
+def pretraining_arguments(setting: Setting, pretraining: Pretraining) -> PretrainArguments:
     """Options of a pre-training on the comparison's images."""
     assert setting.unlabelled is not None, "set where there are pre-trainings"
     return replace(pretraining.arguments, data=setting.unlabelled)
@@ -257,7 +279,8 @@ def _check_apart(setting: Setting) -> None:
     if data.val is not None:
         parts["validation"] = (_key(data.val), annotated_bytes(data.val))
     if setting.source is not None and setting.plan.unlabelled is not None:
-        parts["unlabelled"] = (setting.source.fingerprint, source_bytes(setting.source))
+        pictures = open_data(replace(_first_arguments(setting), tile=None))  # each once, whatever they are cut into
+        parts["unlabelled"] = (pictures.fingerprint, source_bytes(pictures))
     check_apart(parts, setting.work / "image-hashes.json")
 
 
@@ -297,7 +320,7 @@ def _write_shards(train: DetectionData, folder: Path, rows: int = 1000) -> None:
 def about_setting(setting: Setting, pace: dict[str, float]) -> dict[str, Any]:
     """What the answer records of a setting; see `answer.Answer`."""
     plan, data = setting.plan, setting.data
-    known = plan.equal != "seconds" or bool(pace)
+    known = plan.equal != "seconds" or set(pace) == set(setting.pretrainings)
     steps = setting.pretraining_steps(pace) if known else {}
     base = setting.base
     return {

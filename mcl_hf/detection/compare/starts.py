@@ -12,6 +12,7 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from mcl_hf.detection.configuration_detector import MCLDetectorConfig
 from mcl_hf.detection.detection_data import DetectionData
 from mcl_hf.detection.finetune import build_detector
 from mcl_hf.detection.finetune_arguments import FinetuneArguments
-from mcl_hf.detection.from_pretraining import PARTS, read_start_config
+from mcl_hf.detection.from_pretraining import PARTS, is_backbone_alone, read_start_config
 from mcl_hf.errors import InputError
 from mcl_hf.models import MCLConfig
 from mcl_hf.training.arguments import MODEL_FIELDS, PretrainArguments, load_arguments
@@ -158,13 +159,17 @@ def reference_network(starts: list[Start], pretrainings: Mapping[str, Pretrainin
     """
     if pretrainings:
         return network_fields(next(iter(pretrainings.values())).config)
+    alone = None  # the first backbone without a pyramid, where nothing says more
     for start in starts:
         try:
             config = read_start_config(start.init) if start.init else None
         except (InputError, ValueError) as error:
             raise InputError(f"start {start.name}: {' '.join(str(error).split())}") from error
-        if isinstance(config, MCLConfig | MCLDetectorConfig):
+        if config is not None and not is_backbone_alone(config):
             return network_fields(config)
+        alone = alone or config
+    if alone is not None:
+        return network_fields(alone)
     names = [start.init for start in starts if start.init and start.init.startswith("timm:")]
     return {"backbone": names[0].removeprefix("timm:").split(".")[0]} if names else {}
 
@@ -176,6 +181,13 @@ def network_fields(config: MCLConfig | MCLDetectorConfig) -> dict[str, Any]:
     names = ("backbone_kwargs", "num_channels", "image_mean", "image_std", "fpn_channels", "box_head_convs")
     fields = {name: getattr(detector, name) for name in names if getattr(detector, name) != getattr(plain, name)}
     return {"backbone": detector.backbone, **json.loads(json.dumps(fields))}
+
+
+@lru_cache
+def brings_network(init: str) -> bool:
+    """Whether a start's configuration says how wide the pyramid is: that of a pre-training run or a detector does."""
+    config = None if init == "random" else read_start_config(init)
+    return config is not None and not is_backbone_alone(config)
 
 
 def with_network(arguments: FinetuneArguments, network: Mapping[str, Any], init: str) -> FinetuneArguments:
