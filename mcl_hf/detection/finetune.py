@@ -190,6 +190,7 @@ def _finetune(
     layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
     network = network.to(device=accelerator.device, memory_format=layout).train()
     lines += freeze(network, arguments.freeze_at or 0, bool(arguments.frozen_bn))
+    network.gradient_checkpointing = arguments.activation_checkpointing
     peak_lr = (arguments.base_learning_rate or 0.0) * global_batch_size / 16
     optimizer = _build_optimizer(arguments, network, peak_lr)
     model, prepared = make_ready(accelerator, arguments, network, optimizer, checkpoint, state, output_dir)

@@ -126,6 +126,9 @@ class FinetuneArguments(FromRecipe):
     device: Literal["auto", "cpu"] = option("auto", "auto takes the accelerator where there is one")
     tf32: bool = option(True, "on a GPU, let fp32 products and convolutions round their inputs to TensorFloat-32")
     channels_last: bool = option(True, "keep feature maps in channels-last memory, which is faster")
+    activation_checkpointing: bool = option(
+        False, "recompute norms and activations of the backbone in the backward pass: same gradients, less memory"
+    )
 
     # --- saving and watching -----------------------------------------------------------------------------------
     eval_every_steps: int | None = option(None, "steps between evaluations; 0 evaluates at the end only (0)")

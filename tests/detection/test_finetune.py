@@ -316,3 +316,10 @@ def test_statistics_are_made_anew_by_workers_and_are_those_of_none(run, monkeypa
     alone, helped = (run(f"workers{number}", num_workers=number, max_steps=2) for number in (0, 1))
     assert asked == [0, 1]
     assert_equal(alone.output_dir, helped.output_dir)
+
+
+@pytest.mark.parametrize("options", [{}, {"detector": "retinanet", "freeze_at": 2, "frozen_bn": True}])
+def test_activation_checkpointing_changes_memory_and_nothing_else(run, options):
+    plain, less = run("plain", **options), run("less", activation_checkpointing=True, **options)
+    assert_equal(plain.output_dir, less.output_dir)
+    assert logged(plain.output_dir) == logged(less.output_dir)
