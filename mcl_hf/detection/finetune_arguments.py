@@ -85,7 +85,9 @@ class FinetuneArguments(FromRecipe):
     num_workers: int = option(2, "processes per rank that decode and transform; 0 does it in the training process")
 
     # --- detector ----------------------------------------------------------------------------------------------
-    detector: Literal["mask_rcnn", "faster_rcnn", "retinanet"] = option("mask_rcnn", "kind of detector")
+    detector: Literal["mask_rcnn", "faster_rcnn", "retinanet"] | None = option(
+        None, "kind of detector (mask_rcnn; by the rules of auto, faster_rcnn where the annotations have no masks)"
+    )
     backbone: str | None = option(None, "timm backbone where init is random (resnet50)")
     detector_options: dict[str, Any] | None = option(
         None, "fields of MCLDetectorConfig, as JSON: numbers of regions, anchors, thresholds, widths"
@@ -148,6 +150,8 @@ class FinetuneArguments(FromRecipe):
 
     def __post_init__(self) -> None:
         set_types(self)
+        if self.detector is None and not self.auto:
+            self.detector = "mask_rcnn"
         at_least = {
             "epochs": 0, "max_steps": 1, "global_batch_size": 1, "batch_size": 1, "gradient_accumulation_steps": 1,
             "warmup_steps": 0, "weight_decay": 0, "num_workers": 0, "save_every_steps": 0, "keep_last": 0,
@@ -203,14 +207,19 @@ class FinetuneArguments(FromRecipe):
             raise InputError(f"lr_milestones must ascend within 0 and 1, got {self.lr_milestones}")
         return [round(max_steps * share) for share in shares]
 
-    def resolved(self, widths: np.ndarray, heights: np.ndarray) -> "FinetuneArguments":
+    def resolved(
+        self, widths: np.ndarray, heights: np.ndarray, has_masks: bool = True, start_side: int | None = None
+    ) -> "FinetuneArguments":
         """These options with the gaps filled: by the rules of `auto`, or by the published protocol.
 
         Args:
             widths: of the training images, px.
             heights: of the training images, px.
+            has_masks: whether their annotations have masks.
+            start_side: see `auto_rules.choose`.
         """
-        chosen = auto_rules.choose(len(widths), widths, heights, self.init == "random") if self.auto else {}
+        own = (len(widths), widths, heights, self.init == "random", has_masks, start_side)
+        chosen = auto_rules.choose(*own) if self.auto else {}
         if self.epochs is not None:
             chosen.pop("max_steps", None)
         if self.batch_size is not None:
