@@ -107,12 +107,8 @@ def finetune(
         0.312
     """
     arguments = given_options(arguments, load_finetune_arguments, recipe, options)
-    if arguments.init is None:
-        raise InputError("--init is missing: random, timm:NAME, or a pre-training checkpoint's folder or repository")
-    if arguments.data is None:
-        raise InputError(
-            "--data is missing: annotated images in COCO's, YOLO's or VOC's format, CSV, parquet, or on the Hub"
-        )
+    arguments.check_given()
+    assert arguments.data is not None
     output_dir = output_folder(arguments.output_dir, [arguments.data])
     check_trackers(arguments.report_to)
     import_backend(arguments.eval_backend)  # before hours of training
@@ -284,7 +280,7 @@ def build_detector(arguments: FinetuneArguments, data: DetectionData, checkpoint
             fields["backbone"] = arguments.backbone
         network, report = start_detector(
             arguments.init,
-            detector=arguments.detector,
+            detector=arguments.detector or "mask_rcnn",
             id2label=data.id2label,
             parts=arguments.init_parts or None,
             verbose=False,  # the run prints it once

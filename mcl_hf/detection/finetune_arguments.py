@@ -191,6 +191,21 @@ class FinetuneArguments(FromRecipe):
             )
         self.milestones(1)
 
+    def check_given(self) -> None:
+        """See that what no recipe can know is there.
+
+        Raises:
+            InputError: it is not.
+        """
+        if self.init is None:
+            raise InputError(
+                "--init is missing: random, timm:NAME, or a pre-training checkpoint's folder or repository"
+            )
+        if self.data is None:
+            raise InputError(
+                "--data is missing: annotated images in COCO's, YOLO's or VOC's format, CSV, parquet, or on the Hub"
+            )
+
     def milestones(self, max_steps: int) -> list[int]:
         """Steps from which the learning rate is a tenth of what it was.
 
