@@ -22,6 +22,22 @@ OWN_WAITS: dict[str, dict[str, int]] = {
     "faster_rcnn": {"nonzero at detection/proposals.py": 8, "tolist at models/region_cut.py": 1},
     "retinanet": {"boolean index at elsewhere": 2},  # backward of torchvision's choice of anchors
 }
+# In evaluation, as `predict` asks: sizes from the mask of pixels, boxes, and masks drawn. Also of two images.
+EVALUATION_WAITS: dict[str, dict[str, int]] = {
+    "mask_rcnn": {
+        "tolist at detection/modeling_detector.py": 1,
+        "tolist at models/region_cut.py": 2,
+        "nonzero at models/image_processing_mcl.py": 4,
+        "tolist at models/image_processing_mcl.py": 4,
+    },
+    "faster_rcnn": {
+        "tolist at detection/modeling_detector.py": 1,
+        "tolist at models/region_cut.py": 1,
+        "nonzero at models/image_processing_mcl.py": 2,
+    },
+    "retinanet": {"tolist at detection/modeling_detector.py": 1, "nonzero at models/image_processing_mcl.py": 2},
+}
+TORCHVISION_EVALUATION_WAITS = {"mask_rcnn": 12, "faster_rcnn": 12, "retinanet": 40}
 TORCHVISION_WAITS = {"mask_rcnn": 14, "faster_rcnn": 14, "retinanet": 13}
 
 
@@ -55,9 +71,13 @@ def test_a_training_step_is_that_of_the_cpu(detector):
             assert one.grad is None or torch.equal(one.grad, other.grad.host), name
         for (name, one), other in zip(reference.named_buffers(), model.buffers(), strict=True):
             assert torch.equal(one, other.host), name
-    own = {line: count for line, count in waits.items() if not line.rpartition(" ")[2].startswith("torchvision/")}
-    assert own == OWN_WAITS[detector], waits
-    assert sum(waits.values()) - sum(own.values()) == TORCHVISION_WAITS[detector], waits
+    check_waits(waits, OWN_WAITS[detector], TORCHVISION_WAITS[detector])
+
+
+def check_waits(waits: Counter[str], own: dict[str, int], of_torchvision: int) -> None:
+    ours = {line: count for line, count in waits.items() if not line.rpartition(" ")[2].startswith("torchvision/")}
+    assert ours == own, waits
+    assert sum(waits.values()) - sum(ours.values()) == of_torchvision, waits
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
@@ -68,9 +88,9 @@ def test_detections_and_their_masks_are_those_of_the_cpu(detector):
         processor = MCLImageProcessor.from_config(model.config)
         sizes = [(100, 150), (90, 120)]
         found = [processor.post_process_object_detection(output, 0.0, sizes)]
-        kinds = [{}, {"return_binary_maps": True}] if detector == "mask_rcnn" else []
-        for kind in kinds:
-            found.append(processor.post_process_instance_segmentation(output, 0.0, target_sizes=sizes, **kind))
+        if detector == "mask_rcnn":
+            asked = {"target_sizes": sizes, "return_binary_maps": True}
+            found.append(processor.post_process_instance_segmentation(output, 0.0, **asked))
         return dict(output), found
 
     mask = torch.zeros(2, 64, 96, dtype=torch.int64)
@@ -85,4 +105,4 @@ def test_detections_and_their_masks_are_those_of_the_cpu(detector):
     assert len(pairs) > 8
     for one, other in pairs:
         assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
-    assert not any("mask_paste.py" in line for line in waits), waits  # no look at a single mask
+    check_waits(waits, EVALUATION_WAITS[detector], TORCHVISION_EVALUATION_WAITS[detector])

@@ -4,6 +4,7 @@ Without `--plan` it looks at versions, devices, memory, shared memory, disk, com
 network), and rehearses the smallest run there is: three steps, a checkpoint, and its reopening.
 """
 
+import dataclasses
 import importlib.util
 import os
 import platform
@@ -21,9 +22,13 @@ from packaging.version import Version
 
 from mcl_hf.cli.command import run_command, say
 from mcl_hf.cli.doctor_plan import print_plan
+from mcl_hf.cli.finetune import GROUPS as finetune_groups
+from mcl_hf.cli.options import given_flags, recipe_parser
 from mcl_hf.cli.pretrain import build_parser, read_arguments
+from mcl_hf.detection.finetune_arguments import FinetuneArguments, load_finetune_arguments
 from mcl_hf.errors import InputError
 from mcl_hf.models.hub_retry import without_secrets
+from mcl_hf.recipes import load_recipe, recipe_names
 from mcl_hf.training import PretrainArguments
 from mcl_hf.training.rehearsal import rehearse
 from mcl_hf.version import __version__
@@ -58,6 +63,7 @@ examples:
   mcl-hf doctor
   mcl-hf doctor --plan mcl-r18-small --data my_images/ --epochs 100
   mcl-hf doctor --plan mcl-r50-in1k-100ep --data packed/ --processes 8
+  mcl-hf doctor --plan auto --init my-run --data my-annotated-images
 """
 
 
@@ -80,11 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    parser = build_parser(
-        "mcl-hf doctor",
-        "Check the installation; with --plan, measure a few steps of a run and say what all of it will need.",
-        EXAMPLES,
-    )
+    finetunes = any(_is_finetuning(word.removeprefix("--plan=")) for word in argv)
+    description = "Check the installation; with --plan, measure a few steps of a run and say what all of it will need."
+    if finetunes:
+        parser = recipe_parser("mcl-hf doctor", description, EXAMPLES, "finetune", FinetuneArguments, finetune_groups)
+    else:
+        parser = build_parser("mcl-hf doctor", description, EXAMPLES)
     parser.add_argument("--plan", metavar="RECIPE", help="plan a run: name of a recipe or a YAML file, options on top")
     parser.add_argument("--processes", metavar="N", type=int, default=1, help="of the planned run (default: 1)")
     namespace = parser.parse_args(argv)
@@ -96,9 +103,24 @@ def _run(argv: list[str]) -> int:
         if namespace.processes < 1:
             raise InputError(f"--processes must be at least 1, got {namespace.processes}")
         namespace.recipe = namespace.plan
-        print_plan(read_arguments(namespace), namespace.processes)
+        if finetunes:
+            given = given_flags(namespace, FinetuneArguments)
+            print_plan(load_finetune_arguments(namespace.plan, **given), namespace.processes)
+        else:
+            print_plan(read_arguments(namespace), namespace.processes)
         return 0
     return report(CHECKS)
+
+
+def _is_finetuning(recipe: str) -> bool:
+    """Whether it names a recipe of fine-tuning, or a YAML file with options that only fine-tuning has."""
+    if recipe in recipe_names("finetune"):
+        return True
+    if not recipe.endswith((".yaml", ".yml")) or not Path(recipe).is_file():
+        return False
+    pretraining = {entry.name for entry in dataclasses.fields(PretrainArguments)}
+    known = {entry.name for entry in dataclasses.fields(FinetuneArguments)}
+    return bool((set(load_recipe(recipe)) - pretraining) & known)
 
 
 def report(checks: Sequence[Callable[[], Iterator[Finding]]]) -> int:

@@ -5,6 +5,7 @@ own, and extrapolated; what several processes lose by talking to each other is n
 """
 
 import dataclasses
+import functools
 import os
 import shutil
 import sys
@@ -16,7 +17,8 @@ import psutil  # type: ignore[import-untyped]  # comes with accelerate
 import torch
 
 from mcl_hf.cli.command import say
-from mcl_hf.data import ImageSource
+from mcl_hf.detection.finetune_arguments import FinetuneArguments
+from mcl_hf.detection.rehearsal import open_train_loader, rehearse_detector, resolve
 from mcl_hf.detection.view_scale import about_scale
 from mcl_hf.errors import InputError
 from mcl_hf.training import PretrainArguments
@@ -30,6 +32,7 @@ DISAGREEMENT = 1.5
 """Ratio of the times of an image at two batch sizes from which on a plan is called rough."""
 ON_CPU, ON_GPU = 16, 256
 """Largest batch that is rehearsed: a step must not take minutes."""
+DETECTOR_ON_CPU, DETECTOR_ON_GPU = 2, 16
 SAVERS: tuple[dict[str, Any], ...] = (
     {"sides_in_turn": True},
     {"activation_checkpointing": True},
@@ -38,7 +41,7 @@ SAVERS: tuple[dict[str, Any], ...] = (
 """What makes a batch smaller in memory at the same gradients, cheapest first."""
 
 
-def print_plan(arguments: PretrainArguments, world_size: int) -> None:
+def print_plan(arguments: PretrainArguments | FinetuneArguments, world_size: int) -> None:
     """Measure and print.
 
     Args:
@@ -48,22 +51,30 @@ def print_plan(arguments: PretrainArguments, world_size: int) -> None:
     Raises:
         InputError: what the run itself would refuse.
     """
-    batch_size, global_batch_size = arguments.batch_sizes(world_size)
-    source = open_data(arguments)
-    say(source.description)
-    open_loader(arguments, arguments.model_config(), source, batch_size, world_size=world_size)  # refuses as the run
+    data: Any
+    loader: Any
+    if isinstance(arguments, FinetuneArguments):
+        arguments.check_given()
+        arguments, data = resolve(arguments)
+        batch_size, global_batch_size = arguments.batch_sizes(world_size)
+        say(data.description)
+        loader = open_train_loader(arguments, data, min(batch_size, len(data)))
+    else:
+        batch_size, global_batch_size = arguments.batch_sizes(world_size)
+        data = open_data(arguments)
+        say(data.description)
+        config = arguments.model_config()
+        open_loader(arguments, config, data, batch_size, world_size=world_size)  # refuses as the run
+        loader = open_loader(arguments, config, data, min(16, len(data)))
     _say("decoding and augmenting some images ...")
-    per_core = images_per_core_second(arguments, source)
+    per_core = images_per_core_second(loader)
     measured = measure(arguments, batch_size)
-    max_steps = arguments.total_steps(len(source), global_batch_size)
-
-    def images(size: int) -> int:
-        return backbone_images(arguments, size)
+    max_steps = arguments.total_steps(len(data), global_batch_size)
 
     plan = make_plan(
         measured,
         batch_size=batch_size,
-        backbone_images=images,
+        backbone_images=functools.partial(_images, arguments),
         passes=arguments.gradient_accumulation_steps,
         world_size=world_size,
         max_steps=max_steps,
@@ -72,12 +83,13 @@ def print_plan(arguments: PretrainArguments, world_size: int) -> None:
     )
     room = _room_gib(arguments, world_size)
     lines = [
-        f"steps    {max_steps} of {global_batch_size} images: {max_steps * global_batch_size / len(source):.1f} passes "
-        f"over {len(source)} images",
+        f"steps    {max_steps} of {global_batch_size} images: {max_steps * global_batch_size / len(data):.1f} passes "
+        f"over {len(data)} images",
         f"time     {plan.seconds_per_step:.2f} s a step, {plan.images_per_second:.1f} images/s, {plan.hours:.1f} hours"
-        + (f" if {world_size} processes lose nothing by waiting for each other" if world_size > 1 else ""),
+        + (f" if {world_size} processes lose nothing by waiting for each other" if world_size > 1 else "")
+        + (", evaluations not counted" if isinstance(arguments, FinetuneArguments) else ""),
         *_memory_lines(arguments, measured, plan, batch_size, room),
-        *_data_lines(arguments, source, plan, per_core, world_size),
+        *_data_lines(arguments, plan, per_core, world_size),
         _disk_line(arguments, plan),
         "measured " + ", ".join(f"N={run.batch_size}: {run.seconds:.2f} s, {run.peak_gib:.2f} GiB" for run in measured),
     ]
@@ -86,34 +98,45 @@ def print_plan(arguments: PretrainArguments, world_size: int) -> None:
             f"warning: an image of the larger batch took {disagreement(measured):.1f} times as long as one of the "
             "smaller, or the other way round: this machine is busy, and the times above are rough"
         )
-    scale = about_scale(arguments, source)
+    scale = None if isinstance(arguments, FinetuneArguments) else about_scale(arguments, data)
     if scale is not None:
         lines.append(scale)
     say("\n".join(lines))
 
 
-def measure(arguments: PretrainArguments, batch_size: int) -> list[Measured]:
+def measure(arguments: PretrainArguments | FinetuneArguments, batch_size: int) -> list[Measured]:
     """Rehearse two batch sizes, the run's own or smaller ones, smaller first.
 
     Raises:
         InputError: not even four images fit, or the run refuses.
     """
-    largest = min(batch_size, ON_GPU if _on_gpu(arguments) else ON_CPU)
+    detects = isinstance(arguments, FinetuneArguments)
+    on_cpu, on_gpu = (DETECTOR_ON_CPU, DETECTOR_ON_GPU) if detects else (ON_CPU, ON_GPU)
+    largest = min(batch_size, on_gpu if _on_gpu(arguments) else on_cpu)
     while True:
         measured = []
         try:
-            for size in sorted({max(2, largest // 2), largest}):
+            for size in sorted({min(largest, max(2, largest // 2)), largest}):
                 _say(f"rehearsing {size} images a step ...")
-                measured.append(rehearse(arguments, size))
+                measured.append(
+                    rehearse_detector(arguments, size)
+                    if isinstance(arguments, FinetuneArguments)
+                    else rehearse(arguments, size)
+                )
             return measured
         except OutOfMemory as error:
             if largest <= 4:
-                raise InputError(f"{error}: take a smaller backbone, or --region-size for smaller views") from error
+                smaller = "--min-size-train for smaller images" if detects else "--region-size for smaller views"
+                raise InputError(f"{error}: take a smaller backbone, or {smaller}") from error
             largest //= 2
 
 
 def _memory_lines(
-    arguments: PretrainArguments, measured: Sequence[Measured], plan: Plan, batch_size: int, room: float
+    arguments: PretrainArguments | FinetuneArguments,
+    measured: Sequence[Measured],
+    plan: Plan,
+    batch_size: int,
+    room: float,
 ) -> list[str]:
     """What the batch takes, the largest that fits, and, where it does not, what would make it fit."""
     where = "of the GPU" if _on_gpu(arguments) else "of the machine's free memory"
@@ -126,7 +149,7 @@ def _memory_lines(
         return [line]
     lines = [line, f"         {batch_size} DO NOT FIT"]
     for saver in SAVERS:
-        if all(getattr(arguments, name) for name in saver) or not _applies(arguments, saver):
+        if not _applies(arguments, saver) or all(getattr(arguments, name) for name in saver):
             continue
         changed = dataclasses.replace(arguments, **saver)
         flags = " ".join(f"--{name.replace('_', '-')}" for name in saver)
@@ -134,23 +157,31 @@ def _memory_lines(
         lines.append(f"         with {flags}: {fits} fit")
         if fits >= batch_size:
             return lines
-    lines.append(f"         or take --batch-size {largest}, with --queue-size for more negatives")
+    more = "" if isinstance(arguments, FinetuneArguments) else ", with --queue-size for more negatives"
+    lines.append(f"         or take --batch-size {largest}{more}")
     return lines
 
 
-def _applies(arguments: PretrainArguments, saver: dict[str, bool]) -> bool:
+def _applies(arguments: PretrainArguments | FinetuneArguments, saver: dict[str, bool]) -> bool:
     """Whether the run could take these options at all."""
+    if isinstance(arguments, FinetuneArguments):
+        return set(saver) == {"activation_checkpointing"}
     in_turn = "sides_in_turn" in saver and arguments.objective == "supervised"
     return not in_turn and not ("activation_checkpointing" in saver and arguments.compile)
 
 
-def _largest(arguments: PretrainArguments, measured: Sequence[Measured], room: float) -> int:
+def _largest(arguments: PretrainArguments | FinetuneArguments, measured: Sequence[Measured], room: float) -> int:
     memory = Line.through([(run.backbone_images, run.peak_gib) for run in measured])
-    return largest_batch(memory, lambda size: backbone_images(arguments, size), room)
+    return largest_batch(memory, functools.partial(_images, arguments), room)
+
+
+def _images(arguments: PretrainArguments | FinetuneArguments, size: int) -> int:
+    """That the backbone sees of a batch of `size`: montages come with it in pre-training."""
+    return size if isinstance(arguments, FinetuneArguments) else backbone_images(arguments, size)
 
 
 def _data_lines(
-    arguments: PretrainArguments, source: ImageSource, plan: Plan, per_core: float, world_size: int
+    arguments: PretrainArguments | FinetuneArguments, plan: Plan, per_core: float, world_size: int
 ) -> list[str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = max(1, -int(-plan.data_cores // 1))
@@ -170,7 +201,7 @@ def _data_lines(
     return [*lines, "         on a machine without a GPU, workers take their cores from the training itself"]
 
 
-def _disk_line(arguments: PretrainArguments, plan: Plan) -> str:
+def _disk_line(arguments: PretrainArguments | FinetuneArguments, plan: Plan) -> str:
     folder = Path(arguments.output_dir or ".").absolute()
     place = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(place).free / 2**30
@@ -178,19 +209,19 @@ def _disk_line(arguments: PretrainArguments, plan: Plan) -> str:
     return f"disk     {plan.disk_gib:.2f} GiB for checkpoints and the finished model; {free:.0f} GiB are free{verdict}"
 
 
-def _kept_checkpoints(arguments: PretrainArguments, max_steps: int) -> int:
+def _kept_checkpoints(arguments: PretrainArguments | FinetuneArguments, max_steps: int) -> int:
     steps = [step for step in range(1, max_steps + 1) if should_save(step, arguments.save_every_steps, max_steps)]
     return most_checkpoints(steps, arguments.keep_last, arguments.keep_every)
 
 
-def _room_gib(arguments: PretrainArguments, world_size: int) -> float:
+def _room_gib(arguments: PretrainArguments | FinetuneArguments, world_size: int) -> float:
     """GiB that one process may fill."""
     if _on_gpu(arguments):
         return SPARE * torch.cuda.get_device_properties(0).total_memory / 2**30
     return SPARE * psutil.virtual_memory().available / 2**30 / world_size
 
 
-def _on_gpu(arguments: PretrainArguments) -> bool:
+def _on_gpu(arguments: PretrainArguments | FinetuneArguments) -> bool:
     return arguments.device == "auto" and torch.cuda.is_available()
 
 

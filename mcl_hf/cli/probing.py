@@ -99,6 +99,8 @@ class RunProbe:
         values = measured["features"][MAIN_FEATURE]
         numbers = {f"probe/{name}": values[name]["all"] for name in ("knn", "linear") if name in values}
         numbers |= {f"probe/{name}": values[name] for name in ("same_level", "other_level") if values[name] is not None}
+        if "crops" in measured:  # what the two levels are of
+            numbers["probe/level_chance"] = measured["crops"]["chance"]
         elapsed = max(time.perf_counter() - began, 1e-9)
         return {**numbers, "probe/chance": measured["chance"], "probe/share_of_time": min(1.0, self._seconds / elapsed)}
 

@@ -1,4 +1,4 @@
-"""`--recipe auto`: schedule, learning rate, image size, freezing and early stopping from the size of the data.
+"""`--recipe auto`: detector, schedule, learning rate, image size, freezing and early stopping from the data.
 
 Flow: annotated data + options -> **auto_rules** -> options without gaps -> fine-tuning. An option that was given stays
 as it is. The rules, for hundreds to tens of thousands of images:
@@ -10,10 +10,11 @@ as it is. The rules, for hundreds to tens of thousands of images:
     above                12       0.02                        nothing                        every 1st     none
 
 Evaluations are so many epochs apart; after as many of them as the patience says without a better AP, the run ends.
-Nothing is frozen where the backbone starts at random, and such a run takes three times as many epochs (He et al.,
-arXiv 1811.08883). A step has 16 images, 8 where there are fewer than 1,000, never more than half of the data. Images
-are trained at the shorter side that half of them reach, 320 to 800 px, and at down to 0.8 of it; the longer side may be
-5/3 of that.
+Nothing is frozen where the backbone starts at random or was pre-trained on images below 224 px, whose first stages know
+no objects of the size that detectors see. A random start takes three times as many epochs (He et al., arXiv
+1811.08883). The detector is Mask R-CNN where the annotations have masks, else Faster R-CNN. A step has 16 images, 8
+where there are fewer than 1,000, never more than half of the data. Images are trained at the shorter side that half of
+them reach, 320 to 800 px, and at down to 0.8 of it; the longer side may be 5/3 of that.
 """
 
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ RULES = (
 )
 RANDOM_START_FACTOR = 3
 SMALLEST_SIDE, LARGEST_SIDE = 320, 800
+LEAST_FROZEN_SIDE = 224
+"""Px of the images that a backbone was pre-trained on, below which nothing of it is frozen."""
 
 
 def choose_sizes(smallest: int, largest: int, step: int = 32) -> list[int]:
@@ -49,7 +52,14 @@ def choose_sizes(smallest: int, largest: int, step: int = 32) -> list[int]:
     return [*range(smallest, largest, step), largest]
 
 
-def choose(num_images: int, widths: np.ndarray, heights: np.ndarray, random_start: bool) -> dict[str, Any]:
+def choose(
+    num_images: int,
+    widths: np.ndarray,
+    heights: np.ndarray,
+    random_start: bool,
+    has_masks: bool = True,
+    start_side: int | None = None,
+) -> dict[str, Any]:
     """Options for a data set.
 
     Args:
@@ -57,6 +67,8 @@ def choose(num_images: int, widths: np.ndarray, heights: np.ndarray, random_star
         widths: of each image, px.
         heights: of each image, px.
         random_start: whether nothing of the network was trained before.
+        has_masks: whether the annotations have masks.
+        start_side: of the images that the backbone was pre-trained on, px; None: not known.
 
     Returns:
         Values by the option's name.
@@ -68,8 +80,9 @@ def choose(num_images: int, widths: np.ndarray, heights: np.ndarray, random_star
     steps = max(1, epochs * num_images // batch)
     side = int(np.clip(np.median(np.minimum(widths, heights)) // 32 * 32, SMALLEST_SIDE, LARGEST_SIDE))
     smallest = int(0.8 * side) // 32 * 32
-    frozen = rule.small and not random_start
+    frozen = rule.small and not random_start and not _is_small(start_side)
     return {
+        "detector": "mask_rcnn" if has_masks else "faster_rcnn",
         "global_batch_size": batch,
         "max_steps": steps,
         "base_learning_rate": rule.base_learning_rate,
@@ -82,3 +95,27 @@ def choose(num_images: int, widths: np.ndarray, heights: np.ndarray, random_star
         "eval_every_steps": max(1, rule.evaluate_every * num_images // batch),
         "early_stopping_patience": rule.patience,
     }
+
+
+def freezing_line(num_images: int, random_start: bool, start_side: int | None) -> str:
+    """What the rules say of freezing for this start, and what they would for another, so that two runs on the same data
+    can be told apart; empty where no start would be frozen."""
+    if not next(rule for rule in RULES if num_images <= rule.most_images).small:
+        return ""
+    if random_start:
+        why = "nothing is frozen, as the start is random; stem, stage 1 and batch norm of a pre-trained one would be"
+    elif _is_small(start_side):
+        why = (
+            f"nothing is frozen, as the start was pre-trained on images of {start_side} px; stem, stage 1 and batch "
+            f"norm of one of {LEAST_FROZEN_SIDE} px would be"
+        )
+    else:
+        why = (
+            f"stem, stage 1 and batch norm are frozen, as there are {num_images} images and the start is pre-trained; "
+            f"nothing of a random start, or of one of images below {LEAST_FROZEN_SIDE} px, would be"
+        )
+    return f"auto: {why} (--freeze-at, --frozen-bn)"
+
+
+def _is_small(start_side: int | None) -> bool:
+    return start_side is not None and start_side < LEAST_FROZEN_SIDE

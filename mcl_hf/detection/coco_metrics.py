@@ -210,5 +210,4 @@ def _python_coco(coco: Any, coco_eval: Any, truth: dict[str, Any], found: list[R
     return evaluation.eval
 
 
-
 _RUN = {"pycocotools": _pycocotools, "faster-coco-eval": _faster_coco_eval}

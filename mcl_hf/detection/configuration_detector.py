@@ -165,6 +165,11 @@ class MCLDetectorConfig(PreTrainedConfig):
                 f"id2label must number the classes 0 to {len(self.id2label) - 1}, got {sorted(self.id2label)}"
             )
 
+    @property
+    def num_hidden_layers(self) -> int:
+        """Stages of the backbone, the stem not counted."""
+        return 4
+
     def _check_ranges(self) -> None:
         """Plain ranges of single fields, and of pairs."""
         for name in _COUNTS:

@@ -11,7 +11,9 @@ evaluation -> finished folder. Everything that can be wrong with the input is fo
         log.jsonl        as in pre-training, with losses by name and figures as eval/box/AP
 """
 
+import itertools
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -21,6 +23,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from mcl_hf.detection.auto_rules import freezing_line
 from mcl_hf.detection.coco_metrics import import_backend
 from mcl_hf.detection.configuration_detector import MCLDetectorConfig
 from mcl_hf.detection.detection_data import DetectionData
@@ -31,16 +34,19 @@ from mcl_hf.detection.finetune_data import take_fraction as take_fraction
 from mcl_hf.detection.finetune_data import training_data, training_record, validation_data, validation_record
 from mcl_hf.detection.finetune_evaluation import EvaluationWatch
 from mcl_hf.detection.finetune_finish import finish
-from mcl_hf.detection.finetune_step import FinetuneRun, finetune_step
+from mcl_hf.detection.finetune_step import FinetuneRun, finetune_step, forward
 from mcl_hf.detection.freezing import freeze, parameter_groups
-from mcl_hf.detection.from_pretraining import start_detector
+from mcl_hf.detection.from_pretraining import start_detector, start_side
 from mcl_hf.detection.modeling_detector import MCLForInstanceSegmentation, MCLForObjectDetection
+from mcl_hf.detection.restored_statistics import statistics_restored
 from mcl_hf.detection.train_loader import DetectionLoader
 from mcl_hf.detection.train_transform import TrainTransform
 from mcl_hf.errors import InputError
 from mcl_hf.models import MCLImageProcessor, convert_cross_rank_norm
 from mcl_hf.training.arithmetic import set_arithmetic
 from mcl_hf.training.course import RunResult, common_parts, make_ready, open_folder, see_through, take_up
+from mcl_hf.training.finish import duration
+from mcl_hf.training.host_copies import copy_to_device
 from mcl_hf.training.launch import launched
 from mcl_hf.training.optim import sgd
 from mcl_hf.training.options import given_options
@@ -101,12 +107,8 @@ def finetune(
         0.312
     """
     arguments = given_options(arguments, load_finetune_arguments, recipe, options)
-    if arguments.init is None:
-        raise InputError("--init is missing: random, timm:NAME, or a pre-training checkpoint's folder or repository")
-    if arguments.data is None:
-        raise InputError(
-            "--data is missing: annotated images in COCO's, YOLO's or VOC's format, CSV, parquet, or on the Hub"
-        )
+    arguments.check_given()
+    assert arguments.data is not None
     output_dir = output_folder(arguments.output_dir, [arguments.data])
     check_trackers(arguments.report_to)
     import_backend(arguments.eval_backend)  # before hours of training
@@ -129,21 +131,27 @@ def _finetune(
     recipe = recipe_record(arguments.recipe, RULES.without_influence - {"val_data", "val_split"})
 
     if checkpoint is not None:
-        arguments = replace(arguments, init=_start_of(checkpoint, arguments.init, lines))
+        arguments = _as_started(checkpoint, arguments, lines)
 
     # --- data ---------------------------------------------------------------------------------------------------------
     data = training_data(arguments) if train_on is None else train_on
     val_data = validation_data(arguments, data, lines) if measure_on is None else measure_on
     lines.append(data.description)
     given = arguments
-    arguments = arguments.resolved(data.widths, data.heights)
+    side = start_side(arguments.init or "random") if arguments.auto and checkpoint is None else None
+    arguments = arguments.resolved(data.widths, data.heights, data.has_masks, side)
     if arguments.detector == "mask_rcnn" and not data.has_masks:
         raise InputError(f"mask_rcnn learns from masks, and {data.source} has none: use --detector faster_rcnn")
     batch_size, global_batch_size = arguments.batch_sizes(world_size)
     max_steps = arguments.total_steps(len(data), global_batch_size)
     arguments = replace(arguments, warmup_steps=min(arguments.warmup_steps or 0, max_steps // 10))
     if arguments.auto:
-        lines.append("auto: " + ", ".join(f"{name} {value}" for name, value in _chosen(given, arguments).items()))
+        chosen = _chosen(given, arguments)
+        lines.append("auto: " + ", ".join(f"{name} {value}" for name, value in chosen.items()))
+        recipe["auto"] = {"chosen": chosen, "freezing": ""}
+        if {"freeze_at", "frozen_bn"} <= set(chosen):
+            recipe["auto"]["freezing"] = freezing_line(len(data), arguments.init == "random", side)
+            lines += filter(None, [recipe["auto"]["freezing"]])
     state = TrainingState(
         world_size=world_size,
         global_batch_size=global_batch_size,
@@ -190,6 +198,7 @@ def _finetune(
     layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
     network = network.to(device=accelerator.device, memory_format=layout).train()
     lines += freeze(network, arguments.freeze_at or 0, bool(arguments.frozen_bn))
+    network.gradient_checkpointing = arguments.activation_checkpointing
     peak_lr = (arguments.base_learning_rate or 0.0) * global_batch_size / 16
     optimizer = _build_optimizer(arguments, network, peak_lr)
     model, prepared = make_ready(accelerator, arguments, network, optimizer, checkpoint, state, output_dir)
@@ -215,17 +224,46 @@ def _finetune(
         f"{arguments.optimizer}, learning rate up to {peak_lr:.4g}, a tenth from steps "
         f"{', '.join(map(str, run.milestones))} on"
     )
+    if arguments.auto and checkpoint is None:
+        lines.append(_planned(run, loader(0)))
     watch = EvaluationWatch(run, val_data, loader(arguments.num_workers))
     last_line = f"finished: {output_dir} opens with mcl_hf.{type(network).__name__}.from_pretrained"
     return see_through(run, finetune_step, watch, lines, partial(finish, watch=watch), last_line)
 
 
-def _start_of(checkpoint: Path, init: str | None, lines: list[str]) -> str | None:
-    """What the run of a checkpoint started from, which the rules of `auto` go by; a line where `init` says another."""
-    started = read_training_state(checkpoint).arguments.get("init", init)
-    if started != init:
-        lines.append(f"warning: --init {init} has no effect: {checkpoint} continues a run that started from {started}")
-    return started
+def _planned(run: FinetuneRun, loader: DetectionLoader) -> str:
+    """How long the run will take, from three passes that leave no trace in it. All ranks."""
+    seconds = []
+    with statistics_restored(run.network):
+        for batch in itertools.islice(loader, 3):
+            on_device = batch.map(partial(copy_to_device, device=run.accelerator.device))
+            started = time.perf_counter()
+            with run.accelerator.autocast():
+                loss = forward(run, run.network, on_device, batch.step).loss
+            loss.backward()
+            float(loss.detach())  # waits for the device
+            seconds.append(time.perf_counter() - started)
+    run.network.zero_grad(set_to_none=True)
+    step = min(seconds) * run.arguments.gradient_accumulation_steps
+    stops = ", or less where AP stops rising," if run.arguments.early_stopping_patience else ""
+    return (
+        f"auto: about {duration(step * run.state.max_steps)}{stops} for {run.state.max_steps} steps of {step:.2g} s, "
+        "evaluations not counted; mcl-hf doctor --plan auto measures memory and data, too"
+    )
+
+
+def _as_started(checkpoint: Path, arguments: FinetuneArguments, lines: list[str]) -> FinetuneArguments:
+    """Options with the start of a checkpoint's run, a line where `init` says another, and, where they are not given,
+    with what the rules of `auto` chose for that start: it need not be there any more."""
+    recorded = read_training_state(checkpoint).arguments
+    started = recorded.get("init", arguments.init)
+    if started != arguments.init:
+        lines.append(
+            f"warning: --init {arguments.init} has no effect: {checkpoint} continues a run that started from {started}"
+        )
+    names = [name for name in ("detector", "freeze_at", "frozen_bn") if getattr(arguments, name) is None]
+    kept = {name: recorded[name] for name in names if arguments.auto and name in recorded}
+    return replace(arguments, init=started, **kept)
 
 
 def build_detector(arguments: FinetuneArguments, data: DetectionData, checkpoint: Path | None, lines: list[str]) -> Any:
@@ -242,7 +280,7 @@ def build_detector(arguments: FinetuneArguments, data: DetectionData, checkpoint
             fields["backbone"] = arguments.backbone
         network, report = start_detector(
             arguments.init,
-            detector=arguments.detector,
+            detector=arguments.detector or "mask_rcnn",
             id2label=data.id2label,
             parts=arguments.init_parts or None,
             verbose=False,  # the run prints it once

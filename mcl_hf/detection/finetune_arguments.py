@@ -86,7 +86,9 @@ class FinetuneArguments(FromRecipe):
     num_workers: int = option(2, "processes per rank that decode and transform; 0 does it in the training process")
 
     # --- detector ----------------------------------------------------------------------------------------------
-    detector: Literal["mask_rcnn", "faster_rcnn", "retinanet"] = option("mask_rcnn", "kind of detector")
+    detector: Literal["mask_rcnn", "faster_rcnn", "retinanet"] | None = option(
+        None, "kind of detector (mask_rcnn; by the rules of auto, faster_rcnn where the annotations have no masks)"
+    )
     backbone: str | None = option(None, "timm backbone where init is random (resnet50)")
     detector_options: dict[str, Any] | None = option(
         None, "fields of MCLDetectorConfig, as JSON: numbers of regions, anchors, thresholds, widths"
@@ -127,6 +129,9 @@ class FinetuneArguments(FromRecipe):
     device: Literal["auto", "cpu"] = option("auto", "auto takes the accelerator where there is one")
     tf32: bool = option(True, "on a GPU, let fp32 products and convolutions round their inputs to TensorFloat-32")
     channels_last: bool = option(True, "keep feature maps in channels-last memory, which is faster")
+    activation_checkpointing: bool = option(
+        False, "recompute norms and activations of the backbone in the backward pass: same gradients, less memory"
+    )
 
     # --- saving and watching -----------------------------------------------------------------------------------
     eval_every_steps: int | None = option(None, "steps between evaluations; 0 evaluates at the end only (0)")
@@ -146,6 +151,8 @@ class FinetuneArguments(FromRecipe):
 
     def __post_init__(self) -> None:
         set_types(self)
+        if self.detector is None and not self.auto:
+            self.detector = "mask_rcnn"
         at_least = {
             "epochs": 0, "max_steps": 1, "global_batch_size": 1, "batch_size": 1, "gradient_accumulation_steps": 1,
             "warmup_steps": 0, "weight_decay": 0, "num_workers": 0, "save_every_steps": 0, "keep_last": 0,
@@ -185,6 +192,21 @@ class FinetuneArguments(FromRecipe):
             )
         self.milestones(1)
 
+    def check_given(self) -> None:
+        """See that what no recipe can know is there.
+
+        Raises:
+            InputError: it is not.
+        """
+        if self.init is None:
+            raise InputError(
+                "--init is missing: random, timm:NAME, or a pre-training checkpoint's folder or repository"
+            )
+        if self.data is None:
+            raise InputError(
+                "--data is missing: annotated images in COCO's, YOLO's or VOC's format, CSV, parquet, or on the Hub"
+            )
+
     def milestones(self, max_steps: int) -> list[int]:
         """Steps from which the learning rate is a tenth of what it was.
 
@@ -201,14 +223,19 @@ class FinetuneArguments(FromRecipe):
             raise InputError(f"lr_milestones must ascend within 0 and 1, got {self.lr_milestones}")
         return [round(max_steps * share) for share in shares]
 
-    def resolved(self, widths: np.ndarray, heights: np.ndarray) -> "FinetuneArguments":
+    def resolved(
+        self, widths: np.ndarray, heights: np.ndarray, has_masks: bool = True, start_side: int | None = None
+    ) -> "FinetuneArguments":
         """These options with the gaps filled: by the rules of `auto`, or by the published protocol.
 
         Args:
             widths: of the training images, px.
             heights: of the training images, px.
+            has_masks: whether their annotations have masks.
+            start_side: see `auto_rules.choose`.
         """
-        chosen = auto_rules.choose(len(widths), widths, heights, self.init == "random") if self.auto else {}
+        own = (len(widths), widths, heights, self.init == "random", has_masks, start_side)
+        chosen = auto_rules.choose(*own) if self.auto else {}
         if self.epochs is not None:
             chosen.pop("max_steps", None)
         if self.batch_size is not None:

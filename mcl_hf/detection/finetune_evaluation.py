@@ -131,17 +131,20 @@ class EvaluationWatch:
         run, data = self.run, self.data
         assert data is not None, "asked to evaluate without data"
         arguments = run.arguments
+        own = len(range(run.accelerator.process_index, len(data), run.accelerator.num_processes))
         run.network.eval()
         try:
-            predicted = predict_data(
-                run.network,
-                run.processor,
-                data,
-                batch_size=arguments.eval_batch_size,
-                num_workers=arguments.num_workers,
-                precision=arguments.precision,
-                skip_broken=True,
-            )
+            with run.tracking.progress(own, "evaluation", "image") as bar:
+                predicted = predict_data(
+                    run.network,
+                    run.processor,
+                    data,
+                    batch_size=arguments.eval_batch_size,
+                    num_workers=arguments.num_workers,
+                    precision=arguments.precision,
+                    skip_broken=True,
+                    progress=bar.update,
+                )
         finally:
             run.network.train()
         self._name_unread(predicted.broken)
@@ -210,8 +213,10 @@ def make_statistics(run: FinetuneRun, loader: DetectionLoader) -> int:
         on_device = batch.map(partial(copy_to_device, device=device))
         with run.accelerator.autocast():
             forward(run, run.network, on_device, batch.step)
+        bar.update()
 
-    return update_statistics(run.network, pass_through, batches)
+    with run.tracking.progress(steps, "batch-norm statistics", "batch") as bar:
+        return update_statistics(run.network, pass_through, batches)
 
 
 def figures_of(metrics: DetectionMetrics) -> dict[str, float]:

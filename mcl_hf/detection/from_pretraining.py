@@ -167,6 +167,18 @@ def is_backbone_alone(source: MCLConfig | MCLDetectorConfig | None) -> bool:
     return isinstance(source, MCLConfig) and source.architectures == ["MCLBackbone"]
 
 
+def start_side(init: str) -> int | None:
+    """Side in px of the images that a start was pre-trained on; None where nothing says so."""
+    try:
+        config = read_start_config(init)
+        if config is None:
+            size = (starting_description(init).get("pretrained_cfg") or {}).get("input_size")
+            return int(size[-1]) if size else None
+    except (ValueError, TypeError):  # whoever opens the start says what is wrong with it
+        return None
+    return config.image_size if isinstance(config, MCLConfig) else config.min_size
+
+
 def _detector_config(
     init: str,
     source: MCLConfig | MCLDetectorConfig | None,

@@ -22,7 +22,7 @@ from transformers.utils.generic import can_return_tuple
 
 from ..models.fpn import FeaturePyramid
 from ..models.modeling_mcl import MCLPreTrainedModel
-from ..models.timm_backbone import describe_backbone, run_timm_network
+from ..models.timm_backbone import describe_backbone
 from .configuration_detector import MCLDetectorConfig
 from .heads import BoxHead, BoxPredictor, MaskHead, MaskPredictor
 from .proposals import ProposalHead, ProposalNetwork
@@ -42,11 +42,14 @@ class MCLDetectorOutput(ModelOutput):
         loss: Scalar, sum of `loss_dict`; where labels were given.
         loss_dict: Name -> scalar: `loss_classifier`, `loss_box_reg`, in the R-CNNs `loss_objectness` and
             `loss_rpn_box_reg`, in Mask R-CNN `loss_mask`.
-        logits: `(N, D, num_labels)` log-odds of each detection's score at its class, minus infinity elsewhere.
+        logits: `(N, D, num_labels)` log-odds of each detection's score at its class; the lowest finite number
+            elsewhere.
         pred_boxes: `(N, D, 4)` centre x, centre y, width, height relative to the image without padding.
         pred_scores: `(N, D)` the detector's scores, descending; 0 in empty rows.
         pred_labels: `(N, D)` classes from 0; -1 in empty rows.
         pred_masks: `(N, D, 28, 28)` mask probabilities within each box (Mask R-CNN).
+        hidden_states: The backbone's maps of all stages, where asked for; in eval mode zero beyond each image's own
+            padded size.
     """
 
     loss: torch.Tensor | None = None
@@ -56,6 +59,7 @@ class MCLDetectorOutput(ModelOutput):
     pred_scores: torch.Tensor | None = None
     pred_labels: torch.Tensor | None = None
     pred_masks: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
 class MCLDetectorPreTrainedModel(MCLPreTrainedModel):
@@ -67,7 +71,7 @@ class MCLDetectorPreTrainedModel(MCLPreTrainedModel):
         super().__init__(config)
         self._add_timm_network(config)
         description = describe_backbone(config.backbone, config.num_channels, config.backbone_kwargs)
-        self._positions = description.positions[-4:]
+        self._positions = description.positions
         channels = description.channels[-4:]
         self.is_dense = config.detector == "retinanet"
         if self.is_dense:
@@ -105,12 +109,13 @@ class MCLDetectorPreTrainedModel(MCLPreTrainedModel):
 
     def backbone_maps(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
         """`(N, num_channels, H, W)` -> C2..C5."""
-        maps = run_timm_network(self.backbone, self.config.backbone, pixel_values)
-        return [maps[position] for position in self._positions]
+        return self._run_backbone(pixel_values)[-4:]
 
     def pyramid(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
         """`(N, num_channels, H, W)` -> P2..P6 (R-CNN: P6 is every other cell of P5) or P3..P7 (RetinaNet)."""
-        maps = self.backbone_maps(pixel_values)
+        return self._pyramid_of(self.backbone_maps(pixel_values))
+
+    def _pyramid_of(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
         if self.is_dense:
             return self.extra_levels.extend(self.fpn(maps[1:]), maps[-1])
         levels = self.fpn(maps)
@@ -124,6 +129,7 @@ class MCLDetectorPreTrainedModel(MCLPreTrainedModel):
         labels: _Labels | None = None,
         image_sizes: Sequence[tuple[int, int]] | None = None,
         generator: torch.Generator | None = None,
+        output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> MCLDetectorOutput:
         """Losses in training mode, detections in eval mode; both in eval mode with labels.
@@ -139,7 +145,9 @@ class MCLDetectorPreTrainedModel(MCLPreTrainedModel):
                 the image's size in this batch. An image may have no objects (n = 0).
             image_sizes: (height, width) of each image without padding, px, in place of `pixel_mask`; saves a wait for
                 the device.
-            generator: CPU generator for the sampling of anchors and proposals; None: torch's global state.
+            generator: CPU generator for the sampling of anchors and proposals; None: torch's global state in training
+                mode, always the same choice in eval mode.
+            output_hidden_states: Also return the backbone's maps of all stages.
 
         Raises:
             ValueError: No labels in training mode, or inputs that do not fit each other.
@@ -154,15 +162,21 @@ class MCLDetectorPreTrainedModel(MCLPreTrainedModel):
                 labels, sizes, self.config.num_labels, 0 if self.is_dense else 1, with_masks, pixel_values.device
             )
         if not self.is_dense:
+            if generator is None and not self.training and targets is not None:
+                generator = torch.Generator().manual_seed(0)
             self.rpn.fg_bg_sampler.generator = self.roi_heads.fg_bg_sampler.generator = generator
+        stages: list[list[torch.Tensor]] | None = [] if self._wants_hidden_states(output_hidden_states) else None
         if self.training:
-            _, losses = self._run(pixel_values, sizes, targets, with_detections=False)
-            return MCLDetectorOutput(loss=_sum(losses), loss_dict=losses)
-        detections, losses = self._run_by_size(pixel_values, sizes, targets)
+            _, losses = self._run(pixel_values, sizes, targets, False, stages)
+            return MCLDetectorOutput(
+                loss=_sum(losses), loss_dict=losses, hidden_states=tuple(stages[0]) if stages else None
+            )
+        detections, losses = self._run_by_size(pixel_values, sizes, targets, stages)
         return MCLDetectorOutput(
             loss=_sum(losses) if losses else None,
             loss_dict=losses or None,
             **pack_detections(detections, sizes, self.config.num_labels),
+            hidden_states=tuple(stages[0]) if stages else None,
         )
 
     def detections(
@@ -186,9 +200,13 @@ class MCLDetectorPreTrainedModel(MCLPreTrainedModel):
         return self._run_by_size(pixel_values, _image_sizes(pixel_values, None, image_sizes), None)[0]
 
     def _run_by_size(
-        self, pixel_values: torch.Tensor, sizes: list[tuple[int, int]], targets: list[dict[str, torch.Tensor]] | None
+        self,
+        pixel_values: torch.Tensor,
+        sizes: list[tuple[int, int]],
+        targets: list[dict[str, torch.Tensor]] | None,
+        stages: list[list[torch.Tensor]] | None = None,
     ) -> tuple[list[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
-        """`_run` on the images of each padded size; losses are means over the images."""
+        """`_run` on the images of each padded size; losses are means over the images, `stages` gets maps of all."""
         unit = self.config.size_divisible
         groups: dict[tuple[int, int], list[int]] = {}
         for index, (height, width) in enumerate(sizes):
@@ -201,11 +219,14 @@ class MCLDetectorPreTrainedModel(MCLPreTrainedModel):
                 pixels[..., :height, :width],
                 [sizes[index] for index in members],
                 None if targets is None else [targets[index] for index in members],
+                stages=stages,
             )
             for index, image in zip(members, found, strict=True):
                 detections[index] = image
             for name, loss in group_losses.items():
                 losses[name] = losses.get(name, 0) + loss * (len(members) / len(sizes))
+        if stages and len(groups) > 1:
+            stages[:] = [_join_maps(stages, list(groups.values()))]
         return detections, losses
 
     def _run(
@@ -214,13 +235,17 @@ class MCLDetectorPreTrainedModel(MCLPreTrainedModel):
         sizes: list[tuple[int, int]],
         targets: list[dict[str, torch.Tensor]] | None,
         with_detections: bool = True,
+        stages: list[list[torch.Tensor]] | None = None,
     ) -> tuple[list[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
-        """Detections and, where targets are given, losses of one padded batch."""
+        """Detections and, where targets are given, losses of one padded batch; its maps are appended to `stages`."""
         unit = self.config.size_divisible
         bottom, right = -pixel_values.shape[-2] % unit, -pixel_values.shape[-1] % unit
         if bottom or right:
             pixel_values = F.pad(pixel_values, (0, right, 0, bottom))
-        levels = self.pyramid(pixel_values)
+        maps = self._run_backbone(pixel_values)
+        if stages is not None:
+            stages.append(maps)
+        levels = self._pyramid_of(maps[-4:])
         images = ImageList(pixel_values, sizes)
         if self.is_dense:
             return self.retinanet(images, levels, targets, with_detections)
@@ -230,6 +255,18 @@ class MCLDetectorPreTrainedModel(MCLPreTrainedModel):
             losses |= self.roi_heads.losses(levels[:4], proposals, targets)
         detections = self.roi_heads.detections(levels[:4], proposals, sizes) if with_detections else []
         return detections, losses
+
+
+def _join_maps(parts: list[list[torch.Tensor]], members: list[list[int]]) -> list[torch.Tensor]:
+    """Maps of parts of a batch, each of its own size, as maps of the whole one: `(N, C, largest H, largest W)`."""
+    joined = []
+    for maps in zip(*parts, strict=True):
+        height, width = max(part.shape[2] for part in maps), max(part.shape[3] for part in maps)
+        whole = maps[0].new_zeros(sum(map(len, members)), maps[0].shape[1], height, width)
+        for images, part in zip(members, maps, strict=True):
+            whole[images, :, : part.shape[2], : part.shape[3]] = part
+        joined.append(whole)
+    return joined
 
 
 def _sum(losses: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -106,14 +106,16 @@ def pack_detections(
         num_labels: Classes.
 
     Returns:
-        `logits` `(N, D, num_labels)`: the log-odds of the score at the detection's class, minus infinity elsewhere;
+        `logits` `(N, D, num_labels)`: the log-odds of the score at the detection's class, the lowest finite number
+        (a score of 0) elsewhere;
         `pred_boxes` `(N, D, 4)` relative; `pred_scores` `(N, D)`; `pred_labels` `(N, D)`, -1 in empty rows;
         `pred_masks` `(N, D, R, R)` where there are masks.
     """
     rows = max(len(image["scores"]) for image in detections)
     first = detections[0]
+    lowest = torch.finfo(first["scores"].dtype).min
     packed = {
-        "logits": first["scores"].new_full((len(detections), rows, num_labels), -torch.inf),
+        "logits": first["scores"].new_full((len(detections), rows, num_labels), lowest),
         "pred_boxes": first["boxes"].new_zeros(len(detections), rows, 4),
         "pred_scores": first["scores"].new_zeros(len(detections), rows),
         "pred_labels": first["labels"].new_full((len(detections), rows), -1),
@@ -122,7 +124,8 @@ def pack_detections(
         packed["pred_masks"] = first["masks"].new_zeros(len(detections), rows, *first["masks"].shape[1:])
     for index, (image, size) in enumerate(zip(detections, image_sizes, strict=True)):
         count = len(image["scores"])
-        packed["logits"][index, :count].scatter_(1, image["labels"][:, None], image["scores"].logit()[:, None])
+        log_odds = image["scores"].logit().clamp(lowest, -lowest)
+        packed["logits"][index, :count].scatter_(1, image["labels"][:, None], log_odds[:, None])
         packed["pred_boxes"][index, :count] = relative_boxes(image["boxes"], size)
         packed["pred_scores"][index, :count] = image["scores"]
         packed["pred_labels"][index, :count] = image["labels"]

@@ -103,18 +103,19 @@ def _pretraining(name: str) -> tuple[Recorded, Rows, list[str]]:
 def _detector(name: str) -> tuple[Recorded, Rows, list[str]]:
     arguments = load_finetune_arguments(name)
     fields = arguments.config_fields()
+    detector = arguments.detector or "mask_rcnn"  # auto takes another one where the annotations have no masks
     config = MCLDetectorConfig(
-        detector=arguments.detector, **({"backbone": arguments.backbone} if arguments.backbone else {}), **fields
+        detector=detector, **({"backbone": arguments.backbone} if arguments.backbone else {}), **fields
     ).to_dict()
     rows: Rows = [("detector", detector_text(config))]
     if arguments.auto:
         chosen = "schedule, learning rate, image size, freezing, early stopping (`mcl_hf/detection/auto_rules.py`)"
         rows.append(("chosen from the size of the data", chosen))
-        return _recorded(name, config), rows, [arguments.detector.replace("_", "-")]
+        return _recorded(name, config), rows, [detector.replace("_", "-")]
     options = {key: value for key, value in dataclasses.asdict(arguments).items() if value is not None}
     if arguments.epochs is not None:
         options["epochs"] = arguments.epochs
-    return _recorded(name, config), [*rows, *options_rows(options)], [arguments.detector.replace("_", "-")]
+    return _recorded(name, config), [*rows, *options_rows(options)], [detector.replace("_", "-")]
 
 
 def _recorded(name: str, config: dict[str, Any]) -> Recorded:

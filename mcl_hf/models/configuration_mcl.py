@@ -163,6 +163,11 @@ class MCLConfig(PatientLoading, BackboneConfigMixin, PreTrainedConfig):
             raise ValueError("level_weights are all 0: there would be no loss")
 
     @property
+    def num_hidden_layers(self) -> int:
+        """Stages of the backbone, the stem not counted."""
+        return sum(name != "stem" for name in self.stage_names or ())
+
+    @property
     def image_size(self) -> int:
         """Side of the input in pre-training, px: a full view is one region of P5."""
         return 32 * self.region_size

@@ -250,12 +250,13 @@ def _check_sizes(
 
 
 def _kept(outputs: Any, threshold: float, sizes: Sequence[tuple[int, int] | None]) -> Any:
-    """For each image: which rows are above the threshold, scores, labels, relative boxes, its size."""
+    """For each image: numbers of the rows above the threshold, scores, labels, relative boxes, its size."""
     scores, labels = getattr(outputs, "pred_scores", None), getattr(outputs, "pred_labels", None)
     if scores is None or labels is None:  # transformers' Trainer keeps logits and boxes only
         scores, labels = outputs.logits.sigmoid().max(dim=-1)  # (N, D)
     kept = (scores > threshold) & (labels >= 0) & (scores > 0)
-    return zip(kept, scores, labels, outputs.pred_boxes, sizes, strict=True)
+    rows = [image.nonzero()[:, 0] for image in kept]  # the host waits once an image, where a mask would at each use
+    return zip(rows, scores, labels, outputs.pred_boxes, sizes, strict=True)
 
 
 def _in_pixels(boxes: torch.Tensor, size: tuple[int, int] | None) -> torch.Tensor:

@@ -24,6 +24,7 @@ from .contrast import MultiLevelContrast
 from .fpn import FeaturePyramid
 from .montage import MontageLayout
 from .patient_loading import PatientLoading
+from .recompute import find_block_classes, keep_activations, recompute_activations
 from .region_cut import cut_regions, to_rois
 from .region_head import Predictor, RegionHead
 from .timm_backbone import build_timm_network, describe_backbone, run_timm_network
@@ -38,10 +39,12 @@ class MCLModelOutput(ModelOutput):
     Attributes:
         feature_maps: P2..P5, `(N, fpn_channels, H/4, W/4)` to `(N, fpn_channels, H/32, W/32)`.
         backbone_feature_maps: C2..C5 at the same strides, channels of the backbone's stages.
+        hidden_states: The maps of all stages, the stem's among them where there is one; where asked for.
     """
 
     feature_maps: tuple[torch.Tensor, ...] | None = None
     backbone_feature_maps: tuple[torch.Tensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
 class MCLPreTrainedModel(PatientLoading, PreTrainedModel):
@@ -51,12 +54,43 @@ class MCLPreTrainedModel(PatientLoading, PreTrainedModel):
     base_model_prefix = "mcl"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
+    supports_gradient_checkpointing = True
     _no_split_modules: list[str] = []
 
     def _add_timm_network(self, config: MCLConfig) -> None:
         """Build `self.backbone`, and remember whether its values are still to come (loaded models start on meta)."""
         self.backbone = build_timm_network(config.backbone, config.num_channels, config.backbone_kwargs)
         self._built_on_meta = any(tensor.is_meta for tensor in self.backbone.parameters())
+        self._no_split_modules = find_block_classes(self.backbone)
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether the backbone recomputes its cheap activations (`recompute_activations`), and not what transformers
+        would: `activation_checkpointing_enable`, Trainer's option, and models around this one set it."""
+        return getattr(self, "_recomputes", False)
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, enable: bool) -> None:
+        backbone = self._modules.get("backbone")
+        if backbone is None or enable == self.gradient_checkpointing:
+            return
+        if enable:
+            recompute_activations(backbone)
+        else:
+            keep_activations(backbone)
+        self._recomputes = enable
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The convolution that reads the pixels."""
+        return next(module for module in self.modules() if isinstance(module, nn.Conv2d))
+
+    def _run_backbone(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
+        """`(N, num_channels, H, W)` -> the maps of all stages, the stem's first where there is one."""
+        maps = run_timm_network(self.backbone, self.config.backbone, pixel_values)
+        return [maps[position] for position in self._positions]
+
+    def _wants_hidden_states(self, output_hidden_states: bool | None) -> bool:
+        return bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -148,11 +182,10 @@ class MCLBackbone(BackboneMixin, MCLPreTrainedModel):
         Returns:
             `BackboneOutput.feature_maps`: one `(N, C, H/stride, W/stride)` tensor a feature.
         """
-        maps = run_timm_network(self.backbone, self.config.backbone, pixel_values)
-        stages = dict(zip(self.stage_names, (maps[position] for position in self._positions), strict=True))
+        stages = dict(zip(self.stage_names, self._run_backbone(pixel_values), strict=True))
         return BackboneOutput(
             feature_maps=tuple(stages[name] for name in self.out_features),
-            hidden_states=tuple(stages.values()) if output_hidden_states else None,
+            hidden_states=tuple(stages.values()) if self._wants_hidden_states(output_hidden_states) else None,
         )
 
 
@@ -175,7 +208,7 @@ class MCLModel(MCLPreTrainedModel):
         super().__init__(config)
         self._add_timm_network(config)
         description = describe_backbone(config.backbone, config.num_channels, config.backbone_kwargs)
-        self._positions = description.positions[-4:]
+        self._positions = description.positions
         self.fpn = FeaturePyramid(description.channels[-4:], config.fpn_channels)
         self.region_head = RegionHead(
             config.fpn_channels, config.region_size, config.region_convs, config.hidden_dim, config.embedding_dim
@@ -184,22 +217,28 @@ class MCLModel(MCLPreTrainedModel):
 
     def backbone_maps(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
         """`(N, num_channels, H, W)` -> C2..C5."""
-        maps = run_timm_network(self.backbone, self.config.backbone, pixel_values)
-        return [maps[position] for position in self._positions]
+        return self._run_backbone(pixel_values)[-4:]
 
     @can_return_tuple
-    def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> MCLModelOutput:
+    def forward(
+        self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs: Any
+    ) -> MCLModelOutput:
         """Feature pyramid of whole images.
 
         Args:
             pixel_values: `(N, num_channels, H, W)` float, normalised with the configuration's mean and std; any H and
                 W.
+            output_hidden_states: Also return the maps of all stages.
 
         Returns:
             `MCLModelOutput` with P2..P5 and C2..C5.
         """
-        maps = self.backbone_maps(pixel_values)
-        return MCLModelOutput(feature_maps=tuple(self.fpn(maps)), backbone_feature_maps=tuple(maps))
+        stages = self._run_backbone(pixel_values)
+        return MCLModelOutput(
+            feature_maps=tuple(self.fpn(stages[-4:])),
+            backbone_feature_maps=tuple(stages[-4:]),
+            hidden_states=tuple(stages) if self._wants_hidden_states(output_hidden_states) else None,
+        )
 
     def embed_regions(self, pixel_values: torch.Tensor, boxes: Sequence[torch.Tensor]) -> torch.Tensor:
         """One embedding a box, read from the pyramid level on which the box is about R cells wide.

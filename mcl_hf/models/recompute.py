@@ -39,10 +39,17 @@ def recompute_activations(network: nn.Module) -> nn.Module:
     stages = find_stages(network)
     if not stages:
         raise ValueError(f"{type(network).__name__} has no repeated blocks to recompute")
+    keep_activations(network)
     for stage in stages:
         norms = [module for module in stage.modules() if isinstance(module, _BatchNorm)]
         stage.forward = functools.partial(_run_stage, stage.forward, functools.partial(_contexts, norms))
     return network
+
+
+def keep_activations(network: nn.Module) -> None:
+    """Undo `recompute_activations`."""
+    for stage in find_stages(network):
+        stage.__dict__.pop("forward", None)
 
 
 def find_stages(network: nn.Module) -> list[nn.Module]:
@@ -51,18 +58,30 @@ def find_stages(network: nn.Module) -> list[nn.Module]:
     A stage is the unit because a block's output follows from its last convolution too: of a whole stage only the first
     input and the convolutions' outputs are kept, and one stage at a time is made again.
     """
-    stages: list[nn.Module] = []
+    return [part for stage, blocks in _find_runs(network) for part in ([stage] if _has_forward(stage) else blocks)]
+
+
+def find_block_classes(network: nn.Module) -> list[str]:
+    """Names of the classes of a network's blocks, each of which belongs on one device: its branches meet."""
+    return sorted({type(block).__name__ for _, blocks in _find_runs(network) for block in blocks})
+
+
+def _find_runs(network: nn.Module) -> list[tuple[nn.Module, list[nn.Module]]]:
+    """Every module whose children are blocks, and these."""
+    runs: list[tuple[nn.Module, list[nn.Module]]] = []
     for child in network.children():
         blocks = list(child.children())
         classes = {type(block) for block in blocks}
         only = next(iter(classes)) if len(classes) == 1 else None
         if only is None or issubclass(only, nn.Sequential) or not all(list(block.children()) for block in blocks):
-            stages += find_stages(child)
-        elif isinstance(child, nn.ModuleList):  # has no forward pass of its own
-            stages += blocks
+            runs += _find_runs(child)
         else:
-            stages.append(child)
-    return stages
+            runs.append((child, blocks))
+    return runs
+
+
+def _has_forward(stage: nn.Module) -> bool:
+    return not isinstance(stage, nn.ModuleList)
 
 
 def _run_stage(forward: Callable[..., Any], contexts: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

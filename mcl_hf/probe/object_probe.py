@@ -110,7 +110,9 @@ class ObjectProbe:
             looked up, in the half that is asked for), `sizes` (objects asked for of each size), `levels`, and
             `features`: name -> {"knn", "linear": size or "all" -> share of objects classified rightly, None where there
             are none of this size; "across": rows of queries by columns of banks, in the order of `levels`; "same_level"
-            and "other_level": means of its diagonal and of the rest}.
+            and "other_level": means of its diagonal and of the rest; "balanced": these three as means over the classes
+            of the share of each}; and `crops`, of what the levels are asked about, the largest object of each image:
+            `asked`, `chance`, and `balanced_chance`, one by the number of classes.
         """
         if model.config.image_size != self.image_size:
             raise ValueError(f"the images are of {self.image_size} px, the model reads {model.config.image_size}")
@@ -142,21 +144,36 @@ class ObjectProbe:
             "chance": (classes == commonest).double().mean().item(),
             "sizes": {name: int(chosen.sum()) for name, chosen in sizes.items()},
             "levels": list(self.levels),
+            "crops": self._crops_chance(),
             "features": features,
+        }
+
+    def _crops_chance(self) -> dict[str, Any]:
+        """How often the commonest class of the bank's crops is right in the crops that are asked for."""
+        bank_classes, classes = self.crop_classes[self.image_in_train], self.crop_classes[~self.image_in_train]
+        return {
+            "asked": len(classes),
+            "chance": (classes == bank_classes.bincount().argmax()).double().mean().item(),
+            "balanced_chance": 1 / len(classes.unique()),
         }
 
     def _across(self, vectors: dict[str, torch.Tensor]) -> dict[str, Any]:
         """kNN accuracy of every level's queries in every level's bank; `vectors`: level -> `(N, D)`."""
         train, asked = self.image_in_train, ~self.image_in_train
         bank_classes, classes = self.crop_classes[train], self.crop_classes[asked]
-        table = [
-            [
-                (knn_classes(queries[asked], bank[train], bank_classes) == classes).double().mean().item()
-                for bank in vectors.values()
-            ]
+        right = [
+            [knn_classes(queries[asked], bank[train], bank_classes) == classes for bank in vectors.values()]
             for queries in vectors.values()
         ]
-        return summarise_levels(table)
+        plain = [[one.double().mean().item() for one in row] for row in right]
+        balanced = [[_balanced(one, classes) for one in row] for row in right]
+        return {**summarise_levels(plain), "balanced": summarise_levels(balanced)}
+
+
+def _balanced(right: torch.Tensor, classes: torch.Tensor) -> float:
+    """Mean over the classes of the share of each that is right: one that is frequent counts as much as one that is
+    not."""
+    return torch.stack([right[classes == one].double().mean() for one in classes.unique()]).mean().item()
 
 
 def _shares(right: torch.Tensor, groups: dict[str, torch.Tensor]) -> dict[str, float | None]:

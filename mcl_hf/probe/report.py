@@ -30,6 +30,8 @@ def result_rows(results: Sequence[ProbeResult]) -> list[dict[str, str]]:
                 row |= {
                     "kNN same level": _percent(numbers["same_level"]),
                     "other level": _percent(numbers["other_level"]),
+                    "balanced same level": _percent(numbers["balanced"]["same_level"]),
+                    "balanced other level": _percent(numbers["balanced"]["other_level"]),
                 }
             if result.views is not None:
                 numbers = result.views["features"][name]
@@ -52,6 +54,12 @@ def result_notes(results: Sequence[ProbeResult]) -> list[str]:
             f"half learnt from, the other asked ({sizes}); the commonest class alone is right in "
             f"{_percent(objects['chance'])} %. kNN of {objects['neighbours']}; same and other level: queries rendered "
             "for one level of the pyramid, the bank for the same or another one"
+        )
+        crops = objects["crops"]
+        notes.append(
+            f"same and other level ask for the largest object of each image, {crops['asked']} of them, of which the "
+            f"commonest class alone is right in {_percent(crops['chance'])} %; balanced is the mean over the classes, "
+            f"chance {_percent(crops['balanced_chance'])} %"
         )
         asked = sum(objects["sizes"].values())
         notes.append(
@@ -99,7 +107,7 @@ def _draw_bars(part: Any, results: Sequence[ProbeResult], kinds: Sequence[str]) 
                 if kind == "objects":
                     bars["kNN"] = (values["knn"]["all"], chance)
                     bars["linear"] = (values["linear"]["all"], chance)
-                    bars["kNN,\nother\nlevel"] = (values["other_level"] or 0.0, chance)
+                    bars["kNN,\nother\nlevel"] = (values["other_level"] or 0.0, measured["crops"]["chance"])
                 else:
                     bars["found,\nsame\nlevel"] = (values["same_level"], chance)
                     bars["found,\nother\nlevel"] = (values["other_level"] or 0.0, chance)
@@ -121,7 +129,10 @@ def _draw_bars(part: Any, results: Sequence[ProbeResult], kinds: Sequence[str]) 
 def _draw_levels(part: Any, results: Sequence[ProbeResult], kind: str) -> None:
     """A table of shares for each network: rows are the queries' levels, columns the bank's."""
     panels = part.subplots(1, max(3, len(results)), squeeze=False)[0]
+    measured = getattr(results[0], kind)
+    chance = measured["crops"]["chance"] if kind == "objects" else measured["chance"]
     what = "kNN class accuracy" if kind == "objects" else "the same image found"
+    what = f"{what} (chance {100 * chance:.0f})"
     top = max(max(map(max, getattr(r, kind)["features"][MAIN_FEATURE]["across"])) for r in results)
     for axes, result in zip(panels[: len(results)], results, strict=True):
         measured = getattr(result, kind)

@@ -82,7 +82,7 @@ def take_up(checkpoint: Path | None, state: TrainingState, rules: RecipeRules) -
         return []
     saved = read_training_state(checkpoint)
     lines = check_recipe(checkpoint, saved, state, rules)
-    continue_from(state, saved)
+    continue_from(state, saved, rules)
     return [*lines, f"resuming after step {state.step} from {checkpoint}"]
 
 

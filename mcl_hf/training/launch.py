@@ -27,6 +27,7 @@ from .optimizer_step import LARGEST_SCALE
 from .run import on_main_process
 
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+_ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"  # of its configuration file and launcher
 _PATIENCE = timedelta(hours=6)  # for what the main process does alone: scoring COCO, saving; `Lifeline` sees dead ranks
 
 
@@ -90,6 +91,7 @@ def _accelerator(arguments: LaunchArguments, output_dir: Path) -> Accelerator:
         ],
     )
     accelerator.ddp_handler = _OwnBuffers()
+    accelerator.gradient_accumulation_steps = 1  # which divides the loss; the loop does so by the run's own option
     return accelerator
 
 
@@ -107,28 +109,34 @@ def refuse_split_models(distributed_type: DistributedType) -> None:
 
 
 def launch_warnings(num_processes: int, parent: Any, environment: Mapping[str, str]) -> list[str]:
-    """What a launcher seems to have meant, where this run has one process only.
+    """What a launcher seems to have meant that this run does not do.
 
     Args:
         num_processes: of this run.
         parent: the process that started this one, as psutil knows it, or None.
         environment: of this process.
     """
+    accumulation = environment.get(_ACCUMULATION, "1")
+    lines = []
+    if accumulation != "1":
+        lines.append(f"{_ACCUMULATION}={accumulation} has no effect: use --gradient-accumulation-steps")
     if num_processes > 1:
-        return []
+        return lines
     asked = processes_asked_for(parent)
     if asked is not None and asked > 1:
         return [
+            *lines,
             f"accelerate launch was asked for {asked} processes but started one (it does so with --cpu). "
-            f"On the CPU use: torchrun --nproc-per-node {asked} scripts/pretrain.py --device cpu ..."
+            f"On the CPU use: torchrun --nproc-per-node {asked} scripts/pretrain.py --device cpu ...",
         ]
     tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
     if tasks > 1:
         return [
+            *lines,
             f"srun has started this command {tasks} times, and each trains alone. "
-            "Start one task a node, and let it be torchrun: see Launching in the README"
+            "Start one task a node, and let it be torchrun: see Launching in the README",
         ]
-    return []
+    return lines
 
 
 def processes_asked_for(parent: Any) -> int | None:

@@ -101,11 +101,26 @@ class MachineShape(Shape):
     python: str | None = None
 
 
+class ChangedShape(Shape):
+    """An option that a run was resumed with another value of."""
+
+    before: Any = None
+    now: Any = None
+
+
+class ChangesShape(Shape):
+    """See `TrainingState.changes`."""
+
+    from_step: int
+    options: dict[str, ChangedShape]
+
+
 DEEPER: dict[str, Any] = {
     "data": DataShape,
     "recipe": RecipeShape,
     "start": StartShape,
     "machines": list[MachineShape],
+    "changes": list[ChangesShape],
 }
 """Entries of a run's record that hold more than their own annotation says."""
 

@@ -12,15 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from ..data import ImageSource
 from ..errors import InputError
 from ..models.montage import MontageLayout
 from ..viz import read_log
 from .arguments import PretrainArguments
 from .plan import Measured
-from .run_data import open_loader
 
 _STEPS = 4  # the first ones touch new memory, tune convolutions or compile
 _NO_MEMORY = -9  # the exit code of a process that the system killed for its memory
@@ -31,12 +31,23 @@ class OutOfMemory(InputError):
 
 
 def rehearse(arguments: PretrainArguments, batch_size: int, folder: Path | None = None) -> Measured:
+    """`rehearse_task` for pre-training."""
+    module = "mcl_hf.training.rehearsal"
+    return rehearse_task(arguments, batch_size, module, backbone_images(arguments, batch_size), folder)
+
+
+def rehearse_task(
+    arguments: Any, batch_size: int, module: str, images: int, folder: Path | None = None, **more: Any
+) -> Measured:
     """Run a few steps of `batch_size` images on one process, save the model, open it again, and measure.
 
     Args:
         arguments: of the run; its length, batch, saving, tracking and resuming are replaced.
         batch_size: N.
+        module: that reads the options of a run as JSON and runs it, as this one.
+        images: that the backbone sees in a pass, M.
         folder: for the rehearsal's own folder, which is removed again; None takes the system's.
+        more: options that are replaced besides.
 
     Raises:
         OutOfMemory: they did not fit.
@@ -57,8 +68,9 @@ def rehearse(arguments: PretrainArguments, batch_size: int, folder: Path | None 
             "log_every_steps": 1,
             "report_to": [],
             "resume": "never",
+            **more,
         }
-        command = [sys.executable, "-m", "mcl_hf.training.rehearsal"]
+        command = [sys.executable, "-m", module]
         finished = subprocess.run(command, input=json.dumps(options), capture_output=True, text=True)
         if finished.returncode:
             lines = finished.stderr.strip().splitlines()
@@ -73,7 +85,7 @@ def rehearse(arguments: PretrainArguments, batch_size: int, folder: Path | None 
         whole, saved = _size(run), _size(run / "checkpoints")
         return Measured(
             batch_size=batch_size,
-            backbone_images=backbone_images(arguments, batch_size),
+            backbone_images=images,
             seconds=min((1 - r["data_wait_share"]) * batch_size / r["images_per_second"] for r in records[1:]),
             peak_gib=records[-1]["peak_memory_gib"],
             checkpoint_bytes=_size(checkpoint),
@@ -87,13 +99,16 @@ def backbone_images(arguments: PretrainArguments, batch_size: int) -> int:
     return sum(MontageLayout.of(batch_size, config.montage_ratios, config.montage_fractions).counts)
 
 
-def images_per_core_second(arguments: PretrainArguments, source: ImageSource, batches: int = 4) -> float:
-    """Images a second that one core reads, decodes and augments for this run (processor time, the first batch apart).
+def images_per_core_second(loader: Any, batches: int = 4) -> float:
+    """Images a second that one core reads, decodes and transforms (processor time, the first batch apart).
+
+    Args:
+        loader: of a run, without workers.
+        batches: that are timed.
 
     Raises:
         InputError: too many of them cannot be read.
     """
-    loader = open_loader(arguments, arguments.model_config(), source, min(16, len(source)))
     stream = iter(loader)
     next(stream)
     start, images = time.process_time(), 0
@@ -106,17 +121,22 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
-def _main() -> int:
-    from ..models import MCLModel
-    from .pretrain import pretrain
-
+def reads_options(run: Callable[[dict[str, Any]], None]) -> int:
+    """Run what standard input describes; 2, and the reason on standard error, where it is refused."""
     try:
-        MCLModel.from_pretrained(pretrain(PretrainArguments(**json.load(sys.stdin))).output_dir)
+        run(json.load(sys.stdin))
     except InputError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
     return 0
 
 
+def _main(options: dict[str, Any]) -> None:
+    from ..models import MCLModel
+    from .pretrain import pretrain
+
+    MCLModel.from_pretrained(pretrain(PretrainArguments(**options)).output_dir)
+
+
 if __name__ == "__main__":
-    raise SystemExit(_main())
+    raise SystemExit(reads_options(_main))

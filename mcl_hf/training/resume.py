@@ -167,31 +167,39 @@ def check_recipe(
             )
     if saved.step > now.max_steps:
         raise InputError(f"{checkpoint} is at step {saved.step}, beyond the {now.max_steps} steps asked for")
-    unnamed = rules.without_influence | rules.compared_elsewhere
-    named = [name for name in after if name in before and name not in unnamed]
-    changed = [(name, before[name], after[name]) for name in named]
-    for name in ("world_size", "global_batch_size", "max_steps"):
-        changed.append((name, getattr(saved, name), getattr(now, name)))
-    changed.append(("data set", _data_words(saved), _data_words(now)))
+    changed = _changes(saved, now, rules)
     changed += [
         (f"release of {name}", saved.versions.get(name), now.versions[name])
         for name in now.versions
-        if name in saved.versions
+        if name in saved.versions and saved.versions[name] != now.versions[name]
     ]
     return [
         f"warning: resuming with another {name}: {old} before, {new} now; the run goes on, but is not the interrupted "
         "one"
         for name, old, new in changed
-        if old != new
     ]
 
 
-def continue_from(state: TrainingState, saved: TrainingState) -> None:
-    """Take over what the interrupted run had counted and found; what describes the run stays that of this attempt."""
+def _changes(saved: TrainingState, now: TrainingState, rules: RecipeRules) -> list[tuple[str, Any, Any]]:
+    """Name, value before and value now of what another attempt of a run was asked to do otherwise."""
+    before, after = saved.arguments, now.arguments
+    unnamed = rules.without_influence | rules.compared_elsewhere
+    found = [(name, before[name], after[name]) for name in after if name in before and name not in unnamed]
+    for name in ("world_size", "global_batch_size", "max_steps"):
+        found.append((name, getattr(saved, name), getattr(now, name)))
+    found.append(("data set", _data_words(saved), _data_words(now)))
+    return [(name, old, new) for name, old, new in found if old != new]
+
+
+def continue_from(state: TrainingState, saved: TrainingState, rules: RecipeRules = PRETRAIN_RULES) -> None:
+    """Take over what the interrupted run had counted and found; what describes the run stays that of this attempt, and
+    what it was before is added to the history."""
     for name in _CONTINUED:
         setattr(state, name, getattr(saved, name))
     state.start = saved.start or state.start
     state.machines = join_machines(saved.machines, state.machines, saved.step)
+    changed = {name: {"before": old, "now": new} for name, old, new in _changes(saved, state, rules)}
+    state.changes = [*saved.changes, *([{"from_step": saved.step, "options": changed}] if changed else [])]
 
 
 def _data_words(state: TrainingState) -> str:

@@ -64,6 +64,8 @@ class TrainingState:
         recipe: name of the recipe, and names of the options that differ from it (`provenance.recipe_record`).
         start: what the weights started from (`provenance.start_record`).
         machines: that the run was on, in turn (`provenance.machine`).
+        changes: for each time that the run was resumed with other options, `from_step` and `options`: name -> `before`
+            and `now`. `arguments` are those of the last attempt.
     """
 
     step: int = 0
@@ -85,6 +87,7 @@ class TrainingState:
     recipe: dict[str, Any] = field(default_factory=dict)
     start: dict[str, Any] = field(default_factory=dict)
     machines: list[dict[str, Any]] = field(default_factory=list)
+    changes: list[dict[str, Any]] = field(default_factory=list)
 
 
 _SHAPE = shape_of(TrainingState, DEEPER)

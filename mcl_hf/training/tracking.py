@@ -98,6 +98,10 @@ class Tracking:
         """One more step on the progress bar."""
         self._bar.update(1)
 
+    def progress(self, total: int, what: str, unit: str) -> tqdm:
+        """A bar below the run's, for what is done between two steps; a context manager, gone when it is left."""
+        return tqdm(total=total, desc=what, unit=unit, leave=False, disable=not self.is_main, dynamic_ncols=True)
+
     def log(self, record: dict[str, Any]) -> None:
         """Write one record everywhere.
 
@@ -183,6 +187,16 @@ def log_up_to(text: str, last_step: int, without: Collection[str] = ()) -> str:
             rest = {name: value for name, value in record.items() if name not in without}
             kept.append((json.dumps(rest) if dropped else line) + "\n")
     return "".join(kept)
+
+
+def last_step(path: Path) -> int:
+    """Step of the last whole line of a log that may be being written; 0 where there is none."""
+    with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 2**16))
+            lines = file.read().split(b"\n")[:-1]
+        return int(json.loads(lines[-1])["step"])
+    return 0
 
 
 def flatten(record: dict[str, Any]) -> dict[str, float]:

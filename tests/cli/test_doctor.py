@@ -1,11 +1,14 @@
 """The report of an installation, and a plan that is measured on a tiny run."""
 
+import json
 from collections import namedtuple
 
 import pytest
 
 from mcl_hf.cli import doctor, main
 from mcl_hf.cli.doctor import Finding, report
+from tests.detection.scenes import write_scenes
+from tests.detection.tiny_detector import FEW_REGIONS
 
 
 def failing():
@@ -49,6 +52,8 @@ def test_a_small_dev_shm_is_warned_about(monkeypatch):
         (["--plan", "demo", "--processes", "0"], "--processes must be at least 1"),
         (["--plan", "demoo"], "did you mean 'demo'?"),
         (["--plan", "demo", "--data", "nowhere"], "nowhere"),
+        (["--plan", "auto", "--data", "nowhere"], "--init is missing"),
+        (["--plan=auto", "--data", "nowhere", "--init", "random"], "nowhere"),
     ],
 )
 def test_wrong_input_is_one_line(capsys, argv, said):
@@ -63,3 +68,18 @@ def test_a_plan_of_the_demo_says_what_it_needs(capsys, tmp_path):
     out = capsys.readouterr().out
     assert "120 of 16 images" in out and "GiB" in out and "images/s" in out and "--num-workers" in out
     assert "measured N=4" in out and "N=8" in out and not (tmp_path / "run").exists()
+
+
+def test_a_plan_of_fine_tuning_says_what_it_needs(capsys, tmp_path):
+    scenes = write_scenes(tmp_path / "scenes", 6, width=96, height=72)
+    write_scenes(scenes, 2, width=96, height=72, split="val")
+    recipe = tmp_path / "own.yaml"  # told from one of pre-training by its options
+    recipe.write_text("auto: true\nprecise_bn_steps: 2\nfrozen_bn: false\n")
+    tiny = {"backbone_kwargs": {"channels": [8, 16, 24, 32], "stem_width": 8}, "fpn_channels": 8, "box_fc_dim": 16}
+    argv = ["--plan", str(recipe), "--data", str(scenes), "--init", "random", "--backbone", "resnet10t"]
+    argv += ["--min-size-train", "64", "--max-size-train", "96", "--num-workers", "0", "--device", "cpu"]
+    argv += ["--detector-options", json.dumps({**tiny, **FEW_REGIONS}), "--batch-size", "2", "--max-steps", "90"]
+    assert main(["doctor", *argv, "--output-dir", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "90 of 2 images" in out and "hours, evaluations not counted" in out and "GiB" in out
+    assert "measured N=2" in out and not (tmp_path / "run").exists()

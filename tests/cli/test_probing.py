@@ -59,7 +59,7 @@ def test_results_are_in_the_log_and_the_best_one_in_the_checkpoint(run):
     views, objects = log_of(run / "views"), log_of(run / "objects")
     assert [one["step"] for one in views if "probe/same_level" in one] == [2, 3]  # the last step always
     assert views[-1]["probe/chance"] == 1 / 8 and 0 < views[-1]["probe/share_of_time"] <= 1
-    names = {"knn", "linear", "same_level", "other_level", "chance", "share_of_time"}
+    names = {"knn", "linear", "same_level", "other_level", "chance", "level_chance", "share_of_time"}
     assert all({f"probe/{name}" for name in names} <= one.keys() for one in objects)
     state = json.loads((run / "objects" / "checkpoints" / "last" / "training_state.json").read_text())
     assert state["best"]["probe"] == max(one["probe/knn"] for one in objects)

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from mcl_hf.detection.auto_rules import choose
+from mcl_hf.detection.auto_rules import choose, freezing_line
 from mcl_hf.detection.finetune_arguments import FinetuneArguments
 
 
-def rules(count, random_start=False, width=640, height=480):
-    return choose(count, np.full(count, width), np.full(count, height), random_start)
+def rules(count, random_start=False, width=640, height=480, **start):
+    return choose(count, np.full(count, width), np.full(count, height), random_start, **start)
 
 
 def test_small_data_is_trained_long_frozen_and_stopped_early():
@@ -38,3 +38,20 @@ def test_what_was_given_stays():
     filled = arguments.resolved(np.full(300, 640), np.full(300, 480))
     assert (filled.freeze_at, filled.epochs, filled.batch_size, filled.base_learning_rate) == (0, 3, 2, 1e-3)
     assert filled.max_steps is None and filled.global_batch_size is None and filled.frozen_bn is True
+
+
+def test_a_start_of_small_images_is_not_frozen_and_what_differs_between_starts_is_said():
+    for side, frozen in ((None, True), (224, True), (160, False), (64, False)):
+        assert rules(300, start_side=side)["frozen_bn"] is frozen
+        assert ("nothing is frozen" in freezing_line(300, False, side)) is not frozen
+    assert "64 px" in freezing_line(300, False, 64) and "start is random" in freezing_line(300, True, None)
+    assert "nothing of a random start" in freezing_line(300, False, 224)
+    assert freezing_line(50_000, False, 224) == ""  # nothing is frozen of any start
+
+
+def test_the_detector_is_one_that_the_annotations_allow():
+    sides = np.full(300, 640), np.full(300, 480)
+    assert FinetuneArguments(auto=True).resolved(*sides, has_masks=False).detector == "faster_rcnn"
+    assert FinetuneArguments(auto=True).resolved(*sides, has_masks=True).detector == "mask_rcnn"
+    assert FinetuneArguments(auto=True, detector="retinanet").resolved(*sides, has_masks=True).detector == "retinanet"
+    assert FinetuneArguments().detector == "mask_rcnn"

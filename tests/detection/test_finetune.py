@@ -6,17 +6,21 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from tqdm import tqdm
 
 import mcl_hf
-from mcl_hf import MCLForInstanceSegmentation, MCLForObjectDetection
+from mcl_hf import MCLForInstanceSegmentation, MCLForObjectDetection, MCLModel
 from mcl_hf.detection import finetune_evaluation, open_detection_data
+from mcl_hf.detection.detection_data import DetectionData
 from mcl_hf.detection.finetune import fingerprint, take_fraction
 from mcl_hf.detection.finetune_finish import is_best_chosen
+from mcl_hf.detection.from_pretraining import start_side
 from mcl_hf.errors import InputError
 from mcl_hf.training.state import read_training_state
 from mcl_hf.training.tracking import Tracking
 from mcl_hf.viz import read_log
 
+from ..models.tiny import tiny_config
 from .scenes import add_crowds, write_scenes
 from .tiny_detector import FEW_REGIONS
 
@@ -291,9 +295,43 @@ def test_a_single_file_is_not_its_own_validation_data(run, scenes, capsys):
 
 
 def test_auto_says_what_is_used(run, scenes, capsys):
-    run(auto=True, max_steps=10, warmup_steps=None, freeze_at=None, base_learning_rate=None, save_every_steps=0)
-    (line,) = (line for line in "".join(capsys.readouterr()).splitlines() if "auto: " in line)
-    assert "warmup_steps 1," in line and "max_steps" not in line and "freeze_at 0" in line
+    result = run(auto=True, max_steps=10, warmup_steps=None, base_learning_rate=None, save_every_steps=0)
+    chosen, freezing, hours = (line for line in "".join(capsys.readouterr()).splitlines() if "auto: " in line)
+    assert "warmup_steps 1," in chosen and "max_steps" not in chosen and "freeze_at 0" in chosen
+    assert "nothing is frozen, as the start is random" in freezing and "for 10 steps of" in hours
+    recorded = read_training_state(result.output_dir / "checkpoints" / "last").recipe["auto"]
+    assert recorded["freezing"] in freezing and recorded["chosen"]["freeze_at"] == 0
+
+
+def test_auto_takes_what_the_annotations_and_the_start_allow(run, scenes, tmp_path, monkeypatch, capsys):
+    """Boxes alone: Faster R-CNN. A start of small images: nothing frozen, also where the start is gone on resume."""
+    config = tiny_config(region_size=4)
+    MCLModel(config).save_pretrained(tmp_path / "start")
+    assert start_side(str(tmp_path / "start")) == 128 and start_side("timm:resnet50") == 224
+    monkeypatch.setattr(DetectionData, "has_masks", property(lambda data: False))
+    options = {"init": str(tmp_path / "start"), "backbone": None, "detector_options": FEW_REGIONS, "auto": True}
+    first = run("auto", max_steps=2, **options)
+    shutil.rmtree(tmp_path / "start")
+    again = run("auto", max_steps=3, resume="auto", **options)
+    for folder, steps in ((first.output_dir / "checkpoints" / "step-00000002", 2), (again.output_dir, 3)):
+        state = read_training_state(folder)
+        used = state.arguments
+        assert (state.step, used["detector"], used["freeze_at"], used["frozen_bn"]) == (steps, "faster_rcnn", 0, False)
+    assert state.changes == [{"from_step": 2, "options": {"max_steps": {"before": 2, "now": 3}}}]
+    assert "images of 128 px" in "".join(capsys.readouterr())
+
+
+def test_what_is_done_between_steps_shows_progress(run, monkeypatch):
+    """A bar that stands at 100 % looks hung."""
+    bars = []
+
+    def progress(self, total, what, unit):
+        bars.append(tqdm(total=total, desc=what, unit=unit, disable=False))
+        return bars[-1]
+
+    monkeypatch.setattr(Tracking, "progress", progress)
+    run(precise_bn_steps=2)
+    assert [(bar.desc, bar.n, bar.total) for bar in bars] == [("batch-norm statistics", 2, 2), ("evaluation", 4, 4)]
 
 
 def test_another_start_on_resume_changes_nothing_and_is_said(run, capsys):
@@ -316,3 +354,10 @@ def test_statistics_are_made_anew_by_workers_and_are_those_of_none(run, monkeypa
     alone, helped = (run(f"workers{number}", num_workers=number, max_steps=2) for number in (0, 1))
     assert asked == [0, 1]
     assert_equal(alone.output_dir, helped.output_dir)
+
+
+@pytest.mark.parametrize("options", [{}, {"detector": "retinanet", "freeze_at": 2, "frozen_bn": True}])
+def test_activation_checkpointing_changes_memory_and_nothing_else(run, options):
+    plain, less = run("plain", **options), run("less", activation_checkpointing=True, **options)
+    assert_equal(plain.output_dir, less.output_dir)
+    assert logged(plain.output_dir) == logged(less.output_dir)

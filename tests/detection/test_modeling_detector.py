@@ -267,3 +267,61 @@ def test_a_box_thinner_than_float32_can_tell_has_a_finite_loss(detector: str) ->
     label = tiny_labels(64, 96, objects=2)
     label["boxes"][0, 2] = 1e-9  # of the width: more than nothing, and no number of px at its place
     assert model(torch.randn(1, 3, 64, 96), labels=[label]).loss.isfinite()
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_hidden_states_are_the_stages_of_all_images(detector: str) -> None:
+    """In eval mode images are computed at their own padded sizes; in train mode gradients pass through the maps."""
+    model = tiny_detector(detector)
+    pixels = torch.randn(2, 3, 64, 96)
+    assert outputs_of(model, pixels).get("hidden_states") is None
+    states = outputs_of(model, pixels, image_sizes=[(64, 96), (40, 33)], output_hidden_states=True)["hidden_states"]
+    assert [tuple(states[index].shape[2:]) for index in range(5)] == [(32, 48), (16, 24), (8, 12), (4, 6), (2, 3)]
+    alone = outputs_of(model, pixels[:1], output_hidden_states=True)["hidden_states"]
+    for state, expected in zip(states, alone, strict=True):
+        torch.testing.assert_close(state[0], expected[0])
+    assert not states[-1][1, :, :, 2:].any()
+    model.config.output_hidden_states = True
+    output = model.train()(pixels, labels=[tiny_labels(64, 96)] * 2)
+    output.hidden_states[0].retain_grad()
+    output.loss.backward()
+    assert output.hidden_states[0].grad.any()
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_logits_of_padded_detections_are_finite(detector: str) -> None:
+    output = outputs_of(tiny_detector(detector), torch.randn(2, 3, 64, 96), image_sizes=[(64, 96), (2, 2)])
+    assert output["logits"].isfinite().all()
+    assert torch.equal(output["logits"].sigmoid() > 0, output["logits"] > torch.finfo(torch.float32).min)
+
+
+def test_a_loss_in_eval_mode_is_a_function_of_the_weights() -> None:
+    model, pixels = tiny_detector("faster_rcnn"), torch.randn(1, 3, 64, 96)
+    labels = [tiny_labels(64, 96)]
+    assert outputs_of(model, pixels, labels=labels)["loss"] == outputs_of(model, pixels, labels=labels)["loss"]
+
+
+@pytest.mark.parametrize("detector", ["mask_rcnn", "retinanet"])
+def test_transformers_trainer_recomputes_activations(detector: str, tmp_path: Path) -> None:
+    from transformers import Trainer, TrainingArguments
+
+    data = [{"pixel_values": torch.rand(3, 64, 96), "labels": tiny_labels(64, 96, 2, index)} for index in range(4)]
+
+    def collate(rows):
+        return {
+            "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
+            "labels": [r["labels"] for r in rows],
+        }
+
+    def train(**options):
+        model = tiny_detector(detector)
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=2, use_cpu=True, report_to=[], seed=0,
+            save_strategy="no", remove_unused_columns=False, disable_tqdm=True, **options
+        )  # fmt: skip
+        Trainer(model=model, args=arguments, train_dataset=data, data_collator=collate).train()
+        assert model.gradient_checkpointing == bool(options)
+        return model.state_dict()
+
+    plain, recomputed = train(), train(gradient_checkpointing=True)
+    assert all(torch.equal(tensor, recomputed[name]) for name, tensor in plain.items())

@@ -1,17 +1,18 @@
 """Recomputing activations changes memory and nothing else."""
 
 import copy
+import pickle
 
 import pytest
 import timm
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mcl_hf import MCLForPreTraining
+from mcl_hf import MCLBackbone, MCLForPreTraining, MCLForSupervisedPreTraining, MCLModel
 from mcl_hf.models import recompute_activations
-from mcl_hf.models.recompute import find_stages
+from mcl_hf.models.recompute import find_block_classes, find_stages
 
-from .tiny import tiny_batch, tiny_config
+from .tiny import tiny_batch, tiny_config, tiny_views
 
 NETWORKS = {
     "resnet18": 4,
@@ -83,3 +84,57 @@ def test_pretraining_step_is_the_same() -> None:
 def test_a_network_without_blocks_is_refused() -> None:
     with pytest.raises(ValueError, match="no repeated blocks"):
         recompute_activations(torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1)))
+
+
+def losses(model: torch.nn.Module) -> torch.Tensor:
+    """A loss of any model class, the same at each call."""
+    config = model.config
+    if isinstance(model, MCLForPreTraining):
+        return model(**tiny_batch(config), generator=torch.Generator().manual_seed(0)).loss
+    if isinstance(model, MCLForSupervisedPreTraining):
+        return model(tiny_views(config), torch.tensor([0, 1, 1, 0]), generator=torch.Generator().manual_seed(0)).loss
+    return sum(map.square().mean() for map in model(tiny_views(config)[0]).feature_maps)
+
+
+@pytest.mark.parametrize("kind", [MCLBackbone, MCLModel, MCLForPreTraining, MCLForSupervisedPreTraining])
+def test_transformers_switch_recomputes_by_our_means(kind) -> None:
+    torch.manual_seed(0)
+    plain = kind(tiny_config(num_labels=2)).train()
+    model = pickle.loads(pickle.dumps(plain))
+    model.activation_checkpointing_enable({"use_reentrant": True})  # as Trainer does; the kind is not asked for
+    assert model.is_activation_checkpointing and not plain.is_activation_checkpointing
+    model = copy.deepcopy(model)
+    assert not any("gradient_checkpointing" in key for key in model.config.to_dict())
+    online = getattr(model, "mcl", model)
+    assert all("forward" in vars(stage) for stage in find_stages(online.backbone))
+    losses(plain).backward()
+    losses(model).backward()
+    for (name, one), other in zip(plain.named_parameters(), model.named_parameters(), strict=True):
+        assert other[0] == name and (one.grad is None) == (other[1].grad is None)
+        assert one.grad is None or torch.equal(one.grad, other[1].grad), name
+    for one, other in zip(plain.buffers(), model.buffers(), strict=True):
+        assert torch.equal(one, other)
+    model.activation_checkpointing_disable()
+    assert not model.is_activation_checkpointing
+    assert not any("forward" in vars(stage) for stage in find_stages(online.backbone))
+
+
+def test_a_model_around_the_backbone_switches_it_too() -> None:
+    """As DETR does, which sets `gradient_checkpointing` of every module that has one."""
+    backbone = MCLBackbone(tiny_config())
+    for module in torch.nn.Sequential(backbone).modules():
+        if hasattr(module, "gradient_checkpointing"):
+            module.gradient_checkpointing = True
+    assert all("forward" in vars(stage) for stage in find_stages(backbone.backbone))
+
+
+@pytest.mark.parametrize(("name", "block"), [("resnet50", "Bottleneck"), ("convnext_atto", "ConvNeXtBlock")])
+def test_blocks_are_not_split_over_devices(name: str, block: str) -> None:
+    with torch.device("meta"):
+        network = timm.create_model(name, features_only=True)
+    assert find_block_classes(network) == [block]
+
+
+def test_model_classes_name_their_blocks() -> None:
+    for kind in (MCLBackbone, MCLModel, MCLForPreTraining):
+        assert set(kind(tiny_config())._no_split_modules) == {"BasicBlock"}

@@ -147,6 +147,19 @@ def test_a_network_that_sees_colour_tells_red_from_blue_at_every_level(colours, 
     assert len(numbers["across"]) == 4
 
 
+def test_a_network_that_sees_nothing_is_at_the_chance_of_the_crops(colours, coloured_boxes, monkeypatch):
+    """Largest objects are of other classes, and of fewer, than all objects."""
+    monkeypatch.setattr(colours, "backbone_maps", lambda x: [torch.ones(len(x), 8, x.shape[2] // s, x.shape[3] // s)
+                                                             for s in (4, 8, 16, 32)])  # fmt: skip
+    probe = ObjectProbe(open_detection_data(coloured_boxes), colours.config, num_images=16)
+    probe.crop_classes = torch.tensor([0] * 12 + [1] * 4)
+    measured = probe.measure(colours, ("region_head",))
+    numbers, crops = measured["features"]["region_head"], measured["crops"]
+    assert (crops["asked"], crops["balanced_chance"]) == (8, 0.5) and crops["chance"] > measured["chance"] == 0.5
+    for level in ("same_level", "other_level"):
+        assert numbers[level] == pytest.approx(crops["chance"]) and numbers["balanced"][level] == pytest.approx(0.5)
+
+
 def test_objects_are_rendered_at_the_size_of_each_level(colours, coloured_boxes):
     probe = ObjectProbe(open_detection_data(coloured_boxes), colours.config, num_images=4)
     for level, side in read_levels(colours.config).items():

@@ -1,6 +1,11 @@
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 
+from mcl_hf.training.arguments import load_arguments
 from mcl_hf.training.health import (
     FiniteGuard,
     NonFiniteLossError,
@@ -8,6 +13,8 @@ from mcl_hf.training.health import (
     relative_distance,
     second_moments,
 )
+from mcl_hf.training.launch import launched
+from mcl_hf.training.optimizer_step import LARGEST_SCALE, optimizer_step
 
 
 def guard(scaled=False):
@@ -79,3 +86,30 @@ def test_fp16_gradients_that_overflow_at_every_step_are_named():
         assert guard.overflow_line() is None
     guard.count_overflow(True)
     assert "last 10 steps were too large for fp16" in guard.overflow_line()
+
+
+def test_the_scale_of_fp16_never_exceeds_the_published_one(tmp_path):
+    """2^14, where the recipe of the paper starts; torch's scaler would double it after steps without overflow."""
+    assert load_arguments("mcl-r50-in1k-100ep").precision == "fp16"
+    arguments = SimpleNamespace(
+        precision="fp32", device="cpu", report_to=[], gradient_accumulation_steps=1, clip_grad_norm=500.0
+    )
+    network = torch.nn.Linear(2, 1)
+    with launched(arguments, tmp_path / "run") as accelerator:
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=LARGEST_SCALE, growth_interval=1)
+        optimizer = AcceleratedOptimizer(torch.optim.SGD(network.parameters(), lr=0.1), False, accelerator.scaler)
+        guard = FiniteGuard(torch.device("cpu"), scaled=True, keep=1)
+        run = SimpleNamespace(arguments=arguments, network=network, model=network, accelerator=accelerator,
+                              optimizer=optimizer, guard=guard)  # fmt: skip
+
+        def forward_backward(batch, position, meet, factor):
+            with meet(True):
+                accelerator.scaler.scale(network(torch.ones(1, 2)).sum() * factor).backward()
+            return {}
+
+        scales = []
+        for step, factor in enumerate([1.0, 1.0, float("inf"), 1.0, 1.0]):
+            batch = SimpleNamespace(broken=[], sample_ids=torch.tensor([0]))
+            optimizer_step(run, iter([batch]), step, [], partial(forward_backward, factor=factor))
+            scales.append(accelerator.scaler.get_scale())
+    assert scales == [2.0**14, 2.0**14, 2.0**13, 2.0**14, 2.0**14]

@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from accelerate.utils import DistributedType
 
 from mcl_hf.errors import InputError
@@ -61,3 +62,16 @@ def test_ranks_wait_for_what_the_main_process_does_alone(tmp_path, monkeypatch):
         pass
     assert asked["InitProcessGroupKwargs"].timeout.total_seconds() >= 3600
     assert asked["GradScalerKwargs"].init_scale <= 2**14
+
+
+def test_accelerates_own_accumulation_divides_no_loss(tmp_path, monkeypatch):
+    """Its configuration file and launcher set it in the environment; the loop accumulates by the run's own option."""
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    arguments = SimpleNamespace(precision="fp32", device="cpu", report_to=[])
+    weight = torch.ones(1, requires_grad=True)
+    with launch.launched(arguments, tmp_path / "run") as accelerator:
+        accelerator.backward(weight * 8)
+    assert weight.grad == 8
+    (line,) = launch.launch_warnings(2, None, {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"})
+    assert "--gradient-accumulation-steps" in line
+    assert not launch.launch_warnings(1, None, {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"})

@@ -9,6 +9,7 @@ import pytest
 from mcl_hf.errors import InputError
 from mcl_hf.models import MCLConfig
 from mcl_hf.training.arguments import MODEL_FIELDS, PretrainArguments
+from mcl_hf.training.record_check import DEEPER, misfit
 from mcl_hf.training.resume import _CONTINUED, RecipeRules, check_model, check_recipe, continue_from
 from mcl_hf.training.state import TrainingState
 
@@ -103,7 +104,7 @@ def test_an_option_that_an_older_checkpoint_does_not_know_is_no_change():
 
 def test_everything_that_a_run_counts_is_continued_and_nothing_that_describes_it():
     described = {"world_size", "global_batch_size", "max_steps", "arguments", "data", "versions", "task", "recipe"}
-    joined = {"start", "machines"}
+    joined = {"start", "machines", "changes"}
     assert {field.name for field in dataclasses.fields(TrainingState)} == described | joined | set(_CONTINUED)
     saved = TrainingState(step=7, best={"loss": 1.0}, tracker_ids={"wandb": "x"}, scaler={"scale": 2.0}, max_steps=9)
     fresh = TrainingState(max_steps=10)
@@ -129,3 +130,19 @@ def test_another_task_has_its_own_rules():
     assert check_recipe(CHECKPOINT, state(), state(precision="bf16"), rules) == []
     with pytest.raises(InputError, match="was trained with seed 0, now it is 1"):
         check_recipe(CHECKPOINT, state(), state(seed=1), rules)
+
+
+def test_a_run_keeps_the_history_of_its_options():
+    """Of each time that it went on with others; what has no influence on the result is no part of it."""
+    first, second, third = state(), state(max_steps=20, seed=1, num_workers=9), state(max_steps=20, seed=1)
+    continue_from(second, first)
+    assert second.changes == [
+        {"from_step": 7, "options": {"seed": {"before": 0, "now": 1}, "max_steps": {"before": 10, "now": 20}}}
+    ]
+    second.step = 12
+    continue_from(third, second)
+    assert third.changes == second.changes  # an attempt with the same options adds nothing
+    fourth = state(max_steps=20, precision="bf16", seed=1)
+    continue_from(fourth, third)
+    assert fourth.changes[1:] == [{"from_step": 12, "options": {"precision": {"before": "fp32", "now": "bf16"}}}]
+    assert misfit(dataclasses.asdict(fourth)["changes"], DEEPER["changes"]) is None

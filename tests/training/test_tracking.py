@@ -4,7 +4,7 @@ import pytest
 
 from mcl_hf.errors import InputError
 from mcl_hf.training import tracking
-from mcl_hf.training.tracking import Tracking, check_trackers, flatten, log_up_to, truncate_log
+from mcl_hf.training.tracking import Tracking, check_trackers, flatten, last_step, log_up_to, truncate_log
 from mcl_hf.viz import read_log
 
 
@@ -55,3 +55,12 @@ def test_a_tracker_that_is_not_installed_names_its_extra(monkeypatch):
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install mcl_hf\[wandb\]"):
         check_trackers(["wandb"])
+
+
+def test_the_last_step_of_a_log_is_read_while_it_is_written(tmp_path):
+    log = tmp_path / "log.jsonl"
+    assert last_step(log) == 0
+    log.write_text('{"step": 20, "loss": 1.0}\n{"step": 40, "loss": 0.5}\n{"step": 6')
+    assert last_step(log) == 40
+    log.write_text("torn")
+    assert last_step(log) == 0

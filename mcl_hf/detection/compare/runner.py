@@ -15,11 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tqdm.auto import tqdm
+
 from mcl_hf.detection.compare import run_job
 from mcl_hf.detection.compare.jobs import Job
 from mcl_hf.errors import InputError
 from mcl_hf.training.finish import duration
 from mcl_hf.training.signals import StopRequest
+from mcl_hf.training.tracking import last_step
 
 _POLL_SECONDS = 0.2
 
@@ -82,14 +85,21 @@ def run_jobs(
         InputError: a job found input that cannot be used; those beside it are stopped first.
     """
     at_work: dict[Job, subprocess.Popen[bytes]] = {}
+    bars: dict[Job, tqdm] = {}
+    folders: dict[Job, Path] = {}
     wrong: str | None = None
     told = False
     try:
         while True:
             if stop.name is None and wrong is None:
                 for job in _ready(progress, at_work, needs)[: beside - len(at_work)]:
-                    print(f"job {progress.planned.index(job) + 1} of {len(progress.planned)}: {job.name}", flush=True)
-                    at_work[job] = _start(content(job), beside)
+                    _say(f"job {progress.planned.index(job) + 1} of {len(progress.planned)}: {job.name}")
+                    told_of = content(job)
+                    at_work[job], folders[job] = _start(told_of, beside), Path(told_of["folder"])
+                    bars[job] = tqdm(
+                        total=told_of["options"].get("max_steps"), desc=job.name, unit="step", leave=False,
+                        dynamic_ncols=True,
+                    )  # fmt: skip
             elif not told:
                 for process in at_work.values():
                     process.terminate()
@@ -97,28 +107,48 @@ def run_jobs(
             if not at_work:
                 break
             time.sleep(_POLL_SECONDS)
+            for job, bar in bars.items():
+                _follow(bar, folders[job])
             for job in [job for job, process in at_work.items() if process.poll() is not None]:
                 code, told_of = at_work[job].returncode, content(job)
                 _close(at_work.pop(job))
+                bars.pop(job).close()
                 result = json.loads(Path(told_of["result"]).read_text()) if Path(told_of["result"]).is_file() else None
                 if code == run_job.DONE and result is not None:
                     progress.results[job.name] = result
                     left = progress.seconds_left()
                     more = "" if left is None or not progress.remaining() else f"; about {duration(left / beside)} left"
-                    print(f"  {job.name}: {_found(result)} in {duration(result['process_seconds'])}{more}", flush=True)
+                    _say(f"  {job.name}: {_found(result)} in {duration(result['process_seconds'])}{more}")
                     done(job)
                 elif code == run_job.WRONG_INPUT and wrong is None:
                     wrong = f"job {job.name} could not go on: {_last_line(Path(told_of['output']))}"
                 elif stop.name is None and wrong is None:
                     progress.failed[job.name] = _why(code, Path(told_of["output"]))
-                    print(f"  {job.name} failed: {progress.failed[job.name]}; see {told_of['output']}", flush=True)
+                    _say(f"  {job.name} failed: {progress.failed[job.name]}; see {told_of['output']}")
     finally:
+        for bar in bars.values():
+            bar.close()
         for process in at_work.values():
             process.kill()
             process.wait()
             _close(process)
     if wrong is not None:
         raise InputError(wrong)
+
+
+def _follow(bar: tqdm, folder: Path) -> None:
+    """Move a job's bar to where its log is; what follows the last step takes a while, too."""
+    done = last_step(folder / "log.jsonl")
+    if done > bar.n:
+        bar.update(done - bar.n)
+        if bar.total is not None and done >= bar.total:
+            bar.set_postfix_str("evaluating and saving")
+
+
+def _say(line: str) -> None:
+    """Print above the bars."""
+    tqdm.write(line)
+    sys.stdout.flush()
 
 
 def _ready(progress: Progress, at_work: Mapping[Job, Any], needs: Callable[[Job], set[str]]) -> list[Job]:

@@ -229,7 +229,7 @@ def _filled(given: FinetuneArguments, subset: DetectionData) -> FinetuneArgument
         own, freeze_at=0 if given.freeze_at is None else given.freeze_at, frozen_bn=bool(given.frozen_bn),
         data="given", resume="auto", keep_last=1,
     )  # fmt: skip
-    return replace(own.resolved(subset.widths, subset.heights), auto=False)
+    return replace(own.resolved(subset.widths, subset.heights, subset.has_masks), auto=False)
 
 
 def _auto_steps(base: FinetuneArguments, subset: DetectionData) -> int:

@@ -1,0 +1,65 @@
+"""A rehearsal of a fine-tuning run: a few real steps in a process and a folder of their own.
+
+Where it sits: `mcl-hf doctor --plan` with a recipe of fine-tuning; `mcl_hf.training.rehearsal` starts and measures it.
+
+    python -m mcl_hf.detection.rehearsal < arguments.json
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from mcl_hf.detection.detection_data import DetectionData
+from mcl_hf.detection.finetune_arguments import FinetuneArguments
+from mcl_hf.detection.finetune_data import training_data, validation_data
+from mcl_hf.detection.from_pretraining import start_side
+from mcl_hf.detection.train_loader import DetectionLoader
+from mcl_hf.detection.train_transform import TrainTransform
+from mcl_hf.training.plan import Measured
+from mcl_hf.training.rehearsal import reads_options, rehearse_task
+
+
+def rehearse_detector(arguments: FinetuneArguments, batch_size: int) -> Measured:
+    """`mcl_hf.training.rehearsal.rehearse_task` for fine-tuning.
+
+    Args:
+        arguments: resolved.
+        batch_size: images per process and forward pass.
+    """
+    unwatched: dict[str, Any] = {"eval_every_steps": 0, "early_stopping_patience": 0, "precise_bn_steps": 0}
+    return rehearse_task(arguments, batch_size, "mcl_hf.detection.rehearsal", batch_size, **unwatched)
+
+
+def resolve(arguments: FinetuneArguments) -> tuple[FinetuneArguments, DetectionData]:
+    """Options without gaps, and the data that they were filled from.
+
+    Raises:
+        InputError: what the run itself would refuse of its data.
+    """
+    data = training_data(arguments)
+    side = start_side(arguments.init or "random") if arguments.auto else None
+    return replace(arguments.resolved(data.widths, data.heights, data.has_masks, side), auto=False), data
+
+
+def open_train_loader(arguments: FinetuneArguments, data: DetectionData, batch_size: int) -> DetectionLoader:
+    """The batches of a run, in this process."""
+    transform = TrainTransform(
+        min_sizes=tuple(arguments.min_size_train or ()),
+        max_size=arguments.max_size_train or 0,
+        flip=arguments.flip,
+        masks=arguments.detector == "mask_rcnn",
+        seed=arguments.seed,
+    )
+    return DetectionLoader(data, transform, batch_size=batch_size, seed=arguments.seed)
+
+
+def _main(options: dict[str, Any]) -> None:
+    from mcl_hf.detection.finetune import finetune
+
+    arguments = FinetuneArguments(**options)
+    data = training_data(arguments)
+    validation = validation_data(arguments, data, [])
+    finetune(arguments, train_on=data, measure_on=None if validation is None else validation.select([0]))
+
+
+if __name__ == "__main__":
+    raise SystemExit(reads_options(_main))
