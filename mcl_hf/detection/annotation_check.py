@@ -22,7 +22,6 @@ annotation ids missing, zero or used twice       numbered anew (pycocotools coun
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,10 +32,12 @@ from typing import Any
 import numpy as np
 
 from mcl_hf.data.decode import BrokenImage, open_image
-from mcl_hf.detection.annotation_values import finite_box, flag_of, in_px, is_area, printable, shown
+from mcl_hf.data.image_source import folder_prefixes, leaves, outside
+from mcl_hf.detection.annotation_values import finite_box, flag_of, in_px, is_area, shown
 from mcl_hf.detection.detection_data import AnnotationColumns, DetectionData, ImageId, ImageReader
 from mcl_hf.detection.masks import clean_segmentation, mask_area, run_length_faults
 from mcl_hf.errors import InputError
+from mcl_hf.plain_text import plain_text
 
 HEADER_BYTES = 65536
 _THREADS = 16
@@ -97,7 +98,7 @@ class DataReport:
         """Record a finding, if there is any."""
         listed = list(names)
         if listed:
-            self.findings[kind] = (len(listed), done, [printable(name) for name in listed[:_EXAMPLES]])
+            self.findings[kind] = (len(listed), done, [plain_text(name) for name in listed[:_EXAMPLES]])
 
     def settled_as(self, kind: str, done: str) -> "DataReport":
         """The same report, with something else done about a finding, if it is there."""
@@ -133,9 +134,9 @@ def check_annotations(
     if not raw.images:
         raise InputError(f"{raw.source} lists no images")
     if not raw.annotations:
-        more = [f"; {kind}: {printable(names[0])}" for kind, names, _ in raw.notes if names]
-        more += [f"; {printable(fault)}" for fault in raw.faults[:1]]
-        more += [f"; {printable(image.fault)}" for image in raw.images if image.fault]
+        more = [f"; {kind}: {plain_text(names[0])}" for kind, names, _ in raw.notes if names]
+        more += [f"; {plain_text(fault)}" for fault in raw.faults[:1]]
+        more += [f"; {plain_text(image.fault)}" for image in raw.images if image.fault]
         raise InputError(
             f"{raw.source} holds no annotations of its {len(raw.images)} images: there is nothing to use"
             f"{''.join(more[:1])}"
@@ -186,7 +187,7 @@ def _settle(report: DataReport, kind: str, faults: Iterable[str], skip_broken: b
     listed = list(faults)
     if listed and not skip_broken:
         more = f" (and {len(listed) - 1} more {kind})" if len(listed) > 1 else ""
-        raise InputError(f"{printable(listed[0])}{more}: mend the data, or leave such ones out with --skip-broken")
+        raise InputError(f"{plain_text(listed[0])}{more}: mend the data, or leave such ones out with --skip-broken")
     report.add(kind, listed, "left out")
 
 
@@ -195,7 +196,7 @@ def _refuse_twins(raw: RawData) -> None:
     for image in raw.images:
         if image.image_id in first:
             raise InputError(
-                f"{raw.source}: {printable(first[image.image_id])} and {printable(image.name)} share the id "
+                f"{raw.source}: {plain_text(first[image.image_id])} and {plain_text(image.name)} share the id "
                 f"{shown(image.image_id)}"
             )
         first[image.image_id] = image.name
@@ -218,13 +219,10 @@ def _check_images(raw: RawData, check_files: bool, allow_outside: bool) -> tuple
     """
     broken = {n: f"{image.name}: {image.fault}" for n, image in enumerate(raw.images) if image.fault is not None}
     if raw.roots and not allow_outside:
-        roots = [os.path.abspath(root) for root in raw.roots]  # noqa: PTH100 - links are the user's own, and stay
-        prefixes = tuple(root.rstrip(os.sep) + os.sep for root in roots)
+        prefixes = folder_prefixes(raw.roots)
         for n, path in enumerate(raw.reader.paths):
             if path and n not in broken and leaves(path, prefixes):
-                broken[n] = (
-                    f"{raw.images[n].name}: lies outside of {roots[0]}: give --allow-outside-paths if this is meant"
-                )
+                broken[n] = f"{raw.images[n].name}: {outside(prefixes)}"
     turned = set()
     asked = [n for n, i in enumerate(raw.images) if n not in broken and (check_files or not (i.width and i.height))]
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -244,13 +242,6 @@ def _check_images(raw: RawData, check_files: bool, allow_outside: bool) -> tuple
                     f"{image.name}: annotated as {listed[0]}x{listed[1]} px, but the file has {upright[0]}x{upright[1]}"
                 )
     return dict(sorted(broken.items())), turned
-
-
-def leaves(path: str, prefixes: tuple[str, ...]) -> bool:
-    """Whether a path is in none of the folders, which end with a separator; links are not followed."""
-    if path.startswith(prefixes) and ".." not in path:
-        return False
-    return not os.path.abspath(path).startswith(prefixes)  # noqa: PTH100
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Values of annotations, however programs write them: ids, sides, boxes, flags, areas; and how messages show them.
+"""Values of annotations, however programs write them: ids, sides, boxes, flags, areas.
 
 Under the readers and annotation_check.
 """
@@ -7,11 +7,6 @@ import math
 from typing import Any
 
 from mcl_hf.detection.detection_data import ImageId
-
-
-def printable(text: str) -> str:
-    """A text from data as it may reach a terminal: without control characters."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def shown(value: Any, most: int = 60) -> str:

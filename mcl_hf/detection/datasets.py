@@ -233,10 +233,9 @@ def _table_parts(data: str, files: list[Path], options: _Options) -> list[Part]:
             f"{data} is no annotated data that is known: give a COCO .json, data.yaml, .csv, .parquet or .arrow"
         )
     opener = arrow_table if suffix == ".arrow" else parquet_table
-    roots = [Path(data)] if Path(data).is_dir() else [file.parent for file in files]
 
     def read(split: str | None) -> RawData:
-        return _read_table(opener(data, files, split), data, options, roots)
+        return _read_table(opener(data, files, split), data, options)
 
     files = without_caches(files)
     told = splits_of_files(files, Path(data))
@@ -246,7 +245,7 @@ def _table_parts(data: str, files: list[Path], options: _Options) -> list[Part]:
     return [Part(split, data, partial(read, split)) for split in splits]
 
 
-def _read_table(opened: LocalTable, data: str, options: _Options, roots: list[Path]) -> RawData:
+def _read_table(opened: LocalTable, data: str, options: _Options) -> RawData:
     return read_object_table(
         opened,
         data,
@@ -254,7 +253,6 @@ def _read_table(opened: LocalTable, data: str, options: _Options, roots: list[Pa
         objects_column=options.objects_column,
         box_format=options.box_format,
         group_column=options.group_column,
-        roots=roots,
     )
 
 
@@ -270,7 +268,7 @@ def _hub(data: str, split: str, options: _Options) -> RawData:
     refused: InputError | None = None
     for name in names:
         try:
-            return _read_table(hub_table(data, name), data, options, [])
+            return _read_table(hub_table(data, name), data, options)
         except InputError as error:
             refused = refused or error
             if "split" not in str(error).lower():

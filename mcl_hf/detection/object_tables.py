@@ -7,7 +7,6 @@ Layout: https://huggingface.co/docs/datasets/image_dataset#object-detection
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mcl_hf.data.columns import find_image_column, require_column
@@ -37,7 +36,6 @@ def read_object_table(
     objects_column: str = "objects",
     box_format: BoxFormat = "xywh",
     group_column: str | None = None,
-    roots: Sequence[Path] = (),
 ) -> RawData:
     """Images and objects of a table.
 
@@ -48,7 +46,6 @@ def read_object_table(
         objects_column: as above.
         box_format: ``xywh`` (x, y, width, height, as COCO and most of the Hub) or ``xyxy`` (two corners), both in px.
         group_column: names the group of each image.
-        roots: folders that files must be in which the image column names.
 
     Raises:
         InputError: a column or a part of one is missing, or the boxes are evidently of the other format.
@@ -74,7 +71,7 @@ def read_object_table(
     has_bytes = compute.is_valid(compute.struct_field(stored, "bytes")).to_pylist()
     files = [None if inside else path for path, inside in zip(paths, has_bytes, strict=True)]
     raw = RawData(opened.kind, data, [], [], {}, TableImages(pictures, image_column, files))
-    raw.roots = list(roots)
+    raw.roots = list(opened.roots)
     values = []
     for position, row in enumerate(_rows(others)):
         path = {"path": paths[position], "bytes": b"" if has_bytes[position] else None}

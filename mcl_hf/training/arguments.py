@@ -93,6 +93,7 @@ class PretrainArguments(FromRecipe):
         None, "column that names a group, or none; images of one group are no negatives of each other"
     )
     split: str = option("train", "part of the data, where its folders or files tell parts apart")
+    allow_outside_paths: bool = option(False, "read images outside of the data's folder where paths in tables say so")
     max_broken: float = option(0.01, "share of images (0 to 1) that may be unreadable before the run stops")
     view_rendering: Literal["direct", "published"] = option(
         "direct", "direct: each view at the size it is used at; published: at full size, then every r-th pixel"

@@ -11,7 +11,9 @@ from ..errors import InputError
 from ..models import MCLConfig
 from .arguments import PretrainArguments
 
-_SOURCE_FIELDS = ("data_files", "image_column", "label_column", "group_column", "split", "streaming")
+_SOURCE_FIELDS = (
+    *("data_files", "image_column", "label_column", "group_column", "split", "streaming", "allow_outside_paths"),
+)
 
 
 def open_data(arguments: PretrainArguments) -> ImageSource:
