@@ -60,7 +60,10 @@ def in_px(annotation: dict[str, Any], width: int, height: int) -> dict[str, Any]
 def finite_box(value: Any) -> tuple[float, float, float, float]:
     if not isinstance(value, list | tuple) or len(value) != 4:
         raise ValueError(f"bbox {shown(value)} is not [x, y, width, height]")
-    x, y, w, h = map(float, value)
+    try:
+        x, y, w, h = map(float, value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"bbox {shown(value)} is not four numbers") from None
     if not math.isfinite(x + y + w + h):
         raise ValueError(f"bbox {shown(value)} is not finite")
     return x, y, w, h
