@@ -214,6 +214,8 @@ def image_bytes(value: dict[str, Any] | None, prefixes: tuple[str, ...] = ()) ->
         if path.exists() and not path.is_file():  # a pipe or a device may never end
             raise BrokenImage("no regular file")
         return path.read_bytes()
+    except BrokenImage:
+        raise
     except (OSError, ValueError) as error:  # a name that no file can have
         raise BrokenImage(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 

@@ -10,6 +10,7 @@ file outside of the data's folder                refused, unless ``allow_outside
 unknown category, malformed box, mask or flag    refused
 masks that pycocotools cannot draw               refused
 two images with one id, categories with one name refused, with ``skip_broken`` too
+a file listed twice, with different objects      refused; kept and reported where the objects are the same
 all boxes within the first pixel: shares, not px refused, with ``skip_broken`` too
 boxes that stick out of the image                kept for evaluation; clipped in training
 boxes without area, or wholly outside            kept for evaluation, where nothing can match; left out in training
@@ -145,6 +146,7 @@ def check_annotations(
     _refuse_twins(raw)
     _refuse_namesakes(raw)
     broken, turned = _check_images(raw, check_files, allow_outside_paths)
+    broken |= _listed_twice(raw, broken, report)
     _settle(report, "broken images", broken.values(), skip_broken)
     index_of = {category: index for index, category in enumerate(sorted(raw.categories))}
     columns, faults = _columns(raw, index_of, set(broken), report)
@@ -209,6 +211,29 @@ def _refuse_namesakes(raw: RawData) -> None:
         if name in first:
             raise InputError(f"{raw.source}: the categories {first[name]} and {category} share the name {name!r}")
         first[name] = category
+
+
+def _listed_twice(raw: RawData, broken: dict[int, str], report: DataReport) -> dict[int, str]:
+    """Images whose file another image has listed before with other objects: each would teach that those are nothing."""
+    first: dict[str, int] = {}
+    again: dict[int, int] = {}
+    for n, path in enumerate(raw.reader.paths):
+        if path and n not in broken and first.setdefault(path, n) != n:
+            again[n] = first[path]
+    if not again:
+        return {}
+    objects: dict[int, list[str]] = {n: [] for n in (*again, *again.values())}
+    for position, annotation in raw.annotations:
+        if position in objects:
+            objects[position].append(repr((annotation.get("category_id"), annotation.get("bbox"))))
+    same = {n for n, other in again.items() if sorted(objects[n]) == sorted(objects[other])}
+    report.add("images that are listed twice", (raw.images[n].name for n in sorted(same)), "kept")
+    return {
+        n: f"{raw.images[n].name}: listed twice, as images {shown(raw.images[other].image_id)} and "
+        f"{shown(raw.images[n].image_id)}, with different objects: put them into one"
+        for n, other in again.items()
+        if n not in same
+    }
 
 
 def _check_images(raw: RawData, check_files: bool, allow_outside: bool) -> tuple[dict[int, str], set[int]]:

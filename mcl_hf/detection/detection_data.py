@@ -60,6 +60,8 @@ class FileImages:
             with path.open("rb") as file:
                 file.seek(start if start >= 0 else max(0, status.st_size + start))
                 return file.read() if most is None else file.read(most)
+        except BrokenImage:
+            raise
         except FileNotFoundError as error:
             raise BrokenImage("the file is missing") from error
         except OSError as error:

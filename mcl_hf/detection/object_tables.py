@@ -128,10 +128,9 @@ def collect(raw: RawData, values: Sequence[Any], box_format: BoxFormat, names: l
     if names is not None:
         raw.categories = dict(enumerate(names))
     else:  # plain numbers: their own names; what is none is refused by name later
-        numbers = {
-            entry["category_id"] for _, entry in raw.annotations if isinstance(entry["category_id"], int | float)
-        }
-        raw.categories = {int(number): str(int(number)) for number in sorted(numbers) if float(number).is_integer()}
+        given = {entry["category_id"] for _, entry in raw.annotations if isinstance(entry["category_id"], int | float)}
+        numbers = sorted(int(number) for number in given if number % 1 == 0)  # neither NaN nor infinite
+        raw.categories = {number: str(number) for number in numbers if abs(number) < 2**63}
     if box_format == "xywh":
         _refuse_corners(raw)
 

@@ -47,6 +47,10 @@ def spoiled(folder: Path, change: Callable[[dict], None]) -> Path:
         (lambda c: c["images"][1].update(width="wide"), r"0001\.png: a side of 'wide' px"),
         (lambda c: c.update(annotations=[]), "holds no annotations of its 4 images"),
         (lambda c: c.update(images=[]), "lists no images"),
+        (
+            lambda c: c["images"][1].update(file_name="0000.png"),
+            r"0000\.png: listed twice, as images 1 and 2, with different objects: put them into one",
+        ),
     ],
 )
 def test_refused(tmp_path, change, message):
@@ -297,3 +301,12 @@ def test_json_that_nests_deeply(tmp_path):
     (tmp_path / "x.json").write_text('{"images": ' + "[" * 100_000)
     with pytest.raises(InputError, match="nests too deeply"):
         open_detection_data(tmp_path / "x.json")
+
+
+def test_a_file_that_is_listed_twice_with_the_same_objects_is_kept_and_said(tmp_path):
+    def repeat(content):
+        content["images"].append({**content["images"][0], "id": 9})
+        content["annotations"] += [{**a, "image_id": 9} for a in content["annotations"] if a["image_id"] == 1]
+
+    data = open_detection_data(spoiled(tmp_path, repeat))
+    assert len(data) == 5 and "images that are listed twice: 1, kept" in data.description
