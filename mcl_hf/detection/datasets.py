@@ -83,7 +83,8 @@ def open_detection_data(
             without splits of their own (`list_splits`) are ``train`` or None, as a whole; of a file that was named, all
             is read, and the description says so.
         images: folder of the images of a COCO JSON or a CSV; found beside it where left out. Refused for other formats.
-        image_column, objects_column, box_format: of tables; see `read_object_table`.
+        image_column, objects_column, box_format: of tables; see `read_object_table`. The last is also that of a CSV's
+            boxes where these are in one column.
         group_column: column of a table or CSV, or entry of COCO's images, that names the group of each image.
         skip_broken: leave out, and name, what would be refused.
         check_files: read the header and the end of each image file first (some seconds for a hundred thousand on a
@@ -146,7 +147,8 @@ def _parts(data: str, options: _Options) -> list[Part]:
     path, suffix = Path(data), Path(data).suffix.lower()
     if path.is_file():
         if suffix in (".json", ".csv"):
-            read: Callable[..., RawData] = read_coco if suffix == ".json" else read_csv
+            read: Callable[..., RawData]
+            read = read_coco if suffix == ".json" else partial(read_csv, box_format=options.box_format)
             group = options.group_column
             return [Part(None, data, partial(read, path, options.images, split_word(path.stem), group_column=group))]
         _refuse_images(data, options)
@@ -170,7 +172,7 @@ def _folder_parts(folder: Path, options: _Options) -> list[Part]:
         return cityscapes_parts(folder)
     files = walk(folder)
     coco = partial(coco_parts, folder, files, images, group)
-    boxes = partial(csv_parts, folder, files, images, group)
+    boxes = partial(csv_parts, folder, files, images, group, options.box_format)
     if images is not None:
         found = coco() or boxes()
         if not found:

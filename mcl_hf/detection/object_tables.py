@@ -132,7 +132,7 @@ def collect(raw: RawData, values: Sequence[Any], box_format: BoxFormat, names: l
         numbers = sorted(int(number) for number in given if number % 1 == 0)  # neither NaN nor infinite
         raw.categories = {number: str(number) for number in numbers if abs(number) < 2**63}
     if box_format == "xywh":
-        _refuse_corners(raw)
+        refuse_corners(raw)
 
 
 def _rows(table: "Dataset") -> Iterator[dict[str, Any]]:
@@ -204,7 +204,7 @@ def _is_box(box: Any) -> bool:
     return isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
 
 
-def _refuse_corners(raw: RawData) -> None:
+def refuse_corners(raw: RawData) -> None:
     """Boxes of which most, read as x y width height, leave the image, and none does as two corners, are corners."""
     leaving = total = 0
     for position, annotation in raw.annotations:
