@@ -1,10 +1,12 @@
-"""How long annotations take to open: a made-up COCO file of 118,000 images and 860,000 objects with polygons, against
-`json.load` of the same file. No image is written, so files are not checked; run it on two commits to compare them.
+"""How long data take to open: a made-up COCO file of 118,000 images and 860,000 objects with polygons, against
+`json.load` of the same file (no image of it is written, so files are not checked), and a folder of 100,000 images.
+Run it on two commits to compare them.
 
-    python scripts/benchmark_annotations.py [--images 118000] [--repeats 3]
+    python scripts/benchmark_annotations.py [--images 118000] [--files 100000] [--repeats 3]
 """
 
 import argparse
+import io
 import json
 import resource
 import tempfile
@@ -13,7 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from mcl_hf.data import open_source
 from mcl_hf.detection import open_detection_data
 
 OBJECTS_AN_IMAGE = 860 / 118  # COCO 2017's training images
@@ -50,6 +54,17 @@ def write_coco(file: Path, num_images: int, seed: int = 0) -> int:
     return len(annotations)
 
 
+def write_folder(folder: Path, count: int, in_each: int = 1000) -> None:
+    """Write very small JPEGs, a thousand a folder, as classes."""
+    packed = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(packed, "JPEG")
+    for number in range(count):
+        file = folder / f"class {number // in_each}" / f"{number:07d}.jpg"
+        if number % in_each == 0:
+            file.parent.mkdir(parents=True)
+        file.write_bytes(packed.getvalue())
+
+
 def seconds(call: Callable[[], object], repeats: int) -> float:
     """The shortest of some calls, in seconds."""
     taken = []
@@ -62,9 +77,19 @@ def seconds(call: Callable[[], object], repeats: int) -> float:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=118_000, help="images of the made-up file (default: 118000)")
+    parser.add_argument(
+        "--images", type=int, default=118_000, help="images of the made-up file; 0: none (default: 118000)"
+    )
+    parser.add_argument("--files", type=int, default=100_000, help="images of the folder; 0: none (default: 100000)")
     parser.add_argument("--repeats", type=int, default=3, help="the shortest of so many is printed (default: 3)")
     options = parser.parse_args(argv)
+    if options.files:
+        with tempfile.TemporaryDirectory() as folder:
+            write_folder(Path(folder), options.files)
+            opened = seconds(lambda: open_source(folder), options.repeats)
+        print(f"folder of {options.files} images, open_source {opened:.2f} s")
+    if not options.images:
+        return
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "instances_train.json"
         objects = write_coco(file, options.images)

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mcl_hf.cli.command import Parser, run_command
+from mcl_hf.cli.command import Parser, run_command, say
 from mcl_hf.detection.annotation_files import split_meant, split_word
 from mcl_hf.detection.coco_metrics import BACKENDS, import_backend
 from mcl_hf.detection.datasets import list_splits, open_detection_data
@@ -21,6 +21,7 @@ from mcl_hf.detection.evaluation_files import write_evaluation
 from mcl_hf.detection.results import Result, gather_results, merge_results, read_results, to_results, write_results
 from mcl_hf.errors import InputError
 from mcl_hf.new_folder import kept_if_used
+from mcl_hf.plain_text import plain_text
 
 _MOST_NAMED = 10
 DESCRIPTION = "Measure a detector on annotated images: COCO's figures for boxes and masks, Pascal VOC's AP50, pictures."
@@ -136,13 +137,13 @@ def _evaluate(options: argparse.Namespace, folder: Path) -> None:
     )
     results: list[Result] | None = None
     if options.predictions is not None:
-        print(data.description)
+        say(data.description)
         left_out: list[str] | None = [] if options.skip_broken else None
         results = read_results(options.predictions, data, left_out)
         for fault in (left_out or [])[:_MOST_NAMED]:
-            print(f"broken, left out: {fault}")
+            say(f"broken, left out: {fault}")
         if left_out and len(left_out) > _MOST_NAMED:
-            print(f"broken, left out: {len(left_out) - _MOST_NAMED} more results")
+            say(f"broken, left out: {len(left_out) - _MOST_NAMED} more results")
     if options.max_images is not None:
         data = data.select(range(min(options.max_images, len(data))))
     if results is not None:
@@ -158,10 +159,10 @@ def _evaluate(options: argparse.Namespace, folder: Path) -> None:
         about["precision"] = None  # that of whoever detected
     about["given"] = options.data
     written = write_evaluation(folder, data, results, metrics, about, options.pictures, options.picture_score)
-    print("\n".join(metrics.lines()))  # after writing: a closed pipe costs no evaluation
-    print(f"written: {' '.join(map(str, written))}")
+    say("\n".join(metrics.lines()))  # after writing: a closed pipe costs no evaluation
+    say(f"written: {' '.join(map(str, written))}")
     if find_spec("matplotlib") is None:
-        print("precision over recall is drawn with matplotlib: pip install 'mcl_hf[viz]'")
+        say("precision over recall is drawn with matplotlib: pip install 'mcl_hf[viz]'")
 
 
 def _check_options(options: argparse.Namespace) -> None:
@@ -192,10 +193,11 @@ def _detect(
     known: Any = model.config
     classes = match_categories(dict(known.id2label), data)
     if state.is_main_process:
-        print(data.description)
+        say(data.description)
         others = [name for index, name in known.id2label.items() if classes[int(index)] < 0]
         if others:
-            print(f"not among the data's classes, left out: {', '.join(others[:10])}{', ...' if others[10:] else ''}")
+            named = plain_text(", ".join(others[:10]))
+            say(f"not among the data's classes, left out: {named}{', ...' if others[10:] else ''}")
     start = time.perf_counter()
     with tqdm(total=len(data), unit="image", disable=not state.is_main_process) as bar:
 
@@ -219,7 +221,7 @@ def _detect(
     if not state.is_main_process:
         return data, None
     seconds = time.perf_counter() - start
-    print(f"{len(data)} images in {seconds:.1f} s, {len(data) / seconds:.1f} images/s with decoding")
+    say(f"{len(data)} images in {seconds:.1f} s, {len(data) / seconds:.1f} images/s with decoding")
     reasons = {index: reason for part in broken for index, reason in part.items()}
     if reasons and not options.skip_broken:
         write_results(folder / "results.json", results)
@@ -230,7 +232,7 @@ def _detect(
             f"in the others is in {folder / 'results.json'}, to be scored with --predictions"
         )
     for index, reason in sorted(reasons.items()):
-        print(f"broken, left out: {data.names[index]}: {reason}")
+        say(plain_text(f"broken, left out: {data.names[index]}: {reason}"))
     if reasons:
         data = data.select([index for index in range(len(data)) if index not in reasons])
     return data, results
@@ -264,7 +266,7 @@ def _split(options: argparse.Namespace) -> str | None:
     if not path.exists() or list_splits(path):
         return "val"
     if path.is_dir():
-        print(
+        say(
             f"warning: {path} has no splits of its own: all of its images are scored, among them any that the detector "
             "was trained on"
         )

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcl_hf.cli.command import Parser, run_command
+from mcl_hf.cli.command import Parser, run_command, say
+from mcl_hf.plain_text import plain_text
 
 if TYPE_CHECKING:
     from mcl_hf.data.pack import PackReport
@@ -58,6 +59,11 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--streaming", action="store_true", help="read shards and data sets of the Hub where they lie, without a copy"
     )
+    parser.add_argument(
+        "--allow-outside-paths",
+        action="store_true",
+        help="read images outside of the source's folder where paths in tables say so",
+    )
     parser.add_argument("--split", default="train", metavar="NAME", help="part of the source (default: train)")
     return parser
 
@@ -79,7 +85,7 @@ def _run(argv: list[str]) -> None:
         report = pack_images(arguments.source, arguments.out, on_progress=progress, **options)
     finally:
         progress.close()
-    print(format_report(report, arguments.source, arguments.out, arguments.max_side, time.monotonic() - started))
+    say(format_report(report, arguments.source, arguments.out, arguments.max_side, time.monotonic() - started))
 
 
 class _Progress:
@@ -125,7 +131,7 @@ def format_report(report: "PackReport", source: str, out: Path, max_side: int, s
         f"{total.images - total.reencoded} kept as they are",
         f"  size        {before:.1f} MB before, {after:.1f} MB after ({after / max(before, 1e-9):.0%})",
         f"  broken      {len(total.broken)} left out" + (f", all in {out / BROKEN_LOG}" if total.broken else ""),
-        *(f"    {name}: {reason}" for name, reason in total.broken[:BROKEN_SHOWN]),
+        *(plain_text(f"    {name}: {reason}") for name, reason in total.broken[:BROKEN_SHOWN]),
         f"use it with --data {out}",
     ]
     return "\n".join(lines)

@@ -45,6 +45,11 @@ def build_parser() -> Parser:
     parser.add_argument("--image-folder", type=Path, metavar="DIR", help="images of a COCO JSON, where not beside it")
     parser.add_argument("--image-column", metavar="NAME", help="column of the images, where there are several")
     parser.add_argument("--split", default="train", metavar="NAME", help="part of the data (default: train)")
+    parser.add_argument(
+        "--allow-outside-paths",
+        action="store_true",
+        help="read images outside of the data's folder where paths in the data say so",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of halves, crops and random weights")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="auto takes the accelerator, if any")
     parser.add_argument(
@@ -82,6 +87,7 @@ def _run(argv: list[str]) -> None:
         split=arguments.split,
         image_folder=arguments.image_folder,
         image_column=arguments.image_column,
+        allow_outside_paths=arguments.allow_outside_paths,
         device="cpu" if accelerator is None else accelerator.type,
         on_network=say,
     )

@@ -50,7 +50,12 @@ class RunProbe:
         if arguments.probe_data is not None and not self._off:
             from mcl_hf.detection.datasets import open_detection_data
 
-            data = open_detection_data(arguments.probe_data, skip_broken=True, check_files=False)
+            data = open_detection_data(
+                arguments.probe_data,
+                skip_broken=True,
+                check_files=False,
+                allow_outside_paths=arguments.allow_outside_paths,
+            )
             self._probe = ObjectProbe(data, arguments.model_config(), arguments.probe_images, arguments.seed)
 
     def on_record(self, run: "Run", record: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mcl_hf.cli.command import check_picture, save_picture
+from mcl_hf.cli.command import check_picture, save_picture, say
 from mcl_hf.cli.pretrain import build_parser, read_arguments
 from mcl_hf.cli.show_montages import first_montages
 from mcl_hf.data import BrokenImage, ImageSource, RawSample, open_image
@@ -15,6 +15,7 @@ from mcl_hf.data.near_duplicates import NearDuplicates, find_near_duplicates
 from mcl_hf.data.stage_times import STAGES, StageTimes, time_stages
 from mcl_hf.detection.view_scale import about_scale
 from mcl_hf.errors import InputError
+from mcl_hf.plain_text import plain_text
 from mcl_hf.training import PretrainArguments
 from mcl_hf.training.run_data import open_data
 from mcl_hf.viz.contact_sheet import SheetImage, duplicates_picture, stack_pictures, views_picture
@@ -52,21 +53,21 @@ def run(argv: list[str]) -> None:
     check_picture(namespace.out)
     arguments = read_arguments(namespace)
     source = open_data(arguments)
-    print(source.description)
+    say(source.description)
     channels = arguments.model_config().num_channels
     batch, montages = first_montages(arguments, source, min(namespace.images, len(source)))
     for line in batch.broken:
-        print(f"broken: {line}")
+        say(plain_text(f"broken: {line}"))
     parts = [views_picture(_originals(source, batch.sample_ids.tolist(), channels), batch.views_a, batch.views_b)]
     if namespace.compare and channels not in (1, 3):
-        print(f"near-duplicates are looked for among images of 1 or 3 channels, not {channels}")
+        say(f"near-duplicates are looked for among images of 1 or 3 channels, not {channels}")
     elif namespace.compare:
         found = find_near_duplicates(
             source,
             _sample(source, namespace.compare, arguments.seed),
             num_workers=arguments.num_workers,
         )
-        print(format_near_duplicates(found, source, arguments.group_column, arguments.objective != "supervised"))
+        say(format_near_duplicates(found, source, arguments.group_column, arguments.objective != "supervised"))
         if found.groups:
             shown = found.groups[:GROUPS_SHOWN]
             groups = _count(len(found.groups), "group")
@@ -75,8 +76,8 @@ def run(argv: list[str]) -> None:
             parts.append(duplicates_picture(originals, [len(group) for group in shown], title, columns=IMAGES_SHOWN))
     scale = about_scale(arguments, source)
     if scale is not None:
-        print(scale)
-    print(_speed(arguments, source))
+        say(scale)
+    say(_speed(arguments, source))
     save_picture(stack_pictures([*parts, montages]), namespace.out)
 
 
@@ -113,7 +114,7 @@ def format_near_duplicates(
     ]
     if found.pairs_in_one_group:
         lines.append(f"  {_count(found.pairs_in_one_group, 'more pair')} within one group of '{group_column}': fine")
-    lines += [f"  {', '.join(_short_names(group, source))}" for group in found.groups[:GROUPS_SHOWN]]
+    lines += [plain_text(f"  {', '.join(_short_names(group, source))}") for group in found.groups[:GROUPS_SHOWN]]
     if len(found.groups) > GROUPS_SHOWN:
         lines.append(f"  and {_count(len(found.groups) - GROUPS_SHOWN, 'more group')}")
     if found.groups and negatives:
@@ -122,7 +123,7 @@ def format_near_duplicates(
             "Remove all but one of each group,\n  or name a column that is equal within it (the folder, the video, the "
             "patient) with --group-column."
         )
-    lines += [f"broken: {line}" for line in found.broken[:GROUPS_SHOWN]]
+    lines += [plain_text(f"broken: {line}") for line in found.broken[:GROUPS_SHOWN]]
     if len(found.broken) > GROUPS_SHOWN:
         lines.append(f"broken: {_count(len(found.broken) - GROUPS_SHOWN, 'more image')}")
     return "\n".join(lines)

@@ -5,10 +5,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from mcl_hf.cli.command import check_picture, save_picture
+from mcl_hf.cli.command import check_picture, save_picture, say
 from mcl_hf.cli.pretrain import build_parser, read_arguments
 from mcl_hf.data import ImageSource, ViewBatch
 from mcl_hf.models.montage import MontageLayout, draw_montages
+from mcl_hf.plain_text import plain_text
 from mcl_hf.training import PretrainArguments
 from mcl_hf.training.run_data import open_data, open_loader
 from mcl_hf.training.step import counter_seed
@@ -36,10 +37,10 @@ def run(argv: list[str]) -> None:
     arguments = read_arguments(namespace)
     batch_size, _ = arguments.batch_sizes(world_size=1)
     source = open_data(arguments)
-    print(source.description)
+    say(source.description)
     batch, picture = first_montages(arguments, source, min(batch_size, len(source)))
     for line in batch.broken:
-        print(f"broken: {line}")
+        say(plain_text(f"broken: {line}"))
     save_picture(picture, namespace.out)
 
 

@@ -9,6 +9,7 @@ channels: Pillow knows no more than four. Read by tifffile (BSD-3-Clause), which
 """
 
 import io
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,7 @@ def open_tiff(data: bytes) -> OpenedTiff:
         raise InputError(
             "TIFF images of other than 1 or 3 channels are read by tifffile: pip install 'mcl_hf[multispectral]'"
         ) from error
+    logging.getLogger("tifffile").disabled = True  # it remarks on each damaged tag, hundreds in a file
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             series = file.series[0]
@@ -63,11 +65,11 @@ def open_tiff(data: bytes) -> OpenedTiff:
             if sizes["Y"] * sizes["X"] > MAX_PIXELS:
                 raise BrokenImage(f"more than {MAX_PIXELS} pixels, taken for a decompression bomb")
             pixels = series.asarray()
+            pixels = pixels[..., None] if pixels.ndim == 2 else np.moveaxis(pixels, axes.index("S"), 2)  # (H, W, C)
     except BrokenImage:
         raise
     except Exception as error:  # as Pillow's, its decoders raise nearly everything on damaged data
         raise BrokenImage(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
-    pixels = pixels[..., None] if pixels.ndim == 2 else np.moveaxis(pixels, axes.index("S"), 2)  # (H, W, C)
     if pixels.dtype.kind not in "uif":
         raise BrokenImage(f"pixels are {pixels.dtype}, not numbers")
     return OpenedTiff(None, sizes["X"], sizes["Y"], 1, np.ascontiguousarray(pixels))  # type: ignore[arg-type]  # no Pillow

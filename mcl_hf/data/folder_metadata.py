@@ -11,13 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mcl_hf.errors import InputError
 from mcl_hf.plain_text import plain_text
-
-if TYPE_CHECKING:
-    import pyarrow
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_NAME = "file_name"
@@ -48,13 +45,13 @@ def read_metadata(root: Path, tables: Sequence[str], images: Sequence[str]) -> F
     metadata, rows, missing = FolderMetadata(), 0, 0
     for name in tables:
         table = _read(root / name)
-        if FILE_NAME not in table.column_names:
+        if FILE_NAME not in table:
             raise InputError(
                 f"{root / name} has no column '{FILE_NAME}' that says which image a row belongs to: its columns are "
-                f"{', '.join(table.column_names)}."
+                f"{', '.join(table)}."
             )
         folder = name.rpartition("/")[0]
-        files = [posixpath.normpath(posixpath.join(folder, str(file))) for file in table.column(FILE_NAME).to_pylist()]
+        files = [posixpath.normpath(posixpath.join(folder, str(file))) for file in table[FILE_NAME]]
         twice = next((file for file, count in Counter(files).items() if count > 1 and file in place), None)
         if twice is not None:
             raise InputError(f"{root / name} has two rows or more for {plain_text(twice)}: an image takes one.")
@@ -62,10 +59,9 @@ def read_metadata(root: Path, tables: Sequence[str], images: Sequence[str]) -> F
         rows, missing = rows + len(files), missing + len(files) - len(found)
         if files and not found:
             raise InputError(f"{root / name}: no row belongs to an image; the first names '{files[0]}', not there.")
-        for column in table.column_names:
+        for column, values in table.items():
             if column in _OWN_COLUMNS:
                 continue
-            values = table.column(column).to_pylist()
             target = metadata.columns.setdefault(column, [None] * len(images))
             for row, number in found:
                 target[number] = values[row]
@@ -76,13 +72,13 @@ def read_metadata(root: Path, tables: Sequence[str], images: Sequence[str]) -> F
     return metadata
 
 
-def _read(path: Path) -> "pyarrow.Table":
+def _read(path: Path) -> dict[str, list[Any]]:
+    """Columns by name."""
     import pyarrow
     from pyarrow import csv, json, parquet
 
     try:
-        if path.suffix == ".csv":
-            return csv.read_csv(path)
-        return json.read_json(path) if path.suffix == ".jsonl" else parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        read = {".csv": csv.read_csv, ".jsonl": json.read_json, ".parquet": parquet.read_table}[path.suffix]
+        return read(path).to_pydict()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # the last: names or texts that are no UTF-8
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error

@@ -18,6 +18,7 @@ from mcl_hf.data.decode import BrokenImage, OpenedImage, open_image, open_tile
 from mcl_hf.data.local_tables import LocalTable
 from mcl_hf.data.order import PositionOrder, SampleOrder
 from mcl_hf.errors import InputError
+from mcl_hf.plain_text import plain_text
 
 _FILES_IN_FINGERPRINT = 1000
 _HEAD_BYTES = 1 << 16
@@ -110,7 +111,8 @@ class ImageSource(ABC):
             uses.append(f"{self.num_labels} labels from '{label}'")
         if self.groups is not None:
             uses.append(f"{int(self.groups.max()) + 1} groups from '{group}'")
-        return f"{kind}\ncolumns: {', '.join(columns)} ({', '.join(uses)})\nexample: {self._describe_example()}"
+        about = (kind, f"columns: {', '.join(columns)} ({', '.join(uses)})", f"example: {self._describe_example()}")
+        return "\n".join(map(plain_text, about))
 
     def _describe_example(self) -> str:
         try:
@@ -161,7 +163,7 @@ class TableSource(ImageSource):
         return RawSample(image_bytes(value), label, group, row_name(value, f"row {index}"))
 
     def head(self, index: int) -> bytes:
-        return image_bytes(self._table[index][self._column], _HEAD_BYTES)
+        return image_bytes(self._table[index][self._column], most=_HEAD_BYTES)
 
     def name(self, index: int) -> str:
         return row_name(self._table[index][self._column], f"row {index}")
@@ -182,8 +184,49 @@ def open_any(data: bytes) -> OpenedImage:
             raise error from None
 
 
-def image_bytes(value: dict[str, Any] | None, most: int | None = None) -> bytes:
-    """The bytes of one row of an image column; of a file of its own only the first ``most`` where that is given.
+def folder_prefixes(folders: Sequence[str | Path]) -> tuple[str, ...]:
+    """Folders as paths from the root on, each with a separator at its end. Links are the user's own, and stay."""
+    return tuple(os.path.abspath(folder).rstrip(os.sep) + os.sep for folder in folders)  # noqa: PTH100
+
+
+def leaves(path: str, prefixes: tuple[str, ...]) -> bool:
+    """Whether a path is in none of the folders (`folder_prefixes`); links are not followed."""
+    if path.startswith(prefixes) and ".." not in path:
+        return False
+    return not os.path.abspath(path).startswith(prefixes)  # noqa: PTH100
+
+
+def outside(prefixes: tuple[str, ...]) -> str:
+    """What is said of a path that leaves the folders."""
+    return f"lies outside of {prefixes[0].rstrip(os.sep)}: give --allow-outside-paths if this is meant"
+
+
+def refuse_outside(opened: LocalTable, column: str) -> None:
+    """Raise `InputError` where a table names a file outside of its folders."""
+    from pyarrow import compute, types
+
+    if not opened.roots:
+        return
+    prefixes = folder_prefixes(opened.roots)
+    paths = opened.table.select_columns([column]).with_format("arrow")[:].column(column)
+    if types.is_struct(paths.type):
+        has_bytes = compute.is_valid(compute.struct_field(paths, "bytes"))
+        paths = compute.struct_field(paths, "path").filter(compute.invert(has_bytes))
+    elif not (types.is_string(paths.type) or types.is_large_string(paths.type)):
+        return
+    found = [path for path in paths.to_pylist() if path and leaves(path, prefixes)]
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise InputError(f"{found[0]}{more}: {outside(prefixes)}")
+
+
+def image_bytes(value: dict[str, Any] | None, prefixes: tuple[str, ...] = (), most: int | None = None) -> bytes:
+    """The bytes of one row of an image column.
+
+    Args:
+        value: the row.
+        prefixes: folders that a file must be in, from `folder_prefixes`; none: anywhere.
+        most: bytes of a file of its own to read, its first; None reads all.
 
     Raises:
         BrokenImage: there are none, and no file that can be read either.
@@ -192,12 +235,16 @@ def image_bytes(value: dict[str, Any] | None, most: int | None = None) -> bytes:
         raise BrokenImage("the row is empty")
     if value.get("bytes") is not None:
         return value["bytes"]
+    if prefixes and leaves(value["path"], prefixes):
+        raise BrokenImage(outside(prefixes))
     try:
         path = Path(value["path"])
         if path.exists() and not path.is_file():  # a pipe or a device may never end
             raise BrokenImage("no regular file")
         with path.open("rb") as file:
             return file.read(most)
+    except BrokenImage:
+        raise
     except (OSError, ValueError) as error:  # a name that no file can have
         raise BrokenImage(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 

@@ -45,13 +45,14 @@ class LocalTable:
     """A table whose image column is not decoded yet.
 
     ``files`` are (name, size-bearing path) of what it was made from, for the fingerprint; ``image_column`` is set where
-    the kind of data says which one it is.
+    the kind of data says which one it is; ``roots`` are the folders that paths in it belong into, where it has any.
     """
 
     table: "Dataset"
     kind: str
     files: list[tuple[str, str]]
     image_column: str | None = None
+    roots: tuple[Path, ...] = ()
 
 
 def embedded_folder(data: str) -> str:
@@ -100,7 +101,12 @@ def parquet_table(data: str, files: list[Path], split: str | None) -> LocalTable
     except Exception as error:  # `datasets` wraps whatever the reader met; its cause names what is wrong
         raise InputError(f"{data} cannot be read as parquet: {one_line(error.__cause__ or error)}") from error
     kind = "parquet file" if len(files) == 1 else f"{len(files)} parquet files"
-    return LocalTable(table, kind + note, [(file.name, str(file)) for file in files])
+    return LocalTable(table, kind + note, [(file.name, str(file)) for file in files], roots=folders_of(data, files))
+
+
+def folders_of(data: str, files: Sequence[str | Path]) -> tuple[Path, ...]:
+    """The folder of data: itself where it is one, else those of its files."""
+    return (Path(data),) if Path(data).is_dir() else tuple(dict.fromkeys(Path(file).parent for file in files))
 
 
 def files_of_split(
@@ -182,12 +188,13 @@ def arrow_table(data: str, files: list[Path], split: str | None) -> LocalTable:
     files, note = files_of_split(data, files, split, (".arrow",))
     try:
         table = concatenate_datasets([Dataset.from_file(str(file)) for file in files])
+        table.data.table.validate(full=True)  # reads through wrong offsets, which nobody checks, end the process
     except Exception as error:  # as in parquet_table
         raise InputError(f"{data} cannot be read as arrow: {one_line(error.__cause__ or error)}") from error
     if not len(table):
         raise InputError(f"{data} holds no images: its tables have no rows.")
     kind = "arrow file" if len(files) == 1 else f"{len(files)} arrow files"
-    return LocalTable(table, kind + note, [(file.name, str(file)) for file in files])
+    return LocalTable(table, kind + note, [(file.name, str(file)) for file in files], roots=folders_of(data, files))
 
 
 def hub_table(name: str, split: str, patterns: list[str] | None = None) -> LocalTable:
@@ -196,8 +203,9 @@ def hub_table(name: str, split: str, patterns: list[str] | None = None) -> Local
     Raises:
         InputError: there is no such data set, split or file, or it cannot be fetched.
     """
-    from datasets import load_dataset
+    from datasets import config, load_dataset
     from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub import constants
 
     try:
         if patterns is None:
@@ -216,7 +224,8 @@ def hub_table(name: str, split: str, patterns: list[str] | None = None) -> Local
     if not len(table):
         raise InputError(f"The data set {name} has no rows in split {split}.")
     part = f"split {split}" if patterns is None else f"files {', '.join(patterns)}"
-    return LocalTable(table, f"Hub data set {name}, {part}", [])
+    caches = (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE)
+    return LocalTable(table, f"Hub data set {name}, {part}", [], roots=tuple(map(Path, caches)))
 
 
 def _num_rows(file: Path) -> int:

@@ -71,6 +71,7 @@ def pack_images(
     group_column: str | None = None,
     split: str = "train",
     streaming: bool = False,
+    allow_outside_paths: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PackReport:
     """Write the images of a source as parquet shards, or continue where an interrupted call stopped.
@@ -79,8 +80,8 @@ def pack_images(
     numbers from 0 where they are numbers. Columns that were not asked for stay behind.
 
     Args:
-        data, data_files, image_column, label_column, group_column, split, streaming: what to pack, as for
-            `open_source`.
+        data, data_files, image_column, label_column, group_column, split, streaming, allow_outside_paths: what to pack,
+            as for `open_source`.
         out: folder to write; new, empty, or an unfinished pack of the same data with the same settings.
         max_side: the longer side of larger images becomes this, in px; smaller images keep their bytes.
         jpeg_quality: 1 to 95, for images that have to be encoded anew.
@@ -102,6 +103,7 @@ def pack_images(
         group_column=group_column,
         split=split,
         streaming=streaming,
+        allow_outside_paths=allow_outside_paths,
     )
     columns = _columns(source, label_column, group_column)
     settings = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from mcl_hf.data.addresses import Shards, addressed_shards, hub_shards, is_hub_name, split_mix
 from mcl_hf.data.columns import find_image_column, has_class_names, is_text, require_column, require_paths
 from mcl_hf.data.folders import folder_files, folder_table, local_files, shards_in
-from mcl_hf.data.image_source import ImageSource, RawSample, TableSource
+from mcl_hf.data.image_source import ImageSource, RawSample, TableSource, refuse_outside
 from mcl_hf.data.local_tables import LocalTable, canonical_split, embedded_folder, hub_table, photos_table
 from mcl_hf.data.mixing import MixedSource
 from mcl_hf.data.remote import is_remote
@@ -33,6 +33,7 @@ def open_source(
     split: str = "train",
     streaming: bool = False,
     tile: int | None = None,
+    allow_outside_paths: bool = False,
 ) -> ImageSource:
     """Open images for reading by index.
 
@@ -57,31 +58,42 @@ def open_source(
             the description says.
         streaming: read parquet files and the Hub's data sets where they lie as well, without a copy on disk.
         tile: cut every picture into tiles of about so many px a side, each an image of its own; see `TiledSource`.
+        allow_outside_paths: read images outside of the data's folder, which paths in tables may name.
 
     Raises:
         InputError: nothing there, no images in it, a pattern that matches nothing, or a column that does not exist or
-            does not fit.
+            does not fit; or a path in a table that leaves the data's folder.
     """
     names, weights = split_mix([data] if isinstance(data, str) else data)
     patterns = None if data_files is None else [data_files] if isinstance(data_files, str) else list(data_files)
     if patterns is not None:
         _check_patterns(patterns, names, split)
     columns = (image_column, label_column, group_column)
-    sources = [_open_one(_find(name, split, streaming, patterns), name, *columns) for name in names]
+    sources = [
+        _open_one(_find(name, split, streaming, patterns), name, *columns, allow_outside_paths) for name in names
+    ]
     if tile is not None:
         sources = [TiledSource(source, tile) for source in sources]
     return sources[0] if len(sources) == 1 else MixedSource(sources, weights)
 
 
 def _open_one(
-    opened: LocalTable | Shards, data: str, image_column: str | None, label_column: str | None, group_column: str | None
+    opened: LocalTable | Shards,
+    data: str,
+    image_column: str | None,
+    label_column: str | None,
+    group_column: str | None,
+    allow_outside_paths: bool,
 ) -> ImageSource:
     if isinstance(opened, Shards):
-        return StreamSource(data, opened.kind, opened.addresses, image_column, label_column, group_column)
+        columns = (image_column, label_column, group_column)
+        return StreamSource(data, opened.kind, opened.addresses, *columns, allow_outside_paths)
     table = opened.table
     asked, image_column = image_column, find_image_column(table, data, image_column or opened.image_column)
     if asked is not None and is_text(table, asked):
         require_paths(data, asked, table[0][asked])
+    if not allow_outside_paths:
+        refuse_outside(opened, image_column)
     if label_column is None and has_class_names(table, "label"):
         label_column = "label"
     for option, column in (("label_column", label_column), ("group_column", group_column)):

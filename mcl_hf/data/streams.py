@@ -15,7 +15,8 @@ import numpy as np
 
 from mcl_hf.data.columns import find_image_column, group_ids, label_ids, require_column, require_paths
 from mcl_hf.data.decode import BrokenImage
-from mcl_hf.data.image_source import ImageSource, RawSample, image_bytes, row_name
+from mcl_hf.data.image_source import ImageSource, RawSample, folder_prefixes, image_bytes, row_name
+from mcl_hf.data.local_tables import folders_of
 from mcl_hf.data.remote import is_remote
 from mcl_hf.data.shards import Block, Shard, open_shard
 from mcl_hf.data.stream_order import StreamOrder
@@ -34,6 +35,7 @@ class StreamSource(ImageSource):
         addresses: paths or addresses of parquet or tar shards; their order is part of the order of images.
         image_column, label_column, group_column: columns; labels and groups are read whole when they are asked for,
             8 bytes an image each.
+        allow_outside_paths: read files outside of the shards' folder, which rows may name.
 
     Raises:
         InputError: a shard cannot be opened, they do not fit together, there are no images, or no such column.
@@ -47,8 +49,11 @@ class StreamSource(ImageSource):
         image_column: str | None = None,
         label_column: str | None = None,
         group_column: str | None = None,
+        allow_outside_paths: bool = False,
     ) -> None:
         from datasets import Dataset, Features
+
+        self._prefixes = () if allow_outside_paths else folder_prefixes(folders_of(data, addresses))
 
         with ThreadPoolExecutor(_OPENING_THREADS) as threads:
             shards = list(threads.map(open_shard, addresses))
@@ -104,7 +109,7 @@ class StreamSource(ImageSource):
         if is_remote(shard.name) and (value is None or value.get("bytes") is None):
             raise BrokenImage("the row holds no bytes")  # a path on the server's side means nothing here
         label, group = self.label_and_group(index)
-        return RawSample(image_bytes(value), label, group, row_name(value, row))
+        return RawSample(image_bytes(value, self._prefixes), label, group, row_name(value, row))
 
     def name(self, index: int) -> str:
         _, value, row = self._value(index)

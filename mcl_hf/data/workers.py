@@ -3,7 +3,7 @@
 Where it sits: around every `DataLoader` of ours: `step_loader`, `pack`, `near_duplicates`, and detection's evaluation.
 
 At exit, multiprocessing sends each worker one SIGTERM and then waits for it without end. As ours take a first SIGTERM
-for the training process's, they are killed before.
+for the training process's, they are killed before. Workers that somebody has stopped (SIGSTOP) are woken before.
 """
 
 import atexit
@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Any
@@ -53,6 +54,7 @@ def batches_of(loader: DataLoader) -> Generator[Any, None, None]:
         at_exit.cancel()
         try:
             if workers:
+                wake_workers()  # torch gives each of them seconds to leave
                 batches._shutdown_workers()  # a traceback may hold the iterator, which would end them when it goes
         finally:
             _kill(workers)
@@ -63,6 +65,13 @@ def _kill(workers: Sequence[Any], exiting: bool = False) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise that a worker was killed
     for worker in workers:
         worker.kill()
+
+
+def wake_workers() -> None:
+    """Let this process's children go on that somebody has stopped: a batch that they owe would never come."""
+    for child in multiprocessing.active_children():
+        with suppress(OSError, AttributeError):  # it has ended; Windows cannot stop processes
+            os.kill(child.pid or os.getpid(), signal.SIGCONT)
 
 
 def start_worker(_worker_id: int) -> None:
@@ -91,4 +100,4 @@ def _leave_with_the_parent() -> None:
         os._exit(1)
 
 
-__all__ = ["LOSS", "batches_of", "is_loss_of_a_worker", "start_worker"]
+__all__ = ["LOSS", "batches_of", "is_loss_of_a_worker", "start_worker", "wake_workers"]

@@ -10,6 +10,7 @@ file outside of the data's folder                refused, unless ``allow_outside
 unknown category, malformed box, mask or flag    refused
 masks that pycocotools cannot draw               refused
 two images with one id, categories with one name refused, with ``skip_broken`` too
+a file listed twice, with different objects      refused; kept and reported where the objects are the same
 all boxes within the first pixel: shares, not px refused, with ``skip_broken`` too
 boxes that stick out of the image                kept for evaluation; clipped in training
 boxes without area, or wholly outside            kept for evaluation, where nothing can match; left out in training
@@ -22,7 +23,6 @@ annotation ids missing, zero or used twice       numbered anew (pycocotools coun
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,10 +33,12 @@ from typing import Any
 import numpy as np
 
 from mcl_hf.data.decode import BrokenImage, open_image
-from mcl_hf.detection.annotation_values import finite_box, flag_of, in_px, is_area, printable, shown
+from mcl_hf.data.image_source import folder_prefixes, leaves, outside
+from mcl_hf.detection.annotation_values import finite_box, flag_of, in_px, is_area, shown
 from mcl_hf.detection.detection_data import AnnotationColumns, DetectionData, ImageId, ImageReader
 from mcl_hf.detection.masks import clean_segmentation, mask_area, run_length_faults
 from mcl_hf.errors import InputError
+from mcl_hf.plain_text import plain_text
 
 HEADER_BYTES = 65536
 _THREADS = 16
@@ -97,7 +99,7 @@ class DataReport:
         """Record a finding, if there is any."""
         listed = list(names)
         if listed:
-            self.findings[kind] = (len(listed), done, [printable(name) for name in listed[:_EXAMPLES]])
+            self.findings[kind] = (len(listed), done, [plain_text(name) for name in listed[:_EXAMPLES]])
 
     def settled_as(self, kind: str, done: str) -> "DataReport":
         """The same report, with something else done about a finding, if it is there."""
@@ -133,9 +135,9 @@ def check_annotations(
     if not raw.images:
         raise InputError(f"{raw.source} lists no images")
     if not raw.annotations:
-        more = [f"; {kind}: {printable(names[0])}" for kind, names, _ in raw.notes if names]
-        more += [f"; {printable(fault)}" for fault in raw.faults[:1]]
-        more += [f"; {printable(image.fault)}" for image in raw.images if image.fault]
+        more = [f"; {kind}: {plain_text(names[0])}" for kind, names, _ in raw.notes if names]
+        more += [f"; {plain_text(fault)}" for fault in raw.faults[:1]]
+        more += [f"; {plain_text(image.fault)}" for image in raw.images if image.fault]
         raise InputError(
             f"{raw.source} holds no annotations of its {len(raw.images)} images: there is nothing to use"
             f"{''.join(more[:1])}"
@@ -144,6 +146,7 @@ def check_annotations(
     _refuse_twins(raw)
     _refuse_namesakes(raw)
     broken, turned = _check_images(raw, check_files, allow_outside_paths)
+    broken |= _listed_twice(raw, broken, report)
     _settle(report, "broken images", broken.values(), skip_broken)
     index_of = {category: index for index, category in enumerate(sorted(raw.categories))}
     columns, faults = _columns(raw, index_of, set(broken), report)
@@ -186,7 +189,7 @@ def _settle(report: DataReport, kind: str, faults: Iterable[str], skip_broken: b
     listed = list(faults)
     if listed and not skip_broken:
         more = f" (and {len(listed) - 1} more {kind})" if len(listed) > 1 else ""
-        raise InputError(f"{printable(listed[0])}{more}: mend the data, or leave such ones out with --skip-broken")
+        raise InputError(f"{plain_text(listed[0])}{more}: mend the data, or leave such ones out with --skip-broken")
     report.add(kind, listed, "left out")
 
 
@@ -195,7 +198,7 @@ def _refuse_twins(raw: RawData) -> None:
     for image in raw.images:
         if image.image_id in first:
             raise InputError(
-                f"{raw.source}: {printable(first[image.image_id])} and {printable(image.name)} share the id "
+                f"{raw.source}: {plain_text(first[image.image_id])} and {plain_text(image.name)} share the id "
                 f"{shown(image.image_id)}"
             )
         first[image.image_id] = image.name
@@ -210,6 +213,29 @@ def _refuse_namesakes(raw: RawData) -> None:
         first[name] = category
 
 
+def _listed_twice(raw: RawData, broken: dict[int, str], report: DataReport) -> dict[int, str]:
+    """Images whose file another image has listed before with other objects: each would teach that those are nothing."""
+    first: dict[str, int] = {}
+    again: dict[int, int] = {}
+    for n, path in enumerate(raw.reader.paths):
+        if path and n not in broken and first.setdefault(path, n) != n:
+            again[n] = first[path]
+    if not again:
+        return {}
+    objects: dict[int, list[str]] = {n: [] for n in (*again, *again.values())}
+    for position, annotation in raw.annotations:
+        if position in objects:
+            objects[position].append(repr((annotation.get("category_id"), annotation.get("bbox"))))
+    same = {n for n, other in again.items() if sorted(objects[n]) == sorted(objects[other])}
+    report.add("images that are listed twice", (raw.images[n].name for n in sorted(same)), "kept")
+    return {
+        n: f"{raw.images[n].name}: listed twice, as images {shown(raw.images[other].image_id)} and "
+        f"{shown(raw.images[n].image_id)}, with different objects: put them into one"
+        for n, other in again.items()
+        if n not in same
+    }
+
+
 def _check_images(raw: RawData, check_files: bool, allow_outside: bool) -> tuple[dict[int, str], set[int]]:
     """Faults by position, and the positions of images that were annotated as stored, before EXIF turned them (which
     `DetectionItem.decode` sees for itself).
@@ -218,13 +244,10 @@ def _check_images(raw: RawData, check_files: bool, allow_outside: bool) -> tuple
     """
     broken = {n: f"{image.name}: {image.fault}" for n, image in enumerate(raw.images) if image.fault is not None}
     if raw.roots and not allow_outside:
-        roots = [os.path.abspath(root) for root in raw.roots]  # noqa: PTH100 - links are the user's own, and stay
-        prefixes = tuple(root.rstrip(os.sep) + os.sep for root in roots)
+        prefixes = folder_prefixes(raw.roots)
         for n, path in enumerate(raw.reader.paths):
             if path and n not in broken and leaves(path, prefixes):
-                broken[n] = (
-                    f"{raw.images[n].name}: lies outside of {roots[0]}: give --allow-outside-paths if this is meant"
-                )
+                broken[n] = f"{raw.images[n].name}: {outside(prefixes)}"
     turned = set()
     asked = [n for n, i in enumerate(raw.images) if n not in broken and (check_files or not (i.width and i.height))]
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -244,13 +267,6 @@ def _check_images(raw: RawData, check_files: bool, allow_outside: bool) -> tuple
                     f"{image.name}: annotated as {listed[0]}x{listed[1]} px, but the file has {upright[0]}x{upright[1]}"
                 )
     return dict(sorted(broken.items())), turned
-
-
-def leaves(path: str, prefixes: tuple[str, ...]) -> bool:
-    """Whether a path is in none of the folders, which end with a separator; links are not followed."""
-    if path.startswith(prefixes) and ".." not in path:
-        return False
-    return not os.path.abspath(path).startswith(prefixes)  # noqa: PTH100
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mcl_hf.data.local_tables import IMAGE_SUFFIXES, SPLIT_OF, canonical_split
 from mcl_hf.detection.annotation_check import RawData
-from mcl_hf.detection.annotation_values import printable
 from mcl_hf.errors import InputError
+from mcl_hf.plain_text import plain_text
 
 _LEFTOVERS = ("__MACOSX", "@eaDir")  # of macOS' archives and of network drives
 
@@ -147,7 +147,7 @@ def find_images(file: Path, names: Sequence[str], split: str | None) -> Path:
         return file.parent
     looked = ", ".join(dict.fromkeys(str(place) for place in places[:6]))
     raise InputError(
-        f"{file}: its images are missing ('{printable(names[0])}' is not below {looked}): give their folder with "
+        f"{file}: its images are missing ('{plain_text(names[0])}' is not below {looked}): give their folder with "
         "--images"
     )
 

@@ -1,4 +1,4 @@
-"""Values of annotations, however programs write them: ids, sides, boxes, flags, areas; and how messages show them.
+"""Values of annotations, however programs write them: ids, sides, boxes, flags, areas.
 
 Under the readers and annotation_check.
 """
@@ -7,11 +7,6 @@ import math
 from typing import Any
 
 from mcl_hf.detection.detection_data import ImageId
-
-
-def printable(text: str) -> str:
-    """A text from data as it may reach a terminal: without control characters."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def shown(value: Any, most: int = 60) -> str:
@@ -65,7 +60,10 @@ def in_px(annotation: dict[str, Any], width: int, height: int) -> dict[str, Any]
 def finite_box(value: Any) -> tuple[float, float, float, float]:
     if not isinstance(value, list | tuple) or len(value) != 4:
         raise ValueError(f"bbox {shown(value)} is not [x, y, width, height]")
-    x, y, w, h = map(float, value)
+    try:
+        x, y, w, h = map(float, value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"bbox {shown(value)} is not four numbers") from None
     if not math.isfinite(x + y + w + h):
         raise ValueError(f"bbox {shown(value)} is not finite")
     return x, y, w, h

@@ -64,6 +64,9 @@ def read_cityscapes(folder: Path, split: str) -> RawData:
     annotations: list[tuple[int, dict[str, Any]]] = []
     with ThreadPoolExecutor(8) as pool:
         for position, found in enumerate(pool.map(_instances, ids)):
+            if isinstance(found, str):
+                images[position].fault = f"{ids[position]} cannot be read: {found}"
+                continue
             annotations += [(position, {**entry, "id": len(annotations) + n}) for n, entry in enumerate(found, start=1)]
     return RawData(
         kind=f"Cityscapes, split {split}",
@@ -75,14 +78,15 @@ def read_cityscapes(folder: Path, split: str) -> RawData:
     )
 
 
-def _instances(file: Path) -> list[dict[str, Any]]:
+def _instances(file: Path) -> list[dict[str, Any]] | str:
+    """The objects of a picture of ids, or what is wrong with it."""
     try:
         with Image.open(file) as picture:
             return instances_of(np.asarray(picture).astype(np.int32))
     except FileNotFoundError as error:
         raise InputError(f"{file} is missing: unpack gtFine_trainvaltest.zip beside leftImg8bit") from error
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error}") from error
+    except Exception as error:  # as in `decode`: Pillow raises whatever damaged data lead it to
+        return " ".join(str(error).split()) or type(error).__name__
 
 
 def instances_of(pixels: np.ndarray) -> list[dict[str, Any]]:

@@ -85,7 +85,8 @@ def open_detection_data(
             without splits of their own (`list_splits`) are ``train`` or None, as a whole; of a file that was named, all
             is read, and the description says so.
         images: folder of the images of a COCO JSON or a CSV; found beside it where left out. Refused for other formats.
-        image_column, objects_column, box_format: of tables; see `read_object_table`.
+        image_column, objects_column, box_format: of tables; see `read_object_table`. The last is also that of a CSV's
+            boxes where these are in one column.
         group_column: column of a table or CSV, or entry of COCO's images, that names the group of each image.
         skip_broken: leave out, and name, what would be refused.
         check_files: read the header and the end of each image file first (some seconds for a hundred thousand on a
@@ -150,7 +151,8 @@ def _parts(data: str, options: _Options) -> list[Part]:
     path, suffix = Path(data), Path(data).suffix.lower()
     if path.is_file():
         if suffix in (".json", ".csv"):
-            read: Callable[..., RawData] = read_coco if suffix == ".json" else read_csv
+            read: Callable[..., RawData]
+            read = read_coco if suffix == ".json" else partial(read_csv, box_format=options.box_format)
             group = options.group_column
             return [Part(None, data, partial(read, path, options.images, split_word(path.stem), group_column=group))]
         _refuse_images(data, options)
@@ -174,7 +176,7 @@ def _folder_parts(folder: Path, options: _Options) -> list[Part]:
         return cityscapes_parts(folder)
     files = walk(folder)
     coco = partial(coco_parts, folder, files, images, group)
-    boxes = partial(csv_parts, folder, files, images, group)
+    boxes = partial(csv_parts, folder, files, images, group, options.box_format)
     if images is not None:
         found = coco() or boxes()
         if not found:
@@ -237,10 +239,9 @@ def _table_parts(data: str, files: list[Path], options: _Options) -> list[Part]:
             f"{data} is no annotated data that is known: give a COCO .json, data.yaml, .csv, .parquet or .arrow"
         )
     opener = arrow_table if suffix == ".arrow" else parquet_table
-    roots = [Path(data)] if Path(data).is_dir() else [file.parent for file in files]
 
     def read(split: str | None) -> RawData:
-        return _read_table(opener(data, files, split), data, options, roots)
+        return _read_table(opener(data, files, split), data, options)
 
     files = without_caches(files)
     told = splits_of_files(files, Path(data))
@@ -250,7 +251,7 @@ def _table_parts(data: str, files: list[Path], options: _Options) -> list[Part]:
     return [Part(split, data, partial(read, split)) for split in splits]
 
 
-def _read_table(opened: LocalTable, data: str, options: _Options, roots: list[Path]) -> RawData:
+def _read_table(opened: LocalTable, data: str, options: _Options) -> RawData:
     return read_object_table(
         opened,
         data,
@@ -258,7 +259,6 @@ def _read_table(opened: LocalTable, data: str, options: _Options, roots: list[Pa
         objects_column=options.objects_column,
         box_format=options.box_format,
         group_column=options.group_column,
-        roots=roots,
     )
 
 
@@ -274,7 +274,7 @@ def _hub(data: str, split: str, options: _Options) -> RawData:
     refused: InputError | None = None
     for name in names:
         try:
-            return _read_table(hub_table(data, name), data, options, [])
+            return _read_table(hub_table(data, name), data, options)
         except InputError as error:
             refused = refused or error
             if "split" not in str(error).lower():

@@ -16,6 +16,7 @@ from mcl_hf.detection.masks import to_rle
 from mcl_hf.detection.results import Result, check_results, image_sizes, read_results
 from mcl_hf.detection.voc_metrics import voc_average_precision
 from mcl_hf.errors import InputError
+from mcl_hf.plain_text import plain_text
 
 Figures = dict[str, float | None]
 
@@ -88,7 +89,9 @@ class DetectionMetrics:
             lines.append(_row(f"{name}, one class", [_percent(value) for value in kind.class_agnostic.values()]))
             measured = [entry for entry in kind.per_class.items() if any(v is not None for v in entry[1].values())]
             shown = measured[:most_classes]
-            lines += [_row(f"  {title}", [_percent(v) for v in figures.values()]) for title, figures in shown]
+            lines += [
+                _row(f"  {plain_text(title)}", [_percent(v) for v in figures.values()]) for title, figures in shown
+            ]
             if len(measured) > len(shown):
                 lines.append(f"  ... {len(measured) - len(shown)} more classes in the JSON")
             if len(kind.per_class) > len(measured):

@@ -7,7 +7,6 @@ Layout: https://huggingface.co/docs/datasets/image_dataset#object-detection
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mcl_hf.data.columns import find_image_column, require_column
@@ -37,7 +36,6 @@ def read_object_table(
     objects_column: str = "objects",
     box_format: BoxFormat = "xywh",
     group_column: str | None = None,
-    roots: Sequence[Path] = (),
 ) -> RawData:
     """Images and objects of a table.
 
@@ -48,7 +46,6 @@ def read_object_table(
         objects_column: as above.
         box_format: ``xywh`` (x, y, width, height, as COCO and most of the Hub) or ``xyxy`` (two corners), both in px.
         group_column: names the group of each image.
-        roots: folders that files must be in which the image column names.
 
     Raises:
         InputError: a column or a part of one is missing, or the boxes are evidently of the other format.
@@ -74,7 +71,7 @@ def read_object_table(
     has_bytes = compute.is_valid(compute.struct_field(stored, "bytes")).to_pylist()
     files = [None if inside else path for path, inside in zip(paths, has_bytes, strict=True)]
     raw = RawData(opened.kind, data, [], [], {}, TableImages(pictures, image_column, files))
-    raw.roots = list(roots)
+    raw.roots = list(opened.roots)
     values = []
     for position, row in enumerate(_rows(others)):
         path = {"path": paths[position], "bytes": b"" if has_bytes[position] else None}
@@ -131,12 +128,11 @@ def collect(raw: RawData, values: Sequence[Any], box_format: BoxFormat, names: l
     if names is not None:
         raw.categories = dict(enumerate(names))
     else:  # plain numbers: their own names; what is none is refused by name later
-        numbers = {
-            entry["category_id"] for _, entry in raw.annotations if isinstance(entry["category_id"], int | float)
-        }
-        raw.categories = {int(number): str(int(number)) for number in sorted(numbers) if float(number).is_integer()}
+        given = {entry["category_id"] for _, entry in raw.annotations if isinstance(entry["category_id"], int | float)}
+        numbers = sorted(int(number) for number in given if number % 1 == 0)  # neither NaN nor infinite
+        raw.categories = {number: str(number) for number in numbers if abs(number) < 2**63}
     if box_format == "xywh":
-        _refuse_corners(raw)
+        refuse_corners(raw)
 
 
 def _rows(table: "Dataset") -> Iterator[dict[str, Any]]:
@@ -208,7 +204,7 @@ def _is_box(box: Any) -> bool:
     return isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
 
 
-def _refuse_corners(raw: RawData) -> None:
+def refuse_corners(raw: RawData) -> None:
     """Boxes of which most, read as x y width height, leave the image, and none does as two corners, are corners."""
     leaving = total = 0
     for position, annotation in raw.annotations:

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from mcl_hf.detection.annotation_values import printable, shown
+from mcl_hf.detection.annotation_values import shown
 from mcl_hf.detection.coco_format import load_json
 from mcl_hf.detection.detection_data import DetectionData, ImageId
 from mcl_hf.detection.masks import clean_segmentation, run_length_faults, to_rle
 from mcl_hf.errors import InputError
+from mcl_hf.plain_text import plain_text
 
 Result = dict[str, Any]
 
@@ -148,9 +149,9 @@ def check_results(
     for place, fault in run_length_faults([_counts(kept[place]) for place in masks], pixels).items():
         faults[numbers[masks[place]]] = f"{name}, result {numbers[masks[place]]}: its mask cannot be scored: {fault}"
     if faults and left_out is None:
-        raise InputError(printable(faults[min(faults)]))
+        raise InputError(plain_text(faults[min(faults)]))
     if left_out is not None:
-        left_out += [printable(faults[number]) for number in sorted(faults)]
+        left_out += [plain_text(faults[number]) for number in sorted(faults)]
     return [result for number, result in zip(numbers, kept, strict=True) if number not in faults]
 
 

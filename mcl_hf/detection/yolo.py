@@ -19,9 +19,10 @@ import yaml
 
 from mcl_hf.detection.annotation_check import RawData, RawImage
 from mcl_hf.detection.annotation_files import Part, is_image, read_text, split_word, unique_names, walk
-from mcl_hf.detection.annotation_values import printable, shown
+from mcl_hf.detection.annotation_values import shown
 from mcl_hf.detection.detection_data import DetectionData, FileImages
 from mcl_hf.errors import InputError
+from mcl_hf.plain_text import plain_text
 
 _SPLITS = ("train", "val", "test")
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")
@@ -160,7 +161,7 @@ def _read_entries(
     for entry in entries:
         place = _find(file, base, entry, split, root)
         if place is None:
-            raise InputError(f"{file} has '{printable(entry)}' for {split}, which is no folder and no list of images")
+            raise InputError(f"{file} has '{plain_text(entry)}' for {split}, which is no folder and no list of images")
         if place.name != entry.rstrip("/").rpartition("/")[2]:
             notes.append((f"{file} names a folder that is not there", [entry], f"{place} is read"))
         if place.is_dir():

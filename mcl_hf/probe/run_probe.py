@@ -48,6 +48,7 @@ def probe_checkpoint(
     split: str = "train",
     image_folder: str | Path | None = None,
     image_column: str | None = None,
+    allow_outside_paths: bool = False,
     device: str = "cpu",
     on_network: Callable[[str], None] | None = None,
 ) -> list[ProbeResult]:
@@ -62,6 +63,7 @@ def probe_checkpoint(
         split: part of both data sets, where they have parts.
         image_folder: of a COCO JSON's images; found beside it where left out.
         image_column: of tables; found by itself where there is only one.
+        allow_outside_paths: read images outside of the data's folder, which paths in the data may name.
         device: to run the networks on.
         on_network: called with a line about each network before it is probed.
 
@@ -90,11 +92,18 @@ def probe_checkpoint(
         from mcl_hf.detection.datasets import open_detection_data
 
         annotated = open_detection_data(
-            probe_data, split=split, images=image_folder, image_column=image_column, skip_broken=True, check_files=False
+            probe_data,
+            split=split,
+            images=image_folder,
+            image_column=image_column,
+            skip_broken=True,
+            check_files=False,
+            allow_outside_paths=allow_outside_paths,
         )
         objects = ObjectProbe(annotated, config, num_images, seed)
     if data is not None:
-        views = ViewProbe(open_source(data, image_column=image_column, split=split), config, num_images, seed)
+        plain = open_source(data, image_column=image_column, split=split, allow_outside_paths=allow_outside_paths)
+        views = ViewProbe(plain, config, num_images, seed)
     results = []
     for (network, about), name in zip(opened, networks, strict=True):
         if on_network is not None:

@@ -100,6 +100,7 @@ class PretrainArguments(FromRecipe):
         "cut every picture into tiles of about so many px a side and views from these: for objects that are small in "
         "their picture (views are cut from whole pictures)",
     )
+    allow_outside_paths: bool = option(False, "read images outside of the data's folder where paths in tables say so")
     max_broken: float = option(0.01, "share of images (0 to 1) that may be unreadable before the run stops")
     view_rendering: Literal["direct", "published"] = option(
         "direct", "direct: each view at the size it is used at; published: at full size, then every r-th pixel"

@@ -24,8 +24,9 @@ _SIGNS_OF_A_RUN = {"model.safetensors", "pretraining", "checkpoints", "log.jsonl
 # These may change freely: they decide where a run writes, what it tells, and how fast it reads. A change of any other
 # option makes another run of it, but not a wrong one, and is named; so are options that come to be, until listed here.
 WITHOUT_INFLUENCE = {
-    "output_dir", "resume", "num_workers", "max_broken", "save_every_steps", "keep_last", "keep_every",
-    "log_every_steps", "report_to", "log_images", "on_collapse", "probe_data", "probe_every_steps", "probe_images",
+    "output_dir", "resume", "num_workers", "max_broken", "allow_outside_paths", "save_every_steps", "keep_last",
+    "keep_every", "log_every_steps", "report_to", "log_images", "on_collapse", "probe_data",
+    "probe_every_steps", "probe_images",
 }  # fmt: skip
 # Compared by what comes of them: the model's configuration, the data's fingerprint, the steps and their images.
 COMPARED_BY_RESULT = {"data", "epochs", "max_steps", "global_batch_size", "batch_size"}

@@ -10,7 +10,10 @@ from ..errors import InputError
 from ..models import MCLConfig
 from .arguments import PretrainArguments
 
-_SOURCE_FIELDS = ("data_files", "image_column", "label_column", "group_column", "split", "streaming", "tile")
+_SOURCE_FIELDS = (
+    *("data_files", "image_column", "label_column", "group_column", "split", "streaming", "tile"),
+    "allow_outside_paths",
+)
 
 
 def open_data(arguments: PretrainArguments) -> ImageSource:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from ..data.workers import wake_workers
+
 
 class StopRequest:
     """Which signal asked this process to stop, if any.
@@ -41,6 +43,7 @@ class StopRequest:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
         signal.signal(number, self._before[number])
+        wake_workers()  # the step is finished with what they prepare
 
 
 @contextmanager

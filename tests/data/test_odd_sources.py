@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from mcl_hf.cli import main
 from mcl_hf.data import open_source
 from mcl_hf.data.decode import BrokenImage, decode_image, open_image
 from mcl_hf.detection import open_detection_data
@@ -116,7 +117,7 @@ def test_links_pipes_and_odd_names_cost_themselves_only(tmp_path):
 def test_rows_that_name_devices_are_broken(tmp_path):
     pq.write_table(pa.table({"image": ["/dev/zero", str(tmp_path / "0.jpg")]}), tmp_path / "t.parquet")
     write(tmp_path / "0.jpg")
-    source = open_source(str(tmp_path / "t.parquet"))
+    source = open_source(str(tmp_path / "t.parquet"), allow_outside_paths=True)
     with pytest.raises(BrokenImage, match="regular"):
         source.sample(0)
     assert source.sample(1).bytes_[:2] == b"\xff\xd8"
@@ -171,3 +172,54 @@ def test_orientation_is_applied_once_and_can_be_left_out(kind, orientation):
 def test_a_jpeg_of_very_many_scans_is_broken():
     with pytest.raises(BrokenImage, match="scans"):
         open_image(jpeg() + b"\xff\xda\0\x08" * 600)
+
+
+@pytest.mark.parametrize("column", ["text", "struct"])
+@pytest.mark.parametrize("absolute", [True, False])
+def test_paths_in_tables_stay_in_the_folder_of_the_data(tmp_path, monkeypatch, column, absolute):
+    write(tmp_path / "data" / "in.jpg")
+    write(tmp_path / "secret.jpg")
+    monkeypatch.chdir(tmp_path)
+    paths = ["data/in.jpg", str(tmp_path / "secret.jpg") if absolute else "data/../secret.jpg"]
+    rows = paths if column == "text" else [{"bytes": None, "path": path} for path in paths]
+    if column == "struct":
+        rows.append({"bytes": jpeg(), "path": "/elsewhere.jpg"})  # a name, nothing that is read
+    pq.write_table(pa.table({"image": rows}), tmp_path / "data" / "t.parquet")
+    for spec in ("data/t.parquet", str(tmp_path / "data" / "*.parquet")):
+        with pytest.raises(InputError, match=r"secret\.jpg: lies outside of .*data: give --allow-outside-paths"):
+            open_source(spec)
+        assert len(open_source(spec, allow_outside_paths=True)) == len(rows)
+    with pytest.raises(BrokenImage, match="lies outside of"):
+        open_source("data/t.parquet", streaming=True).sample(1)
+    assert open_source("data/t.parquet", streaming=True, allow_outside_paths=True).sample(1).bytes_[:2] == b"\xff\xd8"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["pretrain", "--recipe", "demo", "--output-dir", "run", "--data", "data"],
+        ["show", "data", "--recipe", "demo", "--data", "data"],
+        ["pack", "data", "packed"],
+        ["probe", "random", "--data", "data"],
+    ],
+)
+def test_every_command_refuses_paths_that_leave_the_data(tmp_path, monkeypatch, capsys, command):
+    write(tmp_path / "secret.jpg")
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table({"image": [str(tmp_path / "secret.jpg")]}), tmp_path / "data" / "t.parquet")
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 2
+    assert "secret.jpg: lies outside of" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "secret.jpg"]
+    if command[0] == "pack":
+        assert main([*command, "--allow-outside-paths", "--num-workers", "0"]) == 0
+
+
+def test_names_of_data_reach_the_terminal_as_text(tmp_path, monkeypatch, capsys):
+    write(tmp_path / "data" / "a.jpg")
+    (tmp_path / "data" / "\x1b]0;owned\x07\nmcl-hf: done.jpg").write_bytes(b"broken")
+    monkeypatch.chdir(tmp_path)
+    assert main(["pack", "data", "packed", "--num-workers", "0"]) == 0
+    assert main(["show", "data", "--recipe", "demo", "--data", "data", "--images", "2", "--num-workers", "0"]) == 0
+    said = capsys.readouterr().out
+    assert said.replace("\n", "").isprintable() and "owned\\x07\\x0amcl-hf: done.jpg" in said

@@ -47,6 +47,10 @@ def spoiled(folder: Path, change: Callable[[dict], None]) -> Path:
         (lambda c: c["images"][1].update(width="wide"), r"0001\.png: a side of 'wide' px"),
         (lambda c: c.update(annotations=[]), "holds no annotations of its 4 images"),
         (lambda c: c.update(images=[]), "lists no images"),
+        (
+            lambda c: c["images"][1].update(file_name="0000.png"),
+            r"0000\.png: listed twice, as images 1 and 2, with different objects: put them into one",
+        ),
     ],
 )
 def test_refused(tmp_path, change, message):
@@ -205,14 +209,17 @@ def test_boxes_in_shares_are_no_pixels(tmp_path):
         (lambda c: c["images"][0].update(id=10**400), "the id 1000.* is neither"),
         (lambda c: c["annotations"][0].update(image_id=[1]), r"image_id \[1\] is no id"),
         (lambda c: c["annotations"][0].update(category_id=10**400), "category 1000.*is not in the list"),
-        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, 10**400]), "annotation 1: int too large"),
+        (
+            lambda c: c["annotations"][0].update(bbox=[1, 2, 3, 10**400]),
+            r"annotation 1: bbox \[1, 2, 3, 1000.* is not four numbers",
+        ),
         (lambda c: c["annotations"][0].update(bbox=None), "annotation 1: bbox None is not"),
         (lambda c: c["annotations"][0].update(iscrowd="perhaps"), "iscrowd 'perhaps' is neither 0 nor 1"),
         (lambda c: c["images"][0].update(file_name=None), "image 1: file_name None cannot name a file"),
         (lambda c: c["images"][0].update(file_name=12), "image 1: file_name 12 cannot name a file"),
         (lambda c: c["images"][0].update(file_name="a\0b"), r"image 1: file_name 'a\\x00b' cannot name a file"),
         (lambda c: c["images"][0].update(file_name="a" * 5000), "File name too long"),
-        (lambda c: c["images"][0].update(file_name="\x1b[31m.png"), "\ufffd\\[31m.png: the file is missing"),
+        (lambda c: c["images"][0].update(file_name="\x1b[31m.png"), r"\\x1b\[31m\.png: the file is missing"),
         (lambda c: c["images"][0].update(file_name="."), "is a folder"),
     ],
 )
@@ -297,3 +304,12 @@ def test_json_that_nests_deeply(tmp_path):
     (tmp_path / "x.json").write_text('{"images": ' + "[" * 100_000)
     with pytest.raises(InputError, match="nests too deeply"):
         open_detection_data(tmp_path / "x.json")
+
+
+def test_a_file_that_is_listed_twice_with_the_same_objects_is_kept_and_said(tmp_path):
+    def repeat(content):
+        content["images"].append({**content["images"][0], "id": 9})
+        content["annotations"] += [{**a, "image_id": 9} for a in content["annotations"] if a["image_id"] == 1]
+
+    data = open_detection_data(spoiled(tmp_path, repeat))
+    assert len(data) == 5 and "images that are listed twice: 1, kept" in data.description

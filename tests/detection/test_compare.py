@@ -16,7 +16,8 @@ import mcl_hf
 from mcl_hf import MCLBackbone, MCLConfig, MCLModel
 from mcl_hf.cli import main
 from mcl_hf.detection.compare.answer import read_answer
-from mcl_hf.detection.compare.plan import load_plan
+from mcl_hf.detection.compare.labelled import open_labelled
+from mcl_hf.detection.compare.plan import ComparePlan, load_plan
 from mcl_hf.detection.compare.setting import about_setting, open_setting
 from mcl_hf.detection.compare.starts import read_starts
 from mcl_hf.detection.finetune_arguments import load_finetune_arguments
@@ -212,3 +213,36 @@ def test_the_command_answers_in_one_line(plan, capsys, tmp_path):
     assert told[-1].startswith("mcl-hf: error: images 99")
     assert main(["compare", str(file), "--images", "4", "--only", "nothing-*"]) == 2
     assert "fits none of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("group", [None, "scene"])
+def test_val_fraction_holds_out_validation_and_where_there_is_none_the_test(tmp_path, group):
+    folder = write_scenes(tmp_path / "data", 20, split="val", masks=None)
+    file = folder / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    for number, image in enumerate(content["images"]):
+        image["scene"] = f"s{number // 4}"
+    (folder / "all.json").write_text(json.dumps(content))
+    file.unlink()
+    (folder / "val").rename(folder / "images")
+
+    def opened(**fields):
+        plan = ComparePlan(data=str(folder), val_fraction=0.2, label_group=group, **fields)
+        return open_labelled(plan, {}, ["val", "test"])
+
+    data = opened()
+    parts = [set(part.image_ids) for part in (data.train, data.val, data.test)]
+    assert [len(part) for part in parts] == [12, 4, 4] and len(set.union(*parts)) == 20
+    assert [line.partition(" ")[0] for line in data.held_out] == ["test", "val"]
+    assert "4 of 20 images, held out" in data.held_out[0]
+    assert opened().test.image_ids == data.test.image_ids
+    if group is not None:
+        assert len({image["scene"] for image in content["images"] if image["id"] in parts[2]}) == 1
+        assert data.most == 3
+    write_scenes(tmp_path / "other", 5, split="test", masks=None)
+    own = opened(test_data=str(tmp_path / "other"))
+    assert len(own.test) == 5 and len(own.val) == 4 and len(own.train) == 16
+    with pytest.raises(InputError, match="test images: .* val_fraction holds some out"):
+        open_labelled(ComparePlan(data=str(folder)), {}, ["test"])
+    with pytest.raises(InputError, match="not both"):
+        opened(val_split="val")

@@ -211,6 +211,31 @@ def test_csv_with_and_without_a_header(tmp_path, lines):
         open_detection_data(file)
 
 
+def test_csv_with_boxes_in_one_column(tmp_path):
+    for split, stem in (("train", "b6ab77fd7"), ("train", "plain"), ("test", "other")):
+        picture(tmp_path / split / f"{stem}.jpg")
+    lines = ["image_id,width,height,bbox,source", 'b6ab77fd7,40,30,"[4.0, 6.0, 20.0, 12.0]",usask_1', "plain,40,30,,x"]
+    file = text(tmp_path / "train.csv", "\n".join(lines))
+    for spec in (file, tmp_path):
+        data = open_detection_data(spec)
+        assert data[0].boxes.tolist() == [BOX] and data.names[0] == str(tmp_path / "train" / "b6ab77fd7.jpg")
+        assert data.category_names == ["object"] and len(data[1].boxes) == 0
+        assert "all boxes are 'object'" in data.description
+    text(file, "\n".join([lines[0], *(f'b6ab77fd7,40,30,"[{x}, 20, 38, 29]",x' for x in (5, 6, 7))]))
+    with pytest.raises(InputError, match="give --box-format xyxy"):
+        open_detection_data(file)
+    assert first_box(file, box_format="xyxy") == [5, 20, 38, 29]
+    text(file, "\n".join([*lines[:2], 'b6ab77fd7,40,30,"[1, 2, 3]",x']))
+    with pytest.raises(InputError, match=r"line 3: bbox '\[1, 2, 3\]' is not four numbers"):
+        open_detection_data(file)
+    text(file, "\n".join([lines[0], 'gone,40,30,"[1, 2, 3, 4]",x']))
+    with pytest.raises(InputError, match="its images are missing"):
+        open_detection_data(file)
+    text(file, "image_name,BoxesString,domain\nplain.jpg,0 0 1 1;2 2 3 3,4\n")
+    with pytest.raises(InputError, match="its first line, 'image_name,BoxesString,domain', names no x1"):
+        open_detection_data(file)
+
+
 def test_csv_by_split_and_by_name(tmp_path):
     for split in ("train", "test"):
         picture(tmp_path / split / f"{split}.jpg")

@@ -42,6 +42,10 @@ class At:
             raise RuntimeError("a fault in a callback")
         if self.how == "disk":
             resource.setrlimit(resource.RLIMIT_FSIZE, (65536, resource.RLIM_INFINITY))
+        if self.how == "stopped":
+            for worker in workers:
+                os.kill(worker, signal.SIGSTOP)
+            os.kill(os.getpid(), signal.SIGTERM)
         if self.how == "worker":
             os.kill(workers[0], signal.SIGKILL)
 
@@ -84,6 +88,7 @@ def gone(pid: int) -> bool:
         ("disk", 2, "could not be written: there is no space"),
         ("worker", 2, "a process that prepares images is gone"),
         ("callback", 1, "a fault in a callback"),
+        ("stopped", 0, ""),  # as it was asked to
     ],
 )
 def test_an_error_ends_a_run_and_its_workers(options, tmp_path, task, how, code, line):

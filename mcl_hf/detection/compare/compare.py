@@ -31,6 +31,7 @@ from mcl_hf.detection.compare.runner import Progress, run_jobs
 from mcl_hf.detection.compare.setting import Setting, about_setting, open_setting, pretraining_arguments
 from mcl_hf.errors import InputError
 from mcl_hf.files import write_json
+from mcl_hf.plain_text import plain_text
 from mcl_hf.training.resume import output_folder
 from mcl_hf.training.signals import StopRequest
 
@@ -125,7 +126,7 @@ class _Comparison:
 
     def run(self, dry_run: bool, new_plan: bool, only: str | None) -> Answer:
         for line in [*self.setting.lines, *(f"warning: {line}" for line in self.setting.warnings)]:
-            print(line)
+            print(plain_text(line, keep="\n"))
         planned = self._chosen(only)
         if dry_run:
             print("\n".join(self._outlook(planned)))

@@ -14,9 +14,9 @@ import numpy as np
 
 from mcl_hf.data.decode import BrokenImage
 from mcl_hf.detection.compare.plan import ComparePlan
-from mcl_hf.detection.datasets import list_splits, open_detection_data
+from mcl_hf.detection.datasets import has_split, list_splits, open_detection_data
 from mcl_hf.detection.detection_data import DetectionData
-from mcl_hf.detection.finetune import fingerprint, overlaps
+from mcl_hf.detection.finetune_data import fingerprint, hold_out, overlaps
 from mcl_hf.errors import InputError
 from mcl_hf.files import write_json
 
@@ -32,12 +32,14 @@ class CompareData:
         val: what learning rates are chosen on; None where it was not asked for.
         test: what is asked once per finished job; likewise.
         groups: of each training image; None where none are named.
+        held_out: lines about parts that were held out of the labelled images.
     """
 
     train: DetectionData
     val: DetectionData | None
     test: DetectionData | None
     groups: np.ndarray | None
+    held_out: tuple[str, ...] = ()
 
     @property
     def most(self) -> int:
@@ -95,14 +97,41 @@ def open_labelled(plan: ComparePlan, reading: Mapping[str, Any], parts: Sequence
     """
     if plan.data is None:
         raise InputError("data is missing: name annotated images, as for mcl-hf finetune --data")
-    train = open_detection_data(plan.data, split=plan.split, images=plan.image_root, **reading)
+    train = open_detection_data(
+        plan.data, split=plan.split, images=plan.image_root, group_column=plan.label_group, **reading
+    )
     groups = None if plan.label_group is None else _groups(train, plan.label_group)
+    found: dict[str, DetectionData] = {}
+    if plan.val_fraction is not None:
+        train, found = _held_out(train, plan, plan.val_fraction)
+        groups = None if plan.label_group is None else _groups(train, plan.label_group)
     if groups is None:
         train = train.without_empty()  # nothing to learn from; a group may hold some
     if train.num_learnable == 0:
         raise InputError(f"{train.source} has no objects to learn from in its split {plan.split!r}")
-    val, test = (_open_part(plan, train, part, reading) if part in parts else None for part in ("val", "test"))
-    return CompareData(train, val, test, groups)
+    val, test = (
+        found.get(part) or _open_part(plan, train, part, reading) if part in parts else None for part in ("val", "test")
+    )
+    lines = tuple(f"{part} images: {data.description}" for part, data in found.items() if part in parts)
+    return CompareData(train, val, test, groups, lines)
+
+
+def _held_out(
+    train: DetectionData, plan: ComparePlan, fraction: float
+) -> tuple[DetectionData, dict[str, DetectionData]]:
+    """What stays for training, and what is held out for validation and, where the data have none, for the test."""
+    source, whole = plan.data or "", train
+    own_test = plan.test_data is not None or plan.test_split is not None
+    parts = ["val"] if own_test or has_split(source, "test") else ["test", "val"]
+    found = {}
+    for part in parts:
+        kept, out = hold_out(train, fraction * len(whole) / len(train), 0)
+        found[part] = train.select(out)
+        found[part].kind += f", {len(out)} of {len(whole)} images, held out"
+        if not found[part].num_objects.any():
+            raise InputError(f"{part} images: those that val_fraction holds out have no objects: give a larger one")
+        train = train.select(kept)
+    return train, found
 
 
 def check_subsets(plan: ComparePlan, data: CompareData) -> None:
@@ -134,7 +163,9 @@ def _open_part(plan: ComparePlan, train: DetectionData, part: str, reading: Mapp
     try:
         found = open_detection_data(source, split=split, images=getattr(plan, f"{part}_image_root"), **reading)
     except InputError as error:
-        raise InputError(f"{part} images: {error} (the plan's {flags} name them)") from error
+        raise InputError(
+            f"{part} images: {error} (the plan's {flags} name them, val_fraction holds some out)"
+        ) from error
     if not found.num_objects.any():
         raise InputError(f"{part} images: {found.source} has no objects in its split {split!r}: see {flags}")
     unknown = [name for name in found.category_names if name not in train.category_names]
@@ -149,16 +180,11 @@ def _open_part(plan: ComparePlan, train: DetectionData, part: str, reading: Mapp
 
 
 def _groups(data: DetectionData, key: str) -> np.ndarray:
-    """Group of each image, from the images' entries of a COCO JSON, ``(N,)``."""
-    file = Path(data.source)
-    if file.suffix.lower() != ".json" or not file.is_file():
-        raise InputError(f"label_group {key}: groups are read from a COCO JSON, which {data.source} is not")
-    content = json.loads(file.read_text(encoding="utf-8-sig"))
-    of_image = {entry["id"]: entry.get(key) for entry in content["images"]}
-    missing = [str(number) for number in data.image_ids if of_image.get(number) is None]
+    """Group of each image, by an entry of COCO's images or a column of a table or CSV, ``(N,)``."""
+    missing = [name for name, group in zip(data.names, data.groups, strict=True) if group is None]
     if missing:
-        raise InputError(f"label_group {key}: image {missing[0]} of {data.source} has no {key!r}")
-    return np.array([str(of_image[number]) for number in data.image_ids])
+        raise InputError(f"label_group {key}: {missing[0]} of {data.source} has no {key!r}")
+    return np.array([str(group) for group in data.groups])
 
 
 # ----------------------------------------------------------------------------------------------------------------

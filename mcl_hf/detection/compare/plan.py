@@ -44,6 +44,10 @@ class ComparePlan:
     split: str = option("train", "part of data whose labelled images are used")
     val_data: str | None = option(None, "annotated images to choose learning rates on (data)")
     val_split: str | None = option(None, "part of val_data (validation)")
+    val_fraction: float | None = option(
+        None, "share of the images of data (above 0 and below 1) that is held out in place of a validation split, and "
+        "once more as test where data tell no test split; whole groups of label_group"
+    )  # fmt: skip
     test_data: str | None = option(None, "annotated images that are asked once per finished job (data)")
     test_split: str | None = option(None, "part of test_data (test)")
     image_root: str | None = option(None, "folder of the images of data, where it is a COCO JSON; likewise")
@@ -113,6 +117,10 @@ class ComparePlan:
             value = getattr(self, name)
             if value is not None and value < smallest:
                 raise InputError(f"{name} must be at least {smallest}, got {value}")
+        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
+            raise InputError(f"val_fraction must be above 0 and below 1, got {self.val_fraction}")
+        if self.val_fraction is not None and (self.val_data is not None or self.val_split is not None):
+            raise InputError("val_fraction holds out images of data: give it, or val_data and val_split, not both")
         for name in ("learning_rates", "curve_steps", "scales"):
             values = getattr(self, name)
             if any(not (0 < value < math.inf) for value in values) or len(set(values)) < len(values):

@@ -27,6 +27,7 @@ from mcl_hf.detection.compare.plan import ComparePlan
 from mcl_hf.detection.detection_data import DetectionData
 from mcl_hf.errors import InputError
 from mcl_hf.files import write_json
+from mcl_hf.plain_text import plain_text
 from mcl_hf.training.health import NonFiniteLossError
 from mcl_hf.training.provenance import machine
 from mcl_hf.training.state import newest_whole_checkpoint
@@ -284,7 +285,7 @@ def _stop_when_alone(saved: threading.Event) -> None:
 
 
 def _fail(message: str) -> int:
-    print(f"mcl-hf: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(plain_text(f"mcl-hf: error: {' '.join(message.split())}"), file=sys.stderr, flush=True)
     return WRONG_INPUT
 
 

@@ -171,7 +171,18 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
             f"mask_rcnn learns from masks, and {data.train.source} has none: set detector faster_rcnn in finetune"
         )
     setting = Setting(
-        plan, work, starts, pretrainings, given, data, reading, None, None, rates, [], [data.train.description]
+        plan,
+        work,
+        starts,
+        pretrainings,
+        given,
+        data,
+        reading,
+        None,
+        None,
+        rates,
+        [],
+        [data.train.description, *data.held_out],
     )
     setting.base = _filled(given, setting._subset(plan.images[0]))
     for pretraining in pretrainings.values():
