@@ -27,6 +27,7 @@ from transformers.models.auto.modeling_auto import (  # noqa: E402
 )
 
 from .detection.configuration_detector import MCLDetectorConfig  # noqa: E402
+from .detection.encoder_maps import choose_maps_of_encoders  # noqa: E402
 from .detection.modeling_detector import MCLForInstanceSegmentation, MCLForObjectDetection  # noqa: E402
 from .models import (  # noqa: E402
     FeaturePyramid,
@@ -55,6 +56,7 @@ AutoModelForInstanceSegmentation.register(MCLDetectorConfig, MCLForInstanceSegme
 AutoModelForImageSegmentation.register(MCLDetectorConfig, MCLForInstanceSegmentation, exist_ok=True)
 MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES[MCLDetectorConfig.model_type] = MCLForObjectDetection.__name__
 MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING_NAMES[MCLDetectorConfig.model_type] = MCLForInstanceSegmentation.__name__
+choose_maps_of_encoders()
 for _config in (MCLConfig, MCLDetectorConfig):
     AutoImageProcessor.register(_config, image_processor_classes={"torchvision": MCLImageProcessor}, exist_ok=True)
 
