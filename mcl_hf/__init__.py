@@ -79,6 +79,7 @@ __all__ = [
     "finetune",
     "load_backbone_weights",
     "load_starting_weights",
+    "predict",
     "pretrain",
 ]
 
@@ -92,6 +93,10 @@ def __getattr__(name: str) -> Any:
         from .detection.finetune import finetune
 
         return finetune
+    if name == "predict":
+        from .detection.predict_images import predict_images
+
+        return predict_images
     if name == "pretrain":
         from .training import pretrain
 

@@ -200,7 +200,7 @@ def make_statistics(run: FinetuneRun, loader: DetectionLoader) -> int:
 
     The number of batches is `precise_bn_steps`, but no more than an epoch has.
     """
-    steps = min(run.arguments.precise_bn_steps, loader.steps_per_epoch)
+    steps = min(run.arguments.precise_bn_steps or 0, loader.steps_per_epoch)
     if not steps or not training_norms(run.network):
         return 0
     loader.load_state_dict({"step": run.state.step * run.arguments.gradient_accumulation_steps})
