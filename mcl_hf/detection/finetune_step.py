@@ -106,15 +106,17 @@ def forward(run: FinetuneRun, model: Any, batch: DetectionBatch, position: int) 
     """
     seeds = (run.arguments.seed, position, run.accelerator.process_index)
     torch.manual_seed(counter_seed("dropout", *seeds))
-    if not isinstance(run.network, MCLDetectorPreTrainedModel):  # noise of denoising queries is torch's global one, too
-        labels = [{name: label[name] for name in ("class_labels", "boxes")} for label in batch.labels]
-        return model(pixel_values=normalise(run, batch), pixel_mask=_pixel_mask(batch), labels=labels)
-    return model(
-        pixel_values=normalise(run, batch),
-        labels=batch.labels,
-        image_sizes=batch.image_sizes,
-        generator=torch.Generator().manual_seed(counter_seed("regions", *seeds)),
-    )
+    generator = torch.Generator().manual_seed(counter_seed("regions", *seeds))
+    return model(pixel_values=normalise(run, batch), **other_inputs(run.network, batch, generator))
+
+
+def other_inputs(network: Any, batch: DetectionBatch, generator: torch.Generator) -> dict[str, Any]:
+    """What a detector takes beside the pixels: sizes and a generator, or as transformers' own, `pixel_mask`. The noise
+    of their denoising queries comes from torch's global state."""
+    if isinstance(network, MCLDetectorPreTrainedModel):
+        return {"labels": batch.labels, "image_sizes": batch.image_sizes, "generator": generator}
+    labels = [{name: label[name] for name in ("class_labels", "boxes")} for label in batch.labels]
+    return {"labels": labels, "pixel_mask": _pixel_mask(batch)}
 
 
 def _pixel_mask(batch: DetectionBatch) -> Tensor:

@@ -144,7 +144,7 @@ def _detect(
 
 def _above(found: ImageDetections, threshold: float) -> ImageDetections:
     kept = np.flatnonzero(np.asarray(found.scores) >= threshold)
-    masks = None if found.masks is None else [found.masks[n] for n in kept]
+    masks = None if found.masks is None else [found.masks[n] for n in kept.tolist()]
     return ImageDetections(found.image_id, found.boxes[kept], found.scores[kept], found.labels[kept], masks)
 
 

@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -61,7 +62,8 @@ def images_folder(data: DetectionData) -> Path:
 
 def _write_coco(folder: Path, data: DetectionData, of_image: dict[ImageId, list[Result]]) -> Path:
     root = images_folder(data)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, name, width, height in zip(data.image_ids, data.names, data.widths, data.heights, strict=True):
         inside = Path(os.path.relpath(os.path.abspath(name), root)).as_posix()  # noqa: PTH100
         images.append({"id": image_id, "file_name": inside, "width": int(width), "height": int(height)})

@@ -1,7 +1,7 @@
 """Overlapping tiles of large pictures, and what was found in them as one list.
 
-Flow: picture -> **tiles** -> predict -> **tiles** -> results. The whole picture is looked at as well, so that nothing is
-lost that is found without tiles. Source: SAHI (arXiv 2202.06934).
+Flow: picture -> **tiles** -> predict -> **tiles** -> results. The whole picture is looked at as well, so that nothing
+is lost that is found without tiles. Source: SAHI (arXiv 2202.06934).
 """
 
 from collections.abc import Sequence
