@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .detection.configuration_detector import MCLDetectorConfig
     from .detection.finetune import finetune
     from .detection.modeling_detector import MCLForInstanceSegmentation, MCLForObjectDetection
+    from .detection.predict_images import predict
     from .models.configuration_mcl import MCLConfig
     from .models.contrast import MultiLevelContrast
     from .models.fpn import FeaturePyramid
@@ -46,6 +47,7 @@ _HOME = {
     "finetune": "detection.finetune",
     "load_backbone_weights": "models.starting_weights",
     "load_starting_weights": "models.starting_weights",
+    "predict": "detection.predict_images",
     "pretrain": "training.pretrain",
 }
 """Public name -> the file that defines it."""
@@ -69,6 +71,7 @@ __all__ = [
     "finetune",
     "load_backbone_weights",
     "load_starting_weights",
+    "predict",
     "pretrain",
 ]
 

@@ -59,8 +59,17 @@ def _register_processors(auto: Any) -> None:
         )
 
 
+def _choose_maps(module: Any) -> None:
+    from .detection.encoder_maps import choose_maps_of_encoders
+
+    choose_maps_of_encoders(module)
+
+
+ENCODERS = ("rt_detr", "rt_detr_v2", "d_fine", "deimv2", "pp_doclayout_v2", "pp_doclayout_v3", "pp_doclayout_v4")
+"""Detectors of transformers that read as many maps as `feat_strides` names."""
 _AUTO = "transformers.models.auto"
 _REGISTER: dict[str, Callable[[Any], None]] = {
+    **{f"transformers.models.{name}.configuration_{name}": _choose_maps for name in ENCODERS},
     f"{_AUTO}.configuration_auto": _register_configurations,
     f"{_AUTO}.modeling_auto": _register_models,
     f"{_AUTO}.image_processing_auto": _register_processors,

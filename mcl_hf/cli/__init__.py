@@ -18,6 +18,7 @@ COMMANDS = {
     "finetune": "fine-tune a detector from a checkpoint on annotated images, and measure its AP",
     "compare": "say which start helps on annotated images: pre-trainings, detectors, one answer",
     "evaluate": "measure a detector on annotated images: COCO's figures, Pascal VOC's, pictures",
+    "predict": "detect objects in images: annotations that can be trained on, pictures, a table",
     "export": "write a checkpoint for timm, torchvision, detectron2, mmdet or ONNX",
     "import": "start from a checkpoint of another program",
     "push": "publish a model on the Hub, with its card, in one commit",

@@ -41,6 +41,12 @@ from mcl_hf.detection.modeling_detector import MCLForInstanceSegmentation, MCLFo
 from mcl_hf.detection.restored_statistics import statistics_restored
 from mcl_hf.detection.train_loader import DetectionLoader
 from mcl_hf.detection.train_transform import TrainTransform
+from mcl_hf.detection.transformers_detectors import (
+    TRANSFORMERS_DETECTORS,
+    open_transformers_detector,
+    pixel_statistics,
+    start_transformers_detector,
+)
 from mcl_hf.errors import InputError
 from mcl_hf.models import MCLImageProcessor, convert_cross_rank_norm
 from mcl_hf.training.arithmetic import set_arithmetic
@@ -169,12 +175,18 @@ def _finetune(
         machines=[machine(accelerator.device)],
     )
     lines += take_up(checkpoint, state, RULES)
+    kind = TRANSFORMERS_DETECTORS.get(arguments.detector or "")
     transform = TrainTransform(
         min_sizes=tuple(arguments.min_size_train or ()),
         max_size=arguments.max_size_train or 0,
         flip=arguments.flip,
         masks=arguments.detector == "mask_rcnn",
         seed=arguments.seed,
+        squares_of=batch_size * world_size if arguments.squares else 0,
+        augment=arguments.augment or "off",
+        augment_until=(1.0 if arguments.augment_until is None else arguments.augment_until)
+        * max_steps
+        * global_batch_size,
     )
 
     def loader(num_workers: int, start_step: int = 0) -> DetectionLoader:
@@ -193,12 +205,17 @@ def _finetune(
 
     # --- detector and optimizer ---------------------------------------------------------------------------------------
     network: Any = build_detector(arguments, data, checkpoint, lines)
-    config: MCLDetectorConfig = network.config
+    config: Any = network.config
     network = convert_cross_rank_norm(network, accelerator.device.type) if world_size > 1 else network
     layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
     network = network.to(device=accelerator.device, memory_format=layout).train()
     lines += freeze(network, arguments.freeze_at or 0, bool(arguments.frozen_bn))
     network.gradient_checkpointing = arguments.activation_checkpointing
+    if kind is None:
+        mean, std, processor = config.image_mean, config.image_std, MCLImageProcessor.from_config(config)
+    else:
+        mean, std = pixel_statistics(config)
+        processor = kind.image_processor(mean, std, arguments.min_size_test or 0, arguments.max_size_test or 0)
     peak_lr = (arguments.base_learning_rate or 0.0) * global_batch_size / 16
     optimizer = _build_optimizer(arguments, network, peak_lr)
     model, prepared = make_ready(accelerator, arguments, network, optimizer, checkpoint, state, output_dir)
@@ -210,9 +227,9 @@ def _finetune(
         network=network,
         optimizer=prepared,
         loader=loader(arguments.num_workers, state.step * arguments.gradient_accumulation_steps),
-        processor=MCLImageProcessor.from_config(config),
-        mean=torch.tensor(config.image_mean, device=accelerator.device).mul(255).view(-1, 1, 1),
-        scale=torch.tensor(config.image_std, device=accelerator.device).mul(255).view(-1, 1, 1),
+        processor=processor,
+        mean=torch.tensor(mean, device=accelerator.device).mul(255).view(-1, 1, 1),
+        scale=torch.tensor(std, device=accelerator.device).mul(255).view(-1, 1, 1),
         peak_lr=peak_lr,
         warmup_steps=arguments.warmup_steps or 0,
         milestones=arguments.milestones(max_steps),
@@ -221,8 +238,8 @@ def _finetune(
     lines.append(
         f"{max_steps} steps of {global_batch_size} images ({world_size} process(es) x {batch_size} x "
         f"{arguments.gradient_accumulation_steps} accumulation steps) on {accelerator.device}, {arguments.precision}; "
-        f"{arguments.optimizer}, learning rate up to {peak_lr:.4g}, a tenth from steps "
-        f"{', '.join(map(str, run.milestones))} on"
+        f"{arguments.optimizer}, learning rate up to {peak_lr:.4g}"
+        + (f", a tenth from steps {', '.join(map(str, run.milestones))} on" if run.milestones else "")
     )
     if arguments.auto and checkpoint is None:
         lines.append(_planned(run, loader(0)))
@@ -273,6 +290,18 @@ def build_detector(arguments: FinetuneArguments, data: DetectionData, checkpoint
         InputError: the start cannot be read or has another width, or the checkpoint is of another detector.
     """
     fields = arguments.config_fields()
+    if arguments.detector in TRANSFORMERS_DETECTORS:
+        if checkpoint is not None:
+            return open_transformers_detector(checkpoint, arguments.detector, data.id2label, **fields)
+        assert arguments.init is not None, "checked before"
+        if arguments.init_parts not in ([], ["backbone"]):
+            raise InputError(f"init_parts of {arguments.detector} is backbone, got {', '.join(arguments.init_parts)}")
+        torch.manual_seed(arguments.seed)
+        network, report = start_transformers_detector(
+            arguments.init, arguments.detector, data.id2label, arguments.backbone, **fields
+        )
+        lines.append(str(report))
+        return network
     if checkpoint is None:
         assert arguments.init is not None, "checked before"
         torch.manual_seed(arguments.seed)
@@ -307,7 +336,15 @@ def _plain(value: Any) -> Any:
 
 def _build_optimizer(arguments: FinetuneArguments, network: Any, lr: float) -> torch.optim.Optimizer:
     """SGD with momentum 0.9 or AdamW, both able to skip an update on the device (`found_inf`)."""
-    groups = parameter_groups(network, lr, arguments.weight_decay, arguments.layer_decay)
+    kind = TRANSFORMERS_DETECTORS.get(arguments.detector or "")
+    groups = parameter_groups(
+        network,
+        lr,
+        arguments.weight_decay or 0.0,
+        arguments.layer_decay,
+        1.0 if arguments.backbone_lr_scale is None else arguments.backbone_lr_scale,
+        "" if kind is None else kind.slow,
+    )
     if arguments.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=lr, fused=True)
     return sgd(groups, lr)

@@ -21,7 +21,8 @@ from mcl_hf.training.options import FromRecipe, load_options, option, set_types
 RECIPES = "finetune"
 """Folder of the recipes."""
 _EITHER_OR = (("epochs", "max_steps"), ("global_batch_size", "batch_size"))
-# What the rules of `auto` may fill, and what stands there without them: the protocol of published COCO numbers.
+# What the rules of `auto` may fill, and what stands there without them: the protocol of published COCO numbers. What
+# transformers' detectors were trained with is in `transformers_detectors.py`.
 DEFAULTS: dict[str, Any] = {
     "base_learning_rate": 0.02,
     "warmup_steps": 1000,
@@ -33,6 +34,15 @@ DEFAULTS: dict[str, Any] = {
     "frozen_bn": False,
     "eval_every_steps": 0,
     "early_stopping_patience": 0,
+    "optimizer": "sgd",
+    "backbone_lr_scale": 1.0,
+    "lr_milestones": ["2/3", "8/9"],
+    "weight_decay": 1e-4,
+    "clip_grad_norm": 1e6,
+    "precise_bn_steps": 200,
+    "ema": False,
+    "augment": "off",
+    "augment_until": 1.0,
 }
 
 
@@ -86,22 +96,36 @@ class FinetuneArguments(FromRecipe):
     num_workers: int = option(2, "processes per rank that decode and transform; 0 does it in the training process")
 
     # --- detector ----------------------------------------------------------------------------------------------
-    detector: Literal["mask_rcnn", "faster_rcnn", "retinanet"] | None = option(
-        None, "kind of detector (mask_rcnn; by the rules of auto, faster_rcnn where the annotations have no masks)"
+    detector: (
+        Literal["mask_rcnn", "faster_rcnn", "retinanet", "rt_detr_v2", "d_fine", "deimv2", "deformable_detr", "detr"]
+        | None
+    ) = option(
+        None,
+        "kind of detector, from rt_detr_v2 on those of transformers (mask_rcnn; by the rules of auto, faster_rcnn "
+        "where the annotations have no masks)",
     )
     backbone: str | None = option(None, "timm backbone where init is random (resnet50)")
     detector_options: dict[str, Any] | None = option(
-        None, "fields of MCLDetectorConfig, as JSON: numbers of regions, anchors, thresholds, widths"
+        None,
+        "fields of MCLDetectorConfig, or of the detector's configuration in transformers, as JSON: numbers of "
+        "regions, anchors, thresholds, widths",
     )
-    min_size_train: list[int] | None = option(None, "shorter sides to draw from in training, px (640 672 ... 800)")
+    min_size_train: list[int] | None = option(
+        None,
+        "shorter sides to draw from in training, px (640 672 ... 800); rt_detr_v2, d_fine, deimv2: both sides",
+    )
     max_size_train: int | None = option(None, "bound of the longer side in training, px (1333)")
     min_size_test: int | None = option(None, "shorter side in evaluation, px (800)")
     max_size_test: int | None = option(None, "bound of the longer side in evaluation, px (1333)")
     flip: float = option(0.5, "probability of mirroring an image in training")
     freeze_at: int | None = option(None, "backbone stages that do not train: 0 none, 1 the stem, ... 5 all (0)")
     frozen_bn: bool | None = option(None, "keep the backbone's batch norms as they are (off)")
-    precise_bn_steps: int = option(200, "training batches that batch-norm statistics are made of anew before each "
-                                        "evaluation; 0: the running averages")  # fmt: skip
+    augment: Literal["off", "light", "strong"] | None = option(
+        None, "light: colours; strong: colours, zooming out, crops (off; strong for rt_detr_v2, d_fine and deimv2)"
+    )
+    augment_until: float | None = option(None, "share (0 to 1) of the run after which nothing is augmented (1)")
+    precise_bn_steps: int | None = option(None, "training batches that batch-norm statistics are made of anew before "
+                                          "each evaluation (200); 0: the running averages")  # fmt: skip
 
     # --- length and batch --------------------------------------------------------------------------------------
     auto: bool = option(False, "choose what is not given from the size of the data, by rules that are printed")
@@ -112,17 +136,26 @@ class FinetuneArguments(FromRecipe):
     gradient_accumulation_steps: int = option(1, "forward passes per optimizer step")
 
     # --- optimisation ------------------------------------------------------------------------------------------
-    optimizer: Literal["sgd", "adamw"] = option("sgd", "sgd (momentum 0.9) or adamw")
+    optimizer: Literal["sgd", "adamw"] | None = option(
+        None, "sgd (momentum 0.9) or adamw (sgd; adamw for detectors of transformers)"
+    )
     base_learning_rate: float | None = option(
         None, "learning rate for 16 images per step (0.02); scaled by images per step / 16"
     )
-    lr_milestones: list[str] = option(
-        ["2/3", "8/9"], "shares of the run after which the learning rate is divided by ten"
+    backbone_lr_scale: float | None = option(None, "share of the learning rate that the backbone learns at (1)")
+    lr_milestones: list[str] | None = option(
+        None, "shares of the run after which the learning rate is divided by ten (2/3 8/9)"
     )
     warmup_steps: int | None = option(None, "steps over which the learning rate rises (1000, at most a tenth)")
-    weight_decay: float = option(1e-4, "weight decay; norms get none")
+    weight_decay: float | None = option(None, "weight decay (1e-4); norms get none")
     layer_decay: float = option(1.0, "each backbone stage learns at this factor of the next one's rate")
-    clip_grad_norm: float = option(1e6, "largest total L2 norm of the gradient; larger ones are scaled down")
+    clip_grad_norm: float | None = option(
+        None,
+        "largest total L2 norm of the gradient; larger ones are scaled down (1e6; detectors of transformers: 0.1)",
+    )
+    ema: bool | None = option(
+        None, "evaluate and keep an exponential moving average of the weights (off; on for rt_detr_v2, d_fine, deimv2)"
+    )
 
     # --- machine -----------------------------------------------------------------------------------------------
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "arithmetic of the networks; weights stay in fp32")
@@ -164,15 +197,18 @@ class FinetuneArguments(FromRecipe):
             value = getattr(self, name)
             if value is not None and value < smallest:
                 raise InputError(f"{name} must be at least {smallest}, got {value}")
-        for name in ("base_learning_rate", "clip_grad_norm", "epochs", "data_fraction", "layer_decay"):
+        for name in ("base_learning_rate", "clip_grad_norm", "epochs", "data_fraction", "layer_decay",
+                     "backbone_lr_scale"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(f"{name} must be above 0, got {value}")
-        for name in ("data_fraction", "layer_decay", "max_broken", "flip"):
-            if not 0 <= getattr(self, name) <= 1:
+        for name in ("data_fraction", "layer_decay", "max_broken", "flip", "augment_until"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         if self.min_size_train is not None and (not self.min_size_train or min(self.min_size_train) < 32):
             raise InputError(f"min_size_train needs sides of at least 32 px, got {self.min_size_train}")
+        if self.squares and any(side % 32 for side in [*(self.min_size_train or ()), self.min_size_test or 0]):
+            raise InputError(f"min_size_train and min_size_test of {self.detector} must be multiples of 32 px")
         if self.val_fraction is not None:
             if not 0 < self.val_fraction < 1:
                 raise InputError(f"val_fraction must be above 0 and below 1, got {self.val_fraction}")
@@ -207,6 +243,14 @@ class FinetuneArguments(FromRecipe):
                 "--data is missing: annotated images in COCO's, YOLO's or VOC's format, CSV, parquet, or on the Hub"
             )
 
+    @property
+    def squares(self) -> bool:
+        """Whether images become squares, as the detector wants them."""
+        from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS
+
+        kind = TRANSFORMERS_DETECTORS.get(self.detector or "")
+        return kind is not None and kind.square
+
     def milestones(self, max_steps: int) -> list[int]:
         """Steps from which the learning rate is a tenth of what it was.
 
@@ -214,7 +258,7 @@ class FinetuneArguments(FromRecipe):
             InputError: shares that are not ascending within 0 and 1.
         """
         try:
-            shares = [Fraction(share) for share in self.lr_milestones]
+            shares = [Fraction(share) for share in self.lr_milestones or ()]
         except (ValueError, ZeroDivisionError) as error:
             raise InputError(
                 f"lr_milestones must be shares of the run such as 2/3, got {self.lr_milestones}"
@@ -234,6 +278,8 @@ class FinetuneArguments(FromRecipe):
             has_masks: whether their annotations have masks.
             start_side: see `auto_rules.choose`.
         """
+        from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS
+
         own = (len(widths), widths, heights, self.init == "random", has_masks, start_side)
         chosen = auto_rules.choose(*own) if self.auto else {}
         if self.epochs is not None:
@@ -242,7 +288,12 @@ class FinetuneArguments(FromRecipe):
             chosen.pop("global_batch_size", None)
         if self.eval_every_steps == 0:
             chosen.pop("early_stopping_patience", None)
-        values = {**DEFAULTS, **chosen}
+        kind = TRANSFORMERS_DETECTORS.get(self.detector or "")
+        published = {} if kind is None else dict(kind.options)
+        if kind is not None:  # what the rules say of SGD and of frozen batch norm is of no use there
+            for name in ("base_learning_rate", "freeze_at", "frozen_bn"):
+                chosen.pop(name, None)
+        values = {**DEFAULTS, **published, **chosen}
         filled = {name: value for name, value in values.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **filled)
 
@@ -270,15 +321,19 @@ class FinetuneArguments(FromRecipe):
         return 90_000 if self.max_steps is None else self.max_steps
 
     def config_fields(self) -> dict[str, Any]:
-        """Fields of `MCLDetectorConfig` that these options set.
+        """Fields of `MCLDetectorConfig`, or of transformers' configuration, that these options set.
 
         Raises:
             InputError: an unknown field in `detector_options`, or one that has an option of its own.
         """
         from mcl_hf.detection.configuration_detector import MCLDetectorConfig
+        from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS, check_options
 
         own = {"min_size": self.min_size_test, "max_size": self.max_size_test}
         given = dict(self.detector_options or {})
+        if self.detector in TRANSFORMERS_DETECTORS:
+            check_options(self.detector, given)
+            return given
         known = {entry.name for entry in dataclasses.fields(MCLDetectorConfig)}  # type: ignore[arg-type]
         for name in given:
             if name not in known:

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from mcl_hf.detection.detection_data import DetectionData
+from mcl_hf.detection.ema import averaged
 from mcl_hf.detection.evaluate import DetectionMetrics, evaluate_detections
 from mcl_hf.detection.evaluation_files import write_evaluation
 from mcl_hf.detection.finetune_health import observe, verdicts
@@ -92,7 +93,7 @@ class EvaluationWatch:
         ranks."""
         last = self.run.state.step == self.run.state.max_steps
         if self._evaluates(self.run.state.step):
-            with statistics_restored(self.run.network):
+            with statistics_restored(self.run.network), averaged(self.run):
                 make_statistics(self.run, self.train_loader)
                 figures = self.evaluate()
                 record |= figures
@@ -202,7 +203,7 @@ def make_statistics(run: FinetuneRun, loader: DetectionLoader) -> int:
 
     The number of batches is `precise_bn_steps`, but no more than an epoch has.
     """
-    steps = min(run.arguments.precise_bn_steps, loader.steps_per_epoch)
+    steps = min(run.arguments.precise_bn_steps or 0, loader.steps_per_epoch)
     if not steps or not training_norms(run.network):
         return 0
     loader.load_state_dict({"step": run.state.step * run.arguments.gradient_accumulation_steps})

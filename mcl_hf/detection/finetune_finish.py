@@ -6,13 +6,17 @@ Where it sits: after the last step of fine-tuning, all ranks; the main process w
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mcl_hf.detection.ema import take_averages
 from mcl_hf.detection.finetune_evaluation import EvaluationWatch, best_folder, make_statistics
 from mcl_hf.detection.finetune_step import FinetuneRun
+from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS
 from mcl_hf.training.finish import write_finished
 from mcl_hf.training.run import on_main_process
 from mcl_hf.training.state import TrainingState
 
-TITLES = {"mask_rcnn": "Mask R-CNN", "faster_rcnn": "Faster R-CNN", "retinanet": "RetinaNet"}
+TITLES = {"mask_rcnn": "Mask R-CNN", "faster_rcnn": "Faster R-CNN", "retinanet": "RetinaNet"} | {
+    name: kind.title for name, kind in TRANSFORMERS_DETECTORS.items()
+}
 
 
 def finish(run: FinetuneRun, *, watch: EvaluationWatch) -> None:
@@ -22,6 +26,8 @@ def finish(run: FinetuneRun, *, watch: EvaluationWatch) -> None:
         InputError: the folder cannot be written; the checkpoints are whole.
     """
     best = best_folder(run.output_dir)
+    if run.arguments.ema:
+        take_averages(run)
     if is_best_chosen(run.state):
         run.network.load_state_dict(load_file(best / "model.safetensors", device=str(run.accelerator.device)))
     elif watch.final_buffers is not None:
@@ -32,8 +38,10 @@ def finish(run: FinetuneRun, *, watch: EvaluationWatch) -> None:
         make_statistics(run, watch.train_loader)
         if watch.data is not None:
             run.metrics = run.metrics | watch.evaluate()
-    config = run.network.config
-    what = f"A {TITLES[config.detector]} on a {config.backbone} backbone with FPN, fine-tuned"
+    title = TITLES[run.arguments.detector or "mask_rcnn"]
+    what = f"A {title}, fine-tuned"
+    if hasattr(run.network.config, "backbone"):
+        what = f"A {title} on a {run.network.config.backbone} backbone with FPN, fine-tuned"
     on_main_process(run.accelerator, lambda: write_finished(run, run.network, what))
     for line in watch.newest.lines() if watch.newest is not None else []:
         run.tracking.print(line)

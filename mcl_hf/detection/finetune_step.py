@@ -6,6 +6,7 @@ uninterrupted one would have sampled.
 """
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mcl_hf.detection import ema
 from mcl_hf.detection.finetune_arguments import FinetuneArguments
+from mcl_hf.detection.modeling_detector import MCLDetectorPreTrainedModel
 from mcl_hf.detection.train_loader import DetectionBatch
+from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS
 from mcl_hf.training.host_copies import copy_to_device
 from mcl_hf.training.optimizer_step import optimizer_step
 from mcl_hf.training.run import Run
@@ -52,6 +56,8 @@ def finetune_step(run: FinetuneRun, batches: Iterator[DetectionBatch], step: int
     for group in run.optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
     outputs = optimizer_step(run, batches, step, broken, functools.partial(forward_backward, run, step))
+    if run.arguments.ema:
+        ema.update(run, step)
     return {**outputs, "learning_rate": lr}
 
 
@@ -62,9 +68,31 @@ def forward_backward(
     run.batch = batch.map(functools.partial(copy_to_device, device=run.accelerator.device))
     with gradients_meet(True):
         output = forward(run, run.model, run.batch, position)
-        loss = run.guard.watch(output.loss, step)
+        loss = run.guard.watch(_of_all_objects(run, output.loss), step)
         run.accelerator.backward(loss / run.arguments.gradient_accumulation_steps)
-    return {"loss": output.loss, **output.loss_dict}
+    return {"loss": output.loss, **{name: part for name, part in output.loss_dict.items() if _is_told(name)}}
+
+
+def _is_told(name: str) -> bool:
+    """Whether a loss goes to the log: not those of single decoder layers, of which there are dozens."""
+    return not re.search(r"_aux_|_dn_|_enc|_\d+$", name)
+
+
+def _of_all_objects(run: FinetuneRun, loss: Tensor) -> Tensor:
+    """A loss per object of this process's images, weighted so that the mean over processes is that of all objects.
+
+    transformers' newer losses divide by the objects of their own process. Parameters that nothing of a batch has
+    reached get a gradient of zero, which DDP waits for.
+    """
+    kind = TRANSFORMERS_DETECTORS.get(run.arguments.detector or "")
+    if kind is None or run.accelerator.num_processes == 1:
+        return loss
+    unreached = sum(parameter.sum() for parameter in run.network.parameters() if parameter.requires_grad) * 0.0
+    if kind.square:
+        own = torch.tensor(float(sum(len(label["boxes"]) for label in run.batch.labels)), device=loss.device)
+        mean = run.accelerator.reduce(own, "mean")
+        loss = loss * own.clamp(min=1) / mean.clamp(min=1)
+    return loss + unreached
 
 
 def forward(run: FinetuneRun, model: Any, batch: DetectionBatch, position: int) -> Any:
@@ -78,12 +106,25 @@ def forward(run: FinetuneRun, model: Any, batch: DetectionBatch, position: int) 
     """
     seeds = (run.arguments.seed, position, run.accelerator.process_index)
     torch.manual_seed(counter_seed("dropout", *seeds))
-    return model(
-        pixel_values=normalise(run, batch),
-        labels=batch.labels,
-        image_sizes=batch.image_sizes,
-        generator=torch.Generator().manual_seed(counter_seed("regions", *seeds)),
-    )
+    generator = torch.Generator().manual_seed(counter_seed("regions", *seeds))
+    return model(pixel_values=normalise(run, batch), **other_inputs(run.network, batch, generator))
+
+
+def other_inputs(network: Any, batch: DetectionBatch, generator: torch.Generator) -> dict[str, Any]:
+    """What a detector takes beside the pixels: sizes and a generator, or as transformers' own, `pixel_mask`. The noise
+    of their denoising queries comes from torch's global state."""
+    if isinstance(network, MCLDetectorPreTrainedModel):
+        return {"labels": batch.labels, "image_sizes": batch.image_sizes, "generator": generator}
+    labels = [{name: label[name] for name in ("class_labels", "boxes")} for label in batch.labels]
+    return {"labels": labels, "pixel_mask": _pixel_mask(batch)}
+
+
+def _pixel_mask(batch: DetectionBatch) -> Tensor:
+    """1 on each image, 0 on its padding, int64 `(N, H, W)`."""
+    mask = torch.zeros(batch.pixels[:, 0].shape, dtype=torch.int64, device=batch.pixels.device)
+    for index, (height, width) in enumerate(batch.image_sizes):
+        mask[index, :height, :width] = 1
+    return mask
 
 
 def normalise(run: FinetuneRun, batch: DetectionBatch) -> Tensor:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mcl_hf.errors import InputError
+from mcl_hf.models.modeling_mcl import MCLBackbone
 
 MOST_STAGES = 5
 """Stem and four stages."""
@@ -20,7 +21,7 @@ def freeze(model: nn.Module, freeze_at: int, frozen_bn: bool) -> list[str]:
     """Take parts of the backbone out of training, for good: `model.train()` does not bring them back.
 
     Args:
-        model: a detector, `model.backbone` a timm network.
+        model: a detector; its backbone a timm network.
         freeze_at: 0 nothing, 1 the stem, 2 stem and first stage, ... 5 all of the backbone (as detectron2 counts).
         frozen_bn: all batch norms of the backbone keep their statistics and affine parameters.
 
@@ -28,11 +29,13 @@ def freeze(model: nn.Module, freeze_at: int, frozen_bn: bool) -> list[str]:
         Lines that say what was frozen.
 
     Raises:
-        InputError: `freeze_at` is not within 0 to 5.
+        InputError: `freeze_at` is not within 0 to 5, or the backbone is not one of timm's.
     """
     if not 0 <= freeze_at <= MOST_STAGES:
         raise InputError(f"freeze_at must be 0 (nothing) to {MOST_STAGES} (all of the backbone), got {freeze_at}")
-    backbone: Any = model.backbone
+    prefix, backbone = backbone_of(model)
+    if freeze_at and prefix == "model.backbone.":
+        raise InputError("freeze_at counts the stages of timm networks, and this detector has another backbone")
     frozen = 0
     for name, parameter in backbone.named_parameters():
         if stage_of(name) < freeze_at:
@@ -47,6 +50,16 @@ def freeze(model: nn.Module, freeze_at: int, frozen_bn: bool) -> list[str]:
             norms += 1
     lines = [f"frozen: {frozen} tensors of the backbone's first {freeze_at} stages"] if freeze_at else []
     return lines + ([f"frozen: {norms} batch norms of the backbone"] if norms else [])
+
+
+def backbone_of(model: nn.Module) -> tuple[str, Any]:
+    """Prefix of its parameters' names, and the backbone's network: timm's, also inside of transformers' detectors, or
+    what else such a detector has there."""
+    for name, module in model.named_modules():
+        if isinstance(module, MCLBackbone):
+            return f"{name}.backbone.", module.backbone
+    inner: Any = model if hasattr(model, "backbone") else model.model
+    return ("backbone." if inner is model else "model.backbone."), inner.backbone
 
 
 def keep_in_eval(module: nn.Module) -> None:
@@ -94,7 +107,12 @@ def stage_of(name: str) -> int:
 
 
 def parameter_groups(
-    model: nn.Module, lr: float, weight_decay: float, layer_decay: float = 1.0
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    backbone_scale: float = 1.0,
+    slow: str = "",
 ) -> list[dict[str, Any]]:
     """Groups for an optimizer: norms without weight decay, and each stage at its own learning rate.
 
@@ -103,6 +121,8 @@ def parameter_groups(
         lr: of everything outside of the backbone.
         weight_decay: of all but norms' parameters (detectron2's `WEIGHT_DECAY_NORM` 0).
         layer_decay: stage s of the backbone learns at ``lr * layer_decay ** (5 - s)``, the stem being 0; 1: all alike.
+        backbone_scale: share of ``lr`` that the backbone learns at.
+        slow: pattern of names that learn at a tenth of it; none where it is empty.
 
     Returns:
         Groups with `params`, `lr`, `weight_decay` and `lr_scale`, the group's share of the learning rate.
@@ -113,12 +133,14 @@ def parameter_groups(
         if isinstance(module, _BatchNorm | nn.GroupNorm | nn.LayerNorm)
         for parameter in module.parameters(recurse=False)
     }
+    prefix, _ = backbone_of(model)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        part, _, rest = name.partition(".")
-        scale = layer_decay ** (MOST_STAGES - stage_of(rest)) if part == "backbone" else 1.0
+        scale = 0.1 if slow and re.search(slow, name) else 1.0
+        if name.startswith(prefix):
+            scale = backbone_scale * layer_decay ** (MOST_STAGES - stage_of(name.removeprefix(prefix)))
         decay = 0.0 if id(parameter) in norms else weight_decay
         group = groups.setdefault(
             (scale, decay), {"params": [], "lr": lr * scale, "weight_decay": decay, "lr_scale": scale}

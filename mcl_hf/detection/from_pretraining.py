@@ -199,7 +199,7 @@ def _detector_config(
         description = starting_description(init)
         statistics = starting_statistics(description, given.get("num_channels", 3))
         own = {} if statistics is None else {"image_mean": statistics[0], "image_std": statistics[1]}
-        config = MCLDetectorConfig(detector=detector, **{**_of_timm(description), **own, **given})
+        config = MCLDetectorConfig(detector=detector, **{**of_timm(description), **own, **given})
     if isinstance(source, MCLConfig | MCLDetectorConfig):
         takes_fpn = not is_backbone_alone(source) if parts is None else "fpn" in parts
         for field in ("backbone", "fpn_channels") if takes_fpn else ("backbone",):
@@ -211,7 +211,7 @@ def _detector_config(
     return config
 
 
-def _of_timm(description: Mapping[str, Any]) -> dict[str, Any]:
+def of_timm(description: Mapping[str, Any]) -> dict[str, Any]:
     """Backbone and its layers as timm's description of weights has them."""
     if not description.get("architecture"):
         return {}

@@ -1,4 +1,4 @@
-"""What happens to an annotated image on its way into a training batch: a random scale, a random flip.
+"""What happens to an annotated image on its way into a training batch: augmentation, a random scale, a random flip.
 
 Flow: detection_data -> **train_transform** -> train_loader -> the step of fine-tuning.
 
@@ -6,6 +6,7 @@ Source: the protocol behind published detection numbers, detectron2's `ResizeSho
 list, the longer one bounded) and `RandomFlip`. Draws come from (seed, position) alone.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mcl_hf.detection.augment import augment
 from mcl_hf.detection.detection_data import DetectionItem
 from mcl_hf.detection.masks import MaskSequence
 from mcl_hf.detection.targets import LEAST_SIDE
@@ -45,6 +47,9 @@ class TrainTransform:
         flip: probability of mirroring left and right.
         masks: whether masks are wanted.
         seed: of the draws.
+        squares_of: 0: images keep their shape; else they become squares, so many images in a row of the same side.
+        augment: `off`, `light` or `strong`; see `mcl_hf.detection.augment`.
+        augment_until: position from which on nothing is augmented.
     """
 
     min_sizes: tuple[int, ...]
@@ -52,6 +57,9 @@ class TrainTransform:
     flip: float
     masks: bool
     seed: int
+    squares_of: int = 0
+    augment: str = "off"
+    augment_until: float = math.inf
 
     def __call__(self, item: DetectionItem, position: int) -> TrainImage:
         """Decode and transform.
@@ -67,9 +75,14 @@ class TrainTransform:
         min_size = int(draws.choice(self.min_sizes))
         flipped = bool(draws.random() < self.flip)
         pixels, targets = item.decode(), item.training_targets(masks=self.masks)  # (H, W, 3)
+        if self.augment != "off" and position < self.augment_until:
+            pixels, targets = self._augmented(pixels, targets, int(draws.integers(2**63)))
         height, width = pixels.shape[:2]
         new_height, new_width = resized(height, width, min_size, self.max_size)
-        image = Image.fromarray(pixels).resize((new_width, new_height), Image.Resampling.BILINEAR)
+        if self.squares_of:
+            step = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, position // self.squares_of]))
+            new_height = new_width = int(step.choice(self.min_sizes))
+        image = Image.fromarray(np.ascontiguousarray(pixels)).resize((new_width, new_height), Image.Resampling.BILINEAR)
         boxes = torch.from_numpy(targets["boxes"]) * torch.tensor(
             [new_width / width, new_height / height, new_width / width, new_height / height]
         )
@@ -87,6 +100,20 @@ class TrainTransform:
             masks=masks if masks is None else masks[kept],
         )
 
+    def _augmented(self, pixels: np.ndarray, targets: dict, seed: int) -> tuple[np.ndarray, dict]:
+        """Pixels `(H, W, 3)` and targets after augmentation."""
+        masks = torch.from_numpy(np.stack([*targets["masks"]])) if self.masks and len(targets["labels"]) else None
+        image, boxes, labels, masks = augment(
+            self.augment,
+            torch.from_numpy(pixels).permute(2, 0, 1),
+            torch.from_numpy(targets["boxes"]),
+            torch.from_numpy(targets["labels"]),
+            masks,
+            seed,
+        )
+        found = {"boxes": boxes.numpy(), "labels": labels.numpy()}
+        return image.permute(1, 2, 0).numpy(), found | {"masks": [] if masks is None else list(masks.numpy())}
+
 
 def resized(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
     """Height and width in px once the shorter side is `min_size`, or the longer one `max_size` if that is smaller."""
@@ -94,7 +121,7 @@ def resized(height: int, width: int, min_size: int, max_size: int) -> tuple[int,
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def _resize_masks(masks: MaskSequence, height: int, width: int) -> torch.Tensor:
+def _resize_masks(masks: MaskSequence | Sequence[np.ndarray], height: int, width: int) -> torch.Tensor:
     """n masks uint8 `(H, W)` of 0 and 1 -> `(n, height, width)`, each pixel that of the nearest centre."""
     resized_masks = [
         np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)) for mask in masks

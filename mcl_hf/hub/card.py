@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from mcl_hf.detection.finetune_finish import TITLES
+from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS
 from mcl_hf.hub.card_doors import doors
 from mcl_hf.hub.card_limits import limitations, never_run
 from mcl_hf.hub.card_metadata import check_card, metadata
@@ -135,7 +136,8 @@ def _summary(recorded: Recorded) -> str:
     config, state = recorded.config, recorded.state
     backbone = code(config["backbone"])
     if recorded.detector is not None:
-        what = f"A {TITLES[recorded.detector]} with a {backbone} backbone and FPN for {len(config['id2label'])} classes"
+        neck = "" if recorded.detector in TRANSFORMERS_DETECTORS else " and FPN"
+        what = f"A {TITLES[recorded.detector]} with a {backbone} backbone{neck} for {len(config['id2label'])} classes"
         return f"{what}, fine-tuned from {start_text(state)}." if state is not None else f"{what}."
     if state is not None:
         variant = ", supervised" if recorded.supervised else ""

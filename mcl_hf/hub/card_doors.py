@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS
 from mcl_hf.hub.markdown import code
 from mcl_hf.hub.recorded import Recorded
 from mcl_hf.models.timm_backbone import layer_arguments
@@ -56,7 +57,8 @@ def doors(
     """
     place = repository or recorded.name
     if recorded.detector is not None:
-        return [_pipeline(place), _detector_class(place, recorded.detector), *_exports(recorded, place, with_timm)]
+        exports = [] if recorded.detector in TRANSFORMERS_DETECTORS else _exports(recorded, place, with_timm)
+        return [_pipeline(place), _detector_class(place, recorded.detector), *exports]
     found = [_timm(recorded.config, place, with_timm), _ours(recorded, repository, pretraining)]
     if with_code:
         found.append(_remote_code(place, pretraining))
@@ -161,6 +163,10 @@ def _pipeline(place: str) -> Door:
 
 
 def _detector_class(place: str, detector: str) -> Door:
+    if detector in TRANSFORMERS_DETECTORS:
+        name = f"{TRANSFORMERS_DETECTORS[detector].prefix}ForObjectDetection"
+        first = ["import mcl_hf  # registers the backbone with transformers", f"from transformers import {name}"]
+        return Door("The class", "", "python", "\n".join([*first, "", f"{name}.from_pretrained({_text(place)})"]))
     name = _CLASSES[detector]
     lines = [f"from mcl_hf import {name}", "", f"detector = {name}.from_pretrained({_text(place)})"]
     return Door("mcl_hf", "", "python", "\n".join(lines))

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCardData
 
 from mcl_hf.detection.configuration_detector import MCLDetectorConfig
 from mcl_hf.detection.finetune_arguments import RECIPES, load_finetune_arguments
+from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS
 from mcl_hf.errors import InputError
 from mcl_hf.hub.card import PAPER, fill_template
 from mcl_hf.hub.card_doors import doors
@@ -104,9 +105,13 @@ def _detector(name: str) -> tuple[Recorded, Rows, list[str]]:
     arguments = load_finetune_arguments(name)
     fields = arguments.config_fields()
     detector = arguments.detector or "mask_rcnn"  # auto takes another one where the annotations have no masks
-    config = MCLDetectorConfig(
-        detector=detector, **({"backbone": arguments.backbone} if arguments.backbone else {}), **fields
-    ).to_dict()
+    if detector in TRANSFORMERS_DETECTORS:
+        backbone = arguments.backbone or "resnet50"
+        config = {"model_type": detector, "detector": detector, "backbone": backbone, "num_channels": 3}
+    else:
+        config = MCLDetectorConfig(
+            detector=detector, **({"backbone": arguments.backbone} if arguments.backbone else {}), **fields
+        ).to_dict()
     rows: Rows = [("detector", detector_text(config))]
     if arguments.auto:
         chosen = "schedule, learning rate, image size, freezing, early stopping (`mcl_hf/detection/auto_rules.py`)"

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 
 from mcl_hf.detection.configuration_detector import MCLDetectorConfig
 from mcl_hf.detection.finetune_finish import is_best_chosen
+from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS
 from mcl_hf.errors import InputError
 from mcl_hf.hub.run_record import read_run, read_run_log, run_folder
 from mcl_hf.hub.shapes import ImportShape
@@ -52,7 +53,8 @@ class Recorded:
     @property
     def detector(self) -> str | None:
         """Kind of a detector; None for a pre-training model."""
-        return str(self.config["detector"]) if self.config["model_type"] == DETECTOR_TYPE else None
+        is_detector = self.config["model_type"] in (DETECTOR_TYPE, *TRANSFORMERS_DETECTORS)
+        return str(self.config["detector"]) if is_detector else None
 
     @property
     def supervised(self) -> bool:
@@ -103,7 +105,7 @@ def read_recorded(folder: Path) -> Recorded:
     found, config = find_folder(str(folder))
     weights = found.resolve()
     kind = _CONFIGS.get(str(config.get("model_type")))
-    if kind is None:
+    if kind is None and config.get("model_type") not in TRANSFORMERS_DETECTORS:
         raise InputError(f"{folder} is no model of mcl_hf: its config.json has model_type {config.get('model_type')!r}")
     around = run_folder(weights)
     run = read_run(weights)
@@ -114,12 +116,21 @@ def read_recorded(folder: Path) -> Recorded:
         name=around.name if within == "." else f"{around.name}/{within}",
         folder=weights,
         run_folder=around,
-        config=checked_config(kind, config, found).to_dict(),
+        config=_of_transformers(config, found) if kind is None else checked_config(kind, config, found).to_dict(),
         state=None if run is None else run.state,
         step=step,
         log=[line for line in log if last is None or last < 0 or line["step"] <= last],
         imported=_imported(weights),
     )
+
+
+def _of_transformers(description: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A detector of transformers as cards read detectors: its kind, and its backbone where that is one of ours."""
+    backbone = description.get("backbone_config")
+    if not isinstance(backbone, dict) or not isinstance(description.get("id2label"), dict):
+        raise InputError(f"{folder / 'config.json'} cannot be used: it lacks a backbone_config or id2label")
+    name = str(backbone.get("backbone", backbone.get("model_type")))
+    return {**description, "detector": description["model_type"], "backbone": name, "num_channels": 3}
 
 
 def _step(weights: Path, run_folder: Path, state: TrainingState) -> int:

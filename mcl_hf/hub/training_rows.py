@@ -8,6 +8,7 @@ from typing import Any
 
 from mcl_hf.detection.finetune_arguments import FinetuneArguments
 from mcl_hf.detection.finetune_finish import TITLES
+from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS
 from mcl_hf.hub.command_line import as_text, changed_options, run_command
 from mcl_hf.hub.markdown import ABSENT, code, count, facts, fenced, is_number, join, number, plain, table
 from mcl_hf.hub.recorded import Recorded
@@ -104,7 +105,11 @@ def options_rows(options: dict[str, Any], max_steps: int | None = None) -> Rows:
     if options.get("frozen_bn"):
         norms = "batch norm, frozen in the backbone, trained in FPN and heads"
     norms += f"; statistics anew from {number(precise)} training batches before evaluation" if precise else ""
-    rows: Rows = [("norms", norms), ("frozen", f"{code('freeze_at')} {plain(options.get('freeze_at', ABSENT))}")]
+    theirs = options.get("detector") in TRANSFORMERS_DETECTORS  # whose norms are described where they come from
+    rows: Rows = [
+        *([] if theirs else [("norms", norms)]),
+        ("frozen", f"{code('freeze_at')} {plain(options.get('freeze_at', ABSENT))}"),
+    ]
     sizes = options.get("min_size_train")
     if sizes:
         trained = plain(sizes[0]) if len(sizes) == 1 else plain(f"{min(sizes)} to {max(sizes)}")
@@ -133,6 +138,10 @@ def options_rows(options: dict[str, Any], max_steps: int | None = None) -> Rows:
     speed = f"learning rate {rate:g} for 16 images a step" if is_number(rate) else f"learning rate {ABSENT}"
     rows.append(("optimizer", f"{plain(options.get('optimizer', ABSENT))}, {speed}, weight decay "
                               f"{number(options.get('weight_decay'))}"))  # fmt: skip
+    if options.get("augment") in ("light", "strong"):
+        rows.append(("augmentation", code(options["augment"])))
+    if options.get("ema"):
+        rows.append(("weights", "an exponential moving average of those that were trained"))
     return rows
 
 
@@ -349,6 +358,8 @@ def _network(config: dict[str, Any]) -> str:
 
 def detector_text(config: dict[str, Any]) -> str:
     """Kind of a detector, and its parts."""
+    if config["detector"] in TRANSFORMERS_DETECTORS:
+        return f"{TITLES[config['detector']]} of transformers on {code(config['backbone'])}"
     text = f"{TITLES[config['detector']]} on {code(config['backbone'])} with FPN of {config['fpn_channels']} channels"
     if config["detector"] == "retinanet":
         return text

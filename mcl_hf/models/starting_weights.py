@@ -280,7 +280,7 @@ def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> We
     return report
 
 
-def load_backbone_weights(model: nn.Module, source: str) -> WeightReport:
+def load_backbone_weights(model: nn.Module, source: str, verbose: bool = True) -> WeightReport:
     """Put a checkpoint's backbone into a transformers model built with an `MCLConfig` as `backbone_config`.
 
     transformers builds the backbone of DETR, Mask2Former, UperNet and others from a configuration alone, with random
@@ -289,9 +289,10 @@ def load_backbone_weights(model: nn.Module, source: str) -> WeightReport:
     Args:
         model: Holds at least one `MCLBackbone`; changed in place.
         source: See `read_checkpoint`.
+        verbose: Whether the report is printed.
 
     Returns:
-        The report, also printed.
+        The report.
 
     Raises:
         ValueError: No `MCLBackbone` inside, the source cannot be read, or it lacks tensors of the backbone.
@@ -313,5 +314,6 @@ def load_backbone_weights(model: nn.Module, source: str) -> WeightReport:
         if loaded < total:
             raise ValueError(f"{source} holds {loaded}/{total} tensors of the backbone {backbone.config.backbone!r}")
         report.pixels = _pixels_of(source, backbone.config)
-    print(report)
+    if verbose:
+        print(report)
     return report

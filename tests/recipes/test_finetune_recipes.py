@@ -1,7 +1,9 @@
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
-from mcl_hf.detection.finetune_arguments import RECIPES, load_finetune_arguments
+from mcl_hf.detection.finetune_arguments import RECIPES, FinetuneArguments, load_finetune_arguments
 from mcl_hf.errors import InputError
 from mcl_hf.recipes import recipe_names
 
@@ -9,11 +11,23 @@ NAMES = (
     "auto", "cityscapes-maskrcnn-r50-fpn", "coco-maskrcnn-r50-fpn-1x", "coco-maskrcnn-r50-fpn-2x",
     "coco-retinanet-r50-fpn-1x", "voc-fasterrcnn-r50-fpn",
 )  # fmt: skip
+OF_TRANSFORMERS = (
+    "coco-deformabledetr-r50", "coco-deimv2-r50", "coco-detr-r50", "coco-dfine-r50", "coco-rtdetrv2-r50",
+)  # fmt: skip
 SIDES = np.full(118_000, 480)
 
 
 def test_the_recipes_are_these():
-    assert recipe_names(RECIPES) == sorted(NAMES)
+    assert recipe_names(RECIPES) == sorted(NAMES + OF_TRANSFORMERS)
+
+
+@pytest.mark.parametrize("name", OF_TRANSFORMERS)
+def test_recipes_of_transformers_detectors_are_what_holds_without_them(name):
+    recipe = load_finetune_arguments(name)
+    plain = FinetuneArguments(detector=recipe.detector).resolved(SIDES, SIDES)
+    differing = [key for key, value in asdict(plain).items() if getattr(recipe.resolved(SIDES, SIDES), key) != value]
+    length = ["split", "val_split", "num_workers", "epochs", "global_batch_size", "save_every_steps"]
+    assert set(differing) <= set(length)
 
 
 @pytest.mark.parametrize("name", NAMES)

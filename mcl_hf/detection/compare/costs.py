@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mcl_hf.detection.compare.starts import Pretraining
 from mcl_hf.detection.finetune import build_detector
 from mcl_hf.detection.finetune_arguments import FinetuneArguments
+from mcl_hf.detection.finetune_step import other_inputs
 from mcl_hf.detection.train_loader import DetectionLoader
 from mcl_hf.detection.train_transform import TrainTransform
 from mcl_hf.models import MCLForPreTraining
@@ -65,15 +66,13 @@ def step_cost(arguments: FinetuneArguments, data: Any) -> Cost:
         flip=0.0,
         masks=arguments.detector == "mask_rcnn",
         seed=0,
+        squares_of=batch_size if arguments.squares else 0,
     )
     batch = next(iter(DetectionLoader(data, transform, batch_size=batch_size, seed=0, num_workers=0)))
     pixels = batch.pixels.float() / 127.5 - 1  # (N, C, H, W)
 
     def run() -> None:
-        generator = torch.Generator().manual_seed(0)
-        network(
-            pixel_values=pixels, labels=batch.labels, image_sizes=batch.image_sizes, generator=generator
-        ).loss.backward()
+        network(pixel_values=pixels, **other_inputs(network, batch, torch.Generator().manual_seed(0))).loss.backward()
 
     with FlopCounterMode(display=False) as counter:
         run()

@@ -198,8 +198,9 @@ def _evaluate_at(folder: Path, data: DetectionData, arguments: Any, scale: float
     model, processor = open_detector(str(folder))
     if torch.cuda.is_available() and arguments.device != "cpu":
         model.to("cuda")
-    sizes = {name: getattr(processor.size, name) for name in ("shortest_edge", "longest_edge")}
-    processor.size = {name: max(32, round(scale * side)) for name, side in sizes.items() if side}
+    sizes = {name: getattr(processor.size, name) for name in ("shortest_edge", "longest_edge", "height", "width")}
+    scaled = {name: max(32, round(scale * side)) for name, side in sizes.items() if side}
+    processor.size = {name: side // 32 * 32 if name in ("height", "width") else side for name, side in scaled.items()}
     predicted = predict_data(
         model,
         processor,

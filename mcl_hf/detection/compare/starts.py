@@ -22,6 +22,7 @@ from mcl_hf.detection.detection_data import DetectionData
 from mcl_hf.detection.finetune import build_detector
 from mcl_hf.detection.finetune_arguments import FinetuneArguments
 from mcl_hf.detection.from_pretraining import PARTS, is_backbone_alone, read_start_config
+from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS
 from mcl_hf.errors import InputError
 from mcl_hf.models import MCLConfig
 from mcl_hf.training.arguments import MODEL_FIELDS, PretrainArguments, load_arguments
@@ -174,8 +175,12 @@ def reference_network(starts: list[Start], pretrainings: Mapping[str, Pretrainin
     return {"backbone": names[0].removeprefix("timm:").split(".")[0]} if names else {}
 
 
-def network_fields(config: MCLConfig | MCLDetectorConfig) -> dict[str, Any]:
-    """Backbone, widths and depth of the box head, as far as they are not the defaults."""
+def network_fields(config: Any) -> dict[str, Any]:
+    """Backbone, widths and depth of the box head, as far as they are not the defaults; of a detector of transformers
+    the backbone's name."""
+    if not isinstance(config, MCLConfig | MCLDetectorConfig):
+        inner = config.backbone_config
+        return {"backbone": inner.backbone} if isinstance(inner, MCLConfig) else {}
     detector = config if isinstance(config, MCLDetectorConfig) else MCLDetectorConfig.from_mcl(config)
     plain = MCLDetectorConfig(backbone=detector.backbone)
     names = ("backbone_kwargs", "num_channels", "image_mean", "image_std", "fpn_channels", "box_head_convs")
@@ -193,7 +198,9 @@ def brings_network(init: str) -> bool:
 def with_network(arguments: FinetuneArguments, network: Mapping[str, Any], init: str) -> FinetuneArguments:
     """Options of a start that brings no configuration of its own (`random`, timm's), so that it is the reference's
     network in all that it leaves open."""
-    fields = {name: value for name, value in network.items() if name != "backbone"}
+    of_backbone = ("backbone_kwargs", "image_mean", "image_std")  # all that detectors of transformers take of it
+    ours = arguments.detector not in TRANSFORMERS_DETECTORS
+    fields = {name: value for name, value in network.items() if name != "backbone" and (ours or name in of_backbone)}
     given = dict(arguments.detector_options or {})
     values = asdict(arguments)
     if init == "random":

@@ -1,0 +1,137 @@
+"""Whole fine-tuning runs of transformers' detectors, tiny: what they leave, resume, start from and refuse."""
+
+import shutil
+
+import pytest
+import torch
+from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
+
+import mcl_hf
+from mcl_hf import MCLConfig, MCLModel
+from mcl_hf.detection import open_detector
+from mcl_hf.detection.finetune_arguments import FinetuneArguments
+from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS, start_transformers_detector
+from mcl_hf.errors import InputError
+from mcl_hf.models import MCLBackbone
+
+from .scenes import write_scenes
+from .test_finetune import assert_equal, logged
+
+KWARGS = {"channels": [8, 16, 24, 32], "stem_width": 8}
+SMALL = {
+    "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "num_queries": 12, "d_model": 32,
+}  # fmt: skip
+OPTIONS = dict.fromkeys(("detr", "deformable_detr"), SMALL) | {
+    name: {**SMALL, "encoder_hidden_dim": 32, "decoder_in_channels": [32] * 3, "num_denoising": 4}
+    for name in ("rt_detr_v2", "d_fine", "deimv2")
+}
+RUN = {
+    "max_steps": 2, "batch_size": 2, "log_every_steps": 1, "save_every_steps": 1, "num_workers": 0, "device": "cpu",
+    "min_size_train": [64, 96], "max_size_train": 128, "min_size_test": 96, "max_size_test": 128,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = write_scenes(tmp_path_factory.mktemp("scenes"), 6, width=96, height=72)
+    return write_scenes(folder, 2, width=96, height=72, split="val")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start")
+    config = MCLConfig(backbone="resnet10t", backbone_kwargs=KWARGS, fpn_channels=8, hidden_dim=8, embedding_dim=8)
+    MCLModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run(scenes, start, tmp_path):
+    torch.set_num_threads(1)
+
+    def finetune(name, detector, **options):
+        given = {**RUN, "init": str(start), "detector_options": OPTIONS[detector], **options}
+        return mcl_hf.finetune(data=str(scenes), output_dir=str(tmp_path / name), detector=detector, **given)
+
+    return finetune
+
+
+@pytest.mark.parametrize("detector", TRANSFORMERS_DETECTORS)
+def test_a_killed_run_ends_as_the_uninterrupted_one(run, detector, capsys):
+    options = {"ema": True, "augment": "strong"}
+    whole = run("whole", detector, **options).output_dir
+    assert "weights from" in capsys.readouterr().out
+    cut = whole.with_name("cut")
+    shutil.copytree(whole, cut, symlinks=True)
+    shutil.rmtree(cut / "checkpoints" / "step-00000002")
+    (cut / "checkpoints" / "last").unlink()
+    (cut / "model.safetensors").unlink()
+    run("cut", detector, resume="auto", **options)
+    assert_equal(whole, cut)
+    assert_equal(whole / "checkpoints" / "last", cut / "checkpoints" / "last")
+    assert logged(whole) == logged(cut)
+    model, processor = open_detector(str(whole))
+    assert type(model) is TRANSFORMERS_DETECTORS[detector].model_class
+    assert list(model.config.id2label.values()) == ["ellipse", "triangle", "rectangle"]
+    assert isinstance(AutoModelForObjectDetection.from_pretrained(whole), type(model))
+    assert processor.do_normalize and type(AutoImageProcessor.from_pretrained(whole)) is type(processor)
+    assert (whole / "README.md").exists()
+
+
+def test_pipelines_open_it(run, scenes):
+    folder = run("run", "rt_detr_v2", max_steps=1).output_dir
+    found = pipeline("object-detection", model=str(folder), threshold=0.0)(str(next(scenes.glob("val/*.png"))))
+    assert found and {"score", "label", "box"} <= set(found[0])
+
+
+def test_the_backbone_is_the_starts(start):
+    for detector in TRANSFORMERS_DETECTORS:
+        model, report = start_transformers_detector(str(start), detector, {0: "a", 1: "b"}, **OPTIONS[detector])
+        loaded, total = report.parts["backbone"]
+        assert loaded == total > 0 and report.parts["encoder"][0] == 0
+        network = next(module for module in model.modules() if isinstance(module, MCLBackbone)).backbone
+        wanted = MCLBackbone.from_pretrained(start).backbone.state_dict()
+        assert all(torch.equal(tensor, wanted[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_detector_with_other_classes_takes_all_that_fits_and_classes_by_name(run, scenes, tmp_path):
+    folder = run("first", "rt_detr_v2", max_steps=1).output_dir
+    old, _ = open_detector(str(folder))
+    same, report = start_transformers_detector(str(folder), "rt_detr_v2", dict(old.config.id2label))
+    assert all(loaded == total for loaded, total in report.parts.values())
+    pixels = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(same.eval()(pixels).logits, old.float()(pixels).logits)
+    other, report = start_transformers_detector(str(folder), "rt_detr_v2", {0: "new", 1: "triangle"})
+    assert report.parts["classes known by name"] == (1, 2) and report.parts["decoder"][0] == report.parts["decoder"][1]
+    row = other.model.enc_score_head.weight[1]
+    assert torch.equal(row, old.model.enc_score_head.weight[1]) and other.model.enc_score_head.out_features == 2
+
+
+def test_published_settings_hold_where_none_are_given_and_sgd_does_not():
+    filled = FinetuneArguments(detector="d_fine").resolved([640], [480])
+    assert (filled.optimizer, filled.ema, filled.augment, filled.clip_grad_norm) == ("adamw", True, "strong", 0.1)
+    assert filled.backbone_lr_scale == 0.05 and filled.milestones(100) == []
+    assert FinetuneArguments(detector="d_fine", ema=False, auto=True).resolved([640], [480]).base_learning_rate < 1e-3
+    ours = FinetuneArguments().resolved([640], [480])
+    assert (ours.optimizer, ours.ema, ours.augment, ours.precise_bn_steps) == ("sgd", False, "off", 200)
+    assert ours.milestones(90) == [60, 80] and ours.clip_grad_norm == 1e6
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"detector_options": {"num_querys": 3}}, "num_queries"),
+        ({"detector_options": {"num_labels": 3}}, "follows from the data"),
+        ({"min_size_test": 100}, "multiples of 32"),
+        ({"init_parts": ["fpn"]}, "init_parts"),
+        ({"backbone": "resnet18"}, "leave backbone out"),
+        ({"detector_options": {"d_model": 33}}, "RT-DETRv2"),
+    ],
+)
+def test_wrong_input_is_one_clear_line_before_training(run, tmp_path, changes, said):
+    with pytest.raises(InputError, match=said) as caught:
+        run("run", "rt_detr_v2", **changes)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "checkpoints").exists()
