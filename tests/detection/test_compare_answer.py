@@ -51,7 +51,9 @@ def write_answer(folder, scores, *, images=("25",), subsets=1, figure="AP50", mo
     return folder
 
 
-@pytest.mark.parametrize(("name", "pair", "tells"), [("clear", ("trained", "random"), True)])
+@pytest.mark.parametrize(
+    ("name", "pair", "tells"), [("clear", ("trained", "random"), True), ("equal", ("other", "one"), False)]
+)
 def test_the_demonstrations_say_what_they_have_to(name, pair, tells):
     """Recorded runs: a start that was trained on the classes, and two that differ in their seed alone."""
     folder = DEMONSTRATIONS / name
