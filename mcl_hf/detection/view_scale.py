@@ -118,7 +118,8 @@ def _annotated(arguments: PretrainArguments) -> DetectionData | None:
     """`probe_data`, or the run's own data where they are on this machine and annotated."""
     if arguments.probe_data is not None:
         return open_detection_data(arguments.probe_data, skip_broken=True, check_files=False)
-    if len(arguments.data) > 1 or arguments.data_files or not Path(embedded_folder(arguments.data[0])).exists():
+    folder = Path(embedded_folder(arguments.data[0]))
+    if len(arguments.data) > 1 or arguments.data_files or arguments.data[0] == "photos" or not folder.exists():
         return None
     try:
         return open_detection_data(arguments.data[0], split=arguments.split, skip_broken=True, check_files=False)

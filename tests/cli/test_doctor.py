@@ -63,11 +63,23 @@ def test_wrong_input_is_one_line(capsys, argv, said):
 
 
 def test_a_plan_of_the_demo_says_what_it_needs(capsys, tmp_path):
-    argv = ["--plan", "demo", "--processes", "2", "--batch-size", "8", "--num-workers", "0"]
+    argv = [
+        "--plan",
+        "demo",
+        "--processes",
+        "2",
+        "--batch-size",
+        "8",
+        "--num-workers",
+        "0",
+        "--probe-data",
+        "bccd-mini",
+    ]
     assert main(["doctor", *argv, "--output-dir", str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
     assert "120 of 16 images" in out and "GiB" in out and "images/s" in out and "--num-workers" in out
     assert "measured N=4" in out and "N=8" in out and not (tmp_path / "run").exists()
+    assert "the median object of" in out
 
 
 def test_a_plan_of_fine_tuning_says_what_it_needs(capsys, tmp_path):

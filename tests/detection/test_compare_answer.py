@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from mcl_hf.detection.compare.plan import load_plan
 from mcl_hf.detection.compare.report import to_markdown, write_report
 from mcl_hf.detection.compare.statistics import holm, label_equivalent, paired_difference, seeds_needed, t_quantile
 from mcl_hf.errors import InputError
+
+DEMONSTRATIONS = Path(__file__).parents[2] / "evaluation" / "demonstrations"
 
 
 def write_answer(folder, scores, *, images=("25",), subsets=1, figure="AP50", more="", tuned=None):
@@ -46,6 +49,20 @@ def write_answer(folder, scores, *, images=("25",), subsets=1, figure="AP50", mo
     }  # fmt: skip
     (folder / ABOUT).write_text(json.dumps(about))
     return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "pair", "tells"), [("clear", ("trained", "random"), True), ("equal", ("other", "one"), False)]
+)
+def test_the_demonstrations_say_what_they_have_to(name, pair, tells):
+    """Recorded runs: a start that was trained on the classes, and two that differ in their seed alone."""
+    folder = DEMONSTRATIONS / name
+    answer = read_answer(folder)
+    (difference,) = answer.primary
+    assert ((difference.one, difference.other), difference.seeds, difference.tells) == (pair, 3, tells)
+    assert ("cannot tell" in answer.sentence) == (not tells) and ("is above" in answer.sentence) == tells
+    assert answer.sentence in (folder / "report.md").read_text()
+    assert all(result["commit"] and result["machine"] for result in answer.results.values())
 
 
 def test_a_clear_difference_is_told_and_a_small_one_is_not(tmp_path):

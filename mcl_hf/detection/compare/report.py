@@ -47,7 +47,8 @@ def write_report(answer: Answer, test: DetectionData | None = None) -> None:
 
 def _draw_found(answer: Answer, test: DetectionData) -> Image.Image:
     """Annotated and found objects of the images shown: a row of pairs for every start, first seed and subset."""
-    items = {item.name: item for item in (test[index] for index in shown_images(test))}
+    shown = [test[index] for index in shown_images(test)]
+    items = {key: item for item in shown for key in (str(item.image_id), item.name)}  # older results name images
     drawn = []
     for job, result in answer.results.items():
         for name, rows in result.get("shown", {}).items():

@@ -224,13 +224,14 @@ def shown_images(data: DetectionData) -> list[int]:
 
 
 def shown_detections(data: DetectionData, results: list[dict[str, Any]]) -> dict[str, list[list[float]]]:
-    """What was found in the images shown: name -> rows of x, y, w, h in px, category id, score."""
-    names = {data.image_ids[index]: data.names[index] for index in shown_images(data)}
-    found: dict[str, list[list[float]]] = {name: [] for name in names.values()}
+    """What was found in the images shown: id, which tells nothing of this machine's folders -> rows of x, y, w, h in
+    px, category id, score.
+    """
+    found: dict[str, list[list[float]]] = {str(data.image_ids[index]): [] for index in shown_images(data)}
     for result in results:
-        if result["image_id"] in names and result["score"] >= _SHOWN_SCORE:
+        if str(result["image_id"]) in found and result["score"] >= _SHOWN_SCORE:
             box = [round(value, 1) for value in result["bbox"]]
-            found[names[result["image_id"]]].append([*box, result["category_id"], round(result["score"], 3)])
+            found[str(result["image_id"])].append([*box, result["category_id"], round(result["score"], 3)])
     return found
 
 
