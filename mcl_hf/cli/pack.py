@@ -122,6 +122,7 @@ def format_report(report: "PackReport", source: str, out: Path, max_side: int, s
     before, after = total.bytes_before / 1e6, total.bytes_after / 1e6
     lines = [
         f"packed {source} into {out}: {total.images} images, {shards}, in {seconds:.0f} s",
+        f"  source      {report.source}",
         *(
             [f"  continued   {report.continued_shards} of the shards were there already"]
             if report.continued_shards

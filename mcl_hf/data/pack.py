@@ -42,6 +42,8 @@ class PackReport:
     num_shards: int
     continued_shards: int
     """Shards that an earlier, interrupted pack had finished."""
+    source: str
+    """Kind of the source, and what of it was left out."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def pack_images(
     if not total.images:
         examples = "; ".join(f"{name}: {reason}" for name, reason in total.broken[:3])
         raise InputError(f"Not one of the {len(source)} images of {data} can be decoded, for example {examples}.")
-    return PackReport(total, folder.num_shards, continued)
+    return PackReport(total, folder.num_shards, continued, source.description.partition("\n")[0])
 
 
 # ---- what a row holds -----------------------------------------------------------------------------------------------

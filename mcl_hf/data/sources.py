@@ -126,6 +126,8 @@ def _find(data: str, split: str, streaming: bool, patterns: list[str] | None) ->
     """What a text names: a table to be shuffled, or shards to be streamed."""
     data = embedded_folder(data)
     path = Path(data)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{data} is a pipe or a device, which may never end: give a file or a folder")
     if patterns is not None:
         if path.is_dir():
             return folder_files(data, path, patterns, streaming)

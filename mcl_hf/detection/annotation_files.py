@@ -4,6 +4,7 @@ Flow: datasets -> **annotation_files** + a reader (coco_format, yolo, voc, csv_b
 annotation_check.
 """
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -80,7 +81,8 @@ def split_meant(word: str) -> str:
 def walk(folder: Path) -> list[str]:
     """Paths of all files below a folder, relative to it, with /, sorted; links are followed, each folder once.
 
-    Hidden files and folders, and what macOS leaves in archives, are passed over, and so is what cannot be read.
+    Hidden files and folders, and what macOS leaves in archives, are passed over, and so are pipes, devices and what
+    cannot be read.
     """
     found: list[str] = []
     seen: set[tuple[int, int]] = set()
@@ -93,7 +95,8 @@ def walk(folder: Path) -> list[str]:
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _LEFTOVERS)
         inside = os.path.relpath(place, folder).replace(os.sep, "/")
         prefix = "" if inside == "." else f"{inside}/"
-        found += [prefix + name for name in files if not name.startswith(".")]
+        # images are looked at one by one, when they are checked
+        found += [prefix + n for n in files if n[0] != "." and (is_image(n) or is_file(Path(place, n)))]
     return sorted(found)
 
 
@@ -110,6 +113,12 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def refuse_pipe(file: Path) -> None:
+    """Raise `OSError` where a path is there and no regular file: a pipe or a device may never end."""
+    if not file.is_file() and file.exists():
+        raise OSError(errno.EINVAL, "is no regular file")
+
+
 def read_text(file: Path) -> str:
     """Text of a file in UTF-8, with or without a byte order mark.
 
@@ -117,6 +126,7 @@ def read_text(file: Path) -> str:
         InputError: it cannot be read, or is no UTF-8.
     """
     try:
+        refuse_pipe(file)
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror or error}") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mcl_hf.detection.annotation_check import RawData, RawImage
-from mcl_hf.detection.annotation_files import Part, find_images, is_file, split_word
+from mcl_hf.detection.annotation_files import Part, find_images, is_file, refuse_pipe, split_word
 from mcl_hf.detection.annotation_values import image_id_of, shown, side_in_px
 from mcl_hf.detection.detection_data import FileImages
 from mcl_hf.errors import InputError
@@ -124,6 +124,7 @@ def load_json(file: Path) -> Any:
         InputError: it cannot be read, is no JSON, or nests deeper than any annotations do.
     """
     try:
+        refuse_pipe(file)
         return json.loads(file.read_bytes())
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror or error}") from error

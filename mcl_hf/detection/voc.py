@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mcl_hf.detection.annotation_check import RawData, RawImage
-from mcl_hf.detection.annotation_files import Part, is_image, read_text, split_word, unique_names
+from mcl_hf.detection.annotation_files import Part, is_image, read_text, refuse_pipe, split_word, unique_names
 from mcl_hf.detection.annotation_values import side_in_px
 from mcl_hf.detection.detection_data import FileImages
 from mcl_hf.errors import InputError
@@ -150,6 +150,7 @@ def _read_xml(folder: Path, name: str) -> tuple[RawImage, list[dict[str, Any]]]:
     """An image, called as the file says, and its objects; what is wrong with the file is the image's fault."""
     file = folder / name
     try:
+        refuse_pipe(file)
         root = ElementTree.parse(file).getroot()
         size = root.find("size")
         width, height = (side_in_px(size.findtext(side)) if size is not None else None for side in ("width", "height"))

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from mcl_hf.detection.annotation_check import RawData, RawImage
-from mcl_hf.detection.annotation_files import Part, is_image, read_text, split_word, unique_names, walk
+from mcl_hf.detection.annotation_files import Part, is_image, read_text, refuse_pipe, split_word, unique_names, walk
 from mcl_hf.detection.annotation_values import shown
 from mcl_hf.detection.detection_data import DetectionData, FileImages
 from mcl_hf.errors import InputError
@@ -56,9 +56,15 @@ def yaml_parts(file: Path, content: Any = None, root: Path | None = None) -> lis
         InputError: it is none, or names no classes.
     """
     content = _load_yaml(file) if content is None else content
-    names = content.get("names") if isinstance(content, dict) else None
+    content = content if isinstance(content, dict) else {}
+    names = content.get("names")
     if isinstance(names, list):
         names = dict(enumerate(names))
+    values = [content.get("path"), *([*names, *names.values()] if isinstance(names, dict) else [])]
+    for entry in map(content.get, (*_SPLITS, "valid")):
+        values += entry if isinstance(entry, list) else [entry]
+    if not all(value is None or isinstance(value, str | int | float) for value in values):
+        raise InputError(f"{file}: its paths and names are not all texts or numbers")  # aliases may make them endless
     if not isinstance(names, dict) or not names:
         raise InputError(f"{file} names no classes: a list or mapping 'names' belongs there")
     try:
@@ -243,6 +249,7 @@ def _label_files(image: str) -> list[str]:
 def _label_text(image: str) -> str | None:
     for name in _label_files(image):
         try:
+            refuse_pipe(Path(name))
             return Path(name).read_text(encoding="utf-8-sig", errors="replace")
         except OSError:
             continue

@@ -105,6 +105,8 @@ def test_links_pipes_and_odd_names_cost_themselves_only(tmp_path):
     (folder / "gone.jpg").symlink_to("nowhere.jpg")
     (folder / "photo.HEIC").write_bytes(b"x")
     (folder / os.fsdecode(b"\xff.jpg")).write_bytes(jpeg())
+    with pytest.raises(InputError, match="is a pipe or a device"):
+        open_source(str(folder / "pipe.jpg"))
     source = open_source(str(folder))
     assert len(source) == 3  # two images and the dangling link, which is broken when it is read
     for told in ("1 pipe(s) or device(s)", "1 .heic file(s), which cannot be decoded,", "no UTF-8"):

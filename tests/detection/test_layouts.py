@@ -1,5 +1,6 @@
 """Annotated data as programs and people leave it: every layout opens with the same boxes, or says what was seen."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mcl_hf.detection import list_splits, open_detection_data, write_yolo
-from mcl_hf.detection.results import ground_truth_results
+from mcl_hf.detection.results import ground_truth_results, read_results
 from mcl_hf.errors import InputError
 from tests.detection.scenes import write_scenes
 from tests.detection.test_datasets import voc_xml
@@ -99,6 +100,14 @@ def test_yolo_without_a_yaml(tmp_path, monkeypatch):
         assert first_box(spec) == pytest.approx(BOX) and list_splits(spec) == []
     with pytest.raises(InputError, match="nothing in it tells splits apart"):
         open_detection_data(tmp_path, split="test")
+
+
+def test_a_yaml_of_aliases_within_aliases_ends(tmp_path):
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in itertools.pairwise("abcdefghi")]
+    for field in ("names: *i", "names: [cup]\ntrain: *i", "names: [cup]\npath: *i", "names: {0: *i}"):
+        with pytest.raises(InputError, match="are not all texts or numbers"):
+            open_detection_data(text(tmp_path / "data.yaml", "\n".join([*lines, field])))
 
 
 def test_yolo_labels_that_are_wrong(tmp_path):
@@ -340,3 +349,25 @@ def test_links_and_what_is_hidden(tmp_path):
     coco(tmp_path / "data" / ".hidden" / "c.json", "a.jpg")
     (tmp_path / "data" / "up").symlink_to(tmp_path / "data")
     assert len(open_detection_data(tmp_path / "data")) == 1
+
+
+def test_pipes_and_devices_end_nothing(tmp_path):
+    picture(tmp_path / "data" / "images" / "a.jpg")
+    coco(tmp_path / "data" / "a.json", "images/a.jpg")
+    names = ["b.json", "b.csv", "data.yaml", "b.xml", "metadata.jsonl", "images/a.txt", "t.parquet", "images/p.jpg"]
+    for number, name in enumerate(names):
+        if number % 2:
+            os.mkfifo(tmp_path / "data" / name)
+        else:
+            (tmp_path / "data" / name).symlink_to("/dev/zero")
+    assert len(open_detection_data(tmp_path / "data")) == 1
+    with pytest.raises(InputError, match="no local file"):
+        open_detection_data("/dev/zero")
+    with pytest.raises(InputError, match="cannot be read: is no regular file"):
+        read_results("/dev/zero", open_detection_data(tmp_path / "data"))
+    text(tmp_path / "yolo" / "classes.txt", "cup\n")
+    for name in "ab":
+        picture(tmp_path / "yolo" / "images" / f"{name}.jpg")
+    text(tmp_path / "yolo" / "labels" / "a.txt", CUP)
+    os.mkfifo(tmp_path / "yolo" / "labels" / "b.txt")
+    assert "without a label file: 1" in open_detection_data(tmp_path / "yolo").description
