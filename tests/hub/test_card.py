@@ -553,3 +553,9 @@ def test_cards_that_the_hub_would_not_take_are_one_line(header, message):
 def test_the_header_is_plain_yaml(folder):
     header = yaml.safe_load(render_card(folder).split("---\n")[1])
     assert set(header) == {"library_name", "license", "pipeline_tag", "tags"}  # nothing that is not known
+
+
+def test_the_whole_card_of_a_detector(tmp_path):
+    expected = GOLDEN.with_name("card_of_a_tiny_detector.md").read_text(encoding="utf-8")
+    text = render_card(make_detector(tmp_path / "det"))
+    assert text == expected.replace("VERSION", __version__), "if this is meant, write the new text to the file"
