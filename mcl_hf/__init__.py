@@ -87,11 +87,11 @@ def __getattr__(name: str) -> Any:
 
         return compare
     if name == "finetune":
-        from .detection.finetune import finetune
+        from .callbacks import finetune
 
         return finetune
     if name == "pretrain":
-        from .training import pretrain
+        from .callbacks import pretrain
 
         return pretrain
     raise AttributeError(f"module 'mcl_hf' has no attribute {name!r}")

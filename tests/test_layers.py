@@ -1,7 +1,7 @@
 """The import direction between packages, which keeps every stage usable and testable without the ones after it.
 
-`models`, `data` | `viz` | `training`, `transfer` | `detection` | `probe` | `hub` | `cli`: a package imports only from
-packages to its left; `models` and `data`, and `training` and `transfer`, do not know each other,
+`models`, `data` | `viz` | `training`, `transfer` | `detection` | `probe` | `hub` | `callbacks` | `cli`: a package
+imports only from packages to its left; `models` and `data`, and `training` and `transfer`, do not know each other,
 but for the one conversion of pictures, which travels with the models' code and serves the decoder of training too.
 """
 
@@ -23,6 +23,7 @@ COLUMNS = [
     {"detection"},
     {"probe"},
     {"hub"},
+    {"callbacks"},
     {"cli"},
 ]
 # Single files at the top of the package.

@@ -5,7 +5,7 @@ Also behind `scripts/finetune_detection.py`.
 
 from collections.abc import Sequence
 
-from mcl_hf.cli.card import CardWriter
+from mcl_hf.callbacks import default_callbacks
 from mcl_hf.cli.command import Parser, run_command
 from mcl_hf.cli.hub_flags import add_hub_flags, hub_callbacks
 from mcl_hf.cli.options import given_flags, recipe_parser
@@ -49,5 +49,5 @@ def _run(argv: list[str]) -> int:
     given = given_flags(namespace, FinetuneArguments)
     arguments = load_finetune_arguments(namespace.recipe, **given)
     with hub_callbacks(namespace, arguments) as push:
-        result = finetune(arguments, callbacks=[CardWriter(), *push])
+        result = finetune(arguments, callbacks=[*default_callbacks(arguments), *push])
     return 130 if result.stopped_by == "SIGINT" else 0

@@ -3,12 +3,10 @@
 import argparse
 from collections.abc import Sequence
 
-from mcl_hf.cli.card import CardWriter
+from mcl_hf.callbacks import default_callbacks
 from mcl_hf.cli.command import Parser, run_command
 from mcl_hf.cli.hub_flags import add_hub_flags, hub_callbacks
 from mcl_hf.cli.options import given_flags, recipe_parser
-from mcl_hf.cli.pictures import RunPictures
-from mcl_hf.cli.probing import RunProbe
 from mcl_hf.training import PretrainArguments, load_arguments, pretrain
 
 # Title of a group of flags -> the field of PretrainArguments that it starts with.
@@ -55,5 +53,5 @@ def _run(argv: list[str]) -> int:
     namespace = parser.parse_args(argv)
     arguments = read_arguments(namespace)
     with hub_callbacks(namespace, arguments) as push:
-        result = pretrain(arguments, callbacks=[RunProbe(arguments), RunPictures(), CardWriter(), *push])
+        result = pretrain(arguments, callbacks=[*default_callbacks(arguments), *push])
     return 130 if result.stopped_by == "SIGINT" else 0

@@ -13,14 +13,14 @@ Where it sits: a checkpoint -> **bundle** -> `publish.py`. Weights go through `t
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import ModelCardData, constants
 
 from mcl_hf.errors import InputError
-from mcl_hf.hub.card import check_card, license_of, render_card
+from mcl_hf.hub.card import check_card, render_card
 from mcl_hf.hub.card_pictures import PICTURES
 from mcl_hf.hub.recorded import whole_class
 from mcl_hf.hub.run_record import ARGUMENTS_FILE, SUMMARY_FILE, read_run, without_private_parts, write_run_record
@@ -108,7 +108,6 @@ def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: 
             f"there is no folder {checkpoint}: push takes a run, a checkpoint or a detector of this machine"
         )
     source, description = find_folder(str(checkpoint))
-    contents = replace(contents, license=license_of(source, contents.license))
     if contents.with_code:
         refuse_detector(description.get("model_type"))
     model = into / "model"

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from mcl_hf.detection.finetune_finish import TITLES
+from mcl_hf.errors import InputError
 from mcl_hf.hub.card_doors import doors
 from mcl_hf.hub.card_limits import limitations, never_run
 from mcl_hf.hub.card_metadata import check_card, metadata
@@ -24,7 +25,7 @@ from mcl_hf.hub.results import read_results
 from mcl_hf.hub.training_rows import finetuning_rows, last_numbers, log_rows, pretraining_rows, recipe_text, start_text
 from mcl_hf.version import __version__
 
-__all__ = ["check_card", "fill_template", "license_of", "render_card"]
+__all__ = ["check_card", "fill_template", "render_card", "write_card"]
 TEMPLATE = "card_template.md"
 PAPER = "[MCL](https://arxiv.org/abs/2304.02010) (multi-level contrastive learning{variant})"
 _RENDERED = (
@@ -59,7 +60,7 @@ def render_card(
         folder: a run's folder, its `pretraining/`, a checkpoint, a fine-tuned detector or an imported checkpoint.
         repository: `user/name` that it is published as; None: it is opened from its folder.
         title: first heading; the folder's name where left out.
-        license: of the weights, as the Hub names it; None: see `license_of`.
+        license: of the weights, as the Hub names it; None: none is claimed.
         evaluations: result files besides those in the folder: metrics.json, probe.json, comparison.json.
         pictures: folder of the card; curves are drawn into `pictures/` there, as PNG. None: no pictures.
         with_timm: `repository`-timm is published, too.
@@ -74,7 +75,6 @@ def render_card(
             picture cannot be written.
     """
     recorded = read_recorded(folder)
-    license = license_of(recorded, license)
     results = read_results(recorded, repository, evaluations)
     heading = title or recorded.name
     state = recorded.state
@@ -108,17 +108,19 @@ def render_card(
     return fill_template({**parts, "curves": curves})
 
 
-def license_of(model: Recorded | Path, given: str | None) -> str:
-    """The licence of a model's weights: as given, else apache-2.0 for weights that a run here made, `unknown` for those
-    of other programs.
+def write_card(target: Path, text: str) -> None:
+    """Write a card whole or not at all, making its folder.
 
     Raises:
-        InputError: as `read_recorded`.
+        InputError: it cannot be written.
     """
-    if given is not None:
-        return given
-    recorded = read_recorded(model) if isinstance(model, Path) else model
-    return "apache-2.0" if recorded.state is not None else "unknown"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror or error}") from error
 
 
 def fill_template(values: Mapping[str, Any]) -> str:

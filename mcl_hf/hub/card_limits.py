@@ -13,26 +13,30 @@ _LEVELS = {1: "P5", 2: "P4", 4: "P3", 8: "P2"}
 """Montage ratio -> the level of the pyramid that its tiles are read from."""
 
 
-def limitations(recorded: Recorded, data_licence: str | None, license: str) -> list[str]:
+def limitations(recorded: Recorded, data_licence: str | None, license: str | None) -> list[str]:
     """Sentences, each about something that the record shows.
 
     Args:
         recorded: the model.
         data_licence: of the data, as given.
-        license: of the weights.
+        license: of the weights; None: none is claimed.
     """
     state, config = recorded.state, recorded.config
     lines = []
+    claimed = (
+        "No licence of the weights is claimed; whoever may give one does so by `--license` of `mcl-hf card` and "
+        "`mcl-hf push`"
+        if license is None
+        else f"The weights are under {code(license)}"
+    )
     if state is None:
+        lines.append(f"{claimed}.")
         told = "What trained these weights, on what data and under what terms, is not recorded here."
         lines.append(told if recorded.imported is None else f"{told} Its authors' own card or paper says it.")
         lines += _of_the_import(recorded)
         lines += health_lines(recorded)
     else:
-        lines.append(
-            f"The weights are under {code(license)}; the data have terms of their own: "
-            f"{licence_text(state, data_licence)}."
-        )
+        lines.append(f"{claimed}; the data have terms of their own: {licence_text(state, data_licence)}.")
         lines += _of_the_start(state)
         lines.append("Biases of the data are likely those of the model; they were not examined.")
         lines.append(

@@ -22,7 +22,7 @@ _PIPELINES = ("object-detection", "image-segmentation", "image-feature-extractio
 _DETECTION = "object-detection"
 
 
-def metadata(recorded: Recorded, results: Results, title: str, license: str) -> ModelCardData:
+def metadata(recorded: Recorded, results: Results, title: str, license: str | None) -> ModelCardData:
     """The header.
 
     Args:
@@ -30,12 +30,12 @@ def metadata(recorded: Recorded, results: Results, title: str, license: str) -> 
         results: its evaluations; those that are finite numbers, of this model or of detectors from it, become
             `model-index`.
         title: name in `model-index`.
-        license: of the weights.
+        license: of the weights; None: none is claimed.
 
     Raises:
         InputError: a licence that the Hub has no form for.
     """
-    if _LICENSE.fullmatch(license) is None:
+    if license is not None and _LICENSE.fullmatch(license) is None:
         raise InputError(f"the licence {license!r} is no identifier of the Hub: write one such as apache-2.0, or other")
     tags = ["mcl_hf", _DETECTION]
     if recorded.detector is not None:

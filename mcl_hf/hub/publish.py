@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub import ModelCard
+
 from mcl_hf.errors import InputError
 from mcl_hf.hub.bundle import CARD, Bundle, Contents, is_ours, make_bundles
 from mcl_hf.hub.refusals import HubAwayError
@@ -44,6 +46,7 @@ def push_checkpoint(
     repository: str,
     *,
     contents: Contents | None = None,
+    public: bool = False,
     private: bool = False,
     create_pr: bool = False,
     tag: str | None = None,
@@ -55,7 +58,8 @@ def push_checkpoint(
         checkpoint: a finished run, its `pretraining/`, a checkpoint inside, a fine-tuned or an exported detector.
         repository: `user/name`; made where it is not there.
         contents: what goes along.
-        private: make it private; refused for one that is public.
+        public: a new repository is public; left out, it is private.
+        private: refuse a repository that is there and public.
         create_pr: propose the files in a pull request instead.
         tag: of the release; None takes the next of v1, v2, ...
         message: title of the commit.
@@ -74,7 +78,7 @@ def push_checkpoint(
     check_request(repository, create_pr, tag)
     with tempfile.TemporaryDirectory(prefix="mcl-hf-push-") as folder:
         bundles = make_bundles(checkpoint, repository, Path(folder), contents)
-        return publish(bundles, private=private, create_pr=create_pr, tag=tag, message=message)
+        return publish(bundles, public=public, private=private, create_pr=create_pr, tag=tag, message=message)
 
 
 def check_request(repository: str, create_pr: bool, tag: str | None) -> None:
@@ -93,6 +97,7 @@ def check_request(repository: str, create_pr: bool, tag: str | None) -> None:
 def publish(
     bundles: Sequence[Bundle],
     *,
+    public: bool = False,
     private: bool = False,
     create_pr: bool = False,
     tag: str | None = None,
@@ -123,7 +128,7 @@ def publish(
         commits = []
         for repository, bundle, exists in zip(repositories, order, there, strict=True):
             if not exists:
-                repository.create(private)
+                repository.create(private=not public)
                 progress.made(repository.name)
             progress.committing(repository.name)
             commits.append(repository.commit(bundle.files, title, is_ours, create_pr))
@@ -207,9 +212,14 @@ def check_sizes(bundle: Bundle) -> None:
             )
 
 
-def describe(bundles: Sequence[Bundle]) -> str:
-    """Files, sizes and cards, for a reader."""
-    lines = []
+def describe(bundles: Sequence[Bundle], public: bool = False) -> str:
+    """Visibility, licence, files, sizes and cards, for a reader."""
+    seen = "public" if public else "private (--public makes it public)"
+    license = ModelCard(bundles[0].card, ignore_metadata_errors=True).data.license
+    lines = [
+        f"visibility: {seen} where the repository is new; one that is there keeps its own",
+        f"licence of the weights: {license or 'none is claimed (--license NAME gives one)'}",
+    ]
     for bundle in bundles:
         sizes = bundle.sizes()
         lines.append(f"{bundle.repository}: {len(sizes)} files, {_size(sum(sizes.values()))}")

@@ -163,7 +163,7 @@ class Repository:
         return {ref.name: ref.target_commit for ref in refs.tags}
 
     # --- what changes -------------------------------------------------------------------------------------------------
-    def create(self, private: bool = False) -> None:
+    def create(self, private: bool = True) -> None:
         """Make the repository.
 
         Raises:
@@ -175,7 +175,7 @@ class Repository:
             nonlocal asked
             again, asked = asked, True
             try:
-                self._api.create_repo(self.name, private=private or None)
+                self._api.create_repo(self.name, private=private)
             except HfHubHTTPError as error:
                 if error.response.status_code != _EXISTS or not again:  # else the answer to the first was lost
                     raise

@@ -61,6 +61,10 @@ class Callback(Protocol):
         """After the finished model was written."""
 
 
+Callbacks = Sequence[Any] | Callable[[Any], Sequence[Any]]
+"""Callbacks, or what makes them of a run's options."""
+
+
 class RunArguments(Protocol):
     """The options that the loop reads, with the meanings that they have in `PretrainArguments`; a dataclass."""
 

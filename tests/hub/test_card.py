@@ -505,7 +505,11 @@ def test_an_imported_checkpoint_says_what_it_came_from(folder, tmp_path):
     out.mkdir()
     shutil.copyfile(folder / "config.json", out / "config.json")
     bare = render_card(out)
-    assert "How it was trained is not recorded." in bare and ModelCard(bare).data.license == "unknown"
+    assert (
+        "How it was trained is not recorded." in bare
+        and ModelCard(bare).data.license is None
+        and "No licence of the weights is claimed" in bare
+    )
     content = {"file": "moco|v2.pth", "sha256": "ab12", "layout": "MoCo", "remarks": ["left out: 2 tensors"],
                "parts": {"backbone": [9, 9], "FPN": [0, 4]}, "mcl_hf": "0.1.0"}  # fmt: skip
     (out / "imported_from.json").write_text(json.dumps(content))
@@ -552,10 +556,18 @@ def test_cards_that_the_hub_would_not_take_are_one_line(header, message):
 
 def test_the_header_is_plain_yaml(folder):
     header = yaml.safe_load(render_card(folder).split("---\n")[1])
-    assert set(header) == {"library_name", "license", "pipeline_tag", "tags"}  # nothing that is not known
+    assert set(header) == {"library_name", "pipeline_tag", "tags"}  # nothing that is not known
 
 
 def test_the_whole_card_of_a_detector(tmp_path):
     expected = GOLDEN.with_name("card_of_a_tiny_detector.md").read_text(encoding="utf-8")
     text = render_card(make_detector(tmp_path / "det"))
     assert text == expected.replace("VERSION", __version__), "if this is meant, write the new text to the file"
+
+
+def test_a_licence_is_claimed_only_where_it_is_given(folder, tmp_path):
+    for place in (folder, make_detector(tmp_path / "det")):
+        text = render_card(place)
+        assert ModelCard(text).data.license is None and "`--license` of `mcl-hf card` and `mcl-hf push`" in text
+        given = render_card(place, license="mit")
+        assert ModelCard(given).data.license == "mit" and "The weights are under `mit`; the data" in given

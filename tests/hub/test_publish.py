@@ -52,7 +52,7 @@ def tags(hub, name="alice/net"):
 
 
 def test_a_run_is_published_in_one_commit_with_a_tag_and_opens_bit_for_bit(hub, command, client, run):
-    done = command("push", str(run), "alice/net", "--private", token="hf_alice")
+    done = command("push", str(run), "alice/net", token="hf_alice")
     assert done.code == 0, done.text
     assert files_of(hub) == sorted([*SLIM, *RECORD]) and pictures_of(hub) == ["pictures/training.png"]
     repo = hub.store.repos["model", "alice/net"]
@@ -93,7 +93,16 @@ def test_a_second_push_of_the_same_is_no_commit_and_no_tag(hub, command, run):
 
 
 def test_everything_that_can_go_along(hub, command, client, run):
-    extras = ("--with-timm", "--with-code", "--with-pretraining", "--tag", "first", "--message", "All of it")
+    extras = (
+        "--public",
+        "--with-timm",
+        "--with-code",
+        "--with-pretraining",
+        "--tag",
+        "first",
+        "--message",
+        "All of it",
+    )
     done = command("push", str(run), "lab/net", *extras, token="hf_alice")
     assert done.code == 0, done.text
     held = files_of(hub, "lab/net")
@@ -146,7 +155,7 @@ def test_a_detector_is_published_and_carries_no_code(hub, command, client, tmp_p
     refused = command("push", str(detector), "alice/cups", "--with-code", token="hf_alice")
     assert refused.code == 2 and "--with-code is for pre-training models" in refused.err
     assert not hub.asked()
-    assert command("push", str(detector), "alice/cups", "--with-timm", token="hf_alice").code == 0
+    assert command("push", str(detector), "alice/cups", "--with-timm", "--public", token="hf_alice").code == 0
     assert files_of(hub, "alice/cups") == sorted(SLIM)
     opened = client('import mcl_hf; mcl_hf.MCLForInstanceSegmentation.from_pretrained("alice/cups")')
     assert opened.code == 0, opened.text
@@ -205,6 +214,8 @@ def test_a_dry_run_shows_everything_and_asks_nothing(hub, command, run):
     done = command("push", str(run), "alice/net", "--dry-run", "--with-timm", HF_HUB_OFFLINE="1")
     assert done.code == 0, done.text
     assert not hub.asked()
+    assert "visibility: private (--public makes it public) where the repository is new" in done.out
+    assert "licence of the weights: none is claimed (--license NAME gives one)" in done.out
     assert "alice/net: " in done.out and "alice/net-timm: " in done.out
     size = f"{(run / 'model.safetensors').stat().st_size / 1000:.1f} kB"
     assert any(line.split() == ["model.safetensors", *size.split()] for line in done.out.splitlines()), done.out
