@@ -25,10 +25,10 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 
 from mcl_hf.errors import InputError
 from mcl_hf.hub.bundle import Contents, is_ours, make_bundles
+from mcl_hf.hub.card_data import NOT_PUBLISHED
 from mcl_hf.hub.push_worker import PushWorker, Upload
 from mcl_hf.hub.refusals import HubAwayError
 from mcl_hf.hub.repository import Repository
-from mcl_hf.hub.run_record import NOT_PUBLISHED
 from mcl_hf.hub.tags import next_tag
 from mcl_hf.plain_text import plain_text
 from mcl_hf.training.hub_resume import LOG

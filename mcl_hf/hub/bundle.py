@@ -20,10 +20,14 @@ from typing import Any
 from huggingface_hub import ModelCardData, constants
 
 from mcl_hf.errors import InputError
-from mcl_hf.hub.card import check_card, render_card
-from mcl_hf.hub.card_pictures import PICTURES
-from mcl_hf.hub.recorded import whole_class
-from mcl_hf.hub.run_record import ARGUMENTS_FILE, SUMMARY_FILE, read_run, without_private_parts, write_run_record
+from mcl_hf.hub.card import PICTURES, check_card, render_card
+from mcl_hf.hub.card_data import (
+    ARGUMENTS_FILE,
+    SUMMARY_FILE,
+    whole_class,
+    without_private_parts,
+    write_run_record,
+)
 from mcl_hf.models.configuration_mcl import MCLConfig
 from mcl_hf.transfer.checkpoint import find_folder
 from mcl_hf.transfer.export import export_checkpoint
@@ -115,9 +119,7 @@ def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: 
     if contents.with_code:
         plain = model.rename(into / "plain")
         write_with_code(plain, model)
-    record = read_run(source)
-    if record is not None:
-        write_run_record(record, model)
+    write_run_record(source, model)
     whole = None
     if contents.with_pretraining:
         whole = _copy_pretraining(_pretraining_folder(source, description), model / PRETRAINING, contents.with_code)

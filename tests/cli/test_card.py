@@ -67,7 +67,7 @@ def test_cards_of_recipes_are_printed_or_written(tmp_path, capsys):
 
 
 def test_without_matplotlib_the_card_has_no_pictures_and_says_why(run, tmp_path, monkeypatch, capsys):
-    for place in ("mcl_hf.cli.card", "mcl_hf.hub.card_pictures"):
+    for place in ("mcl_hf.cli.card", "mcl_hf.hub.card"):
         monkeypatch.setattr(f"{place}.find_spec", lambda name: None)
     assert main(["card", str(run), "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("drawn with matplotlib") == 1

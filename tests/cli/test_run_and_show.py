@@ -46,7 +46,7 @@ def test_a_finished_run_that_is_resumed_keeps_its_pictures(run_folder, capsys):
 
 
 def test_without_matplotlib_a_run_still_ends_well(tmp_path, monkeypatch):
-    for place in ("callbacks.pictures", "hub.card_pictures"):
+    for place in ("callbacks.pictures", "hub.card"):
         monkeypatch.setattr(f"mcl_hf.{place}.find_spec", lambda name: None)
     assert main(["pretrain", *TINY, "--max-steps", "1", "--output-dir", str(tmp_path / "run")]) == 0
     assert [path.name for path in (tmp_path / "run" / "pictures").iterdir()] == ["montages.png"]

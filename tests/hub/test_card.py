@@ -19,8 +19,8 @@ from mcl_hf.detection.configuration_detector import MCLDetectorConfig
 from mcl_hf.detection.finetune_arguments import load_finetune_arguments
 from mcl_hf.errors import InputError
 from mcl_hf.hub.card import check_card, render_card
-from mcl_hf.hub.command_line import run_command
-from mcl_hf.hub.recorded import read_recorded
+from mcl_hf.hub.card_data import read_recorded
+from mcl_hf.hub.training import run_command
 from mcl_hf.training.state import RECORD, TrainingState
 from mcl_hf.version import __version__
 
@@ -370,7 +370,7 @@ def test_pictures_only_when_asked_and_of_data_only_when_asked_for(folder, tmp_pa
     assert [path.name for path in (out / "pictures").iterdir()] == ["training.png"]
     text = render_card(folder, pictures=out, pictures_of_data=True)
     assert "(pictures/montages.png)" in text and (out / "pictures" / "montages.png").exists()
-    monkeypatch.setattr("mcl_hf.hub.card_pictures.find_spec", lambda name: None)
+    monkeypatch.setattr("mcl_hf.hub.card.find_spec", lambda name: None)
     assert "matplotlib, which was not installed" in render_card(folder, pictures=tmp_path / "bare")
     shutil.rmtree(folder / "pictures")
     with pytest.raises(InputError, match="has no pictures of its data"):
@@ -472,7 +472,7 @@ def test_a_comparison_names_means_with_their_spread_and_its_data(folder, tmp_pat
     assert result.metric_value == 40.0 and "with 25 labelled images, mean of 2 seeds" in result.metric_name
     del content["data"]["test"]["fingerprint"]
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"comparison.json .*data.test.fingerprint is missing"):
+    with pytest.raises(InputError, match=r"comparison.json is damaged: KeyError 'fingerprint'"):
         render_card(folder, evaluations=[path])
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mcl_hf import MCLDetectorConfig, MCLForInstanceSegmentation, MCLImageProcessor
-from mcl_hf.hub.run_record import read_run
+from mcl_hf.hub.card_data import read_recorded
 
 SLIM = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
 RECORD = ["log_summary.json", "training_arguments.json"]
@@ -75,9 +75,9 @@ def test_the_record_names_no_folder_and_no_data_of_the_machine(hub, command, run
     arguments = json.loads(hub.store.read("alice/net", "training_arguments.json"))
     summary = json.loads(hub.store.read("alice/net", "log_summary.json"))
     assert arguments["arguments"]["data"] == ["photos"] and arguments["max_steps"] == 3
-    state = read_run(run).state
+    state = read_recorded(run).state
     assert summary["steps"] == 3 and summary["lines"] == 3 and summary["images_seen"] == state.images_seen == 12
-    assert summary["lowest_loss"]["loss"] == min(line["loss"] for line in read_run(run).log)
+    assert summary["lowest_loss"]["loss"] == min(line["loss"] for line in read_recorded(run).log)
     for path in files_of(hub):
         assert b"carol" not in hub.store.read("alice/net", path), path
 
