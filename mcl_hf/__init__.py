@@ -26,6 +26,7 @@ from transformers.models.auto.modeling_auto import (  # noqa: E402
     MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES,
 )
 
+from . import models  # noqa: E402
 from .detection.configuration_detector import MCLDetectorConfig  # noqa: E402
 from .detection.modeling_detector import MCLForInstanceSegmentation, MCLForObjectDetection  # noqa: E402
 from .models import (  # noqa: E402
@@ -39,10 +40,17 @@ from .models import (  # noqa: E402
     MultiLevelContrast,
     RegionHead,
     assemble_montage,
-    load_backbone_weights,
-    load_starting_weights,
 )
+from .models.modeling_mcl import MCLPreTrainedModel  # noqa: E402
+from .remote.retry import load_patiently  # noqa: E402
+from .transfer import starting_weights  # noqa: E402
+from .transfer.starting_weights import load_backbone_weights, load_starting_weights  # noqa: E402
 from .version import __version__  # noqa: E402
+
+for _kind in (MCLConfig, MCLPreTrainedModel, MCLImageProcessor):
+    load_patiently(_kind)
+for _name in ("WeightReport", "load_backbone_weights", "load_starting_weights", "starting_statistics"):
+    setattr(models, _name, getattr(starting_weights, _name))  # where they were before; `models` knows no network
 
 AutoConfig.register(MCLConfig.model_type, MCLConfig, exist_ok=True)
 AutoModel.register(MCLConfig, MCLModel, exist_ok=True)

@@ -23,7 +23,7 @@ from mcl_hf.cli.command import run_command, say
 from mcl_hf.cli.doctor_plan import print_plan
 from mcl_hf.cli.pretrain import build_parser, read_arguments
 from mcl_hf.errors import InputError
-from mcl_hf.models.hub_retry import without_secrets
+from mcl_hf.remote.retry import without_secrets
 from mcl_hf.training import PretrainArguments
 from mcl_hf.training.rehearsal import rehearse
 from mcl_hf.version import __version__

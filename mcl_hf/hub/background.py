@@ -26,10 +26,10 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from mcl_hf.errors import InputError
 from mcl_hf.hub.bundle import Contents, is_ours, make_bundles
 from mcl_hf.hub.card_data import NOT_PUBLISHED
+from mcl_hf.hub.publish import next_tag
 from mcl_hf.hub.push_worker import PushWorker, Upload
 from mcl_hf.hub.refusals import HubAwayError
 from mcl_hf.hub.repository import Repository
-from mcl_hf.hub.tags import next_tag
 from mcl_hf.plain_text import plain_text
 from mcl_hf.training.hub_resume import LOG
 from mcl_hf.training.saving import to_drop
@@ -188,7 +188,7 @@ class PushToHub:
         def obsolete(path: str) -> bool:
             return _is_left_over(path, steps, upload) or (upload.release and is_ours(path))
 
-        steps = _steps(self.repository.files())
+        steps = _steps(self.repository.head()[1])
         commit = self.repository.commit(upload.files, upload.message, obsolete)
         if upload.release:
             known = self.repository.tags()
@@ -200,7 +200,7 @@ class PushToHub:
             return
         if not self.repository.check(self.private):
             self.repository.create(private=not self.public)
-        elif not self.continues and (steps := _steps(self.repository.files())):
+        elif not self.continues and (steps := _steps(self.repository.head()[1])):
             raise InputError(
                 f"{self.repository.name} holds checkpoints of a run already (step {max(steps):,}): continue that with "
                 f"--resume {self.repository.name}, or choose another repository"

@@ -24,6 +24,7 @@ from mcl_hf.hub.card import PICTURES, check_card, render_card
 from mcl_hf.hub.card_data import (
     ARGUMENTS_FILE,
     SUMMARY_FILE,
+    read_state,
     whole_class,
     without_private_parts,
     write_run_record,
@@ -35,6 +36,7 @@ from mcl_hf.transfer.remote_code import code_files, name_code, refuse_detector, 
 from mcl_hf.transfer.to_timm import feature_options
 
 _MODEL_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model*.safetensors.index.json")
+_EARLIER_CODE = ("hub_retry.py", "patient_loading.py")  # of releases before the models' code knew no network
 PRETRAINING = "pretraining"
 CARD = "README.md"
 
@@ -112,6 +114,7 @@ def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: 
             f"there is no folder {checkpoint}: push takes a run, a checkpoint or a detector of this machine"
         )
     source, description = find_folder(str(checkpoint))
+    read_state(source)  # a damaged record is found before anything is written
     if contents.with_code:
         refuse_detector(description.get("model_type"))
     model = into / "model"
@@ -143,7 +146,9 @@ def is_ours(path: str) -> bool:
     name = PurePosixPath(path)
     if len(name.parts) > 1:
         return name.parts[0] == PRETRAINING or path in PICTURES
-    return path in (*code_files(), ARGUMENTS_FILE, SUMMARY_FILE) or any(name.match(pattern) for pattern in _MODEL_FILES)
+    return path in (*code_files(), *_EARLIER_CODE, ARGUMENTS_FILE, SUMMARY_FILE) or any(
+        name.match(pattern) for pattern in _MODEL_FILES
+    )
 
 
 def _write_model(source: Path, description: dict[str, Any], folder: Path) -> None:

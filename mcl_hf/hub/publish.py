@@ -5,9 +5,10 @@ bundles have passed all checks; a commit is whole or absent; the same call again
 sends nothing twice. A repository that was made for a push that then failed stays, empty: this library deletes none.
 """
 
+import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from mcl_hf.errors import InputError
 from mcl_hf.hub.bundle import CARD, Bundle, Contents, is_ours, make_bundles
 from mcl_hf.hub.refusals import HubAwayError
 from mcl_hf.hub.repository import MAX_FILE_BYTES, Commit, Repository, check_name
-from mcl_hf.hub.tags import check_tag, next_tag, tag_is_taken
 from mcl_hf.version import __version__
 
 ATTEMPTS = 6
+_TAG = re.compile(r"(?!.*(\.\.|//|/\.|\.lock(/|$)))[^\W_][\w.+@/-]*(?<![./])", re.ASCII)
+"""Names that git takes, and a little fewer: the Hub looks at them only after the commit."""
 Say = Callable[[str], object]
 
 
@@ -90,8 +92,8 @@ def check_request(repository: str, create_pr: bool, tag: str | None) -> None:
     check_name(repository)
     if create_pr and tag is not None:
         raise InputError("--tag and --create-pr are both given: a release is tagged when the pull request is merged")
-    if tag is not None:
-        check_tag(tag)
+    if tag is not None and _TAG.fullmatch(tag) is None:
+        raise InputError(f"--tag {tag!r} cannot be a tag: write one such as v1, of letters, digits and . _ - + / @")
 
 
 def publish(
@@ -164,27 +166,31 @@ def _told(one: Published) -> str:
 def _release_name(
     repositories: Sequence[Repository], bundles: Sequence[Bundle], tags: Sequence[dict[str, str]], wanted: str | None
 ) -> str:
-    """The tag of this release: the one that is wanted, or the next of the model's own repository, the last one here.
+    """The tag of this release: the one that is wanted, or the next after all `v1`, `v2`, ... that there are.
 
     Raises:
         InputError: the one that is wanted names something else than this release.
     """
-
-    def taken(name: str) -> list[Repository]:
-        """Repositories where it names a commit that is not the newest, or that this release would change."""
-        rows = zip(repositories, bundles, tags, strict=True)
-        return [
-            repository
-            for repository, bundle, known in rows
-            if name in known and not (known[name] == repository.head_oid() and repository.holds(bundle.files, is_ours))
-        ]
-
     if wanted is None:
-        name = next_tag(tags[-1])
-        return next_tag({tag: oid for known in tags for tag, oid in known.items()}) if taken(name) else name
-    for repository in taken(wanted):
-        raise InputError(tag_is_taken(repository.name, wanted))
+        return next_tag([tag for known in tags for tag in known])
+    for repository, bundle, known in zip(repositories, bundles, tags, strict=True):
+        if wanted in known and not (known[wanted] == repository.head()[0] and repository.holds(bundle.files)):
+            raise InputError(
+                f"tag {wanted} of {repository.name} is taken by an earlier release: choose another --tag, or leave it "
+                "out"
+            )
     return wanted
+
+
+def next_tag(tags: Iterable[str]) -> str:
+    """The release after the highest `v1`, `v2`, ... there is.
+
+    Example:
+        >>> next_tag([]), next_tag(["v1", "v10", "v2.5", "old"])
+        ('v1', 'v11')
+    """
+    numbers = [int(found[1]) for tag in tags if (found := re.fullmatch(r"v(\d+)", tag))]
+    return f"v{max(numbers, default=0) + 1}"
 
 
 def _earlier_name(commits: Sequence[Commit], tags: Sequence[dict[str, str]], wanted: str | None) -> str | None:
@@ -194,8 +200,7 @@ def _earlier_name(commits: Sequence[Commit], tags: Sequence[dict[str, str]], wan
     names = [
         [tag for tag, oid in known.items() if oid == commit.oid] for known, commit in zip(tags, commits, strict=True)
     ]
-    shared = [name for name in names[-1] if all(name in others for others in names)]
-    return shared[-1] if shared else None
+    return next((name for name in reversed(names[-1]) if all(name in others for others in names)), None)
 
 
 def check_sizes(bundle: Bundle) -> None:

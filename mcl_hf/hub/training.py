@@ -424,6 +424,7 @@ def imported_parts(recorded: Recorded, came: bool = True) -> list[str]:
 
 def import_rows(imported: dict[str, Any]) -> Rows:
     """Where an imported checkpoint comes from."""
+    known = {"MCL": "the published MCL code", "ResNet": "a ResNet of torchvision's names"}
     layout = str(imported["layout"])
     parts = [
         f"{plain(name)} {number(loaded)}/{number(total)}" + ("" if loaded else " (new, random)")
@@ -432,10 +433,7 @@ def import_rows(imported: dict[str, Any]) -> Rows:
     return [
         ("file", code(imported["file"])),
         ("SHA-256", code(imported["sha256"]) if imported.get("sha256") else ABSENT),
-        (
-            "layout",
-            plain({"MCL": "the published MCL code", "ResNet": "a ResNet of torchvision's names"}.get(layout, layout)),
-        ),
+        ("layout", plain(known.get(layout, layout))),
         ("tensors that came", ", ".join(parts)),
         *[("remark", plain(remark)) for remark in imported.get("remarks", [])],
         ("imported by", f"mcl_hf {plain(imported.get('mcl_hf', 'of an unknown release'))}"),

@@ -16,7 +16,6 @@ from .modeling_mcl_supervised import MCLForSupervisedPreTraining, MCLForSupervis
 from .montage import MontageLayout, assemble_batch, assemble_montage, draw_montages
 from .recompute import recompute_activations
 from .region_head import Predictor, RegionHead
-from .starting_weights import WeightReport, load_backbone_weights, load_starting_weights, starting_statistics
 
 __all__ = [
     "FeaturePyramid",
@@ -34,17 +33,13 @@ __all__ = [
     "Predictor",
     "RegionHead",
     "TargetKeys",
-    "WeightReport",
     "assemble_batch",
     "assemble_montage",
     "convert_cross_rank_norm",
     "draw_montages",
     "gather",
-    "load_backbone_weights",
-    "load_starting_weights",
     "rank",
     "recompute_activations",
     "region_contrast",
-    "starting_statistics",
     "world_size",
 ]

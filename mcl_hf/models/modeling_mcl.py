@@ -23,7 +23,6 @@ from .configuration_mcl import MCLConfig
 from .contrast import MultiLevelContrast
 from .fpn import FeaturePyramid
 from .montage import MontageLayout
-from .patient_loading import PatientLoading
 from .region_cut import cut_regions, to_rois
 from .region_head import Predictor, RegionHead
 from .timm_backbone import build_timm_network, describe_backbone, run_timm_network
@@ -44,7 +43,7 @@ class MCLModelOutput(ModelOutput):
     backbone_feature_maps: tuple[torch.Tensor, ...] | None = None
 
 
-class MCLPreTrainedModel(PatientLoading, PreTrainedModel):
+class MCLPreTrainedModel(PreTrainedModel):
     """What all MCL models share: configuration, prefix, and initialisation that leaves timm's own alone."""
 
     config: MCLConfig

@@ -28,10 +28,9 @@ from ..models import (
     MCLForSupervisedPreTraining,
     MCLImageProcessor,
     convert_cross_rank_norm,
-    load_starting_weights,
     recompute_activations,
-    starting_statistics,
 )
+from ..transfer.starting_weights import load_starting_weights, starting_statistics
 from .arguments import PretrainArguments, load_arguments
 from .arithmetic import set_arithmetic
 from .compile_parts import compile_parts

@@ -119,28 +119,6 @@ class Watch(Protocol):
         """What ends the run."""
 
 
-class NoWatch:
-    """For a task that logs its outputs as they are, and judges nothing."""
-
-    fatal: str | None = None
-    enough: bool = False
-
-    def due(self, step: int) -> bool:
-        """Never."""
-        return False
-
-    def measure(self, outputs: dict[str, Any]) -> dict[str, Any]:
-        """All of them."""
-        return outputs
-
-    def judge(self, record: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def error(self) -> Exception:
-        """Never asked for."""
-        raise AssertionError("nothing was judged")
-
-
 @dataclass(kw_only=True)
 class Run:
     """Parts of a run, of any task.

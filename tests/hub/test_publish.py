@@ -201,7 +201,7 @@ def test_a_new_tag_of_what_is_there_is_told_as_such(hub, command, run):
 @pytest.mark.parametrize("flags", [(), ("--dry-run",)])
 def test_a_tag_that_git_does_not_take_changes_nothing(flags, hub, command, run):
     done = command("push", str(run), "alice/net", "--tag", "my release", *flags, token="hf_alice")
-    assert done.code == 2 and "may not hold spaces" in done.err and len(done.err.splitlines()) == 1, done.text
+    assert done.code == 2 and "cannot be a tag" in done.err and len(done.err.splitlines()) == 1, done.text
     assert not hub.asked() and not done.out
 
 
