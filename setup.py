@@ -23,7 +23,6 @@ INSTALL_REQUIRES = [
     "datasets>=5.2",  # 5.2.0
     "safetensors",
     "huggingface-hub",
-    "httpx",  # byte ranges of remote shards
     "jinja2",  # model cards
     "psutil",
     "pycocotools",

@@ -12,9 +12,9 @@ from .startup import check_torch_and_torchvision, leave_quietly_on_interrupt
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .callbacks import finetune, pretrain
     from .detection.compare.compare import compare
     from .detection.configuration_detector import MCLDetectorConfig
-    from .detection.finetune import finetune
     from .detection.modeling_detector import MCLForInstanceSegmentation, MCLForObjectDetection
     from .detection.predict_images import predict
     from .models.configuration_mcl import MCLConfig
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from .models.modeling_mcl_supervised import MCLForSupervisedPreTraining
     from .models.montage import assemble_montage
     from .models.region_head import RegionHead
-    from .models.starting_weights import load_backbone_weights, load_starting_weights
-    from .training.pretrain import pretrain
+    from .transfer.starting_weights import load_backbone_weights, load_starting_weights
 
 _HOME = {
     "FeaturePyramid": "models.fpn",
@@ -44,11 +43,11 @@ _HOME = {
     "RegionHead": "models.region_head",
     "assemble_montage": "models.montage",
     "compare": "detection.compare.compare",
-    "finetune": "detection.finetune",
-    "load_backbone_weights": "models.starting_weights",
-    "load_starting_weights": "models.starting_weights",
+    "finetune": "callbacks",
+    "load_backbone_weights": "transfer.starting_weights",
+    "load_starting_weights": "transfer.starting_weights",
     "predict": "detection.predict_images",
-    "pretrain": "training.pretrain",
+    "pretrain": "callbacks",
 }
 """Public name -> the file that defines it."""
 

@@ -65,11 +65,25 @@ def _choose_maps(module: Any) -> None:
     choose_maps_of_encoders(module)
 
 
+def _load_patiently(module: Any) -> None:
+    """Let our classes ask the Hub again while it is away: the models themselves know no network."""
+    from .remote.retry import load_patiently
+
+    for name in ("MCLConfig", "MCLPreTrainedModel", "MCLImageProcessor"):
+        kind = getattr(module, name, None)
+        if kind is not None and kind.__module__ == module.__name__:
+            load_patiently(kind)
+
+
 ENCODERS = ("rt_detr", "rt_detr_v2", "d_fine", "deimv2", "pp_doclayout_v2", "pp_doclayout_v3", "pp_doclayout_v4")
 """Detectors of transformers that read as many maps as `feat_strides` names."""
 _AUTO = "transformers.models.auto"
 _REGISTER: dict[str, Callable[[Any], None]] = {
     **{f"transformers.models.{name}.configuration_{name}": _choose_maps for name in ENCODERS},
+    **{
+        f"{__package__}.models.{name}": _load_patiently
+        for name in ("configuration_mcl", "modeling_mcl", "image_processing_mcl")
+    },
     f"{_AUTO}.configuration_auto": _register_configurations,
     f"{_AUTO}.modeling_auto": _register_models,
     f"{_AUTO}.image_processing_auto": _register_processors,

@@ -1,21 +1,14 @@
-"""`mcl-hf card FOLDER`: a model card from what was recorded, without publishing anything.
-
-Also `CardWriter`, by which `mcl-hf pretrain` and `finetune` end with one.
-"""
+"""`mcl-hf card FOLDER`: a model card from what was recorded, without publishing anything."""
 
 import argparse
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mcl_hf.cli.command import Parser, run_command, say
 from mcl_hf.errors import InputError
-from mcl_hf.hub.card import render_card
+from mcl_hf.hub.card import render_card, write_card
 from mcl_hf.hub.recipe_card import recipe_card
-
-if TYPE_CHECKING:
-    from mcl_hf.training import Run
 
 CARD = "README.md"
 _SIGNS = ("`mcl-hf card FOLDER`", "This card was rendered by mcl_hf")
@@ -49,7 +42,7 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--license",
         metavar="NAME",
-        help="of the weights, as the Hub names it (default: apache-2.0, and unknown for imported ones)",
+        help="of the weights, as the Hub names it (default: none is claimed)",
     )
     parser.add_argument("--data-license", metavar="TEXT", help="of the training data (default: as recorded, if it was)")
     parser.add_argument("--data-name", metavar="TEXT", help="what to call the training data (default: as recorded)")
@@ -91,7 +84,7 @@ def _run(argv: list[str]) -> None:
         data_license=options.data_license,
         pictures_of_data=options.with_pictures_of_data,
     )
-    _write(target, text)
+    write_card(target, text)
     say(f"card: {target}")
     if find_spec("matplotlib") is None:
         say(_MATPLOTLIB)
@@ -113,7 +106,7 @@ def _write_recipe_cards(names: list[str], out: Path | None) -> None:
         raise InputError(f"--out {out} is one file, for {len(names)} recipes: name a folder")
     for name, text in texts.items():
         target = out if out.suffix == ".md" else out / f"{name}.md"
-        _write(target, text)
+        write_card(target, text)
         say(f"card: {target}")
 
 
@@ -129,26 +122,3 @@ def _target(folder: Path, out: Path | None) -> Path:
     if target.is_file() and not any(sign in target.read_text(encoding="utf-8", errors="replace") for sign in _SIGNS):
         raise InputError(f"{target} was written by somebody: name it with --out to replace it, or another file")
     return target
-
-
-def _write(target: Path, text: str) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(target)
-    except OSError as error:
-        raise InputError(f"{target} cannot be written: {error.strerror or error}") from error
-
-
-class CardWriter:
-    """A callback of the loop (`mcl_hf.training.run.Callback`): the card takes the place of a finished run's README."""
-
-    def on_end(self, run: "Run") -> None:
-        """Write it on the main process. The model is whole by then, so a card that cannot be written is only said."""
-        if not run.accelerator.is_main_process:
-            return
-        try:
-            _write(run.output_dir / CARD, render_card(run.output_dir, pictures=run.output_dir))
-        except InputError as error:
-            run.tracking.print(f"warning: no card was written: {error}")

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import itertools
 import os
 import sys
 import tempfile
@@ -102,6 +103,12 @@ def check_can_be_written(path: Path) -> None:
         raise InputError(f"--out {path} cannot be written: {error.strerror or error}") from error
     finally:
         remove_empty(made)
+
+
+def unused(path: Path) -> Path:
+    """The path, or where it is taken, the first of `name-2.png`, `name-3.png`, ... that is free."""
+    others = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(2))
+    return next(found for found in itertools.chain([path], others) if not found.exists())
 
 
 def check_picture(path: Path) -> None:

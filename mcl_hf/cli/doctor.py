@@ -27,8 +27,8 @@ from mcl_hf.cli.options import given_flags, recipe_parser
 from mcl_hf.cli.pretrain import build_parser, read_arguments
 from mcl_hf.detection.finetune_arguments import FinetuneArguments, load_finetune_arguments
 from mcl_hf.errors import InputError
-from mcl_hf.models.hub_retry import without_secrets
 from mcl_hf.recipes import load_recipe, recipe_names
+from mcl_hf.remote.retry import without_secrets
 from mcl_hf.training import PretrainArguments
 from mcl_hf.training.rehearsal import rehearse
 from mcl_hf.version import __version__

@@ -47,9 +47,9 @@ def _run(argv: list[str]) -> int:
     given = given_flags(namespace, FinetuneArguments)
     arguments = load_finetune_arguments(namespace.recipe, **given)
 
-    from mcl_hf.cli.card import CardWriter
+    from mcl_hf.callbacks import default_callbacks
     from mcl_hf.detection.finetune import finetune
 
     with hub_callbacks(namespace, arguments) as push:
-        result = finetune(arguments, callbacks=[CardWriter(), *push])
+        result = finetune(arguments, callbacks=[*default_callbacks(arguments), *push])
     return 130 if result.stopped_by == "SIGINT" else 0

@@ -16,7 +16,8 @@ def add_hub_flags(parser: argparse.ArgumentParser) -> None:
         "--push-to-hub", metavar="USER/NAME",
         help="push every checkpoint, as many as are kept here, and the finished model with its card",
     )  # fmt: skip
-    group.add_argument("--hub-private", action="store_true", help="make the repository private")
+    group.add_argument("--hub-public", action="store_true", help="make a new repository public (default: private)")
+    group.add_argument("--hub-private", action="store_true", help="refuse a repository that is there and public")
 
 
 @contextmanager
@@ -31,13 +32,17 @@ def hub_callbacks(namespace: argparse.Namespace, arguments: Any) -> Iterator[lis
         InputError: token, permission or repository stand in the way, or a flag that needs the other.
     """
     if namespace.push_to_hub is None:
-        if namespace.hub_private:
-            raise InputError("--hub-private belongs to --push-to-hub, which is not given")
+        for name in ("public", "private"):
+            if getattr(namespace, f"hub_{name}"):
+                raise InputError(f"--hub-{name} belongs to --push-to-hub, which is not given")
         yield []
         return
     from mcl_hf.hub.background import PushToHub
 
-    with PushToHub(namespace.push_to_hub, private=namespace.hub_private, continues=_continues(arguments)) as push:
+    if namespace.hub_public and namespace.hub_private:
+        raise InputError("--hub-public and --hub-private are both given: leave one of them out")
+    seen = {"public": namespace.hub_public, "private": namespace.hub_private}
+    with PushToHub(namespace.push_to_hub, continues=_continues(arguments), **seen) as push:
         yield [push]
 
 

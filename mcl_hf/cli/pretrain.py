@@ -52,11 +52,9 @@ def _run(argv: list[str]) -> int:
     namespace = parser.parse_args(argv)
     arguments = read_arguments(namespace)
 
-    from mcl_hf.cli.card import CardWriter
-    from mcl_hf.cli.pictures import RunPictures
-    from mcl_hf.cli.probing import RunProbe
+    from mcl_hf.callbacks import default_callbacks
     from mcl_hf.training.pretrain import pretrain
 
     with hub_callbacks(namespace, arguments) as push:
-        result = pretrain(arguments, callbacks=[RunProbe(arguments), RunPictures(), CardWriter(), *push])
+        result = pretrain(arguments, callbacks=[*default_callbacks(arguments), *push])
     return 130 if result.stopped_by == "SIGINT" else 0

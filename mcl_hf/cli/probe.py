@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from mcl_hf.cli.command import Parser, check_can_be_written, run_command, save_picture, say
+from mcl_hf.cli.command import Parser, check_can_be_written, run_command, save_picture, say, unused
 from mcl_hf.errors import InputError
 
 EXAMPLES = """
@@ -53,8 +53,8 @@ def build_parser() -> Parser:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of halves, crops and random weights")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="auto takes the accelerator, if any")
     parser.add_argument(
-        "--out", type=Path, default=Path("probe.json"), metavar="FILE",
-        help="all numbers as JSON; a picture goes beside it as .png (default: probe.json)",
+        "--out", type=Path, metavar="FILE",
+        help="all numbers as JSON; a picture goes beside it as .png (default: probe.json, or a free name beside it)",
     )  # fmt: skip
     return parser
 
@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> None:
     arguments = build_parser().parse_args(argv)
+    arguments.out = arguments.out or unused(Path("probe.json"))
     if arguments.out.suffix == ".png":
         raise InputError(f"--out {arguments.out} names the JSON file; the picture goes beside it: end it in .json")
     check_can_be_written(arguments.out)

@@ -13,7 +13,7 @@ from mcl_hf.hub.publish import check_request, check_sizes, describe, push_checkp
 EXAMPLES = """
 examples:
   mcl-hf push my-run user/name --dry-run               # what would go there; no network
-  mcl-hf push my-run user/name --private --with-timm   # and user/name-timm, which timm opens
+  mcl-hf push my-run user/name --public --with-timm    # and user/name-timm, which timm opens
   mcl-hf push my-run/checkpoints/last user/name --tag v1-half
   mcl-hf push my-detector someone/else --create-pr
 
@@ -46,9 +46,7 @@ def build_parser() -> Parser:
     )
     card = parser.add_argument_group("the card, as in mcl-hf card")
     card.add_argument("--title", metavar="TEXT", help="first heading (default: the repository's name)")
-    card.add_argument(
-        "--license", metavar="NAME", help="of the weights (default: apache-2.0; of imported ones, unknown)"
-    )
+    card.add_argument("--license", metavar="NAME", help="of the weights (default: none is claimed)")
     card.add_argument("--data-license", metavar="TEXT", help="of the training data (default: as recorded, if it was)")
     card.add_argument("--data-name", metavar="TEXT", help="what to call the training data (default: as recorded)")
     card.add_argument(
@@ -63,7 +61,9 @@ def build_parser() -> Parser:
         "--card", type=Path, metavar="FILE", help="a README.md of your own in place of the card made of the records"
     )
     how = parser.add_argument_group("how")
-    how.add_argument("--private", action="store_true", help="make new repositories private")
+    seen = how.add_mutually_exclusive_group()
+    seen.add_argument("--public", action="store_true", help="make new repositories public (default: private)")
+    seen.add_argument("--private", action="store_true", help="refuse a repository that is there and public")
     how.add_argument("--create-pr", action="store_true", help="propose it in a pull request; needs no rights there")
     how.add_argument("--tag", help="of the release (default: the next of v1, v2, ...)")
     how.add_argument("--message", help="title of the commit (default: the tag and this library's version)")
@@ -80,7 +80,7 @@ def _run(argv: list[str]) -> None:
     options = vars(build_parser().parse_args(argv))
     checkpoint, repository = options.pop("checkpoint"), options.pop("repository")
     dry_run = options.pop("dry_run")
-    how = {name: options.pop(name) for name in ("private", "create_pr", "tag", "message")}
+    how = {name: options.pop(name) for name in ("public", "private", "create_pr", "tag", "message")}
     contents = Contents(**options)
     name, at, tag = repository.partition("@")
     if at:
@@ -93,4 +93,4 @@ def _run(argv: list[str]) -> None:
         bundles = make_bundles(checkpoint, repository, Path(folder), contents)
         for bundle in bundles:
             check_sizes(bundle)
-        say(describe(bundles))
+        say(describe(bundles, how["public"]))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mcl_hf.cli.command import check_picture, save_picture, say
+from mcl_hf.cli.command import check_picture, save_picture, say, unused
 from mcl_hf.cli.pretrain import build_parser, read_arguments
 from mcl_hf.cli.show_montages import first_montages
 from mcl_hf.data import BrokenImage, ImageSource, RawSample, open_image
@@ -39,7 +39,9 @@ def run(argv: list[str]) -> None:
     parser = build_parser(
         "mcl-hf show data", "Draw images with their views and montages, near-duplicates, and time each stage.", EXAMPLES
     )
-    parser.add_argument("--out", metavar="FILE", type=Path, default=Path("sheet.png"), help="picture to write")
+    parser.add_argument(
+        "--out", metavar="FILE", type=Path, help="picture to write (default: sheet.png, or a free name beside it)"
+    )
     parser.add_argument("--images", metavar="N", type=int, default=8, help="images to draw (default: 8)")
     parser.add_argument(
         "--compare", metavar="N", type=int, default=2000,
@@ -50,7 +52,8 @@ def run(argv: list[str]) -> None:
         raise InputError(f"--images must be at least 1, got {namespace.images}")
     if namespace.compare < 0:
         raise InputError(f"--compare must be at least 0, got {namespace.compare}")
-    check_picture(namespace.out)
+    out = namespace.out or unused(Path("sheet.png"))
+    check_picture(out)
     arguments = read_arguments(namespace)
     source = open_data(arguments)
     say(source.description)
@@ -78,7 +81,7 @@ def run(argv: list[str]) -> None:
     if scale is not None:
         say(scale)
     say(_speed(arguments, source))
-    save_picture(stack_pictures([*parts, montages]), namespace.out)
+    save_picture(stack_pictures([*parts, montages]), out)
 
 
 def _originals(source: ImageSource, indices: list[int], num_channels: int) -> list[SheetImage]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from mcl_hf.cli.command import check_picture, save_picture, say
+from mcl_hf.cli.command import check_picture, save_picture, say, unused
 from mcl_hf.cli.pretrain import build_parser, read_arguments
 from mcl_hf.data import ImageSource, ViewBatch
 from mcl_hf.models.montage import MontageLayout, draw_montages
@@ -31,9 +31,12 @@ def run(argv: list[str]) -> None:
     parser = build_parser(
         "mcl-hf show montages", "Draw the first montages that a run with these options would see.", EXAMPLES
     )
-    parser.add_argument("--out", metavar="FILE", type=Path, default=Path("montages.png"), help="picture to write")
+    parser.add_argument(
+        "--out", metavar="FILE", type=Path, help="picture to write (default: montages.png, or a free name beside it)"
+    )
     namespace = parser.parse_args(argv)
-    check_picture(namespace.out)
+    out = namespace.out or unused(Path("montages.png"))
+    check_picture(out)
     arguments = read_arguments(namespace)
     batch_size, _ = arguments.batch_sizes(world_size=1)
     source = open_data(arguments)
@@ -41,7 +44,7 @@ def run(argv: list[str]) -> None:
     batch, picture = first_montages(arguments, source, min(batch_size, len(source)))
     for line in batch.broken:
         say(plain_text(f"broken: {line}"))
-    save_picture(picture, namespace.out)
+    save_picture(picture, out)
 
 
 def first_montages(arguments: PretrainArguments, source: ImageSource, count: int) -> tuple[ViewBatch, Image.Image]:

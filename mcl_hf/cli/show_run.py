@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mcl_hf.cli.command import Parser, check_picture, save_picture, say
+from mcl_hf.cli.command import Parser, check_picture, save_picture, say, unused
 from mcl_hf.viz import curves_picture, read_log, summarise
 
 
@@ -20,7 +20,7 @@ def run(argv: list[str]) -> None:
         "--out",
         metavar="FILE",
         type=Path,
-        help="picture to write (default: DIR/pictures/curves.png for one run, curves.png for several)",
+        help="picture to write (default: DIR/pictures/curves.png for one run, a free curves.png for several)",
     )
     arguments = parser.parse_args(argv)
     runs: list[Path] = arguments.runs
@@ -28,7 +28,7 @@ def run(argv: list[str]) -> None:
         check_picture(arguments.out)
     say(side_by_side([{"run": str(path), **summarise(read_log(path))} for path in runs]))
     folder = runs[0] if runs[0].is_dir() else runs[0].parent
-    default = folder / "pictures" / "curves.png" if len(runs) == 1 else Path("curves.png")
+    default = folder / "pictures" / "curves.png" if len(runs) == 1 else unused(Path("curves.png"))
     save_picture(curves_picture(runs), arguments.out or default)
 
 

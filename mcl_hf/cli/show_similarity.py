@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mcl_hf.cli.command import Parser, check_picture, save_picture
+from mcl_hf.cli.command import Parser, check_picture, save_picture, unused
 from mcl_hf.data import BrokenImage, decode_image
 from mcl_hf.errors import InputError
 from mcl_hf.probe.networks import open_checkpoint
@@ -33,12 +33,15 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--longest-side", type=int, default=512, metavar="PX", help="larger pictures are scaled down (default: 512)"
     )
-    parser.add_argument("--out", type=Path, default=Path("similarity.png"), metavar="FILE", help="picture to write")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="picture to write (default: similarity.png, or a free name beside it)"
+    )
     arguments = parser.parse_args(argv)
     for name in ("scale", "positions", "longest_side"):
         if getattr(arguments, name) <= 0:
             raise InputError(f"--{name.replace('_', '-')} must be above 0, got {getattr(arguments, name)}")
-    check_picture(arguments.out)
+    out = arguments.out or unused(Path("similarity.png"))
+    check_picture(out)
     image = open_picture(arguments.image)
     searched = None if arguments.searched is None else open_picture(arguments.searched)
     model = open_checkpoint(arguments.checkpoint)
@@ -54,7 +57,7 @@ def run(argv: list[str]) -> None:
         )
     except ValueError as error:  # the box: its message names the sizes
         raise InputError(str(error)) from error
-    save_picture(picture, arguments.out)
+    save_picture(picture, out)
 
 
 def open_picture(path: Path) -> Image.Image:

@@ -18,7 +18,7 @@ from mcl_hf.errors import InputError
 from mcl_hf.hub_token import mend_the_token, show_a_token
 
 if TYPE_CHECKING:
-    import httpx
+    from huggingface_hub.utils import httpx
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ class RemoteFile:
 
     def _receive(self, received: bytearray, start: int, length: int) -> str | None:
         """Append what one request yields; the reason where it yields less than it should."""
-        import httpx
+        from huggingface_hub.utils import httpx
 
         first, last = start + len(received), start + length - 1
         deadline = time.monotonic() + self.retry.longest_read_s
@@ -131,7 +131,7 @@ def open_remote(address: str, retry: RetryPolicy | None = None) -> RemoteFile:
     Raises:
         InputError: there is no such file, no such server, or one that cannot send parts of a file.
     """
-    import httpx
+    from huggingface_hub.utils import httpx
 
     policy = RETRY if retry is None else retry
     headers = {**_headers(address), "Range": "bytes=0-0", "Accept-Encoding": "identity"}
@@ -266,6 +266,6 @@ def plain_address(address: str) -> str:
 @lru_cache(maxsize=4)
 def _client(_process: int, timeout_s: float) -> "httpx.Client":
     """One client a process: connections do not survive a fork. Its own redirects drop the token on another host."""
-    import httpx
+    from huggingface_hub.utils import httpx
 
     return httpx.Client(timeout=timeout_s, follow_redirects=True)

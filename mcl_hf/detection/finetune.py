@@ -58,6 +58,7 @@ from mcl_hf.training.optim import sgd
 from mcl_hf.training.options import given_options
 from mcl_hf.training.provenance import machine, recipe_record, recorded_options, start_record
 from mcl_hf.training.resume import RecipeRules, output_folder
+from mcl_hf.training.run import Callbacks
 from mcl_hf.training.state import TrainingState, installed_versions, read_training_state
 from mcl_hf.training.tracking import check_trackers
 
@@ -85,7 +86,7 @@ def finetune(
     arguments: FinetuneArguments | None = None,
     *,
     recipe: str | None = None,
-    callbacks: Sequence[Any] = (),
+    callbacks: Callbacks = (),
     train_on: DetectionData | None = None,
     measure_on: DetectionData | None = None,
     **options: Any,
@@ -96,7 +97,8 @@ def finetune(
         arguments: all options; or leave it out and give
         recipe: name or YAML file, and
         options: fields of `FinetuneArguments` on top of it.
-        callbacks: objects with any of the methods of `mcl_hf.training.run.Callback`.
+        callbacks: objects with any of the methods of `mcl_hf.training.run.Callback`, or what makes them of the options;
+            `mcl_hf.finetune` takes None, its default, for `mcl_hf.callbacks.default_callbacks`.
         train_on: images of `data` that are opened already, such as a part of them; None opens `data`.
         measure_on: likewise for `val_data`.
 
@@ -117,10 +119,11 @@ def finetune(
     assert arguments.data is not None
     output_dir = output_folder(arguments.output_dir, [arguments.data])
     check_trackers(arguments.report_to)
+    hung_in = callbacks(arguments) if callable(callbacks) else callbacks
     import_backend(arguments.eval_backend)  # before hours of training
     with launched(arguments, output_dir) as accelerator:
         set_arithmetic(accelerator.device, arguments.tf32, fixed_shapes=False)
-        return _finetune(arguments, output_dir, accelerator, callbacks, train_on, measure_on)
+        return _finetune(arguments, output_dir, accelerator, hung_in, train_on, measure_on)
 
 
 def _finetune(

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..models.configuration_mcl import MCLConfig
-from ..models.starting_weights import (
+from ..transfer.starting_weights import (
     WeightReport,
     pixels_line,
     read_checkpoint,

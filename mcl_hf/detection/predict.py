@@ -22,8 +22,8 @@ from mcl_hf.detection.detection_data import DetectionData, DetectionItem
 from mcl_hf.detection.masks import encode_masks
 from mcl_hf.detection.results import ImageDetections
 from mcl_hf.errors import InputError
-from mcl_hf.models.checkpoint_source import MODEL_FILES, local_checkpoint
 from mcl_hf.models.collectives import rank, world_size
+from mcl_hf.remote.checkpoints import MODEL_FILES, local_checkpoint
 
 Precision = Literal["fp32", "bf16", "fp16"]
 MOST_DETECTIONS = 100

@@ -20,15 +20,15 @@ import torch
 import transformers
 
 from ..errors import InputError
-from ..models.checkpoint_source import MODEL_FILES, local_checkpoint
 from ..models.configuration_mcl import MCLConfig
-from ..models.starting_weights import (
+from ..remote.checkpoints import MODEL_FILES, local_checkpoint
+from ..training.saving import no_progress_bar
+from ..transfer.starting_weights import (
     WeightReport,
     load_backbone_weights,
     starting_description,
     starting_statistics,
 )
-from ..training.saving import no_progress_bar
 from .configuration_detector import SHARED_FIELDS, MCLDetectorConfig
 from .encoder_maps import deepest_maps
 from .from_pretraining import of_timm, read_start_config

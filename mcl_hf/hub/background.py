@@ -25,11 +25,11 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 
 from mcl_hf.errors import InputError
 from mcl_hf.hub.bundle import Contents, is_ours, make_bundles
+from mcl_hf.hub.card_data import NOT_PUBLISHED
+from mcl_hf.hub.publish import next_tag
 from mcl_hf.hub.push_worker import PushWorker, Upload
 from mcl_hf.hub.refusals import HubAwayError
 from mcl_hf.hub.repository import Repository
-from mcl_hf.hub.run_record import NOT_PUBLISHED
-from mcl_hf.hub.tags import next_tag
 from mcl_hf.plain_text import plain_text
 from mcl_hf.training.hub_resume import LOG
 from mcl_hf.training.saving import to_drop
@@ -56,7 +56,8 @@ class PushToHub:
 
     Args:
         repository: `user/name`; made where it is not there.
-        private: make it private.
+        public: a new repository is public; left out, it is private.
+        private: refuse a repository that is there and public.
         continues: whether the run goes on from a checkpoint. One that starts anew is refused a repository that holds
             checkpoints.
         contents: what goes along with the finished model.
@@ -72,6 +73,7 @@ class PushToHub:
         self,
         repository: str,
         *,
+        public: bool = False,
         private: bool = False,
         continues: bool = False,
         contents: Contents | None = None,
@@ -80,6 +82,7 @@ class PushToHub:
         say: Say | None = None,
     ) -> None:
         self.repository, self.private, self.continues = Repository(repository, attempts=1), private, continues
+        self.public = public
         self.contents = contents or Contents()
         self.end_seconds, self.stop_seconds = end_seconds, stop_seconds
         self._say = say or _say
@@ -185,7 +188,7 @@ class PushToHub:
         def obsolete(path: str) -> bool:
             return _is_left_over(path, steps, upload) or (upload.release and is_ours(path))
 
-        steps = _steps(self.repository.files())
+        steps = _steps(self.repository.head()[1])
         commit = self.repository.commit(upload.files, upload.message, obsolete)
         if upload.release:
             known = self.repository.tags()
@@ -196,8 +199,8 @@ class PushToHub:
         if self._ready:
             return
         if not self.repository.check(self.private):
-            self.repository.create(self.private)
-        elif not self.continues and (steps := _steps(self.repository.files())):
+            self.repository.create(private=not self.public)
+        elif not self.continues and (steps := _steps(self.repository.head()[1])):
             raise InputError(
                 f"{self.repository.name} holds checkpoints of a run already (step {max(steps):,}): continue that with "
                 f"--resume {self.repository.name}, or choose another repository"
@@ -235,12 +238,12 @@ class PushToHub:
 
     def _say_how_it_ended(self, done: bool) -> None:
         name, last = self.repository.name, self._worker.last_error
-        private = " --private" if self.private else ""
+        visibility = " --public" if self.public else " --private" if self.private else ""
         if self._finished and (self._bundle_error or not done):
             reason = self._bundle_error or last or "it took too long"
             self._say(
                 f"warning: the finished model is not on the Hub ({reason}). It is whole in {self._output_dir}; publish "
-                f"it with: mcl-hf push {self._output_dir} {name}{private}"
+                f"it with: mcl-hf push {self._output_dir} {name}{visibility}"
             )
         elif self._finished:
             self._say(f"published: {name} holds the finished model and its last checkpoint")

@@ -13,17 +13,22 @@ Where it sits: a checkpoint -> **bundle** -> `publish.py`. Weights go through `t
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import ModelCardData, constants
 
 from mcl_hf.errors import InputError
-from mcl_hf.hub.card import check_card, license_of, render_card
-from mcl_hf.hub.card_pictures import PICTURES
-from mcl_hf.hub.recorded import whole_class
-from mcl_hf.hub.run_record import ARGUMENTS_FILE, SUMMARY_FILE, read_run, without_private_parts, write_run_record
+from mcl_hf.hub.card import PICTURES, check_card, render_card
+from mcl_hf.hub.card_data import (
+    ARGUMENTS_FILE,
+    SUMMARY_FILE,
+    read_state,
+    whole_class,
+    without_private_parts,
+    write_run_record,
+)
 from mcl_hf.models.configuration_mcl import MCLConfig
 from mcl_hf.transfer.checkpoint import find_folder
 from mcl_hf.transfer.export import export_checkpoint
@@ -31,6 +36,7 @@ from mcl_hf.transfer.remote_code import code_files, name_code, refuse_detector, 
 from mcl_hf.transfer.to_timm import feature_options
 
 _MODEL_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model*.safetensors.index.json")
+_EARLIER_CODE = ("hub_retry.py", "patient_loading.py")  # of releases before the models' code knew no network
 PRETRAINING = "pretraining"
 CARD = "README.md"
 
@@ -108,7 +114,7 @@ def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: 
             f"there is no folder {checkpoint}: push takes a run, a checkpoint or a detector of this machine"
         )
     source, description = find_folder(str(checkpoint))
-    contents = replace(contents, license=license_of(source, contents.license))
+    read_state(source)  # a damaged record is found before anything is written
     if contents.with_code:
         refuse_detector(description.get("model_type"))
     model = into / "model"
@@ -116,9 +122,7 @@ def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: 
     if contents.with_code:
         plain = model.rename(into / "plain")
         write_with_code(plain, model)
-    record = read_run(source)
-    if record is not None:
-        write_run_record(record, model)
+    write_run_record(source, model)
     whole = None
     if contents.with_pretraining:
         whole = _copy_pretraining(_pretraining_folder(source, description), model / PRETRAINING, contents.with_code)
@@ -142,7 +146,9 @@ def is_ours(path: str) -> bool:
     name = PurePosixPath(path)
     if len(name.parts) > 1:
         return name.parts[0] == PRETRAINING or path in PICTURES
-    return path in (*code_files(), ARGUMENTS_FILE, SUMMARY_FILE) or any(name.match(pattern) for pattern in _MODEL_FILES)
+    return path in (*code_files(), *_EARLIER_CODE, ARGUMENTS_FILE, SUMMARY_FILE) or any(
+        name.match(pattern) for pattern in _MODEL_FILES
+    )
 
 
 def _write_model(source: Path, description: dict[str, Any], folder: Path) -> None:

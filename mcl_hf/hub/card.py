@@ -1,42 +1,42 @@
 """Model cards: what was recorded of a model, as the text of a README.md that the Hub reads.
 
-Where it sits: recorded.py (run, log), results.py (evaluations) -> sections (card_doors, training_rows, evaluation_text,
-card_limits) and header (card_metadata) -> **card**, laid into `card_template.md` -> README.md, `publish.py`. Nothing in
-a card is typed: what was not recorded is said to be absent.
+Where it sits: card_data.py (configuration, run, log), results.py (evaluations) -> **card**, whose words are those of
+`card_template.md` -> README.md, `bundle.py`. Nothing in a card is typed: what was not recorded is said to be absent.
 """
 
-from collections.abc import Mapping, Sequence
-from importlib import resources
+import functools
+import json
+import shlex
+import shutil
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mcl_hf.detection.finetune_finish import TITLES
-from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS
-from mcl_hf.hub.card_doors import doors
-from mcl_hf.hub.card_limits import limitations, never_run
-from mcl_hf.hub.card_metadata import check_card, metadata
-from mcl_hf.hub.card_pictures import draw_pictures, why_no_curves
-from mcl_hf.hub.evaluation_text import evaluation_text
-from mcl_hf.hub.markdown import bullets, code, facts, fenced, join, plain
-from mcl_hf.hub.recorded import Recorded, read_recorded
+from mcl_hf.errors import InputError
+from mcl_hf.hub import markdown, training
+from mcl_hf.hub.card_data import Recorded, one_line_if_damaged, read_recorded
+from mcl_hf.hub.how_to_load import how_to_load
+from mcl_hf.hub.metadata import check_card, metadata
 from mcl_hf.hub.results import read_results
-from mcl_hf.hub.training_rows import finetuning_rows, last_numbers, log_rows, pretraining_rows, recipe_text, start_text
 from mcl_hf.version import __version__
+from mcl_hf.viz.curves import draw_curves
 
-__all__ = ["check_card", "fill_template", "license_of", "render_card"]
+__all__ = ["PICTURES", "check_card", "fill_template", "render_card", "write_card"]
 TEMPLATE = "card_template.md"
-PAPER = "[MCL](https://arxiv.org/abs/2304.02010) (multi-level contrastive learning{variant})"
-_RENDERED = (
-    f"This card was rendered by mcl_hf {__version__} from what was recorded; what is missing was not recorded or not "
-    "measured."
-)
-_ONLY_A_LOG = (
-    "The options of the run, its data and what it started from are not recorded: `training_state.json` is missing. Its "
-    "log is here:"
-)
-_LAYOUTS = {"MCL": "the published MCL code", "ResNet": "a ResNet of torchvision's names"}
+_CURVES = "pictures/training.png"
+_PANELS = ("loss", "loss_classifier", "eval/box/AP", "level_losses", "positive_similarity", "accuracy", "probe/knn",
+           "feature_std", "effective_rank")  # fmt: skip
+_OF_DATA = {
+    "pictures/montages.png": "What the model saw in its last step: full views, and the montages made of them",
+    "pictures/similarity.png": "Where the model finds a region of a training image again",
+    "evaluation/detections.png": "Validation images with their annotations and the detector's predictions",
+}
+PICTURES = frozenset(f"pictures/{Path(name).name}" for name in (_CURVES, *_OF_DATA))
+"""All that a card may bring along, by path beside it."""
 
 
 def render_card(
@@ -60,7 +60,7 @@ def render_card(
         folder: a run's folder, its `pretraining/`, a checkpoint, a fine-tuned detector or an imported checkpoint.
         repository: `user/name` that it is published as; None: it is opened from its folder.
         title: first heading; the folder's name where left out.
-        license: of the weights, as the Hub names it; None: see `license_of`.
+        license: of the weights, as the Hub names it; None: none is claimed.
         evaluations: result files besides those in the folder: metrics.json, probe.json, comparison.json.
         pictures: folder of the card; curves are drawn into `pictures/` there, as PNG. None: no pictures.
         with_timm: `repository`-timm is published, too.
@@ -74,101 +74,112 @@ def render_card(
         InputError: `folder` holds no model of ours, a file in it cannot be read, the Hub would not take the card, or a
             picture cannot be written.
     """
-    recorded = read_recorded(folder)
-    license = license_of(recorded, license)
-    results = read_results(recorded, repository, evaluations)
-    heading = title or recorded.name
-    state = recorded.state
-    training, recipe, numbers = "How it was trained is not recorded.", "", ""
-    if recorded.imported is not None:
-        training = _import_text(recorded.imported)
-    elif state is None and recorded.log:
-        training, numbers = f"{_ONLY_A_LOG}\n\n{facts(log_rows(recorded))}", last_numbers(recorded)
-    if state is not None:
-        rows = pretraining_rows if recorded.detector is None else finetuning_rows
-        training = facts(rows(recorded, data_name, data_license))
-        recipe, numbers = recipe_text(recorded), last_numbers(recorded)
-    header = metadata(recorded, results, heading, license).to_yaml()
-    check_card(f"---\n{header}\n---\n")
-    parts = {
-        "metadata": header,
-        "title": plain(heading),
-        "summary": f"{_summary(recorded)}\n\n{_RENDERED}",
-        "status": "",
-        "doors": doors(recorded, repository, with_timm, with_code, pretraining),
-        "training": training,
-        "recipe": recipe,
-        "numbers": numbers,
-        "evaluation": evaluation_text(recorded, results),
-        "limitations": bullets(limitations(recorded, data_license, license)),
-        "never_run": bullets(never_run(recorded, results)),
-    }
+    with one_line_if_damaged(folder):
+        model = read_recorded(folder)
+        results = read_results(model, repository, evaluations)
+        header = metadata(model, results, title or model.name, license).to_yaml()
+        check_card(f"---\n{header}\n---\n")
+        values = {
+            "metadata": header,
+            "title": title or model.name,
+            "model": model,
+            "state": model.state,
+            "results": results,
+            "license": license,
+            "data_name": data_name,
+            "data_license": data_license,
+            **how_to_load(model, repository, with_timm, with_code, pretraining),
+        }
+        text = fill_template(values, curves=_why_no_curves(model, pictures is not None))
     # Last, when all else is well: these are files.
-    shown = [] if pictures is None else draw_pictures(recorded, pictures, pictures_of_data)
-    curves = _pictures_text(shown) or why_no_curves(recorded, pictures is not None) or ""
-    return fill_template({**parts, "curves": curves})
+    shown = [] if pictures is None else _draw(model, pictures, pictures_of_data)
+    if not shown:
+        return text
+    return fill_template(values, curves="\n\n".join(f"![{what}]({path})" for what, path in shown))
 
 
-def license_of(model: Recorded | Path, given: str | None) -> str:
-    """The licence of a model's weights: as given, else apache-2.0 for weights that a run here made, `unknown` for those
-    of other programs.
+def write_card(target: Path, text: str) -> None:
+    """Write a card whole or not at all, making its folder.
 
     Raises:
-        InputError: as `read_recorded`.
+        InputError: it cannot be written.
     """
-    if given is not None:
-        return given
-    recorded = read_recorded(model) if isinstance(model, Path) else model
-    return "apache-2.0" if recorded.state is not None else "unknown"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror or error}") from error
 
 
-def fill_template(values: Mapping[str, Any]) -> str:
+def fill_template(values: dict[str, Any], template: str = TEMPLATE, curves: str = "") -> str:
     """The template with every one of its places filled."""
-    text = resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return _environment().get_template(template).render(**values, curves=curves)
+
+
+@functools.cache
+def _environment() -> Environment:
     environment = Environment(
-        trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        extensions=["jinja2.ext.do"],
     )
-    return environment.from_string(text).render(**values, fenced=fenced)
+    for name in ("plain", "code", "number", "percent", "bullets", "facts"):
+        environment.filters[name] = getattr(markdown, name)
+    environment.filters |= {
+        "enumerated": markdown.join,
+        "quoted": lambda text: json.dumps(text, ensure_ascii=False),
+        "shell": shlex.quote,
+        "block": lambda text, language: markdown.fenced(text.strip("\n"), language) + "\n",
+        "as_text": training.as_text,
+    }
+    environment.globals |= {
+        "table": markdown.table,
+        "is_number": markdown.is_number,
+        "training": training,
+        "TITLES": TITLES,
+        "version": __version__,
+    }
+    return environment
 
 
-def _summary(recorded: Recorded) -> str:
-    """What it is, in one or two sentences."""
-    config, state = recorded.config, recorded.state
-    backbone = code(config["backbone"])
-    if recorded.detector is not None:
-        neck = "" if recorded.detector in TRANSFORMERS_DETECTORS else " and FPN"
-        what = f"A {TITLES[recorded.detector]} with a {backbone} backbone{neck} for {len(config['id2label'])} classes"
-        return f"{what}, fine-tuned from {start_text(state)}." if state is not None else f"{what}."
-    if state is not None:
-        variant = ", supervised" if recorded.supervised else ""
-        how = "with labels" if recorded.supervised else "without labels"
-        what = f"A {backbone} backbone, feature pyramid and region head"
-        return f"{what}, pre-trained {how} by {PAPER.format(variant=variant)} as the start of a detector."
-    if recorded.imported is not None:
-        parts = [plain(name) for name, (loaded, _) in recorded.imported["parts"].items() if loaded]
-        return (
-            f"{join(parts).capitalize()} of a {backbone}, taken from another program's checkpoint by `mcl-hf import`."
-        )
-    return f"A {backbone} backbone, feature pyramid and region head of mcl_hf."
+def _draw(model: Recorded, beside: Path, of_data: bool) -> list[tuple[str, str]]:
+    """Put the pictures into `pictures/` beside the card: the run's curves, and when asked those that show its data.
+
+    Returns:
+        (what it shows, path from the card's folder) of each.
+
+    Raises:
+        InputError: the folder cannot be written, or pictures of the data are asked for and there are none.
+    """
+    shown: list[tuple[str, str]] = []
+    wanted = {name: what for name, what in _OF_DATA.items() if of_data and (model.run_folder / name).is_file()}
+    if of_data and not wanted:
+        raise InputError(f"{model.run_folder} has no pictures of its data: runs by the command draw them")
+    try:
+        if model.log and find_spec("matplotlib") is not None:
+            (beside / "pictures").mkdir(parents=True, exist_ok=True)
+            draw_curves({model.name: model.log}, f"Training of {model.name}", _PANELS).save(beside / _CURVES)
+            shown.append(("Curves of the run", _CURVES))
+        for name, what in wanted.items():
+            source, target = model.run_folder / name, beside / "pictures" / Path(name).name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.resolve() != source.resolve():
+                shutil.copyfile(source, target)
+            shown.append((what, f"pictures/{target.name}"))
+    except OSError as error:
+        raise InputError(f"pictures cannot be written to {beside}: {error.strerror or error}") from error
+    return shown
 
 
-def _import_text(imported: Mapping[str, Any]) -> str:
-    """Where an imported checkpoint comes from."""
-    layout = imported["layout"]
-    parts = [
-        f"{plain(name)} {loaded}/{total}" + ("" if loaded else " (new, random)")
-        for name, (loaded, total) in imported["parts"].items()
-    ]
-    rows = [
-        ("file", code(imported["file"])),
-        ("SHA-256", code(imported["sha256"]) if imported.get("sha256") else "not recorded"),
-        ("layout", plain(_LAYOUTS.get(layout, layout))),
-        ("tensors that came", ", ".join(parts)),
-        *[("remark", plain(remark)) for remark in imported.get("remarks", [])],
-        ("imported by", f"mcl_hf {plain(imported.get('mcl_hf', 'of an unknown release'))}"),
-    ]
-    return f"Not trained here: no run is recorded. It was imported:\n\n{facts(rows)}"
-
-
-def _pictures_text(shown: Sequence[tuple[str, str]]) -> str:
-    return "\n\n".join(f"![{what}]({path})" for what, path in shown)
+def _why_no_curves(model: Recorded, asked: bool) -> str:
+    """Why a card has no curves; empty where there is no run to have any."""
+    if not model.log:
+        return "No log of the run was found, so there are no curves." if model.state is not None else ""
+    if not asked:
+        return "No curves were drawn with this card."
+    return "No curves: they are drawn with matplotlib, which was not installed where this card was written."

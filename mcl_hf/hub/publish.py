@@ -5,20 +5,24 @@ bundles have passed all checks; a commit is whole or absent; the same call again
 sends nothing twice. A repository that was made for a push that then failed stays, empty: this library deletes none.
 """
 
+import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from huggingface_hub import ModelCard
 
 from mcl_hf.errors import InputError
 from mcl_hf.hub.bundle import CARD, Bundle, Contents, is_ours, make_bundles
 from mcl_hf.hub.refusals import HubAwayError
 from mcl_hf.hub.repository import MAX_FILE_BYTES, Commit, Repository, check_name
-from mcl_hf.hub.tags import check_tag, next_tag, tag_is_taken
 from mcl_hf.version import __version__
 
 ATTEMPTS = 6
+_TAG = re.compile(r"(?!.*(\.\.|//|/\.|\.lock(/|$)))[^\W_][\w.+@/-]*(?<![./])", re.ASCII)
+"""Names that git takes, and a little fewer: the Hub looks at them only after the commit."""
 Say = Callable[[str], object]
 
 
@@ -44,6 +48,7 @@ def push_checkpoint(
     repository: str,
     *,
     contents: Contents | None = None,
+    public: bool = False,
     private: bool = False,
     create_pr: bool = False,
     tag: str | None = None,
@@ -55,7 +60,8 @@ def push_checkpoint(
         checkpoint: a finished run, its `pretraining/`, a checkpoint inside, a fine-tuned or an exported detector.
         repository: `user/name`; made where it is not there.
         contents: what goes along.
-        private: make it private; refused for one that is public.
+        public: a new repository is public; left out, it is private.
+        private: refuse a repository that is there and public.
         create_pr: propose the files in a pull request instead.
         tag: of the release; None takes the next of v1, v2, ...
         message: title of the commit.
@@ -74,7 +80,7 @@ def push_checkpoint(
     check_request(repository, create_pr, tag)
     with tempfile.TemporaryDirectory(prefix="mcl-hf-push-") as folder:
         bundles = make_bundles(checkpoint, repository, Path(folder), contents)
-        return publish(bundles, private=private, create_pr=create_pr, tag=tag, message=message)
+        return publish(bundles, public=public, private=private, create_pr=create_pr, tag=tag, message=message)
 
 
 def check_request(repository: str, create_pr: bool, tag: str | None) -> None:
@@ -86,13 +92,14 @@ def check_request(repository: str, create_pr: bool, tag: str | None) -> None:
     check_name(repository)
     if create_pr and tag is not None:
         raise InputError("--tag and --create-pr are both given: a release is tagged when the pull request is merged")
-    if tag is not None:
-        check_tag(tag)
+    if tag is not None and _TAG.fullmatch(tag) is None:
+        raise InputError(f"--tag {tag!r} cannot be a tag: write one such as v1, of letters, digits and . _ - + / @")
 
 
 def publish(
     bundles: Sequence[Bundle],
     *,
+    public: bool = False,
     private: bool = False,
     create_pr: bool = False,
     tag: str | None = None,
@@ -123,7 +130,7 @@ def publish(
         commits = []
         for repository, bundle, exists in zip(repositories, order, there, strict=True):
             if not exists:
-                repository.create(private)
+                repository.create(private=not public)
                 progress.made(repository.name)
             progress.committing(repository.name)
             commits.append(repository.commit(bundle.files, title, is_ours, create_pr))
@@ -159,27 +166,31 @@ def _told(one: Published) -> str:
 def _release_name(
     repositories: Sequence[Repository], bundles: Sequence[Bundle], tags: Sequence[dict[str, str]], wanted: str | None
 ) -> str:
-    """The tag of this release: the one that is wanted, or the next of the model's own repository, the last one here.
+    """The tag of this release: the one that is wanted, or the next after all `v1`, `v2`, ... that there are.
 
     Raises:
         InputError: the one that is wanted names something else than this release.
     """
-
-    def taken(name: str) -> list[Repository]:
-        """Repositories where it names a commit that is not the newest, or that this release would change."""
-        rows = zip(repositories, bundles, tags, strict=True)
-        return [
-            repository
-            for repository, bundle, known in rows
-            if name in known and not (known[name] == repository.head_oid() and repository.holds(bundle.files, is_ours))
-        ]
-
     if wanted is None:
-        name = next_tag(tags[-1])
-        return next_tag({tag: oid for known in tags for tag, oid in known.items()}) if taken(name) else name
-    for repository in taken(wanted):
-        raise InputError(tag_is_taken(repository.name, wanted))
+        return next_tag([tag for known in tags for tag in known])
+    for repository, bundle, known in zip(repositories, bundles, tags, strict=True):
+        if wanted in known and not (known[wanted] == repository.head()[0] and repository.holds(bundle.files)):
+            raise InputError(
+                f"tag {wanted} of {repository.name} is taken by an earlier release: choose another --tag, or leave it "
+                "out"
+            )
     return wanted
+
+
+def next_tag(tags: Iterable[str]) -> str:
+    """The release after the highest `v1`, `v2`, ... there is.
+
+    Example:
+        >>> next_tag([]), next_tag(["v1", "v10", "v2.5", "old"])
+        ('v1', 'v11')
+    """
+    numbers = [int(found[1]) for tag in tags if (found := re.fullmatch(r"v(\d+)", tag))]
+    return f"v{max(numbers, default=0) + 1}"
 
 
 def _earlier_name(commits: Sequence[Commit], tags: Sequence[dict[str, str]], wanted: str | None) -> str | None:
@@ -189,8 +200,7 @@ def _earlier_name(commits: Sequence[Commit], tags: Sequence[dict[str, str]], wan
     names = [
         [tag for tag, oid in known.items() if oid == commit.oid] for known, commit in zip(tags, commits, strict=True)
     ]
-    shared = [name for name in names[-1] if all(name in others for others in names)]
-    return shared[-1] if shared else None
+    return next((name for name in reversed(names[-1]) if all(name in others for others in names)), None)
 
 
 def check_sizes(bundle: Bundle) -> None:
@@ -207,9 +217,14 @@ def check_sizes(bundle: Bundle) -> None:
             )
 
 
-def describe(bundles: Sequence[Bundle]) -> str:
-    """Files, sizes and cards, for a reader."""
-    lines = []
+def describe(bundles: Sequence[Bundle], public: bool = False) -> str:
+    """Visibility, licence, files, sizes and cards, for a reader."""
+    seen = "public" if public else "private (--public makes it public)"
+    license = ModelCard(bundles[0].card, ignore_metadata_errors=True).data.license
+    lines = [
+        f"visibility: {seen} where the repository is new; one that is there keeps its own",
+        f"licence of the weights: {license or 'none is claimed (--license NAME gives one)'}",
+    ]
     for bundle in bundles:
         sizes = bundle.sizes()
         lines.append(f"{bundle.repository}: {len(sizes)} files, {_size(sum(sizes.values()))}")

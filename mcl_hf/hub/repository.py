@@ -1,13 +1,13 @@
 """One repository on the Hub: who may write, what lies there, one commit, a tag. Each of it can be repeated.
 
 Where it sits: `publish.py` and `background.py` -> **repository** -> huggingface_hub. The client repeats neither the
-creation of a repository nor a commit, so it is done here; and as an answer may be lost after the work was done, every
-attempt looks first at what is there: files that are the same are not sent, a commit without changes is not made, and
-one names its parent, so that of two that crossed the Hub refuses the second.
+creation of a repository nor a commit, so it is done here. A commit names its parent: of two that crossed, the Hub
+refuses the second, which is then made anew.
 
-Source: huggingface_hub `hf_api.py` (create_commit, list_repo_tree, list_repo_refs), Hub API.
+Source: huggingface_hub `hf_api.py` (create_commit, model_info, create_tag), Hub API.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,13 +23,10 @@ from huggingface_hub.utils.sha import git_hash
 
 from mcl_hf.errors import InputError
 from mcl_hf.hub.refusals import one_line
-from mcl_hf.hub.tags import tag_is_taken
 from mcl_hf.hub_token import token_variable
-from mcl_hf.models.hub_retry import call_with_retries, without_secrets
+from mcl_hf.remote.retry import call_with_retries, is_transient, without_secrets
 
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
-_CROSSINGS = 5  # commits of others that may come between reading and writing, in one attempt
-_EXISTS = 409
 _MOVED = 412  # the answer where the parent is no longer the newest commit
 T = TypeVar("T")
 
@@ -137,25 +134,20 @@ class Repository:
             )
 
     # --- what is there ------------------------------------------------------------------------------------------------
-    def head(self, revision: str = "main") -> tuple[str | None, dict[str, RepoFile]]:
-        """The newest commit (None: there is none yet) and its files by path. One attempt."""
-        oid = self._api.model_info(self.name, revision=revision).sha
-        if oid is None:
-            return None, {}
-        entries = self._api.list_repo_tree(self.name, revision=oid, recursive=True)
-        return oid, {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+    def head(self) -> tuple[str | None, list[str]]:
+        """The newest commit (None: there is none yet) and the paths in it."""
+        info = self._call("reading", self._api.model_info, self.name)
+        return info.sha, [entry.rfilename for entry in info.siblings or ()]
 
-    def head_oid(self) -> str | None:
-        """The newest commit."""
-        return self._call("reading", self._api.model_info, self.name).sha
+    def holds(self, files: Mapping[str, Path]) -> bool:
+        """Whether the newest commit has the same bytes in all these files."""
 
-    def files(self) -> dict[str, RepoFile]:
-        """Files of the newest commit by path."""
-        return self._call("reading", self.head)[1]
+        def read() -> dict[str, RepoFile]:
+            found = self._api.list_repo_tree(self.name, recursive=True)
+            return {entry.path: entry for entry in found if isinstance(entry, RepoFile)}
 
-    def holds(self, files: Mapping[str, Path], obsolete: Callable[[str], bool]) -> bool:
-        """Whether the newest commit has nothing to be changed in; see `commit`."""
-        return not _changes({path: LocalFile(file) for path, file in files.items()}, self.files(), obsolete)
+        there = self._call("reading", read)
+        return all(path in there and _is_same(file, there[path]) for path, file in files.items())
 
     def tags(self) -> dict[str, str]:
         """Tag -> commit."""
@@ -163,117 +155,69 @@ class Repository:
         return {ref.name: ref.target_commit for ref in refs.tags}
 
     # --- what changes -------------------------------------------------------------------------------------------------
-    def create(self, private: bool = False) -> None:
+    def create(self, private: bool = True) -> None:
         """Make the repository.
 
         Raises:
             InputError: no permission, or the name is taken by one that the token may not see.
         """
-        asked = False
+        exist_ok = itertools.chain([False], itertools.repeat(True))  # again: the answer to the first was lost
 
         def attempt() -> None:
-            nonlocal asked
-            again, asked = asked, True
-            try:
-                self._api.create_repo(self.name, private=private or None)
-            except HfHubHTTPError as error:
-                if error.response.status_code != _EXISTS or not again:  # else the answer to the first was lost
-                    raise
+            self._api.create_repo(self.name, private=private, exist_ok=next(exist_ok))
 
         self._call("making", attempt)
 
     def commit(
-        self,
-        files: Mapping[str, Path],
-        message: str,
-        obsolete: Callable[[str], bool],
-        create_pr: bool = False,
+        self, files: Mapping[str, Path], message: str, obsolete: Callable[[str], bool], create_pr: bool = False
     ) -> Commit:
         """Bring the repository to hold these files, in one commit, or none where it does.
+
+        Not by `upload_folder`, which makes several commits of large files where Xet is installed. The client leaves out
+        files that are there already, so a repeated attempt whose answer was lost makes no second commit.
 
         Args:
             files: path in the repository -> file here.
             message: title of the commit.
             obsolete: whether a path that is there, and not in `files`, is to go.
-            create_pr: open a pull request instead; one that an attempt before has opened is found again.
+            create_pr: open a pull request instead; asked for once, as a second request would open another.
 
         Raises:
             InputError: the Hub refuses it; nothing was changed.
             HubAwayError: whether it was done is not known; calling again finds out.
         """
-        local = {path: LocalFile(file) for path, file in files.items()}
-        earlier = self._pull_requests() if create_pr else set()
-        sent: list[str | None] = []  # heads that a commit was sent on top of
+        before: list[str | None] = []
 
         def attempt() -> Commit:
-            return self._attempt(local, message, obsolete, create_pr, earlier, sent)
+            info = self._api.model_info(self.name)
+            before.append(info.sha)
+            gone = [one.rfilename for one in info.siblings or () if one.rfilename not in files]
+            changes = [
+                *(CommitOperationAdd(path_in_repo=path, path_or_fileobj=str(file)) for path, file in files.items()),
+                *(CommitOperationDelete(path_in_repo=path, is_folder=False) for path in gone if obsolete(path)),
+            ]
+            made = self._api.create_commit(
+                self.name, changes, commit_message=message, parent_commit=info.sha, create_pr=create_pr
+            )
+            return Commit(made.oid, made.oid != before[0], made.pr_url or made.commit_url)
+
+        def passes(error: BaseException) -> bool:
+            crossed = isinstance(error, HfHubHTTPError) and error.response.status_code == _MOVED
+            return not create_pr and (crossed or is_transient(error))
 
         try:
-            return self._call("pushing to", attempt)
+            return self._call("pushing to", attempt, passes=passes)
         except ValueError as error:
             if isinstance(error, InputError) or "LFS batch" not in str(error):
                 raise
-            raise InputError(self._refused_file(str(error), local)) from error
+            raise InputError(self._refused_file(str(error), files)) from error
 
     def tag(self, tag: str, oid: str) -> None:
-        """Let a tag name a commit.
+        """Let a tag name a commit; one that there is stays."""
+        self._call("tagging", self._api.create_tag, self.name, tag=tag, revision=oid, exist_ok=True)
 
-        Raises:
-            InputError: it names another one.
-        """
-
-        def attempt() -> None:
-            refs = self._api.list_repo_refs(self.name)
-            known = {ref.name: ref.target_commit for ref in refs.tags}.get(tag)
-            if known is None:
-                self._api.create_tag(self.name, tag=tag, revision=oid)
-            elif known != oid:
-                raise InputError(tag_is_taken(self.name, tag))
-
-        self._call("tagging", attempt)
-
-    def _attempt(
-        self,
-        local: Mapping[str, "LocalFile"],
-        message: str,
-        obsolete: Callable[[str], bool],
-        create_pr: bool,
-        earlier: set[str],
-        sent: list[str | None],
-    ) -> Commit:
-        for reference in sorted(self._pull_requests_now() - earlier) if create_pr else ():
-            oid, there = self.head(reference)
-            if oid is not None and not _changes(local, there, obsolete):  # the answer to an attempt before was lost
-                return Commit(oid, True, self._discussion(reference))
-        for _ in range(_CROSSINGS):
-            oid, there = self.head()
-            changes = _changes(local, there, obsolete)
-            if oid is not None and not changes:
-                return Commit(oid, bool(sent) and oid not in sent, f"{self._api.endpoint}/{self.name}")
-            sent.append(oid)
-            try:
-                made = self._api.create_commit(
-                    self.name, changes, commit_message=message, parent_commit=oid, create_pr=create_pr
-                )
-            except HfHubHTTPError as error:
-                if error.response.status_code != _MOVED:
-                    raise
-                continue
-            return Commit(made.oid, True, made.pr_url or made.commit_url)
-        raise InputError(f"others are committing to {self.name} all the time: try again later")
-
-    def _pull_requests(self) -> set[str]:
-        return self._call("reading the pull requests of", self._pull_requests_now)
-
-    def _pull_requests_now(self) -> set[str]:
-        refs = self._api.list_repo_refs(self.name, include_pull_requests=True)
-        return {ref.ref for ref in refs.pull_requests or ()}
-
-    def _discussion(self, reference: str) -> str:
-        return f"{self._api.endpoint}/{self.name}/discussions/{reference.rsplit('/', 1)[1]}"
-
-    def _refused_file(self, said: str, local: Mapping[str, "LocalFile"]) -> str:
-        path = next((path for path, file in local.items() if file.sha256() in said), "a file")
+    def _refused_file(self, said: str, files: Mapping[str, Path]) -> str:
+        path = next((path for path, file in files.items() if _sha256(file) in said), "a file")
         reason = without_secrets(said.rpartition(": `")[2] or said).strip("`").rstrip(".")
         return f"pushing to {self.name}: the Hub does not take {path} ({reason})"
 
@@ -282,32 +226,13 @@ class Repository:
             return call_with_retries(function, *args, what=f"{doing} {self.name}", attempts=self.attempts, **kwargs)
 
 
-@dataclass
-class LocalFile:
-    """A file here, whose hashes are made when they are asked for, once."""
+def _is_same(file: Path, there: RepoFile) -> bool:
+    return bool(_sha256(file) == there.lfs.sha256 if there.lfs else git_hash(file.read_bytes()) == there.blob_id)
 
-    path: Path
-    _sha256: str | None = None
-    _git_oid: str | None = None
 
-    def equals(self, other: RepoFile) -> bool:
-        """Whether the Hub holds the same bytes."""
-        if other.size != self.path.stat().st_size:
-            return False
-        return self.sha256() == other.lfs.sha256 if other.lfs is not None else self.git_oid() == other.blob_id
-
-    def sha256(self) -> str:
-        """In hexadecimal; the Hub names large files by it."""
-        if self._sha256 is None:
-            with self.path.open("rb") as file:
-                self._sha256 = file_digest(file, "sha256").hexdigest()
-        return self._sha256
-
-    def git_oid(self) -> str:
-        """Git's name of the content; the Hub names small files by it."""
-        if self._git_oid is None:
-            self._git_oid = git_hash(self.path.read_bytes())
-        return self._git_oid
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return file_digest(opened, "sha256").hexdigest()
 
 
 def _said_of_card(answer: str) -> str:
@@ -317,18 +242,6 @@ def _said_of_card(answer: str) -> str:
     except (ValueError, KeyError, TypeError):
         said = answer
     return without_secrets(said)
-
-
-def _changes(
-    local: Mapping[str, LocalFile], there: Mapping[str, RepoFile], obsolete: Callable[[str], bool]
-) -> list[CommitOperationAdd | CommitOperationDelete]:
-    """What makes the repository hold the files: only what differs."""
-    added = [path for path, file in local.items() if path not in there or not file.equals(there[path])]
-    gone = [path for path in there if path not in local and obsolete(path)]
-    return [
-        *(CommitOperationAdd(path_in_repo=path, path_or_fileobj=str(local[path].path)) for path in added),
-        *(CommitOperationDelete(path_in_repo=path, is_folder=False) for path in gone),
-    ]
 
 
 __all__ = ["MAX_FILE_BYTES", "Commit", "Repository", "check_name"]

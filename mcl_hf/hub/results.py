@@ -1,79 +1,150 @@
 """Evaluations as they lie on the disk: figures of detectors, comparisons of starts, probes. Read, never computed anew.
 
-Where it sits: metrics.json (`finetune`, `evaluate`), comparison.json (`compare`), probe.json -> **results**
--> measured -> the card's sections and its `model-index`. What kind a file is, its content says.
+Where it sits: metrics.json (`finetune`, `evaluate`), comparison.json (`compare`), probe.json -> **results** -> the card
+and its `model-index`. What kind a file is, its content says.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mcl_hf.data.licences import describe_sources
 from mcl_hf.errors import InputError
-from mcl_hf.hub.command_line import evaluate_command, run_command
-from mcl_hf.hub.measured import ComparisonResult, DetectionResult, ProbeResults, Results
-from mcl_hf.hub.recorded import Recorded, read_recorded
-from mcl_hf.hub.run_record import without_private_parts
-from mcl_hf.hub.shapes import (
-    ComparisonShape,
-    EvaluationShape,
-    ProbeShape,
-)
+from mcl_hf.hub.card_data import Recorded, one_line_if_damaged, read_recorded, without_private_parts
+from mcl_hf.hub.markdown import NOT_MEASURED, code, is_number, number, percent, plain, table
+from mcl_hf.hub.training import evaluate_command, run_command
 from mcl_hf.models.weight_files import read_json
-from mcl_hf.training.record_check import misfit
+from mcl_hf.probe.region_features import FEATURES
+from mcl_hf.probe.report import TITLES
 from mcl_hf.training.state import TrainingState
 
 _FOUND_IN = ("evaluation/metrics.json", "metrics.json", "probe.json", "comparison.json")
+_PROBED = {
+    "objects": {"knn": "kNN", "linear": "linear"},
+    "views": {"same_level": "found, same level", "other_level": "found, other level"},
+}
+_ASKED = {"objects": "classes of annotated objects", "views": "the same image found again"}
 
 
-def read_results(recorded: Recorded, repository: str | None, files: Sequence[Path]) -> Results:
+@dataclass(frozen=True, kw_only=True)
+class DetectionResult:
+    """Figures of a detector, or their means over seeds.
+
+    Attributes:
+        model: what was measured, by name.
+        relation: `own` for the card's model, `from_it` for a detector that was fine-tuned from it, else `other`.
+        data, split: what it was measured on.
+        repository: of the data set on the Hub, if it lies there.
+        images, objects: in it.
+        figures: such as "box AP" -> value in [0, 1]; None or not finite where it was not measured.
+        sd: spread over seeds of the same figures.
+        seeds: of the runs behind it; empty where they are not recorded.
+        share: of the labelled images that was trained on, in (0, 1]; None where it is not recorded.
+        labelled: labelled images that a comparison trained it on, such as "25 labelled images".
+        run: the fine-tuning run, for its protocol; None where it is not recorded.
+        command: that measured it; counted_by: library that computed AP.
+    """
+
+    model: str
+    relation: str
+    data: str
+    repository: str | None = None
+    split: str | None = None
+    images: int | None = None
+    objects: int | None = None
+    figures: dict[str, float | None] = field(default_factory=dict)
+    sd: dict[str, float] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=list)
+    share: float | None = None
+    labelled: str | None = None
+    run: Recorded | None = None
+    command: str | None = None
+    counted_by: str | None = None
+
+    def spread(self, name: str) -> str:
+        """Mean and spread of a figure in percent."""
+        value: Any = self.figures.get(name)
+        if not is_number(value):
+            return NOT_MEASURED
+        return f"{100 * value:.1f}" + (f" ± {100 * self.sd[name]:.1f}" if name in self.sd else "")
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that was measured of a model: figures; comparisons and probes as the template shows them."""
+
+    detections: list[DetectionResult]
+    comparisons: list[dict[str, Any]]
+    probes: list[dict[str, Any]]
+
+    @property
+    def compared(self) -> list[DetectionResult]:
+        """Rows of comparisons that are about the card's model."""
+        return [row for found in self.comparisons for row in found["rows"] if row.relation == "from_it"]
+
+
+@dataclass(frozen=True)
+class Ours:
+    """Whether what a result names is the card's model."""
+
+    model: Recorded
+    repository: str | None
+
+    def is_own(self, measured: Any, file: Path) -> bool:
+        """Whether an address in a file, perhaps relative to another folder than this process's, is the model's."""
+        if not measured:
+            return False
+        if self.repository is not None and str(measured).partition("@")[0] == self.repository:
+            return True
+        path, run = Path(measured), self.model.run_folder
+        if path.exists():
+            return path.resolve() in self.model.places
+        names = [f"{run.name}{str(place).removeprefix(str(run))}" for place in self.model.places]
+        beside = file.resolve().is_relative_to(run) and not path.is_absolute()
+        return beside and any(f"/{path.as_posix()}".endswith(f"/{name}") for name in names)
+
+    def relation(self, start: str, run: Recorded | None, file: Path) -> str:
+        """Whether a detector came of the model; what its own run recorded of its start counts first."""
+        state = self.model.state
+        if self.model.detector is not None:
+            return "other"
+        known = (run.state.start.get("run") if run is not None and run.state is not None else None) or {}
+        if known and run is not None and run.state is not None and state is not None:
+            same = (known["steps"], known.get("images_seen")) == (self.model.step, state.images_seen)
+            if same and run.state.start.get("name") in [place.name for place in self.model.places]:
+                return "from_it"
+        return "from_it" if self.is_own(start, file) else "other"
+
+
+def read_results(model: Recorded, repository: str | None, files: Sequence[Path]) -> Results:
     """Evaluations beside a model, and those named.
 
     Args:
-        recorded: the model.
+        model: of the card.
         repository: that it is published as; results that name it are its own.
         files: further ones.
 
     Raises:
         InputError: a file that cannot be read, or is no result.
     """
-    results = Results([], [], [])
-    of_run = _of_the_run(recorded)
-    if of_run is not None:
-        results.detections.append(of_run)
-    found = [place / name for place in recorded.places for name in _FOUND_IN if (place / name).is_file()]
+    results, ours = Results([], [], []), Ours(model, repository)
+    of_run = _of_the_run(model)
+    results.detections.extend([of_run] if of_run is not None else [])
+    found = [place / name for place in model.places for name in _FOUND_IN if (place / name).is_file()]
     for file in dict.fromkeys([*found, *(file.resolve() for file in files)]):
-        _add(results, _read(file), file, recorded, repository, known=of_run is not None and file in found)
+        content = _read(file)
+        with one_line_if_damaged(file):
+            if isinstance(content, list) and content and all("network" in one for one in content):
+                results.probes.append(_probes(content, file, ours))
+            elif isinstance(content, dict) and "answer" in content and "starts" in content:
+                results.comparisons.append(_comparison(content, file, ours))
+            elif isinstance(content, dict) and ("box" in content or "mask" in content):
+                known = of_run is not None and file in found
+                results.detections.extend(_of_an_evaluation(content, file, ours, known))
+            else:
+                raise InputError(f"{file} is no result of mcl-hf evaluate, finetune, compare or probe")
     return results
-
-
-def _add(
-    results: Results, content: Any, file: Path, recorded: Recorded, repository: str | None, *, known: bool
-) -> None:
-    """Sort one file's content in. `known`: the figures that its run measured are there already."""
-    if isinstance(content, list) and content and all(isinstance(c, dict) and "network" in c for c in content):
-        for network in content:
-            _check(network, ProbeShape, file)
-        results.probes.append(_probes(content, file, recorded, repository))
-    elif not isinstance(content, dict):
-        raise InputError(f"{file} is no result of mcl-hf evaluate, finetune, compare or probe")
-    elif "answer" in content and "starts" in content:
-        _check(content, ComparisonShape, file)
-        results.comparisons.append(_comparison(content, file, recorded, repository))
-    elif "box" in content or "mask" in content:
-        _check(content, EvaluationShape, file)
-        found = _of_an_evaluation(content, file, recorded, repository, known)
-        if found is not None:
-            results.detections.append(found)
-    else:
-        raise InputError(f"{file} is no result of mcl-hf evaluate, finetune, compare or probe")
-
-
-def _check(content: Any, shape: Any, file: Path) -> None:
-    """Refuse a result that none of our commands has written so."""
-    reason = misfit(content, shape)
-    if reason is not None:
-        raise InputError(f"{file} is damaged: {reason}")
 
 
 def _read(file: Path) -> Any:
@@ -85,135 +156,141 @@ def _read(file: Path) -> Any:
         raise InputError(str(error)) from error
 
 
-# ----------------------------------------------------------------------------------------------------------------
-# detectors
-
-
-def _of_the_run(recorded: Recorded) -> DetectionResult | None:
+def _of_the_run(model: Recorded) -> DetectionResult | None:
     """What a fine-tuning run measured of these very weights, from its log; its validation data, from its state."""
-    lines = [line for line in recorded.log if line.get("step") == recorded.step and "eval/box/AP" in line]
-    if recorded.detector is None or recorded.state is None or not lines:
+    lines = [line for line in model.log if line.get("step") == model.step and "eval/box/AP" in line]
+    if model.detector is None or model.state is None or not lines:
         return None
     return DetectionResult(
-        model=recorded.name,
+        model=model.name,
         relation="own",
-        **_validation(recorded.state),
-        figures=_logged(lines[-1]),
-        seeds=[int(recorded.arguments.get("seed", 0))],
-        share=recorded.arguments.get("data_fraction"),
-        run=recorded,
-        command=run_command(recorded),
-        counted_by=recorded.arguments.get("eval_backend"),
+        **_validation(model.state),
+        figures={" ".join(n.split("/")[1:]): value for n, value in lines[-1].items() if n.startswith("eval/")},
+        seeds=[int(model.arguments.get("seed", 0))],
+        share=model.arguments.get("data_fraction"),
+        run=model,
+        command=run_command(model),
+        counted_by=model.arguments.get("eval_backend"),
     )
 
 
-def _of_an_evaluation(
-    content: dict[str, Any], file: Path, recorded: Recorded, repository: str | None, known: bool
-) -> DetectionResult | None:
-    """metrics.json of `mcl-hf evaluate`, or of a run's own evaluation; None where it is of other weights of the run."""
-    inside = file.resolve().is_relative_to(recorded.run_folder)
-    by_the_run = "run" in content
-    if inside and by_the_run and (known or content.get("step") != recorded.step):
-        return None
+def _of_an_evaluation(content: dict[str, Any], file: Path, ours: Ours, known: bool) -> list[DetectionResult]:
+    """metrics.json of `mcl-hf evaluate`, or of a run's own evaluation; nothing where it is of other weights of the
+    run, or `known` already."""
+    model = ours.model
+    inside, by_the_run = file.resolve().is_relative_to(model.run_folder), "run" in content
+    if inside and by_the_run and (known or content.get("step") != model.step):
+        return []
     measured = content.get("run") or content.get("checkpoint")
-    own = (inside and recorded.detector is not None) or _is_own(measured, file, recorded, repository)
-    run = recorded if own else _run_beside(file, measured)
-    seeds = [] if run is None or run.state is None else [int(run.arguments.get("seed", 0))]
-    if content.get("seed") is not None:
-        seeds = [int(content["seed"])]
+    own = (inside and model.detector is not None) or ours.is_own(measured, file)
+    run = model if own else _run_beside(file, measured)
+    options = {} if run is None or run.state is None else run.arguments
+    seed = content.get("seed", options.get("seed", 0) if options else None)
     if by_the_run and run is not None and run.state is not None:
         about: dict[str, Any] = _validation(run.state)
     else:
-        source = describe_sources([str(content.get("given") or content.get("data", "unknown"))])[0]
-        about = {
-            "data": source["name"],
-            "repository": source["name"] if source["kind"] == "hub" else None,
-            "split": content.get("split"),
-        }
-    start = "" if run is None or run.state is None else str(run.arguments.get("init"))
-    command: str | None = evaluate_command(content)
-    if by_the_run:
-        command = None if run is None else run_command(run)
-    return DetectionResult(
-        model=recorded.name if own else short(measured or content.get("predictions") or "detections of a file"),
-        relation="own" if own else _relation(start, run, file, recorded, repository),
+        about = _of_source(describe_sources([str(content.get("given") or content.get("data", "unknown"))])[0])
+        about["split"] = content.get("split")
+    figures = {
+        f"{kind} {name}": value
+        for kind in ("box", "mask")
+        for name, value in content.get(kind, {}).items()
+        if not isinstance(value, dict)
+    }
+    figures |= {"VOC AP50": content["voc"].get("AP50")} if content.get("voc") else {}
+    result = DetectionResult(
+        model=model.name if own else short(measured or content.get("predictions") or "detections of a file"),
+        relation="own" if own else ours.relation(str(options.get("init", "")), run, file),
         **{**about, "images": content.get("images"), "objects": content.get("objects")},
-        figures={
-            f"{kind} {name}": value
-            for kind in ("box", "mask")
-            if kind in content
-            for name, value in content[kind].items()
-            if not isinstance(value, dict)
-        }
-        | ({"VOC AP50": content["voc"].get("AP50")} if content.get("voc") else {}),
-        seeds=seeds,
-        share=None if run is None else run.arguments.get("data_fraction"),
+        figures=figures,
+        seeds=[] if seed is None else [int(seed)],
+        share=options.get("data_fraction"),
         run=run,
-        command=command,
+        command=(None if run is None else run_command(run)) if by_the_run else evaluate_command(content),
         counted_by=content.get("backend"),
     )
+    return [result]
 
 
-def _comparison(content: dict[str, Any], file: Path, recorded: Recorded, repository: str | None) -> ComparisonResult:
+def _comparison(content: dict[str, Any], file: Path, ours: Ours) -> dict[str, Any]:
     """comparison.json: means over seeds, for each start and number of labelled images."""
-    answer, tested = content["answer"], content["data"].get("test") or {}
+    answer, starts = content["answer"], [str(start) for start in content["starts"]]
+    tested = content["data"].get("test") or {}
     rows = []
     for images in content["counts"]:
-        for start in content["starts"]:
-            found = [mean for mean in answer["means"] if (mean["start"], mean["images"]) == (start, images)]
-            names = [mean["figure"].replace("/", " ") for mean in found]
-            if not found:
+        for start in starts:
+            means = {
+                str(mean["figure"]).replace("/", " "): mean
+                for mean in answer["means"]
+                if (mean["start"], mean["images"]) == (start, images)
+            }
+            if not means:
                 continue
-            init = str(content.get("inits", {}).get(start) or start)
-            rows.append(
-                DetectionResult(
-                    model=short(start),
-                    relation=_relation(init, None, file, recorded, repository),
-                    data="test images of the comparison",
-                    images=tested.get("images"),
-                    objects=tested.get("objects"),
-                    figures={name: mean["mean"] / 100 for name, mean in zip(names, found, strict=True)},
-                    sd={
-                        name: mean["sd"] / 100 for name, mean in zip(names, found, strict=True)
-                        if mean.get("sd") is not None
-                    },
-                    seeds=found[0].get("seeds", []),
-                    labelled=f"{images} {content['unit']}",
-                )
-            )  # fmt: skip
-    return ComparisonResult(
-        sentence=_with_short_names(answer["sentence"], list(content["starts"])),
-        warnings=[_with_short_names(line, list(content["starts"])) for line in content.get("warnings", [])],
-        failed=[_with_short_names(job, list(content["starts"])) for job in content.get("failed", {})],
-        rows=rows,
-        data=content["data"],
-        protocol=content.get("finetune", ""),
-        command="mcl-hf compare plan.yaml",
-    )
+            row = DetectionResult(
+                model=short(start),
+                relation=ours.relation(str(content.get("inits", {}).get(start) or start), None, file),
+                data="test images of the comparison",
+                images=tested.get("images"),
+                objects=tested.get("objects"),
+                figures={name: float(mean["mean"]) / 100 for name, mean in means.items()},
+                sd={name: mean["sd"] / 100 for name, mean in means.items() if mean.get("sd") is not None},
+                seeds=[int(seed) for seed in next(iter(means.values())).get("seeds", [])],
+                labelled=f"{images} {content['unit']}",
+            )
+            rows.append(row)
+
+    def named(text: Any) -> str:
+        for start in sorted(starts, key=len, reverse=True):
+            text = str(text).replace(start, short(start))
+        return plain(text)
+
+    data = [
+        f"{plain(use)}: {number(part['images'])} images, {number(part['objects'])} objects, digest of the annotations "
+        f"{code(part['fingerprint'])}"
+        for use, part in content["data"].items()
+    ]
+    return {
+        "sentence": named(answer["sentence"]),
+        "warnings": [named(line) for line in content.get("warnings", [])],
+        "failed": [named(job) for job in content.get("failed", {})],
+        "rows": rows,
+        "data": "; ".join(data),
+        "protocol": plain(content.get("finetune", "")),
+    }
 
 
-def _logged(figures: dict[str, Any]) -> dict[str, float | None]:
-    """ "eval/box/AP" as "box AP"."""
-    return {" ".join(name.split("/")[1:]): value for name, value in figures.items() if name.startswith("eval/")}
+def _probes(content: list[dict[str, Any]], file: Path, ours: Ours) -> dict[str, Any]:
+    """All features of all networks, the card's own first; shares in percent."""
+    content = sorted(content, key=lambda one: not ours.is_own(one["network"], file))
+    kinds = [kind for kind in _PROBED if content[0].get(kind)]
+    rows = []
+    for probed in content:
+        name = code(short(probed["network"])) + (" (this model)" if ours.is_own(probed["network"], file) else "")
+        measured = {kind: (probed.get(kind) or {}).get("features", {}) for kind in kinds}
+        for feature in FEATURES:
+            values = [measured[kind].get(feature, {}).get(key) for kind in kinds for key in _PROBED[kind]]
+            shares = [percent(value.get("all") if isinstance(value, dict) else value) for value in values]
+            rows.append([name, TITLES[feature], *shares])
+    first = content[0]
+    notes = [
+        f"{_ASKED[kind]}: {number(first[kind]['images'])} images; chance is {percent(first[kind]['chance'])} %"
+        for kind in kinds
+    ]
+    titles = ["network", "feature", *(title for kind in kinds for title in _PROBED[kind].values())]
+    return {"notes": "; ".join(notes), "table": table(titles, rows, texts=2)}
 
 
 def _validation(state: TrainingState) -> dict[str, Any]:
-    """What a fine-tuning run measured AP on."""
-    return _data(state.data.get("validation"), "validation data (not recorded which)")
-
-
-def _data(found: dict[str, Any] | None, unknown: str) -> dict[str, Any]:
-    """Fields of a `DetectionResult` that say on what data, from the record that runs and comparisons make of it."""
+    """What a fine-tuning run measured AP on, as fields of a `DetectionResult`."""
+    found = state.data.get("validation")
     if not found:
-        return {"data": unknown}
-    source = found["sources"][0]
-    return {
-        "data": source["name"],
-        "repository": source["name"] if source["kind"] == "hub" else None,
-        "split": found["split"],
-        "images": found["num_images"],
-        "objects": found["num_objects"],
-    }
+        return {"data": "validation data (not recorded which)"}
+    sizes = {"images": found["num_images"], "objects": found["num_objects"]}
+    return {**_of_source(found["sources"][0]), "split": found["split"], **sizes}
+
+
+def _of_source(source: dict[str, Any]) -> dict[str, Any]:
+    return {"data": source["name"], "repository": source["name"] if source["kind"] == "hub" else None}
 
 
 def _run_beside(file: Path, measured: str | None = None) -> Recorded | None:
@@ -229,57 +306,6 @@ def _run_beside(file: Path, measured: str | None = None) -> Recorded | None:
     return None
 
 
-def _is_own(measured: str | None, file: Path, recorded: Recorded, repository: str | None) -> bool:
-    """Whether what a result is of is the card's model.
-
-    Args:
-        measured: address as the result has it, perhaps relative to another folder than this process's.
-        file: of the result.
-        recorded: the card's model.
-        repository: that it is published as.
-    """
-    if not measured:
-        return False
-    if repository is not None and measured.partition("@")[0] == repository:
-        return True
-    path = Path(measured)
-    if path.exists():
-        return path.resolve() in recorded.places
-    names = [
-        f"{recorded.run_folder.name}{str(place).removeprefix(str(recorded.run_folder))}" for place in recorded.places
-    ]
-    beside = file.resolve().is_relative_to(recorded.run_folder)
-    return beside and not path.is_absolute() and any(f"/{path.as_posix()}".endswith(f"/{name}") for name in names)
-
-
-def _relation(start: str, run: Recorded | None, file: Path, recorded: Recorded, repository: str | None) -> str:
-    """Whether a detector came of the card's model; what its own run recorded of its start counts first."""
-    if recorded.detector is not None:
-        return "other"
-    known = run.state.start if run is not None and run.state is not None else {}
-    if known.get("kind") == "folder" and known.get("run") and recorded.state is not None:
-        of_run = known["run"]
-        same = (of_run["steps"], of_run.get("images_seen")) == (recorded.step, recorded.state.images_seen)
-        if same and known.get("name") in [place.name for place in recorded.places]:
-            return "from_it"
-    return "from_it" if _is_own(start, file, recorded, repository) else "other"
-
-
-# ----------------------------------------------------------------------------------------------------------------
-# probes
-
-
-def _probes(content: list[dict[str, Any]], file: Path, recorded: Recorded, repository: str | None) -> ProbeResults:
-    networks, own = {}, []
-    for probed in content:
-        name = short(probed["network"])
-        if _is_own(probed["network"], file, recorded, repository):
-            own.append(name)
-        networks[name] = {"objects": probed.get("objects"), "views": probed.get("views")}
-    ordered = sorted(networks, key=lambda name: name not in own)
-    return ProbeResults(networks={name: networks[name] for name in ordered}, own=own)
-
-
 def short(address: Any) -> str:
     """A start, network or file by a name that says nothing of the disk: the last part of a local path.
 
@@ -288,9 +314,3 @@ def short(address: Any) -> str:
         ('own', 'timm:resnet50', 'user/name')
     """
     return str(without_private_parts(str(address)))
-
-
-def _with_short_names(text: str, starts: Sequence[str]) -> str:
-    for start in sorted(starts, key=len, reverse=True):
-        text = text.replace(start, short(start))
-    return text

@@ -23,18 +23,14 @@ _HOME = {
     "Predictor": "region_head",
     "RegionHead": "region_head",
     "TargetKeys": "contrast",
-    "WeightReport": "starting_weights",
     "assemble_batch": "montage",
     "assemble_montage": "montage",
     "convert_cross_rank_norm": "cross_rank_norm",
     "draw_montages": "montage",
     "gather": "collectives",
-    "load_backbone_weights": "starting_weights",
-    "load_starting_weights": "starting_weights",
     "rank": "collectives",
     "recompute_activations": "recompute",
     "region_contrast": "contrast",
-    "starting_statistics": "starting_weights",
     "world_size": "collectives",
 }
 """Public name -> the file that defines it; loaded on first use."""

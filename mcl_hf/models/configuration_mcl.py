@@ -9,7 +9,6 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
 
-from .patient_loading import PatientLoading
 from .timm_backbone import describe_backbone
 
 LEVEL_PAIRINGS = ("top", "same", "adjacent", "all")
@@ -19,7 +18,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @strict
-class MCLConfig(PatientLoading, BackboneConfigMixin, PreTrainedConfig):
+class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
     """Configuration of `MCLModel`, `MCLBackbone`, `MCLForPreTraining` and `MCLForSupervisedPreTraining`.
 
     Args:

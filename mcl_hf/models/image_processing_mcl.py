@@ -25,7 +25,6 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs
 
 from .mask_paste import paste_masks
-from .patient_loading import PatientLoading
 from .pixels import orientation_of, scale_to_8_bit, to_pixels, turn_of
 
 
@@ -35,7 +34,7 @@ class MCLImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-a
     size_divisor: int | None
 
 
-class MCLImageProcessor(PatientLoading, TorchvisionBackend):
+class MCLImageProcessor(TorchvisionBackend):
     """Resize the shorter side, cut out the centre, scale to [0, 1] and normalise.
 
     The models take any height and width: switch `do_resize` or `do_center_crop` off to keep the whole picture. For a

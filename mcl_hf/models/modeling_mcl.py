@@ -23,7 +23,6 @@ from .configuration_mcl import MCLConfig
 from .contrast import MultiLevelContrast
 from .fpn import FeaturePyramid
 from .montage import MontageLayout
-from .patient_loading import PatientLoading
 from .recompute import find_block_classes, keep_activations, recompute_activations
 from .region_cut import cut_regions, to_rois
 from .region_head import Predictor, RegionHead
@@ -47,7 +46,7 @@ class MCLModelOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
-class MCLPreTrainedModel(PatientLoading, PreTrainedModel):
+class MCLPreTrainedModel(PreTrainedModel):
     """What all MCL models share: configuration, prefix, and initialisation that leaves timm's own alone."""
 
     config: MCLConfig

@@ -1,6 +1,6 @@
 """Files of weights and what describes them, read without running anything in them; what is none is called what it is.
 
-checkpoint_source, starting_weights, official_checkpoint, imports -> **weight_files** -> safetensors, torch, json
+checkpoints, starting_weights, official_checkpoint, imports -> **weight_files** -> safetensors, torch, json
 """
 
 import argparse

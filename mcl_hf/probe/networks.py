@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from mcl_hf.errors import InputError
-from mcl_hf.models import MCLConfig, MCLModel, load_starting_weights
-from mcl_hf.models.checkpoint_source import MODEL_FILES, local_checkpoint
-from mcl_hf.models.starting_weights import starting_description, starting_statistics
+from mcl_hf.models import MCLConfig, MCLModel
+from mcl_hf.remote.checkpoints import MODEL_FILES, local_checkpoint
+from mcl_hf.transfer.starting_weights import load_starting_weights, starting_description, starting_statistics
 
 RANDOM, TIMM = "random", "timm:"
 _OF_THE_PICTURES = ("num_channels", "fpn_channels", "region_size", "region_convs", "hidden_dim", "embedding_dim",

@@ -156,7 +156,7 @@ def see_through(
     Args:
         run: ready.
         train_step: one optimizer step of the task.
-        watch: what is measured and judged at logging steps; `NoWatch()` for nothing.
+        watch: what is measured and judged at logging steps.
         lines: printed first.
         finish: called with the run after the last step, on all ranks.
         last_line: printed when all is done.

@@ -15,8 +15,8 @@ import shutil
 from pathlib import Path
 
 from ..errors import InputError
-from ..models.checkpoint_source import HubSource, fetch, hub_checkpoints
 from ..models.weight_files import read_json
+from ..remote.checkpoints import HubSource, fetch, hub_checkpoints
 from .saving import fsync, link_last, replace_folder
 from .state import checkpoint_folder, checkpoints, damage, newest_whole_checkpoint, step_of
 from .tracking import log_up_to

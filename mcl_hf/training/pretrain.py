@@ -28,10 +28,9 @@ from ..models import (
     MCLForSupervisedPreTraining,
     MCLImageProcessor,
     convert_cross_rank_norm,
-    load_starting_weights,
     recompute_activations,
-    starting_statistics,
 )
+from ..transfer.starting_weights import load_starting_weights, starting_statistics
 from .arguments import PretrainArguments, load_arguments
 from .arithmetic import set_arithmetic
 from .compile_parts import compile_parts
@@ -42,7 +41,7 @@ from .optim import build_optimizer, learning_rate_warning
 from .options import given_options
 from .provenance import machine, recipe_record, recorded_options, start_record
 from .resume import PRETRAIN_RULES, check_model, output_folder
-from .run import PretrainRun
+from .run import Callbacks, PretrainRun
 from .run_data import open_data, open_loader
 from .state import TrainingState, installed_versions
 from .step import train_step
@@ -56,7 +55,7 @@ def pretrain(
     arguments: PretrainArguments | None = None,
     *,
     recipe: str | None = None,
-    callbacks: Sequence[Any] = (),
+    callbacks: Callbacks = (),
     model_class: type[MCLForPreTraining] | type[MCLForSupervisedPreTraining] | None = None,
     **options: Any,
 ) -> RunResult:
@@ -66,7 +65,8 @@ def pretrain(
         arguments: all options; or leave it out and give
         recipe: name or YAML file, and
         options: fields of `PretrainArguments` on top of it.
-        callbacks: objects with any of the methods of `mcl_hf.training.run.Callback`.
+        callbacks: objects with any of the methods of `mcl_hf.training.run.Callback`, or what makes them of the options;
+            `mcl_hf.pretrain` takes None, its default, for `mcl_hf.callbacks.default_callbacks`.
         model_class: a variant of the objective's model, for experiments; None: the model itself.
 
     Raises:
@@ -85,9 +85,10 @@ def pretrain(
     arguments.model_config()  # fails on a wrong model before anything else
     output_dir = output_folder(arguments.output_dir, arguments.data)
     check_trackers(arguments.report_to)
+    hung_in = callbacks(arguments) if callable(callbacks) else callbacks
     with launched(arguments, output_dir) as accelerator:
         set_arithmetic(accelerator.device, arguments.tf32, fixed_shapes=True)
-        return _pretrain(arguments, output_dir, accelerator, callbacks, model_class)
+        return _pretrain(arguments, output_dir, accelerator, hung_in, model_class)
 
 
 def _pretrain(
@@ -181,7 +182,7 @@ def _pretrain(
             f"never gets to {peak_lr:.4g}"
         )
     if arguments.probe_data is not None and not any(hasattr(callback, "on_record") for callback in callbacks):
-        lines.append("warning: no probes without their callback, mcl_hf.cli.probing.RunProbe; mcl-hf pretrain has it")
+        lines.append("warning: no probes without their callback, mcl_hf.callbacks.RunProbe; callbacks=None has it")
     last_line = f"finished: {output_dir} opens with mcl_hf.MCLModel.from_pretrained"
     return see_through(run, train_step, HealthWatch(run), lines, finish_pretraining, last_line)
 

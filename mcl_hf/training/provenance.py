@@ -16,8 +16,8 @@ import torch
 
 from ..data.remote import plain_address
 from ..errors import InputError
-from ..models.checkpoint_source import hub_source
-from ..models.starting_weights import plain_source
+from ..remote.checkpoints import hub_source
+from ..transfer.starting_weights import plain_source
 from ..version import __version__
 
 _PACKAGES = ("torch", "torchvision", "timm", "transformers", "accelerate", "datasets")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..models.checkpoint_source import hub_source
+from ..remote.checkpoints import hub_source
 from .arguments import MODEL_FIELDS
 from .finish import RUN_ENTRIES
 from .hub_resume import resume_from_hub

@@ -61,6 +61,10 @@ class Callback(Protocol):
         """After the finished model was written."""
 
 
+Callbacks = Sequence[Any] | Callable[[Any], Sequence[Any]]
+"""Callbacks, or what makes them of a run's options."""
+
+
 class RunArguments(Protocol):
     """The options that the loop reads, with the meanings that they have in `PretrainArguments`; a dataclass."""
 
@@ -113,28 +117,6 @@ class Watch(Protocol):
 
     def error(self) -> Exception:
         """What ends the run."""
-
-
-class NoWatch:
-    """For a task that logs its outputs as they are, and judges nothing."""
-
-    fatal: str | None = None
-    enough: bool = False
-
-    def due(self, step: int) -> bool:
-        """Never."""
-        return False
-
-    def measure(self, outputs: dict[str, Any]) -> dict[str, Any]:
-        """All of them."""
-        return outputs
-
-    def judge(self, record: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def error(self) -> Exception:
-        """Never asked for."""
-        raise AssertionError("nothing was judged")
 
 
 @dataclass(kw_only=True)

@@ -21,11 +21,11 @@ from mcl_hf.models.image_processing_mcl import MCLImageProcessor
 from mcl_hf.models.modeling_mcl import MCLModel
 from mcl_hf.models.modeling_mcl_pretraining import MCLForPreTraining
 from mcl_hf.models.official_checkpoint import resnet_name
-from mcl_hf.models.starting_weights import WeightReport
 from mcl_hf.models.weight_files import not_finite, read_json_object
 from mcl_hf.new_folder import whole_folder
 from mcl_hf.transfer.convert import convert_back
 from mcl_hf.transfer.foreign import ForeignFile, read_foreign, read_tensors
+from mcl_hf.transfer.starting_weights import WeightReport
 from mcl_hf.transfer.to_timm import plain_names
 from mcl_hf.version import __version__
 

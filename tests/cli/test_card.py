@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import mcl_hf
+from mcl_hf.callbacks import CardWriter
 from mcl_hf.cli import main
-from mcl_hf.cli.card import CardWriter
 from mcl_hf.hub.card import check_card
 from tests.cli.test_run_and_show import TINY
 
@@ -15,7 +15,7 @@ from tests.cli.test_run_and_show import TINY
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     options = {TINY[i][2:].replace("-", "_"): TINY[i + 1] for i in range(0, len(TINY), 2)}
-    mcl_hf.pretrain(**options, max_steps=2, output_dir=str(folder))
+    mcl_hf.pretrain(**options, max_steps=2, output_dir=str(folder), callbacks=())
     return folder
 
 
@@ -67,7 +67,7 @@ def test_cards_of_recipes_are_printed_or_written(tmp_path, capsys):
 
 
 def test_without_matplotlib_the_card_has_no_pictures_and_says_why(run, tmp_path, monkeypatch, capsys):
-    for place in ("mcl_hf.cli.card", "mcl_hf.hub.card_pictures"):
+    for place in ("mcl_hf.cli.card", "mcl_hf.hub.card"):
         monkeypatch.setattr(f"{place}.find_spec", lambda name: None)
     assert main(["card", str(run), "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("drawn with matplotlib") == 1

@@ -9,8 +9,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from mcl_hf import pretrain
+from mcl_hf.callbacks.probes import RunProbe, is_due
 from mcl_hf.cli import main
-from mcl_hf.cli.probing import RunProbe, is_due
 from mcl_hf.training import load_arguments
 from tests.detection.scenes import write_scenes
 
@@ -77,7 +77,7 @@ def test_the_share_of_time_is_kept(tmp_path, monkeypatch):
     """With a clock of its own: steps of 10 s, probes of 4 s; 1.5 % allows one in 267 s."""
     from types import SimpleNamespace
 
-    from mcl_hf.cli import probing
+    from mcl_hf.callbacks import probes as probing
 
     clock = [0.0]
     monkeypatch.setattr(probing.time, "perf_counter", lambda: clock[0])

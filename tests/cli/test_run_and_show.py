@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import mcl_hf
 from mcl_hf import MCLForInstanceSegmentation, MCLModel
 from mcl_hf.cli import main
 from tests.detection.scenes import write_scenes
@@ -45,7 +46,7 @@ def test_a_finished_run_that_is_resumed_keeps_its_pictures(run_folder, capsys):
 
 
 def test_without_matplotlib_a_run_still_ends_well(tmp_path, monkeypatch):
-    for place in ("cli.pictures", "hub.card_pictures"):
+    for place in ("callbacks.pictures", "hub.card"):
         monkeypatch.setattr(f"mcl_hf.{place}.find_spec", lambda name: None)
     assert main(["pretrain", *TINY, "--max-steps", "1", "--output-dir", str(tmp_path / "run")]) == 0
     assert [path.name for path in (tmp_path / "run" / "pictures").iterdir()] == ["montages.png"]
@@ -130,3 +131,28 @@ def test_the_example_fine_tunes_a_detector(run_folder, tmp_path):
     loaded, total = re.search(r"backbone (\d+)/(\d+)", output).groups()
     assert loaded == total and (tmp_path / "detector" / "detections.png").exists()
     assert MCLForInstanceSegmentation.from_pretrained(tmp_path / "detector").config.num_labels == 3
+
+
+def test_pictures_are_not_written_over_earlier_ones(run_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("curves.png", "curves-2.png", "curves-3.png"):
+        assert main(["show", "run", str(run_folder), str(run_folder)]) == 0
+        assert f"picture: {name}\n" in capsys.readouterr().out
+    assert main(["show", "montages", *TINY]) == 0 and main(["show", "montages", *TINY]) == 0
+    assert (tmp_path / "montages-2.png").exists()
+
+
+def test_the_python_call_leaves_the_same_folder_as_the_command(run_folder, tmp_path):
+    options = {TINY[i][2:].replace("-", "_"): TINY[i + 1] for i in range(0, len(TINY), 2)}
+
+    def left(folder):
+        return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+    mcl_hf.pretrain(**options, max_steps=2, output_dir=str(tmp_path / "tiny"))
+    by_the_call = left(tmp_path / "tiny")
+    assert {"pictures/similarity.png", "pictures/curves.png", "pictures/training.png", "log.jsonl"} <= by_the_call
+    assert by_the_call <= left(run_folder)  # to which other tests may have added
+    assert "This card was rendered" in (tmp_path / "tiny" / "README.md").read_text()
+    mcl_hf.pretrain(**options, max_steps=1, output_dir=str(tmp_path / "bare"), callbacks=())
+    assert not (tmp_path / "bare" / "pictures").exists()
+    assert "This card was rendered" not in (tmp_path / "bare" / "README.md").read_text()

@@ -61,7 +61,8 @@ def run(scenes, tmp_path):
     torch.set_num_threads(1)
 
     def finetune(name="run", **options):
-        return mcl_hf.finetune(**{**TINY, "data": str(scenes), "output_dir": str(tmp_path / name), **options})
+        given = {**TINY, "data": str(scenes), "output_dir": str(tmp_path / name), "callbacks": ()}
+        return mcl_hf.finetune(**{**given, **options})
 
     return finetune
 

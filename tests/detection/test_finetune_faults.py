@@ -24,7 +24,7 @@ LONG = {**TINY, "max_steps": 30, "eval_every_steps": 5, "num_workers": 1}
 
 def finetune(rank: int, folder: Path, options: dict) -> None:
     torch.set_num_threads(1)
-    mcl_hf.finetune(**options)
+    mcl_hf.finetune(**options, callbacks=())
 
 
 def alone(options: dict) -> None:

@@ -19,7 +19,7 @@ from mcl_hf import (
 from mcl_hf.detection import start_detector
 from mcl_hf.detection.from_pretraining import rename_for_detector
 from mcl_hf.errors import InputError
-from mcl_hf.models.starting_weights import rename_from_detector
+from mcl_hf.transfer.starting_weights import rename_from_detector
 
 from ..models.tiny import TINY_RESNET, tiny_config
 from .tiny_detector import DETECTORS, FEW_REGIONS, tiny_detector

@@ -23,5 +23,5 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(coarse).resize((80, 60)).save(photos / f"{number:02}.jpg")
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     options = {**TINY, "data": str(photos), "output_dir": str(folder), "save_every_steps": 2}
-    mcl_hf.pretrain(**options)
+    mcl_hf.pretrain(**options, callbacks=())
     return folder

@@ -22,7 +22,7 @@ from mcl_hf import pretrain
 from mcl_hf.training import PretrainArguments
 import mcl_hf.cli.hub_flags
 options = {options!r}
-flags = argparse.Namespace(push_to_hub={repository!r}, hub_private={private!r})
+flags = argparse.Namespace(push_to_hub={repository!r}, hub_private={private!r}, hub_public=False)
 
 class Watch:
     def on_log(self, run, record):
@@ -65,7 +65,7 @@ WAIT = "import time; time.sleep(0.25)"
 
 
 def test_checkpoints_and_the_finished_model_are_pushed_beside_training(hub, train, tmp_path):
-    done = train(on_log=WAIT, private=True)
+    done = train(on_log=WAIT)
     assert done.code == 0, done.text
     assert "published: alice/net holds the finished model and its last checkpoint" in done.err
     assert "warning: pushing" not in done.text and "Traceback" not in done.err
@@ -183,7 +183,7 @@ def test_a_run_that_is_stopped_pushes_its_last_checkpoint(hub, train):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["pretrain", "--output-dir", "out", "--hub-private"], "--hub-private belongs to --push-to-hub"),
+        (["pretrain", "--output-dir", "out", "--hub-public"], "--hub-public belongs to --push-to-hub"),
         (["finetune", "--init", "random", "--data", "x", "--hub-private"], "--hub-private belongs to --push-to-hub"),
         (["pretrain", "--output-dir", "out", "--push-to-hub", "net"], "write user/name"),
     ],

@@ -19,8 +19,8 @@ from mcl_hf.detection.configuration_detector import MCLDetectorConfig
 from mcl_hf.detection.finetune_arguments import load_finetune_arguments
 from mcl_hf.errors import InputError
 from mcl_hf.hub.card import check_card, render_card
-from mcl_hf.hub.command_line import run_command
-from mcl_hf.hub.recorded import read_recorded
+from mcl_hf.hub.card_data import read_recorded
+from mcl_hf.hub.training import run_command
 from mcl_hf.training.state import RECORD, TrainingState
 from mcl_hf.version import __version__
 
@@ -370,7 +370,7 @@ def test_pictures_only_when_asked_and_of_data_only_when_asked_for(folder, tmp_pa
     assert [path.name for path in (out / "pictures").iterdir()] == ["training.png"]
     text = render_card(folder, pictures=out, pictures_of_data=True)
     assert "(pictures/montages.png)" in text and (out / "pictures" / "montages.png").exists()
-    monkeypatch.setattr("mcl_hf.hub.card_pictures.find_spec", lambda name: None)
+    monkeypatch.setattr("mcl_hf.hub.card.find_spec", lambda name: None)
     assert "matplotlib, which was not installed" in render_card(folder, pictures=tmp_path / "bare")
     shutil.rmtree(folder / "pictures")
     with pytest.raises(InputError, match="has no pictures of its data"):
@@ -479,7 +479,7 @@ def test_a_comparison_names_means_with_their_spread_and_its_data(folder, tmp_pat
     assert result.metric_value == 40.0 and "with 25 labelled images, mean of 2 seeds" in result.metric_name
     del content["data"]["test"]["fingerprint"]
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"comparison.json .*data.test.fingerprint is missing"):
+    with pytest.raises(InputError, match=r"comparison.json is damaged: KeyError 'fingerprint'"):
         render_card(folder, evaluations=[path])
 
 
@@ -512,7 +512,11 @@ def test_an_imported_checkpoint_says_what_it_came_from(folder, tmp_path):
     out.mkdir()
     shutil.copyfile(folder / "config.json", out / "config.json")
     bare = render_card(out)
-    assert "How it was trained is not recorded." in bare and ModelCard(bare).data.license == "unknown"
+    assert (
+        "How it was trained is not recorded." in bare
+        and ModelCard(bare).data.license is None
+        and "No licence of the weights is claimed" in bare
+    )
     content = {"file": "moco|v2.pth", "sha256": "ab12", "layout": "MoCo", "remarks": ["left out: 2 tensors"],
                "parts": {"backbone": [9, 9], "FPN": [0, 4]}, "mcl_hf": "0.1.0"}  # fmt: skip
     (out / "imported_from.json").write_text(json.dumps(content))
@@ -559,4 +563,18 @@ def test_cards_that_the_hub_would_not_take_are_one_line(header, message):
 
 def test_the_header_is_plain_yaml(folder):
     header = yaml.safe_load(render_card(folder).split("---\n")[1])
-    assert set(header) == {"library_name", "license", "pipeline_tag", "tags"}  # nothing that is not known
+    assert set(header) == {"library_name", "pipeline_tag", "tags"}  # nothing that is not known
+
+
+def test_the_whole_card_of_a_detector(tmp_path):
+    expected = GOLDEN.with_name("card_of_a_tiny_detector.md").read_text(encoding="utf-8")
+    text = render_card(make_detector(tmp_path / "det"))
+    assert text == expected.replace("VERSION", __version__), "if this is meant, write the new text to the file"
+
+
+def test_a_licence_is_claimed_only_where_it_is_given(folder, tmp_path):
+    for place in (folder, make_detector(tmp_path / "det")):
+        text = render_card(place)
+        assert ModelCard(text).data.license is None and "`--license` of `mcl-hf card` and `mcl-hf push`" in text
+        given = render_card(place, license="mit")
+        assert ModelCard(given).data.license == "mit" and "The weights are under `mit`; the data" in given

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mcl_hf import MCLDetectorConfig, MCLForInstanceSegmentation, MCLImageProcessor
-from mcl_hf.hub.run_record import read_run
+from mcl_hf.hub.card_data import read_recorded
 
 SLIM = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
 RECORD = ["log_summary.json", "training_arguments.json"]
@@ -52,7 +52,7 @@ def tags(hub, name="alice/net"):
 
 
 def test_a_run_is_published_in_one_commit_with_a_tag_and_opens_bit_for_bit(hub, command, client, run):
-    done = command("push", str(run), "alice/net", "--private", token="hf_alice")
+    done = command("push", str(run), "alice/net", token="hf_alice")
     assert done.code == 0, done.text
     assert files_of(hub) == sorted([*SLIM, *RECORD]) and pictures_of(hub) == ["pictures/training.png"]
     repo = hub.store.repos["model", "alice/net"]
@@ -75,9 +75,9 @@ def test_the_record_names_no_folder_and_no_data_of_the_machine(hub, command, run
     arguments = json.loads(hub.store.read("alice/net", "training_arguments.json"))
     summary = json.loads(hub.store.read("alice/net", "log_summary.json"))
     assert arguments["arguments"]["data"] == ["photos"] and arguments["max_steps"] == 3
-    state = read_run(run).state
+    state = read_recorded(run).state
     assert summary["steps"] == 3 and summary["lines"] == 3 and summary["images_seen"] == state.images_seen == 12
-    assert summary["lowest_loss"]["loss"] == min(line["loss"] for line in read_run(run).log)
+    assert summary["lowest_loss"]["loss"] == min(line["loss"] for line in read_recorded(run).log)
     for path in files_of(hub):
         assert b"carol" not in hub.store.read("alice/net", path), path
 
@@ -93,7 +93,16 @@ def test_a_second_push_of_the_same_is_no_commit_and_no_tag(hub, command, run):
 
 
 def test_everything_that_can_go_along(hub, command, client, run):
-    extras = ("--with-timm", "--with-code", "--with-pretraining", "--tag", "first", "--message", "All of it")
+    extras = (
+        "--public",
+        "--with-timm",
+        "--with-code",
+        "--with-pretraining",
+        "--tag",
+        "first",
+        "--message",
+        "All of it",
+    )
     done = command("push", str(run), "lab/net", *extras, token="hf_alice")
     assert done.code == 0, done.text
     held = files_of(hub, "lab/net")
@@ -146,7 +155,7 @@ def test_a_detector_is_published_and_carries_no_code(hub, command, client, tmp_p
     refused = command("push", str(detector), "alice/cups", "--with-code", token="hf_alice")
     assert refused.code == 2 and "--with-code is for pre-training models" in refused.err
     assert not hub.asked()
-    assert command("push", str(detector), "alice/cups", "--with-timm", token="hf_alice").code == 0
+    assert command("push", str(detector), "alice/cups", "--with-timm", "--public", token="hf_alice").code == 0
     assert files_of(hub, "alice/cups") == sorted(SLIM)
     opened = client('import mcl_hf; mcl_hf.MCLForInstanceSegmentation.from_pretrained("alice/cups")')
     assert opened.code == 0, opened.text
@@ -192,7 +201,7 @@ def test_a_new_tag_of_what_is_there_is_told_as_such(hub, command, run):
 @pytest.mark.parametrize("flags", [(), ("--dry-run",)])
 def test_a_tag_that_git_does_not_take_changes_nothing(flags, hub, command, run):
     done = command("push", str(run), "alice/net", "--tag", "my release", *flags, token="hf_alice")
-    assert done.code == 2 and "may not hold spaces" in done.err and len(done.err.splitlines()) == 1, done.text
+    assert done.code == 2 and "cannot be a tag" in done.err and len(done.err.splitlines()) == 1, done.text
     assert not hub.asked() and not done.out
 
 
@@ -205,6 +214,8 @@ def test_a_dry_run_shows_everything_and_asks_nothing(hub, command, run):
     done = command("push", str(run), "alice/net", "--dry-run", "--with-timm", HF_HUB_OFFLINE="1")
     assert done.code == 0, done.text
     assert not hub.asked()
+    assert "visibility: private (--public makes it public) where the repository is new" in done.out
+    assert "licence of the weights: none is claimed (--license NAME gives one)" in done.out
     assert "alice/net: " in done.out and "alice/net-timm: " in done.out
     size = f"{(run / 'model.safetensors').stat().st_size / 1000:.1f} kB"
     assert any(line.split() == ["model.safetensors", *size.split()] for line in done.out.splitlines()), done.out

@@ -1,7 +1,7 @@
 """What is published of a run names no folder, in whatever way it was given."""
 
 from mcl_hf.hub.bundle import is_ours
-from mcl_hf.hub.run_record import ARGUMENTS_FILE, SUMMARY_FILE, without_private_parts
+from mcl_hf.hub.card_data import ARGUMENTS_FILE, SUMMARY_FILE, without_private_parts
 
 
 def test_paths_lose_their_folders_and_names_stay(tmp_path, monkeypatch):

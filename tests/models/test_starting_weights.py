@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from mcl_hf import MCLBackbone, MCLForPreTraining, MCLModel, load_backbone_weights, load_starting_weights
-from mcl_hf.models import starting_statistics
+from mcl_hf.transfer.starting_weights import starting_statistics
 
 from .tiny import TINY_RESNET, tiny_config
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from mcl_hf.models.checkpoint_source import local_checkpoint
 from mcl_hf.models.weight_files import not_finite, read_json_object, read_pickled, read_safetensors
+from mcl_hf.remote.checkpoints import local_checkpoint
 
 TENSORS = {f"layer1.{index}.conv1.weight": torch.randn(8, 8, 3, 3) for index in range(4)}
 

@@ -11,12 +11,27 @@ from mcl_hf.errors import InputError
 from mcl_hf.training.course import common_parts, make_ready, open_folder, see_through, take_up
 from mcl_hf.training.launch import launched
 from mcl_hf.training.resume import COMPARED_BY_RESULT, WITHOUT_INFLUENCE, RecipeRules
-from mcl_hf.training.run import NoWatch, Run
+from mcl_hf.training.run import Run
 from mcl_hf.training.state import TrainingState
 from mcl_hf.viz import read_log
 from tests.training.test_state import Model, Processor
 
 RULES = RecipeRules(("optimizer",), frozenset(WITHOUT_INFLUENCE), frozenset(COMPARED_BY_RESULT))
+
+
+class NothingToWatch:
+    """For a task that logs its outputs as they are, and judges nothing."""
+
+    fatal, enough = None, False
+
+    def due(self, step):
+        return False
+
+    def measure(self, outputs):
+        return outputs
+
+    def judge(self, record):
+        pass
 
 
 @dataclass
@@ -84,7 +99,7 @@ def run_task(folder, callbacks=(), **options):
             **common_parts(accelerator, arguments, state, folder), model=model, network=network, optimizer=prepared,
             loader=Loader(state.step), processor=Processor(), peak_lr=0.1, warmup_steps=0, callbacks=callbacks,
         )  # fmt: skip
-        return see_through(run, step_of_the_task, NoWatch(), lines, write_finished, "done")
+        return see_through(run, step_of_the_task, NothingToWatch(), lines, write_finished, "done")
 
 
 class StopAfter:

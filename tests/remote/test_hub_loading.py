@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mcl_hf import MCLForPreTraining, MCLImageProcessor
-from mcl_hf.models.checkpoint_source import HubSource, hub_source
+from mcl_hf.remote.checkpoints import HubSource, hub_source
 from mcl_hf.transfer import export_checkpoint
 from tests.models.tiny import tiny_config
 
@@ -252,10 +252,10 @@ def test_a_hub_that_sends_round_in_circles_is_one_line(hub, command):
 
 def test_a_hub_that_stays_away_ends_in_one_line_and_a_cached_model_still_opens(hub, client, command, folders):
     publish(hub, folders)
-    done = client("from mcl_hf.models.checkpoint_source import *\nlocal_checkpoint('alice/net', MODEL_FILES)")
+    done = client("from mcl_hf.remote.checkpoints import *\nlocal_checkpoint('alice/net', MODEL_FILES)")
     assert done.code == 0, done.text
     hub.go_away()
-    code = "from mcl_hf.models.checkpoint_source import *\nprint(local_checkpoint({!r}, MODEL_FILES))"
+    code = "from mcl_hf.remote.checkpoints import *\nprint(local_checkpoint({!r}, MODEL_FILES))"
     assert client(code.format("alice/net")).code == 0
     done = command("export", "alice/other", "--to", "timm", "out", waits=0.001)
     assert done.code == 2

@@ -1,6 +1,6 @@
 """Probes during a run: what the region features know, every so many steps, without a trace in the training.
 
-A callback of the training loop (`mcl_hf.training.run.Callback`); `mcl-hf pretrain` hangs it in. With `probe_data` it
+A callback of the training loop (`mcl_hf.training.run.Callback`); one of `default_callbacks`. With `probe_data` it
 asks for classes, without it whether an image of the run's own data is found again. Numbers of the region head's
 features go into the log's records as `probe/...`, the best one into `TrainingState.best`.
 """

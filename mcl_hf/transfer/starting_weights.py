@@ -14,12 +14,12 @@ import timm
 import torch
 from torch import nn
 
-from .checkpoint_source import MODEL_FILES, local_checkpoint
-from .configuration_mcl import IMAGENET_MEAN, IMAGENET_STD, MCLConfig
-from .hub_retry import call_with_retries, is_transient, reason_of, without_secrets
-from .modeling_mcl import MCLBackbone
-from .timm_backbone import describe_timm_weights
-from .weight_files import not_finite, read_json_object, read_safetensors
+from ..models.configuration_mcl import IMAGENET_MEAN, IMAGENET_STD, MCLConfig
+from ..models.modeling_mcl import MCLBackbone
+from ..models.timm_backbone import describe_timm_weights
+from ..models.weight_files import not_finite, read_json_object, read_safetensors
+from ..remote.checkpoints import MODEL_FILES, local_checkpoint
+from ..remote.retry import call_with_retries, is_transient, reason_of, without_secrets
 
 _PARTS = {
     "backbone.": "backbone",
@@ -161,7 +161,7 @@ def starting_statistics(
         ValueError: See `starting_description`.
 
     Example:
-        >>> from mcl_hf.models import starting_statistics
+        >>> from mcl_hf.transfer.starting_weights import starting_statistics
         >>> starting_statistics("timm:tf_efficientnet_lite0")
         ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
     """
@@ -210,7 +210,7 @@ def _rounded(values: Sequence[float]) -> list[float]:
     return [round(value, 4) for value in values]
 
 
-def load_starting_weights(model: nn.Module, source: str) -> WeightReport:
+def load_starting_weights(model: Any, source: str) -> WeightReport:
     """Fill an MCL model from a checkpoint.
 
     Parts that the source lacks stay as they are, the backbone is asked for and must be whole. A target network that the

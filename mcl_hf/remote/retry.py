@@ -3,15 +3,18 @@
 Before every request that the Hub's client makes once: files' first bytes, model info, repositories, commits. What it
 repeats by itself (uploads, listings) is repeated there first, what is left over here.
 
-    checkpoint_source, `from_pretrained`, publishing -> **hub_retry** -> huggingface_hub
+    checkpoints, `from_pretrained`, publishing -> **retry** -> huggingface_hub
 """
 
 import email.utils
+import functools
 import logging
 import random
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import get_token
@@ -34,10 +37,19 @@ _TOKEN = re.compile(r"hf_\w+|(?<=[Bb]earer )\S+")
 _LOGIN = re.compile(r"(?<=://)[^\s/@]+@")
 _QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
 
+_inside: ContextVar[bool] = ContextVar("inside", default=False)  # a model loads its configuration: one patience for all
+
 logger = logging.getLogger(__name__)
 
 
-def call_with_retries(function: Callable[..., T], *args: Any, what: str, attempts: int = 6, **kwargs: Any) -> T:
+def call_with_retries(
+    function: Callable[..., T],
+    *args: Any,
+    what: str,
+    attempts: int = 6,
+    passes: Callable[[BaseException], bool] | None = None,
+    **kwargs: Any,
+) -> T:
     """What `function` returns, asked again after errors that may pass, with one warning for each.
 
     The waits double from 1 s, each lengthened or shortened by up to a quarter at random, so that the processes of a run
@@ -50,6 +62,7 @@ def call_with_retries(function: Callable[..., T], *args: Any, what: str, attempt
         args: passed on.
         what: for the warnings, as in "fetching user/name".
         attempts: calls at most.
+        passes: whether an error may pass; None: `is_transient`.
         kwargs: passed on.
 
     Raises:
@@ -60,7 +73,7 @@ def call_with_retries(function: Callable[..., T], *args: Any, what: str, attempt
             return function(*args, **kwargs)
         except Exception as error:
             asked = asked_wait_s(error)
-            if attempt == attempts or not is_transient(error) or asked > LONGEST_RETRY_AFTER_S:
+            if attempt == attempts or not (passes or is_transient)(error) or asked > LONGEST_RETRY_AFTER_S:
                 raise
             wait_s = max(asked, wait_before(attempt))
             logger.warning(
@@ -73,6 +86,27 @@ def call_with_retries(function: Callable[..., T], *args: Any, what: str, attempt
             )
             time.sleep(wait_s)
     raise ValueError(f"attempts must be at least 1, got {attempts}")
+
+
+def load_patiently(kind: Any) -> None:
+    """Let `from_pretrained` of a class, and of those that inherit it, ask the Hub again while it is away.
+
+    transformers asks for a file's headers once and for its contents once: one reset connection ends it otherwise.
+    """
+    load = kind.from_pretrained.__func__
+
+    @functools.wraps(load)
+    def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        name = pretrained_model_name_or_path
+        if _inside.get() or name is None or Path(name).exists():
+            return load(cls, name, *args, **kwargs)
+        token = _inside.set(True)
+        try:
+            return call_with_retries(load, cls, name, *args, what=f"loading {cls.__name__} from {name}", **kwargs)
+        finally:
+            _inside.reset(token)
+
+    kind.from_pretrained = classmethod(from_pretrained)
 
 
 def wait_before(attempt: int) -> float:
@@ -169,4 +203,4 @@ def _reset_s(headers: Any, status: int) -> float:
     return float(match[1]) if match else 0.0
 
 
-__all__ = ["call_with_retries", "chain", "is_of_http", "is_transient", "reason_of", "without_secrets"]
+__all__ = ["call_with_retries", "chain", "is_of_http", "is_transient", "load_patiently", "reason_of", "without_secrets"]

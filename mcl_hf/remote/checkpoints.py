@@ -2,12 +2,11 @@
 
 Before every reader of weights: `starting_weights`, exports, detectors, probes, resumed runs.
 
-    "folder" | "user/name[/folder][@revision]" -> **checkpoint_source** -> hub_retry -> huggingface_hub -> a folder here
+    "folder" | "user/name[/folder][@revision]" -> **checkpoints** -> retry -> huggingface_hub -> a folder here
 """
 
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,8 +25,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
-from .hub_retry import call_with_retries, chain, is_transient, reason_of, without_secrets
-from .weight_files import check_safetensors, read_json_object
+from ..hub_token import token_variable
+from ..models.weight_files import check_safetensors, read_json_object
+from .retry import call_with_retries, chain, is_transient, reason_of, without_secrets
 
 MODEL_FILES = ("*.safetensors", "*.json")
 """What a model is opened from: weights, configuration, processor."""
@@ -193,11 +193,6 @@ def _is_other_news(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("No files matched")
 
 
-def token_variable() -> str | None:
-    """The environment variable that the token comes from, which the client prefers to a login; None without one."""
-    return next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name, "").strip()), None)
-
-
 def refusal(error: BaseException, source: HubSource) -> str:
     """Why the Hub does not give a repository, and what to do, in one line without tokens."""
     name, variable = source.repository, token_variable()
@@ -236,5 +231,4 @@ __all__ = [
     "hub_source",
     "local_checkpoint",
     "refusal",
-    "token_variable",
 ]

@@ -1,38 +1,54 @@
-"""How a model was trained, as tables: what it started from, data, schedule, machine, numbers at the end.
+"""How a model was trained: tables of its start, data, schedule, machine and numbers at the end, and the command.
 
-Where it sits: recorded -> **training_rows** -> card. A row whose number was not recorded says so.
+Where it sits: card_data -> **training** -> card. A row whose number was not recorded says so. The command is that which
+does again what was recorded, from recipe and options: paths lose their folders.
 """
 
+import dataclasses
+import json
+import shlex
 import statistics
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from mcl_hf.detection.finetune import RULES, TASK
 from mcl_hf.detection.finetune_arguments import FinetuneArguments
 from mcl_hf.detection.finetune_finish import TITLES
 from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS
-from mcl_hf.hub.command_line import as_text, changed_options, run_command
-from mcl_hf.hub.markdown import ABSENT, code, count, facts, fenced, is_number, join, number, plain, table
-from mcl_hf.hub.recorded import Recorded
+from mcl_hf.hub.card_data import Recorded, without_private_parts
+from mcl_hf.hub.markdown import ABSENT, code, count, facts, is_number, join, number, percent, plain
 from mcl_hf.recipes import TASKS, recipe_names
+from mcl_hf.training.arguments import PretrainArguments
 from mcl_hf.training.finish import duration
 from mcl_hf.training.hub_resume import fetched
+from mcl_hf.training.resume import WITHOUT_INFLUENCE
 from mcl_hf.training.state import TrainingState
 from mcl_hf.viz import summarise
 
 Rows = list[tuple[str, str]]
 _IN_THE_TABLE = {"steps", "loss", "time", "images/s", "broken images", "data wait", "health"}
+_VALIDATION = {"val_data", "val_split", "val_images"}
+_COMMANDS = {
+    False: ("mcl-hf pretrain", "scripts/pretrain.py"),
+    True: ("mcl-hf finetune", "scripts/finetune_detection.py"),
+}
 
 
-def pretraining_rows(recorded: Recorded, data_name: str | None, data_licence: str | None) -> Rows:
-    """Of a contrastive or supervised pre-training run."""
-    state = recorded.state
+def training_rows(model: Recorded, data_name: str | None, data_licence: str | None) -> Rows:
+    """Of a run: the method, or the protocol that a detector's figures depend on; data, length, machine."""
+    state = model.state
     assert state is not None, "only runs have rows"
+    data, length, machine = data_rows(state, data_name, data_licence), _length_rows(model), _machine_rows(model)
+    if model.detector is not None:
+        return [*protocol_rows(model), *data, ("classes", _classes(model.config)), *length, *machine]
     return [
-        *method_rows(recorded.config, recorded.arguments, recorded.supervised),
+        *method_rows(model.config, model.arguments, model.supervised),
         ("started from", start_text(state)),
-        *data_rows(state, data_name, data_licence),
-        *_length_rows(recorded),
-        ("optimizer", schedule_text(recorded.arguments, state.global_batch_size, state.max_steps)),
-        *_machine_rows(recorded),
+        *data,
+        *length,
+        ("optimizer", schedule_text(model.arguments, state.global_batch_size, state.max_steps)),
+        *machine,
     ]
 
 
@@ -71,19 +87,6 @@ def schedule_text(options: dict[str, Any], images: int, max_steps: int | None) -
         f"{plain(options.get('optimizer', ABSENT))}, {speed} after a warm-up of {rising}, then along a cosine to "
         f"{number(options.get('min_lr'))}; weight decay {number(options.get('weight_decay'))}"
     )
-
-
-def finetuning_rows(recorded: Recorded, data_name: str | None, data_licence: str | None) -> Rows:
-    """Of a detector's run: the protocol that its figures depend on."""
-    state = recorded.state
-    assert state is not None, "only runs have rows"
-    return [
-        *protocol_rows(recorded),
-        *data_rows(state, data_name, data_licence),
-        ("classes", _classes(recorded.config)),
-        *_length_rows(recorded),
-        *_machine_rows(recorded),
-    ]
 
 
 def protocol_rows(recorded: Recorded) -> Rows:
@@ -196,35 +199,6 @@ def licence_text(state: TrainingState | None, given: str | None) -> str:
     if len(known) == 1:
         return plain(known[0]["licence"])
     return "; ".join(f"{plain(s['licence'])} ({plain(s['name'])})" for s in known)
-
-
-def recipe_text(recorded: Recorded) -> str:
-    """Name of the recipe, options that differ from it, and the command."""
-    state = recorded.state
-    assert state is not None, "only runs have a recipe"
-    changed = changed_options(recorded)
-    recipe = state.recipe.get("name")
-    if recipe:
-        told = _called(recipe) + (" with these options changed:" if changed else ", as it stands.")
-    elif state.recipe.get("changed") is not None:
-        told = "No recipe; " + ("options that differ from the defaults:" if changed else "all options are defaults.")
-    else:
-        told = "Whether a recipe was used is not recorded. " + (
-            "Options that differ from the defaults of this release:" if changed else "All options are defaults."
-        )
-    rows = [[code(name), "not set" if value is None else code(as_text(value))] for name, value in changed.items()]
-    parts = [told, *([table(["option", "value"], rows, texts=2)] if rows else [])]
-    parts.append(f"The same again, with the paths as they are elsewhere:\n\n{fenced(str(run_command(recorded)), 'sh')}")
-    return "\n\n".join(parts)
-
-
-def _called(recipe: str) -> str:
-    """A recipe by its name, and whose it is: another one's options are known to nobody but its owner."""
-    if any(recipe in recipe_names(task) for task in TASKS):
-        return f"Recipe {code(recipe)}"
-    if recipe.endswith((".yaml", ".yml")):
-        return f"A recipe of its own ({code(recipe)}, none of mcl_hf's)"
-    return f"A recipe that this release of mcl_hf does not have ({code(recipe)})"
 
 
 def last_numbers(recorded: Recorded) -> str:
@@ -376,3 +350,144 @@ def _classes(config: dict[str, Any]) -> str:
 
 def _last(address: Any) -> str:
     return str(address).rstrip("/").rpartition("/")[2]
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def whose_recipe(recipe: str) -> str:
+    """Whether a recipe is one of this release: another one's options are known to nobody but its owner."""
+    if any(recipe in recipe_names(task) for task in TASKS):
+        return "ours"
+    return "own" if recipe.endswith((".yaml", ".yml")) else "unknown"
+
+
+def run_command(recorded: Recorded) -> str | None:
+    """The command of a run; None without one."""
+    state = recorded.state
+    if state is None:
+        return None
+    alone, several = _COMMANDS[state.task == TASK]
+    words = [alone] if state.world_size == 1 else [f"accelerate launch --num_processes {state.world_size} {several}"]
+    if state.recipe.get("name"):
+        words.append(f"--recipe {shlex.quote(state.recipe['name'])}")
+    words += [_words(name, value) for name, value in changed_options(recorded).items() if value is not None]
+    return " ".join([*words, f"--output-dir {shlex.quote(recorded.run_folder.name)}"])
+
+
+def changed_options(recorded: Recorded) -> dict[str, Any]:
+    """Options that differ from the recipe, or from the defaults where there is none, without private parts.
+
+    A run that did not record its recipe gives all that differ from this release's defaults.
+    """
+    state = recorded.state
+    if state is None:
+        return {}
+    names = state.recipe.get("changed")
+    if names is None:
+        detector = state.task == TASK
+        unnamed = (RULES.without_influence - _VALIDATION) if detector else WITHOUT_INFLUENCE
+        defaults = dataclasses.asdict(FinetuneArguments() if detector else PretrainArguments())
+        known = {name: value for name, value in state.arguments.items() if name in defaults and name not in unnamed}
+        names = [name for name, value in known.items() if value != defaults[name]]
+    return {name: without_private_parts(state.arguments[name]) for name in names if name in state.arguments}
+
+
+def evaluate_command(about: dict[str, Any]) -> str:
+    """The `mcl-hf evaluate` behind a metrics.json."""
+    words = ["mcl-hf evaluate"]
+    if about.get("checkpoint"):
+        words.append(shlex.quote(str(without_private_parts(about["checkpoint"]))))
+    if about.get("predictions"):
+        words.append(f"--predictions {shlex.quote(Path(about['predictions']).name)}")
+    words.append(f"--data {shlex.quote(str(without_private_parts(about.get('given') or about.get('data', 'DATA'))))}")
+    named = [name for name in ("split", "max_images", "precision") if about.get(name) is not None]
+    return " ".join([*words, *(_words(name, about[name]) for name in named)])
+
+
+def as_text(value: Any) -> str:
+    """An option's value as it is typed."""
+    if isinstance(value, list):
+        return " ".join(as_text(item) for item in value)
+    if isinstance(value, dict):
+        return json.dumps(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def _words(name: str, value: Any) -> str:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    if isinstance(value, list):
+        return f"--{flag} {' '.join(shlex.quote(as_text(item)) for item in value)}"
+    return f"--{flag} {shlex.quote(as_text(value))}"
+
+
+# --- for the template -------------------------------------------------------------------------------------------------
+
+
+def imported_parts(recorded: Recorded, came: bool = True) -> list[str]:
+    """Parts of an imported model that came of the file, or that did not and are random."""
+    parts = (recorded.imported or {}).get("parts", {})
+    return [plain(name) for name, (loaded, _) in parts.items() if bool(loaded) == came]
+
+
+def import_rows(imported: dict[str, Any]) -> Rows:
+    """Where an imported checkpoint comes from."""
+    known = {"MCL": "the published MCL code", "ResNet": "a ResNet of torchvision's names"}
+    layout = str(imported["layout"])
+    parts = [
+        f"{plain(name)} {number(loaded)}/{number(total)}" + ("" if loaded else " (new, random)")
+        for name, (loaded, total) in imported["parts"].items()
+    ]
+    return [
+        ("file", code(imported["file"])),
+        ("SHA-256", code(imported["sha256"]) if imported.get("sha256") else ABSENT),
+        ("layout", plain(known.get(layout, layout))),
+        ("tensors that came", ", ".join(parts)),
+        *[("remark", plain(remark)) for remark in imported.get("remarks", [])],
+        ("imported by", f"mcl_hf {plain(imported.get('mcl_hf', 'of an unknown release'))}"),
+    ]
+
+
+def probes_of_the_run(recorded: Recorded) -> dict[str, Any]:
+    """The last probe that the run made of itself; empty without one."""
+    lines = [line for line in recorded.log if any(name.startswith("probe/") for name in line)]
+    titles = {
+        "probe/knn": "kNN classes",
+        "probe/linear": "linear classes",
+        "probe/same_level": "an image found again, same level",
+        "probe/other_level": "an image found again, other level",
+        "probe/chance": "chance",
+    }
+    if not lines:
+        return {}
+    rows = [(title, percent(lines[-1][name])) for name, title in titles.items() if name in lines[-1]]
+    return {"step": lines[-1]["step"], "rows": rows}
+
+
+def probed_classes(recorded: Recorded) -> bool:
+    """Whether the run asked its features for classes."""
+    return any("probe/knn" in line for line in recorded.log)
+
+
+def figure_names(found: Sequence[Any], known: Sequence[str] = ()) -> list[str]:
+    """Columns of a table of results: those of `known` that some have, or box and mask AP whole, and VOC's."""
+    measured = {name for result in found for name in result.figures}
+    if known:
+        return [name for name in known if name in measured]
+    kinds = [kind for kind in ("box", "mask") if f"{kind} AP" in measured]
+    names = [f"{kind} {figure}" for kind in kinds for figure in ("AP", "AP50", "AP75")]
+    return names + (["VOC AP50"] if "VOC AP50" in measured else [])
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """How many, and which."""
+    return f"{len(seeds)} ({join([str(seed) for seed in seeds])})" if seeds else ABSENT
+
+
+def most_seeds(found: Sequence[Any]) -> int:
+    """Seeds of the result that has the most of them."""
+    return max((len(result.seeds) for result in found), default=0)

@@ -1,6 +1,6 @@
 """The card's header, which the Hub reads: licence, tags, data sets, start, results; and the check that it can be read.
 
-Where it sits: recorded, results -> **card_metadata** -> card. Source: huggingface_hub's `ModelCardData`, and the Hub's
+Where it sits: card_data, results -> **metadata** -> card. Source: huggingface_hub's `ModelCardData`, and the Hub's
 documentation of model cards' metadata.
 """
 
@@ -11,9 +11,9 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from mcl_hf.errors import InputError
+from mcl_hf.hub.card_data import Recorded
 from mcl_hf.hub.markdown import is_number, one_line
-from mcl_hf.hub.measured import DetectionResult, Results
-from mcl_hf.hub.recorded import Recorded
+from mcl_hf.hub.results import DetectionResult, Results
 
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HEADER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*\r?\n", re.DOTALL)
@@ -22,7 +22,7 @@ _PIPELINES = ("object-detection", "image-segmentation", "image-feature-extractio
 _DETECTION = "object-detection"
 
 
-def metadata(recorded: Recorded, results: Results, title: str, license: str) -> ModelCardData:
+def metadata(recorded: Recorded, results: Results, title: str, license: str | None) -> ModelCardData:
     """The header.
 
     Args:
@@ -30,12 +30,12 @@ def metadata(recorded: Recorded, results: Results, title: str, license: str) -> 
         results: its evaluations; those that are finite numbers, of this model or of detectors from it, become
             `model-index`.
         title: name in `model-index`.
-        license: of the weights.
+        license: of the weights; None: none is claimed.
 
     Raises:
         InputError: a licence that the Hub has no form for.
     """
-    if _LICENSE.fullmatch(license) is None:
+    if license is not None and _LICENSE.fullmatch(license) is None:
         raise InputError(f"the licence {license!r} is no identifier of the Hub: write one such as apache-2.0, or other")
     tags = ["mcl_hf", _DETECTION]
     if recorded.detector is not None:
@@ -118,7 +118,7 @@ def _base_model(recorded: Recorded) -> str | None:
 
 def _entries(results: Results) -> list[EvalResult]:
     rows = [found for found in results.detections if found.relation != "other"]
-    rows += [row for found in results.comparisons for row in found.rows if row.relation == "from_it"]
+    rows += results.compared
     return [
         _entry(row, name, value)
         for row in rows

@@ -1,6 +1,6 @@
 """Pictures of a run, drawn when it ends: what the model saw, how it learned, what it finds similar.
 
-A callback of the training loop (`mcl_hf.training.run.Callback`); `mcl-hf pretrain` hangs it in. The pictures lie in
+A callback of the training loop (`mcl_hf.training.run.Callback`); one of `default_callbacks`. The pictures lie in
 OUTPUT_DIR/pictures/ and leave the machine only with `log_images`.
 """
 

@@ -1,0 +1,45 @@
+"""What a run leaves beside its model: probes, pictures and a card, the same from Python as from the commands.
+
+Where it sits: `mcl_hf.pretrain` and `mcl_hf.finetune` are these here, around the runs of `training` and `detection`.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+
+from mcl_hf.callbacks.card import CardWriter
+from mcl_hf.callbacks.pictures import RunPictures
+from mcl_hf.callbacks.probes import RunProbe
+from mcl_hf.detection import finetune as _finetune
+from mcl_hf.training.arguments import PretrainArguments
+from mcl_hf.training.pretrain import pretrain as _pretrain
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+def default_callbacks(arguments: Any) -> list[Any]:
+    """The callbacks of a run where none are given, in their order.
+
+    Args:
+        arguments: `PretrainArguments` or `FinetuneArguments` of the run.
+
+    Raises:
+        InputError: annotated data of `probe_data` cannot be opened or used.
+    """
+    if isinstance(arguments, PretrainArguments):
+        return [RunProbe(arguments), RunPictures(), CardWriter()]
+    return [CardWriter()]
+
+
+def _with_defaults(run: T) -> T:
+    @functools.wraps(run)
+    def started(arguments: Any = None, *, callbacks: Sequence[Any] | None = None, **options: Any) -> Any:
+        return run(arguments, callbacks=default_callbacks if callbacks is None else callbacks, **options)
+
+    return cast(T, started)
+
+
+pretrain = _with_defaults(_pretrain)
+finetune = _with_defaults(_finetune.finetune)
+
+__all__ = ["CardWriter", "RunPictures", "RunProbe", "default_callbacks", "finetune", "pretrain"]

@@ -1,0 +1,25 @@
+"""The card that a run ends with.
+
+A callback of the training loop (`mcl_hf.training.run.Callback`), one of `default_callbacks`.
+"""
+
+from typing import TYPE_CHECKING
+
+from mcl_hf.errors import InputError
+from mcl_hf.hub.card import render_card, write_card
+
+if TYPE_CHECKING:
+    from mcl_hf.training import Run
+
+
+class CardWriter:
+    """The card takes the place of a finished run's README."""
+
+    def on_end(self, run: "Run") -> None:
+        """Write it on the main process. The model is whole by then, so a card that cannot be written is only said."""
+        if not run.accelerator.is_main_process:
+            return
+        try:
+            write_card(run.output_dir / "README.md", render_card(run.output_dir, pictures=run.output_dir))
+        except InputError as error:
+            run.tracking.print(f"warning: no card was written: {error}")

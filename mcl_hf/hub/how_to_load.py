@@ -1,0 +1,53 @@
+"""What the card's section "How to load it" needs to know; its words and code are in `card_template.md`."""
+
+from typing import Any
+
+from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS
+from mcl_hf.hub.card_data import Recorded, whole_class
+from mcl_hf.models.timm_backbone import layer_arguments
+from mcl_hf.transfer.companions import RESNET_DEPTHS
+from mcl_hf.transfer.remote_code import CARRIED
+from mcl_hf.transfer.to_onnx import can_be_traced
+from mcl_hf.transfer.to_timm import feature_options
+
+
+def how_to_load(
+    model: Recorded,
+    repository: str | None = None,
+    with_timm: bool = False,
+    with_code: bool = False,
+    pretraining: str | None = None,
+) -> dict[str, Any]:
+    """Values of the template.
+
+    Args:
+        model: what is loaded.
+        repository: `user/name` that it is published as; None: its folder.
+        with_timm: `repository`-timm is there.
+        with_code: the repository carries its code.
+        pretraining: class of the whole model that the repository carries in `pretraining/`; None: it carries none.
+    """
+    config, place = model.config, repository or model.name
+    named_alike = config["backbone"] in RESNET_DEPTHS and not layer_arguments(config.get("backbone_kwargs"))
+    targets = ["timm"] if model.detector is not None and not with_timm else []
+    targets += ["torchvision", "detectron2", "mmdet"] if named_alike else []
+    targets += ["onnx"] if can_be_traced(config["backbone"]) else []
+    theirs = TRANSFORMERS_DETECTORS.get(model.detector or "")
+    if theirs is not None:  # it is transformers' own format already
+        targets = []
+    ours = "MCLForInstanceSegmentation" if model.detector == "mask_rcnn" else "MCLForObjectDetection"
+    return {
+        "place": place,
+        "detector_class": ours if theirs is None else f"{theirs.prefix}ForObjectDetection",
+        "of_transformers": theirs is not None,
+        "short": place.rsplit("/", 1)[-1],
+        "repository": repository,
+        "with_timm": with_timm,
+        "with_code": with_code,
+        "pretraining": pretraining,
+        "pretraining_is_carried": pretraining in CARRIED,
+        "whole": whole_class(config) if repository is None else pretraining,  # what is published at the root is slim
+        "feature_options": feature_options(config["backbone"], config["num_channels"], config.get("backbone_kwargs")),
+        "targets": targets,
+        "named_alike": named_alike,
+    }
