@@ -274,10 +274,16 @@ def _probes(content: list[dict[str, Any]], file: Path, ours: Ours) -> dict[str, 
     first = content[0]
     notes = [
         f"{_ASKED[kind]}: {number(first[kind]['images'])} images; chance is {percent(first[kind]['chance'])} %"
+        + _chance_of_crops(first[kind].get("crops"))
         for kind in kinds
     ]
     titles = ["network", "feature", *(title for kind in kinds for title in _PROBED[kind].values())]
     return {"notes": "; ".join(notes), "table": table(titles, rows, texts=2)}
+
+
+def _chance_of_crops(crops: dict[str, Any] | None) -> str:
+    """Levels are asked with crops of their own, whose classes are distributed otherwise."""
+    return f", across levels {percent(crops['chance'])} % ({number(crops['asked'])} crops)" if crops else ""
 
 
 def _validation(state: TrainingState) -> dict[str, Any]:

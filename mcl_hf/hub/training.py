@@ -39,7 +39,8 @@ def training_rows(model: Recorded, data_name: str | None, data_licence: str | No
     """Of a run: the method, or the protocol that a detector's figures depend on; data, length, machine."""
     state = model.state
     assert state is not None, "only runs have rows"
-    data, length, machine = data_rows(state, data_name, data_licence), _length_rows(model), _machine_rows(model)
+    data, length = data_rows(state, data_name, data_licence), [*_length_rows(model), *history_rows(state)]
+    machine = _machine_rows(model)
     if model.detector is not None:
         return [*protocol_rows(model), *data, ("classes", _classes(model.config)), *length, *machine]
     return [
@@ -50,6 +51,21 @@ def training_rows(model: Recorded, data_name: str | None, data_licence: str | No
         ("optimizer", schedule_text(model.arguments, state.global_batch_size, state.max_steps)),
         *machine,
     ]
+
+
+def history_rows(state: TrainingState) -> Rows:
+    """What was changed where the run was resumed, and what the rules of `auto` froze."""
+    rows: Rows = []
+    for change in state.changes:
+        texts = [
+            f"{code(name)} {plain(as_text(values['before']))}, then {plain(as_text(values['now']))}"
+            for name, values in without_private_parts(change["options"]).items()
+        ]
+        rows.append((f"changed after step {number(change['from_step'])}", "; ".join(texts)))
+    chosen = (state.recipe or {}).get("auto") or {}
+    if chosen.get("freezing"):
+        rows.append(("by the rules of auto", plain(chosen["freezing"])))
+    return rows
 
 
 def method_rows(config: dict[str, Any], options: dict[str, Any], supervised: bool) -> Rows:

@@ -578,3 +578,17 @@ def test_a_licence_is_claimed_only_where_it_is_given(folder, tmp_path):
         assert ModelCard(text).data.license is None and "`--license` of `mcl-hf card` and `mcl-hf push`" in text
         given = render_card(place, license="mit")
         assert ModelCard(given).data.license == "mit" and "The weights are under `mit`; the data" in given
+
+
+def test_history_of_options_and_what_auto_froze_are_told(folder):
+    data = {"before": "/home/carol/a", "now": "b"}
+    change = {"from_step": 2, "options": {"seed": {"before": 0, "now": 7}, "data": data}}
+
+    def resumed(state):
+        state["changes"] = [change]
+        state["recipe"] = {"name": "auto", "changed": [], "auto": {"chosen": {}, "freezing": "nothing is frozen"}}
+
+    edit(folder / RECORD, resumed)
+    text = render_card(folder)
+    assert "| changed after step 2 | `seed` 0, then 7; `data` a, then b |" in text and "carol" not in text
+    assert "| by the rules of auto | nothing is frozen |" in text
