@@ -85,10 +85,9 @@ def test_supervised_runs_have_one_side_and_no_negatives(folder, tmp_path, monkey
     supervised = ["--objective", "supervised", "--label-column", "folder"]
     assert main(["show", "data", *options, *supervised]) == 0
     assert "look like another one" in (shown := capsys.readouterr().out) and "negatives" not in shown
-    assert main(["show", "data", *options, *supervised, "--compare", "0"]) == 0
-    one_side = Image.open("sheet.png").size
-    assert main(["show", "data", *options, "--compare", "0"]) == 0
-    assert one_side[0] < Image.open("sheet.png").size[0]
+    assert main(["show", "data", *options, *supervised, "--compare", "0", "--out", "one.png"]) == 0
+    assert main(["show", "data", *options, "--compare", "0", "--out", "two.png"]) == 0
+    assert Image.open("one.png").size[0] < Image.open("two.png").size[0]
 
 
 @pytest.mark.parametrize(

@@ -222,11 +222,11 @@ def test_a_dry_run_shows_everything_and_asks_nothing(hub, command, run):
     assert "--- README.md of alice/net ---\n---\n" in done.out and "library_name: timm" in done.out
 
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "publishing.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("line", re.findall(r"^mcl-hf push .*", README, flags=re.M))
-def test_the_commands_of_the_readme(line, hub, client, run, tmp_path):
+@pytest.mark.parametrize("line", re.findall(r"^mcl-hf push .*", PAGE, flags=re.M))
+def test_the_commands_of_the_page(line, hub, client, run, tmp_path):
     folder = tmp_path / "client"
     shutil.copytree(run, folder / "my-run")
     words = shlex.split(line.split("#")[0])
