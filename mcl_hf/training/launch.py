@@ -52,8 +52,6 @@ def launched(arguments: LaunchArguments, output_dir: Path) -> Iterator[Accelerat
     try:
         accelerator = _accelerator(arguments, output_dir)
         refuse_split_models(accelerator.distributed_type)
-        if arguments.precision == "fp16" and accelerator.device.type == "cpu":
-            raise InputError("precision fp16 needs a GPU: use --precision bf16 or fp32 on the CPU")
         for line in launch_warnings(accelerator.num_processes, psutil.Process().parent(), os.environ):
             accelerator.print(f"warning: {line}")
         lifeline, lock = Lifeline(accelerator.process_index, accelerator.num_processes), FolderLock(output_dir)
@@ -79,10 +77,19 @@ class _OwnBuffers(DistributedDataParallelKwargs):
 
 
 def _accelerator(arguments: LaunchArguments, output_dir: Path) -> Accelerator:
+    # Left to itself, Accelerate makes strangers of the processes that torchrun starts where there is no GPU.
+    on_cpu = arguments.device == "cpu" or not torch.accelerator.is_available()
+    if arguments.precision == "fp16" and on_cpu:
+        raise InputError("precision fp16 needs a GPU: use --precision bf16 or fp32 on the CPU")
+    state = AcceleratorState._shared_state  # of whoever used Accelerate in this process before
+    if state and state.get("_mixed_precision") != _PRECISIONS[arguments.precision]:
+        raise InputError(
+            f"this process has an Accelerator of mixed precision {state.get('_mixed_precision')!r} already: start the "
+            f"run in a process of its own, or with that precision in place of {arguments.precision}"
+        )
     accelerator = Accelerator(
         mixed_precision=_PRECISIONS[arguments.precision],
-        # Left to itself, Accelerate makes strangers of the processes that torchrun starts where there is no GPU.
-        cpu=arguments.device == "cpu" or not torch.accelerator.is_available(),
+        cpu=on_cpu,
         log_with=arguments.report_to or None,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "tensorboard")),
         kwargs_handlers=[

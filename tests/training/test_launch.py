@@ -2,6 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
 from mcl_hf.errors import InputError
@@ -75,3 +77,15 @@ def test_accelerates_own_accumulation_divides_no_loss(tmp_path, monkeypatch):
     (line,) = launch.launch_warnings(2, None, {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"})
     assert "--gradient-accumulation-steps" in line
     assert not launch.launch_warnings(1, None, {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"})
+
+
+def test_an_accelerator_of_another_precision_is_one_line(tmp_path):
+    try:
+        Accelerator(mixed_precision="bf16", cpu=True)
+        with (
+            pytest.raises(InputError, match="mixed precision 'bf16' already"),
+            launched(PretrainArguments(device="cpu"), tmp_path),
+        ):
+            pass
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
