@@ -1,5 +1,6 @@
 """Commands and Python blocks of README and docs run as they stand, on tiny data and with the network made small."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -171,3 +172,17 @@ def test_documentation_builds_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "assemble_montage" in (tmp_path / "api.html").read_text(encoding="utf-8")
+
+
+def test_figures_of_the_page_on_own_images_are_those_that_were_measured() -> None:
+    results = ROOT / "evaluation" / "deeppcb" / "visits" / "results"
+
+    def measured(start: str) -> str:
+        figures = json.loads((results / f"test-{start}-i25-t300-s2000-k0.json").read_text())["figures"]
+        return f"{100 * figures['box/AP']:.1f}, {100 * figures['box/AP50']:.1f}"
+
+    page = PAGES["docs/own_images.md"]
+    assert f"| 0 | {measured('random')} | | |" in page
+    for visits in (16, 64, 192):
+        row = f"| {visits},000 | | {measured(f'image-{visits}k')} | {measured(f'mcl-{visits}k')} |"
+        assert row in page, row
