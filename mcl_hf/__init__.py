@@ -4,10 +4,10 @@ Importing it makes transformers' Auto classes know the models (see `auto_classes
 so that importing the package brings in nothing that a program may not need.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .auto_classes import register_when_imported
+from .lazy import load_name
 from .startup import check_torch_and_torchvision, leave_quietly_on_interrupt
 from .version import __version__
 
@@ -79,7 +79,6 @@ register_when_imported()
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'mcl_hf' has no attribute {name!r}")
-    check_torch_and_torchvision()
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    if name in _HOME:
+        check_torch_and_torchvision()
+    return load_name(__name__, _HOME, name)

@@ -6,6 +6,7 @@ but for the one conversion of pictures, which travels with the models' code and 
 """
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ COLUMNS = [
     {"cli"},
 ]
 # Single files at the top of the package.
-FREE = {"errors", "plain_text", "version", "startup", "hub_token", "new_folder", "files"}
+FREE = {"errors", "plain_text", "version", "startup", "hub_token", "new_folder", "files", "lazy"}
 EXCEPTIONS = {("data", "mcl_hf.models.pixels")}  # package -> module that it may import nevertheless
 HEAVY = ["datasets", "accelerate", "pycocotools", "matplotlib"]
 
@@ -134,3 +135,19 @@ def test_importing_the_package_stays_light():
     for path in [PACKAGE / "__init__.py", *(PACKAGE / "models").glob("*.py")]:
         for line, module in imported_modules(path):
             assert module.split(".")[0] not in HEAVY, f"{path.relative_to(ROOT)}:{line} imports {module}"
+
+
+def test_every_name_that_is_loaded_on_first_use_is_there():
+    for package in (
+        "",
+        ".data",
+        ".detection",
+        ".detection.compare",
+        ".models",
+        ".probe",
+        ".training",
+        ".transfer",
+        ".viz",
+    ):
+        module = importlib.import_module(f"mcl_hf{package}")
+        assert [name for name in module._HOME if getattr(module, name) is None] == []

@@ -1,7 +1,8 @@
 """From any source of images to batches of views: order -> sources -> decode -> augment + views -> loader."""
 
-import importlib
 from typing import Any
+
+from ..lazy import load_name
 
 _HOME = {
     "BrokenImage": "decode",
@@ -30,6 +31,4 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return load_name(__name__, _HOME, name)

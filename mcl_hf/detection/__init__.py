@@ -3,8 +3,9 @@
 Names are loaded on first use, so that importing this package brings in neither datasets nor pycocotools.
 """
 
-import importlib
 from typing import Any
+
+from ..lazy import load_name
 
 _HOME = {
     "DetectionData": "detection_data",
@@ -37,6 +38,4 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return load_name(__name__, _HOME, name)

@@ -131,7 +131,7 @@ def _draw(folder: Path, data: DetectionData, of_image: dict[ImageId, list[Result
     folder.mkdir(parents=True)
     label_of = {category: label for label, category in enumerate(data.category_ids)}
     stems = unique_names(data.names)[:count]
-    for item, stem in zip(data, stems, strict=False):
+    for item, stem in zip(data, stems, strict=False):  # the first `count` of the data
         found = of_image[item.image_id]
         boxes = np.array([result["bbox"] for result in found], np.float64).reshape(-1, 4)
         labels = np.array([label_of[result["category_id"]] for result in found], np.int64)

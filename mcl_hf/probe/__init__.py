@@ -3,8 +3,9 @@
 pictures -> region features -> kNN and linear classes of annotated objects, or finding an image again without labels.
 """
 
-import importlib
 from typing import Any
+
+from ..lazy import load_name
 
 _HOME = {
     "ObjectProbe": "object_probe",
@@ -18,6 +19,4 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return load_name(__name__, _HOME, name)

@@ -1,7 +1,8 @@
 """Pre-training: arguments -> `pretrain` -> loop -> checkpoints and the finished model."""
 
-import importlib
 from typing import Any
+
+from ..lazy import load_name
 
 _HOME = {
     "Callback": "run",
@@ -20,6 +21,4 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return load_name(__name__, _HOME, name)

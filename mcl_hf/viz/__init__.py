@@ -3,8 +3,9 @@
 Imports `models` only, and matplotlib (extra `viz`) inside the functions that draw with it.
 """
 
-import importlib
 from typing import Any
+
+from ..lazy import load_name
 
 _HOME = {
     "DrawnImage": "detections",
@@ -26,6 +27,4 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return load_name(__name__, _HOME, name)

@@ -4,8 +4,9 @@ Flow: plan (what is asked) -> starts, labelled (what every job gets) -> jobs (wh
 in a process of its own) -> answer (means and paired differences) -> report (sentence, tables, picture).
 """
 
-import importlib
 from typing import Any
+
+from ...lazy import load_name
 
 _HOME = {
     "Answer": "answer",
@@ -18,6 +19,4 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return load_name(__name__, _HOME, name)

@@ -9,6 +9,7 @@ is repeated within a seed is no new seed. Several differences that a plan is for
 procedure ("A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979).
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -130,9 +131,7 @@ def label_equivalent(images: Sequence[int], scores: Sequence[float], score: floa
     """
     if scores and scores[0] >= score:
         return float(images[0])
-    for (few, low), (many, high) in zip(
-        zip(images, scores, strict=True), list(zip(images, scores, strict=True))[1:], strict=False
-    ):
+    for (few, low), (many, high) in itertools.pairwise(zip(images, scores, strict=True)):
         if low < score <= high:
             share = (score - low) / (high - low)
             return float(few * (many / few) ** share)
