@@ -3,7 +3,9 @@
 import argparse
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from mcl_hf.cli.command import Parser, run_command
 from mcl_hf.errors import InputError
@@ -69,10 +71,13 @@ def _run(argv: list[str]) -> None:
     from mcl_hf.detection.prediction_files import images_folder
 
     detector, images = options.pop("detector"), options.pop("images")
-    with kept_if_used(options["output_dir"]), tqdm(unit="image", leave=False) as bar:
+    with kept_if_used(options["output_dir"]), ExitStack() as ending:
+        bar: Any = None
 
         def progress(done: int, total: int) -> None:
-            bar.total = total
+            nonlocal bar
+            if bar is None:  # wrong input is answered without one
+                bar = ending.enter_context(tqdm(total=total, unit="image", leave=False))
             bar.update(done - bar.n)
 
         found = predict(detector, images, progress=progress, **options)

@@ -179,18 +179,7 @@ def _finetune(
     )
     lines += take_up(checkpoint, state, RULES)
     kind = TRANSFORMERS_DETECTORS.get(arguments.detector or "")
-    transform = TrainTransform(
-        min_sizes=tuple(arguments.min_size_train or ()),
-        max_size=arguments.max_size_train or 0,
-        flip=arguments.flip,
-        masks=arguments.detector == "mask_rcnn",
-        seed=arguments.seed,
-        squares_of=batch_size * world_size if arguments.squares else 0,
-        augment=arguments.augment or "off",
-        augment_until=(1.0 if arguments.augment_until is None else arguments.augment_until)
-        * max_steps
-        * global_batch_size,
-    )
+    transform = TrainTransform.of(arguments, batch_size * world_size, max_steps * global_batch_size)
 
     def loader(num_workers: int, start_step: int = 0) -> DetectionLoader:
         return DetectionLoader(

@@ -42,13 +42,8 @@ def resolve(arguments: FinetuneArguments) -> tuple[FinetuneArguments, DetectionD
 
 def open_train_loader(arguments: FinetuneArguments, data: DetectionData, batch_size: int) -> DetectionLoader:
     """The batches of a run, in this process."""
-    transform = TrainTransform(
-        min_sizes=tuple(arguments.min_size_train or ()),
-        max_size=arguments.max_size_train or 0,
-        flip=arguments.flip,
-        masks=arguments.detector == "mask_rcnn",
-        seed=arguments.seed,
-    )
+    steps = arguments.total_steps(len(data), batch_size)
+    transform = TrainTransform.of(arguments, batch_size, steps * batch_size)
     return DetectionLoader(data, transform, batch_size=batch_size, seed=arguments.seed)
 
 

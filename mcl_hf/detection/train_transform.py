@@ -9,6 +9,7 @@ list, the longer one bounded) and `RandomFlip`. Draws come from (seed, position)
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from mcl_hf.detection.augment import augment
 from mcl_hf.detection.detection_data import DetectionItem
 from mcl_hf.detection.masks import MaskSequence
 from mcl_hf.detection.targets import LEAST_SIDE
+
+if TYPE_CHECKING:
+    from mcl_hf.detection.finetune_arguments import FinetuneArguments
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,27 @@ class TrainTransform:
     squares_of: int = 0
     augment: str = "off"
     augment_until: float = math.inf
+
+    @classmethod
+    def of(cls, arguments: "FinetuneArguments", images_per_step: int, images: int) -> "TrainTransform":
+        """That of a run.
+
+        Args:
+            arguments: resolved.
+            images_per_step: of all processes, which are of one size where the detector wants squares.
+            images: of the whole run.
+        """
+        until = 1.0 if arguments.augment_until is None else arguments.augment_until
+        return cls(
+            min_sizes=tuple(arguments.min_size_train or ()),
+            max_size=arguments.max_size_train or 0,
+            flip=arguments.flip,
+            masks=arguments.detector == "mask_rcnn",
+            seed=arguments.seed,
+            squares_of=images_per_step if arguments.squares else 0,
+            augment=arguments.augment or "off",
+            augment_until=until * images,
+        )
 
     def __call__(self, item: DetectionItem, position: int) -> TrainImage:
         """Decode and transform.

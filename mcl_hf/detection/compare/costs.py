@@ -4,6 +4,7 @@ Flow: starts -> **costs** -> jobs (steps of each run), report. Convolutions and 
 of all networks count, 2 operations a multiply-add; optimizer and moving average are left out.
 """
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,14 +61,8 @@ def step_cost(arguments: FinetuneArguments, data: Any) -> Cost:
     torch.manual_seed(0)
     network = build_detector(arguments, data, None, []).train()
     batch_size, _ = arguments.batch_sizes(1)
-    transform = TrainTransform(
-        min_sizes=tuple(arguments.min_size_train or ()),
-        max_size=arguments.max_size_train or 0,
-        flip=0.0,
-        masks=arguments.detector == "mask_rcnn",
-        seed=0,
-        squares_of=batch_size if arguments.squares else 0,
-    )
+    still = dataclasses.replace(arguments, flip=0.0, seed=0, augment="off")
+    transform = TrainTransform.of(still, batch_size, batch_size)
     batch = next(iter(DetectionLoader(data, transform, batch_size=batch_size, seed=0, num_workers=0)))
     pixels = batch.pixels.float() / 127.5 - 1  # (N, C, H, W)
 
