@@ -80,6 +80,7 @@ def test_accelerates_own_accumulation_divides_no_loss(tmp_path, monkeypatch):
 
 
 def test_an_accelerator_of_another_precision_is_one_line(tmp_path):
+    AcceleratorState._reset_state(reset_partial_state=True)  # a test before may have left one
     try:
         Accelerator(mixed_precision="bf16", cpu=True)
         with (
