@@ -14,9 +14,9 @@ from .version import __version__
 if TYPE_CHECKING:
     from .callbacks import finetune, pretrain
     from .detection.compare.compare import compare
-    from .detection.configuration_detector import MCLDetectorConfig
-    from .detection.modeling_detector import MCLForInstanceSegmentation, MCLForObjectDetection
-    from .detection.predict_images import predict
+    from .detection.models.configuration_detector import MCLDetectorConfig
+    from .detection.models.modeling_detector import MCLForInstanceSegmentation, MCLForObjectDetection
+    from .detection.prediction.predict_images import predict
     from .models.configuration_mcl import MCLConfig
     from .models.contrast import MultiLevelContrast
     from .models.fpn import FeaturePyramid
@@ -32,9 +32,9 @@ _HOME = {
     "FeaturePyramid": "models.fpn",
     "MCLBackbone": "models.modeling_mcl",
     "MCLConfig": "models.configuration_mcl",
-    "MCLDetectorConfig": "detection.configuration_detector",
-    "MCLForInstanceSegmentation": "detection.modeling_detector",
-    "MCLForObjectDetection": "detection.modeling_detector",
+    "MCLDetectorConfig": "detection.models.configuration_detector",
+    "MCLForInstanceSegmentation": "detection.models.modeling_detector",
+    "MCLForObjectDetection": "detection.models.modeling_detector",
     "MCLForPreTraining": "models.modeling_mcl_pretraining",
     "MCLForSupervisedPreTraining": "models.modeling_mcl_supervised",
     "MCLImageProcessor": "models.image_processing_mcl",
@@ -46,7 +46,7 @@ _HOME = {
     "finetune": "callbacks",
     "load_backbone_weights": "transfer.starting_weights",
     "load_starting_weights": "transfer.starting_weights",
-    "predict": "detection.predict_images",
+    "predict": "detection.prediction.predict_images",
     "pretrain": "callbacks",
 }
 """Public name -> the file that defines it."""

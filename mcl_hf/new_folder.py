@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mcl_hf.errors import InputError
+from .errors import InputError
 
 
 def missing_folders(folder: Path) -> list[Path]:

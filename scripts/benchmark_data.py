@@ -46,7 +46,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mcl_hf.data import RawSample, ViewLoader, open_image, open_source, render_views, side_recipes
 from mcl_hf.data.stage_times import STAGES, time_stages
-from mcl_hf.data.views import crop_views
+from mcl_hf.data.views.render import crop_views
 
 RATIOS = (1, 2, 4, 8)
 WIDTH, HEIGHT = 500, 375

@@ -21,11 +21,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mcl_hf.detection.coco_metrics import BACKENDS, import_backend
-from mcl_hf.detection.detection_data import AnnotationColumns, DetectionData, FileImages
-from mcl_hf.detection.evaluate import DetectionMetrics, evaluate_detections
-from mcl_hf.detection.masks import encode_masks
-from mcl_hf.detection.results import Result
+from mcl_hf.detection.data.detection_data import AnnotationColumns, DetectionData, FileImages
+from mcl_hf.detection.evaluation.coco_metrics import BACKENDS, import_backend
+from mcl_hf.detection.evaluation.evaluate import DetectionMetrics, evaluate_detections
+from mcl_hf.detection.evaluation.results import Result
+from mcl_hf.detection.models.masks import encode_masks
 
 WIDTH, HEIGHT = 640, 480
 OBJECTS, EXTRA = 7.3, 18  # an image: objects, and predictions of nothing

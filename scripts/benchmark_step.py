@@ -35,10 +35,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from step_variants import VARIANTS, Variant, print_ratios
 
 from mcl_hf import MCLConfig, MCLForPreTraining
+from mcl_hf.engine.arithmetic import set_arithmetic
+from mcl_hf.engine.compile_parts import compile_parts
+from mcl_hf.engine.optim import LARS, is_excluded
 from mcl_hf.models import recompute_activations
-from mcl_hf.training.arithmetic import set_arithmetic
-from mcl_hf.training.compile_parts import compile_parts
-from mcl_hf.training.optim import LARS, is_excluded
 
 
 def build_step(variant: Variant, args: argparse.Namespace, device: str) -> tuple[Any, nn.Module]:

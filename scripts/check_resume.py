@@ -43,8 +43,8 @@ from PIL import Image
 
 import mcl_hf.cli.pretrain
 from mcl_hf.data import loader as loader_module
-from mcl_hf.training import checkpoint_writer, saving
-from mcl_hf.training import step as step_module
+from mcl_hf.engine import checkpoint_writer, saving
+from mcl_hf.pretraining import step as step_module
 
 KINDS = ("in a step", "in the loader", "writing a checkpoint", "any time")
 TINY: dict[str, Any] = {
@@ -125,7 +125,7 @@ def install_hooks(place: Place, strike: Strike, step_seconds: float) -> None:
         timer.daemon = True
         timer.start()
 
-    pretraining = importlib.import_module("mcl_hf.training.pretrain")  # the name in the package is the function
+    pretraining = importlib.import_module("mcl_hf.pretraining.pretrain")  # the name in the package is the function
     train_step, forward_backward = pretraining.train_step, step_module.forward_backward
     render, write = loader_module._StepBatches._render, checkpoint_writer.write_checkpoint
     counts = {"images": 0, "writes": 0}

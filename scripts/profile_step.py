@@ -26,9 +26,9 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mcl_hf import MCLConfig, MCLForPreTraining
+from mcl_hf.engine.arithmetic import set_arithmetic
+from mcl_hf.engine.optim import build_optimizer
 from mcl_hf.models import assemble_batch
-from mcl_hf.training.arithmetic import set_arithmetic
-from mcl_hf.training.optim import build_optimizer
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "resnet50": {"backbone": "resnet50"},

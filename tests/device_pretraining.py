@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from mcl_hf import MCLForPreTraining, MCLForSupervisedPreTraining, MCLModel
-from mcl_hf.data.augment import PUBLISHED_A, PUBLISHED_B, draw_views
-from mcl_hf.data.augment_batch import augment_batch, collect_draws
+from mcl_hf.data.views.draw import PUBLISHED_A, PUBLISHED_B, draw_views
+from mcl_hf.data.views.finish_batch import augment_batch, collect_draws
+from mcl_hf.engine.health import FiniteGuard, effective_rank, relative_distance, second_moments
+from mcl_hf.engine.optim import build_optimizer
 from mcl_hf.models.precise_bn import update_statistics
 from mcl_hf.probe.region_features import calibrate_norms, features_of_boxes
-from mcl_hf.training.health import FiniteGuard, effective_rank, relative_distance, second_moments
-from mcl_hf.training.optim import build_optimizer
 from tests.device import DEVICE, Device, host
 from tests.models.tiny import tiny_batch, tiny_config, tiny_views
 

@@ -109,7 +109,7 @@ def _serve_orders() -> None:
 
     import mcl_hf.cli.push
     import mcl_hf.hub.background
-    import mcl_hf.training.pretrain
+    import mcl_hf.pretraining.pretrain
     import mcl_hf.viz.curves  # noqa: F401
 
     torch.set_num_threads(1)

@@ -1,8 +1,9 @@
 """The import direction between packages, which keeps every stage usable and testable without the ones after it.
 
-`models`, `data` | `remote` | `viz` | `transfer` | `training` | `detection` | `probe` | `hub` | `callbacks` | `cli`: a
-package imports only from packages to its left; `models` and `data` do not know each other,
-but for the one conversion of pictures, which travels with the models' code and serves the decoder of training too.
+`models`, `data` | `remote` | `viz` | `transfer` | `engine` | `pretraining` | `detection` | `probe` | `hub` |
+`callbacks` | `cli`: a package imports only from packages to its left, and so do the folders inside `data` and
+`detection`. `models` and `data` do not know each other, but for the one conversion of pictures, which travels with the
+models' code and serves the decoder of training too. Inside the package all imports are relative.
 """
 
 import ast
@@ -22,13 +23,18 @@ COLUMNS = [
     {"remote"},
     {"viz"},
     {"transfer"},
-    {"training"},
+    {"engine"},
+    {"pretraining"},
     {"detection"},
     {"probe"},
     {"hub"},
     {"callbacks"},
     {"cli"},
 ]
+INNER = {
+    "data": [{"sources"}, {"streams"}, {"packing"}],
+    "detection": [{"models"}, {"data"}, {"evaluation"}, {"prediction", "finetuning"}, {"compare"}],
+}
 # Single files at the top of the package.
 FREE = {"errors", "plain_text", "version", "startup", "hub_token", "new_folder", "files", "lazy"}
 EXCEPTIONS = {("data", "mcl_hf.models.pixels")}  # package -> module that it may import nevertheless
@@ -50,8 +56,8 @@ def imported_modules(path: Path) -> Iterator[tuple[int, str]]:
                 yield node.lineno, ".".join(module)
 
 
-def column_of(package: str) -> int | None:
-    return next((index for index, column in enumerate(COLUMNS) if package in column), None)
+def column_of(package: str, columns: list[set[str]] = COLUMNS) -> int | None:
+    return next((index for index, column in enumerate(columns) if package in column), None)
 
 
 def violations(path: Path) -> list[str]:
@@ -77,6 +83,27 @@ def violations(path: Path) -> list[str]:
 
 def test_packages_import_leftwards_only():
     assert [line for path in sorted(PACKAGE.rglob("*.py")) for line in violations(path)] == []
+
+
+@pytest.mark.parametrize("package", INNER)
+def test_folders_inside_a_package_import_leftwards_only(package):
+    wrong = []
+    for path in sorted((PACKAGE / package).rglob("*.py")):
+        parts = path.relative_to(PACKAGE / package).parts
+        own = column_of(parts[0], INNER[package])
+        for line, module in imported_modules(path) if own is not None else ():
+            names = module.split(".")
+            other = column_of(names[2], INNER[package]) if names[:2] == ["mcl_hf", package] and len(names) > 2 else None
+            if names[2:3] != [parts[0]] and other is not None and other >= own:
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {module}")
+    assert wrong == []
+
+
+def test_imports_inside_the_package_are_relative():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                assert (node.module or "").split(".")[0] != "mcl_hf", f"{path.relative_to(ROOT)}:{node.lineno}"
 
 
 def test_models_knows_no_network():
@@ -110,9 +137,9 @@ def test_models_is_a_flat_folder_that_stands_alone():
         ("data", "from mcl_hf.models.pixels import to_pixels", 0),
         ("data", "def f():\n    from ..models.montage import draw_montages", 1),
         ("viz", "from ..models.montage import draw_montages\nimport mcl_hf.data", 0),
-        ("transfer", "from mcl_hf import viz\nimport mcl_hf.training.arguments", 1),
-        ("training", "from mcl_hf import MCLModel", 1),
-        ("cli", "from mcl_hf.training.arguments import PretrainArguments", 0),
+        ("transfer", "from mcl_hf import viz\nimport mcl_hf.pretraining.arguments", 1),
+        ("engine", "from mcl_hf import MCLModel", 1),
+        ("cli", "from mcl_hf.pretraining.arguments import PretrainArguments", 0),
     ],
 )
 def test_the_check_itself_finds_what_it_should(monkeypatch, tmp_path, own, source, wrong):
@@ -145,7 +172,8 @@ def test_every_name_that_is_loaded_on_first_use_is_there():
         ".detection.compare",
         ".models",
         ".probe",
-        ".training",
+        ".engine",
+        ".pretraining",
         ".transfer",
         ".viz",
     ):

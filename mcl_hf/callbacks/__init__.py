@@ -7,12 +7,12 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
-from mcl_hf.callbacks.card import CardWriter
-from mcl_hf.callbacks.pictures import RunPictures
-from mcl_hf.callbacks.probes import RunProbe
-from mcl_hf.detection import finetune as _finetune
-from mcl_hf.training.arguments import PretrainArguments
-from mcl_hf.training.pretrain import pretrain as _pretrain
+from ..detection.finetuning import finetune as _finetune
+from ..pretraining.arguments import PretrainArguments
+from ..pretraining.pretrain import pretrain as _pretrain
+from .card import CardWriter
+from .pictures import RunPictures
+from .probes import RunProbe
 
 T = TypeVar("T", bound=Callable[..., Any])
 

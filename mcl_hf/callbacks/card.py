@@ -1,15 +1,15 @@
 """The card that a run ends with.
 
-A callback of the training loop (`mcl_hf.training.run.Callback`), one of `default_callbacks`.
+A callback of the training loop (`mcl_hf.engine.run.Callback`), one of `default_callbacks`.
 """
 
 from typing import TYPE_CHECKING
 
-from mcl_hf.errors import InputError
-from mcl_hf.hub.card import render_card, write_card
+from ..errors import InputError
+from ..hub.card import render_card, write_card
 
 if TYPE_CHECKING:
-    from mcl_hf.training import Run
+    from ..engine.run import Run
 
 
 class CardWriter:

@@ -1,6 +1,6 @@
 """Pictures of a run, drawn when it ends: what the model saw, how it learned, what it finds similar.
 
-A callback of the training loop (`mcl_hf.training.run.Callback`); one of `default_callbacks`. The pictures lie in
+A callback of the training loop (`mcl_hf.engine.run.Callback`); one of `default_callbacks`. The pictures lie in
 OUTPUT_DIR/pictures/ and leave the machine only with `log_images`.
 """
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mcl_hf.viz import curves_picture, draw_similarity, montage_picture
+from ..viz import curves_picture, draw_similarity, montage_picture
 
 if TYPE_CHECKING:
-    from mcl_hf.training import Run
+    from ..engine.run import Run
 
 
 class RunPictures:

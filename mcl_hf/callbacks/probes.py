@@ -1,6 +1,6 @@
 """Probes during a run: what the region features know, every so many steps, without a trace in the training.
 
-A callback of the training loop (`mcl_hf.training.run.Callback`); one of `default_callbacks`. With `probe_data` it
+A callback of the training loop (`mcl_hf.engine.run.Callback`); one of `default_callbacks`. With `probe_data` it
 asks for classes, without it whether an image of the run's own data is found again. Numbers of the region head's
 features go into the log's records as `probe/...`, the best one into `TrainingState.best`.
 """
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mcl_hf.errors import InputError
-from mcl_hf.probe import ObjectProbe, ViewProbe
-from mcl_hf.probe.region_features import MAIN_FEATURE
-from mcl_hf.training import PretrainArguments
-from mcl_hf.training.run import on_main_process
+from ..engine.run import on_main_process
+from ..errors import InputError
+from ..pretraining.arguments import PretrainArguments
+from ..probe import ObjectProbe, ViewProbe
+from ..probe.region_features import MAIN_FEATURE
 
 if TYPE_CHECKING:
-    from mcl_hf.training import Run
+    from ..engine.run import Run
 
 SHARE_OF_TIME = 0.015
 """Share of an attempt's time that probes are planned for, where their period is left to them: what they take in the end
@@ -48,7 +48,7 @@ class RunProbe:
         self._expected: float | None = None  # of the next one: a guess, then the longest so far
         self._probed = False
         if arguments.probe_data is not None and not self._off:
-            from mcl_hf.detection.datasets import open_detection_data
+            from ..detection.data.open_data import open_detection_data
 
             data = open_detection_data(
                 arguments.probe_data,

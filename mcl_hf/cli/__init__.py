@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from mcl_hf.version import __version__
+from ..version import __version__
 
 COMMANDS = {
     "pack": "write images as parquet shards, none larger than needed, so that runs decode less",

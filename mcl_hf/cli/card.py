@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from mcl_hf.cli.command import Parser, run_command, say
-from mcl_hf.errors import InputError
-from mcl_hf.hub.card import render_card, write_card
-from mcl_hf.hub.recipe_card import recipe_card
+from ..errors import InputError
+from ..hub.card import render_card, write_card
+from ..hub.recipe_card import recipe_card
+from .command import Parser, run_command, say
 
 CARD = "README.md"
 _SIGNS = ("`mcl-hf card FOLDER`", "This card was rendered by mcl_hf")

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from mcl_hf.errors import InputError
-from mcl_hf.new_folder import missing_folders, remove_empty
-from mcl_hf.plain_text import plain_text
-from mcl_hf.startup import check_torch_and_torchvision, expect_interrupts_again
+from ..errors import InputError
+from ..new_folder import missing_folders, remove_empty
+from ..plain_text import plain_text
+from ..startup import check_torch_and_torchvision, expect_interrupts_again
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -67,7 +67,7 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
         place = f" for {error.filename}" if error.filename else ""
         return _fail(f"no disk space left{place}: free some, or choose another --output-dir")
     except RuntimeError as error:
-        from mcl_hf.data.workers import LOSS, is_loss_of_a_worker
+        from ..data.workers import LOSS, is_loss_of_a_worker
 
         if not is_loss_of_a_worker(error):
             raise

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mcl_hf.cli.command import Parser, run_command
-from mcl_hf.cli.options import add_flags, given_flags
-from mcl_hf.detection.compare.plan import ComparePlan, load_plan
-from mcl_hf.errors import InputError
+from ..detection.compare.plan import ComparePlan, load_plan
+from ..errors import InputError
+from .command import Parser, run_command
+from .options import add_flags, given_flags
 
 # Title of a group of flags -> the field of ComparePlan that it starts with.
 GROUPS = {
@@ -64,7 +64,7 @@ def _run(argv: list[str]) -> int:
     if plan.output_dir is None and namespace.plan is not None:
         plan.output_dir = str(Path(namespace.plan).parent)  # a plan's answer lies beside it
 
-    from mcl_hf.detection.compare.compare import compare
+    from ..detection.compare.compare import compare
 
     answer = compare(plan, dry_run=namespace.dry_run, new_plan=namespace.new_plan, only=namespace.only)
     return 130 if answer.stopped_by == "SIGINT" else 0

@@ -20,18 +20,18 @@ import torch
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from mcl_hf.cli.command import run_command, say
-from mcl_hf.cli.doctor_plan import print_plan
-from mcl_hf.cli.finetune import GROUPS as finetune_groups
-from mcl_hf.cli.options import given_flags, recipe_parser
-from mcl_hf.cli.pretrain import build_parser, read_arguments
-from mcl_hf.detection.finetune_arguments import FinetuneArguments, load_finetune_arguments
-from mcl_hf.errors import InputError
-from mcl_hf.recipes import load_recipe, recipe_names
-from mcl_hf.remote.retry import without_secrets
-from mcl_hf.training import PretrainArguments
-from mcl_hf.training.rehearsal import rehearse
-from mcl_hf.version import __version__
+from ..detection.finetuning.arguments import FinetuneArguments, load_finetune_arguments
+from ..errors import InputError
+from ..pretraining.arguments import PretrainArguments
+from ..pretraining.rehearsal import rehearse
+from ..recipes import load_recipe, recipe_names
+from ..remote.retry import without_secrets
+from ..version import __version__
+from .command import run_command, say
+from .doctor_plan import print_plan
+from .finetune import GROUPS as finetune_groups
+from .options import given_flags, recipe_parser
+from .pretrain import build_parser, read_arguments
 
 # The newest releases that the tests have passed with.
 TESTED = {

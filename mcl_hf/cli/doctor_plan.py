@@ -16,17 +16,17 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]  # comes with accelerate
 import torch
 
-from mcl_hf.cli.command import say
-from mcl_hf.detection.finetune_arguments import FinetuneArguments
-from mcl_hf.detection.rehearsal import open_train_loader, rehearse_detector, resolve
-from mcl_hf.detection.view_scale import about_scale
-from mcl_hf.errors import InputError
-from mcl_hf.training import PretrainArguments
-from mcl_hf.training.plan import SPARE, Line, Measured, Plan, disagreement, largest_batch, make_plan
-from mcl_hf.training.rehearsal import OutOfMemory, backbone_images, images_per_core_second, rehearse
-from mcl_hf.training.run_data import open_data, open_loader
-from mcl_hf.training.saving import most_checkpoints
-from mcl_hf.training.state import should_save
+from ..detection.finetuning.arguments import FinetuneArguments
+from ..detection.finetuning.rehearsal import open_train_loader, rehearse_detector, resolve
+from ..detection.finetuning.view_scale import about_scale
+from ..engine.saving import most_checkpoints
+from ..engine.state import should_save
+from ..errors import InputError
+from ..pretraining.arguments import PretrainArguments
+from ..pretraining.plan import SPARE, Line, Measured, Plan, disagreement, largest_batch, make_plan
+from ..pretraining.rehearsal import OutOfMemory, backbone_images, images_per_core_second, rehearse
+from ..pretraining.run_data import open_data, open_loader
+from .command import say
 
 DISAGREEMENT = 1.5
 """Ratio of the times of an image at two batch sizes from which on a plan is called rough."""

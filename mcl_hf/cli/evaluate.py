@@ -11,17 +11,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mcl_hf.cli.command import Parser, run_command, say
-from mcl_hf.detection.annotation_files import split_meant, split_word
-from mcl_hf.detection.coco_metrics import BACKENDS, import_backend
-from mcl_hf.detection.datasets import list_splits, open_detection_data
-from mcl_hf.detection.detection_data import DetectionData
-from mcl_hf.detection.evaluate import evaluate_detections
-from mcl_hf.detection.evaluation_files import write_evaluation
-from mcl_hf.detection.results import Result, gather_results, merge_results, read_results, to_results, write_results
-from mcl_hf.errors import InputError
-from mcl_hf.new_folder import kept_if_used
-from mcl_hf.plain_text import plain_text
+from ..detection.data.annotation_files import split_meant, split_word
+from ..detection.data.detection_data import DetectionData
+from ..detection.data.open_data import list_splits, open_detection_data
+from ..detection.evaluation.coco_metrics import BACKENDS, import_backend
+from ..detection.evaluation.evaluate import evaluate_detections
+from ..detection.evaluation.evaluation_files import write_evaluation
+from ..detection.evaluation.results import (
+    Result,
+    gather_results,
+    merge_results,
+    read_results,
+    to_results,
+    write_results,
+)
+from ..errors import InputError
+from ..new_folder import kept_if_used
+from ..plain_text import plain_text
+from .command import Parser, run_command, say
 
 _MOST_NAMED = 10
 DESCRIPTION = "Measure a detector on annotated images: COCO's figures for boxes and masks, Pascal VOC's AP50, pictures."
@@ -186,7 +193,7 @@ def _detect(
     from accelerate import PartialState
     from tqdm import tqdm
 
-    from mcl_hf.detection.predict import match_categories, open_detector, predict_data
+    from ..detection.evaluation.predict_data import match_categories, open_detector, predict_data
 
     state = PartialState(cpu=options.device == "cpu")
     model, processor = open_detector(options.checkpoint)

@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mcl_hf.cli.command import Parser, run_command, say
-from mcl_hf.errors import InputError
-from mcl_hf.transfer.targets import DETECTORS, NETWORKS, TARGETS
+from ..errors import InputError
+from ..transfer.targets import DETECTORS, NETWORKS, TARGETS
+from .command import Parser, run_command, say
 
 EXAMPLES = "\n".join(
     [
@@ -69,7 +69,7 @@ def _run(argv: list[str]) -> None:
         if name in options and options["data"] is None:
             raise InputError(f"--{name.replace('_', '-')} is for the images of --data, which is not given")
 
-    from mcl_hf.transfer.export import export_checkpoint
+    from ..transfer.export import export_checkpoint
 
     coverage = export_checkpoint(options.pop("checkpoint"), out := options.pop("out"), options.pop("to"), **options)
     say(f"{coverage}\nwritten: {out} (its README.md says how to open it)")

@@ -5,10 +5,10 @@ Also behind `scripts/finetune_detection.py`.
 
 from collections.abc import Sequence
 
-from mcl_hf.cli.command import Parser, run_command
-from mcl_hf.cli.hub_flags import add_hub_flags, hub_callbacks
-from mcl_hf.cli.options import given_flags, recipe_parser
-from mcl_hf.detection.finetune_arguments import RECIPES, FinetuneArguments, load_finetune_arguments
+from ..detection.finetuning.arguments import RECIPES, FinetuneArguments, load_finetune_arguments
+from .command import Parser, run_command
+from .hub_flags import add_hub_flags, hub_callbacks
+from .options import given_flags, recipe_parser
 
 # Title of a group of flags -> the field of FinetuneArguments that it starts with.
 GROUPS = {
@@ -47,8 +47,8 @@ def _run(argv: list[str]) -> int:
     given = given_flags(namespace, FinetuneArguments)
     arguments = load_finetune_arguments(namespace.recipe, **given)
 
-    from mcl_hf.callbacks import default_callbacks
-    from mcl_hf.detection.finetune import finetune
+    from ..callbacks import default_callbacks
+    from ..detection.finetuning.finetune import finetune
 
     with hub_callbacks(namespace, arguments) as push:
         result = finetune(arguments, callbacks=[*default_callbacks(arguments), *push])

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mcl_hf.errors import InputError
+from ..errors import InputError
 
 
 def add_hub_flags(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def hub_callbacks(namespace: argparse.Namespace, arguments: Any) -> Iterator[lis
                 raise InputError(f"--hub-{name} belongs to --push-to-hub, which is not given")
         yield []
         return
-    from mcl_hf.hub.background import PushToHub
+    from ..hub.background import PushToHub
 
     if namespace.hub_public and namespace.hub_private:
         raise InputError("--hub-public and --hub-private are both given: leave one of them out")
@@ -48,7 +48,7 @@ def hub_callbacks(namespace: argparse.Namespace, arguments: Any) -> Iterator[lis
 
 def _continues(arguments: Any) -> bool:
     """Whether the run goes on from a checkpoint."""
-    from mcl_hf.training.state import checkpoints
+    from ..engine.state import checkpoints
 
     if arguments.resume == "auto":
         return arguments.output_dir is not None and bool(checkpoints(Path(arguments.output_dir).expanduser()))

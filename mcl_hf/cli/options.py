@@ -12,10 +12,10 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from mcl_hf.cli.command import Parser
-from mcl_hf.errors import InputError
-from mcl_hf.recipes import load_recipe, recipe_names
-from mcl_hf.training.options import WHOLE_TEXTS
+from ..engine.options import WHOLE_TEXTS
+from ..errors import InputError
+from ..recipes import load_recipe, recipe_names
+from .command import Parser
 
 _MAPPING_HINT = "write for example '{\"drop_path_rate\": 0.1}'"
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcl_hf.cli.command import Parser, run_command, say
-from mcl_hf.plain_text import plain_text
+from ..plain_text import plain_text
+from .command import Parser, run_command, say
 
 if TYPE_CHECKING:
-    from mcl_hf.data.pack import PackReport
+    from ..data.packing.pack import PackReport
 
 BROKEN_SHOWN = 10
 EXAMPLES = """
@@ -78,7 +78,7 @@ def _run(argv: list[str]) -> None:
     started = time.monotonic()
     options = {name: value for name, value in vars(arguments).items() if name not in ("source", "out")}
 
-    from mcl_hf.data.pack import pack_images
+    from ..data.packing.pack import pack_images
 
     progress = _Progress()
     try:
@@ -115,7 +115,7 @@ def num_cores() -> int:
 
 def format_report(report: "PackReport", source: str, out: Path, max_side: int, seconds: float) -> str:
     """The lines that end the command."""
-    from mcl_hf.data.pack_folder import BROKEN_LOG
+    from ..data.packing.pack_folder import BROKEN_LOG
 
     total = report.total
     shards = f"{report.num_shards} shard{'s' if report.num_shards != 1 else ''}"

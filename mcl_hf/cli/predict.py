@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from mcl_hf.cli.command import Parser, run_command
-from mcl_hf.errors import InputError
-from mcl_hf.new_folder import kept_if_used
-from mcl_hf.plain_text import plain_text
+from ..errors import InputError
+from ..new_folder import kept_if_used
+from ..plain_text import plain_text
+from .command import Parser, run_command
 
 EXAMPLES = """
 examples:
@@ -67,8 +67,8 @@ def _run(argv: list[str]) -> None:
     options = vars(build_parser().parse_args(argv))
     from tqdm import tqdm
 
-    from mcl_hf.detection.predict_images import predict
-    from mcl_hf.detection.prediction_files import images_folder
+    from ..detection.prediction.predict_images import predict
+    from ..detection.prediction.prediction_files import images_folder
 
     detector, images = options.pop("detector"), options.pop("images")
     with kept_if_used(options["output_dir"]), ExitStack() as ending:

@@ -3,10 +3,10 @@
 import argparse
 from collections.abc import Sequence
 
-from mcl_hf.cli.command import Parser, run_command
-from mcl_hf.cli.hub_flags import add_hub_flags, hub_callbacks
-from mcl_hf.cli.options import given_flags, recipe_parser
-from mcl_hf.training.arguments import PretrainArguments, load_arguments
+from ..pretraining.arguments import PretrainArguments, load_arguments
+from .command import Parser, run_command
+from .hub_flags import add_hub_flags, hub_callbacks
+from .options import given_flags, recipe_parser
 
 # Title of a group of flags -> the field of PretrainArguments that it starts with.
 GROUPS = {
@@ -52,8 +52,8 @@ def _run(argv: list[str]) -> int:
     namespace = parser.parse_args(argv)
     arguments = read_arguments(namespace)
 
-    from mcl_hf.callbacks import default_callbacks
-    from mcl_hf.training.pretrain import pretrain
+    from ..callbacks import default_callbacks
+    from ..pretraining.pretrain import pretrain
 
     with hub_callbacks(namespace, arguments) as push:
         result = pretrain(arguments, callbacks=[*default_callbacks(arguments), *push])

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from mcl_hf.cli.command import Parser, check_can_be_written, run_command, save_picture, say, unused
-from mcl_hf.errors import InputError
+from ..errors import InputError
+from .command import Parser, check_can_be_written, run_command, save_picture, say, unused
 
 EXAMPLES = """
 Nothing is trained but a linear classifier on fixed features. Annotated images (--probe-data) are asked for classes,
@@ -72,9 +72,9 @@ def _run(argv: list[str]) -> None:
     check_can_be_written(arguments.out)
     import torch
 
-    from mcl_hf.cli.show_run import format_table
-    from mcl_hf.probe.report import result_notes, result_picture, result_rows
-    from mcl_hf.probe.run_probe import probe_checkpoint
+    from ..probe.report import result_notes, result_picture, result_rows
+    from ..probe.run_probe import probe_checkpoint
+    from .show_run import format_table
 
     # A torch that was built for GPUs names one where there is none.
     auto = arguments.device == "auto" and torch.accelerator.is_available()

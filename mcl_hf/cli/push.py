@@ -5,10 +5,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mcl_hf.cli.command import Parser, run_command, say
-from mcl_hf.errors import InputError
-from mcl_hf.hub.bundle import Contents, make_bundles
-from mcl_hf.hub.publish import check_request, check_sizes, describe, push_checkpoint
+from ..errors import InputError
+from ..hub.bundle import Contents, make_bundles
+from ..hub.publish import check_request, check_sizes, describe, push_checkpoint
+from .command import Parser, run_command, say
 
 EXAMPLES = """
 examples:

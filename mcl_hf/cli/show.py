@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from importlib import import_module
 
-from mcl_hf.cli.command import run_command
-from mcl_hf.errors import InputError
+from ..errors import InputError
+from .command import run_command
 
 PICTURES = {
     "data": "a contact sheet: images with their views and montages, near-duplicates, and the speed of each stage",

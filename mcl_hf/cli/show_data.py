@@ -7,18 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from mcl_hf.cli.command import check_picture, save_picture, say, unused
-from mcl_hf.cli.pretrain import build_parser, read_arguments
-from mcl_hf.cli.show_montages import first_montages
-from mcl_hf.data import BrokenImage, ImageSource, RawSample, open_image
-from mcl_hf.data.near_duplicates import NearDuplicates, find_near_duplicates
-from mcl_hf.data.stage_times import STAGES, StageTimes, time_stages
-from mcl_hf.detection.view_scale import about_scale
-from mcl_hf.errors import InputError
-from mcl_hf.plain_text import plain_text
-from mcl_hf.training import PretrainArguments
-from mcl_hf.training.run_data import open_data
-from mcl_hf.viz.contact_sheet import SheetImage, duplicates_picture, stack_pictures, views_picture
+from ..data import BrokenImage, ImageSource, RawSample, open_image
+from ..data.sources.near_duplicates import NearDuplicates, find_near_duplicates
+from ..data.stage_times import STAGES, StageTimes, time_stages
+from ..detection.finetuning.view_scale import about_scale
+from ..errors import InputError
+from ..plain_text import plain_text
+from ..pretraining.arguments import PretrainArguments
+from ..pretraining.run_data import open_data
+from ..viz.contact_sheet import SheetImage, duplicates_picture, stack_pictures, views_picture
+from .command import check_picture, save_picture, say, unused
+from .pretrain import build_parser, read_arguments
+from .show_montages import first_montages
 
 GROUPS_SHOWN, IMAGES_SHOWN, IMAGES_TIMED = 5, 8, 32
 LARGE_SIDE = 800

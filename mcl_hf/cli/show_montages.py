@@ -5,15 +5,15 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from mcl_hf.cli.command import check_picture, save_picture, say, unused
-from mcl_hf.cli.pretrain import build_parser, read_arguments
-from mcl_hf.data import ImageSource, ViewBatch
-from mcl_hf.models.montage import MontageLayout, draw_montages
-from mcl_hf.plain_text import plain_text
-from mcl_hf.training import PretrainArguments
-from mcl_hf.training.run_data import open_data, open_loader
-from mcl_hf.training.step import counter_seed
-from mcl_hf.viz import montage_picture
+from ..data import ImageSource, ViewBatch
+from ..models.montage import MontageLayout, draw_montages
+from ..plain_text import plain_text
+from ..pretraining.arguments import PretrainArguments
+from ..pretraining.run_data import open_data, open_loader
+from ..pretraining.step import counter_seed
+from ..viz import montage_picture
+from .command import check_picture, save_picture, say, unused
+from .pretrain import build_parser, read_arguments
 
 EXAMPLES = """
 examples:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mcl_hf.cli.command import Parser, check_picture, save_picture, say, unused
-from mcl_hf.viz import curves_picture, read_log, summarise
+from ..viz import curves_picture, read_log, summarise
+from .command import Parser, check_picture, save_picture, say, unused
 
 
 def run(argv: list[str]) -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from mcl_hf.cli.command import Parser, check_picture, save_picture, unused
-from mcl_hf.data import BrokenImage, decode_image
-from mcl_hf.errors import InputError
-from mcl_hf.probe.networks import open_checkpoint
-from mcl_hf.viz import draw_similarity
+from ..data import BrokenImage, decode_image
+from ..errors import InputError
+from ..probe.networks import open_checkpoint
+from ..viz import draw_similarity
+from .command import Parser, check_picture, save_picture, unused
 
 
 def run(argv: list[str]) -> None:

@@ -19,14 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from mcl_hf.models.pixels import (
-    BrokenImage,
-    check_bands,
-    is_turned_by_pillow,
-    orientation_of,
-    to_pixels,
-    turn_of,
-)
+from ..models.pixels import BrokenImage, check_bands, is_turned_by_pillow, orientation_of, to_pixels, turn_of
 
 MAX_PIXELS = 89_478_485
 """Largest picture that is decoded, in pixels (Pillow's own warning level): more is taken for a decompression bomb."""
@@ -140,7 +133,7 @@ def open_image(data: bytes, num_channels: int = 3) -> OpenedImage:
     if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > _MOST_SCANS:  # inside a scan 0xff is followed by 0
         raise BrokenImage(f"more than {_MOST_SCANS} scans in a JPEG, taken for a decompression bomb")
     if num_channels not in _BY_PILLOW and data[:4] in _TIFF_STARTS:
-        from mcl_hf.data.decode_channels import open_tiff
+        from .decode_channels import open_tiff
 
         return open_tiff(data)
     try:

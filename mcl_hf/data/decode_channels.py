@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mcl_hf.data.decode import MAX_PIXELS, BrokenImage, OpenedImage
-from mcl_hf.errors import InputError
-from mcl_hf.models.pixels import scale_to_8_bit
+from ..errors import InputError
+from ..models.pixels import scale_to_8_bit
+from .decode import MAX_PIXELS, BrokenImage, OpenedImage
 
 
 @dataclass

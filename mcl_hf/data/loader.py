@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from mcl_hf.data.augment import ViewDraw
-from mcl_hf.data.augment_batch import BatchDraws, augment_batch, collect_draws
-from mcl_hf.data.image_source import ImageSource
-from mcl_hf.data.order import PositionOrder
-from mcl_hf.data.step_loader import Failure, StepLoader, read_or_stand_in
-from mcl_hf.data.views import blur_scale, check_rendering, crop_views, render_views, side_recipes
-from mcl_hf.errors import InputError
+from ..errors import InputError
+from .order import PositionOrder
+from .sources.image_source import ImageSource
+from .step_loader import Failure, StepLoader, read_or_stand_in
+from .views.draw import ViewDraw
+from .views.finish_batch import BatchDraws, augment_batch, collect_draws
+from .views.render import blur_scale, check_rendering, crop_views, render_views, side_recipes
 
 AUGMENT_ON = ("cpu", "device")
 

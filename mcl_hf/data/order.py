@@ -14,7 +14,7 @@ from typing import overload
 
 import numpy as np
 
-from mcl_hf.errors import InputError
+from ..errors import InputError
 
 _ROUNDS = 6
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

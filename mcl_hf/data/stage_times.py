@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from mcl_hf.data.augment import draw_views
-from mcl_hf.data.augment_pixels import apply_colour, blur, solarise
-from mcl_hf.data.image_source import RawSample
-from mcl_hf.data.views import blur_scale, crop_direct, largest_shrink, side_recipes
+from .sources.image_source import RawSample
+from .views.draw import draw_views
+from .views.finish_pixels import apply_colour, blur, solarise
+from .views.render import blur_scale, crop_direct, largest_shrink, side_recipes
 
 STAGES = ("decode", "crop", "colour", "blur", "collate")
 

@@ -15,9 +15,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mcl_hf.data.decode import BrokenImage
-from mcl_hf.data.workers import batches_of, start_worker
-from mcl_hf.errors import InputError
+from ..errors import InputError
+from .decode import BrokenImage
+from .workers import batches_of, start_worker
 
 BROKEN_EXAMPLES = 5
 _TRIES = 20

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from mcl_hf.errors import InputError
+from ..errors import InputError
 
 LOSS = (
     "a process that prepares images is gone ({}): where memory ran out, lower --num-workers or the batch size. A run "

@@ -23,22 +23,22 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-from mcl_hf.errors import InputError
-from mcl_hf.hub.bundle import Contents, is_ours, make_bundles
-from mcl_hf.hub.card_data import NOT_PUBLISHED
-from mcl_hf.hub.publish import next_tag
-from mcl_hf.hub.push_worker import PushWorker, Upload
-from mcl_hf.hub.refusals import HubAwayError
-from mcl_hf.hub.repository import Repository
-from mcl_hf.plain_text import plain_text
-from mcl_hf.training.hub_resume import LOG
-from mcl_hf.training.saving import to_drop
-from mcl_hf.training.state import step_of
-from mcl_hf.training.tracking import log_up_to
-from mcl_hf.version import __version__
+from ..engine.hub_resume import LOG
+from ..engine.saving import to_drop
+from ..engine.state import step_of
+from ..engine.tracking import log_up_to
+from ..errors import InputError
+from ..plain_text import plain_text
+from ..version import __version__
+from .bundle import Contents, is_ours, make_bundles
+from .card_data import NOT_PUBLISHED
+from .publish import next_tag
+from .push_worker import PushWorker, Upload
+from .refusals import HubAwayError
+from .repository import Repository
 
 if TYPE_CHECKING:
-    from mcl_hf.training.run import Run
+    from ..engine.run import Run
 
 STAGING = ".hub"
 """Folder of a run in which a checkpoint waits for its turn, as hard links."""

@@ -19,21 +19,14 @@ from typing import Any
 
 from huggingface_hub import ModelCardData, constants
 
-from mcl_hf.errors import InputError
-from mcl_hf.hub.card import PICTURES, check_card, render_card
-from mcl_hf.hub.card_data import (
-    ARGUMENTS_FILE,
-    SUMMARY_FILE,
-    read_state,
-    whole_class,
-    without_private_parts,
-    write_run_record,
-)
-from mcl_hf.models.configuration_mcl import MCLConfig
-from mcl_hf.transfer.checkpoint import find_folder
-from mcl_hf.transfer.export import export_checkpoint
-from mcl_hf.transfer.remote_code import code_files, name_code, refuse_detector, write_with_code
-from mcl_hf.transfer.to_timm import feature_options
+from ..errors import InputError
+from ..models.configuration_mcl import MCLConfig
+from ..transfer.checkpoint import find_folder
+from ..transfer.export import export_checkpoint
+from ..transfer.remote_code import code_files, name_code, refuse_detector, write_with_code
+from ..transfer.to_timm import feature_options
+from .card import PICTURES, check_card, render_card
+from .card_data import ARGUMENTS_FILE, SUMMARY_FILE, read_state, whole_class, without_private_parts, write_run_record
 
 _MODEL_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model*.safetensors.index.json")
 _EARLIER_CODE = ("hub_retry.py", "patient_loading.py")  # of releases before the models' code knew no network

@@ -15,15 +15,15 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from mcl_hf.detection.finetune_finish import TITLES
-from mcl_hf.errors import InputError
-from mcl_hf.hub import markdown, training
-from mcl_hf.hub.card_data import Recorded, one_line_if_damaged, read_recorded
-from mcl_hf.hub.how_to_load import how_to_load
-from mcl_hf.hub.metadata import check_card, metadata
-from mcl_hf.hub.results import read_results
-from mcl_hf.version import __version__
-from mcl_hf.viz.curves import draw_curves
+from ..detection.finetuning.finish import TITLES
+from ..errors import InputError
+from ..version import __version__
+from ..viz.curves import draw_curves
+from . import markdown, training
+from .card_data import Recorded, one_line_if_damaged, read_recorded
+from .how_to_load import how_to_load
+from .metadata import check_card, metadata
+from .results import read_results
 
 __all__ = ["PICTURES", "check_card", "fill_template", "render_card", "write_card"]
 TEMPLATE = "card_template.md"

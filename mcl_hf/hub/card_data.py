@@ -16,19 +16,19 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedConfig
 
-from mcl_hf.detection.configuration_detector import MCLDetectorConfig
-from mcl_hf.detection.finetune_finish import is_best_chosen
-from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS
-from mcl_hf.errors import InputError
-from mcl_hf.hub.markdown import is_number, one_line
-from mcl_hf.models.configuration_mcl import MCLConfig
-from mcl_hf.models.weight_files import read_json
-from mcl_hf.training.hub_resume import LOG
-from mcl_hf.training.provenance import without_keys
-from mcl_hf.training.state import RECORD, TrainingState, read_training_state, step_of
-from mcl_hf.transfer.checkpoint import DETECTOR_TYPE, checked_config, find_folder
-from mcl_hf.transfer.import_ import IMPORT_RECORD
-from mcl_hf.viz import read_log
+from ..detection.finetuning.finish import is_best_chosen
+from ..detection.models.configuration_detector import MCLDetectorConfig
+from ..detection.models.transformers_detectors import TRANSFORMERS_DETECTORS
+from ..engine.hub_resume import LOG
+from ..engine.provenance import without_keys
+from ..engine.state import RECORD, TrainingState, read_training_state, step_of
+from ..errors import InputError
+from ..models.configuration_mcl import MCLConfig
+from ..models.weight_files import read_json
+from ..transfer.checkpoint import DETECTOR_TYPE, checked_config, find_folder
+from ..transfer.import_ import IMPORT_RECORD
+from ..viz import read_log
+from .markdown import is_number, one_line
 
 ARGUMENTS_FILE = "training_arguments.json"
 SUMMARY_FILE = "log_summary.json"

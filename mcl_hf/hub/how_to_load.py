@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS
-from mcl_hf.hub.card_data import Recorded, whole_class
-from mcl_hf.models.timm_backbone import layer_arguments
-from mcl_hf.transfer.companions import RESNET_DEPTHS
-from mcl_hf.transfer.remote_code import CARRIED
-from mcl_hf.transfer.to_onnx import can_be_traced
-from mcl_hf.transfer.to_timm import feature_options
+from ..detection.models.transformers_detectors import TRANSFORMERS_DETECTORS
+from ..models.timm_backbone import layer_arguments
+from ..transfer.detector_configs import RESNET_DEPTHS
+from ..transfer.remote_code import CARRIED
+from ..transfer.to_onnx import can_be_traced
+from ..transfer.to_timm import feature_options
+from .card_data import Recorded, whole_class
 
 
 def how_to_load(

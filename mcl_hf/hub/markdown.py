@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from mcl_hf.plain_text import plain_text
+from ..plain_text import plain_text
 
 ABSENT = "not recorded"
 NOT_MEASURED = "not measured"

@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from mcl_hf.errors import InputError
-from mcl_hf.hub.card_data import Recorded
-from mcl_hf.hub.markdown import is_number, one_line
-from mcl_hf.hub.results import DetectionResult, Results
+from ..errors import InputError
+from .card_data import Recorded
+from .markdown import is_number, one_line
+from .results import DetectionResult, Results
 
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HEADER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*\r?\n", re.DOTALL)

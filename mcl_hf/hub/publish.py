@@ -14,11 +14,11 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard
 
-from mcl_hf.errors import InputError
-from mcl_hf.hub.bundle import CARD, Bundle, Contents, is_ours, make_bundles
-from mcl_hf.hub.refusals import HubAwayError
-from mcl_hf.hub.repository import MAX_FILE_BYTES, Commit, Repository, check_name
-from mcl_hf.version import __version__
+from ..errors import InputError
+from ..version import __version__
+from .bundle import CARD, Bundle, Contents, is_ours, make_bundles
+from .refusals import HubAwayError
+from .repository import MAX_FILE_BYTES, Commit, Repository, check_name
 
 ATTEMPTS = 6
 _TAG = re.compile(r"(?!.*(\.\.|//|/\.|\.lock(/|$)))[^\W_][\w.+@/-]*(?<![./])", re.ASCII)

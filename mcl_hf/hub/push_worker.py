@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcl_hf.hub.refusals import HubAwayError
+from .refusals import HubAwayError
 
 WAITS = (1.0, 4.0, 15.0)
 """Seconds between the tries of one upload."""

@@ -12,17 +12,17 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from mcl_hf.detection.configuration_detector import MCLDetectorConfig
-from mcl_hf.detection.finetune_arguments import RECIPES, load_finetune_arguments
-from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS
-from mcl_hf.errors import InputError
-from mcl_hf.hub.card import fill_template
-from mcl_hf.hub.card_data import Recorded
-from mcl_hf.hub.how_to_load import how_to_load
-from mcl_hf.hub.markdown import code, number, table
-from mcl_hf.hub.training import Rows, as_text, detector_text, method_rows, options_rows, schedule_text
-from mcl_hf.recipes import TASKS, load_recipe, recipe_names
-from mcl_hf.training.arguments import load_arguments
+from ..detection.finetuning.arguments import RECIPES, load_finetune_arguments
+from ..detection.models.configuration_detector import MCLDetectorConfig
+from ..detection.models.transformers_detectors import TRANSFORMERS_DETECTORS
+from ..errors import InputError
+from ..pretraining.arguments import load_arguments
+from ..recipes import TASKS, load_recipe, recipe_names
+from .card import fill_template
+from .card_data import Recorded
+from .how_to_load import how_to_load
+from .markdown import code, number, table
+from .training import Rows, as_text, detector_text, method_rows, options_rows, schedule_text
 
 # Figures of the paper (arXiv 2304.02010), COCO val2017, in percent.
 _PAPER_AP = "Mask R-CNN with ResNet-50-FPN on COCO, 1x schedule: 42.5 box AP and 38.3 mask AP"
@@ -106,7 +106,9 @@ def _detector(name: str) -> tuple[dict[str, Any], Rows, str]:
         config = MCLDetectorConfig(detector=detector, **given, **arguments.config_fields()).to_dict()
     rows: Rows = [("detector", detector_text(config))]
     if arguments.auto:
-        chosen = "schedule, learning rate, image size, freezing, early stopping (`mcl_hf/detection/auto_rules.py`)"
+        chosen = (
+            "schedule, learning rate, image size, freezing, early stopping (`mcl_hf.detection.finetuning.auto_rules`)"
+        )
         rows.append(("chosen from the size of the data", chosen))
     else:
         rows += options_rows({key: value for key, value in dataclasses.asdict(arguments).items() if value is not None})

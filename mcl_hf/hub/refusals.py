@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-from mcl_hf.errors import InputError
-from mcl_hf.hub_token import mend_the_token
-from mcl_hf.remote.retry import chain, is_of_http, is_transient, reason_of, without_secrets
+from ..errors import InputError
+from ..hub_token import mend_the_token
+from ..remote.retry import chain, is_of_http, is_transient, reason_of, without_secrets
 
 _NO_TOKEN = "there is no token for the Hub: log in with 'hf auth login', or set HF_TOKEN"
 

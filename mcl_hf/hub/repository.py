@@ -21,10 +21,10 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
-from mcl_hf.errors import InputError
-from mcl_hf.hub.refusals import one_line
-from mcl_hf.hub_token import token_variable
-from mcl_hf.remote.retry import call_with_retries, is_transient, without_secrets
+from ..errors import InputError
+from ..hub_token import token_variable
+from ..remote.retry import call_with_retries, is_transient, without_secrets
+from .refusals import one_line
 
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
 _MOVED = 412  # the answer where the parent is no longer the newest commit

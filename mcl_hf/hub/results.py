@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mcl_hf.data.licences import describe_sources
-from mcl_hf.errors import InputError
-from mcl_hf.hub.card_data import Recorded, one_line_if_damaged, read_recorded, without_private_parts
-from mcl_hf.hub.markdown import NOT_MEASURED, code, is_number, number, percent, plain, table
-from mcl_hf.hub.training import evaluate_command, run_command
-from mcl_hf.models.weight_files import read_json
-from mcl_hf.probe.region_features import FEATURES
-from mcl_hf.probe.report import TITLES
-from mcl_hf.training.state import TrainingState
+from ..data.sources.licences import describe_sources
+from ..engine.state import TrainingState
+from ..errors import InputError
+from ..models.weight_files import read_json
+from ..probe.region_features import FEATURES
+from ..probe.report import TITLES
+from .card_data import Recorded, one_line_if_damaged, read_recorded, without_private_parts
+from .markdown import NOT_MEASURED, code, is_number, number, percent, plain, table
+from .training import evaluate_command, run_command
 
 _FOUND_IN = ("evaluation/metrics.json", "metrics.json", "probe.json", "comparison.json")
 _PROBED = {

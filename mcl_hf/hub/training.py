@@ -12,19 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mcl_hf.detection.finetune import RULES, TASK
-from mcl_hf.detection.finetune_arguments import FinetuneArguments
-from mcl_hf.detection.finetune_finish import TITLES
-from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS
-from mcl_hf.hub.card_data import Recorded, without_private_parts
-from mcl_hf.hub.markdown import ABSENT, code, count, facts, is_number, join, number, percent, plain
-from mcl_hf.recipes import TASKS, recipe_names
-from mcl_hf.training.arguments import PretrainArguments
-from mcl_hf.training.finish import duration
-from mcl_hf.training.hub_resume import fetched
-from mcl_hf.training.resume import WITHOUT_INFLUENCE
-from mcl_hf.training.state import TrainingState
-from mcl_hf.viz import summarise
+from ..detection.finetuning.arguments import FinetuneArguments
+from ..detection.finetuning.finetune import RULES, TASK
+from ..detection.finetuning.finish import TITLES
+from ..detection.models.transformers_detectors import TRANSFORMERS_DETECTORS
+from ..engine.finish import duration
+from ..engine.hub_resume import fetched
+from ..engine.resume import WITHOUT_INFLUENCE
+from ..engine.state import TrainingState
+from ..pretraining.arguments import PretrainArguments
+from ..recipes import TASKS, recipe_names
+from ..viz import summarise
+from .card_data import Recorded, without_private_parts
+from .markdown import ABSENT, code, count, facts, is_number, join, number, percent, plain
 
 Rows = list[tuple[str, str]]
 _IN_THE_TABLE = {"steps", "loss", "time", "images/s", "broken images", "data wait", "health"}

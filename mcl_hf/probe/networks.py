@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from mcl_hf.errors import InputError
-from mcl_hf.models import MCLConfig, MCLModel
-from mcl_hf.remote.checkpoints import MODEL_FILES, local_checkpoint
-from mcl_hf.transfer.starting_weights import load_starting_weights, starting_description, starting_statistics
+from ..errors import InputError
+from ..models import MCLConfig, MCLModel
+from ..remote.checkpoints import MODEL_FILES, local_checkpoint
+from ..transfer.starting_weights import load_starting_weights, starting_description, starting_statistics
 
 RANDOM, TIMM = "random", "timm:"
 _OF_THE_PICTURES = ("num_channels", "fpn_channels", "region_size", "region_convs", "hidden_dim", "embedding_dim",

@@ -20,10 +20,10 @@ from PIL import Image
 from torch import nn
 from torchvision.ops import roi_align
 
-from mcl_hf.data import BrokenImage, RawSample
-from mcl_hf.errors import InputError
-from mcl_hf.models import MCLConfig, MCLModel
-from mcl_hf.models.precise_bn import update_statistics
+from ..data import BrokenImage, RawSample
+from ..errors import InputError
+from ..models import MCLConfig, MCLModel
+from ..models.precise_bn import update_statistics
 
 FEATURES = ("region_head", "embedding", "c5")
 MAIN_FEATURE = "region_head"

@@ -8,9 +8,9 @@ from typing import Any
 
 from PIL import Image
 
-from mcl_hf.probe.region_features import FEATURES, MAIN_FEATURE
-from mcl_hf.probe.run_probe import ProbeResult
-from mcl_hf.viz.figure import INK, LINE_COLOURS, QUIET, figure_to_image, literal, new_figure, style_axes
+from ..viz.figure import INK, LINE_COLOURS, QUIET, figure_to_image, literal, new_figure, style_axes
+from .region_features import FEATURES, MAIN_FEATURE
+from .run_probe import ProbeResult
 
 TITLES = {"region_head": "region head", "embedding": "embedding", "c5": "C5 of the backbone"}
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from mcl_hf.data import open_source
-from mcl_hf.errors import InputError
-from mcl_hf.probe.networks import RANDOM, TIMM, open_networks
-from mcl_hf.probe.object_probe import ObjectProbe
-from mcl_hf.probe.region_features import FEATURES, calibrate_norms
-from mcl_hf.probe.view_probe import ViewProbe
+from ..data import open_source
+from ..errors import InputError
+from .networks import RANDOM, TIMM, open_networks
+from .object_probe import ObjectProbe
+from .region_features import FEATURES, calibrate_norms
+from .view_probe import ViewProbe
 
 
 @dataclass
@@ -89,7 +89,7 @@ def probe_checkpoint(
     config = opened[0][0].config
     objects = views = None
     if probe_data is not None:
-        from mcl_hf.detection.datasets import open_detection_data
+        from ..detection.data.open_data import open_detection_data
 
         annotated = open_detection_data(
             probe_data,

@@ -18,21 +18,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mcl_hf.data import ImageSource
-from mcl_hf.data.image_source import TableSource
-from mcl_hf.data.tiles import TiledSource
-from mcl_hf.errors import InputError
-from mcl_hf.models import MCLConfig, MCLModel, assemble_montage
-from mcl_hf.probe.classify import nearest, summarise_levels
-from mcl_hf.probe.region_features import (
-    FEATURES,
-    BrokenImage,
-    features_of_boxes,
-    read_levels,
-    to_picture,
-    to_tensor,
-    undisturbed,
-)
+from ..data import ImageSource
+from ..data.sources.image_source import TableSource
+from ..data.streams.tiles import TiledSource
+from ..errors import InputError
+from ..models import MCLConfig, MCLModel, assemble_montage
+from .classify import nearest, summarise_levels
+from .region_features import FEATURES, BrokenImage, features_of_boxes, read_levels, to_picture, to_tensor, undisturbed
 
 LEAST_CROP = 0.6
 """Side of the smallest crop, as a share of the image's shorter side."""

@@ -11,12 +11,12 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedConfig
 
-from mcl_hf.errors import InputError
-from mcl_hf.models.configuration_mcl import MCLConfig
-from mcl_hf.models.timm_backbone import describe_backbone
-from mcl_hf.models.weight_files import read_json_object
-from mcl_hf.remote.checkpoints import MODEL_FILES, local_checkpoint
-from mcl_hf.transfer.starting_weights import read_checkpoint
+from ..errors import InputError
+from ..models.configuration_mcl import MCLConfig
+from ..models.timm_backbone import describe_backbone
+from ..models.weight_files import read_json_object
+from ..remote.checkpoints import MODEL_FILES, local_checkpoint
+from .starting_weights import read_checkpoint
 
 DETECTOR_TYPE = "mcl_detector"
 _SHARED_FIELDS = ("backbone", "backbone_kwargs", "num_channels", "image_mean", "image_std", "fpn_channels")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mcl_hf.transfer.keymaps import COUNTED, NEW_PARTS, Table, to_ours, to_theirs
+from .keymaps import COUNTED, NEW_PARTS, Table, to_ours, to_theirs
 
 _PARTS = {
     "backbone.": "backbone",

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import torch
 
-from mcl_hf.transfer.keymaps import Rule, Table, conv_norms
+from .keymaps import Rule, Table, conv_norms
 
 _NORM_EPS = 1e-5
 

@@ -9,18 +9,18 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from mcl_hf.errors import InputError
-from mcl_hf.models.image_processing_mcl import MCLImageProcessor
-from mcl_hf.new_folder import check_new, whole_folder
-from mcl_hf.transfer.checkpoint import Checkpoint, find_folder, open_checkpoint, tensor_names
-from mcl_hf.transfer.convert import Coverage
-from mcl_hf.transfer.notes import note
-from mcl_hf.transfer.remote_code import refuse_detector, write_with_code
-from mcl_hf.transfer.target_statistics import refresh_statistics
-from mcl_hf.transfer.targets import NETWORKS, TARGETS
-from mcl_hf.transfer.to_detectors import write_detectron2, write_mmdet, write_torchvision
-from mcl_hf.transfer.to_onnx import write_graphs
-from mcl_hf.transfer.to_timm import write_timm
+from ..errors import InputError
+from ..models.image_processing_mcl import MCLImageProcessor
+from ..new_folder import check_new, whole_folder
+from .checkpoint import Checkpoint, find_folder, open_checkpoint, tensor_names
+from .convert import Coverage
+from .export_readme import note
+from .remote_code import refuse_detector, write_with_code
+from .target_statistics import refresh_statistics
+from .targets import NETWORKS, TARGETS
+from .to_detectors import write_detectron2, write_mmdet, write_torchvision
+from .to_onnx import write_graphs
+from .to_timm import write_timm
 
 _BACKBONE_ONLY = ("timm",)
 _DETECTOR_WRITERS = {"torchvision": write_torchvision, "detectron2": write_detectron2, "mmdet": write_mmdet}

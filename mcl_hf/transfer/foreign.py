@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from mcl_hf.errors import InputError
-from mcl_hf.models.weight_files import read_pickled, read_safetensors
-from mcl_hf.transfer.keymaps import PRETRAINING, RESNET, TABLES, Table
+from ..errors import InputError
+from ..models.weight_files import read_pickled, read_safetensors
+from .keymaps import PRETRAINING, RESNET, TABLES, Table
 
 _HOLDERS = (
     "state_dict", "model", "model_state_dict", "teacher", "ema", "model_ema", "ema_model", "student", "network", "net",

@@ -15,19 +15,19 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from mcl_hf.errors import InputError
-from mcl_hf.models.configuration_mcl import MCLConfig
-from mcl_hf.models.image_processing_mcl import MCLImageProcessor
-from mcl_hf.models.modeling_mcl import MCLModel
-from mcl_hf.models.modeling_mcl_pretraining import MCLForPreTraining
-from mcl_hf.models.official_checkpoint import resnet_name
-from mcl_hf.models.weight_files import not_finite, read_json_object
-from mcl_hf.new_folder import whole_folder
-from mcl_hf.transfer.convert import convert_back
-from mcl_hf.transfer.foreign import ForeignFile, read_foreign, read_tensors
-from mcl_hf.transfer.starting_weights import WeightReport
-from mcl_hf.transfer.to_timm import plain_names
-from mcl_hf.version import __version__
+from ..errors import InputError
+from ..models.configuration_mcl import MCLConfig
+from ..models.image_processing_mcl import MCLImageProcessor
+from ..models.modeling_mcl import MCLModel
+from ..models.modeling_mcl_pretraining import MCLForPreTraining
+from ..models.official_checkpoint import resnet_name
+from ..models.weight_files import not_finite, read_json_object
+from ..new_folder import whole_folder
+from ..version import __version__
+from .convert import convert_back
+from .foreign import ForeignFile, read_foreign, read_tensors
+from .starting_weights import WeightReport
+from .to_timm import plain_names
 
 IMPORT_RECORD = "imported_from.json"
 """What was imported: `file`, its `sha256` (None for a folder), `layout`, `parts` (loaded, all) and `remarks`."""

@@ -13,10 +13,11 @@ from pathlib import Path
 from transformers.dynamic_module_utils import get_relative_import_files
 
 import mcl_hf.models.configuration_mcl as configuration
-from mcl_hf.errors import InputError
-from mcl_hf.models.configuration_mcl import MCLConfig
-from mcl_hf.new_folder import check_new
-from mcl_hf.transfer.checkpoint import find_folder
+
+from ..errors import InputError
+from ..models.configuration_mcl import MCLConfig
+from ..new_folder import check_new
+from .checkpoint import find_folder
 
 MODEL_MAP = {
     "AutoConfig": "configuration_mcl.MCLConfig",

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from mcl_hf.data.decode import BrokenImage, decode_image
-from mcl_hf.data.sources import open_source
-from mcl_hf.errors import InputError
-from mcl_hf.models.configuration_mcl import MCLConfig
-from mcl_hf.models.image_processing_mcl import MCLImageProcessor
-from mcl_hf.models.modeling_mcl import MCLModel
-from mcl_hf.models.precise_bn import update_statistics
+from ..data.decode import BrokenImage, decode_image
+from ..data.open import open_source
+from ..errors import InputError
+from ..models.configuration_mcl import MCLConfig
+from ..models.image_processing_mcl import MCLImageProcessor
+from ..models.modeling_mcl import MCLModel
+from ..models.precise_bn import update_statistics
 
 
 def refresh_statistics(

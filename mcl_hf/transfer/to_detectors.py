@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from mcl_hf.errors import InputError
-from mcl_hf.models.timm_backbone import layer_arguments
-from mcl_hf.transfer.checkpoint import Checkpoint
-from mcl_hf.transfer.companions import RESNET_DEPTHS, detectron2_yaml, mmdet_config, settings
-from mcl_hf.transfer.convert import Coverage, convert
-from mcl_hf.transfer.detector_heads import head_table, head_values
-from mcl_hf.transfer.keymaps import RESNET, TABLES, Table, to_theirs
-from mcl_hf.transfer.targets import DETECTORS
-from mcl_hf.transfer.torchvision_script import torchvision_script
+from ..errors import InputError
+from ..models.timm_backbone import layer_arguments
+from .checkpoint import Checkpoint
+from .convert import Coverage, convert
+from .detector_configs import RESNET_DEPTHS, detectron2_yaml, mmdet_config, settings
+from .detector_heads import head_table, head_values
+from .keymaps import RESNET, TABLES, Table, to_theirs
+from .targets import DETECTORS
+from .torchvision_script import torchvision_script
 
 
 def write_torchvision(checkpoint: Checkpoint, detector: str | None, folder: Path) -> Coverage:

@@ -17,11 +17,11 @@ import timm
 import torch
 from torch import nn
 
-from mcl_hf.errors import InputError
-from mcl_hf.models.fpn import FeaturePyramid
-from mcl_hf.models.timm_backbone import build_timm_network, describe_backbone, run_timm_network
-from mcl_hf.transfer.checkpoint import Checkpoint
-from mcl_hf.transfer.convert import Coverage
+from ..errors import InputError
+from ..models.fpn import FeaturePyramid
+from ..models.timm_backbone import build_timm_network, describe_backbone, run_timm_network
+from .checkpoint import Checkpoint
+from .convert import Coverage
 
 _OPSET = 18
 _ENDLESS = {"swin_transformer", "swin_transformer_v2"}

@@ -14,11 +14,11 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from mcl_hf.errors import InputError
-from mcl_hf.models.configuration_mcl import MCLConfig
-from mcl_hf.models.timm_backbone import build_timm_network, describe_backbone, timm_arguments
-from mcl_hf.transfer.checkpoint import Checkpoint
-from mcl_hf.transfer.convert import Coverage
+from ..errors import InputError
+from ..models.configuration_mcl import MCLConfig
+from ..models.timm_backbone import build_timm_network, describe_backbone, timm_arguments
+from .checkpoint import Checkpoint
+from .convert import Coverage
 
 _KEPT = ("pool_size", "first_conv", "classifier")  # what timm needs to put in a classifier or other input channels
 

@@ -10,9 +10,9 @@ Source: torchvision `models/detection`.
 from pprint import pformat
 from typing import Any
 
-from mcl_hf.transfer.checkpoint import Checkpoint
-from mcl_hf.transfer.companions import RESNET_DEPTHS, class_names, settings
-from mcl_hf.transfer.convert import DETECTOR_TITLES
+from .checkpoint import Checkpoint
+from .convert import DETECTOR_TITLES
+from .detector_configs import RESNET_DEPTHS, class_names, settings
 
 _CLASSES = {"mask_rcnn": "MaskRCNN", "faster_rcnn": "FasterRCNN", "retinanet": "RetinaNet"}
 _SIZES = ("min_size", "max_size", "size_divisible")

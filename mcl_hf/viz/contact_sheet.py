@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from mcl_hf.viz.montage_grid import GAP, INK, MARGIN, PAPER, QUIET, image_colour
+from .montage_grid import GAP, INK, MARGIN, PAPER, QUIET, image_colour
 
 TITLE_HEIGHT, HEADER, CAPTION = 46, 24, 36  # px
 

@@ -1,6 +1,6 @@
 """Curves and a summary of runs, from their log.jsonl.
 
-Beside the training loop and `mcl-hf show run`; the records' names are described in `mcl_hf/training/tracking.py`. One
+Beside the training loop and `mcl-hf show run`; the records' names are described in `mcl_hf/engine/tracking.py`. One
 run is drawn level by level; several runs are laid over each other as means over levels.
 """
 
@@ -13,8 +13,8 @@ from typing import Any
 
 from PIL import Image
 
-from mcl_hf.errors import InputError
-from mcl_hf.viz.figure import INK, LINE_COLOURS, QUIET, figure_to_image, literal, new_figure, style_axes
+from ..errors import InputError
+from .figure import INK, LINE_COLOURS, QUIET, figure_to_image, literal, new_figure, style_axes
 
 Record = dict[str, Any]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mcl_hf.viz.montage_grid import GAP, INK, MARGIN, PAPER, QUIET
+from .montage_grid import GAP, INK, MARGIN, PAPER, QUIET
 
 TITLE_HEIGHT, CAPTION = 46, 24  # px
 _MASK_SHARE = 0.4

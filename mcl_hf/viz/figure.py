@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mcl_hf.errors import InputError
+from ..errors import InputError
 
 INK, QUIET = "#202024", "#6e6e76"
 LINE_COLOURS = ("#2b6cb0", "#d9822b", "#2f855a", "#b83280", "#6b46c1", "#8a6d3b", "#319795", "#718096")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from mcl_hf.models.montage import assemble_montage
+from ..models.montage import assemble_montage
 
 INK, QUIET, PAPER = (32, 32, 36), (110, 110, 118), (255, 255, 255)
 LABEL_WIDTH, HEADER, GAP, MARGIN = 132, 74, 10, 18  # px

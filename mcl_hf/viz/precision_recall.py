@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mcl_hf.viz.figure import INK, LINE_COLOURS, QUIET, figure_to_image, literal, new_figure, style_axes
+from .figure import INK, LINE_COLOURS, QUIET, figure_to_image, literal, new_figure, style_axes
 
 MOST_LINES = 12
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
-from mcl_hf.models.modeling_mcl import MCLModel
-from mcl_hf.viz.figure import INK, QUIET, figure_to_image, new_figure
+from ..models.modeling_mcl import MCLModel
+from .figure import INK, QUIET, figure_to_image, new_figure
 
 Box = Sequence[float]
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from mcl_hf import MCLDetectorConfig, MCLForInstanceSegmentation, MCLImageProcessor
 from mcl_hf.cli import main
-from mcl_hf.detection.datasets import open_detection_data
-from mcl_hf.detection.results import ground_truth_results, to_results, write_results
+from mcl_hf.detection.data.open_data import open_detection_data
+from mcl_hf.detection.evaluation.results import ground_truth_results, to_results, write_results
 from tests.detection.scenes import noisy_detections, write_scenes
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from mcl_hf.cli.command import Parser
 from mcl_hf.cli.options import add_flags, given_flags
 from mcl_hf.cli.pretrain import GROUPS, build_parser, read_arguments
 from mcl_hf.errors import InputError
-from mcl_hf.training import PretrainArguments
+from mcl_hf.pretraining.arguments import PretrainArguments
 
 
 @dataclasses.dataclass

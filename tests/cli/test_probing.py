@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from mcl_hf import pretrain
 from mcl_hf.callbacks.probes import RunProbe, is_due
 from mcl_hf.cli import main
-from mcl_hf.training import load_arguments
+from mcl_hf.pretraining.arguments import load_arguments
 from tests.detection.scenes import write_scenes
 
 TINY = {

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mcl_hf.data import ViewBatch, ViewLoader, draw_views, open_source, side_recipes
-from mcl_hf.data.augment_batch import augment_batch, collect_draws
-from mcl_hf.data.views import finish_direct
+from mcl_hf.data.views.finish_batch import augment_batch, collect_draws
+from mcl_hf.data.views.render import finish_direct
 from mcl_hf.errors import InputError
 
 SMALL = {"view_size": 64, "ratios": (1, 2, 4), "batch_size": 6, "seed": 3}

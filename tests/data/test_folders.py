@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mcl_hf.data import ImageSource, open_source
-from mcl_hf.data.pack import pack_images
+from mcl_hf.data.packing.pack import pack_images
 from mcl_hf.errors import InputError
 from tests.data.shard_files import jpeg, write_parquet, write_shards
 
@@ -204,6 +204,6 @@ def test_labels_of_an_archive_may_be_texts(tmp_path: Path) -> None:
 def test_row_groups_larger_than_the_cache_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_parquet(tmp_path / "a.parquet", range(8), group_rows=8)
     assert "warning" not in open_source(str(tmp_path), streaming=True).description
-    monkeypatch.setattr("mcl_hf.data.streams.CACHE_BYTES", 1000)
+    monkeypatch.setattr("mcl_hf.data.streams.streams.CACHE_BYTES", 1000)
     assert "warning: " in (said := open_source(str(tmp_path), streaming=True).description)
     assert "a.parquet has a row group of 0.0 GB" in said and "mcl-hf pack" in said

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mcl_hf.data import ViewBatch, ViewLoader, open_source
-from mcl_hf.data.sources import ImageSource
+from mcl_hf.data.open import ImageSource
 from mcl_hf.errors import InputError
 
 SMALL = {"view_size": 32, "ratios": (1, 2, 4), "batch_size": 4, "seed": 11}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mcl_hf.data import open_image, open_source
-from mcl_hf.data.near_duplicates import (
+from mcl_hf.data.sources.near_duplicates import (
     MAX_DISTANCE,
     find_near_duplicates,
     group_pairs,

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from mcl_hf.data import BrokenImage, decode_image, open_source
-from mcl_hf.data.pack import _relative, _Shrinker, pack_images
-from mcl_hf.data.shrink import capped_size, shrink_image
+from mcl_hf.data.packing.pack import _relative, _Shrinker, pack_images
+from mcl_hf.data.views.shrink import capped_size, shrink_image
 from mcl_hf.errors import InputError
 from tests.data.odd_images import broken_files, encode, good_files, smooth_picture
 
@@ -308,7 +308,7 @@ def test_a_source_that_is_gone_stops_the_pack_in_one_line(tmp_path, monkeypatch,
         raise InputError("the server is gone")
 
     monkeypatch.setattr(opened, "sample", gone)
-    monkeypatch.setattr("mcl_hf.data.pack.open_source", lambda *arguments, **options: opened)
+    monkeypatch.setattr("mcl_hf.data.packing.pack.open_source", lambda *arguments, **options: opened)
     with pytest.raises(InputError, match="^the server is gone$"):
         pack_images(str(folder), tmp_path / "out", num_workers=workers)
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mcl_hf.data import open_source
-from mcl_hf.data.near_duplicates import find_near_duplicates
+from mcl_hf.data.sources.near_duplicates import find_near_duplicates
 
 FOLDER = Path(__file__).parents[2] / "mcl_hf" / "data" / "photos"
 LEFT_OUT = {"astronaut", "australia", "camera", "ireland", "italy", "japan", "mexico", "orchestra"}

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mcl_hf.data import ViewBatch, ViewLoader, open_source
-from mcl_hf.data.addresses import expand_braces
-from mcl_hf.data.remote import RetryPolicy, open_remote
+from mcl_hf.data.sources.addresses import expand_braces
+from mcl_hf.data.sources.remote_files import RetryPolicy, open_remote
 from mcl_hf.errors import InputError
 from tests.data.shard_files import jpeg, write_parquet, write_shards
 from tests.data.stream_server import Server, serving
@@ -21,7 +21,7 @@ SIZES = (40, 25, 30)
 @pytest.fixture(autouse=True)
 def _impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = RetryPolicy(attempts=4, first_wait_s=0.02, longest_wait_s=0.05, timeout_s=0.4)
-    monkeypatch.setattr("mcl_hf.data.remote.RETRY", policy)
+    monkeypatch.setattr("mcl_hf.data.sources.remote_files.RETRY", policy)
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
@@ -242,6 +242,6 @@ def test_a_file_of_the_hub_that_the_token_does_not_open_says_which_token(hub, cl
     shard = write_parquet(tmp_path / "train.parquet", range(8))
     hub.store.add("alice/photos", {"train.parquet": shard.read_bytes()}, type="dataset", private=True)
     address = f"{hub.endpoint}/datasets/alice/photos/resolve/main/train.parquet"
-    done = client(f"from mcl_hf.data.remote import open_remote\nopen_remote({address!r})", token=token)
+    done = client(f"from mcl_hf.data.sources.remote_files import open_remote\nopen_remote({address!r})", token=token)
     last = done.err.splitlines()[-1]
     assert address in last and told in last, done.text

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mcl_hf.data import ImageSource, ViewBatch, ViewLoader, open_source
-from mcl_hf.data.streams import StreamSource
+from mcl_hf.data.streams.streams import StreamSource
 from mcl_hf.errors import InputError
 from tests.data.shard_files import jpeg, write_parquet, write_shards, write_tar
 
@@ -122,7 +122,7 @@ def test_row_groups_are_read_once_and_dropped_beyond_the_limit(tmp_path: Path, m
         for index in range(10, 40):
             source.sample(index)
     assert read == [1, 2, 3]
-    monkeypatch.setattr("mcl_hf.data.streams.CACHE_BYTES", 1)
+    monkeypatch.setattr("mcl_hf.data.streams.streams.CACHE_BYTES", 1)
     source = pickle.loads(pickle.dumps(source))  # as a worker gets it: without what has been read
     for index in (15, 5, 15):
         source.sample(index)

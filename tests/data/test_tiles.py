@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from mcl_hf.data import BrokenImage, RawSample, ViewLoader, open_source, render_views, side_recipes
-from mcl_hf.data.tiles import TiledSource
+from mcl_hf.data.streams.tiles import TiledSource
 from tests.data.odd_images import smooth_picture
 from tests.data.shard_files import write_shards
 from tests.data.test_loader import assert_equal

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mcl_hf.detection.datasets import open_detection_data
-from mcl_hf.detection.detection_data import DetectionData
+from mcl_hf.detection.data.detection_data import DetectionData
+from mcl_hf.detection.data.open_data import open_detection_data
 from tests.detection.scenes import add_crowds, write_scenes
 
 

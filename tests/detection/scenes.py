@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow.parquet as parquet
 from PIL import Image, ImageDraw
 
-from mcl_hf.data.local_tables import PHOTOS_FOLDER
-from mcl_hf.detection.detection_data import DetectionData
-from mcl_hf.detection.masks import encode_masks
-from mcl_hf.detection.results import ImageDetections
+from mcl_hf.data.sources.local_tables import PHOTOS_FOLDER
+from mcl_hf.detection.data.detection_data import DetectionData
+from mcl_hf.detection.evaluation.results import ImageDetections
+from mcl_hf.detection.models.masks import encode_masks
 
 SHAPES = ("ellipse", "triangle", "rectangle", "diamond", "hexagon", "star")
 _CATEGORY_STEP = 3  # ids 3, 6, 9, ...: not class indices, so that mixing them up shows

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from mcl_hf.data.decode import BrokenImage
-from mcl_hf.detection.datasets import open_detection_data
-from mcl_hf.detection.masks import run_length_faults
+from mcl_hf.detection.data.open_data import open_detection_data
+from mcl_hf.detection.models.masks import run_length_faults
 from mcl_hf.errors import InputError
 from tests.detection.scenes import write_scenes
 

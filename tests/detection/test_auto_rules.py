@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mcl_hf.detection.auto_rules import choose, freezing_line
-from mcl_hf.detection.finetune_arguments import FinetuneArguments
+from mcl_hf.detection.finetuning.arguments import FinetuneArguments
+from mcl_hf.detection.finetuning.auto_rules import choose, freezing_line
 
 
 def rules(count, random_start=False, width=640, height=480, **start):

@@ -12,10 +12,10 @@ from PIL import Image
 import mcl_hf
 from mcl_hf.cli import main
 from mcl_hf.data import open_source
-from mcl_hf.data.licences import describe_sources
-from mcl_hf.data.local_tables import BCCD_MINI_FOLDER
+from mcl_hf.data.sources.licences import describe_sources
+from mcl_hf.data.sources.local_tables import BCCD_MINI_FOLDER
 from mcl_hf.detection import list_splits, open_detection_data
-from mcl_hf.detection.datasets import has_split
+from mcl_hf.detection.data.open_data import has_split
 from mcl_hf.errors import InputError
 
 from .test_compare import FINETUNE, PRETRAIN

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcl_hf.detection.coco_metrics import BACKENDS, FIGURES, count_matches, import_backend
-from mcl_hf.detection.datasets import open_detection_data
-from mcl_hf.detection.results import to_results
+from mcl_hf.detection.data.open_data import open_detection_data
+from mcl_hf.detection.evaluation.coco_metrics import BACKENDS, FIGURES, count_matches, import_backend
+from mcl_hf.detection.evaluation.results import to_results
 from mcl_hf.errors import InputError
 from tests.detection.scenes import noisy_detections
 

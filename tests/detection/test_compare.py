@@ -20,7 +20,7 @@ from mcl_hf.detection.compare.labelled import open_labelled
 from mcl_hf.detection.compare.plan import ComparePlan, load_plan
 from mcl_hf.detection.compare.setting import about_setting, open_setting
 from mcl_hf.detection.compare.starts import read_starts
-from mcl_hf.detection.finetune_arguments import load_finetune_arguments
+from mcl_hf.detection.finetuning.arguments import load_finetune_arguments
 from mcl_hf.errors import InputError
 
 from .scenes import write_scenes

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mcl_hf.detection.datasets import open_detection_data
-from mcl_hf.detection.voc import VOC_CLASSES
+from mcl_hf.detection.data.open_data import open_detection_data
+from mcl_hf.detection.data.voc import VOC_CLASSES
 from mcl_hf.errors import InputError
 from tests.detection.scenes import SHAPES, write_scenes
 
@@ -266,8 +266,8 @@ def test_a_table_is_not_copied_to_find_its_names(tmp_path):
     import pyarrow
     from datasets import Dataset
 
-    from mcl_hf.data.local_tables import LocalTable
-    from mcl_hf.detection.object_tables import read_object_table
+    from mcl_hf.data.sources.local_tables import LocalTable
+    from mcl_hf.detection.data.object_tables import read_object_table
 
     table = Dataset.from_parquet(str(write_table(tmp_path / "x.parquet", [2, 0, 1])), cache_dir=str(tmp_path))
     image = pyarrow.array([{"bytes": b"\0" * 2**24, "path": "0.png"}] * 3, table.data.column("image").type)
@@ -309,7 +309,7 @@ def test_a_missing_json_is_no_name_on_the_hub(monkeypatch):
     def asked(*_arguments, **_options):
         raise AssertionError("the Hub was asked")
 
-    monkeypatch.setattr("mcl_hf.detection.datasets.hub_table", asked)
+    monkeypatch.setattr("mcl_hf.detection.data.open_data.hub_table", asked)
     with pytest.raises(InputError, match=r"nothing\.json is not there"):
         open_detection_data("nothing.json")
 

@@ -10,7 +10,7 @@ from transformers import AutoImageProcessor, pipeline
 
 from mcl_hf import MCLImageProcessor
 from mcl_hf.detection import MCLDetectorOutput, pixel_boxes, relative_boxes
-from mcl_hf.detection.targets import pack_detections
+from mcl_hf.detection.models.targets import pack_detections
 
 from .tiny_detector import DETECTORS, tiny_config, tiny_detector
 

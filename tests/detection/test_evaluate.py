@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from mcl_hf.detection.datasets import open_detection_data
-from mcl_hf.detection.evaluate import evaluate_detections
-from mcl_hf.detection.results import ground_truth_results, read_results, to_results, write_results
+from mcl_hf.detection.data.open_data import open_detection_data
+from mcl_hf.detection.evaluation.evaluate import evaluate_detections
+from mcl_hf.detection.evaluation.results import ground_truth_results, read_results, to_results, write_results
 from mcl_hf.errors import InputError
 from tests.detection.scenes import noisy_detections, write_scenes
 

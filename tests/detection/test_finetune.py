@@ -10,14 +10,15 @@ from tqdm import tqdm
 
 import mcl_hf
 from mcl_hf import MCLForInstanceSegmentation, MCLForObjectDetection, MCLModel
-from mcl_hf.detection import finetune_evaluation, open_detection_data
-from mcl_hf.detection.detection_data import DetectionData
-from mcl_hf.detection.finetune import fingerprint, take_fraction
-from mcl_hf.detection.finetune_finish import is_best_chosen
-from mcl_hf.detection.from_pretraining import start_side
+from mcl_hf.detection import open_detection_data
+from mcl_hf.detection.data.detection_data import DetectionData
+from mcl_hf.detection.finetuning import evaluation as finetune_evaluation
+from mcl_hf.detection.finetuning.finetune import fingerprint, take_fraction
+from mcl_hf.detection.finetuning.finish import is_best_chosen
+from mcl_hf.detection.models.from_pretraining import start_side
+from mcl_hf.engine.state import read_training_state
+from mcl_hf.engine.tracking import Tracking
 from mcl_hf.errors import InputError
-from mcl_hf.training.state import read_training_state
-from mcl_hf.training.tracking import Tracking
 from mcl_hf.viz import read_log
 
 from ..models.tiny import tiny_config

@@ -7,8 +7,8 @@ import pytest
 from datasets import Dataset
 
 from mcl_hf.detection import open_detection_data
-from mcl_hf.detection.finetune_arguments import FinetuneArguments
-from mcl_hf.detection.finetune_data import hold_out, training_data, validation_data
+from mcl_hf.detection.finetuning.arguments import FinetuneArguments
+from mcl_hf.detection.finetuning.data import hold_out, training_data, validation_data
 from mcl_hf.errors import InputError
 from tests.detection.scenes import write_scenes
 

@@ -18,7 +18,7 @@ from .scenes import write_scenes
 from .test_finetune import TINY, assert_equal, logged
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["mcl_hf.detection.finetune", "matplotlib.pyplot"])
+_CONTEXT.set_forkserver_preload(["mcl_hf.detection.finetuning.finetune", "matplotlib.pyplot"])
 LONG = {**TINY, "max_steps": 30, "eval_every_steps": 5, "num_workers": 1}
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mcl_hf.detection.finetune_health import DIVERGED, FINDS_NOTHING, observe, verdicts
+from mcl_hf.detection.finetuning.health import DIVERGED, FINDS_NOTHING, observe, verdicts
+from mcl_hf.engine.state import read_training_state
 from mcl_hf.hub.card import render_card
-from mcl_hf.training.state import read_training_state
 from mcl_hf.viz import read_log
 
 from .test_finetune import run, scenes  # noqa: F401 - fixtures

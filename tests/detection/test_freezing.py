@@ -6,7 +6,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mcl_hf import MCLForInstanceSegmentation
-from mcl_hf.detection.freezing import freeze, parameter_groups, stage_of
+from mcl_hf.detection.models.freezing import freeze, parameter_groups, stage_of
 from mcl_hf.errors import InputError
 
 from .tiny_detector import tiny_config

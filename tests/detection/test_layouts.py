@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mcl_hf.detection import list_splits, open_detection_data, write_yolo
-from mcl_hf.detection.results import ground_truth_results, read_results
+from mcl_hf.detection.evaluation.results import ground_truth_results, read_results
 from mcl_hf.errors import InputError
 from tests.detection.scenes import write_scenes
 from tests.detection.test_datasets import voc_xml

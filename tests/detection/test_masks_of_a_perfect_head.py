@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mcl_hf.detection.roi_heads import mask_targets
+from mcl_hf.detection.models.roi_heads import mask_targets
 from mcl_hf.models.mask_paste import paste_masks
 
 SIZE = 200

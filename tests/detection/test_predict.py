@@ -9,9 +9,15 @@ import torch
 from PIL import Image
 
 from mcl_hf import MCLDetectorConfig, MCLForInstanceSegmentation, MCLForObjectDetection, MCLImageProcessor
-from mcl_hf.detection.datasets import open_detection_data
-from mcl_hf.detection.masks import decode_masks
-from mcl_hf.detection.predict import MOST_DETECTIONS, match_categories, open_detector, predict, predict_data
+from mcl_hf.detection.data.open_data import open_detection_data
+from mcl_hf.detection.evaluation.predict_data import (
+    MOST_DETECTIONS,
+    match_categories,
+    open_detector,
+    predict,
+    predict_data,
+)
+from mcl_hf.detection.models.masks import decode_masks
 from mcl_hf.errors import InputError
 from tests.detection.scenes import write_scenes
 

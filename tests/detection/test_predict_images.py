@@ -10,10 +10,11 @@ from PIL import Image
 
 import mcl_hf
 from mcl_hf.cli.predict import main
-from mcl_hf.detection import open_detection_data, predict_images
-from mcl_hf.detection.predict_images import PREDICTIONS, find_images
-from mcl_hf.detection.results import ImageDetections
-from mcl_hf.detection.tiles import cut, merge
+from mcl_hf.detection import open_detection_data
+from mcl_hf.detection.evaluation.results import ImageDetections
+from mcl_hf.detection.prediction import predict_images
+from mcl_hf.detection.prediction.predict_images import PREDICTIONS, find_images
+from mcl_hf.detection.prediction.tiles import cut, merge
 from mcl_hf.errors import InputError
 from mcl_hf.models import MCLImageProcessor
 
@@ -35,7 +36,7 @@ def detector(request, tmp_path_factory):
         model = tiny_detector(num_labels=None, id2label=names)
         processor = MCLImageProcessor.from_config(model.config)
     else:
-        from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS, start_transformers_detector
+        from mcl_hf.detection.models.transformers_detectors import TRANSFORMERS_DETECTORS, start_transformers_detector
 
         torch.manual_seed(0)
         options = {**OPTIONS["rt_detr_v2"], "backbone_kwargs": KWARGS}

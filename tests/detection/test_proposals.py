@@ -7,9 +7,9 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import roi_align
 
-from mcl_hf.detection.anchors import FixedStrideAnchors
-from mcl_hf.detection.proposals import GeneratorSampler
-from mcl_hf.detection.roi_align import PyramidRoIAlign
+from mcl_hf.detection.models.anchors import FixedStrideAnchors
+from mcl_hf.detection.models.proposals import GeneratorSampler
+from mcl_hf.detection.models.roi_align import PyramidRoIAlign
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(40, 100), (3, 100), (40, 5), (0, 100), (40, 0)])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 
-from mcl_hf.detection.datasets import open_detection_data
-from mcl_hf.detection.evaluate import evaluate_detections
-from mcl_hf.detection.results import ImageDetections, gather_results, merge_results, to_results
+from mcl_hf.detection.data.open_data import open_detection_data
+from mcl_hf.detection.evaluation.evaluate import evaluate_detections
+from mcl_hf.detection.evaluation.results import ImageDetections, gather_results, merge_results, to_results
 from tests.detection.scenes import noisy_detections
 
 WORLD = 3

@@ -8,7 +8,7 @@ import torch
 import torchvision.models.detection.roi_heads as torchvision_roi_heads
 
 from mcl_hf import MCLConfig, MCLDetectorConfig, MCLForInstanceSegmentation, MCLForObjectDetection, MCLModel
-from mcl_hf.detection.roi_heads import mask_targets
+from mcl_hf.detection.models.roi_heads import mask_targets
 
 from .tiny_detector import DETECTORS, FEW_REGIONS
 

@@ -9,14 +9,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcl_hf.detection import detection_data, ground_truth_results, masks, open_detection_data
-from mcl_hf.detection.auto_rules import choose_sizes
-from mcl_hf.detection.evaluation_files import drawn_images
-from mcl_hf.detection.masks import decode_masks
-from mcl_hf.detection.targets import pixel_boxes
-from mcl_hf.detection.train_loader import DetectionLoader
-from mcl_hf.detection.train_order import TrainOrder
-from mcl_hf.detection.train_transform import TrainTransform, resized
+from mcl_hf.detection import ground_truth_results, open_detection_data
+from mcl_hf.detection.data import detection_data
+from mcl_hf.detection.evaluation.evaluation_files import drawn_images
+from mcl_hf.detection.finetuning.auto_rules import choose_sizes
+from mcl_hf.detection.finetuning.train_loader import DetectionLoader
+from mcl_hf.detection.finetuning.train_order import TrainOrder
+from mcl_hf.detection.finetuning.train_transform import TrainTransform, resized
+from mcl_hf.detection.models import masks
+from mcl_hf.detection.models.masks import decode_masks
+from mcl_hf.detection.models.targets import pixel_boxes
 from mcl_hf.errors import InputError
 from mcl_hf.viz.detections import draw_objects
 

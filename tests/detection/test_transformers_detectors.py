@@ -9,8 +9,8 @@ from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeli
 import mcl_hf
 from mcl_hf import MCLConfig, MCLModel
 from mcl_hf.detection import open_detector
-from mcl_hf.detection.finetune_arguments import FinetuneArguments
-from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS, start_transformers_detector
+from mcl_hf.detection.finetuning.arguments import FinetuneArguments
+from mcl_hf.detection.models.transformers_detectors import TRANSFORMERS_DETECTORS, start_transformers_detector
 from mcl_hf.errors import InputError
 from mcl_hf.models import MCLBackbone
 

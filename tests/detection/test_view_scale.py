@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from mcl_hf.data import open_source
-from mcl_hf.detection.datasets import open_detection_data
-from mcl_hf.detection.view_scale import about_scale, object_line, shrink_warning
-from mcl_hf.training import load_arguments
+from mcl_hf.detection.data.open_data import open_detection_data
+from mcl_hf.detection.finetuning.view_scale import about_scale, object_line, shrink_warning
+from mcl_hf.pretraining.arguments import load_arguments
 
 from .scenes import write_scenes
 

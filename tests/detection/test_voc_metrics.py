@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcl_hf.detection.datasets import open_detection_data
-from mcl_hf.detection.evaluate import evaluate_detections
-from mcl_hf.detection.results import ground_truth_results
-from mcl_hf.detection.voc_metrics import area_under_curve, box_iou, eleven_point_mean, voc_average_precision
+from mcl_hf.detection.data.open_data import open_detection_data
+from mcl_hf.detection.evaluation.evaluate import evaluate_detections
+from mcl_hf.detection.evaluation.results import ground_truth_results
+from mcl_hf.detection.evaluation.voc_metrics import area_under_curve, box_iou, eleven_point_mean, voc_average_precision
 from tests.detection.test_datasets import write_voc
 
 DOG = 12  # VOC's class number

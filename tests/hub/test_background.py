@@ -19,7 +19,7 @@ from mcl_hf.cli.hub_flags import hub_callbacks
 from mcl_hf.cli.command import run_command
 import argparse
 from mcl_hf import pretrain
-from mcl_hf.training import PretrainArguments
+from mcl_hf.pretraining import PretrainArguments
 import mcl_hf.cli.hub_flags
 options = {options!r}
 flags = argparse.Namespace(push_to_hub={repository!r}, hub_private={private!r}, hub_public=False)

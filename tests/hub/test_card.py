@@ -15,13 +15,13 @@ import yaml
 from huggingface_hub import ModelCard
 
 from mcl_hf.cli.pretrain import build_parser, read_arguments
-from mcl_hf.detection.configuration_detector import MCLDetectorConfig
-from mcl_hf.detection.finetune_arguments import load_finetune_arguments
+from mcl_hf.detection.finetuning.arguments import load_finetune_arguments
+from mcl_hf.detection.models.configuration_detector import MCLDetectorConfig
+from mcl_hf.engine.state import RECORD, TrainingState
 from mcl_hf.errors import InputError
 from mcl_hf.hub.card import check_card, render_card
 from mcl_hf.hub.card_data import read_recorded
 from mcl_hf.hub.training import run_command
-from mcl_hf.training.state import RECORD, TrainingState
 from mcl_hf.version import __version__
 
 GOLDEN = Path(__file__).with_name("card_of_a_tiny_run.md")

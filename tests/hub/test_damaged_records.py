@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from mcl_hf.cli import main
+from mcl_hf.engine.state import RECORD
 from mcl_hf.errors import InputError
 from mcl_hf.hub.card import render_card
-from mcl_hf.training.state import RECORD
 from tests.hub.test_card import MACHINE, make_detector
 
 STARTED = {"kind": "folder", "name": "r", "run": {"task": "pre-training", "objective": "contrastive", "steps": 9,

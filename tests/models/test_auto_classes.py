@@ -12,13 +12,7 @@ from transformers import (
     AutoModelForPreTraining,
 )
 
-from mcl_hf import (
-    MCLBackbone,
-    MCLForPreTraining,
-    MCLForSupervisedPreTraining,
-    MCLImageProcessor,
-    MCLModel,
-)
+from mcl_hf import MCLBackbone, MCLForPreTraining, MCLForSupervisedPreTraining, MCLImageProcessor, MCLModel
 
 from .tiny import tiny_batch, tiny_config, tiny_views
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mcl_hf import MCLConfig, MCLForObjectDetection, MCLForPreTraining, MCLModel
 from mcl_hf.data import open_source
-from mcl_hf.detection.datasets import open_detection_data
+from mcl_hf.detection.data.open_data import open_detection_data
 from mcl_hf.errors import InputError
 from mcl_hf.probe import ObjectProbe, ViewProbe, probe_checkpoint
 from mcl_hf.probe.networks import open_networks

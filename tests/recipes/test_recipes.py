@@ -4,8 +4,8 @@ import pytest
 
 from mcl_hf.errors import InputError
 from mcl_hf.models.timm_backbone import build_timm_network
+from mcl_hf.pretraining.arguments import PretrainArguments, load_arguments
 from mcl_hf.recipes import load_recipe, recipe_names
-from mcl_hf.training.arguments import PretrainArguments, load_arguments
 
 PRETRAINING = ("demo", "mcl-r50-in1k-100ep", "mcl-r18-small", "sup-mcl-r50")
 

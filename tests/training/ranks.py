@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["mcl_hf.training", "mcl_hf.models", "PIL.Image"])
+_CONTEXT.set_forkserver_preload(["mcl_hf.pretraining.pretrain", "mcl_hf.models", "PIL.Image"])
 
 
 def run_ranks(

@@ -4,7 +4,7 @@ import pytest
 
 from mcl_hf.errors import InputError
 from mcl_hf.models.configuration_mcl import MCLConfig
-from mcl_hf.training.arguments import MODEL_FIELDS, PretrainArguments, load_arguments
+from mcl_hf.pretraining.arguments import MODEL_FIELDS, PretrainArguments, load_arguments
 
 
 def test_every_option_has_a_help_text_and_every_model_field_is_one_of_the_configuration():

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from mcl_hf.training.arithmetic import set_arithmetic
-from mcl_hf.training.host_copies import copy_to_device
-from mcl_hf.training.peak_memory import peak_memory_gib
+from mcl_hf.engine.arithmetic import set_arithmetic
+from mcl_hf.engine.host_copies import copy_to_device
+from mcl_hf.engine.peak_memory import peak_memory_gib
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mcl_hf.training.collapse import CollapseError, HealthBounds, broken_rules, observe, verdicts
-from mcl_hf.training.state import newest_whole_checkpoint, read_training_state
+from mcl_hf.engine.state import newest_whole_checkpoint, read_training_state
+from mcl_hf.pretraining.collapse import CollapseError, HealthBounds, broken_rules, observe, verdicts
 
 BOUNDS = HealthBounds(embedding_dim=64, possible_rank=64, warmup_steps=50)
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mcl_hf.engine.course import common_parts, continue_state, open_folder, prepare_run, run_to_end
+from mcl_hf.engine.launch import launched
+from mcl_hf.engine.resume import COMPARED_BY_RESULT, WITHOUT_INFLUENCE, RecipeRules
+from mcl_hf.engine.run import Run
+from mcl_hf.engine.state import TrainingState
 from mcl_hf.errors import InputError
-from mcl_hf.training.course import common_parts, make_ready, open_folder, see_through, take_up
-from mcl_hf.training.launch import launched
-from mcl_hf.training.resume import COMPARED_BY_RESULT, WITHOUT_INFLUENCE, RecipeRules
-from mcl_hf.training.run import Run
-from mcl_hf.training.state import TrainingState
 from mcl_hf.viz import read_log
 from tests.training.test_state import Model, Processor
 
@@ -88,18 +88,18 @@ def run_task(folder, callbacks=(), **options):
         state = TrainingState(
             global_batch_size=4, max_steps=arguments.max_steps, arguments=asdict(arguments), task="a toy's task"
         )
-        lines += take_up(checkpoint, state, RULES)
+        lines += continue_state(checkpoint, state, RULES)
         torch.manual_seed(0)
         network = Model()
         if checkpoint is not None:
             network.load_state_dict(load_file(checkpoint / "model.safetensors"))
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-        model, prepared = make_ready(accelerator, arguments, network, optimizer, checkpoint, state, folder)
+        model, prepared = prepare_run(accelerator, arguments, network, optimizer, checkpoint, state, folder)
         run = Run(
             **common_parts(accelerator, arguments, state, folder), model=model, network=network, optimizer=prepared,
             loader=Loader(state.step), processor=Processor(), peak_lr=0.1, warmup_steps=0, callbacks=callbacks,
         )  # fmt: skip
-        return see_through(run, step_of_the_task, NothingToWatch(), lines, write_finished, "done")
+        return run_to_end(run, step_of_the_task, NothingToWatch(), lines, write_finished, "done")
 
 
 class StopAfter:

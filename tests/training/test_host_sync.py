@@ -9,8 +9,8 @@ from torch.utils._pytree import tree_leaves
 
 import mcl_hf
 from mcl_hf import MCLForPreTraining
-from mcl_hf.training.health import NonFiniteLossError
-from mcl_hf.training.step import train_step
+from mcl_hf.engine.health import NonFiniteLossError
+from mcl_hf.pretraining.step import train_step
 
 from .host_sync import DEVICE, HostSyncs
 
@@ -24,7 +24,7 @@ def steps_until_first_sync(tmp_path, monkeypatch, step=train_step, **options) ->
         return step(*args)
 
     monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", DEVICE.type)
-    module = importlib.import_module("mcl_hf.training.pretrain")  # the name in the package is the function
+    module = importlib.import_module("mcl_hf.pretraining.pretrain")  # the name in the package is the function
     monkeypatch.setattr(module, "train_step", counted)
     syncs = HostSyncs()
     # The guard's first question, whether every loss was finite, gets a zero for an answer: "not since step 0".

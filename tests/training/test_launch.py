@@ -6,10 +6,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
+from mcl_hf.engine import launch
+from mcl_hf.engine.launch import launch_warnings, launched, processes_asked_for, refuse_split_models
 from mcl_hf.errors import InputError
-from mcl_hf.training import launch
-from mcl_hf.training.arguments import PretrainArguments
-from mcl_hf.training.launch import launch_warnings, launched, processes_asked_for, refuse_split_models
+from mcl_hf.pretraining.arguments import PretrainArguments
 
 ACCELERATE = "python /bin/accelerate launch --cpu --num_processes {} scripts/pretrain.py"
 

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch.distributed as dist
 
-from mcl_hf.training import lifeline
+from mcl_hf.engine import lifeline
 
 
 @pytest.fixture

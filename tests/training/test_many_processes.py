@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import mcl_hf
 import mcl_hf.cli.command
 from mcl_hf.models.montage import MontageLayout, draw_montages
-from mcl_hf.training import step as step_module
+from mcl_hf.pretraining import step as step_module
 from tests.training.conftest import TINY
 from tests.training.ranks import run_ranks, said
 
@@ -57,7 +57,7 @@ def normalise_in_float64(run, views):
 
 def train(rank, folder, photos, dtype, blocks):
     """A run in float64 or float32, as this rank; alone, it does the work of `blocks` ranks."""
-    module = importlib.import_module("mcl_hf.training.pretrain")  # the name in the package is the function
+    module = importlib.import_module("mcl_hf.pretraining.pretrain")  # the name in the package is the function
     build = module._build_network
     alone = os.environ["WORLD_SIZE"] == "1"
 
@@ -193,7 +193,7 @@ class Busy:
 
 
 def busy(rank, folder, photos):
-    from mcl_hf.training import lifeline
+    from mcl_hf.engine import lifeline
 
     lifeline.SILENCE_SECONDS, lifeline.SILENCE_AFTER_ERROR_SECONDS, lifeline.GRACE_SECONDS = 5.0, 1.0, 1.0
     mcl_hf.pretrain(**{**TINY, "data": str(photos), "output_dir": str(folder / "run")}, callbacks=[Busy()])

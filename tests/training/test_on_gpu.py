@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 import mcl_hf
 from mcl_hf.models import MCLConfig, MCLForPreTraining, MCLModel, convert_cross_rank_norm
-from mcl_hf.training.step import train_step
+from mcl_hf.pretraining.step import train_step
 from tests.detection.scenes import write_scenes
 from tests.detection.test_finetune import TINY as FINETUNE
 from tests.training.conftest import TINY
@@ -108,7 +108,7 @@ def test_no_step_waits_for_the_device(tiny_run, monkeypatch, options):
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(importlib.import_module("mcl_hf.training.pretrain"), "train_step", watched)
+    monkeypatch.setattr(importlib.import_module("mcl_hf.pretraining.pretrain"), "train_step", watched)
     assert tiny_run(device="auto", precision="bf16", max_steps=4, **options).steps == 4
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from mcl_hf.engine.optim import LARS, build_optimizer, is_excluded, learning_rate_warning, parameter_groups
 from mcl_hf.errors import InputError
-from mcl_hf.training.optim import LARS, build_optimizer, is_excluded, learning_rate_warning, parameter_groups
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "reference_optim.json").read_text())
 

@@ -3,9 +3,9 @@
 import pytest
 
 from mcl_hf.errors import InputError
-from mcl_hf.training import PretrainArguments
-from mcl_hf.training.plan import Line, Measured, disagreement, largest_batch, make_plan
-from mcl_hf.training.rehearsal import backbone_images, rehearse
+from mcl_hf.pretraining.arguments import PretrainArguments
+from mcl_hf.pretraining.plan import Line, Measured, disagreement, largest_batch, make_plan
+from mcl_hf.pretraining.rehearsal import backbone_images, rehearse
 
 from .conftest import TINY
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
 from mcl_hf import MCLBackbone, MCLForPreTraining, MCLForSupervisedPreTraining, MCLModel
+from mcl_hf.engine.health import NonFiniteLossError
+from mcl_hf.engine.schedules import learning_rate, target_momentum
 from mcl_hf.errors import InputError
-from mcl_hf.training import NonFiniteLossError
-from mcl_hf.training.schedules import learning_rate, target_momentum
 
 
 def weights(folder):
@@ -409,7 +409,7 @@ class _SourceThatGoes:
 def test_a_source_that_goes_leaves_the_last_step_saved_and_the_resumed_run_is_exact(
     tiny_run, tmp_path, monkeypatch, read_log, parts
 ):
-    module = importlib.import_module("mcl_hf.training.run_data")
+    module = importlib.import_module("mcl_hf.pretraining.run_data")
     shape = {"max_steps": 6, "save_every_steps": 2, "gradient_accumulation_steps": parts}
     whole = read_log(tiny_run("whole", **shape).output_dir)
     plain = module.open_source
@@ -458,7 +458,7 @@ sys.path.insert(0, {str(repository)!r})
 import mcl_hf
 from mcl_hf.errors import InputError
 from tests.training.conftest import TINY
-module = importlib.import_module("mcl_hf.training.run_data")
+module = importlib.import_module("mcl_hf.pretraining.run_data")
 plain = module.open_source
 
 def going(*arguments, **options):

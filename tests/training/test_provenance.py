@@ -6,11 +6,12 @@ from dataclasses import asdict
 
 import torch
 
-from mcl_hf.data.licences import describe_sources
-from mcl_hf.training.arguments import load_arguments
-from mcl_hf.training.provenance import join_machines, machine, recipe_record, start_record
-from mcl_hf.training.resume import PRETRAIN_RULES, continue_from
-from mcl_hf.training.state import RECORD, TrainingState
+from mcl_hf.data.sources.licences import describe_sources
+from mcl_hf.engine.provenance import join_machines, machine, recipe_record, start_record
+from mcl_hf.engine.resume import continue_from
+from mcl_hf.engine.state import RECORD, TrainingState
+from mcl_hf.pretraining.arguments import load_arguments
+from mcl_hf.pretraining.pretrain import RULES
 from tests.data.shard_files import write_parquet
 from tests.data.stream_server import serving
 
@@ -29,10 +30,10 @@ def test_a_run_that_goes_on_elsewhere_has_two_machines():
     assert join_machines([one], [other], 5) == [one, {"device": "b", "from_step": 5}]
     assert join_machines([one, {"device": "b", "from_step": 5}], [other], 7)[1:] == [{"device": "b", "from_step": 5}]
     state = TrainingState(machines=[other], start={"kind": "hub"})
-    continue_from(state, TrainingState(step=3, machines=[one], start={"kind": "random"}))
+    continue_from(state, TrainingState(step=3, machines=[one], start={"kind": "random"}), RULES)
     assert [place["from_step"] for place in state.machines] == [0, 3] and state.start == {"kind": "random"}
     old = TrainingState(machines=[other], start={"kind": "hub"})
-    continue_from(old, TrainingState(step=3))  # of a release that recorded neither
+    continue_from(old, TrainingState(step=3), RULES)  # of a release that recorded neither
     assert old.start == {"kind": "hub"} and old.machines == [{"device": "b", "from_step": 3}]
 
 
@@ -75,7 +76,7 @@ def test_what_differs_from_a_recipe_is_known(tmp_path):
     assert same.recipe == {"name": "demo", "changed": []}
     other = load_arguments("demo", max_steps=3, num_workers=0, output_dir="x")
     assert set(other.recipe["changed"]) == {"max_steps", "num_workers", "output_dir"}
-    assert recipe_record(other.recipe, PRETRAIN_RULES.without_influence) == {"name": "demo", "changed": ["max_steps"]}
+    assert recipe_record(other.recipe, RULES.without_influence) == {"name": "demo", "changed": ["max_steps"]}
     assert set(load_arguments("demo", epochs=2).recipe["changed"]) == {"epochs", "max_steps"}  # replaced the recipe's
     assert load_arguments(data="x", seed=0).recipe == {"name": None, "changed": ["data"]}
     own = tmp_path / "own.yaml"

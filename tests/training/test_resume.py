@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from mcl_hf.engine.record_check import DEEPER, misfit
+from mcl_hf.engine.resume import _CONTINUED, RecipeRules, check_model, check_recipe, continue_from
+from mcl_hf.engine.state import TrainingState
 from mcl_hf.errors import InputError
 from mcl_hf.models import MCLConfig
-from mcl_hf.training.arguments import MODEL_FIELDS, PretrainArguments
-from mcl_hf.training.record_check import DEEPER, misfit
-from mcl_hf.training.resume import _CONTINUED, RecipeRules, check_model, check_recipe, continue_from
-from mcl_hf.training.state import TrainingState
+from mcl_hf.pretraining.arguments import MODEL_FIELDS, PretrainArguments
+from mcl_hf.pretraining.pretrain import RULES
 
 CHECKPOINT = Path("run/checkpoints/step-00000007")
 DATA = {"description": "5 images", "fingerprint": "abc", "num_images": 5}
@@ -36,7 +37,7 @@ def test_the_same_recipe_needs_no_words_wherever_it_writes_and_however_it_reads(
         save_every_steps=5, keep_last=0, keep_every=10, log_every_steps=3, report_to=["tensorboard"], log_images=True,
         max_broken=0.5,
     )  # fmt: skip
-    assert check_recipe(CHECKPOINT, state(), now) == []
+    assert check_recipe(CHECKPOINT, state(), now, RULES) == []
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_the_same_recipe_needs_no_words_wherever_it_writes_and_however_it_reads(
     ],
 )
 def test_a_choice_is_named_with_both_values(change, words):
-    [line] = check_recipe(CHECKPOINT, state(), state(**change))
+    [line] = check_recipe(CHECKPOINT, state(), state(**change), RULES)
     assert line.startswith(f"warning: resuming with {words}; the run goes on, but is not the interrupted one")
 
 
@@ -79,7 +80,7 @@ def test_a_choice_is_named_with_both_values(change, words):
 )
 def test_what_would_be_wrong_is_refused(change, words):
     with pytest.raises(InputError, match=words):
-        check_recipe(CHECKPOINT, state(), state(**change))
+        check_recipe(CHECKPOINT, state(), state(**change), RULES)
 
 
 @pytest.mark.parametrize("name", [*MODEL_FIELDS, "num_labels"])
@@ -93,13 +94,13 @@ def test_every_part_of_another_model_is_refused(name):
         other = {"drop_rate": 0.1}
     setattr(wanted, name, float(other) if name == "temperature" else other)
     with pytest.raises(InputError, match=rf"was trained with {name} .* \(now .*resume with the same model options"):
-        check_model(CHECKPOINT, saved, wanted)
+        check_model(CHECKPOINT, saved, wanted, (*MODEL_FIELDS, "num_labels"))
 
 
 def test_an_option_that_an_older_checkpoint_does_not_know_is_no_change():
     saved = state()
     del saved.arguments["tf32"], saved.versions["torch"]
-    assert check_recipe(CHECKPOINT, saved, state()) == []
+    assert check_recipe(CHECKPOINT, saved, state(), RULES) == []
 
 
 def test_everything_that_a_run_counts_is_continued_and_nothing_that_describes_it():
@@ -108,7 +109,7 @@ def test_everything_that_a_run_counts_is_continued_and_nothing_that_describes_it
     assert {field.name for field in dataclasses.fields(TrainingState)} == described | joined | set(_CONTINUED)
     saved = TrainingState(step=7, best={"loss": 1.0}, tracker_ids={"wandb": "x"}, scaler={"scale": 2.0}, max_steps=9)
     fresh = TrainingState(max_steps=10)
-    continue_from(fresh, saved)
+    continue_from(fresh, saved, RULES)
     assert (fresh.step, fresh.best, fresh.tracker_ids, fresh.scaler) == (
         7,
         {"loss": 1.0},
@@ -122,7 +123,7 @@ def test_a_checkpoint_of_another_task_is_refused():
     other = state()
     other.task = "fine-tuning"
     with pytest.raises(InputError, match="is a checkpoint of pre-training, and this is fine-tuning"):
-        check_recipe(CHECKPOINT, state(), other)
+        check_recipe(CHECKPOINT, state(), other, RULES)
 
 
 def test_another_task_has_its_own_rules():
@@ -135,14 +136,14 @@ def test_another_task_has_its_own_rules():
 def test_a_run_keeps_the_history_of_its_options():
     """Of each time that it went on with others; what has no influence on the result is no part of it."""
     first, second, third = state(), state(max_steps=20, seed=1, num_workers=9), state(max_steps=20, seed=1)
-    continue_from(second, first)
+    continue_from(second, first, RULES)
     assert second.changes == [
         {"from_step": 7, "options": {"seed": {"before": 0, "now": 1}, "max_steps": {"before": 10, "now": 20}}}
     ]
     second.step = 12
-    continue_from(third, second)
+    continue_from(third, second, RULES)
     assert third.changes == second.changes  # an attempt with the same options adds nothing
     fourth = state(max_steps=20, precision="bf16", seed=1)
-    continue_from(fourth, third)
+    continue_from(fourth, third, RULES)
     assert fourth.changes[1:] == [{"from_step": 12, "options": {"precision": {"before": "fp32", "now": "bf16"}}}]
     assert misfit(dataclasses.asdict(fourth)["changes"], DEEPER["changes"]) is None

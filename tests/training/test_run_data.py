@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from mcl_hf.errors import InputError
-from mcl_hf.training.arguments import load_arguments
-from mcl_hf.training.run_data import open_data
+from mcl_hf.pretraining.arguments import load_arguments
+from mcl_hf.pretraining.run_data import open_data
 
 
 def test_files_are_chosen_by_name(photos):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mcl_hf.data.step_loader import StepLoader
-from mcl_hf.training.signals import StopRequest, interrupts_ignored
+from mcl_hf.engine.signals import StopRequest, interrupts_ignored
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

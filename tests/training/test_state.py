@@ -10,12 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mcl_hf.errors import InputError
-from mcl_hf.training import saving
-from mcl_hf.training.optim import build_optimizer
-from mcl_hf.training.resume import find_start
-from mcl_hf.training.saving import check_free_space, take_snapshot, to_drop, write_checkpoint
-from mcl_hf.training.state import (
+from mcl_hf.engine import saving
+from mcl_hf.engine.optim import build_optimizer
+from mcl_hf.engine.resume import find_start
+from mcl_hf.engine.saving import check_free_space, take_snapshot, to_drop, write_checkpoint
+from mcl_hf.engine.state import (
     TrainingState,
     checkpoint_folder,
     checkpoints,
@@ -27,6 +26,7 @@ from mcl_hf.training.state import (
     remove_leftovers,
     should_save,
 )
+from mcl_hf.errors import InputError
 
 
 class Model(nn.Module):
@@ -250,8 +250,8 @@ def test_a_write_that_the_system_cuts_off_leaves_the_last_good_checkpoint(tmp_pa
 import resource, sys, torch
 from pathlib import Path
 from mcl_hf.errors import InputError
-from mcl_hf.training.optim import build_optimizer
-from mcl_hf.training.state import TrainingState
+from mcl_hf.engine.optim import build_optimizer
+from mcl_hf.engine.state import TrainingState
 from tests.training.test_state import Model, save, train_one_step
 folder = Path({str(tmp_path)!r})
 model = Model(width=2000)  # 224 kB of weights

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from mcl_hf.engine import tracking
+from mcl_hf.engine.tracking import Tracking, check_trackers, flatten, last_step, log_up_to, truncate_log
 from mcl_hf.errors import InputError
-from mcl_hf.training import tracking
-from mcl_hf.training.tracking import Tracking, check_trackers, flatten, last_step, log_up_to, truncate_log
 from mcl_hf.viz import read_log
 
 

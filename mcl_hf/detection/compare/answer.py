@@ -14,17 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from mcl_hf.detection.compare.jobs import Job, read_result
-from mcl_hf.detection.compare.plan import ComparePlan, load_plan
-from mcl_hf.detection.compare.statistics import (
-    Difference,
-    holm,
-    label_equivalent,
-    mean_and_sd,
-    paired_difference,
-)
-from mcl_hf.detection.finetune_health import LEAST_AP
-from mcl_hf.errors import InputError
+from ...errors import InputError
+from ..finetuning.health import LEAST_AP
+from .jobs import Job, read_result
+from .plan import ComparePlan, load_plan
+from .statistics import Difference, holm, label_equivalent, mean_and_sd, paired_difference
 
 PLAN, ABOUT, REPORT, PICTURE, SHOWN = "plan.yaml", "comparison.json", "report.md", "report.png", "detections.png"
 Scores = dict[str, dict[int, float]]

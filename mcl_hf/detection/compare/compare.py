@@ -22,18 +22,18 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from mcl_hf.detection.compare.answer import ABOUT, PICTURE, PLAN, REPORT, SHOWN, Answer
-from mcl_hf.detection.compare.jobs import Job, JobList, digest_of, list_jobs, read_result, result_file
-from mcl_hf.detection.compare.labelled import subset_seed
-from mcl_hf.detection.compare.plan import ComparePlan, load_plan
-from mcl_hf.detection.compare.report import summary, write_report
-from mcl_hf.detection.compare.runner import Progress, run_jobs
-from mcl_hf.detection.compare.setting import Setting, about_setting, open_setting, pretraining_arguments
-from mcl_hf.errors import InputError
-from mcl_hf.files import write_json
-from mcl_hf.plain_text import plain_text
-from mcl_hf.training.resume import output_folder
-from mcl_hf.training.signals import StopRequest
+from ...engine.resume import output_folder
+from ...engine.signals import StopRequest
+from ...errors import InputError
+from ...files import write_json
+from ...plain_text import plain_text
+from .answer import ABOUT, PICTURE, PLAN, REPORT, SHOWN, Answer
+from .jobs import Job, JobList, digest_of, list_jobs, read_result, result_file
+from .labelled import subset_seed
+from .plan import ComparePlan, load_plan
+from .report import summary, write_report
+from .runner import Progress, run_jobs
+from .setting import Setting, about_setting, open_setting, pretraining_arguments
 
 _FREE = ("output_dir", "work_dir", "jobs")
 """Fields of a plan that may change at any time."""
@@ -365,7 +365,7 @@ class _Comparison:
 def _sizes(setting: Setting) -> list[int]:
     import torch
 
-    from mcl_hf.models import MCLModel
+    from ...models import MCLModel
 
     with torch.device("meta"):
         sizes = [

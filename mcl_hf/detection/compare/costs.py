@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mcl_hf.detection.compare.starts import Pretraining
-from mcl_hf.detection.finetune import build_detector
-from mcl_hf.detection.finetune_arguments import FinetuneArguments
-from mcl_hf.detection.finetune_step import other_inputs
-from mcl_hf.detection.train_loader import DetectionLoader
-from mcl_hf.detection.train_transform import TrainTransform
-from mcl_hf.models import MCLForPreTraining
+from ...models import MCLForPreTraining
+from ..finetuning.arguments import FinetuneArguments
+from ..finetuning.finetune import build_detector
+from ..finetuning.step import other_inputs
+from ..finetuning.train_loader import DetectionLoader
+from ..finetuning.train_transform import TrainTransform
+from .starts import Pretraining
 
 _COUNTED_BATCH = 64  # every level of the paper's four has whole montages from 32 images on
 

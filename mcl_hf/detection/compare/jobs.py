@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mcl_hf.errors import InputError
+from ...errors import InputError
 
 Kind = Literal["pace", "pretrain", "tune", "test"]
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from mcl_hf.data.decode import BrokenImage
-from mcl_hf.detection.compare.plan import ComparePlan
-from mcl_hf.detection.datasets import has_split, list_splits, open_detection_data
-from mcl_hf.detection.detection_data import DetectionData
-from mcl_hf.detection.finetune_data import fingerprint, hold_out, overlaps
-from mcl_hf.errors import InputError
-from mcl_hf.files import write_json
+from ...data.decode import BrokenImage
+from ...errors import InputError
+from ...files import write_json
+from ..data.detection_data import DetectionData
+from ..data.open_data import has_split, list_splits, open_detection_data
+from ..finetuning.data import fingerprint, hold_out, overlaps
+from .plan import ComparePlan
 
 _SUBSET_STRIDE = 100  # subsets of a seed that no other seed has
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import yaml
 
-from mcl_hf.errors import InputError
-from mcl_hf.training.options import option, set_types
+from ...engine.options import option, set_types
+from ...errors import InputError
 
 FIGURES = ("AP", "AP50", "AP75")
 _LISTS = ("starts", "images", "learning_rates", "curve_steps", "scales", "unlabelled")

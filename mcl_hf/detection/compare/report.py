@@ -8,15 +8,15 @@ from importlib.util import find_spec
 
 from PIL import Image
 
-from mcl_hf.detection.compare.answer import ABOUT, PICTURE, REPORT, SHOWN, Answer
-from mcl_hf.detection.compare.run_job import shown_images
-from mcl_hf.detection.compare.starts import MATCHED
-from mcl_hf.detection.compare.statistics import Difference, mean_and_sd, seeds_needed
-from mcl_hf.detection.detection_data import DetectionData
-from mcl_hf.detection.evaluation_files import draw_image
-from mcl_hf.files import write_json
-from mcl_hf.training.finish import duration
-from mcl_hf.viz.detections import detections_picture
+from ...engine.finish import duration
+from ...files import write_json
+from ...viz.detections import detections_picture
+from ..data.detection_data import DetectionData
+from ..evaluation.evaluation_files import draw_image
+from .answer import ABOUT, PICTURE, REPORT, SHOWN, Answer
+from .run_job import shown_images
+from .starts import MATCHED
+from .statistics import Difference, mean_and_sd, seeds_needed
 
 
 def write_report(answer: Answer, test: DetectionData | None = None) -> None:
@@ -30,7 +30,7 @@ def write_report(answer: Answer, test: DetectionData | None = None) -> None:
     write_json(folder / ABOUT, {**answer.about, "failed": answer.failed, "answer": answer.to_json()})
     drawn = find_spec("matplotlib") is not None and bool(answer.primary)
     if drawn:
-        from mcl_hf.viz.comparison import comparison_picture
+        from ...viz.comparison import comparison_picture
 
         comparison_picture(
             {images: answer.scores(images) for images in answer.plan.images},

@@ -21,16 +21,16 @@ import torch
 from filelock import FileLock, Timeout
 from transformers.utils import logging
 
-from mcl_hf.data.decode import BrokenImage
-from mcl_hf.detection.compare.labelled import open_labelled
-from mcl_hf.detection.compare.plan import ComparePlan
-from mcl_hf.detection.detection_data import DetectionData
-from mcl_hf.errors import InputError
-from mcl_hf.files import write_json
-from mcl_hf.plain_text import plain_text
-from mcl_hf.training.health import NonFiniteLossError
-from mcl_hf.training.provenance import machine
-from mcl_hf.training.state import newest_whole_checkpoint
+from ...data.decode import BrokenImage
+from ...engine.health import NonFiniteLossError
+from ...engine.provenance import machine
+from ...engine.state import newest_whole_checkpoint
+from ...errors import InputError
+from ...files import write_json
+from ...plain_text import plain_text
+from ..data.detection_data import DetectionData
+from .labelled import open_labelled
+from .plan import ComparePlan
 
 DONE, WRONG_INPUT, STOPPED = 0, 2, 130
 """Exit codes; any other is a fault or a kill."""
@@ -112,8 +112,8 @@ def _begin(folder: Path, digest: str) -> None:
 
 
 def _pretrain(content: dict[str, Any], folder: Path, saved: threading.Event) -> dict[str, Any] | None:
-    from mcl_hf.training.arguments import PretrainArguments
-    from mcl_hf.training.pretrain import pretrain
+    from ...pretraining.arguments import PretrainArguments
+    from ...pretraining.pretrain import pretrain
 
     options = dict(content["options"])
     if content["job"]["kind"] == "pace":
@@ -142,8 +142,8 @@ def _pretrain(content: dict[str, Any], folder: Path, saved: threading.Event) -> 
 
 
 def _train_detector(content: dict[str, Any], folder: Path, saved: threading.Event) -> dict[str, Any] | None:
-    from mcl_hf.detection.finetune import finetune
-    from mcl_hf.detection.finetune_arguments import FinetuneArguments
+    from ..finetuning.arguments import FinetuneArguments
+    from ..finetuning.finetune import finetune
 
     job, plan = content["job"], ComparePlan(**content["plan"])
     part = "val" if job["kind"] == "tune" else "test"
@@ -191,9 +191,9 @@ def _figures(metrics: dict[str, Any]) -> dict[str, Any]:
 
 def _evaluate_at(folder: Path, data: DetectionData, arguments: Any, scale: float) -> dict[str, Any]:
     """Figures with the test images larger or smaller than the detector takes them."""
-    from mcl_hf.detection.evaluate import evaluate_detections
-    from mcl_hf.detection.predict import open_detector, predict_data
-    from mcl_hf.detection.results import to_results
+    from ..evaluation.evaluate import evaluate_detections
+    from ..evaluation.predict_data import open_detector, predict_data
+    from ..evaluation.results import to_results
 
     model, processor = open_detector(str(folder))
     if torch.cuda.is_available() and arguments.device != "cpu":
@@ -249,7 +249,7 @@ def check_readable(data: DetectionData) -> None:
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:
-    from mcl_hf.viz import read_log
+    from ...viz import read_log
 
     return read_log(folder / "log.jsonl")
 

@@ -17,12 +17,12 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from mcl_hf.detection.compare import run_job
-from mcl_hf.detection.compare.jobs import Job
-from mcl_hf.errors import InputError
-from mcl_hf.training.finish import duration
-from mcl_hf.training.signals import StopRequest
-from mcl_hf.training.tracking import last_step
+from ...engine.finish import duration
+from ...engine.signals import StopRequest
+from ...engine.tracking import last_step
+from ...errors import InputError
+from . import run_job
+from .jobs import Job
 
 _POLL_SECONDS = 0.2
 

@@ -11,22 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from mcl_hf.data import ImageSource
-from mcl_hf.detection import auto_rules
-from mcl_hf.detection.coco_metrics import import_backend
-from mcl_hf.detection.compare.answer import read_primary
-from mcl_hf.detection.compare.costs import Cost, equal_steps, step_cost, visit_cost
-from mcl_hf.detection.compare.labelled import (
-    CompareData,
-    annotated_bytes,
-    check_apart,
-    check_subsets,
-    open_labelled,
-    source_bytes,
-)
-from mcl_hf.detection.compare.plan import ComparePlan
-from mcl_hf.detection.compare.run_job import check_readable
-from mcl_hf.detection.compare.starts import (
+from ...data import ImageSource
+from ...engine.saving import replace_folder
+from ...errors import InputError
+from ...pretraining.arguments import PretrainArguments, load_arguments
+from ...pretraining.run_data import open_data
+from ..data.detection_data import DetectionData, FileImages
+from ..evaluation.coco_metrics import import_backend
+from ..finetuning import auto_rules
+from ..finetuning.arguments import FinetuneArguments, load_finetune_arguments
+from ..finetuning.view_scale import object_line
+from .answer import read_primary
+from .costs import Cost, equal_steps, step_cost, visit_cost
+from .labelled import CompareData, annotated_bytes, check_apart, check_subsets, open_labelled, source_bytes
+from .plan import ComparePlan
+from .run_job import check_readable
+from .starts import (
     MATCHED,
     Pretraining,
     Start,
@@ -37,13 +37,6 @@ from mcl_hf.detection.compare.starts import (
     reference_network,
     with_network,
 )
-from mcl_hf.detection.detection_data import DetectionData, FileImages
-from mcl_hf.detection.finetune_arguments import FinetuneArguments, load_finetune_arguments
-from mcl_hf.detection.view_scale import object_line
-from mcl_hf.errors import InputError
-from mcl_hf.training import PretrainArguments, load_arguments
-from mcl_hf.training.run_data import open_data
-from mcl_hf.training.saving import replace_folder
 
 # The comparison's to set in each job; see `ComparePlan`.
 _OF_A_JOB = {
@@ -296,7 +289,7 @@ def _check_apart(setting: Setting) -> None:
 
 
 def _key(data: DetectionData) -> str:
-    from mcl_hf.detection.finetune import fingerprint
+    from ..finetuning.finetune import fingerprint
 
     return f"{data.source} {fingerprint(data)}"
 

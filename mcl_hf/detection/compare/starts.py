@@ -16,16 +16,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mcl_hf.detection.compare.plan import ComparePlan
-from mcl_hf.detection.configuration_detector import MCLDetectorConfig
-from mcl_hf.detection.detection_data import DetectionData
-from mcl_hf.detection.finetune import build_detector
-from mcl_hf.detection.finetune_arguments import FinetuneArguments
-from mcl_hf.detection.from_pretraining import PARTS, is_backbone_alone, read_start_config
-from mcl_hf.detection.transformers_detectors import TRANSFORMERS_DETECTORS
-from mcl_hf.errors import InputError
-from mcl_hf.models import MCLConfig
-from mcl_hf.training.arguments import MODEL_FIELDS, PretrainArguments, load_arguments
+from ...errors import InputError
+from ...models import MCLConfig
+from ...pretraining.arguments import MODEL_FIELDS, PretrainArguments, load_arguments
+from ..data.detection_data import DetectionData
+from ..finetuning.arguments import FinetuneArguments
+from ..finetuning.finetune import build_detector
+from ..models.configuration_detector import MCLDetectorConfig
+from ..models.from_pretraining import PARTS, is_backbone_alone, read_start_config
+from ..models.transformers_detectors import TRANSFORMERS_DETECTORS
+from .plan import ComparePlan
 
 MATCHED = "random-matched"
 """`random` with the compute of a pre-training as further fine-tuning steps."""

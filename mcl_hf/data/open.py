@@ -1,0 +1,160 @@
+"""Where images come from: one way in, `open_source`, and one thing that comes out, an `ImageSource`.
+
+Flow: addresses -> **sources** -> image_source | streams | mixing -> decode -> views -> loader. Each kind of data has
+one function, chosen here. What can be read row by row becomes a table and is shuffled as a whole; shards in an archive
+or on a server are streamed.
+"""
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import InputError
+from .sources.addresses import Shards, addressed_shards, hub_shards, is_hub_name, split_mix
+from .sources.columns import find_image_column, has_class_names, is_text, require_column, require_paths
+from .sources.folders import folder_files, folder_table, local_files, shards_in
+from .sources.image_source import ImageSource, RawSample, TableSource, refuse_outside
+from .sources.local_tables import LocalTable, canonical_split, embedded_folder, hub_table, photos_table
+from .sources.mixing import MixedSource
+from .sources.remote_files import is_remote
+from .streams.streams import StreamSource
+from .streams.tiles import TiledSource
+
+__all__ = ["ImageSource", "RawSample", "open_source"]
+
+
+def open_source(
+    data: str | Sequence[str],
+    *,
+    data_files: Sequence[str] | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    split: str = "train",
+    streaming: bool = False,
+    tile: int | None = None,
+    allow_outside_paths: bool = False,
+) -> ImageSource:
+    """Open images for reading by index.
+
+    Args:
+        data: one source, or several to mix, as ``["a=0.7", "b=0.3"]`` or without weights. A source is
+
+            * ``photos`` (those that come with the package; a folder of your own called photos is ``./photos``), or
+              ``bccd-mini``, which are annotated,
+            * a folder of images (flat or by class, at any depth),
+            * a parquet, arrow or WebDataset tar file, a folder of them or a glob,
+            * the name of a data set on the Hub, ``user/name``,
+            * ``https://`` or ``hf://datasets/user/name/path`` addresses of parquet or tar shards, with ``{000..127}``
+              and, on the Hub, wildcards. They are read where they lie.
+        data_files: of a folder, a data set on the Hub or ``hf://datasets/user/name``, the files to take: names or globs
+            within it (``**`` for any depth). They take the place of ``split``.
+        image_column: column that holds the images; found by itself where there is only one candidate.
+        label_column: column of class numbers or names (tar: ``cls``). By-class folders, and tables whose ``label`` is
+            a ClassLabel, give labels without it; streams do not.
+        group_column: column whose equal values mark images of one group (crops of one photo: ``source_image`` in
+            the embedded ones). Folders of images have ``folder``.
+        split: the part to take where the names of folders or files tell parts apart; elsewhere it has no effect, which
+            the description says.
+        streaming: read parquet files and the Hub's data sets where they lie as well, without a copy on disk.
+        tile: cut every picture into tiles of about so many px a side, each an image of its own; see `TiledSource`.
+        allow_outside_paths: read images outside of the data's folder, which paths in tables may name.
+
+    Raises:
+        InputError: nothing there, no images in it, a pattern that matches nothing, or a column that does not exist or
+            does not fit; or a path in a table that leaves the data's folder.
+    """
+    names, weights = split_mix([data] if isinstance(data, str) else data)
+    patterns = None if data_files is None else [data_files] if isinstance(data_files, str) else list(data_files)
+    if patterns is not None:
+        _check_patterns(patterns, names, split)
+    columns = (image_column, label_column, group_column)
+    sources = [
+        _open_one(_find(name, split, streaming, patterns), name, *columns, allow_outside_paths) for name in names
+    ]
+    if tile is not None:
+        sources = [TiledSource(source, tile) for source in sources]
+    return sources[0] if len(sources) == 1 else MixedSource(sources, weights)
+
+
+def _open_one(
+    opened: LocalTable | Shards,
+    data: str,
+    image_column: str | None,
+    label_column: str | None,
+    group_column: str | None,
+    allow_outside_paths: bool,
+) -> ImageSource:
+    if isinstance(opened, Shards):
+        columns = (image_column, label_column, group_column)
+        return StreamSource(data, opened.kind, opened.addresses, *columns, allow_outside_paths)
+    table = opened.table
+    asked, image_column = image_column, find_image_column(table, data, image_column or opened.image_column)
+    if asked is not None and is_text(table, asked):
+        require_paths(data, asked, table[0][asked])
+    if not allow_outside_paths:
+        refuse_outside(opened, image_column)
+    if label_column is None and has_class_names(table, "label"):
+        label_column = "label"
+    for option, column in (("label_column", label_column), ("group_column", group_column)):
+        if column is not None:
+            require_column(table, data, option, column)
+    return TableSource(opened, image_column, label_column, group_column)
+
+
+def _hub_files_table(name: str, patterns: list[str]) -> LocalTable:
+    try:
+        return hub_table(name, "train", patterns)
+    except InputError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            hub_shards(name, "train", patterns)  # says which pattern matches nothing, and what there is
+        raise
+
+
+def _check_patterns(patterns: list[str], names: list[str], split: str) -> None:
+    if not patterns:
+        raise InputError("data_files is empty: name files or globs, or leave it out.")
+    if len(names) > 1:
+        raise InputError("data_files chooses files of one source: in a mix write the globs in data itself.")
+    if canonical_split(split) != "train":
+        raise InputError(
+            f"data_files and split '{split}' are both given: the files named are the part, leave split out."
+        )
+
+
+def _find(data: str, split: str, streaming: bool, patterns: list[str] | None) -> LocalTable | Shards:
+    """What a text names: a table to be shuffled, or shards to be streamed."""
+    data = embedded_folder(data)
+    path = Path(data)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{data} is a pipe or a device, which may never end: give a file or a folder")
+    if patterns is not None:
+        if path.is_dir():
+            return folder_files(data, path, patterns, streaming)
+        if data.startswith("hf://"):
+            return addressed_shards(f"{data.rstrip('/')}/", patterns)  # type: ignore[return-value]  # it is an address
+        if data == "photos" or path.is_file() or is_remote(data) or not is_hub_name(data):
+            raise InputError(
+                f"data_files chooses among the files of a folder, a data set on the Hub or hf://datasets/USER/NAME; "
+                f"'{data}' is none of these: leave data_files out."
+            )
+        return hub_shards(data, split, patterns) if streaming else _hub_files_table(data, patterns)
+    if data == "photos":
+        return photos_table(split)
+    addressed = addressed_shards(data)
+    if addressed is not None:
+        return addressed
+    if path.is_dir():
+        shards = shards_in(path)
+        return local_files(data, shards, split, streaming) if shards else folder_table(path, split)
+    if path.is_file():
+        return local_files(data, [path], split, streaming)
+    if glob.has_magic(data):
+        files = sorted(glob.glob(data, recursive=True))  # noqa: PTH207 - Path.glob knows no absolute patterns
+        return local_files(data, [Path(file) for file in files], split, streaming)
+    if not is_hub_name(data):
+        raise InputError(
+            f"Data '{data}' is no local file or folder, no address and no name of a data set on the Hub: give photos, "
+            "bccd-mini, a folder of images, parquet, arrow or tar files, or user/name."
+        )
+    return hub_shards(data, split) if streaming else hub_table(data, split)

@@ -1,0 +1,1 @@
+"""Images packed once into shards of the size that training needs."""

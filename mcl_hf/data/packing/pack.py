@@ -1,0 +1,268 @@
+"""Any source of images as parquet shards of small images, so that every later run reads and decodes less.
+
+Flow: sources -> decode -> shrink -> **pack**; what comes out is a source again. Images are shrunk in parallel processes
+and written in the source's order, so that equal input and settings give equal bytes, however many processes worked and
+however often the work was interrupted.
+
+`pack_folder` says what lies in the output folder.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from ...errors import InputError
+from ..decode import BrokenImage
+from ..open import open_source
+from ..sources.image_source import ImageSource
+from ..sources.local_tables import embedded_folder
+from ..views.shrink import MAX_JPEG_SIDE, shrink_image
+from ..workers import batches_of, start_worker
+from .pack_folder import PackFolder, ShardReport, check_folder, explain_disk_errors
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+IMAGE_COLUMN, NAME_COLUMN = "image", "name"
+_ROW_WITH_FILE_NAME = re.compile(r"(?:.* )?row \d+ \((.+)\)")
+_MOST_IMAGES_PER_TASK = 128  # a worker that reads shards on a server fetches whole blocks of about as many rows
+
+
+@dataclass
+class PackReport:
+    """What a finished pack holds, and how much of it was there before."""
+
+    total: ShardReport
+    num_shards: int
+    continued_shards: int
+    """Shards that an earlier, interrupted pack had finished."""
+    source: str
+    """Kind of the source, and what of it was left out."""
+
+
+@dataclass(frozen=True)
+class _PackedImage:
+    """One image, or the reason why there is none; travels from a worker process."""
+
+    index: int
+    name: str
+    data: bytes | None
+    reencoded: bool
+    bytes_before: int
+    reason: str = ""
+    source_is_gone: bool = False
+
+
+def pack_images(
+    data: str,
+    out: Path,
+    *,
+    data_files: Sequence[str] | None = None,
+    max_side: int = 512,
+    jpeg_quality: int = 92,
+    images_per_shard: int = 2048,
+    num_workers: int = 0,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    split: str = "train",
+    streaming: bool = False,
+    allow_outside_paths: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> PackReport:
+    """Write the images of a source as parquet shards, or continue where an interrupted call stopped.
+
+    Labels keep their column's name and their class names; groups keep their column's name and their texts, or become
+    numbers from 0 where they are numbers. Columns that were not asked for stay behind.
+
+    Args:
+        data, data_files, image_column, label_column, group_column, split, streaming, allow_outside_paths: what to pack,
+            as for `open_source`.
+        out: folder to write; new, empty, or an unfinished pack of the same data with the same settings.
+        max_side: the longer side of larger images becomes this, in px; smaller images keep their bytes.
+        jpeg_quality: 1 to 95, for images that have to be encoded anew.
+        images_per_shard: images that one file is made from.
+        num_workers: processes that decode and encode; 0 does it in the caller. No influence on what is written.
+        on_progress: called with (images done, images in all), at first with what an earlier call had finished.
+
+    Raises:
+        InputError: data that cannot be opened, settings out of range, a folder that holds something else or cannot be
+            written, no disk space, or not one image that can be decoded.
+    """
+    _check_settings(max_side, jpeg_quality, images_per_shard, num_workers)
+    check_folder(data, out)
+    source = open_source(
+        data,
+        data_files=data_files,
+        image_column=image_column,
+        label_column=label_column,
+        group_column=group_column,
+        split=split,
+        streaming=streaming,
+        allow_outside_paths=allow_outside_paths,
+    )
+    columns = _columns(source, label_column, group_column)
+    settings = {
+        "data": {"fingerprint": source.fingerprint, "images": len(source), "columns": sorted(columns)},
+        "settings": {"max_side": max_side, "jpeg_quality": jpeg_quality, "images_per_shard": images_per_shard},
+    }
+    folder = PackFolder(out, num_shards=-(-len(source) // images_per_shard))
+    with explain_disk_errors(out):
+        folder.start(settings)
+        found = {shard: folder.report(shard) for shard in range(folder.num_shards)}
+        reports = {shard: report for shard, report in found.items() if report is not None}
+        continued = len(reports)
+        blocks = {
+            shard: range(shard * images_per_shard, min((shard + 1) * images_per_shard, len(source)))
+            for shard in range(folder.num_shards)
+        }
+        done = sum(len(blocks[shard]) for shard in reports)
+        waiting = [shard for shard in blocks if shard not in reports]
+        results = _shrunk(source, data, [blocks[shard] for shard in waiting], max_side, jpeg_quality, num_workers)
+        if on_progress:
+            on_progress(done, len(source))
+        for shard in waiting:
+            reports[shard] = ShardReport()
+            with folder.writer(shard, reports[shard], _features(source, columns)) as add_row:
+                for _ in blocks[shard]:
+                    image = next(results)
+                    _count(reports[shard], image)
+                    if image.data is not None:
+                        add_row(_row(source, columns, image))
+                    done += 1
+                    if on_progress:
+                        on_progress(done, len(source))
+        total = ShardReport()
+        for shard in sorted(reports):
+            total.add(reports[shard])
+        folder.finish(total)
+    if not total.images:
+        examples = "; ".join(f"{name}: {reason}" for name, reason in total.broken[:3])
+        raise InputError(f"Not one of the {len(source)} images of {data} can be decoded, for example {examples}.")
+    return PackReport(total, folder.num_shards, continued, source.description.partition("\n")[0])
+
+
+# ---- what a row holds -----------------------------------------------------------------------------------------------
+
+
+def _columns(source: ImageSource, label_column: str | None, group_column: str | None) -> dict[str, Any]:
+    """Column's name -> its number for every image of the source, int64 ``(num_images,)``."""
+    columns = {}
+    if source.groups is not None:
+        columns[group_column or "group"] = source.groups
+    if source.labels is not None:
+        columns[label_column or "label"] = source.labels
+    for taken in (IMAGE_COLUMN, NAME_COLUMN):
+        if taken in columns:
+            raise InputError(
+                f"Column '{taken}' cannot be carried along as labels or groups, because packed shards have a column "
+                "of that name themselves: rename it in the source."
+            )
+    return columns
+
+
+def _features(source: ImageSource, columns: dict[str, Any]) -> "Features":
+    from datasets import ClassLabel, Features, Image, Value
+
+    kinds: dict[str, Any] = {IMAGE_COLUMN: Image(), NAME_COLUMN: Value("string")}
+    for name, numbers in columns.items():
+        if numbers is source.labels and source.label_names is not None:
+            kinds[name] = ClassLabel(names=source.label_names)
+        else:
+            kinds[name] = Value("string" if numbers is source.groups and source.group_names else "int64")
+    return Features(kinds)
+
+
+def _row(source: ImageSource, columns: dict[str, Any], image: _PackedImage) -> dict[str, Any]:
+    in_row = _ROW_WITH_FILE_NAME.fullmatch(image.name)  # "row 3 (cat.jpg)": whoever reads the shard counts other rows
+    file_name = in_row[1] if in_row else image.name
+    row: dict[str, Any] = {IMAGE_COLUMN: {"bytes": image.data, "path": file_name}, NAME_COLUMN: image.name}
+    for name, numbers in columns.items():
+        number = int(numbers[image.index])
+        row[name] = source.group_names[number] if numbers is source.groups and source.group_names else number
+    return row
+
+
+def _count(report: ShardReport, image: _PackedImage) -> None:
+    if image.data is None:
+        report.broken.append((image.name, image.reason))
+        return
+    report.images += 1
+    report.reencoded += image.reencoded
+    report.bytes_before += image.bytes_before
+    report.bytes_after += len(image.data)
+
+
+# ---- shrinking in parallel ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Shrinker(Dataset):
+    """Map from an index to its packed image; plain data, so that it travels to worker processes."""
+
+    source: ImageSource
+    data: str
+    max_side: int
+    jpeg_quality: int
+
+    def __getitem__(self, index: int) -> _PackedImage:
+        try:
+            sample = self.source.sample(index)
+            shrunk = shrink_image(sample.bytes_, self.max_side, self.jpeg_quality)
+        except BrokenImage as error:
+            name = _relative(self.source.name(index), self.data)
+            return _PackedImage(index, name, None, False, 0, str(error))
+        except InputError as error:  # raised here, it would reach the caller with this process's traceback in it
+            return _PackedImage(index, "", None, False, 0, str(error), source_is_gone=True)
+        name = _relative(sample.name, self.data)
+        return _PackedImage(index, name, shrunk.data, shrunk.reencoded, len(sample.bytes_))
+
+
+def _shrunk(
+    source: ImageSource, data: str, blocks: list[range], max_side: int, jpeg_quality: int, num_workers: int
+) -> Iterator[_PackedImage]:
+    """The images of ``blocks`` in order, prepared by ``num_workers`` processes that keep a few tasks ahead."""
+    size = min(_MOST_IMAGES_PER_TASK, 1 + sum(map(len, blocks)) // (4 * max(1, num_workers)))
+    tasks = [list(block[first : first + size]) for block in blocks for first in range(0, len(block), size)]
+    loader: DataLoader = DataLoader(
+        _Shrinker(source, data, max_side, jpeg_quality),
+        batch_sampler=tasks,
+        num_workers=min(num_workers, len(tasks)),
+        collate_fn=list,
+        worker_init_fn=start_worker,
+    )
+    with closing(batches_of(loader)) as batches:
+        for image in chain.from_iterable(batches):
+            if image.source_is_gone:
+                raise InputError(image.reason)
+            yield image
+
+
+def _relative(name: str, data: str) -> str:
+    """A name without the folder of what is packed: shards do not tell where they were made."""
+    path = Path(embedded_folder(data))
+    folder = path if path.is_dir() else path.parent
+    for prefix in (f"{folder}/", f"{folder.absolute()}/"):
+        if name.startswith(prefix):
+            return name[len(prefix) :]
+    return name
+
+
+# ---- what the user may have got wrong -------------------------------------------------------------------------------
+
+
+def _check_settings(max_side: int, jpeg_quality: int, images_per_shard: int, num_workers: int) -> None:
+    if not 1 <= max_side <= MAX_JPEG_SIDE:
+        raise InputError(f"max_side is {max_side} px; it lies between 1 and {MAX_JPEG_SIDE}.")
+    if not 1 <= jpeg_quality <= 95:
+        raise InputError(f"jpeg_quality is {jpeg_quality}; it lies between 1 and 95.")
+    if images_per_shard < 1:
+        raise InputError(f"images_per_shard is {images_per_shard}; it has to be at least 1.")
+    if num_workers < 0:
+        raise InputError(f"num_workers is {num_workers}; it has to be at least 0.")

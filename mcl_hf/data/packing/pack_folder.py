@@ -1,0 +1,191 @@
+"""The folder that `pack` writes: whole shards with a report each, or no trace of them.
+
+Under `pack`. What lies in it::
+
+    images-00000-of-00012.parquet   columns image {bytes, path}, name, and the label and group columns asked for
+    broken-images.log               one line for each image that was left out, where there are any
+    .pack/settings.json             what was packed, and how: a folder is continued only with the same
+    .pack/images-00000.json         report of a shard; written after the shard, so that a shard with a report is whole
+
+A shard is written beside, fsynced and renamed; one that a killed process left behind without a report is made again.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from ...errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+BROKEN_LOG = "broken-images.log"
+_STATE_FOLDER = ".pack"
+_ROWS_PER_GROUP = 128  # parquet's unit of reading; a few MB of small images
+
+
+@dataclass
+class ShardReport:
+    """What became of one shard's images; of all of them, when added up."""
+
+    images: int = 0
+    """Images in the shard's file; broken ones are not among them."""
+    reencoded: int = 0
+    bytes_before: int = 0
+    """Encoded bytes of these images in the source."""
+    bytes_after: int = 0
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    """(name, reason) of each image that was left out."""
+
+    def add(self, other: "ShardReport") -> None:
+        """Add another shard's numbers and broken images to these."""
+        self.images += other.images
+        self.reencoded += other.reencoded
+        self.bytes_before += other.bytes_before
+        self.bytes_after += other.bytes_after
+        self.broken += other.broken
+
+
+@dataclass
+class PackFolder:
+    """Names, reports and whole files of one output folder."""
+
+    out: Path
+    num_shards: int
+
+    @property
+    def state(self) -> Path:
+        return self.out / _STATE_FOLDER
+
+    def shard_path(self, shard: int) -> Path:
+        return self.out / f"images-{shard:05d}-of-{self.num_shards:05d}.parquet"
+
+    def start(self, settings: dict[str, Any]) -> None:
+        """Make the folder, or see to it that what is there belongs to the same pack."""
+        self.state.mkdir(parents=True, exist_ok=True)
+        file = self.state / "settings.json"
+        if file.exists():
+            there = json.loads(file.read_text(encoding="utf-8"))
+            if there.get("data") != settings["data"]:
+                raise InputError(
+                    f"{self.out} holds a pack of other data (or the data changed since): give another folder, or "
+                    "remove this one."
+                )
+            if there.get("settings") != settings["settings"]:
+                was = ", ".join(f"{name} {value}" for name, value in there["settings"].items())
+                raise InputError(f"{self.out} was begun with {was}: give the same again, or another folder.")
+        else:
+            with _whole_file(file) as stream:
+                stream.write(json.dumps(settings, indent=1).encode())
+        for left_over in self.state.glob("*.part"):
+            left_over.unlink()
+
+    def report(self, shard: int) -> ShardReport | None:
+        """Report of a shard that is whole, or None."""
+        file = self.state / f"images-{shard:05d}.json"
+        if not file.exists():
+            return None
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        size = stored.pop("file_bytes")
+        if size and (not self.shard_path(shard).exists() or self.shard_path(shard).stat().st_size != size):
+            return None
+        return ShardReport(**{**stored, "broken": [(name, reason) for name, reason in stored["broken"]]})
+
+    @contextmanager
+    def writer(self, shard: int, report: ShardReport, features: "Features") -> Iterator[Callable[[dict], None]]:
+        """A function that takes the shard's rows; on a clean exit the shard is there, whole, and then its report.
+
+        A shard without rows gets no file, as `datasets` cannot open one.
+        """
+        from pyarrow import Table, parquet
+
+        path, schema = self.shard_path(shard), features.arrow_schema
+        part = self.state / f"{path.name}.part"
+        rows: list[dict] = []
+        with part.open("wb") as stream:
+            # images are compressed already, and no two are equal
+            with parquet.ParquetWriter(stream, schema, compression="none", use_dictionary=False) as writer:
+
+                def add_row(row: dict) -> None:
+                    rows.append(row)
+                    if len(rows) == _ROWS_PER_GROUP:
+                        flush()
+
+                def flush() -> None:
+                    if rows:
+                        writer.write_table(Table.from_pylist(rows, schema=schema))
+                        rows.clear()
+
+                yield add_row
+                flush()
+            stream.flush()
+            os.fsync(stream.fileno())
+        size = part.stat().st_size if report.images else 0
+        if report.images:
+            part.replace(path)
+            _sync_folder(self.out)
+        else:
+            part.unlink()
+        with _whole_file(self.state / f"images-{shard:05d}.json") as report_file:
+            report_file.write(json.dumps({**asdict(report), "file_bytes": size}).encode())
+
+    def finish(self, total: ShardReport) -> None:
+        """Write the log of broken images, where there are any."""
+        if total.broken:
+            with _whole_file(self.out / BROKEN_LOG) as stream:
+                lines = "".join(f"{name}: {reason}\n" for name, reason in total.broken)
+                stream.write(lines.encode("utf-8", errors="backslashreplace"))
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that is there with all of its bytes, or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    with part.open("wb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` survive a loss of power; where folders cannot be opened (Windows), the system does."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def check_folder(data: str, out: Path) -> None:
+    """Refuse to write where something else lies, or into what is to be packed.
+
+    Raises:
+        InputError: with what to give instead.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; give a folder for the shards, one that is new or empty.")
+    if Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
+        raise InputError(f"{out} lies inside of {data}, which is what is to be packed: give a folder outside of it.")
+    if out.exists() and any(out.iterdir()) and not (out / _STATE_FOLDER).is_dir():
+        raise InputError(f"{out} holds something else already: give a folder that is new or empty.")
+
+
+@contextmanager
+def explain_disk_errors(out: Path) -> Iterator[None]:
+    """Turn what the disk under ``out`` refuses into an `InputError` that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"{out} cannot be written ({reason}): mend that and give the same command again, which continues "
+            "behind the last whole shard."
+        ) from error

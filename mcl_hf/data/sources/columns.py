@@ -1,0 +1,134 @@
+"""Which columns of a table mean what: the images, and the ids that labels and groups become.
+
+Flow: order -> local_tables + **columns** -> sources -> decode -> views -> loader.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_SHOWN_OF_A_TEXT = 60
+
+
+def find_image_column(table: "Dataset", data: str, asked: str | None) -> str:
+    """The column that holds images: ``asked``, or the only one that can.
+
+    Images are `datasets`' Image, a struct of bytes and path, or plain bytes; a column of texts is taken for paths when
+    it is called ``image`` or asked for by name.
+
+    Raises:
+        InputError: there is no such column, or several could be meant.
+    """
+    from datasets import Image, Value
+
+    features, names = table.features, ", ".join(table.column_names)
+    ready, binary, texts = [], [], []
+    for name, kind in features.items():
+        if isinstance(kind, Image) or (isinstance(kind, dict) and set(kind) == {"bytes", "path"}):
+            ready.append(name)
+        elif isinstance(kind, Value) and kind.dtype in ("binary", "large_binary"):
+            binary.append(name)
+        elif is_text(table, name):
+            texts.append(name)
+    if asked is not None:
+        require_column(table, data, "image_column", asked)
+        if asked not in ready + binary + texts:
+            raise InputError(f"image_column '{asked}' of {data} holds {features[asked]}, not images, bytes or paths.")
+        return asked
+    candidates = ready or binary or [name for name in texts if name == "image"]
+    if len(candidates) == 1:
+        return candidates[0]
+    if "image" in candidates:
+        return "image"
+    if candidates:
+        raise InputError(f"{data}: columns {', '.join(candidates)} could all be the images; give one as image_column.")
+    raise InputError(f"{data}: no column holds images; its columns are {names}. Give one as image_column.")
+
+
+def require_paths(data: str, column: str, first: str | None) -> None:
+    """Raise `InputError` where a column of texts, of which ``first`` is one, cannot be the images.
+
+    Only paths of files can be; a caption or an address on the web is none.
+    """
+    try:
+        is_file = first is not None and Path(first).is_file()
+    except (OSError, ValueError):  # a caption longer than a path may be
+        is_file = False
+    if not is_file:
+        shown = "no text at all" if first is None else f"'{first[:_SHOWN_OF_A_TEXT]}'"
+        raise InputError(
+            f"image_column '{column}' of {data} holds texts that are no paths of files ({shown} is the first): it is "
+            "not the column of the images."
+        )
+
+
+def require_column(table: "Dataset", data: str, option: str, column: str) -> None:
+    """Raise `InputError`, naming the columns that exist, where ``column`` does not."""
+    if column not in table.column_names:
+        raise InputError(f"{option} '{column}' is not in {data}: its columns are {', '.join(table.column_names)}.")
+
+
+def is_text(table: "Dataset", column: str) -> bool:
+    """Whether ``column`` holds texts."""
+    return getattr(table.features[column], "dtype", None) in ("string", "large_string")
+
+
+def has_class_names(table: "Dataset", column: str) -> bool:
+    """Whether ``column`` exists and is a ClassLabel, that is, numbers with names."""
+    from datasets import ClassLabel
+
+    return isinstance(table.features.get(column), ClassLabel)
+
+
+def label_ids(table: "Dataset", column: str) -> tuple[np.ndarray, list[str] | None]:
+    """Labels as int64 ``(num_images,)`` from 0, and their names (None for a column of plain integers).
+
+    Texts are numbered in alphabetical order.
+
+    Raises:
+        InputError: empty, negative or fractional labels.
+    """
+    places, values = _distinct(table, column)
+    if not all(isinstance(value, int | str) for value in values):
+        raise InputError(f"label_column '{column}' holds {table.features[column]}; labels are integers or texts.")
+    if isinstance(values[0], str):
+        names = sorted(values)
+        number = {name: index for index, name in enumerate(names)}
+        return np.array([number[value] for value in values], dtype=np.int64)[places], names
+    if min(values) < 0:
+        raise InputError(f"label_column '{column}' holds {min(values)}, which means 'no label': remove such rows.")
+    ids = np.array(values, dtype=np.int64)[places]
+    return ids, list(table.features[column].names) if has_class_names(table, column) else None
+
+
+def group_ids(table: "Dataset", column: str) -> tuple[np.ndarray, list[str] | None]:
+    """Groups as int64 ``(num_images,)``, numbered from 0 in order of first appearance, and their names where they are
+    texts; equal values are one group.
+
+    Raises:
+        InputError: empty rows, or values that are not single numbers or texts.
+    """
+    places, values = _distinct(table, column)
+    return places, values if isinstance(values[0], str) else None
+
+
+def _distinct(table: "Dataset", column: str) -> tuple[np.ndarray, list[Any]]:
+    """Each row's place in the list of distinct values, int64 ``(num_images,)``, and that list."""
+    import pyarrow
+
+    values = table.select_columns([column]).with_format("arrow")[:].column(column)
+    if values.null_count:
+        raise InputError(
+            f"Column '{column}' has {values.null_count} empty rows: fill them in, or go without the column."
+        )
+    if pyarrow.types.is_nested(values.type):
+        raise InputError(f"Column '{column}' holds {values.type}; labels and groups are single numbers or texts.")
+    encoded = values.dictionary_encode().unify_dictionaries()
+    places = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in encoded.chunks])
+    return places.astype(np.int64), encoded.chunk(0).dictionary.to_pylist()

@@ -1,0 +1,276 @@
+"""What every source of images offers, and the sources whose rows can be read one by one: tables of `datasets`.
+
+Flow: order -> local_tables + columns -> **image_source** -> decode -> views -> loader. Opened by `sources.open_source`.
+"""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ...plain_text import plain_text
+from ..decode import BrokenImage, OpenedImage, open_image, open_tile
+from ..order import PositionOrder, SampleOrder
+from .columns import group_ids, label_ids
+from .local_tables import LocalTable
+
+_FILES_IN_FINGERPRINT = 1000
+_HEAD_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """One undecoded image. ``name`` is what a user can find it by; ``group`` is the number of its group; ``tile`` is
+    the part that is meant, left, top, width and height in px of the upright picture, None for all of it.
+    """
+
+    bytes_: bytes
+    label: int | None = None
+    group: int | None = None
+    name: str = ""
+    tile: tuple[int, int, int, int] | None = None
+
+    def open(self, num_channels: int = 3) -> OpenedImage:
+        """The image, or the part of it that is meant, with its header read; as `open_image`.
+
+        Raises:
+            BrokenImage: it cannot be read.
+        """
+        opened = open_image(self.bytes_, num_channels)
+        return opened if self.tile is None else open_tile(opened, *self.tile)
+
+
+class ImageSource(ABC):
+    """Images by index, as undecoded bytes, with optional label and group, and the order that suits how they are read.
+
+    Attributes:
+        description: kind, number of images, columns, an example's size and mode: a few lines for a run's log.
+        fingerprint: equal for equal names, sizes and columns, so that a resumed run can tell that its data changed.
+        labels: int64 ``(num_images,)``, or None without a label column.
+        label_names: name of each label id, or None where the labels have no names.
+        groups: int64 ``(num_images,)``, or None without a group column.
+        group_names: text of each group, or None where groups are numbers.
+        shard_rows: int64 ``(num_shards,)``, images of each shard that is read in long pieces; None where images can be
+            read one by one.
+    """
+
+    description: str
+    fingerprint: str
+    labels: np.ndarray | None = None
+    label_names: list[str] | None = None
+    groups: np.ndarray | None = None
+    group_names: list[str] | None = None
+    shard_rows: np.ndarray | None = None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def sample(self, index: int) -> RawSample:
+        """The undecoded image at ``index``, from 0 to ``len - 1``.
+
+        Raises:
+            BrokenImage: the row holds neither bytes nor the path of a file that can be read.
+            InputError: the source itself is gone.
+        """
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What a user can find image ``index`` by: its path, or its row and the file name stored there."""
+
+    @abstractmethod
+    def order(self, seed: int, images_per_step: int) -> PositionOrder:
+        """The order of its images; only where rows are read in long pieces does it depend on the images of a step."""
+
+    def head(self, index: int) -> bytes:
+        """As much of the file of image ``index`` as a header usually takes, where that saves reading the rest.
+
+        Raises:
+            BrokenImage: as `sample`.
+        """
+        return self.sample(index).bytes_
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes; 0 without labels."""
+        if self.label_names is not None:
+            return len(self.label_names)
+        return 0 if self.labels is None else int(self.labels.max()) + 1
+
+    def describe(self, kind: str, columns: Sequence[str], used: tuple[str, str | None, str | None]) -> str:
+        """Kind, columns (``used``: image, label and group column) and an example: three lines."""
+        images, label, group = used
+        uses = [f"images from '{images}'"]
+        if label is not None:
+            uses.append(f"{self.num_labels} labels from '{label}'")
+        if self.groups is not None:
+            uses.append(f"{int(self.groups.max()) + 1} groups from '{group}'")
+        about = (kind, f"columns: {', '.join(columns)} ({', '.join(uses)})", f"example: {self._describe_example()}")
+        return "\n".join(map(plain_text, about))
+
+    def _describe_example(self) -> str:
+        try:
+            sample = self.sample(0)
+            image = open_any(sample.bytes_)
+        except BrokenImage as error:
+            return f"{self.name(0)}, which is broken: {error}"
+        return f"{sample.name}, {image.width}x{image.height} px, mode {image.mode}, {len(sample.bytes_)} bytes"
+
+    def label_and_group(self, index: int) -> tuple[int | None, int | None]:
+        """Label and group of image ``index``, where the source has them."""
+        return (
+            None if self.labels is None else int(self.labels[index]),
+            None if self.groups is None else int(self.groups[index]),
+        )
+
+
+class TableSource(ImageSource):
+    """A table in memory-mapped Arrow with decoding off, so that a broken file is met in the worker, by name.
+
+    Args:
+        opened: the table and what it was made from.
+        image_column, label_column, group_column: columns of the table; the last two may be None.
+    """
+
+    def __init__(
+        self, opened: LocalTable, image_column: str, label_column: str | None = None, group_column: str | None = None
+    ) -> None:
+        from datasets import Image
+
+        table = opened.table
+        if label_column is not None:
+            self.labels, self.label_names = label_ids(table, label_column)
+        if group_column is not None:
+            self.groups, self.group_names = group_ids(table, group_column)
+        self._column = image_column
+        self._table = table.select_columns([image_column]).cast_column(image_column, Image(decode=False))
+        used = (image_column, label_column, group_column)
+        self.fingerprint = _fingerprint(opened, used)
+        self.description = self.describe(f"{opened.kind}: {len(table)} images", table.column_names, used)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def sample(self, index: int) -> RawSample:
+        value = self._table[index][self._column]
+        label, group = self.label_and_group(index)
+        return RawSample(image_bytes(value), label, group, row_name(value, f"row {index}"))
+
+    def head(self, index: int) -> bytes:
+        return image_bytes(self._table[index][self._column], most=_HEAD_BYTES)
+
+    def name(self, index: int) -> str:
+        return row_name(self._table[index][self._column], f"row {index}")
+
+    def order(self, seed: int, images_per_step: int) -> SampleOrder:
+        """A full permutation in each epoch."""
+        return SampleOrder(len(self), seed)
+
+
+def open_any(data: bytes) -> OpenedImage:
+    """An image of any number of channels."""
+    try:
+        return open_image(data)
+    except BrokenImage as error:
+        try:
+            return open_image(data, num_channels=0)
+        except InputError:  # tifffile is not there: what Pillow said has to do
+            raise error from None
+
+
+def folder_prefixes(folders: Sequence[str | Path]) -> tuple[str, ...]:
+    """Folders as paths from the root on, each with a separator at its end. Links are the user's own, and stay."""
+    return tuple(os.path.abspath(folder).rstrip(os.sep) + os.sep for folder in folders)  # noqa: PTH100
+
+
+def leaves(path: str, prefixes: tuple[str, ...]) -> bool:
+    """Whether a path is in none of the folders (`folder_prefixes`); links are not followed."""
+    if path.startswith(prefixes) and ".." not in path:
+        return False
+    return not os.path.abspath(path).startswith(prefixes)  # noqa: PTH100
+
+
+def outside(prefixes: tuple[str, ...]) -> str:
+    """What is said of a path that leaves the folders."""
+    return f"lies outside of {prefixes[0].rstrip(os.sep)}: give --allow-outside-paths if this is meant"
+
+
+def refuse_outside(opened: LocalTable, column: str) -> None:
+    """Raise `InputError` where a table names a file outside of its folders."""
+    from pyarrow import compute, types
+
+    if not opened.roots:
+        return
+    prefixes = folder_prefixes(opened.roots)
+    paths = opened.table.select_columns([column]).with_format("arrow")[:].column(column)
+    if types.is_struct(paths.type):
+        has_bytes = compute.is_valid(compute.struct_field(paths, "bytes"))
+        paths = compute.struct_field(paths, "path").filter(compute.invert(has_bytes))
+    elif not (types.is_string(paths.type) or types.is_large_string(paths.type)):
+        return
+    found = [path for path in paths.to_pylist() if path and leaves(path, prefixes)]
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise InputError(f"{found[0]}{more}: {outside(prefixes)}")
+
+
+def image_bytes(value: dict[str, Any] | None, prefixes: tuple[str, ...] = (), most: int | None = None) -> bytes:
+    """The bytes of one row of an image column.
+
+    Args:
+        value: the row.
+        prefixes: folders that a file must be in, from `folder_prefixes`; none: anywhere.
+        most: bytes of a file of its own to read, its first; None reads all.
+
+    Raises:
+        BrokenImage: there are none, and no file that can be read either.
+    """
+    if value is None or (value.get("bytes") is None and not value.get("path")):
+        raise BrokenImage("the row is empty")
+    if value.get("bytes") is not None:
+        return value["bytes"]
+    if prefixes and leaves(value["path"], prefixes):
+        raise BrokenImage(outside(prefixes))
+    try:
+        path = Path(value["path"])
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            raise BrokenImage("no regular file")
+        with path.open("rb") as file:
+            return file.read(most)
+    except BrokenImage:
+        raise
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise BrokenImage(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def row_name(value: dict[str, Any] | None, row: str) -> str:
+    """A row by its path, where it is a file of its own, or as ``row`` with the path that is stored there."""
+    path = value.get("path") if value else None
+    if value and path and value.get("bytes") is None:
+        return path
+    return f"{row} ({path})" if path else row
+
+
+def _fingerprint(opened: LocalTable, columns: Sequence[str | None]) -> str:
+    """Hash of names, columns, number of rows, and the sizes of up to a thousand evenly spaced files."""
+    digest = hashlib.sha256(repr((opened.kind, len(opened.table), tuple(columns))).encode())
+    stride = max(1, len(opened.files) // _FILES_IN_FINGERPRINT)
+    for number, (name, path) in enumerate(opened.files):
+        digest.update(os.fsencode(name) + b"\0")
+        if number % stride == 0:
+            digest.update(f"{_size(Path(path))}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file, -1 where there is none: a link to nothing is for whoever reads it to name."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1

@@ -1,0 +1,67 @@
+"""What is known of a data set without opening it: its name, where it is published, and its licence.
+
+Flow: `--data` -> **licences** -> the record of a run -> its model card. Nothing is asked over the network: the licence
+of a data set of the Hub is read from its card, where loading it has left one in the client's cache.
+"""
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .addresses import is_hub_name, split_mix
+from .local_tables import BCCD_MINI
+from .remote_files import is_remote
+
+_PHOTOS = "public domain, CC0 or CC BY 2.0, 3.0 or 4.0, named for each photo in mcl_hf/data/photos/LICENSE-IMAGES.md"
+_ADDRESS = "hf://datasets/"
+
+
+def describe_sources(data: Sequence[str]) -> list[dict[str, Any]]:
+    """One record for each source of a mix.
+
+    Returns:
+        `kind` (`embedded`, `files`, `hub` or `web`), `name` (without the folders above it, server or query),
+        `licence` (None: not known), and in a weighted mix `weight`.
+
+    Raises:
+        InputError: a mix that cannot be read.
+    """
+    names, weights = split_mix(list(data))
+    found = [_describe(name) for name in names]
+    if weights is not None:
+        found = [{**source, "weight": weight} for source, weight in zip(found, weights, strict=True)]
+    return found
+
+
+def _describe(name: str) -> dict[str, Any]:
+    if name == "photos":
+        return {"kind": "embedded", "name": "the embedded photos of mcl_hf", "licence": _PHOTOS}
+    if name == BCCD_MINI:
+        return {"kind": "embedded", "name": "bccd-mini of mcl_hf, made from BCCD", "licence": "MIT"}
+    path = Path(name)
+    if path.exists():
+        return {"kind": "files", "name": path.resolve().name, "licence": None}
+    if name.startswith(_ADDRESS):
+        repository = "/".join(name.removeprefix(_ADDRESS).split("/")[:2]).partition("@")[0]
+        return {"kind": "hub", "name": repository, "licence": cached_licence(repository)}
+    if is_remote(name):
+        return {"kind": "web", "name": name.partition("?")[0].rstrip("/").rpartition("/")[2], "licence": None}
+    if glob.has_magic(name) or not is_hub_name(name):
+        return {"kind": "files", "name": path.name, "licence": None}
+    return {"kind": "hub", "name": name, "licence": cached_licence(name)}
+
+
+def cached_licence(repository: str) -> str | None:
+    """The licence that the card of a data set on the Hub names, if the card lies in the client's cache."""
+    from huggingface_hub import DatasetCard, try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository, "README.md", repo_type="dataset")
+    if not isinstance(found, str):
+        return None
+    try:
+        data = DatasetCard.load(found).data
+    except (OSError, ValueError):  # a card that cannot be read names no licence
+        return None
+    licence = getattr(data, "license_name", None) or getattr(data, "license", None)
+    return ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence) if licence else None

@@ -1,0 +1,258 @@
+"""Data as `datasets` tables: the embedded photos, parquet and arrow files, the Hub's data sets; `folders` are apart.
+
+Flow: order -> **local_tables** + folders + columns -> sources -> decode -> views -> loader. One function per kind; each
+gives a `LocalTable`, and nothing in here decodes an image.
+"""
+
+import glob
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import InputError
+from ...hub_token import is_unknown_token, mend_the_token, show_a_token
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+PHOTOS_FOLDER = Path(__file__).parent / "photos"
+"""Parquet shards of freely licensed photos that come with the package."""
+
+BCCD_MINI = "bccd-mini"
+BCCD_MINI_FOLDER = Path(__file__).parent / "bccd_mini"
+"""Annotated pictures in COCO's format that come with the package; a folder of one's own is ``./bccd-mini``."""
+
+IMAGE_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
+    *(".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp"),
+)
+
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing", "eval"),
+}
+SPLIT_OF = {name: split for split, names in _SPLITS.items() for name in names}
+
+
+@dataclass(frozen=True)
+class LocalTable:
+    """A table whose image column is not decoded yet.
+
+    ``files`` are (name, size-bearing path) of what it was made from, for the fingerprint; ``image_column`` is set where
+    the kind of data says which one it is; ``roots`` are the folders that paths in it belong into, where it has any.
+    """
+
+    table: "Dataset"
+    kind: str
+    files: list[tuple[str, str]]
+    image_column: str | None = None
+    roots: tuple[Path, ...] = ()
+
+
+def embedded_folder(data: str) -> str:
+    """The folder of ``bccd-mini``; any other data as they were given.
+
+    Raises:
+        InputError: the package was installed without it.
+    """
+    if data != BCCD_MINI:
+        return data
+    if not BCCD_MINI_FOLDER.is_dir():
+        raise InputError(f"The embedded data are missing from {BCCD_MINI_FOLDER}: install the package again.")
+    return str(BCCD_MINI_FOLDER)
+
+
+def photos_table(split: str = "train") -> LocalTable:
+    """The embedded photos. Column ``source_image`` names the photo that a crop was taken from.
+
+    Raises:
+        InputError: the package was installed without them.
+    """
+    files = sorted(PHOTOS_FOLDER.glob("*.parquet"))
+    if not files:
+        raise InputError(f"The embedded photos are missing from {PHOTOS_FOLDER}: install the package again.")
+    opened = parquet_table("photos", files, None)
+    return LocalTable(opened.table, f"embedded photos{split_note(split)}", opened.files)
+
+
+def parquet_table(data: str, files: list[Path], split: str | None) -> LocalTable:
+    """Parquet files as one table; ``split`` chooses where every name tells its part, as train-00000-of-00004.parquet;
+    None takes all.
+
+    Raises:
+        InputError: no files, another kind of file, no such split, or files that cannot be read.
+    """
+    from datasets import load_dataset
+
+    files, note = files_of_split(data, files, split, (".parquet",))
+    files = [file for file in files if _num_rows(file)]  # `datasets` stumbles over a file without rows
+    if not files:
+        raise InputError(f"{data} holds no images: its tables have no rows.")
+    # `datasets` would read brackets in a path as a pattern
+    escaped = [glob.escape(str(file.resolve())) for file in files]
+    try:
+        table = load_dataset("parquet", data_files={"train": escaped}, split="train")
+    except Exception as error:  # `datasets` wraps whatever the reader met; its cause names what is wrong
+        raise InputError(f"{data} cannot be read as parquet: {one_line(error.__cause__ or error)}") from error
+    kind = "parquet file" if len(files) == 1 else f"{len(files)} parquet files"
+    return LocalTable(table, kind + note, [(file.name, str(file)) for file in files], roots=folders_of(data, files))
+
+
+def folders_of(data: str, files: Sequence[str | Path]) -> tuple[Path, ...]:
+    """The folder of data: itself where it is one, else those of its files."""
+    return (Path(data),) if Path(data).is_dir() else tuple(dict.fromkeys(Path(file).parent for file in files))
+
+
+def files_of_split(
+    data: str, files: list[Path], split: str | None, suffixes: tuple[str, ...]
+) -> tuple[list[Path], str]:
+    """Those of ``files`` that belong to ``split``: all, unless names tell parts apart, as train-00000-of-00004.parquet
+    or test/0000.parquet; and what a log should say of it.
+
+    Raises:
+        InputError: no files, a file of another kind than ``suffixes``, or no such split.
+    """
+    if not files:
+        raise InputError(f"No file matches '{data}'.")
+    other = [file.name for file in files if file.suffix.lower() not in suffixes]
+    if other:
+        raise InputError(
+            f"{data}: '{other[0]}' is no {suffixes[0][1:]} file. Give a .parquet, .arrow or .tar file, a folder or "
+            "glob of one kind of them, or a folder of images."
+        )
+    files = without_caches(files)
+    if not files:
+        raise InputError(f"{data} holds caches of `datasets` only, no data: give the folder that save_to_disk wrote.")
+    splits = splits_of_files(files, Path(data))
+    told = {name for name in splits if name}
+    if split is None or not told or (None in splits and len(told) == 1):
+        return files, "" if split is None else split_note(split)
+    if canonical_split(split) not in told:
+        raise InputError(f"{data} has no split '{split}': its files belong to {', '.join(sorted(told))}.")
+    chosen = [file for file, name in zip(files, splits, strict=True) if name == canonical_split(split)]
+    left = splits.count(None)
+    return chosen, f", {left} files that tell no split left out" if left else ""
+
+
+def splits_of_files(files: Sequence[Path], root: Path) -> list[str | None]:
+    """The split that each file's name begins with, or else the name of the nearest folder below ``root`` that is one;
+    None where nothing tells it. For a glob the root is what all files share."""
+    parents = [file.parent for file in files]
+    if not root.is_dir():
+        root = Path(os.path.commonpath(parents)) if parents else root
+    found: list[str | None] = []
+    for file, parent in zip(files, parents, strict=True):
+        inside = parent.relative_to(root).parts if parent.is_relative_to(root) else ()
+        folders = (SPLIT_OF.get(name.lower()) for name in reversed(inside))
+        found.append(split_in_name(file.name) or next((split for split in folders if split), None))
+    return found
+
+
+def without_caches(files: Sequence[Path]) -> list[Path]:
+    """Files less what `datasets` keeps beside its data: caches of `map` and `filter`, and whatever the ``state.json``
+    of a saved data set does not list."""
+    kept = []
+    for file in files:
+        if file.suffix.lower() == ".arrow":
+            listed = _saved_files(file.parent)
+            if file.name.startswith(("cache-", "tmp")) or (listed is not None and file.name not in listed):
+                continue
+        kept.append(file)
+    return kept
+
+
+@lru_cache(maxsize=1024)
+def _saved_files(folder: Path) -> frozenset[str] | None:
+    """Files of a data set that `save_to_disk` wrote; None where the folder is none."""
+    try:
+        content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        return frozenset(str(entry["filename"]) for entry in content["_data_files"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def arrow_table(data: str, files: list[Path], split: str | None) -> LocalTable:
+    """Arrow files, as `datasets` writes them, as one memory-mapped table.
+
+    Raises:
+        InputError: no files, another kind of file, no such split, or files that cannot be read.
+    """
+    from datasets import Dataset, concatenate_datasets
+
+    files, note = files_of_split(data, files, split, (".arrow",))
+    try:
+        table = concatenate_datasets([Dataset.from_file(str(file)) for file in files])
+        table.data.table.validate(full=True)  # reads through wrong offsets, which nobody checks, end the process
+    except Exception as error:  # as in parquet_table
+        raise InputError(f"{data} cannot be read as arrow: {one_line(error.__cause__ or error)}") from error
+    if not len(table):
+        raise InputError(f"{data} holds no images: its tables have no rows.")
+    kind = "arrow file" if len(files) == 1 else f"{len(files)} arrow files"
+    return LocalTable(table, kind + note, [(file.name, str(file)) for file in files], roots=folders_of(data, files))
+
+
+def hub_table(name: str, split: str, patterns: list[str] | None = None) -> LocalTable:
+    """A data set of the Hub, downloaded by `datasets` or taken from its cache; ``patterns`` choose some of its files.
+
+    Raises:
+        InputError: there is no such data set, split or file, or it cannot be fetched.
+    """
+    from datasets import config, load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub import constants
+
+    try:
+        if patterns is None:
+            table = load_dataset(name, split=split)
+        else:
+            table = load_dataset(name, data_files={split: patterns}, split=split)
+    except Exception as error:  # as in parquet_table
+        reason = one_line(error)
+        if is_unknown_token(error):
+            reason = f"it does not know your token; {mend_the_token()}."
+        elif isinstance(error, DatasetNotFoundError):
+            reason += f" Check the name, and {show_a_token()} if it is private."
+        raise InputError(
+            f"'{name}' is no local file or folder, and could not be loaded as a data set of the Hub: {reason}"
+        ) from error
+    if not len(table):
+        raise InputError(f"The data set {name} has no rows in split {split}.")
+    part = f"split {split}" if patterns is None else f"files {', '.join(patterns)}"
+    caches = (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE)
+    return LocalTable(table, f"Hub data set {name}, {part}", [], roots=tuple(map(Path, caches)))
+
+
+def _num_rows(file: Path) -> int:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_metadata(file).num_rows
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{file} cannot be read as parquet: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def split_note(split: str) -> str:
+    """What to say of a split where no name tells parts apart; nothing of the default one."""
+    return "" if canonical_split(split) == "train" else f" (split '{split}' has no effect: no name tells parts apart)"
+
+
+def canonical_split(split: str) -> str:
+    """``val`` as ``validation`` and so on; other names as they are."""
+    return SPLIT_OF.get(split.lower(), split)
+
+
+def split_in_name(file_name: str) -> str | None:
+    """Split that a file's name begins with, as in train-00000-of-00004.parquet."""
+    match = re.match(r"([a-z]+)[-_.]", file_name.lower())
+    return SPLIT_OF.get(match[1]) if match else None

@@ -1,0 +1,177 @@
+"""Which images look the same: a 64-bit hash of each, and the groups of images whose hashes are close.
+
+Beside the flow; `mcl-hf show data` counts them. In contrastive learning every other image of a step is a negative, so
+two copies of one picture are pushed apart although they should not be: a false negative.
+
+The hash holds the signs of the low frequencies of a discrete cosine transform, which survive another size, another
+JPEG quality, brightness and contrast. A flipped or differently cropped copy is another image to it. Source: C. Zauner,
+Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2.1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from ...errors import InputError
+from ..decode import BrokenImage
+from ..workers import batches_of, start_worker
+from .image_source import ImageSource
+
+MAX_DISTANCE = 6
+"""Largest number of differing bits between the hashes of two images that count as nearly the same."""
+
+_SIDE, _KEPT = 32, 8
+_ROWS_AT_ONCE = 256
+_IMAGES_PER_TASK = 16
+
+
+def perceptual_hash(pixels: np.ndarray) -> int:
+    """Hash of a picture: an unsigned number of 64 bits, close in bits for pictures that look alike.
+
+    Args:
+        pixels: uint8 ``(H, W, C)`` with 1 or 3 channels.
+    """
+    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("L")
+    small = np.asarray(picture.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR), dtype=np.float64)  # (32, 32)
+    basis = _cosines()
+    low = (basis @ small @ basis.T).reshape(-1)  # (64,)
+    low[0] = 0.0  # the mean brightness
+    low = np.round(low, 6)  # what is left of a flat picture is rounding
+    bits = low > np.median(low)
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+@lru_cache(maxsize=1)
+def _cosines() -> np.ndarray:
+    """The first 8 rows of the orthonormal DCT-II of length 32: float64 ``(8, 32)``."""
+    frequency, place = np.arange(_KEPT)[:, None], np.arange(_SIDE)[None]
+    basis = np.sqrt(2 / _SIDE) * np.cos(np.pi * frequency * (2 * place + 1) / (2 * _SIDE))
+    basis[0] /= np.sqrt(2)
+    return basis
+
+
+def near_duplicate_pairs(hashes: np.ndarray, max_distance: int = MAX_DISTANCE) -> np.ndarray:
+    """All pairs of hashes that differ in at most ``max_distance`` bits.
+
+    Args:
+        hashes: uint64 ``(N,)``. Takes N^2 / 2 comparisons, a few seconds for 20,000.
+
+    Returns:
+        int64 ``(P, 2)``, the smaller index first, in ascending order.
+    """
+    found = []
+    for first in range(0, len(hashes), _ROWS_AT_ONCE):
+        rows = hashes[first : first + _ROWS_AT_ONCE]
+        distances = np.bitwise_count(rows[:, None] ^ hashes[None, first:])  # (rows, the rest) uint8
+        pairs = np.argwhere(distances <= max_distance) + first
+        found.append(pairs[pairs[:, 0] < pairs[:, 1]])
+    return np.concatenate(found) if found else np.empty((0, 2), dtype=np.int64)
+
+
+def group_pairs(pairs: np.ndarray) -> list[list[int]]:
+    """Connect pairs, integers ``(P, 2)``, to groups: whatever is linked by a chain of pairs is one group. The largest
+    group comes first, members ascend.
+    """
+    leader: dict[int, int] = {}
+
+    def find(member: int) -> int:
+        while leader.setdefault(member, member) != member:
+            leader[member] = leader[leader[member]]  # halves the path on the way
+            member = leader[member]
+        return member
+
+    for one, other in pairs.tolist():
+        first, second = sorted((find(one), find(other)))
+        leader[second] = first
+    groups: dict[int, list[int]] = {}
+    for member in sorted(leader):
+        groups.setdefault(find(member), []).append(member)
+    return sorted(groups.values(), key=_size_and_start)
+
+
+def _size_and_start(group: list[int]) -> tuple[int, int]:
+    return -len(group), group[0]
+
+
+@dataclass
+class NearDuplicates:
+    """What a search through part of a source, or all of it, found."""
+
+    looked_at: int
+    """Images compared; broken ones are not among them."""
+    groups: list[list[int]]
+    """Indices in the source, of images that look the same and would be each other's negatives; the largest first."""
+    pairs: int
+    """Pairs of such images that are each other's negatives."""
+    pairs_in_one_group: int
+    """Pairs that look the same and belong to one group of the group column already: no negatives."""
+    broken: list[str]
+    """One line, name and reason, for each image that cannot be decoded."""
+
+    @property
+    def images(self) -> int:
+        """Images that look like another one."""
+        return sum(map(len, self.groups))
+
+
+def find_near_duplicates(
+    source: ImageSource, indices: Sequence[int], *, max_distance: int = MAX_DISTANCE, num_workers: int = 0
+) -> NearDuplicates:
+    """Compare the images at ``indices`` of a source with each other.
+
+    Args:
+        num_workers: processes that decode and hash; 0 does it in the caller.
+
+    Raises:
+        InputError: the source itself is gone.
+    """
+    tasks = [list(indices[first : first + _IMAGES_PER_TASK]) for first in range(0, len(indices), _IMAGES_PER_TASK)]
+    loader: DataLoader = DataLoader(
+        _Hashes(source),
+        batch_sampler=tasks,
+        num_workers=min(num_workers, len(tasks)),
+        collate_fn=list,
+        worker_init_fn=start_worker,
+    )
+    results = [result for task in batches_of(loader) for result in task]
+    for result in results:
+        if isinstance(result, InputError):
+            raise result
+    whole = [(index, result) for index, result in zip(indices, results, strict=True) if isinstance(result, int)]
+    places = np.array([index for index, _ in whole], dtype=np.int64)
+    pairs = near_duplicate_pairs(np.array([number for _, number in whole], dtype=np.uint64), max_distance)
+    pairs = places[pairs]  # (P, 2), now indices in the source
+    groups = np.arange(len(source)) if source.groups is None else source.groups
+    negatives = pairs[groups[pairs[:, 0]] != groups[pairs[:, 1]]]
+    return NearDuplicates(
+        looked_at=len(whole),
+        groups=group_pairs(negatives),
+        pairs=len(negatives),
+        pairs_in_one_group=len(pairs) - len(negatives),
+        broken=[result for result in results if isinstance(result, str)],
+    )
+
+
+@dataclass
+class _Hashes(Dataset):
+    """Map from an index to the image's hash, or to a line that says why there is none.
+
+    An `InputError` is handed out, too: raised in a worker, it would reach the caller with the worker's traceback in it.
+    """
+
+    source: ImageSource
+
+    def __getitem__(self, index: int) -> int | str | InputError:
+        try:
+            image = self.source.sample(index).open()
+            fits = min(image.width, image.height) // _SIDE
+            shrink = next(shrink for shrink in (8, 4, 2, 1) if shrink <= max(1, fits))
+            return perceptual_hash(image.decode(1, shrink))
+        except BrokenImage as error:
+            return f"{self.source.name(index)}: {error}"
+        except InputError as error:
+            return error

@@ -1,0 +1,173 @@
+"""Images read from shards where they lie, on disk or on a server, a block of rows at a time.
+
+Flow: stream_order -> **streams** (shards + remote) -> decode -> views -> loader. Nothing is copied or converted first.
+Each worker keeps the blocks that it has read last, up to ``CACHE_BYTES``; `stream_order` sees to it that it comes back
+to few.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ..decode import BrokenImage
+from ..sources.columns import find_image_column, group_ids, label_ids, require_column, require_paths
+from ..sources.image_source import ImageSource, RawSample, folder_prefixes, image_bytes, row_name
+from ..sources.local_tables import folders_of
+from ..sources.remote_files import is_remote
+from .shards import Block, Shard, open_shard
+from .stream_order import StreamOrder
+
+CACHE_BYTES = 1 << 30
+_OPENING_THREADS = 16
+
+
+class StreamSource(ImageSource):
+    """Images of many shards by index, shard 0's rows first.
+
+    Args:
+        data: what the user gave, for messages.
+        kind: what it is, for the log.
+        addresses: paths or addresses of parquet or tar shards; their order is part of the order of images.
+        image_column, label_column, group_column: columns; labels and groups are read whole when they are asked for,
+            8 bytes an image each.
+        allow_outside_paths: read files outside of the shards' folder, which rows may name.
+
+    Raises:
+        InputError: a shard cannot be opened, they do not fit together, there are no images, or no such column.
+    """
+
+    def __init__(
+        self,
+        data: str,
+        kind: str,
+        addresses: Sequence[str],
+        image_column: str | None = None,
+        label_column: str | None = None,
+        group_column: str | None = None,
+        allow_outside_paths: bool = False,
+    ) -> None:
+        from datasets import Dataset, Features
+
+        self._prefixes = () if allow_outside_paths else folder_prefixes(folders_of(data, addresses))
+
+        with ThreadPoolExecutor(_OPENING_THREADS) as threads:
+            shards = list(threads.map(open_shard, addresses))
+        self._shards = [shard for shard in shards if shard.rows]
+        if not self._shards:
+            raise InputError(f"{data} holds no images: its shards have no rows.")
+        self._rows = np.array([shard.rows for shard in self._shards], dtype=np.int64)
+        self.shard_rows = self._rows
+        self._first_index = np.cumsum(self._rows) - self._rows
+        self._cache: OrderedDict[tuple[int, int], Block] = OrderedDict()
+        self._cached_bytes = 0
+        features = Features.from_arrow_schema(self._shards[0].schema())
+        empty = Dataset.from_dict({name: [] for name in features}, features=features)
+        self._column = find_image_column(empty, data, image_column)
+        for option, column in (("label_column", label_column), ("group_column", group_column)):
+            if column is not None:
+                require_column(empty, data, option, column)
+        wanted = [name for name in (self._column, label_column, group_column) if name is not None]
+        for shard in self._shards:
+            missing = [name for name in wanted if name not in shard.columns]
+            if missing:
+                raise InputError(
+                    f"{shard.name} has no column '{missing[0]}', which {self._shards[0].name} has: "
+                    "leave it out, or give data of one kind."
+                )
+        if label_column is not None:
+            self.labels, self.label_names = label_ids(self._read_column(label_column), label_column)
+        if group_column is not None:
+            self.groups, self.group_names = group_ids(self._read_column(group_column), group_column)
+        used = (self._column, label_column, group_column)
+        digest = hashlib.sha256(repr(("stream", len(self), used)).encode())
+        for shard in self._shards:
+            digest.update(f"{shard.identity} {shard.rows}\0".encode())
+        self.fingerprint = digest.hexdigest()[:16]
+        _check_image_column(self._shards[0], self._column, data)
+        largest = max(self._shards, key=_largest_block)
+        count = "1 shard" if len(self._shards) == 1 else f"{len(self._shards)} shards"
+        self.description = self.describe(
+            f"{kind}, read in a stream: {len(self)} images in {count}", list(features), used
+        )
+        if largest.largest_block > CACHE_BYTES:
+            self.description += (
+                f"\nwarning: {largest.name} has a row group of {largest.largest_block / 1e9:.1f} GB, "
+                f"more than the {CACHE_BYTES / 1e9:.1f} GB that a worker keeps; it is read whole, again and again, for "
+                "one image: mcl-hf pack writes small row groups"
+            )
+
+    def __len__(self) -> int:
+        return int(self._rows.sum())
+
+    def sample(self, index: int) -> RawSample:
+        shard, value, row = self._value(index)
+        if is_remote(shard.name) and (value is None or value.get("bytes") is None):
+            raise BrokenImage("the row holds no bytes")  # a path on the server's side means nothing here
+        label, group = self.label_and_group(index)
+        return RawSample(image_bytes(value, self._prefixes), label, group, row_name(value, row))
+
+    def name(self, index: int) -> str:
+        _, value, row = self._value(index)
+        return row_name(value, row)
+
+    def order(self, seed: int, images_per_step: int) -> StreamOrder:
+        """Shards permuted in each epoch, dealt to lanes, permuted in blocks; see `stream_order`."""
+        return StreamOrder(self._rows, seed, images_per_step)
+
+    def _value(self, index: int) -> tuple[Shard, dict[str, Any] | None, str]:
+        number = int(np.searchsorted(self._first_index, index, side="right")) - 1
+        shard, row = self._shards[number], index - int(self._first_index[number])
+        block, first_row = shard.block_of(row)
+        return shard, self._block(number, block).value(row - first_row), f"{shard.name} row {row}"
+
+    def _block(self, number: int, block: int) -> Block:
+        key = (number, block)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        read = self._shards[number].read_block(block, self._column)
+        self._cache[key] = read
+        self._cached_bytes += read.num_bytes
+        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+            self._cached_bytes -= self._cache.popitem(last=False)[1].num_bytes
+        return read
+
+    def _read_column(self, column: str) -> Any:
+        import pyarrow
+        from datasets import Dataset
+
+        with ThreadPoolExecutor(_OPENING_THREADS) as threads:
+            tables = list(threads.map(_read_one_column, self._shards, [column] * len(self._shards)))
+        try:
+            return Dataset(pyarrow.concat_tables(tables))
+        except pyarrow.ArrowInvalid as error:
+            raise InputError(
+                f"Column '{column}' is not of one type in all shards: {' '.join(str(error).split())}"
+            ) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the blocks: a spawned worker reads its own."""
+        return {**self.__dict__, "_cache": OrderedDict(), "_cached_bytes": 0}
+
+
+def _largest_block(shard: Shard) -> int:
+    return shard.largest_block
+
+
+def _check_image_column(shard: Shard, column: str, data: str) -> None:
+    """Raise `InputError` where a column of texts was asked for that holds no paths."""
+    import pyarrow
+
+    kind = shard.schema().field(column).type
+    if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
+        texts = shard.read_columns([column]).column(0)
+        require_paths(data, column, texts[0].as_py())
+
+
+def _read_one_column(shard: Shard, column: str) -> Any:
+    return shard.read_columns([column])

@@ -1,0 +1,132 @@
+"""Colour, blur and solarisation of one view in a data worker, as pure functions of (pixels, parameters).
+
+Flow: order -> sources -> decode -> augment (draws) -> **augment_pixels** + views -> loader. Pixels are uint8
+``(C, s, s)``, one plane a channel, as the batch wants them and as the processor's vector units like them.
+
+Brightness, contrast and grayscale mean something for any channels; saturation and hue are left out where there are
+not three of them, and what stands for the luma is then the mean of the channels.
+"""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from .draw import ViewDraw
+
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Shares of red, green and blue in the luma of ITU-R BT.601, which Pillow's and torchvision's gray is."""
+
+_EYE, _GRAY = np.eye(3), np.tile(LUMA, (3, 1))
+_CROSS = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
+
+
+def colour_map(draw: ViewDraw, num_channels: int = 3) -> np.ndarray | None:
+    """Jitter and grayscale of one draw as one map of pixels x with channel means m: ``A x + K m``.
+
+    Returns:
+        ``[A | K]``, float64 ``(C, 2C)``, or None where nothing changes. Only contrast needs the means, those of the
+        cropped picture.
+
+    Two approximations. Hue turns the colour about the gray axis: the hue angle is HSV's, but HSV keeps the largest of
+    R, G, B where the rotation keeps their sum (6 gray levels apart on average on the embedded photos at the largest
+    shift of 0.1 turns, which itself moves pixels by 9.5). And values are clipped to 0-255 once at the end, not after
+    every operation.
+    """
+    if not draw.jitter_order and not draw.grayscale:
+        return None
+    coloured = num_channels == 3
+    luma = LUMA if coloured else np.full(num_channels, 1 / num_channels)
+    both = np.zeros((num_channels, 2 * num_channels))
+    both[:, :num_channels] = np.eye(num_channels)
+    for operation in draw.jitter_order:
+        if operation == 0:
+            both = draw.brightness * both
+        elif operation == 1:
+            mean = luma @ (both[:, :num_channels] + both[:, num_channels:])  # (C,): of the luma, as weights of m
+            both = draw.contrast * both
+            both[:, num_channels:] += (1 - draw.contrast) * mean
+        elif coloured:
+            both = (_saturation(draw.saturation) if operation == 2 else _hue_rotation(draw.hue)) @ both
+    if draw.grayscale and num_channels > 1:
+        both = np.tile(luma @ both, (num_channels, 1))
+    return both
+
+
+def _saturation(factor: float) -> np.ndarray:
+    return factor * _EYE + (1 - factor) * _GRAY
+
+
+def _hue_rotation(turns: float) -> np.ndarray:
+    """Rotation about (1, 1, 1) (Rodrigues); a third of a turn takes red to green to blue, as HSV does."""
+    cosine, sine = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
+    return cosine * _EYE + sine * _CROSS + (1 - cosine) / 3
+
+
+def apply_colour(pixels: np.ndarray, draw: ViewDraw) -> np.ndarray:
+    """Jitter and grayscale of ``draw``: uint8 ``(C, s, s)`` in and out."""
+    num_channels = pixels.shape[0]
+    both = colour_map(draw, num_channels)
+    if both is None:
+        return pixels
+    flat = torch.from_numpy(pixels.reshape(num_channels, -1)).float()  # (C, s * s)
+    # whole numbers in float64, so that the sum does not depend on the order of summation
+    means = flat.sum(1, dtype=torch.float64).numpy() / flat.shape[1]
+    matrix = torch.from_numpy(both[:, :num_channels].astype(np.float32))
+    offset = torch.from_numpy((both[:, num_channels:] @ means + 0.5).astype(np.float32))  # + 0.5: the cast cuts off
+    coloured = torch.addmm(offset[:, None], matrix, flat).clamp_(0, 255)
+    return coloured.numpy().astype(np.uint8).reshape(pixels.shape)  # NumPy's cast is several times as fast as torch's
+
+
+@lru_cache(maxsize=4096)
+def gaussian_weights(sigma_px: float) -> np.ndarray:
+    """Half of a Gaussian in 1/256: weights at distance 0, 1, ..., summing to 256 over both halves; tails that round to
+    0 are left out.
+    """
+    offsets = np.arange(math.ceil(3.5 * sigma_px) + 1)
+    weights = np.exp(-0.5 * (offsets / sigma_px) ** 2)
+    weights = np.round(256 * weights / (2 * weights.sum() - weights[0])).astype(np.int64)
+    weights = weights[: int(np.flatnonzero(weights)[-1]) + 1]
+    weights[0] += 256 - (2 * weights.sum() - weights[0])
+    return weights.astype(np.uint16)
+
+
+def blur(pixels: np.ndarray, sigma_px: float) -> np.ndarray:
+    """Gaussian blur with repeated edges, separable, in 16-bit integers: within 2 gray levels of the exact Gaussian.
+
+    Args:
+        pixels: uint8 ``(C, s, s)``.
+        sigma_px: in px of ``pixels``; 0 leaves them as they are.
+    """
+    if sigma_px <= 0:
+        return pixels
+    weights = gaussian_weights(round(sigma_px, 3))
+    if len(weights) == 1:
+        return pixels
+    return _blur_axis(_blur_axis(pixels, weights, axis=1), weights, axis=2)
+
+
+def _blur_axis(pixels: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
+    """One direction of ``blur``; sums stay below 2^16 because the weights sum to 256."""
+    reach, length = len(weights) - 1, pixels.shape[axis]
+    lead = (slice(None),) * axis
+    first, last = pixels[(*lead, slice(0, 1))], pixels[(*lead, slice(length - 1, length))]
+    padded = np.concatenate(
+        [np.repeat(first, reach, axis), pixels, np.repeat(last, reach, axis)], axis=axis, dtype=np.uint16
+    )
+    total = padded[(*lead, slice(reach, reach + length))] * weights[0]
+    total += np.uint16(128)  # rounds the shift below
+    pair = np.empty_like(total)
+    for distance in range(1, reach + 1):
+        before, after = reach - distance, reach + distance
+        np.add(padded[(*lead, slice(before, before + length))], padded[(*lead, slice(after, after + length))], out=pair)
+        pair *= weights[distance]
+        total += pair
+    total >>= np.uint16(8)
+    return total.astype(np.uint8)
+
+
+def solarise(pixels: np.ndarray) -> np.ndarray:
+    """``x if x < 128 else 255 - x``: the sign bit, spread over the byte, inverts exactly the values from 128 on."""
+    return pixels ^ (pixels.view(np.int8) >> 7).view(np.uint8)

@@ -1,0 +1,1 @@
+"""Annotated images of every usual layout, checked, as boxes, masks and classes."""

@@ -1,0 +1,283 @@
+"""One way in for annotated images: `open_detection_data`, whatever their format.
+
+Flow: **datasets** -> annotation_files, coco_format | yolo | voc | cityscapes | csv_boxes | metadata_folder |
+object_tables -> annotation_check -> detection_data.
+"""
+
+import glob
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ...data.sources.addresses import is_hub_name
+from ...data.sources.local_tables import (
+    SPLIT_OF,
+    LocalTable,
+    arrow_table,
+    canonical_split,
+    embedded_folder,
+    hub_table,
+    parquet_table,
+    splits_of_files,
+    without_caches,
+)
+from ...errors import InputError
+from .annotation_check import RawData, check_annotations
+from .annotation_files import Part, choose_part, is_image, split_meant, split_word, walk
+from .cityscapes import cityscapes_parts, is_cityscapes
+from .coco_format import coco_parts, read_coco
+from .csv_boxes import csv_parts, read_csv
+from .detection_data import DetectionData
+from .metadata_folder import metadata_parts
+from .object_tables import BoxFormat, read_object_table
+from .voc import voc_parts
+from .yolo import looks_like_labels, yaml_parts, yolo_parts
+
+__all__ = ["list_splits", "open_detection_data"]
+
+_TABLES = (".parquet", ".arrow")
+
+
+@dataclass(frozen=True)
+class _Options:
+    """How a source is to be read; see `open_detection_data`."""
+
+    images: Path | None = None
+    image_column: str | None = None
+    objects_column: str = "objects"
+    box_format: BoxFormat = "xywh"
+    group_column: str | None = None
+    allow_outside_paths: bool = False
+
+
+def open_detection_data(
+    spec: str | Path,
+    *,
+    split: str | None = "train",
+    images: str | Path | None = None,
+    image_column: str | None = None,
+    objects_column: str = "objects",
+    box_format: BoxFormat = "xywh",
+    group_column: str | None = None,
+    skip_broken: bool = False,
+    check_files: bool = True,
+    allow_outside_paths: bool = False,
+) -> DetectionData:
+    """Open and check annotated images.
+
+    Args:
+        spec: one of
+
+            * ``bccd-mini``, which comes with the package,
+            * a COCO JSON, or a folder that holds one (``annotations/instances_*.json`` with ``train2017/``, Roboflow's
+              ``train/_annotations.coco.json``),
+            * YOLO: a ``data.yaml``, or a folder that holds one, or ``images`` and ``labels`` with a ``classes.txt``,
+            * Pascal VOC: VOCdevkit (all of its years that list the split), one year's folder, or any folder with XML
+              files in VOC's format and their images,
+            * a CSV with a box a row, or a folder that holds one,
+            * Cityscapes: the folder of ``leftImg8bit`` and ``gtFine``,
+            * parquet or arrow files, a folder of them or a glob, or a folder of images with a metadata.jsonl, with
+              columns ``image`` and ``objects``,
+            * the name of a data set on the Hub in that layout, ``user/name``.
+        split: ``train``, ``validation`` (also ``val``), ``test``, VOC's ``trainval``, or the name of a Hub split. Data
+            without splits of their own (`list_splits`) are ``train`` or None, as a whole; of a file that was named, all
+            is read, and the description says so.
+        images: folder of the images of a COCO JSON or a CSV; found beside it where left out. Refused for other formats.
+        image_column, objects_column, box_format: of tables; see `read_object_table`. The last is also that of a CSV's
+            boxes where these are in one column.
+        group_column: column of a table or CSV, or entry of COCO's images, that names the group of each image.
+        skip_broken: leave out, and name, what would be refused.
+        check_files: read the header and the end of each image file first (some seconds for a hundred thousand on a
+            local disk).
+        allow_outside_paths: take images outside of the data's folder, which paths in the data may name. A
+            ``data.yaml`` that is given itself may name any folders.
+
+    Raises:
+        InputError: nothing there, no such split, or what `check_annotations` refuses.
+    """
+    folder = None if images is None else Path(images)
+    options = _Options(folder, image_column, objects_column, box_format, group_column, allow_outside_paths)
+    raw = _read(embedded_folder(str(spec)), split, options)
+    return check_annotations(
+        raw, skip_broken=skip_broken, check_files=check_files, allow_outside_paths=allow_outside_paths
+    )
+
+
+def list_splits(spec: str | Path) -> list[str]:
+    """The splits that annotated data tell, in the data's own words (val2017, valid, trainval); none where all of it is
+    one.
+
+    Raises:
+        InputError: nothing there that `open_detection_data` would open.
+    """
+    data = embedded_folder(str(spec))
+    if _is_on_hub(data):
+        from datasets import get_dataset_split_names
+
+        try:
+            return [str(name) for name in get_dataset_split_names(data)]
+        except Exception:  # whatever keeps it from being listed keeps it from being opened, where it is named
+            return []
+    return list(dict.fromkeys(part.split for part in _parts(data, _Options()) if part.split))
+
+
+def has_split(spec: str | Path, split: str) -> bool:
+    """Whether annotated data on this machine tell a split of this name, or of another name for the same."""
+    if not Path(embedded_folder(str(spec))).exists():
+        return False
+    return any(split_meant(word) == canonical_split(split) for word in list_splits(spec))
+
+
+def _read(data: str, split: str | None, options: _Options) -> RawData:
+    if options.images is not None and not options.images.is_dir():
+        raise InputError(f"--images {options.images} is no folder")
+    if _is_on_hub(data):
+        _refuse_images(data, options)
+        return _hub(data, split or "train", options)
+    parts = _parts(data, options)
+    if Path(data).is_file() and len(parts) == 1 and parts[0].split is None:
+        raw = parts[0].read()
+        own = split_meant(split_word(Path(data).stem) or "")
+        if split is not None and canonical_split(split) not in ("train", own) and split_meant(split) != own:
+            raw.kind += f" (split '{split}' has no effect: one file was named)"
+        return raw
+    return choose_part(data, parts, split).read()
+
+
+def _parts(data: str, options: _Options) -> list[Part]:
+    """What a local file, folder or glob holds, by split."""
+    path, suffix = Path(data), Path(data).suffix.lower()
+    if path.is_file():
+        if suffix in (".json", ".csv"):
+            read: Callable[..., RawData]
+            read = read_coco if suffix == ".json" else partial(read_csv, box_format=options.box_format)
+            group = options.group_column
+            return [Part(None, data, partial(read, path, options.images, split_word(path.stem), group_column=group))]
+        _refuse_images(data, options)
+        if suffix in (".yaml", ".yml"):
+            return yaml_parts(path)
+        return _table_parts(data, [path], options)
+    if suffix in (".json", ".csv", ".yaml", ".yml") and not path.exists():  # which the Hub need not be asked about
+        raise InputError(f"{path} is not there: name an annotation file, or the folder that holds it")
+    if path.is_dir():
+        return _folder_parts(path, options)
+    if glob.has_magic(data):
+        _refuse_images(data, options)
+        return _table_parts(data, [Path(file) for file in _matching(data)], options)
+    raise InputError(f"Data '{data}' is no local file or folder and no name of a data set on the Hub")
+
+
+def _folder_parts(folder: Path, options: _Options) -> list[Part]:
+    images, group = options.images, options.group_column
+    if is_cityscapes(folder):
+        _refuse_images(str(folder), options)
+        return cityscapes_parts(folder)
+    files = walk(folder)
+    coco = partial(coco_parts, folder, files, images, group)
+    boxes = partial(csv_parts, folder, files, images, group, options.box_format)
+    if images is not None:
+        found = coco() or boxes()
+        if not found:
+            _refuse_images(str(folder), options)
+        return found
+    # a folder may hold its annotations in several formats: the one that says the most is read
+    table = {"objects_column": options.objects_column, "box_format": options.box_format, "group_column": group}
+    is_voc = any("ImageSets" in name.split("/")[:-1] for name in files)
+    found = (
+        (voc_parts(folder, files) if is_voc else [])
+        or coco()
+        or yolo_parts(folder, files, options.allow_outside_paths)
+        or metadata_parts(folder, files, **table)  # type: ignore[arg-type]
+        or voc_parts(folder, files)
+        or boxes()
+    )
+    shards = [name for end in _TABLES for name in files if name.lower().endswith(end)]
+    if not found and shards:
+        return _table_parts(str(folder), [folder / name for name in shards], options)
+    if not found:
+        raise InputError(f"{folder} holds no annotations that are known: {_seen(folder, files)}")
+    return found
+
+
+def _refuse_images(data: str, options: _Options) -> None:
+    if options.images is not None:
+        raise InputError(
+            f"--images {options.images} belongs to a COCO JSON or a CSV, which {data} is not and does not hold"
+        )
+
+
+def _seen(folder: Path, files: list[str]) -> str:
+    """What a folder holds in place of annotations."""
+    if looks_like_labels(folder, files):
+        return "its labels look like YOLO's, but no data.yaml or classes.txt names the classes"
+    other = next((name for name in files if name.rpartition("/")[2].startswith("panoptic_")), None)
+    if other is not None:
+        return f"{other} is panoptic COCO: use the instances file"
+    ends = Counter("images" if is_image(name) else f"{Path(name).suffix or 'other'} files" for name in files)
+    listed = ", ".join(f"{count} {end}" for end, count in ends.most_common(4)) or "nothing"
+    return (
+        f"no COCO JSON, no VOC, YOLO or Cityscapes files, no CSV of boxes, no parquet files and no metadata.jsonl; it "
+        f"has {listed}"
+    )
+
+
+def _matching(data: str) -> list[str]:
+    """Files that a glob names; what exists as it stands is no pattern, whatever brackets its name has."""
+    fixed = Path(data)
+    while not fixed.exists():
+        fixed = fixed.parent
+    rest = Path(data).relative_to(fixed) if fixed != Path() else Path(data)
+    return sorted(glob.glob(str(Path(glob.escape(str(fixed))) / rest), recursive=True))  # noqa: PTH207
+
+
+def _table_parts(data: str, files: list[Path], options: _Options) -> list[Part]:
+    suffix = files[0].suffix.lower() if files else ""
+    if suffix not in ("", *_TABLES):
+        raise InputError(
+            f"{data} is no annotated data that is known: give a COCO .json, data.yaml, .csv, .parquet or .arrow"
+        )
+    opener = arrow_table if suffix == ".arrow" else parquet_table
+
+    def read(split: str | None) -> RawData:
+        return _read_table(opener(data, files, split), data, options)
+
+    files = without_caches(files)
+    told = splits_of_files(files, Path(data))
+    splits = sorted({split for split in told if split})
+    if not splits or (None in told and len(splits) == 1) or len(files) == 1:
+        return [Part(None, data, partial(read, None))]
+    return [Part(split, data, partial(read, split)) for split in splits]
+
+
+def _read_table(opened: LocalTable, data: str, options: _Options) -> RawData:
+    return read_object_table(
+        opened,
+        data,
+        image_column=options.image_column,
+        objects_column=options.objects_column,
+        box_format=options.box_format,
+        group_column=options.group_column,
+    )
+
+
+def _is_on_hub(data: str) -> bool:
+    path = Path(data)
+    named_file = path.suffix.lower() in (".json", ".csv", ".yaml", ".yml")
+    return not path.exists() and not named_file and not glob.has_magic(data) and is_hub_name(data)
+
+
+def _hub(data: str, split: str, options: _Options) -> RawData:
+    """A data set of the Hub; where it has no split of this name, that of another name for the same."""
+    names = [split, *(name for name, of in SPLIT_OF.items() if of == canonical_split(split) and name != split)]
+    refused: InputError | None = None
+    for name in names:
+        try:
+            return _read_table(hub_table(data, name), data, options)
+        except InputError as error:
+            refused = refused or error
+            if "split" not in str(error).lower():
+                break
+    assert refused is not None
+    raise refused

@@ -1,0 +1,1 @@
+"""From a detector to COCO AP: predictions on annotated images, results files, metrics."""

@@ -1,0 +1,1 @@
+"""Detectors: configuration, torchvision's parts around our backbone, transformers' own classes, starts."""

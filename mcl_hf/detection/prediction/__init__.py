@@ -1,0 +1,1 @@
+"""A detector on images without annotations: tiles, merged detections, files that training reads back."""

@@ -1,0 +1,22 @@
+"""A run of any task: options -> launch -> folder -> loop -> checkpoints -> resume. It knows no network and no data."""
+
+from typing import Any
+
+from ..lazy import load_name
+
+_HOME = {
+    "Callback": "run",
+    "LARS": "optim",
+    "NonFiniteLossError": "health",
+    "Run": "run",
+    "RunResult": "course",
+    "build_optimizer": "optim",
+    "parameter_groups": "optim",
+}
+"""Public name -> the file that defines it; loaded on first use."""
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    return load_name(__name__, _HOME, name)

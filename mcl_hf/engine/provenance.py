@@ -1,0 +1,173 @@
+"""What a run was made on and from, for those who read of its model later: machine, releases, start, recipe.
+
+Where it sits: a task's file puts these into its `TrainingState`; model cards are written from it. Nothing here names a
+person, a host or a path: a folder is recorded by its name.
+"""
+
+import os
+import platform
+from collections.abc import Collection
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.sources.remote_files import plain_address
+from ..errors import InputError
+from ..remote.checkpoints import hub_source
+from ..transfer.starting_weights import plain_source
+from ..version import __version__
+
+_PACKAGES = ("torch", "torchvision", "timm", "transformers", "accelerate", "datasets")
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The device of the main process, its CPU, the system, and the releases of what computes.
+
+    Keys: `device` (its product name), `kind` (`cpu`, `cuda`, ...), `cpu`, `cores` (that the process may use), `system`,
+    `python`, `packages`, and `from_step`, the step that a run went on from there.
+    """
+    kind = device.type
+    cpu = _cpu_name()
+    return {
+        "device": torch.cuda.get_device_name(device) if kind == "cuda" else cpu if kind == "cpu" else kind,
+        "kind": kind,
+        "cpu": cpu,
+        "cores": _cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {"mcl_hf": __version__} | {name: metadata.version(name) for name in _PACKAGES},
+        "from_step": 0,
+    }
+
+
+def recorded_options(options: Any) -> dict[str, Any]:
+    """The fields of a run's options as checkpoints and trackers get them: whole, but for keys in addresses.
+
+    Args:
+        options: a dataclass.
+    """
+    found: dict[str, Any] = without_keys(asdict(options))
+    return found
+
+
+def without_keys(value: Any) -> Any:
+    """Texts of any nesting, their addresses without what may open them: `user:password@`, and all after `?`.
+
+    Example:
+        >>> without_keys(["https://me:secret@host/a-{0..9}.tar?sig=1", "hf://datasets/me/photos@v2/a.parquet", "who?"])
+        ['https://host/a-{0..9}.tar', 'hf://datasets/me/photos@v2/a.parquet', 'who?']
+    """
+    if isinstance(value, dict):
+        return {name: without_keys(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_keys(item) for item in value]
+    if not isinstance(value, str) or "://" not in value or value.startswith("hf://"):  # its `?` is a wildcard
+        return value
+    return plain_address(value)
+
+
+def join_machines(before: list[dict[str, Any]], now: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
+    """Machines of a run that goes on after `step`: an equal one is named once.
+
+    Args:
+        before: of the attempts before.
+        now: of this attempt, one or none.
+        step: that the last attempt had saved.
+    """
+    if not now or (before and {**before[-1], "from_step": 0} == {**now[0], "from_step": 0}):
+        return before
+    return [*before, {**now[0], "from_step": step}]
+
+
+def start_record(init: str | None) -> dict[str, Any]:
+    """What a run's weights started from.
+
+    Args:
+        init: as the options have it: None or `random`, `timm:NAME`, a path, or a repository
+            `user/name[/pretraining][@revision]`.
+
+    Returns:
+        `kind` is `random`, `timm`, `folder` or `hub`; all but the first have a `name`, weights of the Hub their
+        `repository`, and a folder of ours, as `run`, what its own run recorded.
+    """
+    if init is None or init == "random":
+        return {"kind": "random"}
+    init = plain_source(init)
+    if init.startswith("timm:"):
+        name = init.removeprefix("timm:")
+        found: dict[str, Any] = {"kind": "timm", "name": name}
+        repository = _timm_repository(name)
+        return found | ({"repository": repository} if repository else {})
+    path = Path(init)
+    if path.exists():
+        run = _run_of(path)
+        return {"kind": "folder", "name": path.resolve().name} | ({"run": run} if run else {})
+    source = hub_source(init)
+    return {"kind": "hub", "name": init, "repository": source.repository if source else init}
+
+
+def recipe_record(recipe: dict[str, Any] | None, without_influence: Collection[str]) -> dict[str, Any]:
+    """The recipe of a run and the options that differ from it, less those that change nothing of its result.
+
+    Args:
+        recipe: from `load_options`; None where a Python call gave all options itself.
+        without_influence: names of options.
+    """
+    if recipe is None:
+        return {}
+    return {**recipe, "changed": [name for name in recipe["changed"] if name not in without_influence]}
+
+
+def _timm_repository(name: str) -> str | None:
+    """The repository of timm's weights, with the tag that a plain name stands for."""
+    import timm
+
+    if name.startswith("hf-hub:"):
+        return name.removeprefix("hf-hub:").partition("@")[0]
+    try:
+        found = timm.models.get_pretrained_cfg(name)
+    except (RuntimeError, ValueError):  # a name that this release does not know, or knows under another one
+        return None
+    repository = getattr(found, "hf_hub_id", None)
+    return str(repository).partition("@")[0] if repository else None
+
+
+def _run_of(path: Path) -> dict[str, Any] | None:
+    """The record of a run whose folder, model or checkpoint lies at `path`."""
+    from .state import RECORD, read_training_state
+
+    for folder in (path, path / "checkpoints" / "last"):
+        if (folder / RECORD).is_file():
+            try:
+                state = read_training_state(folder)
+            except InputError:  # damaged, which is for whoever loads the weights to say
+                return None
+            names = [source["name"] for source in state.data.get("sources", [])]
+            return {
+                "task": state.task,
+                "objective": state.arguments.get("objective"),
+                "recipe": state.recipe.get("name"),
+                "steps": state.step,
+                "images_seen": state.images_seen,
+                "data": names,
+                "start": {key: value for key, value in state.start.items() if key != "run"},
+            }
+    return None
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next((name for name in named if name), "") or platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,222 @@
+"""Where a run starts: at step 0 in a free folder, or at a whole checkpoint whose recipe still fits.
+
+Where it sits: `pretrain.py` asks before anything expensive is done. What would be wrong is refused, what is a choice
+is named.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..remote.checkpoints import hub_source
+from .finish import RUN_ENTRIES
+from .hub_resume import resume_from_hub
+from .provenance import join_machines
+from .state import TrainingState, checkpoints, damage, newest_whole_checkpoint
+
+# What an attempt leaves behind that was stopped before its first checkpoint: nothing worth keeping.
+_BEFORE_FIRST_CHECKPOINT = ("log.jsonl", "checkpoints")
+# A config.json or a README.md alone is somebody else's.
+_SIGNS_OF_A_RUN = {"model.safetensors", "pretraining", "checkpoints", "log.jsonl"}
+# These may change freely: they decide where a run writes, what it tells, and how fast it reads. A change of any other
+# option makes another run of it, but not a wrong one, and is named; so are options that come to be, until listed here.
+WITHOUT_INFLUENCE = {
+    "output_dir", "resume", "num_workers", "max_broken", "allow_outside_paths", "save_every_steps", "keep_last",
+    "keep_every", "log_every_steps", "report_to", "log_images", "on_collapse", "probe_data",
+    "probe_every_steps", "probe_images",
+}  # fmt: skip
+# Compared by what comes of them: the model's configuration, the data's fingerprint, the steps and their images.
+COMPARED_BY_RESULT = {"data", "epochs", "max_steps", "global_batch_size", "batch_size"}
+
+
+@dataclass(frozen=True)
+class RecipeRules:
+    """What a change of a task's options means for a run that is resumed. Any option not named here may be changed, and
+    is warned about.
+
+    Attributes:
+        refused: another value makes a checkpoint useless.
+        without_influence: may change freely.
+        compared_elsewhere: compared by what comes of them.
+    """
+
+    refused: tuple[str, ...]
+    without_influence: frozenset[str]
+    compared_elsewhere: frozenset[str]
+
+
+# What a run counts and finds; the other fields of `TrainingState` describe it.
+_CONTINUED = (
+    "step", "images_seen", "seconds", "broken_images", "broken_since_log", "best", "health", "tracker_ids", "scaler",
+)  # fmt: skip
+
+
+def find_start(output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
+    """The checkpoint to start from (None: step 0), and lines to print about damaged ones. Main process only.
+
+    Args:
+        output_dir: the run's folder, which need not exist.
+        resume: "never", "auto", the path of a checkpoint folder, or a repository `user/name[@revision]` of the Hub.
+
+    Raises:
+        InputError: the folder holds another run, or the checkpoint asked for is absent or damaged.
+    """
+    in_use = [name for name in RUN_ENTRIES if _has_content(output_dir / name)]
+    if not set(in_use) & _SIGNS_OF_A_RUN:
+        in_use = []
+    if output_dir.exists() and not output_dir.is_dir():
+        raise InputError(f"output_dir {output_dir} is a file: choose a folder")
+    if not in_use and output_dir.is_dir():
+        strangers = sorted(path.name for path in output_dir.iterdir() if _has_content(path) and not _is_ours(path.name))
+        if strangers:
+            raise InputError(
+                f"{output_dir} holds something else than a run ({', '.join(strangers[:3])}): "
+                "choose a new or an empty --output-dir"
+            )
+    if resume == "never":
+        if in_use:
+            raise InputError(
+                f"{output_dir} already holds a run ({', '.join(in_use)}): continue it with --resume auto, "
+                "or choose another --output-dir"
+            )
+        return None, []
+    if resume != "auto":
+        remote = hub_source(resume)
+        if remote is not None:
+            return resume_from_hub(remote, resume, output_dir, bool(set(in_use) - set(_BEFORE_FIRST_CHECKPOINT)))
+        path = Path(resume).resolve()
+        reason = damage(path) if path.is_dir() else "there is no such folder"
+        if reason is not None:
+            raise InputError(f"cannot resume from {resume}: {reason}")
+        if in_use and path.parent.parent != output_dir.resolve():
+            raise InputError(f"{output_dir} already holds another run than {resume}: choose another --output-dir")
+        return path, []
+    newest, skipped = newest_whole_checkpoint(output_dir)
+    if newest is not None:
+        return newest, [f"{line}: using {newest.name} instead" for line in skipped]
+    if checkpoints(output_dir):
+        raise InputError(f"{output_dir} has no whole checkpoint to resume from: {'; '.join(skipped)}")
+    foreign = [name for name in in_use if name not in _BEFORE_FIRST_CHECKPOINT]
+    if foreign:
+        raise InputError(
+            f"{output_dir} has no checkpoint to resume from but holds {', '.join(foreign)}: choose another --output-dir"
+        )
+    return None, []
+
+
+def _is_ours(name: str) -> bool:
+    """What a run that ended before its first log line may leave besides `RUN_ENTRIES`."""
+    folders = ("tensorboard", "wandb", "pictures", "best", "evaluation")
+    return name in folders or name.startswith((".", "non-finite-samples"))
+
+
+def _has_content(path: Path) -> bool:
+    """Whether there is anything: a run that failed in its first step leaves an empty log, which is in nobody's way."""
+    return path.is_dir() or (path.is_file() and path.stat().st_size > 0)
+
+
+def check_model(checkpoint: Path, saved: Any, wanted: Any, names: Sequence[str]) -> None:
+    """Refuse to continue with another network.
+
+    Args:
+        checkpoint: for the message.
+        saved: the model's configuration in the checkpoint.
+        wanted: the one that this run's options describe.
+        names: the fields of it that must agree.
+
+    Raises:
+        InputError: naming the fields and both values.
+    """
+    changed = [
+        f"{name} {getattr(saved, name)!r} (now {getattr(wanted, name)!r})"
+        for name in names
+        if getattr(saved, name) != getattr(wanted, name)
+    ]
+    if changed:
+        raise InputError(
+            f"{checkpoint} was trained with {', '.join(changed)}: resume with the same model options, "
+            "or start a new run from its weights with --init"
+        )
+
+
+def check_recipe(checkpoint: Path, saved: TrainingState, now: TrainingState, rules: RecipeRules) -> list[str]:
+    """One line for every choice that differs from the checkpoint's run: continuing is possible, but not the same run.
+
+    Raises:
+        InputError: it is a checkpoint of another task, an option differs that `rules` refuse, or the run is already
+            longer than asked for.
+    """
+    if saved.task != now.task:
+        raise InputError(
+            f"{checkpoint} is a checkpoint of {saved.task}, and this is {now.task}: start a new run from its weights"
+        )
+    before, after = saved.arguments, now.arguments
+    for name in rules.refused:
+        if before.get(name) != after[name]:
+            raise InputError(
+                f"{checkpoint} was trained with {name} {before.get(name)}, now it is {after[name]}: use the same"
+            )
+    if saved.step > now.max_steps:
+        raise InputError(f"{checkpoint} is at step {saved.step}, beyond the {now.max_steps} steps asked for")
+    changed = _changes(saved, now, rules)
+    changed += [
+        (f"release of {name}", saved.versions.get(name), now.versions[name])
+        for name in now.versions
+        if name in saved.versions and saved.versions[name] != now.versions[name]
+    ]
+    return [
+        f"warning: resuming with another {name}: {old} before, {new} now; the run goes on, but is not the interrupted "
+        "one"
+        for name, old, new in changed
+    ]
+
+
+def _changes(saved: TrainingState, now: TrainingState, rules: RecipeRules) -> list[tuple[str, Any, Any]]:
+    """Name, value before and value now of what another attempt of a run was asked to do otherwise."""
+    before, after = saved.arguments, now.arguments
+    unnamed = rules.without_influence | rules.compared_elsewhere
+    found = [(name, before[name], after[name]) for name in after if name in before and name not in unnamed]
+    for name in ("world_size", "global_batch_size", "max_steps"):
+        found.append((name, getattr(saved, name), getattr(now, name)))
+    found.append(("data set", _data_words(saved), _data_words(now)))
+    return [(name, old, new) for name, old, new in found if old != new]
+
+
+def continue_from(state: TrainingState, saved: TrainingState, rules: RecipeRules) -> None:
+    """Take over what the interrupted run had counted and found; what describes the run stays that of this attempt, and
+    what it was before is added to the history."""
+    for name in _CONTINUED:
+        setattr(state, name, getattr(saved, name))
+    state.start = saved.start or state.start
+    state.machines = join_machines(saved.machines, state.machines, saved.step)
+    changed = {name: {"before": old, "now": new} for name, old, new in _changes(saved, state, rules)}
+    state.changes = [*saved.changes, *([{"from_step": saved.step, "options": changed}] if changed else [])]
+
+
+def _data_words(state: TrainingState) -> str:
+    """The data set as the warning shows it; equal for equal data, wherever it lies."""
+    return f"{state.data.get('num_images')} images with fingerprint {state.data.get('fingerprint')}"
+
+
+def output_folder(output_dir: str | None, sources: Sequence[str]) -> Path:
+    """The run's folder.
+
+    Args:
+        output_dir: as the user gave it.
+        sources: the data, as the user gave it.
+
+    Raises:
+        InputError: none was given, or it lies among the images, where its pictures would be trained on.
+    """
+    if not output_dir:
+        raise InputError("output_dir is not set: name the folder for the run with --output-dir")
+    folder = Path(output_dir).expanduser()
+    for data in sources:
+        images = Path(data if Path(data).exists() else data.rpartition("=")[0] or data)  # FOLDER or FOLDER=WEIGHT
+        if images.is_dir() and images.resolve() in (folder.resolve(), *folder.resolve().parents):
+            raise InputError(
+                f"output_dir {folder} lies within the data, {data}: its pictures would become training images"
+            )
+    return folder

@@ -1,0 +1,171 @@
+"""`Run`: everything that a run consists of, what a task brings to it, and what its ranks agree on.
+
+Where it sits: built by a task's file (`pretrain.py`), worked on by `loop.py` and the task's step, seen by callbacks.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .checkpoint_writer import CheckpointWriter
+from .health import FiniteGuard
+from .saving import SavesPretrained
+from .signals import StopRequest
+from .state import TrainingState
+from .tracking import Tracking
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+T = TypeVar("T")
+
+
+def on_main_process(accelerator: "Accelerator", function: Callable[[], T]) -> T:
+    """Run `function` on the main process; every rank gets its value, or raises what it raised. All ranks must call
+    it."""
+    from accelerate.utils import broadcast_object_list
+
+    outcome: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            outcome = [function()]
+        except Exception as error:
+            outcome = [error]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(outcome)
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
+
+
+class Callback(Protocol):
+    """What can be hung into the loop: pictures, probes, uploads. Called on every rank; any method may be left out."""
+
+    def on_record(self, run: "Run", record: dict[str, Any]) -> None:
+        """Before a record goes to the log: further numbers may be put into it, the same on every rank."""
+
+    def on_log(self, run: "Run", record: dict[str, Any]) -> None:
+        """After a record went to the log."""
+
+    def on_save(self, run: "Run", checkpoint: Path) -> None:
+        """After a checkpoint is whole; the run may be some steps further by then."""
+
+    def on_end(self, run: "Run") -> None:
+        """After the finished model was written."""
+
+
+Callbacks = Sequence[Any] | Callable[[Any], Sequence[Any]]
+"""Callbacks, or what makes them of a run's options."""
+
+
+class RunArguments(Protocol):
+    """The options that the loop reads, with the meanings that they have in `PretrainArguments`; a dataclass."""
+
+    seed: int
+    resume: str
+    optimizer: Any
+    save_every_steps: int
+    keep_last: int
+    keep_every: int
+    log_every_steps: int
+    gradient_accumulation_steps: int
+
+
+class TrainStep(Protocol):
+    """One optimizer step of a task."""
+
+    def __call__(self, run: Any, batches: Iterator[Any], step: int, broken: list[str]) -> dict[str, Any]:
+        """Take what it needs from `batches`, change the weights once, and return what the log shows.
+
+        Args:
+            run: the task's `Run`.
+            batches: of its loader; raises DataError, which must pass, with the weights as they were.
+            step: 0-based; with the seed, all that randomness and schedules may depend on.
+            broken: names of unreadable images are appended.
+
+        Returns:
+            Tensors, on the device, and numbers, equal in kind on all ranks; among them "loss".
+        """
+
+
+class Watch(Protocol):
+    """What a task measures and judges at logging steps, on all ranks.
+
+    Attributes:
+        fatal: not None where the run is to be saved and ended with `error`.
+        enough: whether the run is to be saved and finished before its last step.
+    """
+
+    fatal: str | None
+    enough: bool
+
+    def due(self, step: int) -> bool:
+        """Whether a line of the log is wanted after so many steps, whatever `log_every_steps` says."""
+
+    def measure(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        """The outputs of a step as the log has them, still tensors."""
+
+    def judge(self, record: dict[str, Any]) -> None:
+        """Take a record into account before it is logged; may add to it and to `run.state.health`."""
+
+    def error(self) -> Exception:
+        """What ends the run."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Parts of a run, of any task.
+
+    Attributes:
+        arguments: the task's options.
+        model: wrapped for several processes and mixed precision; `network` is the bare one.
+        optimizer: Accelerate's wrapper.
+        loader: the task's own; gives batches from the step on that the run starts at.
+        processor: saved beside the model.
+        peak_lr: learning rate that the warm-up rises to.
+        warmup_steps: steps that it takes.
+        batch: the last one that went through the model, for pictures; of the task's own type.
+        metrics: the last record of the log.
+    """
+
+    arguments: Any
+    accelerator: "Accelerator"
+    model: nn.Module
+    network: Any
+    optimizer: Any
+    loader: Any
+    processor: SavesPretrained
+    state: TrainingState
+    guard: FiniteGuard
+    tracking: Tracking
+    writer: CheckpointWriter
+    stop: StopRequest
+    output_dir: Path
+    peak_lr: float
+    warmup_steps: int
+    callbacks: Sequence[Any] = ()
+    batch: Any = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def notify(self, event: str, *values: Any) -> None:
+        """Call a method of every callback that has it."""
+        for callback in self.callbacks:
+            method = getattr(callback, event, None)
+            if method is not None:
+                method(self, *values)
+
+    def total_over_ranks(self, number: int) -> int:
+        """Sum of a number over all ranks, which must all call it (a host sync)."""
+        return int(self.accelerator.reduce(torch.tensor(number, device=self.accelerator.device), "sum"))
+
+    def mean_over_ranks(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        """Tensors of a step as plain lists and floats, averaged over all ranks, which must all call it (a host
+        sync)."""
+        return {
+            name: self.accelerator.reduce(value.detach(), "mean").tolist() if isinstance(value, Tensor) else value
+            for name, value in outputs.items()
+        }

@@ -1,0 +1,285 @@
+"""`pretrain`: a whole pre-training run, as the command and as a Python call.
+
+Where it sits: arguments -> checks -> data, model, optimizer on Accelerate -> loop -> finished folder. `course.py` has
+what every task's run goes through. Everything that can be wrong with the input is found before the first step.
+
+    OUTPUT_DIR/
+        config.json, model.safetensors, preprocessor_config.json, README.md    the finished model, slim
+        pretraining/         the whole pre-training model
+        checkpoints/         see state.py
+        log.jsonl            see tracking.py
+        pictures/            written by callbacks
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from ..data import ImageSource
+from ..data.sources.licences import describe_sources
+from ..engine.arithmetic import set_arithmetic
+from ..engine.compile_parts import compile_parts
+from ..engine.course import RunResult, common_parts, continue_state, open_folder, prepare_run, run_to_end
+from ..engine.finish import write_finished
+from ..engine.launch import launched
+from ..engine.optim import build_optimizer, learning_rate_warning
+from ..engine.options import given_options
+from ..engine.provenance import machine, recipe_record, recorded_options, start_record
+from ..engine.resume import COMPARED_BY_RESULT, WITHOUT_INFLUENCE, RecipeRules, check_model, output_folder
+from ..engine.run import Callbacks, Run, on_main_process
+from ..engine.state import TrainingState, installed_versions
+from ..engine.tracking import check_trackers
+from ..errors import InputError
+from ..models import (
+    MCLConfig,
+    MCLForPreTraining,
+    MCLForSupervisedPreTraining,
+    MCLImageProcessor,
+    convert_cross_rank_norm,
+    recompute_activations,
+)
+from ..transfer.starting_weights import load_starting_weights, starting_statistics
+from .arguments import MODEL_FIELDS, PretrainArguments, load_arguments
+from .run_data import open_data, open_loader
+from .step import PretrainRun, train_step
+from .watch import HealthWatch
+
+RULES = RecipeRules(
+    ("objective", "optimizer"), frozenset(WITHOUT_INFLUENCE), frozenset({*MODEL_FIELDS, *COMPARED_BY_RESULT})
+)
+_MODELS = {"contrastive": MCLForPreTraining, "supervised": MCLForSupervisedPreTraining}
+
+
+def pretrain(
+    arguments: PretrainArguments | None = None,
+    *,
+    recipe: str | None = None,
+    callbacks: Callbacks = (),
+    model_class: type[MCLForPreTraining] | type[MCLForSupervisedPreTraining] | None = None,
+    **options: Any,
+) -> RunResult:
+    """Pre-train, and write the finished model to `output_dir`.
+
+    Args:
+        arguments: all options; or leave it out and give
+        recipe: name or YAML file, and
+        options: fields of `PretrainArguments` on top of it.
+        callbacks: objects with any of the methods of `mcl_hf.engine.run.Callback`, or what makes them of the options;
+            `mcl_hf.pretrain` takes None, its default, for `mcl_hf.callbacks.default_callbacks`.
+        model_class: a variant of the objective's model, for experiments; None: the model itself.
+
+    Raises:
+        InputError: something given cannot be used; nothing was trained, or the last whole checkpoint stays.
+        NonFiniteLossError: the loss became infinite or NaN.
+
+    Example:
+        >>> import mcl_hf
+        >>> result = mcl_hf.pretrain(recipe="demo", output_dir="demo-run", max_steps=2)  # doctest: +SKIP
+        >>> result.steps  # doctest: +SKIP
+        2
+
+    Denormal numbers are flushed to zero on the CPU from here on in this process: they slow a step down several times.
+    """
+    arguments = given_options(arguments, load_arguments, recipe, options)
+    arguments.model_config()  # fails on a wrong model before anything else
+    output_dir = output_folder(arguments.output_dir, arguments.data)
+    check_trackers(arguments.report_to)
+    hung_in = callbacks(arguments) if callable(callbacks) else callbacks
+    with launched(arguments, output_dir) as accelerator:
+        set_arithmetic(accelerator.device, arguments.tf32, fixed_shapes=True)
+        return _pretrain(arguments, output_dir, accelerator, hung_in, model_class)
+
+
+def _pretrain(
+    arguments: PretrainArguments,
+    output_dir: Path,
+    accelerator: Accelerator,
+    callbacks: Sequence[Any],
+    model_class: Any,
+) -> RunResult:
+    # --- where to start ---------------------------------------------------------------------------------------------
+    checkpoint, lines = open_folder(accelerator, output_dir, arguments.resume)
+    world_size, rank = accelerator.num_processes, accelerator.process_index
+    batch_size, global_batch_size = arguments.batch_sizes(world_size)
+    recipe = recipe_record(arguments.recipe, RULES.without_influence)
+    arguments = _with_statistics(arguments, checkpoint)
+    config = arguments.model_config()
+
+    # --- data ---------------------------------------------------------------------------------------------------------
+    source = open_data(arguments)
+    lines.append(source.description)
+    config = _fit_to_data(arguments, config, source, batch_size * world_size, lines)
+    max_steps = arguments.total_steps(len(source), global_batch_size)
+    state = TrainingState(
+        world_size=world_size,
+        global_batch_size=global_batch_size,
+        max_steps=max_steps,
+        arguments=recorded_options(arguments),
+        data={
+            "description": source.description,
+            "fingerprint": source.fingerprint,
+            "num_images": len(source),
+            "sources": describe_sources(arguments.data),
+        },
+        versions=installed_versions(),
+        recipe=recipe,
+        start=start_record(arguments.init),
+        machines=[machine(accelerator.device)],
+    )
+    lines += continue_state(checkpoint, state, RULES)
+    loader = open_loader(
+        arguments,
+        config,
+        source,
+        batch_size,
+        rank=rank,
+        world_size=world_size,
+        start_step=state.step * arguments.gradient_accumulation_steps,
+        num_workers=arguments.num_workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+
+    # --- model and optimizer ------------------------------------------------------------------------------------------
+    network: Any = _build_network(arguments, config, checkpoint, lines, model_class or _MODELS[arguments.objective])
+    if world_size > 1:
+        network = convert_cross_rank_norm(network, accelerator.device.type, arguments.compile)
+    layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
+    network = network.to(device=accelerator.device, memory_format=layout).train()
+    peak_lr = arguments.base_learning_rate * global_batch_size / 256
+    optimizer = build_optimizer(network, arguments.optimizer, peak_lr, arguments.weight_decay)
+    if arguments.activation_checkpointing:
+        recompute_activations(network.mcl.backbone)
+    if arguments.compile:
+        if world_size > 1:  # keep each part one graph: DDP would have it cut where its buckets of gradients end
+            torch._dynamo.config.optimize_ddp = False
+        compile_parts(network)
+    model, prepared = prepare_run(accelerator, arguments, network, optimizer, checkpoint, state, output_dir)
+
+    # --- run ----------------------------------------------------------------------------------------------------------
+    run = PretrainRun(
+        **common_parts(accelerator, arguments, state, output_dir),
+        model=model,
+        network=network,
+        optimizer=prepared,
+        loader=loader,
+        processor=MCLImageProcessor.from_config(config),
+        mean=torch.tensor(config.image_mean, device=accelerator.device).mul(255).view(-1, 1, 1),
+        scale=torch.tensor(config.image_std, device=accelerator.device).mul(255).view(-1, 1, 1),
+        peak_lr=peak_lr,
+        warmup_steps=max_steps // 10 if arguments.warmup_steps is None else arguments.warmup_steps,
+        callbacks=callbacks,
+    )
+    lines.append(
+        f"{max_steps} steps of {global_batch_size} images ({world_size} process(es) x {batch_size} x "
+        f"{arguments.gradient_accumulation_steps} accumulation steps) on {accelerator.device}, {arguments.precision}; "
+        f"{arguments.optimizer}, learning rate up to {peak_lr:.4g}"
+    )
+    lines += learning_rate_warning(arguments.optimizer, global_batch_size)
+    if run.warmup_steps > max_steps:
+        lines.append(
+            f"warning: warmup_steps {run.warmup_steps} is longer than the run's {max_steps} steps: the learning rate "
+            f"never gets to {peak_lr:.4g}"
+        )
+    if arguments.probe_data is not None and not any(hasattr(callback, "on_record") for callback in callbacks):
+        lines.append("warning: no probes without their callback, mcl_hf.callbacks.RunProbe; callbacks=None has it")
+    last_line = f"finished: {output_dir} opens with mcl_hf.MCLModel.from_pretrained"
+    return run_to_end(run, train_step, HealthWatch(run), lines, finish_pretraining, last_line)
+
+
+def _with_statistics(arguments: PretrainArguments, checkpoint: Path | None) -> PretrainArguments:
+    """The options with the pixels' mean and std of the weights that the run starts from or continues, where the options
+    do not say.
+
+    Raises:
+        InputError: the start cannot be read.
+    """
+    config = arguments.model_config()
+    source: Any = arguments.init or "random"
+    if checkpoint is not None:
+        source = MCLConfig.from_pretrained(checkpoint).to_dict()
+    try:
+        found = starting_statistics(source, config.num_channels)
+    except ValueError as error:
+        raise InputError(f"--init {arguments.init}: {' '.join(str(error).split())}") from error
+    own = {} if found is None else {"image_mean": found[0], "image_std": found[1]}
+    # what the configuration has anyway needs no record
+    new: dict[str, Any] = {name: value for name, value in own.items() if value != getattr(config, name)}
+    return replace(arguments, **{name: value for name, value in new.items() if getattr(arguments, name) is None})
+
+
+def _fit_to_data(
+    arguments: PretrainArguments, config: MCLConfig, source: ImageSource, keys: int, lines: list[str]
+) -> MCLConfig:
+    """The configuration with the number of classes, and a queue no larger than the data allows.
+
+    Args:
+        arguments: of the run.
+        config: to be adapted.
+        source: the data.
+        keys: images of one forward pass on all ranks; with them, the queue must not hold an image twice.
+        lines: a line about the queue is appended.
+
+    Raises:
+        InputError: the supervised objective without labels, or one group for all images.
+    """
+    if arguments.objective == "supervised":
+        if source.labels is None:
+            raise InputError(
+                f"objective 'supervised' needs labels, and {', '.join(arguments.data)} has none: name a --label-column"
+            )
+        return arguments.model_config(num_labels=source.num_labels)
+    if source.groups is not None and (source.groups == source.groups[0]).all():
+        if arguments.tile is not None and arguments.group_column is None:
+            raise InputError(
+                f"all {len(source)} tiles are of one picture: tiles of a picture are no negatives of each other, so "
+                "there would be nothing to learn from; give more pictures, or a --group-column"
+            )
+        raise InputError(
+            f"all {len(source)} images are in one group of {arguments.group_column!r}: images of a group are no "
+            "negatives of each other, so there would be nothing to learn from. Name another --group-column, or none"
+        )
+    room = max(0, len(source) - keys)
+    if config.queue_size > room:
+        lines.append(
+            f"queue_size {config.queue_size} is cut to {room}: {len(source)} images less the {keys} of a batch"
+        )
+        config.queue_size = room
+    return config
+
+
+def _build_network(
+    arguments: PretrainArguments, config: MCLConfig, checkpoint: Path | None, lines: list[str], model_class: Any
+) -> Any:
+    """The model: new, from starting weights, or from a checkpoint."""
+    if checkpoint is None:
+        torch.manual_seed(arguments.seed)
+        network = model_class(config)
+        if arguments.init not in (None, "random"):
+            try:
+                lines.append(str(load_starting_weights(network, arguments.init)))
+            except ValueError as error:
+                raise InputError(f"--init {arguments.init}: {' '.join(str(error).split())}") from error
+        return network
+    check_model(checkpoint, MCLConfig.from_pretrained(checkpoint), config, (*MODEL_FIELDS, "num_labels"))
+    network, info = model_class.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True)
+    if info["missing_keys"] or info["unexpected_keys"]:
+        raise InputError(
+            f"{checkpoint} does not fit the model: {len(info['missing_keys'])} tensors missing, "
+            f"{len(info['unexpected_keys'])} unknown"
+        )
+    return network
+
+
+def finish_pretraining(run: Run) -> None:
+    """Write the slim model, its processor and README to the run's folder, and the whole model to `pretraining/`. All
+    ranks; the main process writes.
+
+    Raises:
+        InputError: the folder cannot be written; the checkpoints are whole.
+    """
+    what = f"A {run.network.config.backbone} backbone, feature pyramid and region head, pre-trained"
+    on_main_process(run.accelerator, lambda: write_finished(run, run.network.mcl, what, {"pretraining": run.network}))
