@@ -20,11 +20,11 @@ from ...hub_token import is_unknown_token, mend_the_token, show_a_token
 if TYPE_CHECKING:
     from datasets import Dataset
 
-PHOTOS_FOLDER = Path(__file__).parent / "photos"
+PHOTOS_FOLDER = Path(__file__).parents[1] / "photos"
 """Parquet shards of freely licensed photos that come with the package."""
 
 BCCD_MINI = "bccd-mini"
-BCCD_MINI_FOLDER = Path(__file__).parent / "bccd_mini"
+BCCD_MINI_FOLDER = Path(__file__).parents[1] / "bccd_mini"
 """Annotated pictures in COCO's format that come with the package; a folder of one's own is ``./bccd-mini``."""
 
 IMAGE_SUFFIXES = (
