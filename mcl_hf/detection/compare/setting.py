@@ -194,9 +194,11 @@ def _tell_scale(setting: Setting) -> None:
     """How large objects are in the views of pre-trainings and in the detector."""
     least, most = setting.base.min_size_test, setting.base.max_size_test
     assert least is not None and most is not None, "filled"
+    first = _first_arguments(setting)
     told: dict[str, list[str]] = {}
     for name, own in setting.pretrainings.items():
-        line = object_line(own.arguments, setting.data.train, least, most)
+        shown = setting.source if setting.plan.unlabelled and own.arguments.tile == first.tile else None
+        line = object_line(own.arguments, setting.data.train, least, most, shown)
         told.setdefault(line or "", []).append(name)
     for line, names in told.items():
         kind = setting.warnings if line.startswith("warning: ") else setting.lines
