@@ -98,8 +98,8 @@ setup(
             "data/photos/*.md",
             "data/bccd_mini/*",
             "data/bccd_mini/*/*",
-            "checkpoints/demo/*",
-            "checkpoints/demo/pictures/*",
+            "pretrained/demo/*",
+            "pretrained/demo/pictures/*",
             "recipes/*/*.yaml",
             "hub/*.md",
         ]

@@ -53,7 +53,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of the run; made where it is not there")
     run = parser.parse_args().run
-    options = ["--recipe", "demo", "--device", "cpu", "--output-dir", str(run), "--resume", "auto"]
+    options = ["--recipe", "demo", "--output-dir", str(run), "--resume", "auto"]
     code = mcl_hf_command(["pretrain", *options])
     if code == 0:
         write_checkpoint(run, demo_checkpoint())

@@ -84,7 +84,7 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path):
     [
         "--help", "--version", "pretrainn", "pretrain --help", "pretrain --bach-size 3", "pretrain --recipe nothing",
         "finetune --recipe nothing", "compare --nothing", "export --to nothing", "import", "pack --nothing",
-        "probe --nothing",
+        "probe --nothing", "demo --nothing",
     ],
 )  # fmt: skip
 def test_what_needs_no_model_imports_none(line):
@@ -96,7 +96,7 @@ try:
     main()
 except SystemExit:
     pass
-print([name for name in ("torch", "transformers", "datasets", "matplotlib") if name in sys.modules])
+print([name for name in ("torch", "transformers", "datasets", "matplotlib", "gradio") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr

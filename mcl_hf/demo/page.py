@@ -159,7 +159,7 @@ def _detections(gradio: Any, page: Any, subject: Subject, pictures: Sequence[Ima
     picture_state, found_state = gradio.State(pictures[0] if pictures else None), gradio.State()
     with gradio.Row():
         new = _upload(gradio, "Choose a picture", "new-picture")
-        threshold = gradio.Slider(0, 1, 0.5, step=0.01, label="smallest score")
+        threshold = gradio.Slider(0, 1, 0.5, step=0.01, label="smallest score", elem_id="threshold")
     said = gradio.Textbox(show_label=False, interactive=False, elem_id="said", container=False)
     drawn = gradio.Image(**_still(), elem_id="found")
 

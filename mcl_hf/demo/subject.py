@@ -164,7 +164,7 @@ def for_regions(picture: Image.Image) -> Image.Image:
 
 def detect(subject: Subject, picture: Image.Image) -> ImageDetections:
     """What the detector finds, best first, whatever the score."""
-    items: Any = cut(0, np.asarray(picture.convert("RGB")), 0, 0.0)  # the whole picture as one tile
+    items: Any = cut(0, np.array(picture.convert("RGB")), 0, 0.0)  # the whole picture as one tile
     return predict_data.predict(subject.model, subject.processor, items)[0]
 
 

@@ -85,7 +85,7 @@ def demo_checkpoint() -> Path:
         >>> mcl_hf.MCLModel.from_pretrained(mcl_hf.demo_checkpoint()).config.backbone
         'resnet10t'
     """
-    return Path(__file__).parents[1] / "checkpoints" / DEMO
+    return Path(__file__).parents[1] / "pretrained" / DEMO
 
 
 def local_checkpoint(source: str, patterns: Sequence[str], others: str = "") -> Path:
