@@ -33,8 +33,8 @@ from .subject import (
 LOCAL = "127.0.0.1"
 _FONTS = ["system-ui", "sans-serif"]
 _HOW_REGIONS = (
-    "Click in the first picture. Its framed region is looked for in both pictures with boxes of four sizes, each read "
-    "from its own level of the feature pyramid: bright is similar, dashed is the best match."
+    "Click in the first picture. The framed region is looked for in both, with boxes of four sizes, each read from its "
+    "own level of the feature pyramid. Bright is similar; dashed is the best match."
 )
 _NO_CURVES = "No log of a run lies beside this checkpoint, so there are no curves."
 
@@ -116,10 +116,10 @@ def _regions(gradio: Any, page: Any, subject: Subject, pictures: Sequence[Image.
     centre = gradio.State((first.width / 2, first.height / 2))
     with gradio.Row():
         with gradio.Column():
-            shown = gradio.Image(enlarged(first), **_still("first: click a region"), elem_id="first", height=340)
+            shown = gradio.Image(enlarged(first), **_still("first: click a region"), elem_id="first", height=290)
             new_first = _upload(gradio, "Another first picture", "new-first")
         with gradio.Column():
-            shown_second = gradio.Image(enlarged(second), **_still("second"), elem_id="second", height=340)
+            shown_second = gradio.Image(enlarged(second), **_still("second"), elem_id="second", height=290)
             new_second = _upload(gradio, "Another second picture", "new-second")
     smallest = 4 * model.config.region_size
     side = gradio.Slider(smallest, 16 * smallest, usual_side(model, first), step=1, label="side of the region, px")

@@ -323,7 +323,8 @@ def _draw_heat(
     if best is None:
         return shown, None
     value, corner = best
-    axes.add_patch(Rectangle(corner, box_width, box_height, fill=False, ec="white", lw=2, ls="--"))
+    axes.add_patch(Rectangle(corner, box_width, box_height, fill=False, ec="black", lw=2.5))
+    axes.add_patch(Rectangle(corner, box_width, box_height, fill=False, ec="white", lw=1.8, ls="--"))
     return shown, value
 
 
