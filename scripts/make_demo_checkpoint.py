@@ -1,6 +1,7 @@
 """Make the checkpoint that comes with the package, by the recipe `demo` from the embedded photos.
 
     python scripts/make_demo_checkpoint.py demo-run    # trains in demo-run (a finished run there is taken as it is)
+    python scripts/make_demo_checkpoint.py             # writes the card anew, after a change of the cards' text
 
 Weights are kept in half precision, biases and all of batch norm in single; config.json says float32, so that the model
 opens in that. Beside them lie what the run recorded (without its paths), its log and its card.
@@ -39,7 +40,6 @@ def write_checkpoint(run: Path, folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     state = without_private_parts(json.loads((run / "training_state.json").read_text(encoding="utf-8")))
     (folder / "training_state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(demo_card(folder, folder), encoding="utf-8")
 
 
 def demo_card(folder: Path, pictures: Path) -> str:
@@ -51,14 +51,16 @@ def demo_card(folder: Path, pictures: Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of the run; made where it is not there")
-    run = parser.parse_args().run
-    options = ["--recipe", "demo", "--output-dir", str(run), "--resume", "auto"]
-    code = mcl_hf_command(["pretrain", *options])
-    if code == 0:
-        write_checkpoint(run, demo_checkpoint())
-        print(f"checkpoint: {demo_checkpoint()}")
-    return code
+    parser.add_argument("run", type=Path, nargs="?", help="folder of the run; made where it is not there")
+    run, folder = parser.parse_args().run, demo_checkpoint()
+    if run is not None:
+        code = mcl_hf_command(["pretrain", "--recipe", "demo", "--output-dir", str(run), "--resume", "auto"])
+        if code:
+            return code
+        write_checkpoint(run, folder)
+    (folder / "README.md").write_text(demo_card(folder, folder), encoding="utf-8")
+    print(f"checkpoint: {folder}")
+    return 0
 
 
 if __name__ == "__main__":

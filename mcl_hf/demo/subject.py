@@ -56,12 +56,12 @@ class Subject:
     def summary(self) -> str:
         """One line: what it is."""
         config = self.model.config
-        millions = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
         if self.processor is None:
             kind = f"{config.backbone} with feature pyramid and region head"
         else:
             kind = f"{getattr(config, 'detector', config.model_type)} for {len(config.id2label)} classes"
-        return f"{kind}, {millions:.1f} M parameters"
+        return f"{kind}, {parameters:,} parameters"
 
 
 def open_subject(name: str) -> Subject:
