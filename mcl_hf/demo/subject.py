@@ -88,7 +88,10 @@ def _curves(name: str, folder: Path) -> Image.Image | None:
     run = run_folder(folder.resolve())
     source = hub_source(name)
     if source is not None:
-        run = fetch(source, [LOG, _CARD_CURVES])
+        try:
+            run = fetch(source, [LOG, _CARD_CURVES])
+        except ValueError as error:
+            raise InputError(str(error)) from error
     if (run / LOG).is_file():
         records: list[Record] = read_log(run)
         return draw_curves({name: records})

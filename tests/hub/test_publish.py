@@ -136,7 +136,7 @@ for block in {blocks!r}:
     assert opened.code == 0 and "transformers_modules.lab" in opened.out, opened.text
 
 
-def test_a_space_is_made_beside_the_model(hub, command, run):
+def test_a_space_is_made_beside_the_model(hub, command, client, run):
     arguments = ("push", str(run), "alice/net", "--with-space", "--license", "mit")
     planned = command(*arguments, "--dry-run")
     assert planned.code == 0 and not hub.asked(), planned.text
@@ -158,6 +158,15 @@ def test_a_space_is_made_beside_the_model(hub, command, run):
     header = yaml.safe_load(card.split("---")[1])
     assert (header["sdk"], header["app_file"], header["models"]) == ("gradio", "app.py", ["alice/net"])
     assert header["license"] == "mit" and "HF_TOKEN" in card
+    looks = """
+from mcl_hf.demo.subject import open_subject
+subject = open_subject("alice/net")
+print(subject.summary, subject.curves.size)
+"""
+    seen = client(looks, token="hf_alice")
+    assert seen.code == 0 and "resnet10t with feature pyramid" in seen.out, seen.text
+    asked = len(hub.requests)
+    assert client(looks, HF_HUB_OFFLINE="1").out == seen.out and len(hub.requests) == asked
 
 
 def test_a_checkpoint_is_published_slim(hub, command, run):
