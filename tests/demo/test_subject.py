@@ -40,6 +40,7 @@ def saved(model: object, processor: object, folder: Path) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 def test_the_embedded_checkpoint_is_looked_at_with_embedded_photos():
     subject = open_subject("demo")
     assert subject.processor is None and subject.summary.startswith("resnet10t with feature pyramid")
