@@ -174,8 +174,8 @@ def start_text(state: TrainingState) -> str:
     if kind == "random":
         return "random weights"
     name = code(start["name"]) if start.get("name") else f"one whose name is {ABSENT}"
-    if kind == "timm":
-        return f"timm's {name}"
+    if kind in ("timm", "torchvision"):
+        return f"{kind}'s {name}"
     if kind == "hub":
         return f"{name} of the Hub"
     run = start.get("run")
@@ -353,7 +353,8 @@ def detector_text(config: dict[str, Any]) -> str:
     text = f"{TITLES[config['detector']]} on {code(config['backbone'])} with FPN of {config['fpn_channels']} channels"
     if config["detector"] == "retinanet":
         return text
-    text += f"; box head of {count(config['box_head_convs'], 'convolution')} and one fully connected layer"
+    layers = count(config.get("box_head_fcs", 1), "fully connected layer")
+    text += f"; box head of {count(config['box_head_convs'], 'convolution')} and {layers}"
     with_masks = config["detector"] == "mask_rcnn"
     return text + (f", mask head of {count(config['mask_head_convs'], 'convolution')}" if with_masks else "")
 

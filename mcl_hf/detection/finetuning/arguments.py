@@ -58,7 +58,8 @@ class FinetuneArguments(FromRecipe):
     output_dir: str | None = option(None, "folder of the run: checkpoints, log, pictures, figures, finished detector")
     init: str | None = option(
         None,
-        "what to start from: random, timm:NAME, or the folder or Hub repository user/name[@revision] of a checkpoint",
+        "what to start from: random, timm:NAME, torchvision:NAME (a detector), a file of such a detector's weights, or "
+        "the folder or Hub repository user/name[@revision] of a checkpoint",
     )
     init_parts: list[str] = option([], "what is taken of init: backbone, fpn, box_head (all that it holds)")
     resume: str = option(
@@ -236,7 +237,7 @@ class FinetuneArguments(FromRecipe):
         """
         if self.init is None:
             raise InputError(
-                "--init is missing: random, timm:NAME, or a pre-training checkpoint's folder or repository"
+                "--init is missing: random, timm:NAME, torchvision:NAME, or a checkpoint's folder or repository"
             )
         if self.data is None:
             raise InputError(

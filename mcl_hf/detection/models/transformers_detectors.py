@@ -27,6 +27,7 @@ from ...transfer.starting_weights import WeightReport, load_backbone_weights, st
 from .configuration_detector import SHARED_FIELDS, MCLDetectorConfig
 from .encoder_maps import deepest_maps
 from .from_pretraining import of_timm, read_start_config
+from .known_classes import TITLE, copy_rows, known_classes
 
 _ADAMW: dict[str, Any] = {
     "optimizer": "adamw",
@@ -269,27 +270,24 @@ def _whole_start(
         source = kind.model_class.from_pretrained(folder, dtype=torch.float32)
     config = kind.config_class.from_dict({**source.config.to_dict(), **classes, **options})
     model = kind.model_class(config).train()
-    old = {label: int(index) for index, label in source.config.id2label.items()}
-    rows = [(index, old[label]) for index, label in classes["id2label"].items() if label in old]
+    old = {int(index): label for index, label in source.config.id2label.items()}
+    rows = known_classes(classes["id2label"], old)
     new_rows, old_rows = len(classes["id2label"]), len(old)
     given, report = source.state_dict(), WeightReport(init)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             part, value = _part_of(name), given.get(name)
-            fits = value is not None and value.shape[1:] == tensor.shape[1:]
-            taken = 0
-            if fits and _CLASS_TENSORS.search(name) and tensor.ndim:
+            taken = False
+            if value is not None and _CLASS_TENSORS.search(name) and tensor.ndim:
                 pairs = rows + [(new_rows + n, old_rows + n) for n in range(len(tensor) - new_rows)]  # background
-                for row, old_row in pairs:
-                    tensor[row] = value[old_row]
-                taken = int(len(pairs) == len(tensor))
-            elif fits and value.shape == tensor.shape:
+                taken = bool(rows) and copy_rows(tensor, value, pairs, (len(tensor), len(value)))
+            elif value is not None and value.shape == tensor.shape:
                 tensor.copy_(value)
-                taken = 1
+                taken = True
             loaded, total = report.parts.get(part, (0, 0))
             report.parts[part] = (loaded + taken, total + 1)
     if len(rows) < new_rows:
-        report.parts["classes known by name"] = (len(rows), new_rows)
+        report.parts[TITLE] = (len(rows), new_rows)
     return model, report
 
 
