@@ -208,6 +208,9 @@ def _detector_config(
         config = MCLDetectorConfig(**{**fields, "detector": detector, **given})
     else:
         description = starting_description(init)
+        other = description.get("model_type")
+        if other is not None and not description.get("architecture"):
+            raise InputError(f"{init} is a {other} of transformers: use --detector {other}, if there is such a one")
         statistics = starting_statistics(description, given.get("num_channels", 3))
         own = {} if statistics is None else {"image_mean": statistics[0], "image_std": statistics[1]}
         config = MCLDetectorConfig(detector=detector, **{**of_timm(description), **own, **given})
