@@ -52,6 +52,7 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
         fault of this library and keeps its traceback.
     """
     expect_interrupts_again()
+    os.environ["MPLBACKEND"] = "agg"  # pictures go to files; a notebook names a backend that only its kernel may have
     try:
         return run(list(sys.argv[1:] if argv is None else argv)) or 0
     except InputError as error:

@@ -52,6 +52,13 @@ def test_without_matplotlib_a_run_still_ends_well(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "run" / "pictures").iterdir()] == ["montages.png"]
 
 
+def test_a_backend_of_another_environment_hinders_no_picture(run_folder, tmp_path):
+    command = [sys.executable, "-m", "mcl_hf.cli", "show", "run", str(run_folder), "--out", str(tmp_path / "one.png")]
+    there = os.environ | {"MPLBACKEND": "module://a_notebook.has_it"}
+    done = subprocess.run(command, env=there, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and (tmp_path / "one.png").is_file(), done.stderr
+
+
 def test_show_run_prints_the_last_numbers_and_draws(run_folder, tmp_path, capsys):
     assert main(["show", "run", str(run_folder), "--out", str(tmp_path / "one.png")]) == 0
     last = json.loads((run_folder / "log.jsonl").read_text().splitlines()[-1])
