@@ -1,6 +1,7 @@
 """A small run by the command: its pictures, what `show` draws from it, and the example that opens it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
