@@ -89,7 +89,7 @@ def test_what_needs_no_model_imports_none(tmp_path):
         "--help", "--version", "pretrainn", "show", "show nothing", "pretrain --recipe nothing", "import",
         "finetune --recipe nothing", "export --to nothing", "pretrain --recipe demo", "pretrain --epochs ten",
         "compare --seeds 0", "evaluate --data nowhere",
-        "evaluate --data bccd-mini --pictures -1 detector", "evaluate --data nowhere detector",
+        "evaluate --data bccd-mini --pictures -1 detector", "evaluate --data nowhere.json detector",
         "doctor --epochs 3", "doctor --plan nothing", "doctor --plan demo --epochs ten", "push run user/name@v1",
         "card", "card --recipe demo auto --out one.md", "card run --recipe demo", "probe run --out picture.png",
         "show run nowhere", "show data --images 0", "show montages --out montages.txt",
