@@ -173,6 +173,7 @@ def test_every_name_that_is_loaded_on_first_use_is_there():
         ".models",
         ".probe",
         ".engine",
+        ".training",
         ".pretraining",
         ".transfer",
         ".viz",

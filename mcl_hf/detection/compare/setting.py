@@ -4,6 +4,7 @@ Flow: plan -> **setting** (starts, labelled, costs) -> compare (jobs, answer).
 """
 
 import os
+import subprocess
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -194,9 +195,11 @@ def _tell_scale(setting: Setting) -> None:
     """How large objects are in the views of pre-trainings and in the detector."""
     least, most = setting.base.min_size_test, setting.base.max_size_test
     assert least is not None and most is not None, "filled"
+    first = _first_arguments(setting)
     told: dict[str, list[str]] = {}
     for name, own in setting.pretrainings.items():
-        line = object_line(own.arguments, setting.data.train, least, most)
+        shown = setting.source if setting.plan.unlabelled and own.arguments.tile == first.tile else None
+        line = object_line(own.arguments, setting.data.train, least, most, shown)
         told.setdefault(line or "", []).append(name)
     for line, names in told.items():
         kind = setting.warnings if line.startswith("warning: ") else setting.lines
@@ -346,3 +349,16 @@ def about_setting(setting: Setting, pace: dict[str, float]) -> dict[str, Any]:
         "warnings": setting.warnings,
         "finetune_options": {key: value for key, value in asdict(base).items() if key not in _OF_A_JOB},
     }  # fmt: skip
+
+
+def commit_of_this() -> str | None:
+    """The commit of the checkout that this package runs from, where it is as committed; None otherwise."""
+    root = Path(__file__).parents[3]
+    try:
+        status = subprocess.run(
+            ["git", "status", "--porcelain", "--", "mcl_hf"], cwd=root, capture_output=True, text=True, check=True
+        )
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return None if status.stdout.strip() else head.stdout.strip()
