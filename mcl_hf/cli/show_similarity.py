@@ -4,11 +4,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..data import BrokenImage, decode_image
+from ..data.decode import BrokenImage, decode_image
 from ..errors import InputError
-from ..probe.networks import open_checkpoint
-from ..viz import draw_similarity
-from .command import Parser, check_picture, save_picture, unused
+from .command import Parser, check_picture, import_torch, save_picture, unused
 
 
 def run(argv: list[str]) -> None:
@@ -44,6 +42,11 @@ def run(argv: list[str]) -> None:
     check_picture(out)
     image = open_picture(arguments.image)
     searched = None if arguments.searched is None else open_picture(arguments.searched)
+
+    import_torch()
+    from ..probe.networks import open_checkpoint
+    from ..viz.similarity import draw_similarity
+
     model = open_checkpoint(arguments.checkpoint)
     try:
         picture = draw_similarity(

@@ -31,12 +31,13 @@ from ...engine.launch import launched
 from ...engine.optim import sgd
 from ...engine.options import given_options
 from ...engine.provenance import machine, recipe_record, recorded_options, start_record
-from ...engine.resume import RecipeRules, output_folder
+from ...engine.resume import RecipeRules
 from ...engine.run import Callbacks
 from ...engine.state import TrainingState, installed_versions, read_training_state
 from ...engine.tracking import check_trackers
 from ...errors import InputError
 from ...models import MCLImageProcessor, convert_cross_rank_norm
+from ...new_folder import output_folder
 from ..data.detection_data import DetectionData
 from ..evaluation.coco_metrics import import_backend
 from ..models.configuration_detector import MCLDetectorConfig
