@@ -25,7 +25,7 @@ from ..errors import InputError
 from ..pretraining.arguments import PretrainArguments
 from ..pretraining.rehearsal import rehearse
 from ..recipes import load_recipe, recipe_names
-from ..remote.retry import without_secrets
+from ..retry import without_secrets
 from ..version import __version__
 from .command import run_command, say
 from .doctor_plan import print_plan
