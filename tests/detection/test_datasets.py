@@ -1,6 +1,7 @@
 """Every format gives the same plain type, with the same boxes, classes and masks as what was written."""
 
 import io
+import zlib
 import json
 import pickle
 from pathlib import Path
@@ -186,21 +187,28 @@ def test_cityscapes(tmp_path):
 
 
 def test_a_damaged_picture_of_ids_costs_its_image(tmp_path):
-    """Pillow raises what is no OSError, too: SyntaxError for a broken PNG, ValueError for absurd sides."""
-    whole = io.BytesIO()
-    Image.fromarray(np.full((30, 40), 26000, np.uint16)).save(whole, format="PNG")
-    damaged = bytearray(whole.getvalue())
-    damaged[25] = 77  # of the header, whose checksum tells
-    for number, content in enumerate((whole.getvalue(), bytes(damaged), whole.getvalue()[:60], b"")):
+    """Pillow raises what is no OSError, too, such as that for a decompression bomb."""
+
+    def packed(pixels, kind="PNG"):
+        out = io.BytesIO()
+        Image.fromarray(pixels).save(out, format=kind)
+        return out.getvalue()
+
+    whole = packed(np.full((30, 40), 26000, np.uint16))
+    header = b"IHDR" + (40_000).to_bytes(4, "big") * 2 + whole[24:29]
+    bomb = whole[:12] + header + zlib.crc32(header).to_bytes(4, "big") + whole[33:]
+    colours = packed(np.full((30, 40, 3), 26, np.uint8))
+    contents = (whole, whole[:60], b"", bomb, colours, packed(np.full((30, 40), 2**30, np.int32), "TIFF"))
+    for number, content in enumerate(contents):
         stem = f"aachen_{number:06d}_000019"
         picture(tmp_path / "leftImg8bit" / "train" / "aachen" / f"{stem}_leftImg8bit.png")
         target = tmp_path / "gtFine" / "train" / "aachen" / f"{stem}_gtFine_instanceIds.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-    with pytest.raises(InputError, match=r"aachen_000001_000019_gtFine_instanceIds.png cannot be read: .*2 more"):
+    with pytest.raises(InputError, match=r"aachen_000001_000019_gtFine_instanceIds.png cannot be read: .*4 more"):
         open_detection_data(tmp_path)
     data = open_detection_data(tmp_path, skip_broken=True)
-    assert data.image_ids == ["aachen_000000_000019"] and "broken images: 3, left out" in str(data.report)
+    assert data.image_ids == ["aachen_000000_000019"] and "broken images: 5, left out" in str(data.report)
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
