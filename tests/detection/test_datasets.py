@@ -1,9 +1,9 @@
 """Every format gives the same plain type, with the same boxes, classes and masks as what was written."""
 
 import io
-import zlib
 import json
 import pickle
+import zlib
 from pathlib import Path
 
 import numpy as np
