@@ -19,7 +19,7 @@ from ..models.modeling_mcl import MCLBackbone
 from ..models.timm_backbone import describe_timm_weights
 from ..models.weight_files import not_finite, read_json_object, read_safetensors
 from ..remote.checkpoints import MODEL_FILES, local_checkpoint
-from ..remote.retry import call_with_retries, is_transient, reason_of, without_secrets
+from ..retry import call_with_retries, is_transient, reason_of, without_secrets
 from .torchvision_detectors import torchvision_description, torchvision_tensors
 
 _PARTS = {

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torchvision.models import get_model, get_model_weights
 
 from ..models.weight_files import check_safetensors, read_pickled, read_safetensors
-from ..remote.retry import call_with_retries, is_transient, reason_of, without_secrets
+from ..retry import call_with_retries, is_transient, reason_of, without_secrets
 from .detector_heads import head_table
 from .keymaps import TABLES, Rule, to_ours
 
