@@ -168,6 +168,7 @@ def test_readme_is_read_on_the_way() -> None:
 @pytest.mark.slow
 def test_documentation_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("furo")
+    pytest.importorskip("myst_nb")
     command = [
         sys.executable,
         "-m",

@@ -37,7 +37,7 @@ INNER = {
     "detection": [{"models"}, {"data"}, {"evaluation"}, {"prediction", "finetuning"}, {"compare"}],
 }
 # Single files at the top of the package.
-FREE = {"errors", "plain_text", "version", "startup", "hub_token", "new_folder", "files", "lazy"}
+FREE = {"errors", "plain_text", "version", "startup", "hub_token", "retry", "new_folder", "files", "lazy"}
 EXCEPTIONS = {("data", "mcl_hf.models.pixels")}  # package -> module that it may import nevertheless
 HEAVY = ["datasets", "accelerate", "pycocotools", "matplotlib", "gradio"]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.version import Version
 
 import mcl_hf
 
@@ -49,12 +50,24 @@ def test_continuous_integration_runs_what_a_developer_runs():
             assert re.fullmatch(r"[\w/.-]+@[0-9a-f]{40}", action), f"{path.name}: pin {action} to a commit"
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
     assert workflow["jobs"]["test"]["steps"][-1]["run"] == ".ci/run"
+    assert workflow["jobs"]["floors"]["env"]["PIP_CONSTRAINT"] == "tests/floors.txt"
     makefile = (ROOT / "Makefile").read_text()
     for target in ("demo", "test", "quality", "docs", "bench", "clean"):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["testpaths"] == [
         "tests"
     ]
+
+
+def test_the_oldest_admitted_releases_are_the_tested_ones():
+    required = re.search(r"INSTALL_REQUIRES = \[(.*?)\n\]", (ROOT / "setup.py").read_text(), re.DOTALL)[1]
+    floors = dict(re.findall(r'^ *"([\w-]+)>=([\d.]+)', required, re.MULTILINE))
+    tested = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "tests" / "floors.txt").read_text(), re.MULTILINE))
+    assert floors.keys() == tested.keys()
+    for name, floor in floors.items():
+        assert Version(floor) == Version(tested[name]), name
+    page = (ROOT / "docs" / "status.md").read_text(encoding="utf-8")
+    assert all(f"| {name} | {floor} |" in page for name, floor in tested.items())
 
 
 def test_make_targets_name_files_that_exist():

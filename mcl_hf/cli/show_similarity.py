@@ -4,9 +4,7 @@ from pathlib import Path
 
 from ..data.decode import open_picture
 from ..errors import InputError
-from ..probe.networks import open_checkpoint
-from ..viz import draw_similarity
-from .command import Parser, check_picture, save_picture, unused
+from .command import Parser, check_picture, import_torch, save_picture, unused
 
 
 def run(argv: list[str]) -> None:
@@ -42,6 +40,11 @@ def run(argv: list[str]) -> None:
     check_picture(out)
     image = open_picture(arguments.image)
     searched = None if arguments.searched is None else open_picture(arguments.searched)
+
+    import_torch()
+    from ..probe.networks import open_checkpoint
+    from ..viz.similarity import draw_similarity
+
     model = open_checkpoint(arguments.checkpoint)
     try:
         picture = draw_similarity(

@@ -21,7 +21,16 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
-from ..models.pixels import BrokenImage, check_bands, is_turned_by_pillow, orientation_of, to_pixels, turn_of
+from ..models.pixels import (
+    BrokenImage,
+    check_bands,
+    is_turned_by_pillow,
+    orientation_of,
+    scale_to_8_bit,
+    to_pixels,
+    turn_of,
+)
+from .decode_channels import read_tiff
 
 MAX_PIXELS = 89_478_485
 """Largest picture that is decoded, in pixels (Pillow's own warning level): more is taken for a decompression bomb."""
@@ -109,6 +118,28 @@ class OpenedTile(OpenedImage):
         return pixels[top : top + math.ceil(self.height / shrink), left : left + math.ceil(self.width / shrink)]
 
 
+@dataclass
+class OpenedTiff(OpenedImage):
+    """As `OpenedImage`; the pixels have been read already, as they are stored: ``(height, width, channels)``."""
+
+    pixels: np.ndarray
+
+    @property
+    def mode(self) -> str:
+        return f"{self.pixels.shape[2]} x {self.pixels.dtype}"
+
+    @property
+    def can_shrink(self) -> bool:
+        return False
+
+    def decode(self, num_channels: int = 3, shrink: int = 1) -> np.ndarray:
+        if self.pixels.shape[2] != num_channels:
+            raise BrokenImage(f"{self.pixels.shape[2]} channels instead of {num_channels}")
+        if self.pixels.dtype == np.uint8:
+            return self.pixels
+        return scale_to_8_bit(self.pixels, is_16_bit=self.pixels.dtype == np.uint16)
+
+
 def open_tile(whole: OpenedImage, left: int, top: int, width: int, height: int) -> OpenedTile:
     """A part of an opened image, in px of the upright picture.
 
@@ -135,9 +166,8 @@ def open_image(data: bytes, num_channels: int = 3) -> OpenedImage:
     if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > _MOST_SCANS:  # inside a scan 0xff is followed by 0
         raise BrokenImage(f"more than {_MOST_SCANS} scans in a JPEG, taken for a decompression bomb")
     if num_channels not in _BY_PILLOW and data[:4] in _TIFF_STARTS:
-        from .decode_channels import open_tiff
-
-        return open_tiff(data)
+        pixels = read_tiff(data, MAX_PIXELS)
+        return OpenedTiff(None, pixels.shape[1], pixels.shape[0], 1, pixels)  # type: ignore[arg-type]  # no Pillow
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

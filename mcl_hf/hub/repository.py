@@ -23,7 +23,7 @@ from huggingface_hub.utils.sha import git_hash
 
 from ..errors import InputError
 from ..hub_token import token_variable
-from ..remote.retry import call_with_retries, is_transient, without_secrets
+from ..retry import call_with_retries, is_transient, without_secrets
 from .refusals import one_line
 
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file

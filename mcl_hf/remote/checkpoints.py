@@ -27,7 +27,7 @@ from huggingface_hub.utils.sha import git_hash
 
 from ..hub_token import token_variable
 from ..models.weight_files import check_safetensors, read_json_object
-from .retry import call_with_retries, chain, is_transient, reason_of, without_secrets
+from ..retry import call_with_retries, chain, is_transient, reason_of, without_secrets
 
 MODEL_FILES = ("*.safetensors", "*.json")
 """What a model is opened from: weights, configuration, processor."""
