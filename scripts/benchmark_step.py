@@ -10,7 +10,7 @@ out what the imports took. The variants take turns for `--rounds` rounds, so tha
 them, and ratios are formed from each variant's fastest step.
 
 `published` computes FPN, head and target everywhere, as the published code; `lean` only where the loss reads them;
-`supervised` is a plain timm classifier on the same N images.
+`supervised` is a plain timm classifier on the same N images. Where a step goes: `profile_step.py`.
 """
 
 import argparse
@@ -153,75 +153,6 @@ def run_worker(name: str, args: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": seconds, "peak_gib": peak / 2**30, "step_gib": (peak - imported) / 2**30}
 
 
-def run_outside(args: argparse.Namespace) -> dict[str, float]:
-    """Share of a lean step that is spent outside of backbone, FPN, head and their backward: montages, predictors,
-    contrast, optimizer, EMA. Whole steps and steps of the networks alone take turns in one process."""
-    on_gpu = args.device == "cuda"
-    variant = Variant("lean", channels_last=True, precision="bf16" if on_gpu else "fp32", compile=args.compiled)
-    set_arithmetic(torch.device(args.device), tf32=True, fixed_shapes=True)
-    step, model = build_step(variant, args, args.device)
-    layout = model.layout(args.batch_size)
-    side = 32 * args.region_size
-    images = torch.randn(sum(layout.counts), 3, side, side, device=args.device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    autocast = torch.autocast(args.device, dtype=torch.bfloat16) if on_gpu else nullcontext()
-
-    def networks() -> None:
-        for _ in range(2):  # sides
-            with autocast:
-                with torch.no_grad():
-                    model.target.embed_tiles(images[: args.batch_size], layout.only_level_0())
-                total = sum(level.float().sum() for level in model.mcl.embed_tiles(images, layout))
-            total.backward()
-        model.zero_grad(set_to_none=True)
-        if on_gpu:
-            torch.cuda.synchronize()
-
-    seconds: dict[str, list[float]] = {"step": [], "networks": []}
-    for index in range(args.warmup + 2 * args.steps):
-        for name, function in (("step", step), ("networks", networks)):
-            start = time.perf_counter()
-            function()
-            if index >= args.warmup:
-                seconds[name].append(time.perf_counter() - start)
-    return {"outside": 1 - min(seconds["networks"]) / min(seconds["step"])}
-
-
-def run_rates(args: argparse.Namespace) -> dict[str, float]:
-    """GFLOP/s of forward and backward of the backbone, and of FPN and region head, on one side's images."""
-    set_arithmetic(torch.device(args.device), tf32=True, fixed_shapes=True)
-    _, model = build_step(Variant("lean", channels_last=True), args, args.device)
-    layout = model.layout(args.batch_size)
-    side = 32 * args.region_size
-    images = torch.randn(sum(layout.counts), 3, side, side, device=args.device).contiguous(
-        memory_format=torch.channels_last
-    )
-    maps = [feature.detach().requires_grad_() for feature in model.mcl.backbone_maps(images)]
-    reads = dict(zip(model.config.level_maps, layout.slices, strict=True))
-
-    def backbone() -> torch.Tensor:
-        return sum(feature.sum() for feature in model.mcl.backbone_maps(images))
-
-    def fpn_and_head() -> torch.Tensor:
-        pyramid = model.mcl.fpn(maps, reads=reads)
-        return sum(model.mcl.region_head(pyramid[index]).sum() for index in model.config.level_maps)
-
-    rates = {}
-    for name, function in (("backbone", backbone), ("fpn and head", fpn_and_head)):
-        counter = FlopCounterMode(display=False)
-        with counter:
-            function().backward()
-        seconds = []
-        for _ in range(3):
-            start = time.perf_counter()
-            function().backward()
-            if args.device == "cuda":
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
-        rates[name] = counter.get_total_flops() / min(seconds) / 1e9
-    return rates
-
-
 def in_subprocess(worker: str, argv: list[str]) -> dict[str, Any]:
     """Run this script as a worker and read its last line."""
     command = [sys.executable, __file__, "--worker", worker, *argv]
@@ -255,9 +186,7 @@ def main() -> None:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        special = {"rates": run_rates, "outside": run_outside}
-        found = special[args.worker](args) if args.worker in special else run_worker(args.worker, args)
-        print(json.dumps(found))
+        print(json.dumps(run_worker(args.worker, args)))
         return
 
     argv = ["--backbone", args.backbone, "--device", args.device]
@@ -296,16 +225,9 @@ def main() -> None:
             f"{name:42} {seconds:8.2f} {max(entry['all_seconds']):8.2f} {args.batch_size / seconds:8.2f} {gflop:8.0f} "
             f"{gflop / seconds:8.0f} {entry['peak_gib']:8.2f} {entry['step_gib']:8.2f}"
         )
-    rates = in_subprocess("rates", argv)
-    print(
-        "\nrates of forward + backward, fp32, channels last: "
-        + ", ".join(f"{k} {v:.0f} GFLOP/s" for k, v in rates.items())
-    )
-    outside = in_subprocess("outside", argv)
-    print(f"outside of backbone, FPN, head and their backward: {outside['outside']:.1%} of a step (< 3 % on a GPU)")
     print_ratios(results, flops)
     if args.json:
-        args.json.write_text(json.dumps({"results": results, "rates": rates, "flops": flops}, indent=1))
+        args.json.write_text(json.dumps({"results": results, "flops": flops}, indent=1))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..transfer.targets import DETECTORS, NETWORKS, TARGETS
-from .command import Parser, run_command, say
+from .command import Parser, import_torch, run_command, say
 
 EXAMPLES = "\n".join(
     [
@@ -73,6 +73,7 @@ def _run(argv: list[str]) -> None:
         if name in options and options["data"] is None:
             raise InputError(f"--{name.replace('_', '-')} is for the images of --data, which is not given")
 
+    import_torch()
     from ..transfer.export import export_checkpoint
 
     coverage = export_checkpoint(options.pop("checkpoint"), out := options.pop("out"), options.pop("to"), **options)

@@ -15,10 +15,12 @@ import io
 import math
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ..errors import InputError
 from ..models.pixels import (
     BrokenImage,
     check_bands,
@@ -198,9 +200,28 @@ def decode_image(data: bytes, num_channels: int = 3) -> np.ndarray:
     return open_image(data, num_channels).decode(num_channels)
 
 
+def open_picture(path: Path, name: str | None = None) -> Image.Image:
+    """A picture of a file that a user named: its first frame, upright, as RGB.
+
+    Args:
+        path: of the file.
+        name: to call it in a message; None: the path.
+
+    Raises:
+        InputError: there is none, or it cannot be decoded.
+    """
+    name = name or str(path)
+    try:
+        return Image.fromarray(decode_image(path.read_bytes(), 3))  # (height, width, 3) uint8
+    except BrokenImage as error:
+        raise InputError(f"{name} is not a picture that can be read: {error}") from error
+    except OSError as error:
+        raise InputError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-__all__ = ["MAX_PIXELS", "BrokenImage", "OpenedImage", "decode_image", "open_image", "open_tile"]
+__all__ = ["MAX_PIXELS", "BrokenImage", "OpenedImage", "decode_image", "open_image", "open_picture", "open_tile"]

@@ -20,6 +20,7 @@ from ..errors import InputError
 from ..version import __version__
 from ..viz.curves import draw_curves
 from . import markdown, training
+from . import run_command as commands
 from .card_data import Recorded, one_line_if_damaged, read_recorded
 from .how_to_load import how_to_load
 from .metadata import check_card, metadata
@@ -135,11 +136,12 @@ def _environment() -> Environment:
         "quoted": lambda text: json.dumps(text, ensure_ascii=False),
         "shell": shlex.quote,
         "block": lambda text, language: markdown.fenced(text.strip("\n"), language) + "\n",
-        "as_text": training.as_text,
+        "as_text": commands.as_text,
     }
     environment.globals |= {
         "table": markdown.table,
         "is_number": markdown.is_number,
+        "commands": commands,
         "training": training,
         "TITLES": TITLES,
         "version": __version__,

@@ -22,7 +22,8 @@ from .card import fill_template
 from .card_data import Recorded
 from .how_to_load import how_to_load
 from .markdown import code, number, table
-from .training import Rows, as_text, detector_text, method_rows, options_rows, schedule_text
+from .run_command import as_text
+from .training import Rows, detector_text, method_rows, options_rows, schedule_text
 
 # Figures of the paper (arXiv 2304.02010), COCO val2017, in percent.
 _PAPER_AP = "Mask R-CNN with ResNet-50-FPN on COCO, 1x schedule: 42.5 box AP and 38.3 mask AP"

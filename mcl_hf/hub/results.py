@@ -17,7 +17,7 @@ from ..probe.region_features import FEATURES
 from ..probe.report import TITLES
 from .card_data import Recorded, one_line_if_damaged, read_recorded, without_private_parts
 from .markdown import NOT_MEASURED, code, is_number, number, percent, plain, table
-from .training import evaluate_command, run_command
+from .run_command import evaluate_command, run_command
 
 _FOUND_IN = ("evaluation/metrics.json", "metrics.json", "probe.json", "comparison.json")
 _PROBED = {

@@ -1,38 +1,25 @@
-"""How a model was trained: tables of its start, data, schedule, machine and numbers at the end, and the command.
+"""How a model was trained: tables of its start, data, schedule, machine and numbers at the end.
 
-Where it sits: card_data -> **training** -> card. A row whose number was not recorded says so. The command is that which
-does again what was recorded, from recipe and options: paths lose their folders.
+Where it sits: card_data -> **training** -> card. A row whose number was not recorded says so.
 """
 
-import dataclasses
-import json
-import shlex
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ..detection.finetuning.arguments import FinetuneArguments
-from ..detection.finetuning.finetune import RULES, TASK
 from ..detection.finetuning.finish import TITLES
 from ..detection.models.transformers_detectors import TRANSFORMERS_DETECTORS
 from ..engine.finish import duration
 from ..engine.hub_resume import fetched
-from ..engine.resume import WITHOUT_INFLUENCE
 from ..engine.state import TrainingState
-from ..pretraining.arguments import PretrainArguments
-from ..recipes import TASKS, recipe_names
 from ..viz import summarise
 from .card_data import Recorded, without_private_parts
 from .markdown import ABSENT, code, count, facts, is_number, join, number, percent, plain
+from .run_command import as_text
 
 Rows = list[tuple[str, str]]
 _IN_THE_TABLE = {"steps", "loss", "time", "images/s", "broken images", "data wait", "health"}
-_VALIDATION = {"val_data", "val_split", "val_images"}
-_COMMANDS = {
-    False: ("mcl-hf pretrain", "scripts/pretrain.py"),
-    True: ("mcl-hf finetune", "scripts/finetune_detection.py"),
-}
 
 
 def training_rows(model: Recorded, data_name: str | None, data_licence: str | None) -> Rows:
@@ -157,7 +144,7 @@ def options_rows(options: dict[str, Any], max_steps: int | None = None) -> Rows:
     speed = f"learning rate {rate:g} for 16 images a step" if is_number(rate) else f"learning rate {ABSENT}"
     rows.append(("optimizer", f"{plain(options.get('optimizer', ABSENT))}, {speed}, weight decay "
                               f"{number(options.get('weight_decay'))}"))  # fmt: skip
-    if options.get("augment") in ("light", "strong"):
+    if options.get("augment") in ("light", "strong", "crop"):
         rows.append(("augmentation", code(options["augment"])))
     if options.get("ema"):
         rows.append(("weights", "an exponential moving average of those that were trained"))
@@ -174,8 +161,8 @@ def start_text(state: TrainingState) -> str:
     if kind == "random":
         return "random weights"
     name = code(start["name"]) if start.get("name") else f"one whose name is {ABSENT}"
-    if kind == "timm":
-        return f"timm's {name}"
+    if kind in ("timm", "torchvision"):
+        return f"{kind}'s {name}"
     if kind == "hub":
         return f"{name} of the Hub"
     run = start.get("run")
@@ -353,7 +340,9 @@ def detector_text(config: dict[str, Any]) -> str:
     text = f"{TITLES[config['detector']]} on {code(config['backbone'])} with FPN of {config['fpn_channels']} channels"
     if config["detector"] == "retinanet":
         return text
-    text += f"; box head of {count(config['box_head_convs'], 'convolution')} and one fully connected layer"
+    fcs = config.get("box_head_fcs", 1)
+    layers = "one fully connected layer" if fcs == 1 else count(fcs, "fully connected layer")
+    text += f"; box head of {count(config['box_head_convs'], 'convolution')} and {layers}"
     with_masks = config["detector"] == "mask_rcnn"
     return text + (f", mask head of {count(config['mask_head_convs'], 'convolution')}" if with_masks else "")
 
@@ -366,79 +355,6 @@ def _classes(config: dict[str, Any]) -> str:
 
 def _last(address: Any) -> str:
     return str(address).rstrip("/").rpartition("/")[2]
-
-
-# --- the command ------------------------------------------------------------------------------------------------------
-
-
-def whose_recipe(recipe: str) -> str:
-    """Whether a recipe is one of this release: another one's options are known to nobody but its owner."""
-    if any(recipe in recipe_names(task) for task in TASKS):
-        return "ours"
-    return "own" if recipe.endswith((".yaml", ".yml")) else "unknown"
-
-
-def run_command(recorded: Recorded) -> str | None:
-    """The command of a run; None without one."""
-    state = recorded.state
-    if state is None:
-        return None
-    alone, several = _COMMANDS[state.task == TASK]
-    words = [alone] if state.world_size == 1 else [f"accelerate launch --num_processes {state.world_size} {several}"]
-    if state.recipe.get("name"):
-        words.append(f"--recipe {shlex.quote(state.recipe['name'])}")
-    words += [_words(name, value) for name, value in changed_options(recorded).items() if value is not None]
-    return " ".join([*words, f"--output-dir {shlex.quote(recorded.run_folder.name)}"])
-
-
-def changed_options(recorded: Recorded) -> dict[str, Any]:
-    """Options that differ from the recipe, or from the defaults where there is none, without private parts.
-
-    A run that did not record its recipe gives all that differ from this release's defaults.
-    """
-    state = recorded.state
-    if state is None:
-        return {}
-    names = state.recipe.get("changed")
-    if names is None:
-        detector = state.task == TASK
-        unnamed = (RULES.without_influence - _VALIDATION) if detector else WITHOUT_INFLUENCE
-        defaults = dataclasses.asdict(FinetuneArguments() if detector else PretrainArguments())
-        known = {name: value for name, value in state.arguments.items() if name in defaults and name not in unnamed}
-        names = [name for name, value in known.items() if value != defaults[name]]
-    return {name: without_private_parts(state.arguments[name]) for name in names if name in state.arguments}
-
-
-def evaluate_command(about: dict[str, Any]) -> str:
-    """The `mcl-hf evaluate` behind a metrics.json."""
-    words = ["mcl-hf evaluate"]
-    if about.get("checkpoint"):
-        words.append(shlex.quote(str(without_private_parts(about["checkpoint"]))))
-    if about.get("predictions"):
-        words.append(f"--predictions {shlex.quote(Path(about['predictions']).name)}")
-    words.append(f"--data {shlex.quote(str(without_private_parts(about.get('given') or about.get('data', 'DATA'))))}")
-    named = [name for name in ("split", "max_images", "precision") if about.get(name) is not None]
-    return " ".join([*words, *(_words(name, about[name]) for name in named)])
-
-
-def as_text(value: Any) -> str:
-    """An option's value as it is typed."""
-    if isinstance(value, list):
-        return " ".join(as_text(item) for item in value)
-    if isinstance(value, dict):
-        return json.dumps(value)
-    if isinstance(value, bool):
-        return str(value).lower()
-    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
-
-
-def _words(name: str, value: Any) -> str:
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{flag}" if value else f"--no-{flag}"
-    if isinstance(value, list):
-        return f"--{flag} {' '.join(shlex.quote(as_text(item)) for item in value)}"
-    return f"--{flag} {shlex.quote(as_text(value))}"
 
 
 # --- for the template -------------------------------------------------------------------------------------------------

@@ -74,3 +74,12 @@ def test_a_stream_is_asked_for_one_picture(tmp_path):
     source = open_source(write_shards(tmp_path, "parquet", (3, 3)), streaming=True)
     source.sample = lambda index, sample=source.sample: sample(index) if index == 0 else pytest.fail("a far jump")
     assert shrink_warning(load_arguments(), source) is None
+
+
+def test_tiles_that_were_cut_before_are_what_views_are_cut_from(scenes, tmp_path):
+    """Annotated pictures of 640 px, pre-training on tiles of 80 px of such pictures."""
+    for number in range(4):
+        Image.new("RGB", (80, 80)).save(tmp_path / f"{number}.png")
+    data, pictures = open_detection_data(scenes, split="train"), open_source(str(tmp_path))
+    line = object_line(load_arguments(**SMALL), data, 640, 1280, pictures)
+    assert line.startswith("the median object") and "has 40 px a side in the views" in line

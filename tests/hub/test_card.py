@@ -21,7 +21,7 @@ from mcl_hf.engine.state import RECORD, TrainingState
 from mcl_hf.errors import InputError
 from mcl_hf.hub.card import check_card, render_card
 from mcl_hf.hub.card_data import read_recorded
-from mcl_hf.hub.training import run_command
+from mcl_hf.hub.run_command import run_command
 from mcl_hf.version import __version__
 
 GOLDEN = Path(__file__).with_name("card_of_a_tiny_run.md")

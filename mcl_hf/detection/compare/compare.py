@@ -13,7 +13,6 @@ The same call again skips jobs that are done and continues those that were inter
 import fnmatch
 import json
 import shutil
-import subprocess
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,10 +21,10 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from ...engine.resume import output_folder
 from ...engine.signals import StopRequest
 from ...errors import InputError
 from ...files import write_json
+from ...new_folder import output_folder
 from ...plain_text import plain_text
 from .answer import ABOUT, PICTURE, PLAN, REPORT, SHOWN, Answer
 from .jobs import Job, JobList, digest_of, list_jobs, read_result, result_file
@@ -33,7 +32,7 @@ from .labelled import subset_seed
 from .plan import ComparePlan, load_plan
 from .report import summary, write_report
 from .runner import Progress, run_jobs
-from .setting import Setting, about_setting, open_setting, pretraining_arguments
+from .setting import Setting, about_setting, commit_of_this, open_setting, pretraining_arguments
 
 _FREE = ("output_dir", "work_dir", "jobs")
 """Fields of a plan that may change at any time."""
@@ -120,7 +119,7 @@ class _Comparison:
             rates=setting.rates,
         )
         self.records = setting.data.records()
-        self.commit = _commit()
+        self.commit = commit_of_this()
         self.results: dict[str, dict[str, Any]] = {}
         self.failed: dict[str, str] = {}
 
@@ -386,16 +385,3 @@ def _check_folder(folder: Path) -> None:
             f"{folder} holds something else than a comparison ({', '.join(sorted(there)[:3])}): choose a new or an "
             "empty --output-dir"
         )
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that this package runs from, where it is as committed; None otherwise."""
-    root = Path(__file__).parents[3]
-    try:
-        status = subprocess.run(
-            ["git", "status", "--porcelain", "--", "mcl_hf"], cwd=root, capture_output=True, text=True, check=True
-        )
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return None if status.stdout.strip() else head.stdout.strip()

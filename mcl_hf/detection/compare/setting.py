@@ -4,6 +4,7 @@ Flow: plan -> **setting** (starts, labelled, costs) -> compare (jobs, answer).
 """
 
 import os
+import subprocess
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,8 @@ from ..evaluation.coco_metrics import import_backend
 from ..finetuning import auto_rules
 from ..finetuning.arguments import FinetuneArguments, load_finetune_arguments
 from ..finetuning.view_scale import object_line
+from ..models.configuration_detector import LAYOUT, MCLDetectorConfig
+from ..models.transformers_detectors import TRANSFORMERS_DETECTORS
 from .answer import read_primary
 from .costs import Cost, equal_steps, step_cost, visit_cost
 from .labelled import CompareData, annotated_bytes, check_apart, check_subsets, open_labelled, source_bytes
@@ -35,6 +38,7 @@ from .starts import (
     check_pretraining,
     read_starts,
     reference_network,
+    with_coco_weights,
     with_network,
 )
 
@@ -178,6 +182,7 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
         [data.train.description, *data.held_out],
     )
     setting.base = _filled(given, setting._subset(plan.images[0]))
+    setting.starts = [with_coco_weights(start, setting.base.detector) for start in starts]
     for pretraining in pretrainings.values():
         check_pretraining(pretraining)
     _check_starts(setting)
@@ -194,9 +199,11 @@ def _tell_scale(setting: Setting) -> None:
     """How large objects are in the views of pre-trainings and in the detector."""
     least, most = setting.base.min_size_test, setting.base.max_size_test
     assert least is not None and most is not None, "filled"
+    first = _first_arguments(setting)
     told: dict[str, list[str]] = {}
     for name, own in setting.pretrainings.items():
-        line = object_line(own.arguments, setting.data.train, least, most)
+        shown = setting.source if setting.plan.unlabelled and own.arguments.tile == first.tile else None
+        line = object_line(own.arguments, setting.data.train, least, most, shown)
         told.setdefault(line or "", []).append(name)
     for line, names in told.items():
         kind = setting.warnings if line.startswith("warning: ") else setting.lines
@@ -251,6 +258,9 @@ def _recipe_visits(plan: ComparePlan, images: int) -> int:
 def _check_starts(setting: Setting) -> None:
     """Open each start that is there already, and name those that are another network."""
     wanted = dict(setting.network)
+    given = setting.base.detector_options or {}
+    names = () if setting.base.detector in TRANSFORMERS_DETECTORS else ("fpn_channels", *LAYOUT)
+    plain = {name: getattr(MCLDetectorConfig(), name) for name in names if name not in given}
     for start in setting.starts:
         if start.finetune:
             setting.warnings.append(f"{start.name} is fine-tuned otherwise: {dict(start.finetune)}")
@@ -259,10 +269,10 @@ def _check_starts(setting: Setting) -> None:
             continue
         lines, network = check_opens(start, arguments, setting.data.train)
         setting.lines += lines
-        names = [name for name in ("backbone", "fpn_channels", "box_head_convs") if name in wanted or name in network]
-        differing = [name for name in names if wanted and wanted.get(name) != network.get(name)]
+        own, others = ({**plain, **found} for found in (network, wanted))
+        differing = [name for name in ("backbone", *plain) if wanted and own.get(name) != others.get(name)]
         if differing:
-            told = ", ".join(f"{name} {network.get(name)} in place of {wanted.get(name)}" for name in differing)
+            told = ", ".join(f"{name} {own.get(name)} in place of {others.get(name)}" for name in differing)
             setting.warnings.append(f"{start.name} is another network, not only another start: {told}")
     batch = setting.base.batch_sizes(1)[1]
     fewest = len(setting._subset(setting.plan.images[0]))
@@ -346,3 +356,16 @@ def about_setting(setting: Setting, pace: dict[str, float]) -> dict[str, Any]:
         "warnings": setting.warnings,
         "finetune_options": {key: value for key, value in asdict(base).items() if key not in _OF_A_JOB},
     }  # fmt: skip
+
+
+def commit_of_this() -> str | None:
+    """The commit of the checkout that this package runs from, where it is as committed; None otherwise."""
+    root = Path(__file__).parents[3]
+    try:
+        status = subprocess.run(
+            ["git", "status", "--porcelain", "--", "mcl_hf"], cwd=root, capture_output=True, text=True, check=True
+        )
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return None if status.stdout.strip() else head.stdout.strip()

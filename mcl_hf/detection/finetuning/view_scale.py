@@ -5,6 +5,7 @@ Beside the flow: `mcl-hf show data`, `mcl-hf doctor --plan` and `compare` say it
 picture's or tile's area, drawn evenly between the smallest one and all; the median share stands for all of them.
 """
 
+import contextlib
 import math
 from functools import partial
 from pathlib import Path
@@ -48,14 +49,22 @@ def about_scale(arguments: PretrainArguments, source: ImageSource) -> str | None
     return object_line(arguments, data, rule["min_size_test"], rule["max_size_test"])
 
 
-def object_line(arguments: PretrainArguments, data: DetectionData, min_size: int, max_size: int) -> str | None:
+def object_line(
+    arguments: PretrainArguments,
+    data: DetectionData,
+    min_size: int,
+    max_size: int,
+    pictures: ImageSource | None = None,
+) -> str | None:
     """The median side of objects in level 0's views and in the detector, a warning where they differ much; None without
     objects.
 
     Args:
         arguments: of the pre-training.
-        data: annotated pictures like those that it sees.
+        data: annotated pictures.
         min_size, max_size: sides of the detector's test images, px.
+        pictures: what it sees, where these are other pictures than `data`, such as tiles cut before: objects are taken
+            to have as many px there.
     """
     single = ~data.columns.iscrowd
     sides = np.sqrt(data.columns.bbox[:, 2:].prod(1))[single]  # (A,), px of the picture
@@ -64,7 +73,11 @@ def object_line(arguments: PretrainArguments, data: DetectionData, min_size: int
     image = np.repeat(np.arange(len(data)), np.diff(data.columns.offsets))[single]
     sizes = np.stack([data.widths, data.heights], axis=1)  # (N, 2)
     in_detector = np.minimum(min_size / sizes.min(1), max_size / sizes.max(1))  # px of the detector's image per px
-    in_views = _view_side(arguments) / _crop_sides(arguments, sizes)
+    crops = _crop_sides(arguments, sizes)  # (N,)
+    if pictures is not None and len(own_sizes := _picture_sizes(arguments, pictures)):
+        crops = np.full(len(data), np.median(np.sqrt(_crop_share(arguments) * own_sizes.prod(1))))
+        sizes = own_sizes
+    in_views = _view_side(arguments) / crops
     seen, found = np.median(sides * in_views[image]), np.median(sides * in_detector[image])
     line = (
         f"the median object of {data.source} has {seen:.0f} px a side in the views ({_view_side(arguments)} px), and "
@@ -93,17 +106,9 @@ def shrink_warning(arguments: PretrainArguments, source: ImageSource) -> str | N
         arguments: of the pre-training.
         source: its images; some evenly spread ones are opened.
     """
-    sizes = []
-    count = 1 if source.shard_rows is not None else min(_PICTURES, len(source))  # in a stream, far jumps cost
-    for number in range(count):
-        try:
-            opened = source.sample(number * len(source) // count).open(arguments.model_config().num_channels)
-        except BrokenImage:
-            continue
-        sizes.append((opened.width, opened.height))  # of the tile, where pictures are cut
-    if not sizes:
+    size = _picture_sizes(arguments, source)
+    if not len(size):
         return None
-    size = np.array(sizes)
     shrink = np.median(np.sqrt(_crop_share(arguments) * size.prod(1))) / _view_side(arguments)
     if shrink <= MOST_SHRINK:
         return None
@@ -113,6 +118,17 @@ def shrink_warning(arguments: PretrainArguments, source: ImageSource) -> str | N
         f"({_view_side(arguments)} px), and objects much smaller than a detector of whole pictures sees them: "
         f"--tile {_crop_tile(arguments, _view_side(arguments), 1.0)} cuts views at the pictures' own size"
     )
+
+
+def _picture_sizes(arguments: PretrainArguments, source: ImageSource) -> np.ndarray:
+    """Width and height of some evenly spread pictures, or of their tiles where they are cut: ``(M, 2)``, px."""
+    sizes = []
+    count = 1 if source.shard_rows is not None else min(_PICTURES, len(source))  # in a stream, far jumps cost
+    for number in range(count):
+        with contextlib.suppress(BrokenImage):
+            opened = source.sample(number * len(source) // count).open(arguments.model_config().num_channels)
+            sizes.append((opened.width, opened.height))
+    return np.array(sizes).reshape(-1, 2)
 
 
 def _annotated(arguments: PretrainArguments) -> DetectionData | None:

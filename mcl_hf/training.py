@@ -1,0 +1,24 @@
+"""Public names of release 0.1.0's `mcl_hf.training`, which is `mcl_hf.engine` and `mcl_hf.pretraining` now."""
+
+from typing import Any
+
+from .lazy import load_name
+
+_HOME = {
+    "Callback": "engine.run",
+    "LARS": "engine.optim",
+    "NonFiniteLossError": "engine.health",
+    "PretrainArguments": "pretraining.arguments",
+    "Run": "engine.run",
+    "RunResult": "engine.course",
+    "build_optimizer": "engine.optim",
+    "load_arguments": "pretraining.arguments",
+    "parameter_groups": "engine.optim",
+    "pretrain": "callbacks",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    return load_name("mcl_hf", _HOME, name)
