@@ -154,6 +154,16 @@ def test_archives_of_images_with_dots_in_their_names_lose_none(tmp_path):
     assert len(source) == 3 and sorted(decode_image(source.sample(n).bytes_)[0, 0, 0] for n in range(3)) == [1, 2, 3]
 
 
+def test_two_files_of_one_name_in_an_archive_are_refused(tmp_path):
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        for name, level in (("a.jpg", 1), ("a.png", 2), ("b.jpg", 3), ("a.jpg", 4)):
+            member = tarfile.TarInfo(name)
+            member.size = len(jpeg(level))
+            archive.addfile(member, io.BytesIO(jpeg(level)))
+    with pytest.raises(InputError, match=r"t\.tar cannot be read as tar: two of its files are called 'a\.jpg'"):
+        open_source(str(tmp_path / "t.tar"))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["TIFF", "PNG"])
 def test_orientation_is_applied_once_and_can_be_left_out(kind, orientation):
