@@ -23,7 +23,8 @@ CASES = {
     "from mcl_hf import MCLModel": "from mcl_hf import MCLModel",
     "from transformers import PreTrainedModel": "from transformers import PreTrainedModel",
     **{f"mcl-hf {line}": COMMAND.format(line) for line in (
-        "--help", "--version", "pretrain --bach 3", "finetune --recipe nothing", "evaluate --data nowhere.json detector",
+        "--help", "--version", "pretrain --bach 3", "finetune --recipe nothing",
+        "evaluate --data nowhere.json detector",
         *(f"{name} --help" for name in COMMANDS if name != "show"), *(f"show {name} --help" for name in PICTURES),
     )},
 }  # fmt: skip
