@@ -34,6 +34,7 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS = {
+    "demo": ["gradio>=6", "matplotlib"],  # 6.31.0: mcl-hf demo
     "viz": ["matplotlib"],  # curves and heat maps; montage grids need Pillow only
     "tensorboard": ["tensorboard"],
     "wandb": ["wandb"],
@@ -97,6 +98,8 @@ setup(
             "data/photos/*.md",
             "data/bccd_mini/*",
             "data/bccd_mini/*/*",
+            "pretrained/demo/*",
+            "pretrained/demo/pictures/*",
             "recipes/*/*.yaml",
             "hub/*.md",
         ]

@@ -86,15 +86,16 @@ def test_wheel_carries_code_data_and_licences(wheel):
         metadata = Parser().parsestr(archive.read(metadata_name).decode())
         entry_points = archive.read(metadata_name.replace("METADATA", "entry_points.txt")).decode()
     shipped = {path.relative_to(ROOT).as_posix() for path in (ROOT / "mcl_hf").rglob("*") if path.is_file()}
-    endings = (".py", ".parquet", ".md", ".yaml", ".jpg", ".json", "py.typed")
+    endings = (".py", ".parquet", ".safetensors", ".jsonl", ".png", ".md", ".yaml", ".jpg", ".json", "py.typed")
     expected = {name for name in shipped if name.endswith(endings)}
     assert expected - names == set()
     assert len([name for name in names if name.endswith(".parquet")]) == 4
     assert not [name for name in names if name.startswith(("tests", "examples", "scripts"))]
+    assert {f"mcl_hf/pretrained/demo/{name}" for name in ("model.safetensors", "config.json", "README.md")} <= names
     assert "mcl_hf/data/bccd_mini/LICENSE" in names and len([name for name in names if name.endswith(".jpg")]) == 364
     assert {"LICENSE", "LICENSE-IMAGES.md"} <= {Path(name).name for name in names if "dist-info" in name}
     assert metadata["License-Expression"] == "Apache-2.0" and metadata["Requires-Python"] == ">=3.11"
-    assert {"viz", "tensorboard", "wandb", "trackio", "test", "dev", "transformers-detectors", "all"} <= set(
+    assert {"viz", "tensorboard", "wandb", "trackio", "test", "dev", "transformers-detectors", "demo", "all"} <= set(
         metadata.get_all("Provides-Extra")
     )
     assert "mcl-hf = mcl_hf.cli:main" in entry_points

@@ -107,7 +107,7 @@ for line in {lines!r}:
             code = left.code
     assert code == (0 if line.endswith(("--help", "--version")) else 2), (line, code)
     assert "Traceback" not in said.getvalue(), line
-    found = [name for name in ("torch", "transformers", "datasets", "matplotlib") if name in sys.modules]
+    found = [name for name in ("torch", "transformers", "datasets", "matplotlib", "gradio") if name in sys.modules]
     assert not found, f"{{line}} imports {{found}}"
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)

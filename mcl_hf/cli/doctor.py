@@ -205,7 +205,7 @@ def surroundings() -> Iterator[Finding]:
     """Compiler, the Hub's settings. The network is not asked, and no token is shown."""
     from huggingface_hub import constants, get_token
 
-    from ..remote.retry import without_secrets
+    from ..retry import without_secrets
 
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
     if compiler is None:

@@ -50,7 +50,10 @@ def build_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "checkpoint", nargs="?", metavar="CHECKPOINT", help="a detector's folder or Hub repository; see --predictions"
+        "checkpoint",
+        nargs="?",
+        metavar="CHECKPOINT",
+        help="a detector's folder or Hub repository, torchvision:NAME; see --predictions",
     )
     data = parser.add_argument_group("data")
     data.add_argument(

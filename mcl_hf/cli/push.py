@@ -37,6 +37,9 @@ def build_parser() -> Parser:
     contents = parser.add_argument_group("what goes along")
     contents.add_argument("--with-timm", action="store_true", help="also make REPOSITORY-timm, which timm opens")
     contents.add_argument(
+        "--with-space", action="store_true", help="also make the Space REPOSITORY-demo, which shows mcl-hf demo"
+    )
+    contents.add_argument(
         "--with-code", action="store_true", help="put the model's code in, to open it where mcl_hf is not installed"
     )
     contents.add_argument(

@@ -4,11 +4,20 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForObjectDetection,
+    DetrConfig,
+    DetrImageProcessor,
+    RTDetrImageProcessor,
+    RTDetrResNetConfig,
+    RTDetrV2Config,
+    pipeline,
+)
 
 import mcl_hf
 from mcl_hf import MCLConfig, MCLModel
-from mcl_hf.detection import open_detector
+from mcl_hf.detection import open_detector, start_detector
 from mcl_hf.detection.finetuning.arguments import FinetuneArguments
 from mcl_hf.detection.models.transformers_detectors import TRANSFORMERS_DETECTORS, start_transformers_detector
 from mcl_hf.errors import InputError
@@ -107,6 +116,57 @@ def test_a_detector_with_other_classes_takes_all_that_fits_and_classes_by_name(r
     assert report.parts["classes known by name"] == (1, 2) and report.parts["decoder"][0] == report.parts["decoder"][1]
     row = other.model.enc_score_head.weight[1]
     assert torch.equal(row, old.model.enc_score_head.weight[1]) and other.model.enc_score_head.out_features == 2
+
+
+COCO_NAMES = {0: "N/A", 1: "Triangle", 2: "N/A", 3: "zebra"}
+
+
+def write_published(detector, folder):
+    """A detector as on the Hub: transformers' own backbone, COCO's odd names, its image processor."""
+    torch.manual_seed(0)
+    if detector == "detr":
+        backbone = {"backbone": "resnet18", "use_timm_backbone": True, "use_pretrained_backbone": False}
+        config, processor = DetrConfig(**backbone, **SMALL, id2label=COCO_NAMES), DetrImageProcessor()
+    else:
+        backbone = RTDetrResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, layer_type="basic", out_indices=[2, 3, 4]
+        )
+        own = {**OPTIONS[detector], "encoder_in_channels": [16, 24, 32]}
+        config, processor = RTDetrV2Config(backbone_config=backbone, **own, id2label=COCO_NAMES), RTDetrImageProcessor()
+    model = TRANSFORMERS_DETECTORS[detector].model_class(config).eval()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    text = (folder / "config.json").read_text()
+    text = text.replace(
+        '"use_pretrained_backbone": false', '"use_pretrained_backbone": true'
+    )  # as older releases wrote
+    (folder / "config.json").write_text(text)
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("detector", ["rt_detr_v2", "detr"])
+def test_a_published_detector_is_a_whole_start(run, detector, tmp_path):
+    model, pixels = write_published(detector, tmp_path / "hub"), torch.rand(1, 3, 64, 96)
+    same, report = start_transformers_detector(str(tmp_path / "hub"), detector, COCO_NAMES)
+    assert all(loaded == total for loaded, total in report.parts.values())
+    with torch.no_grad():
+        given, expected = same.eval()(pixels), model(pixels)
+    assert torch.equal(given.logits, expected.logits) and torch.equal(given.pred_boxes, expected.pred_boxes)
+    folder = run("run", detector, init=str(tmp_path / "hub"), detector_options=None, max_steps=1).output_dir
+    trained, processor = open_detector(str(folder))
+    assert list(trained.config.id2label.values()) == ["ellipse", "triangle", "rectangle"]
+    mean = [0.0] * 3 if detector == "rt_detr_v2" else [0.485, 0.456, 0.406]  # one of them takes pixels from 0 to 1
+    assert list(processor.image_mean) == pytest.approx(mean)
+    other, report = start_transformers_detector(str(tmp_path / "hub"), detector, {0: "triangle", 1: "new"})
+    assert report.parts["classes known by name"] == (1, 2)
+    name = "class_labels_classifier" if detector == "detr" else "model.enc_score_head"
+    weight, old = other.get_submodule(name).weight, model.get_submodule(name).weight
+    assert torch.equal(weight[0], old[1]) and not torch.isin(weight[1], old).any()
+    if detector == "detr":
+        assert torch.equal(weight[2], old[4])  # no object
+        with pytest.raises(InputError, match="hub is a detr of transformers: use --detector detr"):
+            start_detector(str(tmp_path / "hub"), num_labels=2)
 
 
 def test_published_settings_hold_where_none_are_given_and_sgd_does_not():

@@ -27,7 +27,7 @@ def test_recipes_of_transformers_detectors_are_what_holds_without_them(name):
     plain = FinetuneArguments(detector=recipe.detector).resolved(SIDES, SIDES)
     differing = [key for key, value in asdict(plain).items() if getattr(recipe.resolved(SIDES, SIDES), key) != value]
     length = ["split", "val_split", "num_workers", "epochs", "global_batch_size", "save_every_steps"]
-    assert set(differing) <= set(length)
+    assert set(differing) <= {*length, "freeze_at"}  # only a protocol freezes stages: a start may be random
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -79,6 +79,10 @@ def _read(path: Path) -> dict[str, list[Any]]:
 
     try:
         read = {".csv": csv.read_csv, ".jsonl": json.read_json, ".parquet": parquet.read_table}[path.suffix]
-        return read(path).to_pydict()
+        table = read(path)
+        odd = [field.name for field in table.schema if field.type == "binary"] if path.suffix == ".csv" else []
+        if odd:  # how pyarrow takes texts of another encoding
+            raise ValueError(f"column '{odd[0]}' is no text in UTF-8")
+        return table.to_pydict()
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # the last: names or texts that are no UTF-8
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error

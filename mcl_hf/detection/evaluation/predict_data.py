@@ -19,9 +19,12 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForInstanceSeg
 from ...data.decode import BrokenImage
 from ...data.workers import batches_of, start_worker
 from ...errors import InputError
+from ...models import MCLImageProcessor
 from ...models.collectives import rank, world_size
 from ...remote.checkpoints import MODEL_FILES, local_checkpoint
+from ...transfer.torchvision_detectors import torchvision_description
 from ..data.detection_data import DetectionData, DetectionItem
+from ..models.from_pretraining import start_detector
 from ..models.masks import encode_masks
 from .results import ImageDetections
 
@@ -31,12 +34,17 @@ MOST_DETECTIONS = 100
 
 
 def open_detector(checkpoint: str) -> tuple[torch.nn.Module, Any]:
-    """A detector in eval mode, and its image processor, from a folder or the Hub.
+    """A detector in eval mode, and its image processor, from a folder or the Hub; or one of torchvision by its name,
+    `torchvision:NAME`, or as a file.
 
     Raises:
         InputError: nothing there, or something other than a detector.
     """
     try:
+        of_torchvision = torchvision_description(checkpoint)
+        if of_torchvision is not None:
+            detector, _ = start_detector(checkpoint, detector=of_torchvision["detector"], verbose=False)
+            return detector.eval(), MCLImageProcessor.from_config(detector.config)
         folder = local_checkpoint(checkpoint, MODEL_FILES)
         config = AutoConfig.from_pretrained(folder)
     except Exception as error:  # transformers raises whatever an odd description leads it to

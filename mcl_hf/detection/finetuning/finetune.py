@@ -203,6 +203,8 @@ def _finetune(
     layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
     network = network.to(device=accelerator.device, memory_format=layout).train()
     lines += freeze(network, arguments.freeze_at or 0, bool(arguments.frozen_bn))
+    if arguments.freeze_at and arguments.init == "random":
+        lines.append("warning: what is frozen of a random start keeps its random weights: give --freeze-at 0")
     network.gradient_checkpointing = arguments.activation_checkpointing
     if kind is None:
         mean, std, processor = config.image_mean, config.image_std, MCLImageProcessor.from_config(config)
