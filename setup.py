@@ -1,6 +1,6 @@
 """Packaging of mcl_hf: metadata, dependencies, the `mcl-hf` command and the data files that travel in the wheel.
 
-Floors are the oldest releases that the fast tests ran with, all at once (`tests/floors.txt`, docs/status.md); the
+Floors are the oldest releases that the fast tests were run with, all at once (`tests/floors.txt`, docs/status.md); the
 newest tested are named beside them. Upper bounds stand where parts are used that a release may change without notice:
 the Auto classes' tables of transformers, and the RoI heads, RPN and samplers of torchvision's detection package.
 """
@@ -17,9 +17,9 @@ README = ROOT / "README.md"
 INSTALL_REQUIRES = [
     "torch>=2.6",  # tested up to 2.15.0
     "torchvision>=0.21,<0.31",  # 0.29.2; must be the build that belongs to the installed torch
-    "timm>=1.0.26",  # 1.0.31
+    "timm>=1.0.31",  # 1.0.31
     "transformers>=5.21,<6",  # 5.24.0
-    "accelerate>=1.1",  # 1.15.0
+    "accelerate>=1.3",  # 1.15.0
     "datasets>=4.0",  # 5.2.0
     "safetensors>=0.8",  # 0.8.0, which transformers asks for
     "huggingface-hub>=1.31",  # 2.4.0; likewise
