@@ -4,8 +4,9 @@ Flow: a start (`--init`) + classes -> **transformers_detectors** -> the loop, ch
 detector. Nothing of the models is ours; here is which class, which image processor and which published settings.
 
 Source: the settings of the published trainings, for 16 images a step: DETR (arXiv 2005.12872), Deformable DETR (arXiv
-2010.04159), RT-DETRv2 (arXiv 2407.17140), D-FINE (arXiv 2410.13842), DEIMv2 (arXiv 2509.20787; DEIM's schedule on a
-convolutional backbone, without its mosaic and mix-up).
+2010.04159), Mask2Former (facebookresearch/Mask2Former, `maskformer2_R50_bs16_50ep.yaml`), RT-DETRv2 (arXiv 2407.17140),
+D-FINE (arXiv 2410.13842), DEIMv2 (arXiv 2509.20787; DEIM's schedule on a convolutional backbone, without its mosaic and
+mix-up).
 """
 
 import re
@@ -53,10 +54,11 @@ class TransformersDetector:
 
     Attributes:
         title: as cards and messages call it.
-        prefix: of its classes in transformers, which are `{prefix}Config` and `{prefix}ForObjectDetection`.
+        prefix: of its classes in transformers, `{prefix}Config` and the model's.
         processor: class of its image processor there.
         maps: how many of the deepest maps it reads.
         square: images are resized to squares, all of a step to the same, and not padded.
+        masks: it learns from masks and gives masks; boxes are those around them.
         slow: pattern of parameters outside of the backbone that learn at a tenth of the rate.
         options: published settings by the name of the option, which hold where none is given.
     """
@@ -66,6 +68,7 @@ class TransformersDetector:
     processor: str
     maps: int = 3
     square: bool = False
+    masks: bool = False
     slow: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,7 +84,7 @@ class TransformersDetector:
     @property
     def model_class(self) -> Any:
         """Its model in transformers; raises as `config_class`."""
-        return self._class("ForObjectDetection")
+        return self._class("ForUniversalSegmentation" if self.masks else "ForObjectDetection")
 
     def _class(self, ending: str) -> Any:
         found = getattr(transformers, self.prefix + ending, None)
@@ -121,10 +124,16 @@ TRANSFORMERS_DETECTORS: dict[str, TransformersDetector] = {
         "DETR", "Detr", "DetrImageProcessor", maps=1,
         options={**_ADAMW, **_SHORTEST_SIDE, "lr_milestones": ["2/3"], "warmup_steps": 0},
     ),
+    "mask2former": TransformersDetector(  # squares and "strong" in place of the published large-scale jitter
+        "Mask2Former", "Mask2Former", "Mask2FormerImageProcessor", maps=4, square=True, masks=True,
+        options={**_ADAMW, "weight_decay": 0.05, "clip_grad_norm": 0.01, "augment": "strong", "min_size_train": [1024],
+                 "max_size_train": 1024, "min_size_test": 1024, "max_size_test": 1024, "warmup_steps": 0,
+                 "lr_milestones": ["8/9", "26/27"]},
+    ),
 }  # fmt: skip
 """Name of the option, which is transformers' `model_type` -> the detector."""
 
-_CLASS_TENSORS = re.compile(r"class_embed|class_labels_classifier|enc_score_head")
+_CLASS_TENSORS = re.compile(r"class_embed|class_labels_classifier|class_predictor|enc_score_head")
 _OF_THE_BACKBONE = ("backbone_kwargs", "image_mean", "image_std")
 _FROM_ELSEWHERE = ("backbone_config", "encoder_in_channels", "id2label", "label2id", "num_labels")
 
