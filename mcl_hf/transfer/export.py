@@ -14,6 +14,7 @@ from ..models.image_processing_mcl import MCLImageProcessor
 from ..new_folder import check_new, whole_folder
 from .checkpoint import Checkpoint, find_folder, open_checkpoint, tensor_names
 from .convert import Coverage
+from .detector_to_onnx import EXPORTED, write_detector
 from .export_readme import note
 from .remote_code import refuse_detector, write_with_code
 from .target_statistics import refresh_statistics
@@ -63,8 +64,15 @@ def export_checkpoint(
     out = Path(out)
     _check_options(to, detector, network, data, with_code)
     check_new(out)
+    folder, description = find_folder(str(source))
+    kind = description.get("model_type")
+    if kind in EXPORTED:
+        if to != "onnx" or network is not None:
+            raise InputError(f"{source} is a {kind} of transformers, of which --to onnx alone makes something else")
+        with whole_folder(out) as partial:
+            return write_detector(folder, partial, out)
     if with_code:
-        refuse_detector(find_folder(str(source))[1].get("model_type"))
+        refuse_detector(kind)
     checkpoint = open_checkpoint(source, network or "online")
     images = None if data is None else (data, num_images, batch_size, allow_outside_paths)
     dropped = _drop_untrained(checkpoint, to, images)

@@ -163,9 +163,10 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
     check_subsets(plan, data)
     assert data.test is not None, "asked for"
     check_readable(data.test)
-    if given.detector == "mask_rcnn" and not data.train.has_masks:
+    if given.masks and not data.train.has_masks:
         raise InputError(
-            f"mask_rcnn learns from masks, and {data.train.source} has none: set detector faster_rcnn in finetune"
+            f"{given.detector} learns from masks, and {data.train.source} has none: set detector faster_rcnn in "
+            "finetune"
         )
     setting = Setting(
         plan,

@@ -98,7 +98,17 @@ class FinetuneArguments(FromRecipe):
 
     # --- detector ----------------------------------------------------------------------------------------------
     detector: (
-        Literal["mask_rcnn", "faster_rcnn", "retinanet", "rt_detr_v2", "d_fine", "deimv2", "deformable_detr", "detr"]
+        Literal[
+            "mask_rcnn",
+            "faster_rcnn",
+            "retinanet",
+            "rt_detr_v2",
+            "d_fine",
+            "deimv2",
+            "deformable_detr",
+            "detr",
+            "mask2former",
+        ]
         | None
     ) = option(
         None,
@@ -257,6 +267,11 @@ class FinetuneArguments(FromRecipe):
 
         kind = TRANSFORMERS_DETECTORS.get(self.detector or "")
         return kind is not None and kind.square
+
+    @property
+    def masks(self) -> bool:
+        """Whether the detector learns from masks."""
+        return self.detector in ("mask_rcnn", "mask2former")
 
     def milestones(self, max_steps: int) -> list[int]:
         """Steps from which the learning rate is a tenth of what it was.

@@ -150,8 +150,10 @@ def _finetune(
     given = arguments
     side = start_side(arguments.init or "random") if arguments.auto and checkpoint is None else None
     arguments = arguments.resolved(data.widths, data.heights, data.has_masks, side)
-    if arguments.detector == "mask_rcnn" and not data.has_masks:
-        raise InputError(f"mask_rcnn learns from masks, and {data.source} has none: use --detector faster_rcnn")
+    if arguments.masks and not data.has_masks:
+        raise InputError(
+            f"{arguments.detector} learns from masks, and {data.source} has none: use --detector faster_rcnn"
+        )
     batch_size, global_batch_size = arguments.batch_sizes(world_size)
     max_steps = arguments.total_steps(len(data), global_batch_size)
     arguments = replace(arguments, warmup_steps=min(arguments.warmup_steps or 0, max_steps // 10))

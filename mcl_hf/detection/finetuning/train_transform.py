@@ -81,7 +81,7 @@ class TrainTransform:
             min_sizes=tuple(arguments.min_size_train or ()),
             max_size=arguments.max_size_train or 0,
             flip=arguments.flip,
-            masks=arguments.detector == "mask_rcnn",
+            masks=arguments.masks,
             seed=arguments.seed,
             squares_of=images_per_step if arguments.squares else 0,
             augment=arguments.augment or "off",

@@ -6,7 +6,7 @@ detector. Nothing of the models is ours; here is which class, which image proces
 Source: the settings of the published trainings, for 16 images a step, read in facebookresearch/detr @29901c5 (main.py,
 datasets/coco.py), fundamentalvision/Deformable-DETR @11169a6 (the same files), lyuwenyu/RT-DETR @068dfde
 (rtdetrv2_r50vd_6x_coco), Peterande/D-FINE @4a1f73a (dfine_hgnetv2_l_coco), Intellindust-AI-Lab/DEIMv2 @0fff8d4
-(deimv2_hgnetv2_l_coco).
+(deimv2_hgnetv2_l_coco), facebookresearch/Mask2Former (maskformer2_R50_bs16_50ep.yaml).
 
 Differs from them: pixels are normalised as the start's were, where the RT-DETR kind takes them from 0 to 1; norms have
 no weight decay, in DETR and Deformable DETR either; D-FINE's average does not begin anew for the last epochs; of DEIMv2
@@ -65,10 +65,11 @@ class TransformersDetector:
 
     Attributes:
         title: as cards and messages call it.
-        prefix: of its classes in transformers, which are `{prefix}Config` and `{prefix}ForObjectDetection`.
+        prefix: of its classes in transformers, `{prefix}Config` and the model's.
         processor: class of its image processor there.
         maps: how many of the deepest maps it reads.
         square: images are resized to squares, all of a step to the same, and not padded.
+        masks: it learns from masks and gives masks; boxes are those around them.
         slow: pattern of parameters outside of the backbone that learn at a tenth of the rate.
         trains_norms: batch norms of the backbone train, where transformers freezes them.
         ema_rise: steps over which the decay of averaged weights rises.
@@ -80,6 +81,7 @@ class TransformersDetector:
     processor: str
     maps: int = 3
     square: bool = False
+    masks: bool = False
     slow: str = ""
     trains_norms: bool = False
     ema_rise: int = 2000
@@ -97,7 +99,7 @@ class TransformersDetector:
     @property
     def model_class(self) -> Any:
         """Its model in transformers; raises as `config_class`."""
-        return self._class("ForObjectDetection")
+        return self._class("ForUniversalSegmentation" if self.masks else "ForObjectDetection")
 
     def _class(self, ending: str) -> Any:
         found = getattr(transformers, self.prefix + ending, None)
@@ -137,10 +139,16 @@ TRANSFORMERS_DETECTORS: dict[str, TransformersDetector] = {
         "DETR", "Detr", "DetrImageProcessor", maps=1,
         options={**_ADAMW, **_SHORTEST_SIDE, "lr_milestones": ["2/3"], "warmup_steps": 0},
     ),
+    "mask2former": TransformersDetector(  # squares and "strong" in place of the published large-scale jitter
+        "Mask2Former", "Mask2Former", "Mask2FormerImageProcessor", maps=4, square=True, masks=True,
+        options={**_ADAMW, "weight_decay": 0.05, "clip_grad_norm": 0.01, "augment": "strong", "min_size_train": [1024],
+                 "max_size_train": 1024, "min_size_test": 1024, "max_size_test": 1024, "warmup_steps": 0,
+                 "lr_milestones": ["8/9", "26/27"]},
+    ),
 }  # fmt: skip
 """Name of the option, which is transformers' `model_type` -> the detector."""
 
-_CLASS_TENSORS = re.compile(r"class_embed|class_labels_classifier|enc_score_head")
+_CLASS_TENSORS = re.compile(r"class_embed|class_labels_classifier|class_predictor|enc_score_head")
 _OF_THE_BACKBONE = ("backbone_kwargs", "image_mean", "image_std")
 _FROM_ELSEWHERE = ("backbone_config", "encoder_in_channels", "id2label", "label2id", "num_labels")
 
