@@ -1,8 +1,8 @@
 """Packaging of mcl_hf: metadata, dependencies, the `mcl-hf` command and the data files that travel in the wheel.
 
-Floors are the oldest releases that the code was seen to run with; the newest tested are named beside them. Upper bounds
-stand where parts are used that a release may change without notice: the Auto classes' tables of transformers, and the
-RoI heads, RPN and samplers of torchvision's detection package.
+Floors are the oldest releases that the fast tests were run with, all at once (`tests/floors.txt`, docs/status.md); the
+newest tested are named beside them. Upper bounds stand where parts are used that a release may change without notice:
+the Auto classes' tables of transformers, and the RoI heads, RPN and samplers of torchvision's detection package.
 """
 
 import re
@@ -15,25 +15,26 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "mcl_hf" / "version.py")
 README = ROOT / "README.md"
 
 INSTALL_REQUIRES = [
-    "torch>=2.11",  # tested up to 2.15.0
-    "torchvision>=0.26,<0.31",  # 0.29.2; must be the build that belongs to the installed torch
+    "torch>=2.6",  # tested up to 2.15.0
+    "torchvision>=0.21,<0.31",  # 0.29.2; must be the build that belongs to the installed torch
     "timm>=1.0.31",  # 1.0.31
-    "transformers>=5.17,<6",  # 5.23.0
-    "accelerate>=1.15",  # 1.15.0
-    "datasets>=5.2",  # 5.2.0
-    "safetensors",
-    "huggingface-hub",
-    "jinja2",  # model cards
-    "psutil",
-    "pycocotools",
-    "pydantic>=2",  # 2.14.3, which transformers brings along: kinds of what a run has recorded
-    "pyyaml",
-    "tqdm",
-    "pillow",
-    "numpy>=2",  # bitwise_count
+    "transformers>=5.21,<6",  # 5.24.0
+    "accelerate>=1.3",  # 1.15.0
+    "datasets>=4.0",  # 5.2.0
+    "safetensors>=0.8",  # 0.8.0, which transformers asks for
+    "huggingface-hub>=1.31",  # 2.4.0; likewise
+    "jinja2>=3.1",  # 3.1.6: model cards
+    "psutil>=5.9.4",  # 7.2.2
+    "pycocotools>=2.0.8",  # 2.0.11
+    "pydantic>=2.7",  # 2.14.4, which transformers brings along: kinds of what a run has recorded
+    "pyyaml>=6.0.1",  # 6.0.4
+    "tqdm>=4.66.3",  # 4.70.1
+    "pillow>=11.3",  # 13.0.0; AVIF
+    "numpy>=2.0",  # 2.4.6; bitwise_count
 ]
 
 EXTRAS = {
+    "demo": ["gradio>=6", "matplotlib"],  # 6.31.0: mcl-hf demo
     "viz": ["matplotlib"],  # curves and heat maps; montage grids need Pillow only
     "tensorboard": ["tensorboard"],
     "wandb": ["wandb"],
@@ -43,7 +44,7 @@ EXTRAS = {
     "onnx": ["onnx", "onnxruntime", "onnxscript"],  # 1.23.2, 1.32.0, 0.7.2: mcl-hf export --to onnx, and running it
     "transformers-detectors": ["scipy"],  # the matching losses of DETR and Mask2Former
 }
-EXTRAS["docs"] = ["furo", "myst-parser", "sphinx", "sphinx-copybutton"]  # make docs
+EXTRAS["docs"] = ["furo", "myst-nb", "sphinx", "sphinx-copybutton"]  # make docs
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 EXTRAS["test"] = [
     *EXTRAS["docs"],
@@ -97,6 +98,8 @@ setup(
             "data/photos/*.md",
             "data/bccd_mini/*",
             "data/bccd_mini/*/*",
+            "pretrained/demo/*",
+            "pretrained/demo/pictures/*",
             "recipes/*/*.yaml",
             "hub/*.md",
         ]

@@ -7,7 +7,8 @@ author = "The mcl_hf authors"
 project_copyright = "The mcl_hf authors, Apache-2.0"
 release = version = mcl_hf.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
+nb_execution_mode = "off"  # a notebook is shown as it was run
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
 exclude_patterns = ["build"]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .models.modeling_mcl_supervised import MCLForSupervisedPreTraining
     from .models.montage import assemble_montage
     from .models.region_head import RegionHead
+    from .remote.checkpoints import demo_checkpoint
     from .transfer.starting_weights import load_backbone_weights, load_starting_weights
 
 _HOME = {
@@ -43,6 +44,7 @@ _HOME = {
     "RegionHead": "models.region_head",
     "assemble_montage": "models.montage",
     "compare": "detection.compare.compare",
+    "demo_checkpoint": "remote.checkpoints",
     "finetune": "callbacks",
     "load_backbone_weights": "transfer.starting_weights",
     "load_starting_weights": "transfer.starting_weights",
@@ -67,6 +69,7 @@ __all__ = [
     "__version__",
     "assemble_montage",
     "compare",
+    "demo_checkpoint",
     "finetune",
     "load_backbone_weights",
     "load_starting_weights",

@@ -67,7 +67,7 @@ def _choose_maps(module: Any) -> None:
 
 def _load_patiently(module: Any) -> None:
     """Let our classes ask the Hub again while it is away: the models themselves know no network."""
-    from .remote.retry import load_patiently
+    from .retry import load_patiently
 
     for name in ("MCLConfig", "MCLPreTrainedModel", "MCLImageProcessor"):
         kind = getattr(module, name, None)

@@ -74,3 +74,25 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 
 __all__ = ["check_new", "kept_if_used", "missing_folders", "remove_empty", "whole_folder"]
+
+
+def output_folder(output_dir: str | None, sources: Sequence[str]) -> Path:
+    """The run's folder.
+
+    Args:
+        output_dir: as the user gave it.
+        sources: the data, as the user gave it.
+
+    Raises:
+        InputError: none was given, or it lies among the images, where its pictures would be trained on.
+    """
+    if not output_dir:
+        raise InputError("output_dir is not set: name the folder for the run with --output-dir")
+    folder = Path(output_dir).expanduser()
+    for data in sources:
+        images = Path(data if Path(data).exists() else data.rpartition("=")[0] or data)  # FOLDER or FOLDER=WEIGHT
+        if images.is_dir() and images.resolve() in (folder.resolve(), *folder.resolve().parents):
+            raise InputError(
+                f"output_dir {folder} lies within the data, {data}: its pictures would become training images"
+            )
+    return folder

@@ -12,6 +12,9 @@ import statistics
 import subprocess
 import sys
 
+from mcl_hf.cli import COMMANDS
+from mcl_hf.cli.show import PICTURES
+
 BASE = "import torch, transformers"
 COMMAND = "import sys; sys.argv = ['mcl-hf', *{!r}.split()]; from mcl_hf.cli import main; sys.exit(main())"
 CASES = {
@@ -20,7 +23,9 @@ CASES = {
     "from mcl_hf import MCLModel": "from mcl_hf import MCLModel",
     "from transformers import PreTrainedModel": "from transformers import PreTrainedModel",
     **{f"mcl-hf {line}": COMMAND.format(line) for line in (
-        "--help", "--version", "pretrain --help", "pretrain --bach 3", "finetune --recipe nothing", "compare --help"
+        "--help", "--version", "pretrain --bach 3", "finetune --recipe nothing",
+        "evaluate --data nowhere.json detector",
+        *(f"{name} --help" for name in COMMANDS if name != "show"), *(f"show {name} --help" for name in PICTURES),
     )},
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ from PIL import Image
 from mcl_hf import MCLDetectorConfig, MCLForInstanceSegmentation, MCLImageProcessor
 from mcl_hf.cli import COMMANDS as COMMAND_NAMES
 from mcl_hf.cli import main
+from mcl_hf.demo.subject import open_subject
 from mcl_hf.detection import ground_truth_results, open_detection_data, write_results
 from mcl_hf.detection.compare.plan import ComparePlan
 from tests.detection.scenes import write_scenes
@@ -114,6 +115,16 @@ def test_push_commands(command: str, folder: Path, monkeypatch: pytest.MonkeyPat
     assert main(shlex.split(command.replace("my-detector", "my-run"))[1:]) == 0
 
 
+@pytest.mark.parametrize("command", commands("mcl-hf demo"))
+def test_demo_commands(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    served = []
+    monkeypatch.setattr("mcl_hf.demo.page.serve", lambda *given, **how: served.append(given))  # shows it until Ctrl-C
+    assert main(shlex.split(command)[1:]) == 0
+    checkpoint, images = served[0]
+    assert open_subject(checkpoint).processor is None and all(path.is_file() for path in images)
+
+
 @pytest.mark.parametrize("command", commands("mcl-hf evaluate"))
 def test_evaluate_commands(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -157,6 +168,7 @@ def test_readme_is_read_on_the_way() -> None:
 @pytest.mark.slow
 def test_documentation_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("furo")
+    pytest.importorskip("myst_nb")
     command = [
         sys.executable,
         "-m",

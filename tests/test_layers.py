@@ -1,7 +1,7 @@
 """The import direction between packages, which keeps every stage usable and testable without the ones after it.
 
 `models`, `data` | `remote` | `viz` | `transfer` | `engine` | `pretraining` | `detection` | `probe` | `hub` |
-`callbacks` | `cli`: a package imports only from packages to its left, and so do the folders inside `data` and
+`callbacks` | `demo` | `cli`: a package imports only from packages to its left, and so do the folders inside `data` and
 `detection`. `models` and `data` do not know each other, but for the one conversion of pictures, which travels with the
 models' code and serves the decoder of training too. Inside the package all imports are relative.
 """
@@ -29,6 +29,7 @@ COLUMNS = [
     {"probe"},
     {"hub"},
     {"callbacks"},
+    {"demo"},
     {"cli"},
 ]
 INNER = {
@@ -36,9 +37,9 @@ INNER = {
     "detection": [{"models"}, {"data"}, {"evaluation"}, {"prediction", "finetuning"}, {"compare"}],
 }
 # Single files at the top of the package.
-FREE = {"errors", "plain_text", "version", "startup", "hub_token", "new_folder", "files", "lazy"}
+FREE = {"errors", "plain_text", "version", "startup", "hub_token", "retry", "new_folder", "files", "lazy"}
 EXCEPTIONS = {("data", "mcl_hf.models.pixels")}  # package -> module that it may import nevertheless
-HEAVY = ["datasets", "accelerate", "pycocotools", "matplotlib"]
+HEAVY = ["datasets", "accelerate", "pycocotools", "matplotlib", "gradio"]
 
 
 def imported_modules(path: Path) -> Iterator[tuple[int, str]]:

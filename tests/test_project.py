@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.version import Version
 
 import mcl_hf
 
@@ -49,12 +50,24 @@ def test_continuous_integration_runs_what_a_developer_runs():
             assert re.fullmatch(r"[\w/.-]+@[0-9a-f]{40}", action), f"{path.name}: pin {action} to a commit"
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
     assert workflow["jobs"]["test"]["steps"][-1]["run"] == ".ci/run"
+    assert workflow["jobs"]["floors"]["env"]["PIP_CONSTRAINT"] == "tests/floors.txt"
     makefile = (ROOT / "Makefile").read_text()
     for target in ("demo", "test", "quality", "docs", "bench", "clean"):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["testpaths"] == [
         "tests"
     ]
+
+
+def test_the_oldest_admitted_releases_are_the_tested_ones():
+    required = re.search(r"INSTALL_REQUIRES = \[(.*?)\n\]", (ROOT / "setup.py").read_text(), re.DOTALL)[1]
+    floors = dict(re.findall(r'^ *"([\w-]+)>=([\d.]+)', required, re.MULTILINE))
+    tested = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "tests" / "floors.txt").read_text(), re.MULTILINE))
+    assert floors.keys() == tested.keys()
+    for name, floor in floors.items():
+        assert Version(floor) == Version(tested[name]), name
+    page = (ROOT / "docs" / "status.md").read_text(encoding="utf-8")
+    assert all(f"| {name} | {floor} |" in page for name, floor in tested.items())
 
 
 def test_make_targets_name_files_that_exist():
@@ -73,15 +86,16 @@ def test_wheel_carries_code_data_and_licences(wheel):
         metadata = Parser().parsestr(archive.read(metadata_name).decode())
         entry_points = archive.read(metadata_name.replace("METADATA", "entry_points.txt")).decode()
     shipped = {path.relative_to(ROOT).as_posix() for path in (ROOT / "mcl_hf").rglob("*") if path.is_file()}
-    endings = (".py", ".parquet", ".md", ".yaml", ".jpg", ".json", "py.typed")
+    endings = (".py", ".parquet", ".safetensors", ".jsonl", ".png", ".md", ".yaml", ".jpg", ".json", "py.typed")
     expected = {name for name in shipped if name.endswith(endings)}
     assert expected - names == set()
     assert len([name for name in names if name.endswith(".parquet")]) == 4
     assert not [name for name in names if name.startswith(("tests", "examples", "scripts"))]
+    assert {f"mcl_hf/pretrained/demo/{name}" for name in ("model.safetensors", "config.json", "README.md")} <= names
     assert "mcl_hf/data/bccd_mini/LICENSE" in names and len([name for name in names if name.endswith(".jpg")]) == 364
     assert {"LICENSE", "LICENSE-IMAGES.md"} <= {Path(name).name for name in names if "dist-info" in name}
     assert metadata["License-Expression"] == "Apache-2.0" and metadata["Requires-Python"] == ">=3.11"
-    assert {"viz", "tensorboard", "wandb", "trackio", "test", "dev", "transformers-detectors", "all"} <= set(
+    assert {"viz", "tensorboard", "wandb", "trackio", "test", "dev", "transformers-detectors", "demo", "all"} <= set(
         metadata.get_all("Provides-Extra")
     )
     assert "mcl-hf = mcl_hf.cli:main" in entry_points

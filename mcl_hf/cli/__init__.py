@@ -23,6 +23,7 @@ COMMANDS = {
     "import": "start from a checkpoint of another program",
     "push": "publish a model on the Hub, with its card, in one commit",
     "card": "write a model card from what was recorded, without publishing it",
+    "demo": "show a page in the browser: where a model finds a region again, what a detector finds, curves",
     "show": "draw pictures of data, of a run, of montages, or of what a checkpoint finds similar",
 }
 

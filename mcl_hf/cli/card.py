@@ -6,9 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import InputError
-from ..hub.card import render_card, write_card
-from ..hub.recipe_card import recipe_card
-from .command import Parser, run_command, say
+from .command import Parser, import_torch, run_command, say
 
 CARD = "README.md"
 _SIGNS = ("`mcl-hf card FOLDER`", "This card was rendered by mcl_hf")
@@ -74,6 +72,10 @@ def _run(argv: list[str]) -> None:
         _write_recipe_cards(options.recipe, options.out)
         return
     target = _target(options.folder, options.out)
+
+    import_torch()
+    from ..hub.card import render_card, write_card
+
     text = render_card(
         options.folder,
         title=options.title,
@@ -98,12 +100,17 @@ def _refuse_what_is_for_models(options: argparse.Namespace) -> None:
 
 
 def _write_recipe_cards(names: list[str], out: Path | None) -> None:
+    if out is not None and out.suffix == ".md" and len(names) > 1:
+        raise InputError(f"--out {out} is one file, for {len(names)} recipes: name a folder")
+
+    import_torch()
+    from ..hub.card import write_card
+    from ..hub.recipe_card import recipe_card
+
     texts = {name: recipe_card(name) for name in names}
     if out is None:
         say("\n".join(texts.values()).removesuffix("\n"))
         return
-    if out.suffix == ".md" and len(names) > 1:
-        raise InputError(f"--out {out} is one file, for {len(names)} recipes: name a folder")
     for name, text in texts.items():
         target = out if out.suffix == ".md" else out / f"{name}.md"
         write_card(target, text)

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from ..errors import InputError
 from ..new_folder import missing_folders, remove_empty
@@ -22,22 +22,22 @@ NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises `InputError` where argparse would print its usage and leave.
-
-    A command imports what it works with after its options were read, so that help and mistyped options answer at once.
-    """
-
-    def parse_args(self, *arguments: Any, **more: Any) -> Any:
-        """The options; and torch and torchvision are seen to fit each other before anything else needs them."""
-        namespace = super().parse_args(*arguments, **more)
-        check_torch_and_torchvision()
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # transformers' bars for loading and writing would break up the run's own
-        return namespace
+    """An argument parser that raises `InputError` where argparse would print its usage and leave."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def import_torch() -> None:
+    """See that torch and torchvision fit each other, and silence transformers' bars.
+
+    A command calls it once its options are read and checked, and imports what it works with below: its help and a
+    mistyped option answer at once.
+    """
+    check_torch_and_torchvision()
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # bars for loading and writing would break up the run's own
 
 
 def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | None) -> int:
@@ -52,6 +52,7 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
         fault of this library and keeps its traceback.
     """
     expect_interrupts_again()
+    os.environ["MPLBACKEND"] = "agg"  # pictures go to files; a notebook names a backend that only its kernel may have
     try:
         return run(list(sys.argv[1:] if argv is None else argv)) or 0
     except InputError as error:

@@ -7,7 +7,8 @@ from typing import Any
 
 from ..detection.compare.plan import ComparePlan, load_plan
 from ..errors import InputError
-from .command import Parser, run_command
+from ..new_folder import output_folder
+from .command import Parser, import_torch, run_command
 from .options import add_flags, given_flags
 
 # Title of a group of flags -> the field of ComparePlan that it starts with.
@@ -63,7 +64,9 @@ def _run(argv: list[str]) -> int:
     plan = load_plan(namespace.plan, **given)
     if plan.output_dir is None and namespace.plan is not None:
         plan.output_dir = str(Path(namespace.plan).parent)  # a plan's answer lies beside it
+    output_folder(plan.output_dir, [])  # refused before the seconds that torch takes
 
+    import_torch()
     from ..detection.compare.compare import compare
 
     answer = compare(plan, dry_run=namespace.dry_run, new_plan=namespace.new_plan, only=namespace.only)

@@ -16,19 +16,15 @@ from importlib import metadata
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # comes with accelerate
-import torch
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 from ..detection.finetuning.arguments import FinetuneArguments, load_finetune_arguments
 from ..errors import InputError
 from ..pretraining.arguments import PretrainArguments
-from ..pretraining.rehearsal import rehearse
 from ..recipes import load_recipe, recipe_names
-from ..remote.retry import without_secrets
 from ..version import __version__
-from .command import run_command, say
-from .doctor_plan import print_plan
+from .command import import_torch, run_command, say
 from .finetune import GROUPS as finetune_groups
 from .options import given_flags, recipe_parser
 from .pretrain import build_parser, read_arguments
@@ -38,12 +34,12 @@ TESTED = {
     "torch": "2.15.0",
     "torchvision": "0.29.2",
     "timm": "1.0.31",
-    "transformers": "5.23.0",
+    "transformers": "5.24.0",
     "accelerate": "1.15.0",
     "datasets": "5.2.0",
     "safetensors": "0.8.0",
     "huggingface-hub": "2.4.0",
-    "pillow": "12.3.0",
+    "pillow": "13.0.0",
     "numpy": "2.4.6",
 }
 OPTIONAL = {
@@ -105,9 +101,14 @@ def _run(argv: list[str]) -> int:
         namespace.recipe = namespace.plan
         if finetunes:
             given = given_flags(namespace, FinetuneArguments)
-            print_plan(load_finetune_arguments(namespace.plan, **given), namespace.processes)
+            arguments: FinetuneArguments | PretrainArguments = load_finetune_arguments(namespace.plan, **given)
         else:
-            print_plan(read_arguments(namespace), namespace.processes)
+            arguments = read_arguments(namespace)
+
+        import_torch()
+        from .doctor_plan import print_plan
+
+        print_plan(arguments, namespace.processes)
         return 0
     return report(CHECKS)
 
@@ -165,6 +166,9 @@ def versions() -> Iterator[Finding]:
 
 def machine() -> Iterator[Finding]:
     """Devices, cores, memory, shared memory, disk."""
+    import_torch()
+    import torch
+
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(index)
@@ -201,6 +205,8 @@ def surroundings() -> Iterator[Finding]:
     """Compiler, the Hub's settings. The network is not asked, and no token is shown."""
     from huggingface_hub import constants, get_token
 
+    from ..retry import without_secrets
+
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
     if compiler is None:
         yield Finding("note", "no C++ compiler: --compile will not work on the CPU")
@@ -215,6 +221,8 @@ def surroundings() -> Iterator[Finding]:
 
 def rehearsal() -> Iterator[Finding]:
     """The smallest run: the embedded photos, a few steps, a checkpoint."""
+    from ..pretraining.rehearsal import rehearse
+
     arguments = PretrainArguments(
         data=["photos"],
         backbone="resnet10t",

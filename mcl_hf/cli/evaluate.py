@@ -16,7 +16,6 @@ from ..detection.data.detection_data import DetectionData
 from ..detection.data.open_data import list_splits, open_detection_data
 from ..detection.evaluation.coco_metrics import BACKENDS, import_backend
 from ..detection.evaluation.evaluate import evaluate_detections
-from ..detection.evaluation.evaluation_files import write_evaluation
 from ..detection.evaluation.results import (
     Result,
     gather_results,
@@ -28,7 +27,7 @@ from ..detection.evaluation.results import (
 from ..errors import InputError
 from ..new_folder import kept_if_used
 from ..plain_text import plain_text
-from .command import Parser, run_command, say
+from .command import Parser, import_torch, run_command, say
 
 _MOST_NAMED = 10
 DESCRIPTION = "Measure a detector on annotated images: COCO's figures for boxes and masks, Pascal VOC's AP50, pictures."
@@ -51,7 +50,10 @@ def build_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "checkpoint", nargs="?", metavar="CHECKPOINT", help="a detector's folder or Hub repository; see --predictions"
+        "checkpoint",
+        nargs="?",
+        metavar="CHECKPOINT",
+        help="a detector's folder or Hub repository, torchvision:NAME; see --predictions",
     )
     data = parser.add_argument_group("data")
     data.add_argument(
@@ -151,6 +153,10 @@ def _evaluate(options: argparse.Namespace, folder: Path) -> None:
             say(f"broken, left out: {fault}")
         if left_out and len(left_out) > _MOST_NAMED:
             say(f"broken, left out: {len(left_out) - _MOST_NAMED} more results")
+
+    import_torch()
+    from ..detection.evaluation.evaluation_files import write_evaluation
+
     if options.max_images is not None:
         data = data.select(range(min(options.max_images, len(data))))
     if results is not None:

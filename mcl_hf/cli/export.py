@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..transfer.targets import DETECTORS, NETWORKS, TARGETS
-from .command import Parser, run_command, say
+from .command import Parser, import_torch, run_command, say
 
 EXAMPLES = "\n".join(
     [
@@ -52,6 +52,10 @@ def build_parser() -> Parser:
                        ("--batch-size", "images of a batch there (default: 16)")):  # fmt: skip
         parser.add_argument(flag, type=int, default=argparse.SUPPRESS, metavar="N", help=what)
     parser.add_argument(
+        "--allow-outside-paths", action="store_true", default=argparse.SUPPRESS,
+        help="read images outside of the folder of --data where paths in tables say so",
+    )  # fmt: skip
+    parser.add_argument(
         "--with-code", action="store_true",
         help="with --to transformers: put the code beside the weights, so that it opens without mcl_hf",
     )  # fmt: skip
@@ -65,10 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> None:
     options = vars(build_parser().parse_args(argv))
-    for name in ("num_images", "batch_size"):
+    for name in ("num_images", "batch_size", "allow_outside_paths"):
         if name in options and options["data"] is None:
             raise InputError(f"--{name.replace('_', '-')} is for the images of --data, which is not given")
 
+    import_torch()
     from ..transfer.export import export_checkpoint
 
     coverage = export_checkpoint(options.pop("checkpoint"), out := options.pop("out"), options.pop("to"), **options)

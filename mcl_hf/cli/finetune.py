@@ -6,7 +6,8 @@ Also behind `scripts/finetune_detection.py`.
 from collections.abc import Sequence
 
 from ..detection.finetuning.arguments import RECIPES, FinetuneArguments, load_finetune_arguments
-from .command import Parser, run_command
+from ..new_folder import output_folder
+from .command import Parser, import_torch, run_command
 from .hub_flags import add_hub_flags, hub_callbacks
 from .options import given_flags, recipe_parser
 
@@ -46,7 +47,10 @@ def _run(argv: list[str]) -> int:
     namespace = build_parser().parse_args(argv)
     given = given_flags(namespace, FinetuneArguments)
     arguments = load_finetune_arguments(namespace.recipe, **given)
+    arguments.check_given()
+    output_folder(arguments.output_dir, [])  # refused before the seconds that torch takes
 
+    import_torch()
     from ..callbacks import default_callbacks
     from ..detection.finetuning.finetune import finetune
 

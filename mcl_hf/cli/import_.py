@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .command import Parser, run_command, say
+from .command import Parser, import_torch, run_command, say
 
 EXAMPLES = """
 Known are checkpoints of the published MCL code (which become the whole pre-training model), of MoCo, DenseCL and SoCo,
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> None:
     arguments = build_parser().parse_args(argv)
 
+    import_torch()
     from ..transfer.import_ import import_checkpoint
 
     report, remarks = import_checkpoint(arguments.file, arguments.out)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..plain_text import plain_text
-from .command import Parser, run_command, say
+from .command import Parser, import_torch, run_command, say
 
 if TYPE_CHECKING:
     from ..data.packing.pack import PackReport
@@ -78,6 +78,7 @@ def _run(argv: list[str]) -> None:
     started = time.monotonic()
     options = {name: value for name, value in vars(arguments).items() if name not in ("source", "out")}
 
+    import_torch()
     from ..data.packing.pack import pack_images
 
     progress = _Progress()

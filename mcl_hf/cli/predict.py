@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError
 from ..new_folder import kept_if_used
 from ..plain_text import plain_text
-from .command import Parser, run_command
+from .command import Parser, import_torch, run_command
 
 EXAMPLES = """
 examples:
@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> None:
     options = vars(build_parser().parse_args(argv))
+    import_torch()
     from tqdm import tqdm
 
     from ..detection.prediction.predict_images import predict

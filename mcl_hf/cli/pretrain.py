@@ -3,8 +3,9 @@
 import argparse
 from collections.abc import Sequence
 
+from ..new_folder import output_folder
 from ..pretraining.arguments import PretrainArguments, load_arguments
-from .command import Parser, run_command
+from .command import Parser, import_torch, run_command
 from .hub_flags import add_hub_flags, hub_callbacks
 from .options import given_flags, recipe_parser
 
@@ -51,7 +52,9 @@ def _run(argv: list[str]) -> int:
     add_hub_flags(parser)
     namespace = parser.parse_args(argv)
     arguments = read_arguments(namespace)
+    output_folder(arguments.output_dir, arguments.data)  # refused before the seconds that torch takes
 
+    import_torch()
     from ..callbacks import default_callbacks
     from ..pretraining.pretrain import pretrain
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import InputError
-from .command import Parser, check_can_be_written, run_command, save_picture, say, unused
+from .command import Parser, check_can_be_written, import_torch, run_command, save_picture, say, unused
 
 EXAMPLES = """
 Nothing is trained but a linear classifier on fixed features. Annotated images (--probe-data) are asked for classes,
@@ -70,6 +70,7 @@ def _run(argv: list[str]) -> None:
     if arguments.out.suffix == ".png":
         raise InputError(f"--out {arguments.out} names the JSON file; the picture goes beside it: end it in .json")
     check_can_be_written(arguments.out)
+    import_torch()
     import torch
 
     from ..probe.report import result_notes, result_picture, result_rows

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from ..hub.bundle import Contents, make_bundles
-from ..hub.publish import check_request, check_sizes, describe, push_checkpoint
-from .command import Parser, run_command, say
+from .command import Parser, import_torch, run_command, say
 
 EXAMPLES = """
 examples:
@@ -38,6 +36,9 @@ def build_parser() -> Parser:
     parser.add_argument("repository", metavar="REPOSITORY", help="user/name; made where it is not there")
     contents = parser.add_argument_group("what goes along")
     contents.add_argument("--with-timm", action="store_true", help="also make REPOSITORY-timm, which timm opens")
+    contents.add_argument(
+        "--with-space", action="store_true", help="also make the Space REPOSITORY-demo, which shows mcl-hf demo"
+    )
     contents.add_argument(
         "--with-code", action="store_true", help="put the model's code in, to open it where mcl_hf is not installed"
     )
@@ -81,10 +82,15 @@ def _run(argv: list[str]) -> None:
     checkpoint, repository = options.pop("checkpoint"), options.pop("repository")
     dry_run = options.pop("dry_run")
     how = {name: options.pop(name) for name in ("public", "private", "create_pr", "tag", "message")}
-    contents = Contents(**options)
     name, at, tag = repository.partition("@")
     if at:
         raise InputError(f"{repository} names a revision, and a push makes one: write {name} --tag {tag or 'NAME'}")
+
+    import_torch()
+    from ..hub.bundle import Contents, make_bundles
+    from ..hub.publish import check_request, check_sizes, describe, push_checkpoint
+
+    contents = Contents(**options)
     if not dry_run:
         push_checkpoint(checkpoint, repository, contents=contents, **how)
         return

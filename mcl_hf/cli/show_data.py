@@ -2,27 +2,12 @@
 speed at which they are prepared.
 """
 
-import time
 from pathlib import Path
 
-import numpy as np
-
-from ..data import BrokenImage, ImageSource, RawSample, open_image
-from ..data.sources.near_duplicates import NearDuplicates, find_near_duplicates
-from ..data.stage_times import STAGES, StageTimes, time_stages
-from ..detection.finetuning.view_scale import about_scale
 from ..errors import InputError
-from ..plain_text import plain_text
-from ..pretraining.arguments import PretrainArguments
-from ..pretraining.run_data import open_data
-from ..viz.contact_sheet import SheetImage, duplicates_picture, stack_pictures, views_picture
-from .command import check_picture, save_picture, say, unused
+from .command import check_picture, import_torch, unused
 from .pretrain import build_parser, read_arguments
-from .show_montages import first_montages
 
-GROUPS_SHOWN, IMAGES_SHOWN, IMAGES_TIMED = 5, 8, 32
-LARGE_SIDE = 800
-"""Longer side in px, on average, from which on `mcl-hf pack` with its 512 px would save much."""
 EXAMPLES = """
 examples:
   mcl-hf show data --data my_images/
@@ -55,138 +40,8 @@ def run(argv: list[str]) -> None:
     out = namespace.out or unused(Path("sheet.png"))
     check_picture(out)
     arguments = read_arguments(namespace)
-    source = open_data(arguments)
-    say(source.description)
-    channels = arguments.model_config().num_channels
-    batch, montages = first_montages(arguments, source, min(namespace.images, len(source)))
-    for line in batch.broken:
-        say(plain_text(f"broken: {line}"))
-    parts = [views_picture(_originals(source, batch.sample_ids.tolist(), channels), batch.views_a, batch.views_b)]
-    if namespace.compare and channels not in (1, 3):
-        say(f"near-duplicates are looked for among images of 1 or 3 channels, not {channels}")
-    elif namespace.compare:
-        found = find_near_duplicates(
-            source,
-            _sample(source, namespace.compare, arguments.seed),
-            num_workers=arguments.num_workers,
-        )
-        say(format_near_duplicates(found, source, arguments.group_column, arguments.objective != "supervised"))
-        if found.groups:
-            shown = found.groups[:GROUPS_SHOWN]
-            groups = _count(len(found.groups), "group")
-            title = f"{found.images} of {found.looked_at} images look like another one: {groups}"
-            originals = [_originals(source, group[:IMAGES_SHOWN], channels) for group in shown]
-            parts.append(duplicates_picture(originals, [len(group) for group in shown], title, columns=IMAGES_SHOWN))
-    scale = about_scale(arguments, source)
-    if scale is not None:
-        say(scale)
-    say(_speed(arguments, source))
-    save_picture(stack_pictures([*parts, montages]), out)
 
+    import_torch()
+    from .data_sheet import draw_sheet
 
-def _originals(source: ImageSource, indices: list[int], num_channels: int) -> list[SheetImage]:
-    """The images at ``indices``, which have been decoded before, in colour; of other than 1 or 3 channels, the first
-    channel in gray.
-    """
-    plain = num_channels in (1, 3)
-    channels = 3 if plain else num_channels
-    return [
-        SheetImage(
-            source.sample(index).open(channels).decode(channels)[:, :, : 3 if plain else 1],
-            source.name(index),
-        )
-        for index in indices
-    ]
-
-
-def _sample(source: ImageSource, count: int, seed: int) -> list[int]:
-    """All indices, or those at the first ``count`` positions of an order, each once (a mix repeats some), ascending."""
-    if count >= len(source):
-        return list(range(len(source)))
-    return np.unique(source.order(seed, images_per_step=1).index(np.arange(count))).tolist()
-
-
-def format_near_duplicates(
-    found: NearDuplicates, source: ImageSource, group_column: str | None, negatives: bool
-) -> str:
-    """The lines about images that look the same, and, where images are each other's ``negatives``, what to do."""
-    part = "" if found.looked_at + len(found.broken) == len(source) else f" (of {len(source)}; --compare N looks at N)"
-    lines = [
-        f"near-duplicates: {found.images} of {found.looked_at} images{part} look like another one, "
-        f"in {_count(len(found.groups), 'group')}"
-    ]
-    if found.pairs_in_one_group:
-        lines.append(f"  {_count(found.pairs_in_one_group, 'more pair')} within one group of '{group_column}': fine")
-    lines += [plain_text(f"  {', '.join(_short_names(group, source))}") for group in found.groups[:GROUPS_SHOWN]]
-    if len(found.groups) > GROUPS_SHOWN:
-        lines.append(f"  and {_count(len(found.groups) - GROUPS_SHOWN, 'more group')}")
-    if found.groups and negatives:
-        lines.append(
-            f"  As negatives these would be pushed apart ({_count(found.pairs, 'pair')}) although they show the same. "
-            "Remove all but one of each group,\n  or name a column that is equal within it (the folder, the video, the "
-            "patient) with --group-column."
-        )
-    lines += [plain_text(f"broken: {line}") for line in found.broken[:GROUPS_SHOWN]]
-    if len(found.broken) > GROUPS_SHOWN:
-        lines.append(f"broken: {_count(len(found.broken) - GROUPS_SHOWN, 'more image')}")
-    return "\n".join(lines)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _short_names(group: list[int], source: ImageSource) -> list[str]:
-    names = [source.name(index) for index in group[:IMAGES_SHOWN]]
-    return names + ([f"and {len(group) - len(names)} more"] if len(group) > len(names) else [])
-
-
-def _speed(arguments: PretrainArguments, source: ImageSource) -> str:
-    """Read and render some images, and tell how long each stage took."""
-    config = arguments.model_config()
-    files, longer_sides, reading = [], [], 0.0
-    for index in _sample(source, IMAGES_TIMED, arguments.seed):
-        start = time.perf_counter()
-        try:
-            sample = source.sample(index)
-            reading += time.perf_counter() - start
-            opened = open_image(sample.bytes_, config.num_channels)
-            opened.decode(config.num_channels)
-        except BrokenImage:
-            continue  # named above, where near-duplicates are looked for, and in every run
-        longer_sides.append(max(opened.width, opened.height))
-        files.append(sample)
-    if not files:
-        raise InputError(
-            f"None of the first {IMAGES_TIMED} images of the order can be decoded: are these images at all?"
-        )
-    times = time_stages(
-        files, view_size=config.image_size, ratios=config.montage_ratios,
-        sides=1 if arguments.objective == "supervised" else 2, num_channels=config.num_channels, seed=arguments.seed,
-    )  # fmt: skip
-    return format_speed(times, files, longer_sides, reading)
-
-
-def format_speed(times: StageTimes, files: list[RawSample], longer_sides: list[int], reading_seconds: float) -> str:
-    """The table of stages, and what to do where decoding leads it.
-
-    Args:
-        longer_sides: of each image, in px.
-        reading_seconds: wall-clock time for all ``files``.
-    """
-    total = sum(times.seconds.values())
-    mean_side = sum(longer_sides) / len(longer_sides)
-    kilobytes = sum(len(sample.bytes_) for sample in files) / len(files) / 1e3
-    lines = [
-        f"speed of one core, {len(files)} images, longer side {mean_side:.0f} px and {kilobytes:.0f} kB on average:",
-        f"  {'read':<8}{1e3 * reading_seconds / len(files):8.2f} ms/image, wall clock; not part of the sum",
-        *(
-            f"  {stage:<8}{times.milliseconds(stage):8.2f} ms/image {times.seconds[stage] / total:6.0%}"
-            for stage in STAGES
-        ),
-        f"  {'sum':<8}{1e3 * total / len(files):8.2f} ms/image: {times.images_per_second:.0f} images/s per core",
-    ]
-    slowest = max(times.seconds, key=times.seconds.__getitem__)
-    if slowest == "decode" and mean_side > LARGE_SIDE:
-        lines.append("  Decoding takes longest, and the images are large: mcl-hf pack makes them small once.")
-    return "\n".join(lines)
+    draw_sheet(arguments, namespace.images, namespace.compare, out)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from ..viz import curves_picture, read_log, summarise
 from .command import Parser, check_picture, save_picture, say, unused
 
 
@@ -26,6 +25,9 @@ def run(argv: list[str]) -> None:
     runs: list[Path] = arguments.runs
     if arguments.out is not None:
         check_picture(arguments.out)
+
+    from ..viz.curves import curves_picture, read_log, summarise
+
     say(side_by_side([{"run": str(path), **summarise(read_log(path))} for path in runs]))
     folder = runs[0] if runs[0].is_dir() else runs[0].parent
     default = folder / "pictures" / "curves.png" if len(runs) == 1 else unused(Path("curves.png"))

@@ -2,13 +2,9 @@
 
 from pathlib import Path
 
-from PIL import Image
-
-from ..data import BrokenImage, decode_image
+from ..data.decode import open_picture
 from ..errors import InputError
-from ..probe.networks import open_checkpoint
-from ..viz import draw_similarity
-from .command import Parser, check_picture, save_picture, unused
+from .command import Parser, check_picture, import_torch, save_picture, unused
 
 
 def run(argv: list[str]) -> None:
@@ -18,7 +14,7 @@ def run(argv: list[str]) -> None:
         InputError: A checkpoint or picture that cannot be opened, a box outside of it, or matplotlib is not installed.
     """
     parser = Parser(prog="mcl-hf show similarity", description="Draw where an image holds regions like a given box.")
-    parser.add_argument("checkpoint", help="folder or Hub repository that MCLModel opens")
+    parser.add_argument("checkpoint", help="folder or Hub repository that MCLModel opens, or demo")
     parser.add_argument("--image", required=True, type=Path, metavar="FILE", help="picture that holds the box")
     parser.add_argument(
         "--box", nargs=4, type=float, metavar=("X0", "Y0", "X1", "Y1"), help="px of the picture (default: its middle)"
@@ -44,6 +40,11 @@ def run(argv: list[str]) -> None:
     check_picture(out)
     image = open_picture(arguments.image)
     searched = None if arguments.searched is None else open_picture(arguments.searched)
+
+    import_torch()
+    from ..probe.networks import open_checkpoint
+    from ..viz.similarity import draw_similarity
+
     model = open_checkpoint(arguments.checkpoint)
     try:
         picture = draw_similarity(
@@ -58,17 +59,3 @@ def run(argv: list[str]) -> None:
     except ValueError as error:  # the box: its message names the sizes
         raise InputError(str(error)) from error
     save_picture(picture, out)
-
-
-def open_picture(path: Path) -> Image.Image:
-    """A picture, upright.
-
-    Raises:
-        InputError: There is none, or it cannot be decoded.
-    """
-    try:
-        return Image.fromarray(decode_image(path.read_bytes(), 3))  # (height, width, 3) uint8
-    except BrokenImage as error:
-        raise InputError(f"{path} is not a picture that can be read: {error}") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error

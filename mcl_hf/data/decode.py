@@ -15,11 +15,22 @@ import io
 import math
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..models.pixels import BrokenImage, check_bands, is_turned_by_pillow, orientation_of, to_pixels, turn_of
+from ..errors import InputError
+from ..models.pixels import (
+    BrokenImage,
+    check_bands,
+    is_turned_by_pillow,
+    orientation_of,
+    scale_to_8_bit,
+    to_pixels,
+    turn_of,
+)
+from .decode_channels import read_tiff
 
 MAX_PIXELS = 89_478_485
 """Largest picture that is decoded, in pixels (Pillow's own warning level): more is taken for a decompression bomb."""
@@ -107,6 +118,28 @@ class OpenedTile(OpenedImage):
         return pixels[top : top + math.ceil(self.height / shrink), left : left + math.ceil(self.width / shrink)]
 
 
+@dataclass
+class OpenedTiff(OpenedImage):
+    """As `OpenedImage`; the pixels have been read already, as they are stored: ``(height, width, channels)``."""
+
+    pixels: np.ndarray
+
+    @property
+    def mode(self) -> str:
+        return f"{self.pixels.shape[2]} x {self.pixels.dtype}"
+
+    @property
+    def can_shrink(self) -> bool:
+        return False
+
+    def decode(self, num_channels: int = 3, shrink: int = 1) -> np.ndarray:
+        if self.pixels.shape[2] != num_channels:
+            raise BrokenImage(f"{self.pixels.shape[2]} channels instead of {num_channels}")
+        if self.pixels.dtype == np.uint8:
+            return self.pixels
+        return scale_to_8_bit(self.pixels, is_16_bit=self.pixels.dtype == np.uint16)
+
+
 def open_tile(whole: OpenedImage, left: int, top: int, width: int, height: int) -> OpenedTile:
     """A part of an opened image, in px of the upright picture.
 
@@ -133,9 +166,8 @@ def open_image(data: bytes, num_channels: int = 3) -> OpenedImage:
     if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > _MOST_SCANS:  # inside a scan 0xff is followed by 0
         raise BrokenImage(f"more than {_MOST_SCANS} scans in a JPEG, taken for a decompression bomb")
     if num_channels not in _BY_PILLOW and data[:4] in _TIFF_STARTS:
-        from .decode_channels import open_tiff
-
-        return open_tiff(data)
+        pixels = read_tiff(data, MAX_PIXELS)
+        return OpenedTiff(None, pixels.shape[1], pixels.shape[0], 1, pixels)  # type: ignore[arg-type]  # no Pillow
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -168,9 +200,28 @@ def decode_image(data: bytes, num_channels: int = 3) -> np.ndarray:
     return open_image(data, num_channels).decode(num_channels)
 
 
+def open_picture(path: Path, name: str | None = None) -> Image.Image:
+    """A picture of a file that a user named: its first frame, upright, as RGB.
+
+    Args:
+        path: of the file.
+        name: to call it in a message; None: the path.
+
+    Raises:
+        InputError: there is none, or it cannot be decoded.
+    """
+    name = name or str(path)
+    try:
+        return Image.fromarray(decode_image(path.read_bytes(), 3))  # (height, width, 3) uint8
+    except BrokenImage as error:
+        raise InputError(f"{name} is not a picture that can be read: {error}") from error
+    except OSError as error:
+        raise InputError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-__all__ = ["MAX_PIXELS", "BrokenImage", "OpenedImage", "decode_image", "open_image", "open_tile"]
+__all__ = ["MAX_PIXELS", "BrokenImage", "OpenedImage", "decode_image", "open_image", "open_picture", "open_tile"]

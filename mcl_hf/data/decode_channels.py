@@ -1,6 +1,6 @@
 """TIFF files of any number of channels, as satellites and microscopes give them.
 
-Flow: order -> sources -> decode (**decode_channels**) -> views -> loader. Only where a model takes neither 1 nor 3
+Flow: order -> sources -> **decode_channels** -> decode -> views -> loader. Only where a model takes neither 1 nor 3
 channels: Pillow knows no more than four. Read by tifffile (BSD-3-Clause), which is installed apart
 (``pip install 'mcl_hf[multispectral]'``); bands lie side by side or one after the other, in 8 or 16 bit or as floats.
 
@@ -10,42 +10,18 @@ channels: Pillow knows no more than four. Read by tifffile (BSD-3-Clause), which
 
 import io
 import logging
-from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import InputError
-from ..models.pixels import scale_to_8_bit
-from .decode import MAX_PIXELS, BrokenImage, OpenedImage
+from ..models.pixels import BrokenImage
 
 
-@dataclass
-class OpenedTiff(OpenedImage):
-    """As `OpenedImage`; the pixels have been read already, as they are stored: ``(height, width, channels)``."""
-
-    pixels: np.ndarray
-
-    @property
-    def mode(self) -> str:
-        return f"{self.pixels.shape[2]} x {self.pixels.dtype}"
-
-    @property
-    def can_shrink(self) -> bool:
-        return False
-
-    def decode(self, num_channels: int = 3, shrink: int = 1) -> np.ndarray:
-        if self.pixels.shape[2] != num_channels:
-            raise BrokenImage(f"{self.pixels.shape[2]} channels instead of {num_channels}")
-        if self.pixels.dtype == np.uint8:
-            return self.pixels
-        return scale_to_8_bit(self.pixels, is_16_bit=self.pixels.dtype == np.uint16)
-
-
-def open_tiff(data: bytes) -> OpenedTiff:
-    """Read a TIFF file whole.
+def read_tiff(data: bytes, most_pixels: int) -> np.ndarray:
+    """The first picture of a TIFF file, whole and as it is stored: ``(height, width, channels)``, integers or floats.
 
     Raises:
-        BrokenImage: damaged, of no two dimensions and channels, or more than ``MAX_PIXELS`` pixels.
+        BrokenImage: damaged, of no two dimensions and channels, or more than ``most_pixels`` pixels.
         InputError: tifffile is not installed.
     """
     try:
@@ -62,8 +38,8 @@ def open_tiff(data: bytes) -> OpenedTiff:
             sizes = dict(zip(axes, shape, strict=True))
             if sorted(axes) not in (["X", "Y"], ["S", "X", "Y"]):
                 raise BrokenImage(f"axes {series.axes} of {shape} are no picture with channels")
-            if sizes["Y"] * sizes["X"] > MAX_PIXELS:
-                raise BrokenImage(f"more than {MAX_PIXELS} pixels, taken for a decompression bomb")
+            if sizes["Y"] * sizes["X"] > most_pixels:
+                raise BrokenImage(f"more than {most_pixels} pixels, taken for a decompression bomb")
             pixels = series.asarray()
             pixels = pixels[..., None] if pixels.ndim == 2 else np.moveaxis(pixels, axes.index("S"), 2)  # (H, W, C)
     except BrokenImage:
@@ -72,4 +48,4 @@ def open_tiff(data: bytes) -> OpenedTiff:
         raise BrokenImage(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
     if pixels.dtype.kind not in "uif":
         raise BrokenImage(f"pixels are {pixels.dtype}, not numbers")
-    return OpenedTiff(None, sizes["X"], sizes["Y"], 1, np.ascontiguousarray(pixels))  # type: ignore[arg-type]  # no Pillow
+    return np.ascontiguousarray(pixels)

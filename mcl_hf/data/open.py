@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import InputError
 from .sources.addresses import Shards, addressed_shards, hub_shards, is_hub_name, split_mix
 from .sources.columns import find_image_column, has_class_names, is_text, require_column, require_paths
-from .sources.folders import folder_files, folder_table, local_files, shards_in
+from .sources.folders import folder_files, local_files, open_folder
 from .sources.image_source import ImageSource, RawSample, TableSource, refuse_outside
 from .sources.local_tables import LocalTable, canonical_split, embedded_folder, hub_table, photos_table
 from .sources.mixing import MixedSource
@@ -145,8 +145,7 @@ def _find(data: str, split: str, streaming: bool, patterns: list[str] | None) ->
     if addressed is not None:
         return addressed
     if path.is_dir():
-        shards = shards_in(path)
-        return local_files(data, shards, split, streaming) if shards else folder_table(path, split)
+        return open_folder(path, split, streaming)
     if path.is_file():
         return local_files(data, [path], split, streaming)
     if glob.has_magic(data):

@@ -18,6 +18,7 @@ from ..data.sources.remote_files import plain_address
 from ..errors import InputError
 from ..remote.checkpoints import hub_source
 from ..transfer.starting_weights import plain_source
+from ..transfer.torchvision_detectors import TORCHVISION
 from ..version import __version__
 
 _PACKAGES = ("torch", "torchvision", "timm", "transformers", "accelerate", "datasets")
@@ -86,12 +87,12 @@ def start_record(init: str | None) -> dict[str, Any]:
     """What a run's weights started from.
 
     Args:
-        init: as the options have it: None or `random`, `timm:NAME`, a path, or a repository
+        init: as the options have it: None or `random`, `timm:NAME`, `torchvision:NAME`, a path, or a repository
             `user/name[/pretraining][@revision]`.
 
     Returns:
-        `kind` is `random`, `timm`, `folder` or `hub`; all but the first have a `name`, weights of the Hub their
-        `repository`, and a folder of ours, as `run`, what its own run recorded.
+        `kind` is `random`, `timm`, `torchvision`, `folder` or `hub`; all but the first have a `name`, weights of the
+        Hub their `repository`, and a folder of ours, as `run`, what its own run recorded.
     """
     if init is None or init == "random":
         return {"kind": "random"}
@@ -101,6 +102,8 @@ def start_record(init: str | None) -> dict[str, Any]:
         found: dict[str, Any] = {"kind": "timm", "name": name}
         repository = _timm_repository(name)
         return found | ({"repository": repository} if repository else {})
+    if init.startswith(TORCHVISION):
+        return {"kind": "torchvision", "name": init.removeprefix(TORCHVISION)}
     path = Path(init)
     if path.exists():
         run = _run_of(path)

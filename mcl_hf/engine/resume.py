@@ -198,25 +198,3 @@ def continue_from(state: TrainingState, saved: TrainingState, rules: RecipeRules
 def _data_words(state: TrainingState) -> str:
     """The data set as the warning shows it; equal for equal data, wherever it lies."""
     return f"{state.data.get('num_images')} images with fingerprint {state.data.get('fingerprint')}"
-
-
-def output_folder(output_dir: str | None, sources: Sequence[str]) -> Path:
-    """The run's folder.
-
-    Args:
-        output_dir: as the user gave it.
-        sources: the data, as the user gave it.
-
-    Raises:
-        InputError: none was given, or it lies among the images, where its pictures would be trained on.
-    """
-    if not output_dir:
-        raise InputError("output_dir is not set: name the folder for the run with --output-dir")
-    folder = Path(output_dir).expanduser()
-    for data in sources:
-        images = Path(data if Path(data).exists() else data.rpartition("=")[0] or data)  # FOLDER or FOLDER=WEIGHT
-        if images.is_dir() and images.resolve() in (folder.resolve(), *folder.resolve().parents):
-            raise InputError(
-                f"output_dir {folder} lies within the data, {data}: its pictures would become training images"
-            )
-    return folder

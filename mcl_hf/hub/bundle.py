@@ -1,13 +1,13 @@
-"""What a release consists of: the files of one or two repositories, made whole in a folder before anything is sent.
+"""What a release consists of: the files of one to three repositories, made whole in a folder before anything is sent.
 
 Where it sits: a checkpoint -> **bundle** -> `publish.py`. Weights go through `transfer`, the card through `card.py`.
 
     user/name                                  user/name-timm (with_timm)
         config.json, model.safetensors             config.json, model.safetensors
         preprocessor_config.json                   README.md
-        README.md, its pictures
-        training_arguments.json, log_summary.json
-        *.py (with_code)
+        README.md, its pictures                user/name-demo (with_space)
+        training_arguments.json, log_summary.json  app.py, requirements.txt
+        *.py (with_code)                           README.md
         pretraining/ (with_pretraining)
 """
 
@@ -27,6 +27,7 @@ from ..transfer.remote_code import code_files, name_code, refuse_detector, write
 from ..transfer.to_timm import feature_options
 from .card import PICTURES, check_card, render_card
 from .card_data import ARGUMENTS_FILE, SUMMARY_FILE, read_state, whole_class, without_private_parts, write_run_record
+from .space import space_repository, write_space
 
 _MODEL_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model*.safetensors.index.json")
 _EARLIER_CODE = ("hub_retry.py", "patient_loading.py")  # of releases before the models' code knew no network
@@ -41,10 +42,12 @@ class Bundle:
     Attributes:
         repository: `user/name`.
         folder: its files, as they will lie there.
+        kind: `model` or `space`.
     """
 
     repository: str
     folder: Path
+    kind: str = "model"
     files: dict[str, Path] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -67,6 +70,7 @@ class Contents:
 
     Attributes:
         with_timm: a second repository, for timm.
+        with_space: a Space, to look at the model with.
         with_code: the code of the model, to open it where mcl_hf is not installed.
         with_pretraining: target network and predictors, too, to continue from.
         title: of the card; None: the repository's name.
@@ -75,6 +79,7 @@ class Contents:
     """
 
     with_timm: bool = False
+    with_space: bool = False
     with_code: bool = False
     with_pretraining: bool = False
     title: str | None = None
@@ -96,7 +101,7 @@ def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: 
         contents: what else it holds.
 
     Returns:
-        The bundle of `repository`, and after it that of `repository`-timm, if wanted.
+        The bundle of `repository`, and after it those of `repository`-timm and of the Space, if wanted.
 
     Raises:
         InputError: nothing that can be published, options that do not fit it, or a card that does not parse.
@@ -110,6 +115,8 @@ def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: 
     read_state(source)  # a damaged record is found before anything is written
     if contents.with_code:
         refuse_detector(description.get("model_type"))
+    if contents.with_space and description.get("num_channels", 3) not in (1, 3):
+        raise InputError(f"--with-space: images of {description['num_channels']} channels are no pictures to look at")
     model = into / "model"
     _write_model(source, description, model)
     if contents.with_code:
@@ -126,6 +133,10 @@ def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: 
         export_checkpoint(source, timm, "timm")
         (timm / CARD).write_text(_timm_card(repository, description, contents), encoding="utf-8")
         bundles.append(Bundle(timm_repository(repository), timm))
+    if contents.with_space:
+        space = space_repository(repository)
+        write_space(into / "space", repository, contents.title or space.split("/")[-1], contents.license)
+        bundles.append(Bundle(space, into / "space", "space"))
     return bundles
 
 

@@ -38,7 +38,7 @@ def how_to_load(
     ours = "MCLForInstanceSegmentation" if model.detector == "mask_rcnn" else "MCLForObjectDetection"
     return {
         "place": place,
-        "detector_class": ours if theirs is None else f"{theirs.prefix}ForObjectDetection",
+        "detector_class": ours if theirs is None else theirs.model_class.__name__,
         "of_transformers": theirs is not None,
         "short": place.rsplit("/", 1)[-1],
         "repository": repository,

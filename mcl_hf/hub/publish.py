@@ -119,7 +119,7 @@ def publish(
     order = list(reversed(bundles))
     progress = _Progress([bundle.repository for bundle in order])
     try:
-        repositories = [Repository(bundle.repository, attempts) for bundle in order]
+        repositories = [Repository(bundle.repository, attempts, bundle.kind) for bundle in order]
         there = [repository.check(private, create_pr) for repository in repositories]
         for repository, bundle in zip(repositories, order, strict=True):
             repository.check_card(bundle.card)
@@ -227,7 +227,8 @@ def describe(bundles: Sequence[Bundle], public: bool = False) -> str:
     ]
     for bundle in bundles:
         sizes = bundle.sizes()
-        lines.append(f"{bundle.repository}: {len(sizes)} files, {_size(sum(sizes.values()))}")
+        kind = " (Space)" if bundle.kind == "space" else ""
+        lines.append(f"{bundle.repository}{kind}: {len(sizes)} files, {_size(sum(sizes.values()))}")
         width = max(map(len, sizes))
         lines += [f"  {path:<{width}}  {_size(size):>9}" for path, size in sizes.items()]
     for bundle in bundles:

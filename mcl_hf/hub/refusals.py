@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 
 from ..errors import InputError
 from ..hub_token import mend_the_token
-from ..remote.retry import chain, is_of_http, is_transient, reason_of, without_secrets
+from ..retry import chain, is_of_http, is_transient, reason_of, without_secrets
 
 _NO_TOKEN = "there is no token for the Hub: log in with 'hf auth login', or set HF_TOKEN"
 

@@ -23,7 +23,7 @@ from huggingface_hub.utils.sha import git_hash
 
 from ..errors import InputError
 from ..hub_token import token_variable
-from ..remote.retry import call_with_retries, is_transient, without_secrets
+from ..retry import call_with_retries, is_transient, without_secrets
 from .refusals import one_line
 
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
@@ -62,15 +62,17 @@ def check_name(repository: str) -> None:
 
 @dataclass
 class Repository:
-    """A model repository, as the user's token may use it.
+    """A repository, as the user's token may use it.
 
     Attributes:
         name: `user/name`.
+        kind: `model` or `space`.
         attempts: of each request, where the Hub is away or busy.
     """
 
     name: str
     attempts: int = 6
+    kind: str = "model"
     _api: HfApi = field(default_factory=HfApi, repr=False)
 
     # --- before anything is changed -----------------------------------------------------------------------------------
@@ -91,7 +93,7 @@ class Repository:
         user = self._call("checking your token for", self._api.whoami)
         self._check_rights(user, create_pr)
         try:
-            info = self._call("looking at", self._api.model_info, self.name)
+            info = self._call("looking at", self._api.repo_info, self.name, repo_type=self.kind)
         except InputError as error:
             if not isinstance(error.__cause__, RepositoryNotFoundError):
                 raise
@@ -113,7 +115,8 @@ class Repository:
             InputError: it does not take it; the message is the Hub's.
         """
         try:
-            self._call("checking the card of", ModelCard(text, ignore_metadata_errors=True).validate)
+            card = ModelCard(text, ignore_metadata_errors=True)
+            self._call("checking the card of", card.validate, repo_type=self.kind)
         except ValueError as error:
             if isinstance(error, InputError):
                 raise
@@ -136,14 +139,14 @@ class Repository:
     # --- what is there ------------------------------------------------------------------------------------------------
     def head(self) -> tuple[str | None, list[str]]:
         """The newest commit (None: there is none yet) and the paths in it."""
-        info = self._call("reading", self._api.model_info, self.name)
+        info = self._call("reading", self._api.repo_info, self.name, repo_type=self.kind)
         return info.sha, [entry.rfilename for entry in info.siblings or ()]
 
     def holds(self, files: Mapping[str, Path]) -> bool:
         """Whether the newest commit has the same bytes in all these files."""
 
         def read() -> dict[str, RepoFile]:
-            found = self._api.list_repo_tree(self.name, recursive=True)
+            found = self._api.list_repo_tree(self.name, recursive=True, repo_type=self.kind)
             return {entry.path: entry for entry in found if isinstance(entry, RepoFile)}
 
         there = self._call("reading", read)
@@ -151,7 +154,7 @@ class Repository:
 
     def tags(self) -> dict[str, str]:
         """Tag -> commit."""
-        refs = self._call("reading the tags of", self._api.list_repo_refs, self.name)
+        refs = self._call("reading the tags of", self._api.list_repo_refs, self.name, repo_type=self.kind)
         return {ref.name: ref.target_commit for ref in refs.tags}
 
     # --- what changes -------------------------------------------------------------------------------------------------
@@ -164,7 +167,10 @@ class Repository:
         exist_ok = itertools.chain([False], itertools.repeat(True))  # again: the answer to the first was lost
 
         def attempt() -> None:
-            self._api.create_repo(self.name, private=private, exist_ok=next(exist_ok))
+            self._api.create_repo(
+                self.name, private=private, exist_ok=next(exist_ok), repo_type=self.kind,
+                space_sdk="gradio" if self.kind == "space" else None,
+            )  # fmt: skip
 
         self._call("making", attempt)
 
@@ -189,7 +195,7 @@ class Repository:
         before: list[str | None] = []
 
         def attempt() -> Commit:
-            info = self._api.model_info(self.name)
+            info = self._api.repo_info(self.name, repo_type=self.kind)
             before.append(info.sha)
             gone = [one.rfilename for one in info.siblings or () if one.rfilename not in files]
             changes = [
@@ -197,8 +203,9 @@ class Repository:
                 *(CommitOperationDelete(path_in_repo=path, is_folder=False) for path in gone if obsolete(path)),
             ]
             made = self._api.create_commit(
-                self.name, changes, commit_message=message, parent_commit=info.sha, create_pr=create_pr
-            )
+                self.name, changes, commit_message=message, parent_commit=info.sha, create_pr=create_pr,
+                repo_type=self.kind,
+            )  # fmt: skip
             return Commit(made.oid, made.oid != before[0], made.pr_url or made.commit_url)
 
         def passes(error: BaseException) -> bool:
@@ -214,7 +221,9 @@ class Repository:
 
     def tag(self, tag: str, oid: str) -> None:
         """Let a tag name a commit; one that there is stays."""
-        self._call("tagging", self._api.create_tag, self.name, tag=tag, revision=oid, exist_ok=True)
+        self._call(
+            "tagging", self._api.create_tag, self.name, tag=tag, revision=oid, exist_ok=True, repo_type=self.kind
+        )
 
     def _refused_file(self, said: str, files: Mapping[str, Path]) -> str:
         path = next((path for path, file in files.items() if _sha256(file) in said), "a file")

@@ -144,7 +144,7 @@ def options_rows(options: dict[str, Any], max_steps: int | None = None) -> Rows:
     speed = f"learning rate {rate:g} for 16 images a step" if is_number(rate) else f"learning rate {ABSENT}"
     rows.append(("optimizer", f"{plain(options.get('optimizer', ABSENT))}, {speed}, weight decay "
                               f"{number(options.get('weight_decay'))}"))  # fmt: skip
-    if options.get("augment") in ("light", "strong"):
+    if options.get("augment") in ("light", "strong", "crop"):
         rows.append(("augmentation", code(options["augment"])))
     if options.get("ema"):
         rows.append(("weights", "an exponential moving average of those that were trained"))
@@ -161,8 +161,8 @@ def start_text(state: TrainingState) -> str:
     if kind == "random":
         return "random weights"
     name = code(start["name"]) if start.get("name") else f"one whose name is {ABSENT}"
-    if kind == "timm":
-        return f"timm's {name}"
+    if kind in ("timm", "torchvision"):
+        return f"{kind}'s {name}"
     if kind == "hub":
         return f"{name} of the Hub"
     run = start.get("run")
@@ -340,7 +340,9 @@ def detector_text(config: dict[str, Any]) -> str:
     text = f"{TITLES[config['detector']]} on {code(config['backbone'])} with FPN of {config['fpn_channels']} channels"
     if config["detector"] == "retinanet":
         return text
-    text += f"; box head of {count(config['box_head_convs'], 'convolution')} and one fully connected layer"
+    fcs = config.get("box_head_fcs", 1)
+    layers = "one fully connected layer" if fcs == 1 else count(fcs, "fully connected layer")
+    text += f"; box head of {count(config['box_head_convs'], 'convolution')} and {layers}"
     with_masks = config["detector"] == "mask_rcnn"
     return text + (f", mask head of {count(config['mask_head_convs'], 'convolution')}" if with_masks else "")
 

@@ -19,12 +19,20 @@ from .weight_init import init_norm
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias followed by batch norm; parameters `conv.*` and `bn.*`."""
+    """Convolution without bias followed by batch norm; parameters `conv.*` and `bn.*`. Without `norm`, `conv` has a
+    bias, and there is no `bn.*`."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, norm: bool = True) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
-        self.bn = nn.BatchNorm2d(out_channels)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=not norm)
+        self.bn = nn.BatchNorm2d(out_channels) if norm else nn.Identity()
+
+    def init_norm(self) -> None:
+        """Batch norm at its start, or a bias of 0."""
+        if self.conv.bias is None:
+            init_norm(self.bn)
+        else:
+            nn.init.zeros_(self.conv.bias)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return self.bn(self.conv(maps))
@@ -36,6 +44,7 @@ class FeaturePyramid(nn.Module):
     Args:
         in_channels: Channels of the backbone maps, fine to coarse (C2..C5).
         channels: Width of every output map.
+        norm: Whether batch norm follows each convolution.
 
     Example:
         >>> import torch
@@ -45,17 +54,17 @@ class FeaturePyramid(nn.Module):
         [(2, 4, 6, 6), (2, 4, 3, 3)]
     """
 
-    def __init__(self, in_channels: Sequence[int], channels: int = 256) -> None:
+    def __init__(self, in_channels: Sequence[int], channels: int = 256, norm: bool = True) -> None:
         super().__init__()
-        self.lateral = nn.ModuleList(ConvNorm(width, channels, 1) for width in in_channels)
-        self.output = nn.ModuleList(ConvNorm(channels, channels, 3) for _ in in_channels)
+        self.lateral = nn.ModuleList(ConvNorm(width, channels, 1, norm) for width in in_channels)
+        self.output = nn.ModuleList(ConvNorm(channels, channels, 3, norm) for _ in in_channels)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Xavier-uniform convolutions, batch norm 1 and 0."""
         for block in (*self.lateral, *self.output):
             nn.init.xavier_uniform_(block.conv.weight)
-            init_norm(block.bn)
+            block.init_norm()
 
     def forward(
         self, maps: Sequence[torch.Tensor], reads: Mapping[int, slice] | None = None

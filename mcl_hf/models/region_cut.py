@@ -23,7 +23,12 @@ def to_rois(boxes: Sequence[torch.Tensor], maps: torch.Tensor) -> torch.Tensor:
 
 
 def cut_regions(
-    pyramid: Sequence[torch.Tensor], rois: torch.Tensor, levels: torch.Tensor, side: int, sampling_ratio: int
+    pyramid: Sequence[torch.Tensor],
+    rois: torch.Tensor,
+    levels: torch.Tensor,
+    side: int,
+    sampling_ratio: int,
+    aligned: bool = True,
 ) -> torch.Tensor:
     """Cut out regions. The host reads one thing: how many there are of each level.
 
@@ -33,6 +38,7 @@ def cut_regions(
         levels: `(K,)` int64, 0 for P2 to 3 for P5.
         side: R, cells.
         sampling_ratio: Samples a cell and side; 0 adapts it to the box.
+        aligned: Whether pixels have their centres half a pixel from their corners.
 
     Returns:
         `(K, C, R, R)` in the maps' dtype and memory format.
@@ -49,7 +55,7 @@ def cut_regions(
             side,
             spatial_scale=1 / stride,
             sampling_ratio=sampling_ratio,
-            aligned=True,
+            aligned=aligned,
         )
         regions[rows] = cut.to(regions.dtype)
     return regions

@@ -29,7 +29,7 @@ from ..engine.launch import launched
 from ..engine.optim import build_optimizer, learning_rate_warning
 from ..engine.options import given_options
 from ..engine.provenance import machine, recipe_record, recorded_options, start_record
-from ..engine.resume import COMPARED_BY_RESULT, WITHOUT_INFLUENCE, RecipeRules, check_model, output_folder
+from ..engine.resume import COMPARED_BY_RESULT, WITHOUT_INFLUENCE, RecipeRules, check_model
 from ..engine.run import Callbacks, Run, on_main_process
 from ..engine.state import TrainingState, installed_versions
 from ..engine.tracking import check_trackers
@@ -42,6 +42,7 @@ from ..models import (
     convert_cross_rank_norm,
     recompute_activations,
 )
+from ..new_folder import output_folder
 from ..transfer.starting_weights import load_starting_weights, starting_statistics
 from .arguments import MODEL_FIELDS, PretrainArguments, load_arguments
 from .run_data import open_data, open_loader

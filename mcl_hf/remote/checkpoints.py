@@ -2,7 +2,7 @@
 
 Before every reader of weights: `starting_weights`, exports, detectors, probes, resumed runs.
 
-    "folder" | "user/name[/folder][@revision]" -> **checkpoints** -> retry -> huggingface_hub -> a folder here
+    "folder" | "demo" | "user/name[/folder][@revision]" -> **checkpoints** -> retry -> huggingface_hub -> a folder here
 """
 
 import hashlib
@@ -27,10 +27,13 @@ from huggingface_hub.utils.sha import git_hash
 
 from ..hub_token import token_variable
 from ..models.weight_files import check_safetensors, read_json_object
-from .retry import call_with_retries, chain, is_transient, reason_of, without_secrets
+from ..retry import call_with_retries, chain, is_transient, reason_of, without_secrets
 
 MODEL_FILES = ("*.safetensors", "*.json")
 """What a model is opened from: weights, configuration, processor."""
+
+DEMO = "demo"
+"""Names the checkpoint that comes with the package, where there is no folder of that name."""
 
 _FOLDERS = r"pretraining|checkpoints/step-\d{8,}"
 _SOURCE = re.compile(
@@ -74,12 +77,24 @@ def hub_source(text: str) -> HubSource | None:
     return HubSource(match["repository"], match["folder"] or "", match["revision"])
 
 
+def demo_checkpoint() -> Path:
+    """The folder of the small checkpoint that comes with the package, pre-trained by the recipe `demo`.
+
+    Example:
+        >>> import mcl_hf
+        >>> mcl_hf.MCLModel.from_pretrained(mcl_hf.demo_checkpoint()).config.backbone
+        'resnet10t'
+    """
+    return Path(__file__).parents[1] / "pretrained" / DEMO
+
+
 def local_checkpoint(source: str, patterns: Sequence[str], others: str = "") -> Path:
     """The file or folder of a checkpoint on this machine.
 
     Args:
         source: A path, or a repository `user/name`, of which `/pretraining` or `/checkpoints/step-00000030` may be
-            meant, and a revision: `user/name@v1`. Of a run that has not finished, the last checkpoint is taken.
+            meant, and a revision: `user/name@v1`; or `demo`. Of a run that has not finished, the last checkpoint is
+            taken.
         patterns: Files that are fetched, as globs; those of other folders of the repository are not.
         others: What else the caller would have taken, for the message: `"timm:NAME, "`.
 
@@ -90,6 +105,8 @@ def local_checkpoint(source: str, patterns: Sequence[str], others: str = "") -> 
     path = Path(source)
     if path.exists():
         return _checked(path)
+    if source == DEMO:
+        return _checked(demo_checkpoint())
     wanted = hub_source(source)
     if wanted is None:
         raise ValueError(
@@ -226,6 +243,7 @@ def refusal(error: BaseException, source: HubSource) -> str:
 __all__ = [
     "MODEL_FILES",
     "HubSource",
+    "demo_checkpoint",
     "fetch",
     "hub_checkpoints",
     "hub_source",

@@ -14,6 +14,7 @@ from ..models.image_processing_mcl import MCLImageProcessor
 from ..new_folder import check_new, whole_folder
 from .checkpoint import Checkpoint, find_folder, open_checkpoint, tensor_names
 from .convert import Coverage
+from .detector_to_onnx import EXPORTED, write_detector
 from .export_readme import note
 from .remote_code import refuse_detector, write_with_code
 from .target_statistics import refresh_statistics
@@ -36,6 +37,7 @@ def export_checkpoint(
     data: str | Sequence[str] | None = None,
     num_images: int = 1024,
     batch_size: int = 16,
+    allow_outside_paths: bool = False,
     with_code: bool = False,
 ) -> Coverage:
     """Export a checkpoint.
@@ -50,6 +52,7 @@ def export_checkpoint(
         data: Images to make the target network's statistics of, where training has not made them.
         num_images: How many of them.
         batch_size: Images of a batch there.
+        allow_outside_paths: Read images outside of the folder of `data`, which paths in tables may name.
         with_code: For `transformers`: the folder carries its code.
 
     Returns:
@@ -61,10 +64,18 @@ def export_checkpoint(
     out = Path(out)
     _check_options(to, detector, network, data, with_code)
     check_new(out)
+    folder, description = find_folder(str(source))
+    kind = description.get("model_type")
+    if kind in EXPORTED:
+        if to != "onnx" or network is not None:
+            raise InputError(f"{source} is a {kind} of transformers, of which --to onnx alone makes something else")
+        with whole_folder(out) as partial:
+            return write_detector(folder, partial, out)
     if with_code:
-        refuse_detector(find_folder(str(source))[1].get("model_type"))
+        refuse_detector(kind)
     checkpoint = open_checkpoint(source, network or "online")
-    dropped = _drop_untrained(checkpoint, to, data, num_images, batch_size)
+    images = None if data is None else (data, num_images, batch_size, allow_outside_paths)
+    dropped = _drop_untrained(checkpoint, to, images)
     with whole_folder(out) as partial:
         coverage = _write(checkpoint, partial, to, detector, whole=network is None, with_code=with_code)
         coverage.left_out += dropped
@@ -91,14 +102,14 @@ def _check_options(
 
 
 def _drop_untrained(
-    checkpoint: Checkpoint, to: str, data: str | Sequence[str] | None, num_images: int, batch_size: int
+    checkpoint: Checkpoint, to: str, images: tuple[str | Sequence[str], int, int, bool] | None
 ) -> list[str]:
     """Leave out what of the target network training never ran, or make its statistics; reasons for the report."""
     stale = ", ".join(checkpoint.stale_levels)
     if not stale or checkpoint.network != "target" or to in _BACKBONE_ONLY:
         return []
-    if data is not None:
-        checkpoint.tensors = refresh_statistics(checkpoint.config, checkpoint.tensors, data, num_images, batch_size)
+    if images is not None:
+        checkpoint.tensors = refresh_statistics(checkpoint.config, checkpoint.tensors, *images)
         return []
     checkpoint.tensors = {n: t for n, t in checkpoint.tensors.items() if n.startswith("backbone.")}
     return [

@@ -19,7 +19,8 @@ from ..models.modeling_mcl import MCLBackbone
 from ..models.timm_backbone import describe_timm_weights
 from ..models.weight_files import not_finite, read_json_object, read_safetensors
 from ..remote.checkpoints import MODEL_FILES, local_checkpoint
-from ..remote.retry import call_with_retries, is_transient, reason_of, without_secrets
+from ..retry import call_with_retries, is_transient, reason_of, without_secrets
+from .torchvision_detectors import torchvision_description, torchvision_tensors
 
 _PARTS = {
     "backbone.": "backbone",
@@ -59,8 +60,9 @@ def read_checkpoint(source: str, config: MCLConfig) -> dict[str, torch.Tensor]:
     """Tensors of a checkpoint, named as in `MCLForPreTraining` less the prefix `mcl.`.
 
     Args:
-        source: `timm:NAME` (fetched by timm), a folder with `model.safetensors` of ours or of
-            `timm.models.save_for_hf`, a `.safetensors` file, or a Hub repository `user/name[@revision]` (fetched).
+        source: `timm:NAME` (fetched by timm), `torchvision:NAME` (a detector, fetched by torchvision), a folder with
+            `model.safetensors` of ours or of `timm.models.save_for_hf`, a `.safetensors` file, a file of a detector of
+            torchvision, or a Hub repository `user/name[@revision]` (fetched).
         config: Of the model to be filled.
 
     Raises:
@@ -69,14 +71,16 @@ def read_checkpoint(source: str, config: MCLConfig) -> dict[str, torch.Tensor]:
     source = plain_source(source)
     if source.startswith("timm:"):
         return _timm_tensors(source.removeprefix("timm:"), config)
-    path = local_checkpoint(source, MODEL_FILES, "timm:NAME, ")
+    if torchvision_description(source) is not None:
+        return _finite(source, torchvision_tensors(source))
+    path = local_checkpoint(source, MODEL_FILES, "timm:NAME, torchvision:NAME, ")
     if path.is_dir() and (path / "config.json").is_file():
         description = read_json_object(path / "config.json")
         if "architecture" in description and description.get("model_type") != MCLConfig.model_type:
             return _timm_tensors(f"local-dir:{path}", config)
     if path.is_file() and path.suffix in (".pth", ".pt", ".bin", ".ckpt"):
         raise ValueError(
-            f"{source} is a pickled file, which is not read here; it becomes a folder to start from by "
+            f"{source} is a pickled file that holds no detector of torchvision; it becomes a folder to start from by "
             f"mcl-hf import {source} FOLDER"
         )
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
@@ -86,12 +90,16 @@ def read_checkpoint(source: str, config: MCLConfig) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
         tensors |= read_safetensors(file)
+    tensors = {name.removeprefix("mcl."): tensor for name, tensor in _finite(source, tensors).items()}
+    if not any(name.startswith(tuple(_PARTS)) for name in tensors):  # plain backbone names
+        tensors = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _finite(source: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     broken = not_finite(tensors)
     if broken:
         raise ValueError(f"{source} holds NaN or infinite numbers in {len(broken)} tensors, such as {broken[0]}")
-    tensors = {name.removeprefix("mcl."): tensor for name, tensor in tensors.items()}
-    if not any(name.startswith(tuple(_PARTS)) for name in tensors):  # plain backbone names
-        tensors = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
     return tensors
 
 
@@ -127,7 +135,8 @@ def starting_description(source: str) -> dict[str, Any]:
 
     Args:
         source: As of `read_checkpoint`, or `random`. Of `timm:NAME` the result is what timm would write:
-            `architecture`, `model_args` and `pretrained_cfg` with `mean` and `std`.
+            `architecture`, `model_args` and `pretrained_cfg` with `mean` and `std`; of a detector of torchvision what
+            a detector of ours would.
 
     Raises:
         ValueError: The source cannot be found or its description is damaged.
@@ -137,7 +146,10 @@ def starting_description(source: str) -> dict[str, Any]:
         return {}
     if source.startswith("timm:"):
         return _ask_timm(describe_timm_weights, source.removeprefix("timm:"))
-    path = local_checkpoint(source, ["config.json"], "random, timm:NAME, ")
+    of_torchvision = torchvision_description(source)
+    if of_torchvision is not None:
+        return of_torchvision
+    path = local_checkpoint(source, ["config.json"], "random, timm:NAME, torchvision:NAME, ")
     file = (path if path.is_dir() else path.parent) / "config.json"
     if not file.is_file():
         return {}

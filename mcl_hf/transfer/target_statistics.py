@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from ..data.decode import BrokenImage, decode_image
-from ..data.open import open_source
+from ..data.open import ImageSource, open_source
 from ..errors import InputError
 from ..models.configuration_mcl import MCLConfig
 from ..models.image_processing_mcl import MCLImageProcessor
@@ -25,6 +25,7 @@ def refresh_statistics(
     data: str | Sequence[str],
     num_images: int = 1024,
     batch_size: int = 16,
+    allow_outside_paths: bool = False,
 ) -> dict[str, torch.Tensor]:
     """Replace the statistics of FPN and region head by their mean over batches of images.
 
@@ -36,6 +37,7 @@ def refresh_statistics(
         data: whatever `--data` takes.
         num_images: the first so many of them, at least two.
         batch_size: images of a batch, at least two.
+        allow_outside_paths: read images outside of the data's folder.
 
     Returns:
         The tensors with new statistics in place of the old ones.
@@ -56,14 +58,14 @@ def refresh_statistics(
         for level in model.fpn(model.backbone_maps(pixels)):  # P2..P5
             model.region_head(level)
 
-    if not update_statistics(model, forward, _batches(config, data, num_images, batch_size)):
+    source = open_source(data, allow_outside_paths=allow_outside_paths)
+    if not update_statistics(model, forward, _batches(config, source, num_images, batch_size)):
         raise InputError(f"--data {data}: fewer than two images could be read")
     return model.state_dict()
 
 
-def _batches(config: MCLConfig, data: str | Sequence[str], num_images: int, batch_size: int) -> Iterator[torch.Tensor]:
+def _batches(config: MCLConfig, source: ImageSource, num_images: int, batch_size: int) -> Iterator[torch.Tensor]:
     """`(n, num_channels, S, S)` normalised; broken images are left out, a last batch of one image, too."""
-    source = open_source(data)
     processor = MCLImageProcessor.from_config(config)
     batch: list[torch.Tensor] = []
     for index in range(min(num_images, len(source))):

@@ -20,6 +20,9 @@ from .keymaps import RESNET, TABLES, Table, to_theirs
 from .targets import DETECTORS
 from .torchvision_script import torchvision_script
 
+_LAYERS = {"conv_norm": "batch_norm", "roi_aligned": True, "fixed_anchor_strides": True, "box_head_fcs": 1,
+           "p6_of": "c5", "dense_norm": "none"}  # fmt: skip
+
 
 def write_torchvision(checkpoint: Checkpoint, detector: str | None, folder: Path) -> Coverage:
     """`resnet.safetensors` for `torchvision.models`, `detector.safetensors` and `build_detector.py` that reads it.
@@ -111,7 +114,18 @@ def _without_a_key(given: Mapping[str, Any], target: str, usual: Mapping[str, An
 
 
 def detector_for(checkpoint: Checkpoint, detector: str | None) -> str:
-    """The detector to export for: as asked, or the checkpoint's own kind, or Mask R-CNN."""
+    """The detector to export for: as asked, or the checkpoint's own kind, or Mask R-CNN.
+
+    Raises:
+        InputError: An unknown one, or the checkpoint has layers of torchvision's own that no export writes.
+    """
+    for name, known in _LAYERS.items():
+        own = checkpoint.description.get(name, known)
+        if own != known:
+            raise InputError(
+                f"{checkpoint.source} has {name} {own}, as torchvision's own detectors: this export knows {known}; "
+                "--to timm takes the backbone"
+            )
     if detector is not None and detector not in DETECTORS:
         raise InputError(f"--detector must be one of {', '.join(DETECTORS)}, got {detector!r}")
     return detector or checkpoint.detector or "mask_rcnn"

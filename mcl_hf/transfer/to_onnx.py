@@ -73,13 +73,9 @@ def write_graphs(checkpoint: Checkpoint, folder: Path, kind: str) -> Coverage:
     Raises:
         InputError: The packages for ONNX are not installed, or torch cannot trace the network with free sizes.
     """
-    if not can_be_traced(checkpoint.config.backbone):
-        raise InputError(
-            f"--to {kind} cannot take {checkpoint.config.backbone}: torch.export does not end on its shifted windows "
-            "with free sizes; --to timm takes it"
-        )
+    check_can_be_traced(checkpoint.config.backbone, kind)
     if kind == "onnx":
-        _need_onnx()  # before the graphs are traced, which takes minutes
+        need_onnx()  # before the graphs are traced, which takes minutes
     coverage = Coverage({"onnx": "ONNX", "pt2": "torch.export"}[kind])
     coverage.parts["backbone"] = _counts(checkpoint, "backbone.")
     graphs = {"backbone": PyramidGraph(checkpoint, with_fpn=False)}
@@ -93,8 +89,12 @@ def write_graphs(checkpoint: Checkpoint, folder: Path, kind: str) -> Coverage:
         coverage.left_out.append("the detector's heads: torch.export stops where sizes depend on what is detected")
     for name, graph in graphs.items():
         letter = "p" if graph.fpn is not None else "c"
+        height, width = _EXAMPLE_SIDES
+        axes = {"pixel_values": {0: "batch", 2: "height", 3: "width"}}
         try:
-            program = trace(graph.float(), checkpoint.config.num_channels)
+            program = trace(
+                graph.float(), {"pixel_values": torch.zeros(2, checkpoint.config.num_channels, height, width)}, axes
+            )
         except (RuntimeError, ValueError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise InputError(
@@ -103,7 +103,7 @@ def write_graphs(checkpoint: Checkpoint, folder: Path, kind: str) -> Coverage:
         if kind == "pt2":
             torch.export.save(program, folder / f"{name}.pt2")
         else:
-            _write_onnx(program, folder / f"{name}.onnx", [f"{letter}{level}" for level in range(2, 6)])
+            write_onnx(program, folder / f"{name}.onnx", axes, [f"{letter}{level}" for level in range(2, 6)])
     return coverage
 
 
@@ -113,7 +113,20 @@ def can_be_traced(backbone: str) -> bool:
     return family not in _ENDLESS
 
 
-def _need_onnx() -> None:
+def check_can_be_traced(backbone: str, kind: str) -> None:
+    """Refuse a backbone on which torch.export does not end.
+
+    Raises:
+        InputError: it is one of them.
+    """
+    if not can_be_traced(backbone):
+        raise InputError(
+            f"--to {kind} cannot take {backbone}: torch.export does not end on its shifted windows with free sizes; "
+            "--to timm takes it"
+        )
+
+
+def need_onnx() -> None:
     """Refuse to begin without the packages that write ONNX.
 
     Raises:
@@ -129,19 +142,26 @@ def _counts(checkpoint: Checkpoint, prefix: str) -> tuple[int, int]:
     return count, count
 
 
-def trace(graph: nn.Module, num_channels: int) -> torch.export.ExportedProgram:
-    """The graph with free batch, height and width.
+def trace(
+    graph: nn.Module, inputs: dict[str, torch.Tensor], axes: dict[str, dict[int, str]]
+) -> torch.export.ExportedProgram:
+    """The graph with free axes.
+
+    Args:
+        graph: in eval mode.
+        inputs: one example of each input, by its name, in the order of `forward`.
+        axes: input -> axis that is free -> what it is called.
 
     Raises:
         RuntimeError: torch cannot trace it.
     """
-    height, width = _EXAMPLE_SIDES
-    pixels = torch.zeros(2, num_channels, height, width)
-    free = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    return torch.export.export(graph, (pixels,), dynamic_shapes=({**free},))
+    free = tuple(dict.fromkeys(axes[name], torch.export.Dim.DYNAMIC) for name in inputs)
+    return torch.export.export(graph, tuple(inputs.values()), dynamic_shapes=free)
 
 
-def _write_onnx(program: torch.export.ExportedProgram, path: Path, outputs: list[str]) -> None:
+def write_onnx(
+    program: torch.export.ExportedProgram, path: Path, axes: dict[str, dict[int, str]], outputs: list[str]
+) -> None:
     """One file, weights inside."""
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -150,7 +170,7 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, outputs: list
             warnings.simplefilter("ignore")  # about its own internals
             written = torch.onnx.export(
                 program,
-                input_names=["pixel_values"],
+                input_names=list(axes),
                 output_names=outputs,
                 opset_version=_OPSET,
                 dynamo=True,
@@ -161,15 +181,19 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, outputs: list
         logging.getLogger("torch.onnx").setLevel(level)
     if written is None:
         raise RuntimeError("torch.onnx.export returned nothing")
-    _name_axes(written.model.graph)
+    _name_axes(written.model.graph, axes)
     written.save(str(path), external_data=False)
 
 
-def _name_axes(graph: Any) -> None:
-    """Call the input's free axes `batch`, `height` and `width`, and those of all other values by them: a map of stride
-    4 has the height `(((height - 1)//4)) + 1`."""
-    free = [axis.value for axis in graph.inputs[0].shape if not isinstance(axis, int)]
-    names = dict(zip(free, ("batch", "height", "width"), strict=True))
+def _name_axes(graph: Any, axes: dict[str, dict[int, str]]) -> None:
+    """Call the inputs' free axes as `axes` says, and those of all other values by them: a map of stride 4 has the
+    height `(((height - 1)//4)) + 1`."""
+    names = {
+        value.shape[place].value: name
+        for value in graph.inputs
+        for place, name in axes[value.name].items()
+        if not isinstance(value.shape[place], int)
+    }
     values = [*graph.inputs, *graph.outputs, *(value for node in graph.all_nodes() for value in node.outputs)]
     for value in values:
         for place, axis in enumerate(value.shape or ()):

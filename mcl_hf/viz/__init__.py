@@ -13,6 +13,8 @@ _HOME = {
     "curves_picture": "curves",
     "detections_picture": "detections",
     "draw_similarity": "similarity",
+    "level_maps": "similarity",
+    "levels_picture": "similarity",
     "montage_picture": "montage_grid",
     "precision_recall_picture": "precision_recall",
     "read_log": "curves",

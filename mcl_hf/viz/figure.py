@@ -3,12 +3,14 @@
 Under `curves` and `similarity`.
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ..errors import InputError
+from ..plain_text import plain_text
 
 INK, QUIET = "#202024", "#6e6e76"
 LINE_COLOURS = ("#2b6cb0", "#d9822b", "#2f855a", "#b83280", "#6b46c1", "#8a6d3b", "#319795", "#718096")
@@ -33,8 +35,17 @@ def new_figure(width_px: int, height_px: int) -> Any:
 
 
 def figure_to_image(figure: Any) -> Image.Image:
-    """Render a figure from `new_figure` to an RGB picture."""
-    figure.canvas.draw()
+    """Render a figure from `new_figure` to an RGB picture.
+
+    Names in it may hold what no font has: control characters are written out, others leave a box without a word.
+    """
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_text(plain_text(text.get_text(), keep="\n"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.canvas.draw()
     return Image.fromarray(np.array(figure.canvas.buffer_rgba())).convert("RGB")  # from (H, W, 4) uint8
 
 

@@ -1,10 +1,11 @@
 """Where else does a region's embedding occur? Cosine of one box against boxes of its shape slid over an image.
 
-Beside `mcl-hf show similarity`; reads any model that `MCLModel` opens. What this shows is what pre-training asks for:
-the embedding of a region should follow its content, not its place.
+Beside `mcl-hf show similarity` and `mcl-hf demo`; reads any model that `MCLModel` opens. What this shows is what
+pre-training asks for: the embedding of a region should follow its content, not its place.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,9 @@ def slide_boxes(height: int, width: int, box_height: float, box_width: float, po
     return torch.stack([x0, y0, x0 + box_width, y0 + box_height], dim=-1)
 
 
-@torch.no_grad()
+LEVELS = ("P2", "P3", "P4", "P5")
+
+
 def similarity_map(
     model: MCLModel,
     pixel_values: torch.Tensor,
@@ -69,6 +72,41 @@ def similarity_map(
     Raises:
         ValueError: A box that is empty, leaves the image, or does not fit into the searched one.
     """
+    return _maps(model, pixel_values, box, searched, [scale], positions)[0]
+
+
+def level_maps(
+    model: MCLModel, pixel_values: torch.Tensor, box: Box, *, searched: torch.Tensor | None = None, positions: int = 24
+) -> dict[str, tuple[float, torch.Tensor]]:
+    """`similarity_map` once for each pyramid level, with slid boxes of the size that pre-training reads from it.
+
+    Args:
+        model, pixel_values, box, searched, positions: See `similarity_map`.
+
+    Returns:
+        Level (`P2` to `P5`) -> the boxes' side relative to the query, and the map. Levels whose boxes do not fit into
+        the searched image are left out.
+
+    Raises:
+        ValueError: See `similarity_map`.
+    """
+    height, width = (pixel_values if searched is None else searched).shape[-2:]
+    box_height, box_width = box[3] - box[1], box[2] - box[0]
+    scales = {
+        level: 4 * model.config.region_size * 2**index / max(box_height * box_width, 1e-6) ** 0.5
+        for index, level in enumerate(LEVELS)
+    }
+    fitting = {n: scale for n, scale in scales.items() if scale * box_height <= height and scale * box_width <= width}
+    maps = _maps(model, pixel_values, box, searched, list(fitting.values()), positions)
+    return {level: (scale, heat) for (level, scale), heat in zip(fitting.items(), maps, strict=True)}
+
+
+@torch.no_grad()
+def _maps(
+    model: MCLModel, pixel_values: torch.Tensor, box: Box, searched: torch.Tensor | None, scales: Sequence[float],
+    positions: int,
+) -> list[torch.Tensor]:  # fmt: skip
+    """One map a scale; each image goes through the network once."""
     _, height, width = pixel_values.shape
     x0, y0, x1, y1 = box
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
@@ -77,9 +115,15 @@ def similarity_map(
     query = model.embed_regions(pixel_values[None], [torch.tensor([[x0, y0, x1, y1]]).float().to(device)])
     target = pixel_values if searched is None else searched
     target_height, target_width = target.shape[-2:]
-    grid = slide_boxes(target_height, target_width, (y1 - y0) * scale, (x1 - x0) * scale, positions)
-    found = model.embed_regions(target[None], [grid.flatten(0, 1).to(device)])  # (rows * columns, D)
-    return F.cosine_similarity(query.float(), found.float()).view(grid.shape[:2]).cpu()
+    grids = [
+        slide_boxes(target_height, target_width, (y1 - y0) * scale, (x1 - x0) * scale, positions) for scale in scales
+    ]
+    if not grids:
+        return []
+    boxes = torch.cat([grid.flatten(0, 1) for grid in grids]).to(device)
+    cosines = F.cosine_similarity(query.float(), model.embed_regions(target[None], [boxes]).float()).cpu()
+    parts = cosines.split([grid.shape[0] * grid.shape[1] for grid in grids])
+    return [part.view(grid.shape[:2]) for part, grid in zip(parts, grids, strict=True)]
 
 
 def to_pixel_values(image: Image.Image, model: MCLModel) -> torch.Tensor:
@@ -123,7 +167,7 @@ def draw_similarity(
         InputError: matplotlib is not installed.
     """
     factor = min(1.0, longest_side / max(image.size))
-    image = _shrink(image, longest_side)
+    image = shrink(image, longest_side)
     if box is None:
         side = min(model.config.image_size // 2, min(image.size) // 2)
         x0, y0 = (image.width - side) // 2, (image.height - side) // 2
@@ -131,7 +175,7 @@ def draw_similarity(
     else:
         limits = (image.width, image.height) * 2
         box = [min(edge * factor, limit) if factor < 1 else edge for edge, limit in zip(box, limits, strict=True)]
-    target = None if searched is None else _shrink(searched, longest_side)
+    target = None if searched is None else shrink(searched, longest_side)
     was_training = model.training
     model.eval()
     try:
@@ -143,7 +187,8 @@ def draw_similarity(
     return similarity_picture(image, box, heat, searched=target, scale=scale)
 
 
-def _shrink(image: Image.Image, longest_side: int) -> Image.Image:
+def shrink(image: Image.Image, longest_side: int) -> Image.Image:
+    """The picture at most `longest_side` px long; a larger one becomes RGB."""
     factor = longest_side / max(image.size)
     if factor >= 1:
         return image
@@ -196,26 +241,91 @@ def similarity_picture(
     left.add_patch(Rectangle((box[0], box[1]), box[2] - box[0], box[3] - box[1], fill=False, ec="white", lw=4))
     left.add_patch(Rectangle((box[0], box[1]), box[2] - box[0], box[3] - box[1], fill=False, ec="#d7191c", lw=2))
 
+    shown, best = _draw_heat(right, target, heat, box_height, box_width, None if searched is not None else box)
+    bar = figure.colorbar(shown, ax=right, fraction=0.04, pad=0.02)
+    bar.set_label("cosine similarity", fontsize=9, color=QUIET)
+    bar.ax.tick_params(labelsize=8, colors=QUIET)
+    if best is not None:
+        bar.ax.axhline(best, color="white", lw=2, ls="--")
+        where = "best match elsewhere" if searched is None else "best match"
+        bar.set_label(f"cosine similarity (dashed: {where}, {best:.2f})", fontsize=9, color=QUIET)
+    return figure_to_image(figure)
+
+
+def levels_picture(
+    image: Image.Image,
+    box: Box,
+    maps: dict[str, tuple[float, torch.Tensor]],
+    searched: Image.Image | None = None,
+    title: str = "",
+) -> Image.Image:
+    """The maps of all levels side by side, with the best match of each framed and its cosine above.
+
+    Args:
+        image: Holds the box.
+        box: x0, y0, x1, y1 in px of `image`.
+        maps: From `level_maps`.
+        searched: The picture that was searched; None when it was `image`.
+        title: Above all.
+
+    Returns:
+        An RGB picture.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    target = image if searched is None else searched
+    panel = 330  # px wide
+    figure = new_figure(panel * len(LEVELS) + 90, round(panel * target.height / target.width) + 60)
+    figure.suptitle(title, x=0.005, ha="left", fontsize=12, color=INK)
+    panels = figure.subplots(1, len(LEVELS))
+    low = min((float(heat.min()) for _, heat in maps.values()), default=0.0)
+    high = max((float(heat.max()) for _, heat in maps.values()), default=1.0)
+    shown = None
+    for axes, level in zip(panels, LEVELS, strict=True):
+        axes.imshow(target.convert("L"), cmap="gray", vmin=0, vmax=255)
+        axes.set_axis_off()
+        note = "boxes do not fit"
+        if level in maps:
+            scale, heat = maps[level]
+            sides = ((box[3] - box[1]) * scale, (box[2] - box[0]) * scale)
+            shown, best = _draw_heat(axes, target, heat, *sides, None if searched is not None else box)
+            shown.set_clim(low, high)
+            note = f"{sides[1]:.0f} x {sides[0]:.0f} px" + ("" if best is None else f", best {best:.2f}")
+        axes.set_title(f"{level}: {note}", loc="left", fontsize=10, color=INK)
+    if shown is not None:
+        bar = figure.colorbar(shown, ax=panels, fraction=0.02, pad=0.01)
+        bar.set_label("cosine", fontsize=9, color=QUIET)
+        bar.ax.tick_params(labelsize=8, colors=QUIET)
+    return figure_to_image(figure)
+
+
+def _draw_heat(
+    axes: Any, target: Image.Image, heat: torch.Tensor, box_height: float, box_width: float, query: Box | None
+) -> tuple[Any, float | None]:
+    """Heat over a gray picture and a frame around the best match; what was drawn, and the best cosine.
+
+    Args:
+        query: box in the same picture, which the best match may not touch; None in another picture.
+    """
+    from matplotlib.patches import Rectangle
+
     # A cell of the heat stands at the centre of its box and is one spacing wide.
     rows, columns = heat.shape
     dx = (target.width - box_width) / max(columns - 1, 1) / 2 or box_width / 2
     dy = (target.height - box_height) / max(rows - 1, 1) / 2 or box_height / 2
     x, y = box_width / 2, box_height / 2
     extent = (x - dx, target.width - x + dx, target.height - y + dy, y - dy)
-    shown = right.imshow(heat.numpy(), extent=extent, cmap="inferno", alpha=0.72, interpolation="bilinear")
-    right.set_xlim(0, target.width)
-    right.set_ylim(target.height, 0)
-    bar = figure.colorbar(shown, ax=right, fraction=0.04, pad=0.02)
-    bar.set_label("cosine similarity", fontsize=9, color=QUIET)
-    bar.ax.tick_params(labelsize=8, colors=QUIET)
-    best = _best_match(heat, target, box_height, box_width, None if searched is not None else box)
-    if best is not None:
-        value, (x0, y0) = best
-        right.add_patch(Rectangle((x0, y0), box_width, box_height, fill=False, ec="white", lw=2, ls="--"))
-        bar.ax.axhline(value, color="white", lw=2, ls="--")
-        where = "best match elsewhere" if searched is None else "best match"
-        bar.set_label(f"cosine similarity (dashed: {where}, {value:.2f})", fontsize=9, color=QUIET)
-    return figure_to_image(figure)
+    shown = axes.imshow(heat.numpy(), extent=extent, cmap="inferno", alpha=0.72, interpolation="bilinear")
+    axes.set_xlim(0, target.width)
+    axes.set_ylim(target.height, 0)
+    best = _best_match(heat, target, box_height, box_width, query)
+    if best is None:
+        return shown, None
+    value, corner = best
+    axes.add_patch(Rectangle(corner, box_width, box_height, fill=False, ec="black", lw=2.5))
+    axes.add_patch(Rectangle(corner, box_width, box_height, fill=False, ec="white", lw=1.8, ls="--"))
+    return shown, value
 
 
 def _best_match(

@@ -1,6 +1,7 @@
 """A small run by the command: its pictures, what `show` draws from it, and the example that opens it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -50,6 +51,13 @@ def test_without_matplotlib_a_run_still_ends_well(tmp_path, monkeypatch):
         monkeypatch.setattr(f"mcl_hf.{place}.find_spec", lambda name: None)
     assert main(["pretrain", *TINY, "--max-steps", "1", "--output-dir", str(tmp_path / "run")]) == 0
     assert [path.name for path in (tmp_path / "run" / "pictures").iterdir()] == ["montages.png"]
+
+
+def test_a_backend_of_another_environment_hinders_no_picture(run_folder, tmp_path):
+    command = [sys.executable, "-m", "mcl_hf.cli", "show", "run", str(run_folder), "--out", str(tmp_path / "one.png")]
+    there = os.environ | {"MPLBACKEND": "module://a_notebook.has_it"}
+    done = subprocess.run(command, env=there, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and (tmp_path / "one.png").is_file(), done.stderr
 
 
 def test_show_run_prints_the_last_numbers_and_draws(run_folder, tmp_path, capsys):

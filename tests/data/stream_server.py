@@ -1,5 +1,6 @@
 """A web server on the loopback interface that serves a folder by ranges, and fails on demand."""
 
+import contextlib
 import json
 import re
 import threading
@@ -11,13 +12,17 @@ from pathlib import Path
 
 
 class Server:
-    """``faults`` are taken one a request, from the front: drop, busy, slow, or none; ``gone`` answers 404 to all."""
+    """``faults`` are taken one a request, from the front: drop, busy, slow, trickle (a byte, and silence), shifted
+    (other bytes than asked for), flood (a body without an end), loop (a redirect to itself), or none; ``gone`` answers
+    404 to all; ``version`` is part of every ETag.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.faults: list[str] = []
         self.happened: list[str] = []
         self.gone = False
+        self.version = ""
         self.ranges = True
         self.requests = 0
         self.bytes_sent = 0
@@ -57,6 +62,12 @@ class Server:
             return self._send(handler, 404, b"")
         if fault == "busy":
             return self._send(handler, 503, b"try again")
+        if fault == "loop":
+            handler.send_response(302)
+            handler.send_header("Location", handler.path)
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return None
         data = path.read_bytes()
         if not self.ranges:
             return self._send(handler, 200, data)
@@ -64,10 +75,24 @@ class Server:
         last = min(last, len(data) - 1)
         body = data[first : last + 1]
         handler.send_response(206)
-        handler.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
-        handler.send_header("Content-Length", str(len(body)))
-        handler.send_header("ETag", f'"{len(data)}"')
+        handler.send_header("Content-Range", f"bytes {first + (fault == 'shifted')}-{last}/{len(data)}")
+        if fault == "flood":
+            handler.close_connection = True
+        else:
+            handler.send_header("Content-Length", str(len(body)))
+        handler.send_header("ETag", f'"{len(data)}{self.version}"')
         handler.end_headers()
+        if fault == "trickle":
+            handler.wfile.write(body[:1])
+            handler.wfile.flush()
+            time.sleep(self.slow_s)
+            handler.close_connection = True
+            return None
+        if fault == "flood":
+            with contextlib.suppress(OSError):
+                while True:
+                    handler.wfile.write(body)
+                    self.bytes_sent += len(body)
         if fault in ("drop", "slow"):
             handler.wfile.write(body[: len(body) // 2])
             handler.wfile.flush()

@@ -64,6 +64,20 @@ def test_what_cannot_be_read_says_why(data: bytes, said: str) -> None:
         decode_image(buffer.getvalue(), 6)
 
 
+def test_tiffs_with_any_byte_damaged_are_read_or_broken(caplog: pytest.LogCaptureFixture) -> None:
+    """tifffile raises nearly every built-in exception on them, and remarks on each tag in the log."""
+    whole = tiff(PIXELS[:6, :7], photometric="minisblack", planarconfig="contig")
+    raised = 0
+    for place in range(0, len(whole), 2):
+        for byte in (0, 3, 255):
+            try:
+                decode_image(whole[:place] + bytes([byte]) + whole[place + 1 :], 6)
+            except BrokenImage as error:
+                raised += 1
+                assert "\n" not in str(error)
+    assert raised > 50 and not caplog.records
+
+
 def test_without_tifffile_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "tifffile", None)
     with pytest.raises(InputError, match=r"pip install 'mcl_hf\[multispectral\]'"):

@@ -3,6 +3,9 @@
 import io
 import json
 import os
+import re
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -151,6 +154,16 @@ def test_archives_of_images_with_dots_in_their_names_lose_none(tmp_path):
     assert len(source) == 3 and sorted(decode_image(source.sample(n).bytes_)[0, 0, 0] for n in range(3)) == [1, 2, 3]
 
 
+def test_two_files_of_one_name_in_an_archive_are_refused(tmp_path):
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        for name, level in (("a.jpg", 1), ("a.png", 2), ("b.jpg", 3), ("a.jpg", 4)):
+            member = tarfile.TarInfo(name)
+            member.size = len(jpeg(level))
+            archive.addfile(member, io.BytesIO(jpeg(level)))
+    with pytest.raises(InputError, match=r"t\.tar cannot be read as tar: two of its files are called 'a\.jpg'"):
+        open_source(str(tmp_path / "t.tar"))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["TIFF", "PNG"])
 def test_orientation_is_applied_once_and_can_be_left_out(kind, orientation):
@@ -225,3 +238,57 @@ def test_names_of_data_reach_the_terminal_as_text(tmp_path, monkeypatch, capsys)
     assert main(["show", "data", "--recipe", "demo", "--data", "data", "--images", "2", "--num-workers", "0"]) == 0
     said = capsys.readouterr().out
     assert said.replace("\n", "").isprintable() and "owned\\x07\\x0amcl-hf: done.jpg" in said
+
+
+@pytest.mark.slow
+def test_damaged_arrow_files_are_one_line_and_end_no_process(tmp_path):
+    """Offsets beyond the file are followed unchecked when a row is read, and the kernel ends the process."""
+    from datasets import Dataset
+
+    Dataset.from_dict({"image": [{"bytes": jpeg(9 * n), "path": None} for n in range(6)]}).save_to_disk(str(tmp_path))
+    file = next(tmp_path.glob("data-*.arrow"))
+    whole, sizes = file.read_bytes(), np.cumsum([0, *(len(jpeg(9 * n)) for n in range(6))])
+    offsets = sizes.astype("<i4").tobytes()
+    damaged = bytearray(whole)
+    damaged[whole.index(offsets) + 8 : whole.index(offsets) + 12] = (2**30).to_bytes(4, "little")
+    odd = (bytes(damaged), whole[: len(whole) // 2], whole[:100], b"", b"ARROW1" + bytes(90))
+    (tmp_path / "odd").mkdir()
+    for number, content in enumerate(odd):
+        (tmp_path / "odd" / f"{number}.arrow").write_bytes(content)
+    code = """
+import sys
+from mcl_hf.data import open_source
+from mcl_hf.errors import InputError
+for file in sys.argv[1:]:
+    try:
+        source = open_source(file)
+        print(sum(sum(source.sample(index).bytes_) for index in range(len(source))))
+    except InputError as error:
+        print(error)
+"""
+    command = [sys.executable, "-c", code, str(file), *map(str, sorted((tmp_path / "odd").iterdir()))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    first, *others = done.stdout.splitlines()
+    assert done.returncode == 0 and first == str(sum(sum(jpeg(9 * n)) for n in range(6))), done.stderr
+    assert len(others) == len(odd) and all("cannot be read as arrow: " in line for line in others), others
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("metadata.jsonl", '{"file_name": "a\\u0000.jpg", "label": 1}', r"no row belongs to an image"),
+        ("metadata.jsonl", '{"file_name": "\\u001b[31mred.jpg", "label": 1}', r"names '\\x1b\[31mred.jpg'"),
+        ("metadata.csv", "file_name,label\n/etc/passwd,1\n", r"names '/etc/passwd'"),
+        ("metadata.csv", b"file_name,label\n\xff\xfe.jpg,1\n", "column 'file_name' is no text in UTF-8"),
+        ("metadata.jsonl", b'{"file_name": "\xff.jpg", "label": 1}\n', "cannot be read"),
+        ("metadata.jsonl", '{"file_name": null, "label": 1}', "no row belongs to an image"),
+        ("metadata.jsonl", '{"file_name": ["0.jpg"], "label": 1}', "no row belongs to an image"),
+        ("metadata.jsonl", "", "cannot be read"),
+    ],
+)
+def test_names_in_metadata_that_no_file_has(tmp_path, capsys, file, content, said):
+    write(tmp_path / "0.jpg")
+    (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert main(["show", "data", "--data", str(tmp_path), "--out", str(tmp_path / "out.png")]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(said, line) and line.isprintable(), line

@@ -20,8 +20,8 @@ SIZES = (40, 25, 30)
 
 @pytest.fixture(autouse=True)
 def _impatient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = RetryPolicy(attempts=4, first_wait_s=0.02, longest_wait_s=0.05, timeout_s=0.4)
-    monkeypatch.setattr("mcl_hf.data.sources.remote_files.RETRY", policy)
+    monkeypatch.setattr("mcl_hf.data.sources.remote_files.RETRY", RetryPolicy(attempts=4, timeout_s=0.4))
+    monkeypatch.setattr("mcl_hf.retry.FIRST_WAIT_S", 0.02)
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
@@ -73,6 +73,44 @@ def test_exactly_the_bytes_asked_for(server: Server) -> None:
     assert file.read(100, 5000) == data[100:5100]
 
 
+def test_a_file_exchanged_for_one_of_equal_size_is_noticed(server: Server) -> None:
+    (server.root / "file.bin").write_bytes(bytes(5000))
+    file = open_remote(f"{server.address}/file.bin")
+    assert file.read(0, 10) == bytes(10)
+    server.version = "-exchanged"
+    with pytest.raises(InputError, match="has changed since the run began"):
+        file.read(10, 10)
+
+
+def test_other_bytes_than_asked_for_are_not_taken_and_no_more_are_read(server: Server) -> None:
+    data = bytes(range(256)) * 400
+    (server.root / "file.bin").write_bytes(data)
+    file = open_remote(f"{server.address}/file.bin")
+    server.faults += ["shifted", "flood"]
+    assert file.read(300, 50_000) == data[300:50_300]
+    server.faults += ["shifted"] * 4
+    with pytest.raises(InputError, match="could not be read: .*asked for bytes from 300 on"):
+        file.read(300, 50_000)
+    assert server.bytes_sent < 50 * 2**20  # what lay in buffers when the connection was closed
+
+
+def test_a_byte_and_silence_again_and_again_counts_as_gone(server: Server) -> None:
+    (server.root / "file.bin").write_bytes(bytes(50_000))
+    file = open_remote(f"{server.address}/file.bin")
+    before = server.requests
+    server.faults += ["trickle"] * 20
+    with pytest.raises(InputError, match="file.bin could not be read: ReadTimeout"):
+        file.read(0, 50_000)
+    assert server.requests - before == 4
+
+
+def test_redirects_that_never_end_are_one_line(server: Server) -> None:
+    (server.root / "a.tar").write_bytes(bytes(5000))
+    server.faults += ["loop"] * 100
+    with pytest.raises(InputError, match="a.tar could not be opened: .*redirects"):
+        open_source(f"{server.address}/a.tar")
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_source_that_is_gone_stops_with_its_name(server: Server, num_workers: int) -> None:
     write_shards(server.root, "parquet", SIZES)
@@ -88,7 +126,7 @@ def test_a_server_that_stays_busy_or_stops_counts_as_gone(server: Server) -> Non
     path = write_parquet(server.root / "a.parquet", range(30), group_rows=5)
     source = open_source(f"{server.address}/a.parquet")
     server.faults += ["busy"] * 20
-    with pytest.raises(InputError, match="could not be read after 4 attempts: HTTP 503"):
+    with pytest.raises(InputError, match="could not be read: the server answers 503"):
         source.sample(29)
     server.faults.clear()
     assert source.sample(29).bytes_ == jpeg(29)
@@ -96,7 +134,7 @@ def test_a_server_that_stays_busy_or_stops_counts_as_gone(server: Server) -> Non
     with pytest.raises(InputError, match="has changed"):
         source.sample(12)
     server.close()
-    with pytest.raises(InputError, match="could not be opened after 4 attempts"):
+    with pytest.raises(InputError, match="could not be opened: ConnectError"):
         open_source(f"{server.address}/a.parquet")
 
 
@@ -204,7 +242,7 @@ def test_braces() -> None:
     assert list(expand_braces("plain")) == ["plain"]
 
 
-@pytest.mark.parametrize("fault", [{"kind": "status", "count": 3}, {"kind": "reset"}, {"kind": "close"}])
+@pytest.mark.parametrize("fault", [{"kind": "status", "count": 2}, {"kind": "reset"}, {"kind": "close"}])
 def test_a_hub_that_is_busy_is_asked_again_which_shards_there_are(hub, client, tmp_path, fault) -> None:
     shard = write_parquet(tmp_path / "train.parquet", range(8))
     hub.store.add("alice/photos", {"train.parquet": shard.read_bytes()}, type="dataset", private=True)

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,31 @@ def test_cityscapes(tmp_path):
         open_detection_data(tmp_path)
 
 
+def test_a_damaged_picture_of_ids_costs_its_image(tmp_path):
+    """Pillow raises what is no OSError, too, such as that for a decompression bomb."""
+
+    def packed(pixels, kind="PNG"):
+        out = io.BytesIO()
+        Image.fromarray(pixels).save(out, format=kind)
+        return out.getvalue()
+
+    whole = packed(np.full((30, 40), 26000, np.uint16))
+    header = b"IHDR" + (40_000).to_bytes(4, "big") * 2 + whole[24:29]
+    bomb = whole[:12] + header + zlib.crc32(header).to_bytes(4, "big") + whole[33:]
+    colours = packed(np.full((30, 40, 3), 26, np.uint8))
+    contents = (whole, whole[:60], b"", bomb, colours, packed(np.full((30, 40), 2**30, np.int32), "TIFF"))
+    for number, content in enumerate(contents):
+        stem = f"aachen_{number:06d}_000019"
+        picture(tmp_path / "leftImg8bit" / "train" / "aachen" / f"{stem}_leftImg8bit.png")
+        target = tmp_path / "gtFine" / "train" / "aachen" / f"{stem}_gtFine_instanceIds.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    with pytest.raises(InputError, match=r"aachen_000001_000019_gtFine_instanceIds.png cannot be read: .*4 more"):
+        open_detection_data(tmp_path)
+    data = open_detection_data(tmp_path, skip_broken=True)
+    assert data.image_ids == ["aachen_000000_000019"] and "broken images: 5, left out" in str(data.report)
+
+
 # ---- tables ---------------------------------------------------------------------------------------------------------
 
 
@@ -259,6 +285,17 @@ def test_objects_that_lack_something_are_named(tmp_path):
         open_detection_data(write([4]))
     with pytest.raises(InputError, match="row 0, annotation .: category None is not in the list"):
         open_detection_data(write([4, None]))
+
+
+@pytest.mark.parametrize("category", ["1e300", "9223372036854775808", "1.5", "-1e19"])
+def test_categories_that_can_be_no_numbers_of_classes(tmp_path, category):
+    picture(tmp_path / "0.png")
+    objects = f'{{"bbox": [[1, 2, 10, 10], [1, 2, 9, 9]], "category": [3, {category}]}}'
+    (tmp_path / "metadata.jsonl").write_text(f'{{"file_name": "0.png", "objects": {objects}}}\n')
+    with pytest.raises(InputError, match="category .* is not in the list of categories"):
+        open_detection_data(tmp_path)
+    data = open_detection_data(tmp_path, skip_broken=True)
+    assert data.category_names == ["3"] and data[0].labels.tolist() == [0]
 
 
 def test_a_table_is_not_copied_to_find_its_names(tmp_path):

@@ -138,9 +138,9 @@ def test_another_detector_gives_all_but_its_classes(tmp_path: Path) -> None:
         assert (
             new
             == {
-                "mask_rcnn": {"box predictor", "mask predictor"},
-                "faster_rcnn": {"box predictor"},
-                "retinanet": {"RetinaNet head"},
+                "mask_rcnn": {"box predictor", "mask predictor", "classes known by name"},
+                "faster_rcnn": {"box predictor", "classes known by name"},
+                "retinanet": {"RetinaNet head", "classes known by name"},
             }[detector]
         )
         assert model.config.num_labels == 7
@@ -152,6 +152,10 @@ def test_another_detector_gives_all_but_its_classes(tmp_path: Path) -> None:
     model, report = start_detector(str(tmp_path / "mask_rcnn"), detector="retinanet", num_labels=3)
     assert report.parts["FPN"] == (36, 36) and report.parts["RetinaNet head"][0] == 0
     assert len(model.config.anchor_sizes[0]) == 3
+    model, report = start_detector(str(tmp_path / "retinanet"), detector="mask_rcnn", num_labels=3)
+    fpn = tiny_detector("retinanet").fpn
+    assert report.parts["FPN"] == (36, 48) and report.parts["RPN"][0] == 0
+    assert torch.equal(model.fpn.lateral[1].conv.weight, fpn.lateral[0].conv.weight)
 
 
 @pytest.mark.parametrize("detector", DETECTORS)

@@ -193,6 +193,24 @@ def test_voc_without_its_images(tmp_path):
         open_detection_data(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("<project><name>x</name></project>", "it holds <project>, not <annotation>"),
+        (XML.replace("<name>cup</name>", "<name> </name>"), "there is no <name> where one belongs"),
+    ],
+)
+def test_xml_that_tells_no_objects_is_no_image_without_objects(tmp_path, wrong, said):
+    assert wrong != XML
+    for stem, content in (("a", XML), ("b", wrong)):
+        picture(tmp_path / f"{stem}.jpg")
+        text(tmp_path / f"{stem}.xml", content)
+    with pytest.raises(InputError, match=f"b.xml is not in Pascal VOC's format: {said}"):
+        open_detection_data(tmp_path)
+    data = open_detection_data(tmp_path, skip_broken=True)
+    assert data.image_ids == ["a"] and data.category_names == ["cup"]
+
+
 # ---- CSV ------------------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +235,14 @@ def test_csv_with_and_without_a_header(tmp_path, lines):
     assert "split 'test' has no effect" in open_detection_data(file, split="test").description
     text(file, "\n".join([*lines, lines[-2].replace("18", "x")]))
     with pytest.raises(InputError, match=r"labels\.csv, line \d: "):
+        open_detection_data(file)
+
+
+def test_a_quote_in_a_csv_swallows_no_rows(tmp_path):
+    for stem in "ab":
+        picture(tmp_path / f"{stem}.jpg")
+    file = text(tmp_path / "labels.csv", 'a.jpg,4,6,24,18,"cup\nb.jpg,4,6,24,18,cup\n')
+    with pytest.raises(InputError, match=r"labels\.csv is no CSV: unexpected end of data"):
         open_detection_data(file)
 
 

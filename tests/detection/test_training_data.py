@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mcl_hf.detection import ground_truth_results, open_detection_data
 from mcl_hf.detection.data import detection_data
 from mcl_hf.detection.evaluation.evaluation_files import drawn_images
+from mcl_hf.detection.finetuning.augment import augment
 from mcl_hf.detection.finetuning.auto_rules import choose_sizes
 from mcl_hf.detection.finetuning.train_loader import DetectionLoader
 from mcl_hf.detection.finetuning.train_order import TrainOrder
@@ -113,6 +114,30 @@ def test_both_scales_and_both_directions_come_up(data):
     images = [transform()(data[0], position) for position in range(16)]
     assert {min(image.pixels.shape[1:]) for image in images} == {64, 96}
     assert len({int(image.boxes[0, 0] / image.pixels.shape[2] * 100) for image in images}) >= 2
+
+
+def test_crops_are_detrs(data):
+    """Half of the images are of one of three sizes, and cut to 384 to 600 px; boxes go with them."""
+    pixels = torch.arange(90 * 120).view(1, 90, 120).expand(3, -1, -1).remainder(251).to(torch.uint8)
+    boxes, labels = torch.tensor([[10.0, 20.0, 100.0, 80.0]]), torch.tensor([2])
+    shapes = []
+    for seed in range(24):
+        image, found, kinds, _ = augment("crop", pixels, boxes, labels, None, seed)
+        height, width = image.shape[1:]
+        shapes.append((height, width))
+        assert len(found) == 1 and kinds.tolist() == [2]
+        assert (found >= 0).all() and found[0, 2] <= width and found[0, 3] <= height
+    cut = [shape for shape in shapes if shape != (90, 120)]
+    assert 6 <= len(cut) <= 18 and all(384 <= side <= 600 for shape in cut for side in shape)
+    assert len(set(cut)) > 4
+
+
+def test_squares_are_of_one_side_once_nothing_is_augmented(data):
+    transform = TrainTransform((64, 96, 128), 128, 0.5, False, 0, 4, "strong", augment_until=16, last_side=160)
+    sides = [transform(data[position % len(data)], position).pixels.shape[1:] for position in range(24)]
+    assert all(height == width for height, width in sides)
+    assert {side[0] for side in sides[:16]} <= {64, 96, 128} and {side[0] for side in sides[16:]} == {160}
+    assert all(len(set(sides[start : start + 4])) == 1 for start in range(0, 24, 4))
 
 
 def test_batches_are_what_the_models_take(data):

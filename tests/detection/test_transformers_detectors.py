@@ -2,14 +2,28 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoImageProcessor, AutoModelForObjectDetection, pipeline
+from pycocotools import mask as mask_utils
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForObjectDetection,
+    AutoModelForUniversalSegmentation,
+    DetrConfig,
+    DetrImageProcessor,
+    RTDetrImageProcessor,
+    RTDetrResNetConfig,
+    RTDetrV2Config,
+    pipeline,
+)
 
 import mcl_hf
 from mcl_hf import MCLConfig, MCLModel
-from mcl_hf.detection import open_detector
+from mcl_hf.detection import open_detector, start_detector
 from mcl_hf.detection.finetuning.arguments import FinetuneArguments
+from mcl_hf.detection.finetuning.step import other_inputs
+from mcl_hf.detection.finetuning.train_loader import DetectionBatch
 from mcl_hf.detection.models.transformers_detectors import TRANSFORMERS_DETECTORS, start_transformers_detector
 from mcl_hf.errors import InputError
 from mcl_hf.models import MCLBackbone
@@ -22,7 +36,13 @@ SMALL = {
     "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
     "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "num_queries": 12, "d_model": 32,
 }  # fmt: skip
-OPTIONS = dict.fromkeys(("detr", "deformable_detr"), SMALL) | {
+WITH_MASKS = {
+    "encoder_layers": 1, "decoder_layers": 2, "num_attention_heads": 2, "encoder_feedforward_dim": 32,
+    "dim_feedforward": 32, "hidden_dim": 32, "feature_size": 32, "mask_feature_size": 32, "num_queries": 12,
+    "train_num_points": 64,
+}  # fmt: skip
+OPTIONS = dict.fromkeys(("detr", "deformable_detr"), SMALL) | {"mask2former": WITH_MASKS}
+OPTIONS |= {
     name: {**SMALL, "encoder_hidden_dim": 32, "decoder_in_channels": [32] * 3, "num_denoising": 4}
     for name in ("rt_detr_v2", "d_fine", "deimv2")
 }
@@ -57,6 +77,7 @@ def run(scenes, start, tmp_path):
     return finetune
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detector", TRANSFORMERS_DETECTORS)
 def test_a_killed_run_ends_as_the_uninterrupted_one(run, detector, capsys):
     options = {"ema": True, "augment": "strong"}
@@ -74,11 +95,13 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(run, detector, capsys):
     model, processor = open_detector(str(whole))
     assert type(model) is TRANSFORMERS_DETECTORS[detector].model_class
     assert list(model.config.id2label.values()) == ["ellipse", "triangle", "rectangle"]
-    assert isinstance(AutoModelForObjectDetection.from_pretrained(whole), type(model))
+    opener = AutoModelForUniversalSegmentation if detector == "mask2former" else AutoModelForObjectDetection
+    assert isinstance(opener.from_pretrained(whole), type(model))
     assert processor.do_normalize and type(AutoImageProcessor.from_pretrained(whole)) is type(processor)
     assert (whole / "README.md").exists()
 
 
+@pytest.mark.slow
 def test_pipelines_open_it(run, scenes):
     folder = run("run", "rt_detr_v2", max_steps=1).output_dir
     found = pipeline("object-detection", model=str(folder), threshold=0.0)(str(next(scenes.glob("val/*.png"))))
@@ -95,6 +118,7 @@ def test_the_backbone_is_the_starts(start):
         assert all(torch.equal(tensor, wanted[name]) for name, tensor in network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_detector_with_other_classes_takes_all_that_fits_and_classes_by_name(run, scenes, tmp_path):
     folder = run("first", "rt_detr_v2", max_steps=1).output_dir
     old, _ = open_detector(str(folder))
@@ -107,6 +131,79 @@ def test_a_detector_with_other_classes_takes_all_that_fits_and_classes_by_name(r
     assert report.parts["classes known by name"] == (1, 2) and report.parts["decoder"][0] == report.parts["decoder"][1]
     row = other.model.enc_score_head.weight[1]
     assert torch.equal(row, old.model.enc_score_head.weight[1]) and other.model.enc_score_head.out_features == 2
+
+
+COCO_NAMES = {0: "N/A", 1: "Triangle", 2: "N/A", 3: "zebra"}
+
+
+def write_published(detector, folder):
+    """A detector as on the Hub: transformers' own backbone, COCO's odd names, its image processor."""
+    torch.manual_seed(0)
+    if detector == "detr":
+        backbone = {"backbone": "resnet18", "use_timm_backbone": True, "use_pretrained_backbone": False}
+        config, processor = DetrConfig(**backbone, **SMALL, id2label=COCO_NAMES), DetrImageProcessor()
+    else:
+        backbone = RTDetrResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, layer_type="basic", out_indices=[2, 3, 4]
+        )
+        own = {**OPTIONS[detector], "encoder_in_channels": [16, 24, 32]}
+        config, processor = RTDetrV2Config(backbone_config=backbone, **own, id2label=COCO_NAMES), RTDetrImageProcessor()
+    model = TRANSFORMERS_DETECTORS[detector].model_class(config).eval()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    text = (folder / "config.json").read_text()
+    text = text.replace(
+        '"use_pretrained_backbone": false', '"use_pretrained_backbone": true'
+    )  # as older releases wrote
+    (folder / "config.json").write_text(text)
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("detector", ["rt_detr_v2", "detr"])
+def test_a_published_detector_is_a_whole_start(run, detector, tmp_path):
+    model, pixels = write_published(detector, tmp_path / "hub"), torch.rand(1, 3, 64, 96)
+    same, report = start_transformers_detector(str(tmp_path / "hub"), detector, COCO_NAMES)
+    assert all(loaded == total for loaded, total in report.parts.values())
+    with torch.no_grad():
+        given, expected = same.eval()(pixels), model(pixels)
+    assert torch.equal(given.logits, expected.logits) and torch.equal(given.pred_boxes, expected.pred_boxes)
+    folder = run("run", detector, init=str(tmp_path / "hub"), detector_options=None, max_steps=1).output_dir
+    trained, processor = open_detector(str(folder))
+    assert list(trained.config.id2label.values()) == ["ellipse", "triangle", "rectangle"]
+    mean = [0.0] * 3 if detector == "rt_detr_v2" else [0.485, 0.456, 0.406]  # one of them takes pixels from 0 to 1
+    assert list(processor.image_mean) == pytest.approx(mean)
+    other, report = start_transformers_detector(str(tmp_path / "hub"), detector, {0: "triangle", 1: "new"})
+    assert report.parts["classes known by name"] == (1, 2)
+    name = "class_labels_classifier" if detector == "detr" else "model.enc_score_head"
+    weight, old = other.get_submodule(name).weight, model.get_submodule(name).weight
+    assert torch.equal(weight[0], old[1]) and not torch.isin(weight[1], old).any()
+    if detector == "detr":
+        assert torch.equal(weight[2], old[4])  # no object
+        with pytest.raises(InputError, match="hub is a detr of transformers: use --detector detr"):
+            start_detector(str(tmp_path / "hub"), num_labels=2)
+
+
+@pytest.mark.slow
+def test_masks_are_measured_and_predicted_and_boxes_are_around_them(run, scenes):
+    result = run("run", "mask2former", max_steps=1)
+    assert {"eval/box/AP", "eval/mask/AP"} <= set(result.metrics)
+    found = mcl_hf.predict(result.output_dir, scenes / "val", threshold=0.0).results
+    assert found
+    for one in found:
+        rows, columns = np.nonzero(mask_utils.decode(one["segmentation"]))
+        assert one["bbox"] == [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+    objects = pipeline("image-segmentation", model=str(result.output_dir), threshold=0.0)
+    assert objects(str(next(scenes.glob("val/*.png"))), subtask="instance")
+
+
+def test_images_without_objects_teach_a_detector_with_masks():
+    model, _ = start_transformers_detector("random", "mask2former", {0: "a"}, "resnet10t", **WITH_MASKS)
+    labels = [{"class_labels": torch.zeros(0, dtype=torch.int64), "masks": torch.zeros(0, 64, 64)}] * 2
+    batch = DetectionBatch(0, torch.zeros(2, 3, 64, 64), [(64, 64)] * 2, labels, torch.arange(2))
+    loss = model(pixel_values=batch.pixels, **other_inputs(model, batch, torch.Generator())).loss
+    loss.backward()
+    assert torch.isfinite(loss) and loss > 0
 
 
 def test_published_settings_hold_where_none_are_given_and_sgd_does_not():

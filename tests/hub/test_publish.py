@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+import mcl_hf
 from mcl_hf import MCLDetectorConfig, MCLForInstanceSegmentation, MCLImageProcessor
 from mcl_hf.hub.card_data import read_recorded
 
@@ -132,6 +134,39 @@ for block in {blocks!r}:
 """
     )
     assert opened.code == 0 and "transformers_modules.lab" in opened.out, opened.text
+
+
+def test_a_space_is_made_beside_the_model(hub, command, client, run):
+    arguments = ("push", str(run), "alice/net", "--with-space", "--license", "mit")
+    planned = command(*arguments, "--dry-run")
+    assert planned.code == 0 and not hub.asked(), planned.text
+    assert "alice/net-demo (Space): 3 files" in planned.out and "  requirements.txt  " in planned.out
+    assert "visibility: private" in planned.out and 'serve("alice/net"' not in planned.out
+    for _ in range(2):  # the second sends nothing
+        done = command(*arguments, token="hf_alice")
+        assert done.code == 0, done.text
+    space = hub.store.repos["space", "alice/net-demo"]
+    assert space.private and hub.store.repos["model", "alice/net"].private and len(space.history()) == 2
+    assert ("model", "alice/net-demo") not in hub.store.repos and "refs/tags/v1" in space.refs
+    app, needed, card = (
+        hub.store.read("alice/net-demo", name, type="space").decode()
+        for name in ("app.py", "requirements.txt", "README.md")
+    )
+    compile(app, "app.py", "exec")
+    assert "from mcl_hf.demo.page import serve\n" in app and 'serve("alice/net", host="0.0.0.0", port=7860)' in app
+    assert f"mcl-hf[demo]=={mcl_hf.__version__}" in needed
+    header = yaml.safe_load(card.split("---")[1])
+    assert (header["sdk"], header["app_file"], header["models"]) == ("gradio", "app.py", ["alice/net"])
+    assert header["license"] == "mit" and "HF_TOKEN" in card
+    looks = """
+from mcl_hf.demo.subject import open_subject
+subject = open_subject("alice/net")
+print(subject.summary, subject.curves.size)
+"""
+    seen = client(looks, token="hf_alice")
+    assert seen.code == 0 and "resnet10t with feature pyramid" in seen.out, seen.text
+    asked = len(hub.requests)
+    assert client(looks, HF_HUB_OFFLINE="1").out == seen.out and len(hub.requests) == asked
 
 
 def test_a_checkpoint_is_published_slim(hub, command, run):

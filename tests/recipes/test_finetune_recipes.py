@@ -12,7 +12,8 @@ NAMES = (
     "coco-retinanet-r50-fpn-1x", "voc-fasterrcnn-r50-fpn",
 )  # fmt: skip
 OF_TRANSFORMERS = (
-    "coco-deformabledetr-r50", "coco-deimv2-r50", "coco-detr-r50", "coco-dfine-r50", "coco-rtdetrv2-r50",
+    "coco-deformabledetr-r50", "coco-deimv2-r50", "coco-detr-r50", "coco-dfine-r50", "coco-mask2former-r50",
+    "coco-rtdetrv2-r50",
 )  # fmt: skip
 SIDES = np.full(118_000, 480)
 
@@ -26,8 +27,9 @@ def test_recipes_of_transformers_detectors_are_what_holds_without_them(name):
     recipe = load_finetune_arguments(name)
     plain = FinetuneArguments(detector=recipe.detector).resolved(SIDES, SIDES)
     differing = [key for key, value in asdict(plain).items() if getattr(recipe.resolved(SIDES, SIDES), key) != value]
-    length = ["split", "val_split", "num_workers", "epochs", "global_batch_size", "save_every_steps"]
-    assert set(differing) <= set(length)
+    length = ["split", "val_split", "num_workers", "epochs", "max_steps", "filter_empty", "global_batch_size",
+              "save_every_steps"]  # fmt: skip
+    assert set(differing) <= {*length, "freeze_at"}  # only a protocol freezes stages: a start may be random
 
 
 @pytest.mark.parametrize("name", NAMES)

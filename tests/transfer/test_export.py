@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
@@ -183,6 +185,18 @@ def test_target_network_leaves_stale_levels_out_or_makes_statistics(
     lateral = pretraining.target.fpn.lateral[3].conv(pretraining.target.backbone_maps(pixels)[3])
     assert torch.allclose(model.fpn.lateral[3].bn.running_mean, lateral.mean(dim=(0, 2, 3)), atol=1e-5)
     assert torch.equal(model.fpn.lateral[0].conv.weight, pretraining.target.fpn.lateral[0].conv.weight)
+
+
+def test_images_of_statistics_outside_of_their_folder_are_asked_for(run: Path, tmp_path: Path, capsys) -> None:
+    for index in range(2):
+        Image.new("RGB", (64, 64), (index, 9, 90)).save(tmp_path / f"{index}.png")
+    (tmp_path / "table").mkdir()
+    pq.write_table(pa.table({"image": [f"{tmp_path}/0.png", f"{tmp_path}/1.png"]}), tmp_path / "table" / "t.parquet")
+    argv = ["export", f"{run}/pretraining", "--to", "torchvision", "--network", "target", f"{tmp_path}/out"]
+    argv += ["--data", f"{tmp_path}/table", "--batch-size", "2"]
+    assert main(argv) == 2 and "give --allow-outside-paths if" in capsys.readouterr().err
+    assert main([*argv, "--allow-outside-paths"]) == 0
+    assert (tmp_path / "out" / "detector.safetensors").is_file()
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from mcl_hf.errors import InputError
 from mcl_hf.viz.curves import curves_picture, read_log, summarise
+from mcl_hf.viz.precision_recall import precision_recall_picture
 
 
 def contrastive_records(steps: int = 4, slope: float = 1.0) -> list[dict]:
@@ -145,3 +147,10 @@ def test_a_detectors_losses_and_figures_are_shown(tmp_path):
     with_figures = curves_picture(log)
     log.write_text("".join(json.dumps({"step": r["step"], "loss": r["loss"]}) + "\n" for r in records))
     assert curves_picture(log).size[1] < with_figures.size[1]  # fewer panels
+
+
+def test_names_that_no_font_has_are_drawn_without_a_word(recwarn):
+    recalls = np.linspace(0, 1, 5)
+    curves = dict.fromkeys(("red\x1b[31m", "nul\0", "half\ud800", "\u732b", "$x"), 1 - recalls)
+    assert precision_recall_picture({"box": curves}, recalls).size == (640, 480)
+    assert not recwarn.list

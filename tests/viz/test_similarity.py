@@ -10,7 +10,14 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from mcl_hf.models.configuration_mcl import MCLConfig
 from mcl_hf.models.modeling_mcl import MCLModel
-from mcl_hf.viz.similarity import similarity_map, similarity_picture, slide_boxes, to_pixel_values
+from mcl_hf.viz.similarity import (
+    level_maps,
+    levels_picture,
+    similarity_map,
+    similarity_picture,
+    slide_boxes,
+    to_pixel_values,
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +62,21 @@ def test_other_image_and_other_scale(model, picture):
     pixels, other = to_pixel_values(picture, model), to_pixel_values(picture.crop((0, 0, 64, 64)), model)
     heat = similarity_map(model, pixels, (0, 0, 32, 32), searched=other, scale=0.5, positions=4)
     assert heat.shape == (4, 4)
+
+
+def test_a_map_for_every_level_whose_boxes_fit(model, picture):
+    pixels = to_pixel_values(picture, model)  # 96 x 128; regions of 2 cells: 8, 16, 32 and 64 px
+    box = (8, 8, 40, 24)  # 16 x 32 px
+    maps = level_maps(model, pixels, box, positions=5)
+    assert list(maps) == ["P2", "P3", "P4", "P5"]
+    for side, (scale, heat) in zip((8, 16, 32, 64), maps.values(), strict=True):
+        assert abs(scale - side / 512**0.5) < 1e-6
+        assert torch.allclose(heat, similarity_map(model, pixels, box, scale=scale, positions=5), atol=1e-5)
+    small = to_pixel_values(picture.crop((0, 0, 40, 40)), model)
+    assert list(level_maps(model, pixels, box, searched=small)) == ["P2", "P3"]  # 45 px wide boxes do not fit
+    drawn = levels_picture(picture, box, maps, title="here")
+    assert drawn.width == 1410 and drawn.height > 300
+    assert levels_picture(picture, box, {}, picture.crop((0, 0, 40, 40))).width == 1410
 
 
 @pytest.mark.parametrize("box", [(10, 10, 10, 20), (0, 0, 129, 20), (-1, 0, 10, 10)])

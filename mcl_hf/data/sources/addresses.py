@@ -11,8 +11,9 @@ from pathlib import PurePosixPath
 
 from ...errors import InputError
 from ...hub_token import is_unknown_token, mend_the_token, show_a_token
+from ...retry import call_with_retries
 from .local_tables import canonical_split, split_in_name
-from .remote_files import is_remote, patiently
+from .remote_files import is_remote
 
 SHARD_SUFFIXES = (".parquet", ".tar")
 _FILES_LISTED = 5
@@ -187,7 +188,7 @@ def _hub_files(repo: str, revision: str | None) -> tuple[list[str], str]:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        info = patiently(lambda: HfApi().dataset_info(repo, revision=revision))
+        info = call_with_retries(HfApi().dataset_info, repo, revision=revision, what=f"asking for the data set {repo}")
     except RevisionNotFoundError:
         if revision == _CONVERTED:  # not every data set has been converted
             return [], _CONVERTED

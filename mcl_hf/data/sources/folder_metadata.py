@@ -79,6 +79,9 @@ def _read(path: Path) -> dict[str, list[Any]]:
 
     try:
         read = {".csv": csv.read_csv, ".jsonl": json.read_json, ".parquet": parquet.read_table}[path.suffix]
-        return read(path).to_pydict()
+        table = read(path)
+        if FILE_NAME in table.column_names and table.schema.field(FILE_NAME).type == "binary":  # of another encoding
+            raise ValueError(f"column '{FILE_NAME}' is no text in UTF-8")
+        return table.to_pydict()
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # the last: names or texts that are no UTF-8
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error

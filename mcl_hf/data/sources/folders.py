@@ -26,7 +26,7 @@ from .local_tables import (
 
 _LEFTOVERS = ("__MACOSX", "@eaDir", "lost+found")  # of macOS' archives, network drives and file systems
 _UNKNOWN_IMAGES = ("heic", "heif", "jxl", "dng", "nef", "cr2", "cr3", "arw", "raw", "psd", "svg")
-_TABLE_SUFFIXES = (".parquet", ".arrow", ".tar")
+_WANTED = (*IMAGE_SUFFIXES, ".parquet", ".arrow", ".tar", *METADATA_NAMES)
 
 
 def local_files(data: str, files: list[Path], split: str | None, streaming: bool) -> LocalTable | Shards:
@@ -45,45 +45,43 @@ def local_files(data: str, files: list[Path], split: str | None, streaming: bool
     return parquet_table(data, files, split)
 
 
-def shards_in(folder: Path) -> list[Path]:
-    """Parquet, arrow and tar files at any depth of a folder, sorted; empty where images lie there too."""
-    names = [name for name in _files_below(folder, (*IMAGE_SUFFIXES, *_TABLE_SUFFIXES)) if not _is_metadata(name)]
-    shards = [folder / name for name in names if not name.lower().endswith(IMAGE_SUFFIXES)]
-    return without_caches(shards) if len(shards) == len(names) else []
-
-
 def folder_files(data: str, folder: Path, patterns: Sequence[str], streaming: bool) -> LocalTable | Shards:
     """The files of a folder that match a pattern, whatever split they belong to.
 
     Raises:
         InputError: nothing matches, or files of several kinds do.
     """
-    names = _files_below(folder, (*IMAGE_SUFFIXES, *_TABLE_SUFFIXES))
-    chosen = matching_files([name for name in names if not _is_metadata(name)], patterns, data)
+    names, metadata = _divided(_files_below(folder, Counter()))
+    chosen = matching_files(names, patterns, data)
     images = [name for name in chosen if name.lower().endswith(IMAGE_SUFFIXES)]
     if images and len(images) < len(chosen):
         raise InputError(f"data_files of {data} match both images and other files: name those of one kind.")
     if images:
-        return _image_table(folder, images, f"folder of images, {len(images)} files chosen")
+        return _image_table(folder, images, metadata, f"folder of images, {len(images)} files chosen")
     return local_files(data, [folder / name for name in chosen], None, streaming)
 
 
-def folder_table(folder: Path, split: str) -> LocalTable:
-    """A folder of images at any depth (or of parquet files), with columns ``image`` (path) and ``folder`` (relative),
-    and those of metadata tables beside the images.
+def open_folder(folder: Path, split: str, streaming: bool) -> LocalTable | Shards:
+    """What a folder holds at any depth: shards (`local_files`), or images as a table with columns ``image`` (path) and
+    ``folder`` (relative), and those of metadata tables beside the images.
 
     Where two of the folders with images in it, or all of them, are named like splits, ``split`` chooses one. Column
     ``label`` is there where all images lie equally deep, below at least two differently named folders, or where a
     metadata table has it.
 
     Raises:
-        InputError: no images, both images and parquet files, no such split, or metadata that cannot be read.
+        InputError: no images, both images and shards, no such split, or tables that cannot be read.
     """
-    root, kind = folder, "folder of images"
     left_out: Counter[str] = Counter()
-    names = [
-        name for name in _files_below(folder, (*IMAGE_SUFFIXES, ".parquet"), left_out) if not _is_metadata(name)
-    ]  # fmt: skip
+    names, metadata = _divided(_files_below(folder, left_out))
+    if not any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
+        shards = without_caches([folder / name for name in names])
+        if shards:
+            return local_files(str(folder), shards, split, streaming)
+    packed = [name for name in names if name.lower().endswith((".arrow", ".tar"))]
+    left_out.update(f"{Path(name).suffix} file(s)" for name in packed)  # what the images came in, often
+    names = sorted({*names}.difference(packed)) if packed else names
+    root, kind = folder, "folder of images"
     children = sorted({name.partition("/")[0] for name in names if "/" in name})
     splits = [name for name in children if name.lower() in SPLIT_OF]
     loose = any("/" not in name for name in names)
@@ -94,26 +92,26 @@ def folder_table(folder: Path, split: str) -> LocalTable:
         if len(matching) > 1:
             raise InputError(f"{folder}: {', '.join(matching)} could all be split '{split}': give one of them as data.")
         root, kind = folder / matching[0], f"folder of images, split {matching[0]}"
-        names = [name.partition("/")[2] for name in names if name.startswith(f"{matching[0]}/")]
+        start = f"{matching[0]}/"
+        names = [name.removeprefix(start) for name in names if name.startswith(start)]
+        metadata = [name.removeprefix(start) for name in metadata if name.startswith(start)]
         others = [name for name in children if name not in splits]
         kind += f", {', '.join(others)} left out" if others else ""
     elif canonical_split(folder.name) != canonical_split(split):
         kind += split_note(split)
-    kind += "".join(f", {count} {reason} left out" for reason, count in sorted(left_out.items()))
-    images = [name for name in names if not name.lower().endswith(".parquet")]
-    if images and len(images) < len(names):
+    images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    if not images:
+        raise InputError(f"{root} holds no images: no file below it ends in {', '.join(IMAGE_SUFFIXES)} or .parquet.")
+    if len(images) < len(names):
         raise InputError(
             f"{folder} holds both images and parquet files: give one of the two, such as '{folder}/*.parquet'."
         )
-    if names and not images:
-        return parquet_table(str(folder), [root / name for name in names], split)
-    if not images:
-        suffixes = ", ".join(IMAGE_SUFFIXES)
-        raise InputError(f"{root} holds no images: no file below it ends in {suffixes} or .parquet.")
-    return _image_table(root, images, kind)
+    kind += "".join(f", {count} {reason} left out" for reason, count in sorted(left_out.items()))
+    return _image_table(root, images, metadata, kind)
 
 
-def _image_table(root: Path, images: list[str], kind: str) -> LocalTable:
+def _image_table(root: Path, images: list[str], tables: list[str], kind: str) -> LocalTable:
+    import pyarrow
     from datasets import ClassLabel, Dataset, Features, Value
 
     columns: dict[str, list[Any]] = {
@@ -122,8 +120,7 @@ def _image_table(root: Path, images: list[str], kind: str) -> LocalTable:
     }
     features: dict[str, Any] = {"image": Value("string"), "folder": Value("string")}
     files = list(zip(images, columns["image"], strict=True))
-    tables = _files_below(root, METADATA_NAMES)
-    metadata = read_metadata(root, [name for name in tables if _is_metadata(name)], images)
+    metadata = read_metadata(root, tables, images)
     depths = {name.count("/") for name in images}
     parents = [name.rpartition("/")[2] for name in columns["folder"]]
     classes = sorted(set(parents))
@@ -132,27 +129,28 @@ def _image_table(root: Path, images: list[str], kind: str) -> LocalTable:
         columns["label"] = [number[name] for name in parents]
         features["label"] = ClassLabel(names=classes)
         kind += f" by class, {len(classes)} classes"
-    table = Dataset.from_dict(columns, features=Features(features))
+    table = Dataset(pyarrow.table(columns, Features(features).arrow_schema))
     for name, values in metadata.columns.items():
         table = table.add_column(name, values)
     files += [(name, f"{root}/{name}") for name in tables]
     return LocalTable(table, kind + metadata.note, files, image_column="image")
 
 
-def _is_metadata(name: str) -> bool:
-    return name.rpartition("/")[2] in METADATA_NAMES
+def _divided(names: list[str]) -> tuple[list[str], list[str]]:
+    """Images and shards, and the tables of metadata beside them."""
+    metadata = [name for name in names if name.endswith(METADATA_NAMES) and name.rpartition("/")[2] in METADATA_NAMES]
+    return (sorted({*names}.difference(metadata)) if metadata else names), metadata
 
 
-def _files_below(root: Path, wanted: tuple[str, ...], left_out: Counter[str] | None = None) -> list[str]:
-    """Paths, relative to ``root`` and sorted, of all files of the ``wanted`` endings; hidden ones, and what macOS and
-    network drives leave behind, are passed over.
+def _files_below(root: Path, left_out: Counter[str]) -> list[str]:
+    """Paths, relative to ``root`` and sorted, of all images, shards and tables of metadata; hidden ones, and what macOS
+    and network drives leave behind, are passed over.
 
     Linked folders are followed after all others, each real folder once, so that a link to a parent ends and no image
     comes twice. Pipes, devices, folders that cannot be read, names that are no UTF-8 and kinds of images that cannot be
     decoded are counted in ``left_out``, by what they are.
     """
     found: list[str] = []
-    counted = Counter[str]() if left_out is None else left_out
     start = root.stat()
     seen = {(start.st_dev, start.st_ino)}
     waiting, linked = [""], list[str]()
@@ -169,28 +167,29 @@ def _files_below(root: Path, wanted: tuple[str, ...], left_out: Counter[str] | N
         except OSError as error:
             if not prefix:
                 raise InputError(f"{root} cannot be read: {error.strerror or error}") from error
-            counted["unreadable folder(s)"] += 1
+            left_out["unreadable folder(s)"] += 1
             continue
         for entry in listed:
             name = entry.name
             if name.startswith(".") or name in _LEFTOVERS:
                 continue
             try:
-                is_folder, is_file = entry.is_dir(), entry.is_file() or not (root / prefix / name).exists()
+                is_folder = entry.is_dir()
+                is_file = not is_folder and (entry.is_file() or not (root / prefix / name).exists())
             except OSError:  # a link to itself
                 is_folder, is_file = False, True
-            ending = name.lower().rpartition(".")[2]
+            small = name.lower()
             if is_folder:
                 (linked if entry.is_symlink() else waiting).append(f"{prefix}{name}/")
-            elif name.lower().endswith(wanted):
+            elif small.endswith(_WANTED):
                 if not is_file:
-                    counted["pipe(s) or device(s)"] += 1
-                elif not _is_utf8(name):
-                    counted["file(s) whose names are no UTF-8"] += 1
+                    left_out["pipe(s) or device(s)"] += 1
+                elif not name.isascii() and not _is_utf8(name):
+                    left_out["file(s) whose names are no UTF-8"] += 1
                 else:
                     found.append(prefix + name)
-            elif ending in _UNKNOWN_IMAGES:
-                counted[f".{ending} file(s), which cannot be decoded,"] += 1
+            elif (ending := small.rpartition(".")[2]) in _UNKNOWN_IMAGES:
+                left_out[f".{ending} file(s), which cannot be decoded,"] += 1
     return sorted(found)
 
 

@@ -8,14 +8,16 @@ keep it from any server that they redirect to.
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from ...errors import InputError
 from ...hub_token import mend_the_token, show_a_token
+from ...retry import BUSY, call_with_retries, reason_of
 
 if TYPE_CHECKING:
     from huggingface_hub.utils import httpx
@@ -24,24 +26,20 @@ T = TypeVar("T")
 
 _BUFFER_BYTES = 4 << 20
 _LEAST_GAIN = 1 << 10  # bytes; a server that gives one and stalls, again and again, is gone
-_BUSY = (408, 425, 429, 500, 502, 503, 504)
+_OPENING_ATTEMPTS = 6  # half a minute, before anything is lost
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long to put up with a server.
+    """How long to put up with a server in the middle of a run; the waits between attempts are those of `retry`.
 
     Attributes:
         attempts: failures in a row, with next to nothing gained, after which it counts as gone.
-        first_wait_s: pause after the first failure; doubles with every further one.
-        longest_wait_s: upper bound of a pause.
         timeout_s: silence that counts as a failure.
         longest_read_s: time after which one request is given up, however much trickles in.
     """
 
     attempts: int = 10
-    first_wait_s: float = 0.5
-    longest_wait_s: float = 60.0
     timeout_s: float = 30.0
     longest_read_s: float = 600.0
 
@@ -71,58 +69,52 @@ class RemoteFile:
             InputError: the file is gone, has changed, or its server has answered nothing for too long.
         """
         received = bytearray()
-        failures = 0
         while len(received) < length:
-            before = len(received)
-            reason = self._receive(received, start, length)
-            gained, enough = len(received) - before, min(_LEAST_GAIN, (length - before + 3) // 4)
-            failures = 0 if reason is None or gained >= enough else failures
-            if reason is None:
-                continue
-            failures += 1
-            if failures >= self.retry.attempts:
-                raise InputError(
-                    f"{plain_address(self.address)} could not be read after {failures} attempts: {reason}. "
-                    "Is the source still there?"
-                )
-            time.sleep(min(self.retry.longest_wait_s, self.retry.first_wait_s * 2 ** (failures - 1)))
+            _ask(self._receive, "read", self.address, self.retry.attempts, received, start, length)
         return bytes(received[:length])
 
-    def _receive(self, received: bytearray, start: int, length: int) -> str | None:
-        """Append what one request yields; the reason where it yields less than it should."""
+    def _receive(self, received: bytearray, start: int, length: int) -> None:
+        """Append what one request yields, enough of what is missing.
+
+        Raises:
+            ConnectionError: less than that came.
+            Exception: the HTTP library's own.
+        """
         from huggingface_hub.utils import httpx
 
-        first, last = start + len(received), start + length - 1
-        deadline = time.monotonic() + self.retry.longest_read_s
-        headers = {**_headers(self.address), "Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}
+        before = len(received)
+        first, last = start + before, start + length - 1
         try:
-            with _client(os.getpid(), self.retry.timeout_s).stream("GET", self.address, headers=headers) as response:
-                if response.status_code in _BUSY:
-                    return f"HTTP {response.status_code}"
-                _check(response, self.address)
-                total = _total(response)
-                if total != self.size:
-                    raise InputError(
-                        f"{plain_address(self.address)} has changed: {total} bytes instead of {self.size}. "
-                        "Start again with --resume auto, or from the version that the run began with."
-                    )
-                etag, start_of = response.headers.get("etag", ""), response.headers.get("content-range", "")
-                if etag != self.etag:
-                    raise InputError(
-                        f"{plain_address(self.address)} has changed since the run began (its ETag is another). Start "
-                        "again with --resume auto, or from the version that the run began with."
-                    )
-                if not start_of.removeprefix("bytes ").startswith(f"{first}-"):
-                    return f"asked for bytes from {first} on, and got {start_of[:60]!r}"
-                for piece in response.iter_raw():
-                    received += piece
-                    if len(received) >= length:  # whatever else it sends
-                        break
-                    if time.monotonic() > deadline:
-                        return f"less than {length} bytes in {self.retry.longest_read_s:.0f} s"
-        except (httpx.TransportError, httpx.StreamError) as error:
-            return f"{type(error).__name__} {error}".strip()
-        return None if len(received) >= length else "the answer ended early"
+            self._append(received, first, last, length)
+            reason: Exception = ConnectionError("the answer ended early")
+        except (httpx.TransportError, ConnectionError) as error:
+            reason = error
+        if len(received) - before < min(_LEAST_GAIN, (length - before + 3) // 4):
+            raise reason
+
+    def _append(self, received: bytearray, first: int, last: int, length: int) -> None:
+        deadline = time.monotonic() + self.retry.longest_read_s
+        with _get(self.address, first, last, self.retry.timeout_s) as response:
+            total = _total(response)
+            if total != self.size:
+                raise InputError(
+                    f"{plain_address(self.address)} has changed: {total} bytes instead of {self.size}. "
+                    "Start again with --resume auto, or from the version that the run began with."
+                )
+            etag, start_of = response.headers.get("etag", ""), response.headers.get("content-range", "")
+            if etag != self.etag:
+                raise InputError(
+                    f"{plain_address(self.address)} has changed since the run began (its ETag is another). Start "
+                    "again with --resume auto, or from the version that the run began with."
+                )
+            if not start_of.removeprefix("bytes ").startswith(f"{first}-"):
+                raise ConnectionError(f"asked for bytes from {first} on, and got {start_of[:60]!r}")
+            for piece in response.iter_raw():
+                received += piece
+                if len(received) >= length:  # whatever else it sends
+                    break
+                if time.monotonic() > deadline:
+                    raise ConnectionError(f"less than {length} bytes in {self.retry.longest_read_s:.0f} s")
 
 
 def open_remote(address: str, retry: RetryPolicy | None = None) -> RemoteFile:
@@ -131,49 +123,40 @@ def open_remote(address: str, retry: RetryPolicy | None = None) -> RemoteFile:
     Raises:
         InputError: there is no such file, no such server, or one that cannot send parts of a file.
     """
+    policy = RETRY if retry is None else retry
+
+    def ask() -> RemoteFile:
+        with _get(address, 0, 0, policy.timeout_s) as response:
+            return RemoteFile(address, _total(response), response.headers.get("etag", ""), policy)
+
+    return _ask(ask, "opened", address, _OPENING_ATTEMPTS)
+
+
+def _ask(function: Callable[..., T], done: str, address: str, attempts: int, *args: Any) -> T:
+    """`call_with_retries`, whose last failure becomes an `InputError` with the address."""
     from huggingface_hub.utils import httpx
 
-    policy = RETRY if retry is None else retry
-    headers = {**_headers(address), "Range": "bytes=0-0", "Accept-Encoding": "identity"}
-    reason = ""
-    for attempt in range(policy.attempts):
-        if attempt:
-            time.sleep(min(policy.longest_wait_s, policy.first_wait_s * 2 ** (attempt - 1)))
-        try:
-            with _client(os.getpid(), policy.timeout_s).stream("GET", address, headers=headers) as response:
-                if response.status_code not in _BUSY:
-                    _check(response, address)
-                    return RemoteFile(address, _total(response), response.headers.get("etag", ""), policy)
-                reason = f"HTTP {response.status_code}"
-        except httpx.UnsupportedProtocol as error:
-            raise InputError(f"{plain_address(address)} is no address that can be read: {error}") from error
-        except httpx.TransportError as error:
-            reason = f"{type(error).__name__} {error}".strip()
-    raise InputError(f"{plain_address(address)} could not be opened after {policy.attempts} attempts: {reason}.")
+    name = plain_address(address)
+    try:
+        return call_with_retries(function, *args, what=name, attempts=attempts)
+    except (httpx.HTTPError, httpx.InvalidURL, ConnectionError) as error:
+        raise InputError(f"{name} could not be {done}: {reason_of(error)}. Is the source still there?") from error
 
 
-def patiently(ask: Callable[[], T]) -> T:
-    """What the Hub's client answers, asked again while the Hub is busy or out of reach: it asks only once by itself.
+@contextmanager
+def _get(address: str, first: int, last: int, timeout_s: float) -> Iterator["httpx.Response"]:
+    """The answer to a request for a range of bytes, its body not yet read.
 
     Raises:
-        Exception: whatever the client raises that will not pass, or raised in the last attempt of `RETRY`.
+        InputError: the server refuses, or cannot send ranges.
+        Exception: the HTTP library's own, such as that of a busy server.
     """
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    for attempt in range(1, RETRY.attempts + 1):
-        try:
-            return ask()
-        except OfflineModeIsEnabled:
-            raise
-        except Exception as error:
-            if isinstance(error, HfHubHTTPError):
-                passes = error.response.status_code in _BUSY
-            else:  # of whichever HTTP library the client uses: httpx or httpx2
-                passes = any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
-            if not passes or attempt == RETRY.attempts:
-                raise
-        time.sleep(min(RETRY.longest_wait_s, RETRY.first_wait_s * 2 ** (attempt - 1)))
-    raise ValueError(f"attempts must be at least 1, got {RETRY.attempts}")
+    headers = {**_headers(address), "Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}
+    with _client(os.getpid(), timeout_s).stream("GET", address, headers=headers) as response:
+        if response.status_code in BUSY:
+            response.raise_for_status()
+        _check(response, address)
+        yield response
 
 
 class RangeFile(io.RawIOBase):

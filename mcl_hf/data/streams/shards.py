@@ -298,7 +298,9 @@ def _index_tar(file: RemoteFile | Path, name: str) -> "pyarrow.Table":
                     continue
                 row = rows.setdefault(f"{folder}{slash}{stem}", {})
                 if is_image:
-                    row.setdefault("_image", (ending, member.offset_data, member.size))
+                    image = row.setdefault("_image", (ending, member.offset_data, member.size))
+                    if image[0] == ending and image[1] != member.offset_data:
+                        raise tarfile.ReadError(f"two of its files are called {member.name!r}: pack it anew")
                 elif ending in ("cls", "txt", "id", "group", "index"):
                     text = archive.extractfile(member)
                     row[ending] = "" if text is None else text.read().decode("utf-8", errors="replace").strip()

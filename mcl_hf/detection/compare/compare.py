@@ -21,10 +21,10 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from ...engine.resume import output_folder
 from ...engine.signals import StopRequest
 from ...errors import InputError
 from ...files import write_json
+from ...new_folder import output_folder
 from ...plain_text import plain_text
 from .answer import ABOUT, PICTURE, PLAN, REPORT, SHOWN, Answer
 from .jobs import Job, JobList, digest_of, list_jobs, read_result, result_file

@@ -62,7 +62,9 @@ class ComparePlan:
     )  # fmt: skip
 
     # --- what is compared --------------------------------------------------------------------------------------
-    starts: Any = option(None, "random, timm:NAME, folders or repositories, mcl, mcl-backbone, image, image-all")
+    starts: Any = option(
+        None, "random, timm:NAME, torchvision:NAME, coco, folders or repositories, mcl, mcl-backbone, image, image-all"
+    )  # fmt: skip
     images: list[str] = option(["all"], "numbers of labelled images, ascending, such as 25,100,all")
     seeds: int = option(3, "pre-trainings of each start; the unit of every interval")
     first_seed: int = option(0, "seed of the first")

@@ -210,7 +210,7 @@ def _evaluate_at(folder: Path, data: DetectionData, arguments: Any, scale: float
         precision=arguments.precision,
         skip_broken=True,
     )
-    masks = data.has_masks and arguments.detector == "mask_rcnn"
+    masks = data.has_masks and arguments.masks
     return evaluate_detections(data, to_results(predicted.detections, data), masks=masks).to_json()
 
 

@@ -22,6 +22,8 @@ from ..evaluation.coco_metrics import import_backend
 from ..finetuning import auto_rules
 from ..finetuning.arguments import FinetuneArguments, load_finetune_arguments
 from ..finetuning.view_scale import object_line
+from ..models.configuration_detector import LAYOUT, MCLDetectorConfig
+from ..models.transformers_detectors import TRANSFORMERS_DETECTORS
 from .answer import read_primary
 from .costs import Cost, equal_steps, step_cost, visit_cost
 from .labelled import CompareData, annotated_bytes, check_apart, check_subsets, open_labelled, source_bytes
@@ -36,6 +38,7 @@ from .starts import (
     check_pretraining,
     read_starts,
     reference_network,
+    with_coco_weights,
     with_network,
 )
 
@@ -160,9 +163,10 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
     check_subsets(plan, data)
     assert data.test is not None, "asked for"
     check_readable(data.test)
-    if given.detector == "mask_rcnn" and not data.train.has_masks:
+    if given.masks and not data.train.has_masks:
         raise InputError(
-            f"mask_rcnn learns from masks, and {data.train.source} has none: set detector faster_rcnn in finetune"
+            f"{given.detector} learns from masks, and {data.train.source} has none: set detector faster_rcnn in "
+            "finetune"
         )
     setting = Setting(
         plan,
@@ -179,6 +183,7 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
         [data.train.description, *data.held_out],
     )
     setting.base = _filled(given, setting._subset(plan.images[0]))
+    setting.starts = [with_coco_weights(start, setting.base.detector) for start in starts]
     for pretraining in pretrainings.values():
         check_pretraining(pretraining)
     _check_starts(setting)
@@ -254,6 +259,9 @@ def _recipe_visits(plan: ComparePlan, images: int) -> int:
 def _check_starts(setting: Setting) -> None:
     """Open each start that is there already, and name those that are another network."""
     wanted = dict(setting.network)
+    given = setting.base.detector_options or {}
+    names = () if setting.base.detector in TRANSFORMERS_DETECTORS else ("fpn_channels", *LAYOUT)
+    plain = {name: getattr(MCLDetectorConfig(), name) for name in names if name not in given}
     for start in setting.starts:
         if start.finetune:
             setting.warnings.append(f"{start.name} is fine-tuned otherwise: {dict(start.finetune)}")
@@ -262,10 +270,10 @@ def _check_starts(setting: Setting) -> None:
             continue
         lines, network = check_opens(start, arguments, setting.data.train)
         setting.lines += lines
-        names = [name for name in ("backbone", "fpn_channels", "box_head_convs") if name in wanted or name in network]
-        differing = [name for name in names if wanted and wanted.get(name) != network.get(name)]
+        own, others = ({**plain, **found} for found in (network, wanted))
+        differing = [name for name in ("backbone", *plain) if wanted and own.get(name) != others.get(name)]
         if differing:
-            told = ", ".join(f"{name} {network.get(name)} in place of {wanted.get(name)}" for name in differing)
+            told = ", ".join(f"{name} {own.get(name)} in place of {others.get(name)}" for name in differing)
             setting.warnings.append(f"{start.name} is another network, not only another start: {told}")
     batch = setting.base.batch_sizes(1)[1]
     fewest = len(setting._subset(setting.plan.images[0]))

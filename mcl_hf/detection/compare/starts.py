@@ -6,12 +6,14 @@ Flow: plan -> **starts** -> jobs. Named starts that the comparison pre-trains it
     mcl-backbone   of the same pre-training the backbone alone
     image          image-level contrast (one level, the full view), the backbone is taken
     image-all      of the same pre-training FPN and region head, too
+
+and `coco`, torchvision's weights for COCO of the detector that is compared.
 """
 
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,11 @@ from typing import Any
 from ...errors import InputError
 from ...models import MCLConfig
 from ...pretraining.arguments import MODEL_FIELDS, PretrainArguments, load_arguments
+from ...transfer.torchvision_detectors import COCO_WEIGHTS, TORCHVISION
 from ..data.detection_data import DetectionData
 from ..finetuning.arguments import FinetuneArguments
 from ..finetuning.finetune import build_detector
-from ..models.configuration_detector import MCLDetectorConfig
+from ..models.configuration_detector import LAYOUT, MCLDetectorConfig
 from ..models.from_pretraining import PARTS, is_backbone_alone, read_start_config
 from ..models.transformers_detectors import TRANSFORMERS_DETECTORS
 from .plan import ComparePlan
@@ -35,6 +38,7 @@ NAMED: dict[str, dict[str, Any]] = {
     "mcl-backbone": {"of": "mcl", "parts": ["backbone"]},
     "image": {"pretrain": IMAGE_LEVEL, "parts": ["backbone"]},
     "image-all": {"of": "image"},
+    "coco": {"init": "coco"},
 }
 _KEYS = ("init", "pretrain", "of", "parts", "visits", "finetune")
 _OF_A_RUN = {"output_dir", "data", "seed", "resume", "epochs", "max_steps", "report_to", "objective"}
@@ -114,6 +118,22 @@ def read_starts(plan: ComparePlan) -> tuple[list[Start], dict[str, Pretraining]]
     return starts, pretrainings
 
 
+def with_coco_weights(start: Start, detector: str | None) -> Start:
+    """A start with the weights that `coco` stands for; any other one as it is.
+
+    Raises:
+        InputError: torchvision has none for this detector.
+    """
+    if start.init != "coco":
+        return start
+    if detector not in COCO_WEIGHTS:
+        raise InputError(
+            f"start {start.name}: coco stands for weights of torchvision, which has no {detector}: name a detector of "
+            "this kind in a folder or on the Hub"
+        )
+    return replace(start, init=TORCHVISION + COCO_WEIGHTS[detector])
+
+
 def _entries(plan: ComparePlan) -> dict[str, dict[str, Any]]:
     """Name of a start -> its mapping, in the plan's order."""
     given = plan.starts
@@ -183,7 +203,7 @@ def network_fields(config: Any) -> dict[str, Any]:
         return {"backbone": inner.backbone} if isinstance(inner, MCLConfig) else {}
     detector = config if isinstance(config, MCLDetectorConfig) else MCLDetectorConfig.from_mcl(config)
     plain = MCLDetectorConfig(backbone=detector.backbone)
-    names = ("backbone_kwargs", "num_channels", "image_mean", "image_std", "fpn_channels", "box_head_convs")
+    names = ("backbone_kwargs", "num_channels", "image_mean", "image_std", "fpn_channels", *LAYOUT)
     fields = {name: getattr(detector, name) for name in names if getattr(detector, name) != getattr(plain, name)}
     return {"backbone": detector.backbone, **json.loads(json.dumps(fields))}
 

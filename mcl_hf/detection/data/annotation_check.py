@@ -144,7 +144,7 @@ def check_annotations(
         )
     report = DataReport()
     _refuse_twins(raw)
-    _refuse_namesakes(raw)
+    _check_class_names(raw)
     broken, turned = _check_images(raw, check_files, allow_outside_paths)
     broken |= _listed_twice(raw, broken, report)
     _settle(report, "broken images", broken.values(), skip_broken)
@@ -204,10 +204,12 @@ def _refuse_twins(raw: RawData) -> None:
         first[image.image_id] = image.name
 
 
-def _refuse_namesakes(raw: RawData) -> None:
+def _check_class_names(raw: RawData) -> None:
     """Models and data know their classes by name: of two with one name, the first would never be found."""
     first: dict[str, int] = {}
     for category, name in sorted(raw.categories.items()):
+        if not name.strip() or name != name.encode(errors="replace").decode():
+            raise InputError(f"{raw.source}: category {category} has the name {name!r}, which is no text to call it by")
         if name in first:
             raise InputError(f"{raw.source}: the categories {first[name]} and {category} share the name {name!r}")
         first[name] = category
@@ -316,7 +318,10 @@ def _columns(
                 if raw.in_shares:
                     annotation = in_px(annotation, width, height)
                 box = finite_box(annotation.get("bbox"))
-                label = index_of[annotation["category_id"]]
+                category = annotation["category_id"]
+                if isinstance(category, list | dict):
+                    raise KeyError(category)
+                label = index_of[category]
                 given = annotation.get("segmentation")
                 segmentation = clean_segmentation(given, height, width) if given else None
                 if id(annotation) in undrawable:

@@ -82,7 +82,10 @@ def _instances(file: Path) -> list[dict[str, Any]] | str:
     """The objects of a picture of ids, or what is wrong with it."""
     try:
         with Image.open(file) as picture:
-            return instances_of(np.asarray(picture).astype(np.int32))
+            pixels = np.asarray(picture)
+        if pixels.ndim != 2 or pixels.dtype.kind not in "iu" or not 0 <= pixels.min() <= pixels.max() < 2**16:
+            return f"its pixels ({picture.mode}) are no ids of 16 bits"
+        return instances_of(pixels.astype(np.int32))
     except FileNotFoundError as error:
         raise InputError(f"{file} is missing: unpack gtFine_trainvaltest.zip beside leftImg8bit") from error
     except Exception as error:  # as in `decode`: Pillow raises whatever damaged data lead it to

@@ -86,7 +86,7 @@ def read_csv(
     """
     lines = read_text(file).splitlines()
     try:
-        rows = list(csv.reader(lines, delimiter=_delimiter(lines)))
+        rows = list(csv.reader(lines, delimiter=_delimiter(lines), strict=True))  # no quote may swallow rows
     except csv.Error as error:
         raise InputError(f"{file} is no CSV: {error}") from error
     place = _columns_of(rows[0]) if rows else {}

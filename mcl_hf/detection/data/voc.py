@@ -152,6 +152,8 @@ def _read_xml(folder: Path, name: str) -> tuple[RawImage, list[dict[str, Any]]]:
     try:
         refuse_pipe(file)
         root = ElementTree.parse(file).getroot()
+        if root.tag.lower() != "annotation":
+            raise ValueError(f"it holds <{root.tag[:60]}>, not <annotation>")
         size = root.find("size")
         width, height = (side_in_px(size.findtext(side)) if size is not None else None for side in ("width", "height"))
         annotations = list(_objects(root))
@@ -177,6 +179,6 @@ def _objects(root: ElementTree.Element) -> Iterator[dict[str, Any]]:
 
 def _text(entry: ElementTree.Element | None, name: str) -> str:
     text = entry.findtext(name) if entry is not None else None
-    if text is None:
+    if text is None or not text.strip():
         raise ValueError(f"there is no <{name}> where one belongs")
     return text

@@ -14,14 +14,24 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForInstanceSegmentation, AutoModelForObjectDetection
+from torchvision.ops import masks_to_boxes
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForInstanceSegmentation,
+    AutoModelForObjectDetection,
+    AutoModelForUniversalSegmentation,
+)
 
 from ...data.decode import BrokenImage
 from ...data.workers import batches_of, start_worker
 from ...errors import InputError
+from ...models import MCLImageProcessor
 from ...models.collectives import rank, world_size
 from ...remote.checkpoints import MODEL_FILES, local_checkpoint
+from ...transfer.torchvision_detectors import torchvision_description
 from ..data.detection_data import DetectionData, DetectionItem
+from ..models.from_pretraining import start_detector
 from ..models.masks import encode_masks
 from .results import ImageDetections
 
@@ -31,23 +41,31 @@ MOST_DETECTIONS = 100
 
 
 def open_detector(checkpoint: str) -> tuple[torch.nn.Module, Any]:
-    """A detector in eval mode, and its image processor, from a folder or the Hub.
+    """A detector in eval mode, and its image processor, from a folder or the Hub; or one of torchvision by its name,
+    `torchvision:NAME`, or as a file.
 
     Raises:
         InputError: nothing there, or something other than a detector.
     """
     try:
+        of_torchvision = torchvision_description(checkpoint)
+        if of_torchvision is not None:
+            detector, _ = start_detector(checkpoint, detector=of_torchvision["detector"], verbose=False)
+            return detector.eval(), MCLImageProcessor.from_config(detector.config)
         folder = local_checkpoint(checkpoint, MODEL_FILES)
         config = AutoConfig.from_pretrained(folder)
     except Exception as error:  # transformers raises whatever an odd description leads it to
         raise InputError(f"{checkpoint} cannot be opened as a checkpoint: {_first_line(error)}") from error
     if config.model_type == "mcl_dense":
         raise InputError(f"{checkpoint} is a pre-training checkpoint, which detects nothing yet: fine-tune it first")
+    opener: Any
     boxes_only = getattr(config, "detector", "") in ("faster_rcnn", "retinanet")
     if type(config) in AutoModelForInstanceSegmentation._model_mapping and not boxes_only:
         opener = AutoModelForInstanceSegmentation
     elif type(config) in AutoModelForObjectDetection._model_mapping:
         opener = AutoModelForObjectDetection
+    elif config.model_type == "mask2former":
+        opener = AutoModelForUniversalSegmentation
     else:
         raise InputError(f"{checkpoint} is a model of type {config.model_type}, not a detector")
     try:
@@ -108,13 +126,17 @@ def predict(
     with autocast:
         outputs = model(**{name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()})
     sizes = [(item.height, item.width) for item in items]
-    found = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
     masks: list[Any] = [None] * len(items)
-    if getattr(outputs, "pred_masks", None) is not None:
+    if getattr(outputs, "pred_masks", outputs.get("masks_queries_logits")) is not None:
         instances = processor.post_process_instance_segmentation(
             outputs, threshold=0.0, target_sizes=sizes, return_binary_maps=True
         )
-        masks = [image["segmentation"] for image in instances]  # (d, H, W) bool each, in the order of the boxes
+        masks = [image["segmentation"] for image in instances]  # (d, H, W) each, in the order of the boxes
+    if "masks_queries_logits" in outputs:  # Mask2Former: boxes are those around the masks
+        masks = [mask.bool() if image["segments_info"] else None for mask, image in zip(masks, instances, strict=True)]
+        found = [_around(mask, image["segments_info"]) for mask, image in zip(masks, instances, strict=True)]
+    else:
+        found = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
     return [
         _image_detections(item, image, mask, classes) for item, image, mask in zip(items, found, masks, strict=True)
     ]
@@ -209,6 +231,16 @@ class _Collate:
         whole = [(index, pixels) for index, pixels in batch if not isinstance(pixels, str)]
         inputs = dict(self.processor([pixels for _, pixels in whole], return_tensors="pt")) if whole else {}
         return [index for index, _ in whole], inputs, broken
+
+
+def _around(masks: torch.Tensor | None, segments: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Boxes around n masks, bool `(n, H, W)`, as object detection has them; None: nothing was found."""
+    boxes = torch.zeros(0, 4) if masks is None else masks_to_boxes(masks)
+    return {
+        "boxes": boxes + torch.tensor([0, 0, 1, 1], device=boxes.device),  # to the far side of the last pixel
+        "scores": torch.tensor([segment["score"] for segment in segments]),
+        "labels": torch.tensor([segment["label_id"] for segment in segments], dtype=torch.int64),
+    }
 
 
 def _image_detections(

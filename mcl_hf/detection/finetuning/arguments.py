@@ -58,7 +58,8 @@ class FinetuneArguments(FromRecipe):
     output_dir: str | None = option(None, "folder of the run: checkpoints, log, pictures, figures, finished detector")
     init: str | None = option(
         None,
-        "what to start from: random, timm:NAME, or the folder or Hub repository user/name[@revision] of a checkpoint",
+        "what to start from: random, timm:NAME, torchvision:NAME (a detector), a file of such a detector's weights, or "
+        "the folder or Hub repository user/name[@revision] of a checkpoint",
     )
     init_parts: list[str] = option([], "what is taken of init: backbone, fpn, box_head (all that it holds)")
     resume: str = option(
@@ -97,7 +98,17 @@ class FinetuneArguments(FromRecipe):
 
     # --- detector ----------------------------------------------------------------------------------------------
     detector: (
-        Literal["mask_rcnn", "faster_rcnn", "retinanet", "rt_detr_v2", "d_fine", "deimv2", "deformable_detr", "detr"]
+        Literal[
+            "mask_rcnn",
+            "faster_rcnn",
+            "retinanet",
+            "rt_detr_v2",
+            "d_fine",
+            "deimv2",
+            "deformable_detr",
+            "detr",
+            "mask2former",
+        ]
         | None
     ) = option(
         None,
@@ -120,10 +131,16 @@ class FinetuneArguments(FromRecipe):
     flip: float = option(0.5, "probability of mirroring an image in training")
     freeze_at: int | None = option(None, "backbone stages that do not train: 0 none, 1 the stem, ... 5 all (0)")
     frozen_bn: bool | None = option(None, "keep the backbone's batch norms as they are (off)")
-    augment: Literal["off", "light", "strong"] | None = option(
-        None, "light: colours; strong: colours, zooming out, crops (off; strong for rt_detr_v2, d_fine and deimv2)"
+    augment: Literal["off", "light", "strong", "crop"] | None = option(
+        None,
+        "light: colours; strong: colours, zooming out, crops; crop: crops of half of the images (off; strong for "
+        "rt_detr_v2, d_fine and deimv2; crop for deformable_detr and detr)",
     )
-    augment_until: float | None = option(None, "share (0 to 1) of the run after which nothing is augmented (1)")
+    augment_until: float | None = option(
+        None,
+        "share (0 to 1) of the run after which nothing is augmented, and rt_detr_v2, d_fine and deimv2 see images of "
+        "min_size_test alone (1)",
+    )
     precise_bn_steps: int | None = option(None, "training batches that batch-norm statistics are made of anew before "
                                           "each evaluation (200); 0: the running averages")  # fmt: skip
 
@@ -236,7 +253,7 @@ class FinetuneArguments(FromRecipe):
         """
         if self.init is None:
             raise InputError(
-                "--init is missing: random, timm:NAME, or a pre-training checkpoint's folder or repository"
+                "--init is missing: random, timm:NAME, torchvision:NAME, or a checkpoint's folder or repository"
             )
         if self.data is None:
             raise InputError(
@@ -250,6 +267,11 @@ class FinetuneArguments(FromRecipe):
 
         kind = TRANSFORMERS_DETECTORS.get(self.detector or "")
         return kind is not None and kind.square
+
+    @property
+    def masks(self) -> bool:
+        """Whether the detector learns from masks."""
+        return self.detector in ("mask_rcnn", "mask2former")
 
     def milestones(self, max_steps: int) -> list[int]:
         """Steps from which the learning rate is a tenth of what it was.

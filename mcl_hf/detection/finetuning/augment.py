@@ -1,7 +1,9 @@
 """Augmentations of `--augment`, by torchvision's transforms v2.
 
 `light` is a photometric distortion. `strong` is SSD's chain, which RT-DETR, D-FINE and DEIM train with: photometric
-distortion, zooming out onto a black canvas, a crop that overlaps an object. Scales and flips come afterwards, as ever.
+distortion, zooming out onto a black canvas, a crop that overlaps an object. `crop` is what DETR and Deformable DETR
+train with: half of the images are scaled to 400, 500 or 600 px and cut to 384 to 600 px a side. Scales and flips come
+afterwards, as ever.
 """
 
 from functools import cache
@@ -12,10 +14,30 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 
+class _RandomSizeCrop(v2.Transform):
+    """A window whose sides are drawn on their own, from 384 to 600 px or the image's."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, int]:
+        height, width = v2.functional.get_size(flat_inputs[0])
+        sides = [_draw(min(384, side), min(600, side)) for side in (height, width)]
+        return {"top": _draw(0, height - sides[0]), "left": _draw(0, width - sides[1]), "height": sides[0],
+                "width": sides[1]}  # fmt: skip
+
+    def transform(self, inpt: Any, params: dict[str, int]) -> Any:
+        return self._call_kernel(v2.functional.crop, inpt, **params)
+
+
+def _draw(least: int, most: int) -> int:
+    return int(torch.randint(least, most + 1, ()))
+
+
 @cache
-def _chain(strong: bool) -> v2.Transform:
+def _chain(name: str, with_objects: bool) -> v2.Transform:
+    if name == "crop":
+        part = [v2.RandomShortestSize([400, 500, 600]), _RandomSizeCrop(), v2.SanitizeBoundingBoxes()]
+        return v2.RandomApply(part, p=0.5 if with_objects else 0.0)
     photometric = v2.RandomPhotometricDistort(p=0.5)
-    if not strong:
+    if name == "light" or not with_objects:
         return photometric
     crop = v2.RandomApply([v2.RandomIoUCrop()], p=0.8)
     return v2.Compose([photometric, v2.RandomZoomOut(fill=0), crop, v2.SanitizeBoundingBoxes()])
@@ -27,7 +49,7 @@ def augment(
     """One image with its n objects, changed at random.
 
     Args:
-        name: `light` or `strong`; of an image without objects only the colours change.
+        name: `light`, `strong` or `crop`; of an image without objects only the colours change.
         pixels: uint8 `(3, H, W)`.
         boxes: float32 `(n, 4)`, x0 y0 x1 y1 in px.
         labels: int64 `(n,)`.
@@ -48,9 +70,9 @@ def augment(
         sample["masks"] = tv_tensors.Mask(masks)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        found = _chain(name == "strong" and len(boxes) > 0)(sample)
+        found = _chain(name, len(boxes) > 0)(sample)
         if len(boxes) and not len(found["boxes"]):
             torch.manual_seed(seed)
-            found = _chain(False)(sample)
+            found = _chain(name, False)(sample)
     plain = {key: value.as_subclass(torch.Tensor) for key, value in found.items()}
     return plain["image"], plain["boxes"], plain["labels"], plain.get("masks")

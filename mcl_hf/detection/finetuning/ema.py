@@ -3,7 +3,7 @@
 Averages are slots of the optimizer's state (`ema` of each trained parameter; statistics of a batch norm beside those of
 its scale), so checkpoints hold them and resume exactly without a format of their own.
 
-Source: RT-DETR and D-FINE, whose decay 0.9999 rises from 0 over 2,000 steps.
+Source: RT-DETR and D-FINE, whose decay 0.9999 rises from 0 over 2,000 and 1,000 steps.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...engine.run import Run
+from ..models.transformers_detectors import TRANSFORMERS_DETECTORS
 
 DECAY, RISE = 0.9999, 2000
 _SLOT = "ema"
@@ -24,7 +25,8 @@ _SLOT = "ema"
 @torch.no_grad()
 def update(run: Run, step: int) -> None:
     """Move the averages towards the weights, after the optimizer's 0-based step; the first time they are copies."""
-    decay = DECAY * (1 - math.exp(-(step + 1) / RISE))
+    kind = TRANSFORMERS_DETECTORS.get(run.arguments.detector)
+    decay = DECAY * (1 - math.exp(-(step + 1) / (RISE if kind is None else kind.ema_rise)))
     averages, values = [], []
     for state, slot, value in _tracked(run):
         if slot in state:

@@ -152,7 +152,7 @@ class EvaluationWatch:
         results = gather_results(to_results(predicted.detections, data), data)
 
         def score() -> dict[str, float]:
-            with_masks = data.has_masks and arguments.detector == "mask_rcnn"
+            with_masks = data.has_masks and arguments.masks
             metrics = evaluate_detections(data, results, backend=arguments.eval_backend, masks=with_masks)
             about = {"run": str(run.output_dir), "step": run.state.step, "seed": arguments.seed}
             written = write_evaluation(run.output_dir / "evaluation", data, results, metrics, about)

@@ -31,12 +31,13 @@ from ...engine.launch import launched
 from ...engine.optim import sgd
 from ...engine.options import given_options
 from ...engine.provenance import machine, recipe_record, recorded_options, start_record
-from ...engine.resume import RecipeRules, output_folder
+from ...engine.resume import RecipeRules
 from ...engine.run import Callbacks
 from ...engine.state import TrainingState, installed_versions, read_training_state
 from ...engine.tracking import check_trackers
 from ...errors import InputError
 from ...models import MCLImageProcessor, convert_cross_rank_norm
+from ...new_folder import output_folder
 from ..data.detection_data import DetectionData
 from ..evaluation.coco_metrics import import_backend
 from ..models.configuration_detector import MCLDetectorConfig
@@ -149,8 +150,10 @@ def _finetune(
     given = arguments
     side = start_side(arguments.init or "random") if arguments.auto and checkpoint is None else None
     arguments = arguments.resolved(data.widths, data.heights, data.has_masks, side)
-    if arguments.detector == "mask_rcnn" and not data.has_masks:
-        raise InputError(f"mask_rcnn learns from masks, and {data.source} has none: use --detector faster_rcnn")
+    if arguments.masks and not data.has_masks:
+        raise InputError(
+            f"{arguments.detector} learns from masks, and {data.source} has none: use --detector faster_rcnn"
+        )
     batch_size, global_batch_size = arguments.batch_sizes(world_size)
     max_steps = arguments.total_steps(len(data), global_batch_size)
     arguments = replace(arguments, warmup_steps=min(arguments.warmup_steps or 0, max_steps // 10))
@@ -202,6 +205,8 @@ def _finetune(
     layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
     network = network.to(device=accelerator.device, memory_format=layout).train()
     lines += freeze(network, arguments.freeze_at or 0, bool(arguments.frozen_bn))
+    if arguments.freeze_at and arguments.init == "random":
+        lines.append("warning: what is frozen of a random start keeps its random weights: give --freeze-at 0")
     network.gradient_checkpointing = arguments.activation_checkpointing
     if kind is None:
         mean, std, processor = config.image_mean, config.image_std, MCLImageProcessor.from_config(config)

@@ -70,7 +70,10 @@ def forward_backward(
         output = forward(run, run.model, run.batch, position)
         loss = run.guard.watch(_of_all_objects(run, output.loss), step)
         run.accelerator.backward(loss / run.arguments.gradient_accumulation_steps)
-    return {"loss": output.loss, **{name: part for name, part in output.loss_dict.items() if _is_told(name)}}
+    return {
+        "loss": output.loss,
+        **{name: part for name, part in (output.get("loss_dict") or {}).items() if _is_told(name)},
+    }
 
 
 def _is_told(name: str) -> bool:
@@ -88,7 +91,7 @@ def _of_all_objects(run: FinetuneRun, loss: Tensor) -> Tensor:
     if kind is None or run.accelerator.num_processes == 1:
         return loss
     unreached = sum(parameter.sum() for parameter in run.network.parameters() if parameter.requires_grad) * 0.0
-    if kind.square:
+    if kind.square and not kind.masks:
         own = torch.tensor(float(sum(len(label["boxes"]) for label in run.batch.labels)), device=loss.device)
         mean = run.accelerator.reduce(own, "mean")
         loss = loss * own.clamp(min=1) / mean.clamp(min=1)
@@ -115,6 +118,9 @@ def other_inputs(network: Any, batch: DetectionBatch, generator: torch.Generator
     of their denoising queries comes from torch's global state."""
     if isinstance(network, MCLDetectorPreTrainedModel):
         return {"labels": batch.labels, "image_sizes": batch.image_sizes, "generator": generator}
+    if TRANSFORMERS_DETECTORS[network.config.model_type].masks:
+        masks = [label["masks"].float() for label in batch.labels]
+        return {"mask_labels": masks, "class_labels": [label["class_labels"] for label in batch.labels]}
     labels = [{name: label[name] for name in ("class_labels", "boxes")} for label in batch.labels]
     return {"labels": labels, "pixel_mask": _pixel_mask(batch)}
 

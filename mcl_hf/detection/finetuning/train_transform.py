@@ -52,8 +52,9 @@ class TrainTransform:
         masks: whether masks are wanted.
         seed: of the draws.
         squares_of: 0: images keep their shape; else they become squares, so many images in a row of the same side.
-        augment: `off`, `light` or `strong`; see `mcl_hf.detection.finetuning.augment`.
-        augment_until: position from which on nothing is augmented.
+        augment: `off`, `light`, `strong` or `crop`; see `mcl_hf.detection.finetuning.augment`.
+        augment_until: position from which on nothing is augmented, and squares are of one side.
+        last_side: that of these squares, px; 0: drawn as before.
     """
 
     min_sizes: tuple[int, ...]
@@ -64,6 +65,7 @@ class TrainTransform:
     squares_of: int = 0
     augment: str = "off"
     augment_until: float = math.inf
+    last_side: int = 0
 
     @classmethod
     def of(cls, arguments: "FinetuneArguments", images_per_step: int, images: int) -> "TrainTransform":
@@ -79,11 +81,12 @@ class TrainTransform:
             min_sizes=tuple(arguments.min_size_train or ()),
             max_size=arguments.max_size_train or 0,
             flip=arguments.flip,
-            masks=arguments.detector == "mask_rcnn",
+            masks=arguments.masks,
             seed=arguments.seed,
             squares_of=images_per_step if arguments.squares else 0,
             augment=arguments.augment or "off",
             augment_until=until * images,
+            last_side=arguments.min_size_test or 0,
         )
 
     def __call__(self, item: DetectionItem, position: int) -> TrainImage:
@@ -107,6 +110,8 @@ class TrainTransform:
         if self.squares_of:
             step = np.random.Generator(np.random.Philox(key=[self.seed % 2**64, position // self.squares_of]))
             new_height = new_width = int(step.choice(self.min_sizes))
+            if position // self.squares_of * self.squares_of >= self.augment_until and self.last_side:
+                new_height = new_width = self.last_side  # decided by the step's first image: all are of one side
         image = Image.fromarray(np.ascontiguousarray(pixels)).resize((new_width, new_height), Image.Resampling.BILINEAR)
         boxes = torch.from_numpy(targets["boxes"]) * torch.tensor(
             [new_width / width, new_height / height, new_width / width, new_height / height]

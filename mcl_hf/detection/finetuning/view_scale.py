@@ -7,6 +7,7 @@ picture's or tile's area, drawn evenly between the smallest one and all; the med
 
 import contextlib
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -132,13 +133,16 @@ def _picture_sizes(arguments: PretrainArguments, source: ImageSource) -> np.ndar
 
 def _annotated(arguments: PretrainArguments) -> DetectionData | None:
     """`probe_data`, or the run's own data where they are on this machine and annotated."""
+    reading = partial(
+        open_detection_data, skip_broken=True, check_files=False, allow_outside_paths=arguments.allow_outside_paths
+    )
     if arguments.probe_data is not None:
-        return open_detection_data(arguments.probe_data, skip_broken=True, check_files=False)
+        return reading(arguments.probe_data)
     folder = Path(embedded_folder(arguments.data[0]))
     if len(arguments.data) > 1 or arguments.data_files or arguments.data[0] == "photos" or not folder.exists():
         return None
     try:
-        return open_detection_data(arguments.data[0], split=arguments.split, skip_broken=True, check_files=False)
+        return reading(arguments.data[0], split=arguments.split)
     except InputError:
         return None
 

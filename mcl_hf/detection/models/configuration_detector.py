@@ -5,6 +5,7 @@ Names are torchvision's (`torchvision.models.detection`); defaults are detectron
 fully connected layer, as the paper fine-tunes.
 
 Differs from detectron2's defaults: box regression is smooth L1 with beta 1/9 (torchvision's), not L1, in the R-CNNs.
+`LAYOUT` are the fields by which torchvision's own detectors are other networks.
 """
 
 from typing import Any
@@ -18,13 +19,19 @@ DETECTORS = ("mask_rcnn", "faster_rcnn", "retinanet")
 SHARED_FIELDS = ("backbone", "backbone_kwargs", "num_channels", "image_mean", "image_std", "fpn_channels")
 """Fields that mean the same in `MCLConfig`."""
 
+LAYOUT = ("conv_norm", "rpn_conv_depth", "roi_sampling_ratio", "roi_aligned", "fixed_anchor_strides", "box_head_convs",
+          "box_head_fcs", "mask_head_convs", "p6_of", "dense_norm", "dense_box_loss")  # fmt: skip
+"""Fields that say which layers a detector has, and how they read images, beside its backbone and widths."""
+
+_CHOICES = {"conv_norm": ("batch_norm", "none"), "p6_of": ("c5", "p5"), "dense_norm": ("none", "group_norm"),
+            "dense_box_loss": ("l1", "giou")}  # fmt: skip
 _FRACTIONS = ("rpn_positive_fraction", "box_positive_fraction", "rpn_nms_thresh", "box_nms_thresh", "rpn_fg_iou_thresh",
               "rpn_bg_iou_thresh", "box_fg_iou_thresh", "box_bg_iou_thresh", "rpn_score_thresh",
               "box_score_thresh")  # fmt: skip
 _COUNTS = ("rpn_pre_nms_top_n_train", "rpn_pre_nms_top_n_test", "rpn_post_nms_top_n_train", "rpn_post_nms_top_n_test",
            "rpn_batch_size_per_image", "rpn_conv_depth", "box_batch_size_per_image", "box_detections_per_img",
-           "roi_canonical_size", "box_pool_size", "box_fc_dim", "mask_pool_size", "topk_candidates", "min_size",
-           "max_size", "size_divisible")  # fmt: skip
+           "roi_canonical_size", "box_pool_size", "box_head_fcs", "box_fc_dim", "mask_pool_size", "topk_candidates",
+           "min_size", "max_size", "size_divisible")  # fmt: skip
 
 
 @strict
@@ -42,12 +49,15 @@ class MCLDetectorConfig(PreTrainedConfig):
         image_mean: Mean per channel of images in [0, 1].
         image_std: Standard deviation per channel.
         fpn_channels: Width of the pyramid, of the box head's convolutions and of the mask head.
+        conv_norm: What follows each convolution of FPN, box head and mask head: `"batch_norm"`, or `"none"`.
         min_size: Shorter side that the image processor resizes to, px.
         max_size: Upper bound of the longer side, px.
         size_divisible: Images are padded to multiples of this, px.
         anchor_sizes: Sides of the square anchors of each level, px: five levels, P2 to P6 (R-CNN) or P3 to P7
             (RetinaNet, three sizes each).
         aspect_ratios: Height by width of the anchors.
+        fixed_anchor_strides: Whether anchors stand 4, 8, ... px apart; else as far as the padded image's side by the
+            map's says, rounded down (torchvision: 61 px for 64 where it has 800).
         rpn_conv_depth: 3x3 convolutions of the region proposal network.
         rpn_pre_nms_top_n_train: Best proposals kept of each level before NMS, in training.
         rpn_pre_nms_top_n_test: The same at test time.
@@ -60,11 +70,13 @@ class MCLDetectorConfig(PreTrainedConfig):
         rpn_positive_fraction: Upper bound of the share of objects among them.
         rpn_score_thresh: Proposals below this objectness are dropped.
         roi_sampling_ratio: RoIAlign's samples a cell and side; 0 adapts it to the region's size, as detectron2.
+        roi_aligned: RoIAlign aligned by half a cell, as detectron2; torchvision's is not.
         roi_canonical_size: Side of a box that is read from P4, px; half of it from P3. 224 = 32 * R for pre-training's
             R = 7; the same relation suits networks that were pre-trained on smaller regions.
         box_pool_size: Side of the box head's input, cells.
         box_head_convs: 3x3 convolutions of the box head (they start from MCL's region head).
-        box_fc_dim: Width of its fully connected layer.
+        box_head_fcs: Fully connected layers behind them.
+        box_fc_dim: Width of these.
         box_score_thresh: Detections at or below this score are dropped (all three detectors).
         box_nms_thresh: IoU above which the weaker of two detections of a class is dropped (all three).
         box_detections_per_img: Detections kept of an image (all three).
@@ -75,6 +87,9 @@ class MCLDetectorConfig(PreTrainedConfig):
         bbox_reg_weights: Weights of x, y, w, h in the box head's regression.
         mask_pool_size: Side of the mask head's input, cells; masks have twice that.
         mask_head_convs: 3x3 convolutions of the mask head.
+        p6_of: What RetinaNet makes P6 and P7 of: `"c5"` or `"p5"`.
+        dense_norm: What follows each convolution of RetinaNet's head: `"none"` or `"group_norm"`, of 32 groups.
+        dense_box_loss: RetinaNet's loss of boxes: `"l1"` or `"giou"`.
         topk_candidates: RetinaNet's best candidates of each level before NMS.
         id2label: Names of the classes (transformers' own field; `num_labels` follows from it, or gives it).
 
@@ -97,11 +112,13 @@ class MCLDetectorConfig(PreTrainedConfig):
     image_mean: list[float | int] | tuple[float | int, ...] | None = None
     image_std: list[float | int] | tuple[float | int, ...] | None = None
     fpn_channels: int = 256
+    conv_norm: str = "batch_norm"
     min_size: int = 800
     max_size: int = 1333
     size_divisible: int = 32
     anchor_sizes: list[list[float | int]] | tuple[tuple[float | int, ...], ...] | None = None
     aspect_ratios: list[float | int] | tuple[float | int, ...] = (0.5, 1.0, 2.0)
+    fixed_anchor_strides: bool = True
     rpn_conv_depth: int = 1
     rpn_pre_nms_top_n_train: int = 2000
     rpn_pre_nms_top_n_test: int = 1000
@@ -114,9 +131,11 @@ class MCLDetectorConfig(PreTrainedConfig):
     rpn_positive_fraction: float | int = 0.5
     rpn_score_thresh: float | int = 0.0
     roi_sampling_ratio: int = 0
+    roi_aligned: bool = True
     roi_canonical_size: int = 224
     box_pool_size: int = 7
     box_head_convs: int = 4
+    box_head_fcs: int = 1
     box_fc_dim: int = 1024
     box_score_thresh: float | int = 0.05
     box_nms_thresh: float | int = 0.5
@@ -128,6 +147,9 @@ class MCLDetectorConfig(PreTrainedConfig):
     bbox_reg_weights: list[float | int] | tuple[float | int, ...] = (10.0, 10.0, 5.0, 5.0)
     mask_pool_size: int = 14
     mask_head_convs: int = 4
+    p6_of: str = "c5"
+    dense_norm: str = "none"
+    dense_box_loss: str = "l1"
     topk_candidates: int = 1000
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -170,8 +192,16 @@ class MCLDetectorConfig(PreTrainedConfig):
         """Stages of the backbone, the stem not counted."""
         return 4
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether boxes are found in one stage, by RetinaNet's dense head."""
+        return self.detector == "retinanet"
+
     def _check_ranges(self) -> None:
         """Plain ranges of single fields, and of pairs."""
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be {' or '.join(choices)}, got {getattr(self, name)!r}")
         for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -35,7 +35,9 @@ def freeze(model: nn.Module, freeze_at: int, frozen_bn: bool) -> list[str]:
         raise InputError(f"freeze_at must be 0 (nothing) to {MOST_STAGES} (all of the backbone), got {freeze_at}")
     prefix, backbone = backbone_of(model)
     if freeze_at and prefix == "model.backbone.":
-        raise InputError("freeze_at counts the stages of timm networks, and this detector has another backbone")
+        raise InputError(
+            "freeze_at counts the stages of timm networks, and this detector has another backbone: give --freeze-at 0"
+        )
     frozen = 0
     for name, parameter in backbone.named_parameters():
         if stage_of(name) < freeze_at:

@@ -1,14 +1,16 @@
 """Start a detector: random, from timm, from a pre-training checkpoint or from another detector, with a report.
 
-One function, `start_detector`, serves `--init random | timm:NAME | PATH_OR_REPO` and `from_pretraining`. The report
-says how many of how many tensors each part got; a part that was asked for and is incomplete is an error.
+One function, `start_detector`, serves `--init random | timm:NAME | torchvision:NAME | PATH_OR_REPO` and
+`from_pretraining`. The report says how many of how many tensors each part got; a part that was asked for and is
+incomplete is an error. Of another detector all that fits is taken, of its predictors the rows of classes that both
+know by name.
 
 Source: the published converter (`convert-sppretrain-to-detectron2.py`) moves the same tensors: 390 of Mask R-CNN's 430
 and 354 of RetinaNet's 378 for a ResNet-50.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,10 +22,12 @@ from ...transfer.starting_weights import (
     WeightReport,
     pixels_line,
     read_checkpoint,
+    rename_from_detector,
     starting_description,
     starting_statistics,
 )
-from .configuration_detector import MCLDetectorConfig
+from .configuration_detector import LAYOUT, SHARED_FIELDS, MCLDetectorConfig
+from .known_classes import TITLE, copy_rows, known_classes
 from .modeling_detector import MCLDetectorPreTrainedModel, MCLForInstanceSegmentation, MCLForObjectDetection
 
 PARTS = {"backbone": "backbone", "fpn": "FPN", "box_head": "box head convs"}
@@ -35,6 +39,7 @@ _TITLES = {
     "extra_levels.": "P6 and P7",
     "roi_heads.box_head.conv.": "box head convs",
     "roi_heads.box_head.fc1.": "fc1",
+    "roi_heads.box_head.fc2.": "fc2",
     "roi_heads.box_predictor.": "box predictor",
     "roi_heads.mask_head.": "mask head",
     "roi_heads.mask_predictor.": "mask predictor",
@@ -63,10 +68,12 @@ def start_detector(
     Backbone, widths, statistics and the box head's depth follow the checkpoint where the fields do not say otherwise.
 
     Args:
-        init: `random`, `timm:NAME` (fetched by timm), a folder of a pre-training run or of another detector, or a Hub
+        init: `random`, `timm:NAME` (fetched by timm), `torchvision:NAME` (a detector, fetched by torchvision), a file
+            of weights of a detector of torchvision, a folder of a pre-training run or of another detector, or a Hub
             repository `user/name`.
         detector: `mask_rcnn`, `faster_rcnn` or `retinanet`.
-        num_labels: Classes, without background. Either this or `id2label`.
+        num_labels: Classes, without background. Either this or `id2label`; where `init` is a detector, neither of them
+            means its own.
         id2label: Names of the classes, numbered from 0.
         parts: Which of `backbone`, `fpn`, `box_head` to take, each of which must then be whole. None: all that a
             source of its kind holds (timm: the backbone), and from another detector whatever fits.
@@ -94,10 +101,12 @@ def start_detector(
         given["id2label"] = dict(id2label)
     elif num_labels is not None:
         given["num_labels"] = num_labels
-    else:
-        raise InputError("a detector needs its classes: give num_labels or id2label")
     try:
         source_config = read_start_config(init)
+        if not {"id2label", "num_labels"} & set(given):
+            if not isinstance(source_config, MCLDetectorConfig):
+                raise InputError("a detector needs its classes: give num_labels or id2label")
+            given["id2label"] = source_config.id2label
         config = _detector_config(init, source_config, detector, given, parts)
         model = (model_class or _class_of(config))(config).train()
         tensors = {} if init == "random" else read_checkpoint(init, config)
@@ -115,8 +124,10 @@ def start_detector(
             for name, tensor in tensors.items()
             if _is_of(rename_for_detector({name: tensor}, False), asked)
         }
-    shift = config.detector == "retinanet" and getattr(source_config, "detector", None) != "retinanet"
-    report = _fill(model, rename_for_detector(tensors, shift), init)
+    if isinstance(source_config, MCLDetectorConfig):
+        tensors = rename_from_detector(tensors)
+    tensors = rename_for_detector(tensors, config.detector == "retinanet")
+    report = _fill(model, tensors, init, source_config if isinstance(source_config, MCLDetectorConfig) else None)
     of_start = starting_statistics(init if source_config is None else source_config.to_dict(), config.num_channels)
     report.pixels = pixels_line(of_start, config.image_mean or (), config.image_std or ())
     for part in asked:
@@ -190,13 +201,16 @@ def _detector_config(
     if isinstance(source, MCLConfig):
         config = MCLDetectorConfig.from_mcl(source, detector=detector, **given)
     elif isinstance(source, MCLDetectorConfig):
-        alike = (source.detector == "retinanet") == (detector == "retinanet")  # Mask R-CNN is Faster R-CNN with masks
+        alike = source.is_dense == (detector == "retinanet")  # Mask R-CNN is Faster R-CNN with masks
         fields = source.to_dict() if alike else _shared_with(source)
         for name in ("id2label", "label2id", "detector", "architectures", "model_type", "transformers_version"):
             fields.pop(name, None)
         config = MCLDetectorConfig(**{**fields, "detector": detector, **given})
     else:
         description = starting_description(init)
+        other = description.get("model_type")
+        if other is not None and not description.get("architecture"):
+            raise InputError(f"{init} is a {other} of transformers: use --detector {other}, if there is such a one")
         statistics = starting_statistics(description, given.get("num_channels", 3))
         own = {} if statistics is None else {"image_mean": statistics[0], "image_std": statistics[1]}
         config = MCLDetectorConfig(detector=detector, **{**of_timm(description), **own, **given})
@@ -222,8 +236,7 @@ def of_timm(description: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shared_with(source: MCLDetectorConfig) -> dict[str, Any]:
     """Fields of an R-CNN that make sense in RetinaNet, and the other way round."""
-    names = ("backbone", "backbone_kwargs", "num_channels", "image_mean", "image_std", "fpn_channels", "min_size",
-             "max_size", "size_divisible", "box_head_convs")  # fmt: skip
+    names = (*SHARED_FIELDS, *LAYOUT, "min_size", "max_size", "size_divisible")
     return {name: getattr(source, name) for name in names}
 
 
@@ -239,6 +252,8 @@ def _parts_of(init: str, source: MCLConfig | MCLDetectorConfig | None, config: M
         return ("backbone",)
     if isinstance(source, MCLConfig) and config.detector != "retinanet" and config.box_head_convs:
         return ("backbone", "fpn", "box_head")
+    if isinstance(source, MCLDetectorConfig) and source.is_dense and not config.is_dense:
+        return ("backbone",)  # its pyramid lacks P2
     if isinstance(source, MCLConfig | MCLDetectorConfig):
         return ("backbone", "fpn")
     return ("backbone",)  # timm's, or weights without a configuration of ours
@@ -258,22 +273,42 @@ def _is_of(named: Mapping[str, torch.Tensor], parts: Sequence[str]) -> bool:
 
 
 @torch.no_grad()
-def _fill(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> WeightReport:
-    """Copy tensors by name and count them; another shape is an error, but for the classes of another detector."""
+def _fill(
+    model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str, old: MCLDetectorConfig | None
+) -> WeightReport:
+    """Copy tensors by name and count them; another shape is an error, but for the classes of another detector (`old`),
+    of whose predictors the rows of known classes are taken."""
     report = WeightReport(source)
+    config: Any = model.config
+    copy_known = None if old is None else _copier(config, old)
     for name, tensor in model.state_dict().items():
         part = next(title for prefix, title in _TITLES.items() if name.startswith(prefix))
         given = tensors.get(name)
-        if given is not None and given.shape != tensor.shape:
-            if not _CLASS_TENSORS.search(name):
-                raise InputError(
-                    f"{source} has {name} of shape {tuple(given.shape)}, the detector needs {tuple(tensor.shape)}: its "
-                    "backbone, width or head differs"
-                )
-            given = None
-        if given is not None:
+        taken = given is not None
+        if given is not None and copy_known is not None and _CLASS_TENSORS.search(name):
+            taken = copy_known(tensor, given)
+        elif given is not None and given.shape == tensor.shape:
             tensor.copy_(given)
+        elif given is not None:
+            raise InputError(
+                f"{source} has {name} of shape {tuple(given.shape)}, the detector needs {tuple(tensor.shape)}: its "
+                "backbone, width or head differs"
+            )
         loaded, total = report.parts.get(part, (0, 0))
-        report.parts[part] = (loaded + (given is not None), total + 1)
+        report.parts[part] = (loaded + taken, total + 1)
     report.parts = {title: report.parts[title] for title in _TITLES.values() if title in report.parts}  # as images flow
+    if old is not None and old.is_dense == config.is_dense:
+        known = len(known_classes(config.id2label, old.id2label))
+        if known < config.num_labels:
+            report.parts[TITLE] = (known, config.num_labels)
     return report
+
+
+def _copier(config: MCLDetectorConfig, old: MCLDetectorConfig) -> Callable[[torch.Tensor, torch.Tensor], bool]:
+    """Copies the rows of known classes, and of the background, from another detector's predictor; False: none."""
+    known = known_classes(config.id2label, old.id2label)
+    first = 0 if config.is_dense else 1
+    rows = [(0, 0)] * first + [(row + first, old_row + first) for row, old_row in known]
+    counts = (config.num_labels + first, old.num_labels + first)
+    groups = len(config.aspect_ratios) * len((config.anchor_sizes or [[]])[0]) if config.is_dense else 1
+    return lambda tensor, given: bool(known) and copy_rows(tensor, given, rows, counts, groups)

@@ -73,13 +73,14 @@ class MCLDetectorPreTrainedModel(MCLPreTrainedModel):
         description = describe_backbone(config.backbone, config.num_channels, config.backbone_kwargs)
         self._positions = description.positions
         channels = description.channels[-4:]
-        self.is_dense = config.detector == "retinanet"
+        self.is_dense = config.is_dense
+        norm = config.conv_norm == "batch_norm"
         if self.is_dense:
-            self.fpn = FeaturePyramid(channels[1:], config.fpn_channels)
-            self.extra_levels = ExtraLevels(channels[-1], config.fpn_channels)
+            self.fpn = FeaturePyramid(channels[1:], config.fpn_channels, norm)
+            self.extra_levels = ExtraLevels(channels[-1], config.fpn_channels, config.p6_of == "p5")
             self.retinanet = DenseDetector(config)
         else:
-            self.fpn = FeaturePyramid(channels, config.fpn_channels)
+            self.fpn = FeaturePyramid(channels, config.fpn_channels, norm)
             self.rpn = ProposalNetwork(config)
             self.roi_heads = RegionHeads(config, with_masks=config.detector == "mask_rcnn")
         self.post_init()

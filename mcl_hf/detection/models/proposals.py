@@ -59,7 +59,9 @@ class ProposalNetwork(RegionProposalNetwork):
     """Anchors, head, NMS and losses of the first stage."""
 
     def __init__(self, config: MCLDetectorConfig) -> None:
-        anchors = FixedStrideAnchors(list(config.anchor_sizes or ()), config.aspect_ratios, PROPOSAL_STRIDES)
+        anchors = FixedStrideAnchors(
+            list(config.anchor_sizes or ()), config.aspect_ratios, PROPOSAL_STRIDES, config.fixed_anchor_strides
+        )
         super().__init__(
             anchors,
             ProposalHead(config.fpn_channels, anchors.num_anchors_per_location()[0], config.rpn_conv_depth),

@@ -1,10 +1,11 @@
 """RetinaNet's dense head on P3..P7: classes and boxes of every anchor, focal loss, and detections.
 
 torchvision's head, losses and post-processing on anchors of fixed stride; P6 and P7 come from C5 by convolutions, as in
-detectron2. Every class has its own sigmoid: there is no background class.
+detectron2, or from P5. Every class has its own sigmoid: there is no background class.
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import nn
@@ -19,15 +20,16 @@ from .heads import init_prediction_convs
 
 DENSE_STRIDES = (8, 16, 32, 64, 128)
 """Of P3..P7, px."""
+_GROUPS = 32  # of torchvision's group norm
 _PRIOR = 0.01  # of an object at an anchor, at the start: keeps the first steps' focal loss small
 
 
 class ExtraLevels(LastLevelP6P7):
-    """P6 and P7: 3x3 convolutions of stride 2 on C5."""
+    """P6 and P7: 3x3 convolutions of stride 2 on C5 (`in_channels`) or on P5 (`channels`)."""
 
-    def __init__(self, in_channels: int, channels: int) -> None:
-        super().__init__(in_channels, channels)
-        self.use_P5 = False
+    def __init__(self, in_channels: int, channels: int, of_p5: bool = False) -> None:
+        super().__init__(channels if of_p5 else in_channels, channels)
+        self.use_P5 = of_p5
 
     def reset_parameters(self) -> None:
         """Kaiming uniform with a = 1, bias 0."""
@@ -58,9 +60,13 @@ class DenseDetector(RetinaNet):
 
     def __init__(self, config: MCLDetectorConfig) -> None:
         nn.Module.__init__(self)  # torchvision's constructor would also build what lives outside
-        self.anchor_generator = FixedStrideAnchors(list(config.anchor_sizes or ()), config.aspect_ratios, DENSE_STRIDES)
+        self.anchor_generator = FixedStrideAnchors(
+            list(config.anchor_sizes or ()), config.aspect_ratios, DENSE_STRIDES, config.fixed_anchor_strides
+        )
         anchors = self.anchor_generator.num_anchors_per_location()[0]
-        self.head = DenseHead(config.fpn_channels, anchors, config.num_labels)
+        norm = partial(nn.GroupNorm, _GROUPS) if config.dense_norm == "group_norm" else None
+        self.head = DenseHead(config.fpn_channels, anchors, config.num_labels, norm)
+        self.head.regression_head._loss_type = config.dense_box_loss
         self.proposal_matcher = Matcher(
             config.box_fg_iou_thresh, config.box_bg_iou_thresh, allow_low_quality_matches=True
         )

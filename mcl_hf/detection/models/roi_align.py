@@ -22,10 +22,14 @@ class PyramidRoIAlign(nn.Module):
         output_size: R, cells.
         sampling_ratio: Samples a cell and side; 0 adapts it to the box.
         canonical_size: px.
+        aligned: Aligned by half a cell.
     """
 
-    def __init__(self, output_size: int, sampling_ratio: int = 0, canonical_size: int = 224) -> None:
+    def __init__(
+        self, output_size: int, sampling_ratio: int = 0, canonical_size: int = 224, aligned: bool = True
+    ) -> None:
         super().__init__()
+        self.aligned = aligned
         self.output_size = output_size
         self.sampling_ratio = sampling_ratio
         self.level_of = LevelMapper(k_min=2, k_max=5, canonical_scale=canonical_size)
@@ -41,4 +45,4 @@ class PyramidRoIAlign(nn.Module):
             `(sum n_i, C, R, R)`, image by image, in the maps' dtype.
         """
         rois = to_rois(boxes, pyramid[0])
-        return cut_regions(pyramid, rois, self.level_of(boxes), self.output_size, self.sampling_ratio)
+        return cut_regions(pyramid, rois, self.level_of(boxes), self.output_size, self.sampling_ratio, self.aligned)

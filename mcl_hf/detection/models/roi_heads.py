@@ -25,18 +25,24 @@ class RegionHeads(RoIHeads):
 
     def __init__(self, config: MCLDetectorConfig, with_masks: bool) -> None:
         classes = config.num_labels + 1  # class 0 is the background
-        masks = {}
+        norm, masks = config.conv_norm == "batch_norm", {}
+        pooling = (config.roi_sampling_ratio, config.roi_canonical_size, config.roi_aligned)
         if with_masks:
             masks = {
-                "mask_roi_pool": PyramidRoIAlign(
-                    config.mask_pool_size, config.roi_sampling_ratio, config.roi_canonical_size
-                ),
-                "mask_head": MaskHead(config.fpn_channels, config.mask_head_convs),
+                "mask_roi_pool": PyramidRoIAlign(config.mask_pool_size, *pooling),
+                "mask_head": MaskHead(config.fpn_channels, config.mask_head_convs, norm),
                 "mask_predictor": MaskPredictor(config.fpn_channels, classes),
             }
         super().__init__(
-            PyramidRoIAlign(config.box_pool_size, config.roi_sampling_ratio, config.roi_canonical_size),
-            BoxHead(config.fpn_channels, config.box_pool_size, config.box_head_convs, config.box_fc_dim),
+            PyramidRoIAlign(config.box_pool_size, *pooling),
+            BoxHead(
+                config.fpn_channels,
+                config.box_pool_size,
+                config.box_head_convs,
+                config.box_fc_dim,
+                config.box_head_fcs,
+                norm,
+            ),
             BoxPredictor(config.box_fc_dim, classes),
             fg_iou_thresh=config.box_fg_iou_thresh,
             bg_iou_thresh=config.box_bg_iou_thresh,

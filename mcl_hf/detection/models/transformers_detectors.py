@@ -3,9 +3,14 @@
 Flow: a start (`--init`) + classes -> **transformers_detectors** -> the loop, checkpoints and evaluation of every
 detector. Nothing of the models is ours; here is which class, which image processor and which published settings.
 
-Source: the settings of the published trainings, for 16 images a step: DETR (arXiv 2005.12872), Deformable DETR (arXiv
-2010.04159), RT-DETRv2 (arXiv 2407.17140), D-FINE (arXiv 2410.13842), DEIMv2 (arXiv 2509.20787; DEIM's schedule on a
-convolutional backbone, without its mosaic and mix-up).
+Source: the settings of the published trainings, for 16 images a step, read in facebookresearch/detr @29901c5 (main.py,
+datasets/coco.py), fundamentalvision/Deformable-DETR @11169a6 (the same files), lyuwenyu/RT-DETR @068dfde
+(rtdetrv2_r50vd_6x_coco), Peterande/D-FINE @4a1f73a (dfine_hgnetv2_l_coco), Intellindust-AI-Lab/DEIMv2 @0fff8d4
+(deimv2_hgnetv2_l_coco), facebookresearch/Mask2Former (maskformer2_R50_bs16_50ep.yaml).
+
+Differs from them: pixels are normalised as the start's were, where the RT-DETR kind takes them from 0 to 1; norms have
+no weight decay, in DETR and Deformable DETR either; D-FINE's average does not begin anew for the last epochs; of DEIMv2
+mosaic, mix-up, copy-blend, the first epochs without augmentation and the fall of the rate to a half are left out.
 """
 
 import re
@@ -22,11 +27,13 @@ import transformers
 from ...engine.saving import no_progress_bar
 from ...errors import InputError
 from ...models.configuration_mcl import MCLConfig
+from ...models.weight_files import read_json_object
 from ...remote.checkpoints import MODEL_FILES, local_checkpoint
 from ...transfer.starting_weights import WeightReport, load_backbone_weights, starting_description, starting_statistics
 from .configuration_detector import SHARED_FIELDS, MCLDetectorConfig
 from .encoder_maps import deepest_maps
 from .from_pretraining import of_timm, read_start_config
+from .known_classes import TITLE, copy_rows, known_classes
 
 _ADAMW: dict[str, Any] = {
     "optimizer": "adamw",
@@ -36,15 +43,20 @@ _ADAMW: dict[str, Any] = {
     "clip_grad_norm": 0.1,
     "precise_bn_steps": 0,
     "ema": False,
-    "augment": "off",
+    "augment": "crop",
 }
 _SHORTEST_SIDE: dict[str, Any] = {
-    "min_size_train": [*range(480, 800, 32), 800], "max_size_train": 1333, "min_size_test": 800, "max_size_test": 1333,
+    "min_size_train": [*range(480, 801, 32)], "max_size_train": 1333, "min_size_test": 800, "max_size_test": 1333,
 }  # fmt: skip
-_SQUARES: dict[str, Any] = {
-    "min_size_train": [*range(480, 801, 32)], "max_size_train": 800, "min_size_test": 640, "max_size_test": 640,
-    "ema": True, "augment": "strong", "augment_until": 0.97, "lr_milestones": [],
-}  # fmt: skip
+
+
+def _squares(often: int, augment_until: float) -> dict[str, Any]:
+    """Of RT-DETR's kind; sides from 480 to 800 px, 640 px so many times as often as any other."""
+    return {
+        "min_size_train": [*range(480, 640, 32), *[640] * often, *range(672, 801, 32)], "max_size_train": 800,
+        "min_size_test": 640, "max_size_test": 640, "ema": True, "augment": "strong", "augment_until": augment_until,
+        "lr_milestones": [],
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,11 +65,14 @@ class TransformersDetector:
 
     Attributes:
         title: as cards and messages call it.
-        prefix: of its classes in transformers, which are `{prefix}Config` and `{prefix}ForObjectDetection`.
+        prefix: of its classes in transformers, `{prefix}Config` and the model's.
         processor: class of its image processor there.
         maps: how many of the deepest maps it reads.
         square: images are resized to squares, all of a step to the same, and not padded.
+        masks: it learns from masks and gives masks; boxes are those around them.
         slow: pattern of parameters outside of the backbone that learn at a tenth of the rate.
+        trains_norms: batch norms of the backbone train, where transformers freezes them.
+        ema_rise: steps over which the decay of averaged weights rises.
         options: published settings by the name of the option, which hold where none is given.
     """
 
@@ -66,7 +81,10 @@ class TransformersDetector:
     processor: str
     maps: int = 3
     square: bool = False
+    masks: bool = False
     slow: str = ""
+    trains_norms: bool = False
+    ema_rise: int = 2000
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -81,7 +99,7 @@ class TransformersDetector:
     @property
     def model_class(self) -> Any:
         """Its model in transformers; raises as `config_class`."""
-        return self._class("ForObjectDetection")
+        return self._class("ForUniversalSegmentation" if self.masks else "ForObjectDetection")
 
     def _class(self, ending: str) -> Any:
         found = getattr(transformers, self.prefix + ending, None)
@@ -101,17 +119,17 @@ class TransformersDetector:
 TRANSFORMERS_DETECTORS: dict[str, TransformersDetector] = {
     "rt_detr_v2": TransformersDetector(
         "RT-DETRv2", "RTDetrV2", "RTDetrImageProcessor", square=True,
-        options={**_ADAMW, **_SQUARES, "warmup_steps": 2000},
+        options={**_ADAMW, **_squares(3, 0.986), "warmup_steps": 2000},  # until epoch 71 of 72
     ),
     "d_fine": TransformersDetector(
-        "D-FINE", "DFine", "RTDetrImageProcessor", square=True,
-        options={**_ADAMW, **_SQUARES, "base_learning_rate": 1.25e-4, "backbone_lr_scale": 0.05,
-                 "weight_decay": 1.25e-4, "warmup_steps": 500},
+        "D-FINE", "DFine", "RTDetrImageProcessor", square=True, ema_rise=1000,
+        options={**_ADAMW, **_squares(4, 0.9), "base_learning_rate": 1.25e-4, "backbone_lr_scale": 0.05,
+                 "weight_decay": 1.25e-4, "warmup_steps": 500},  # until epoch 72 of 80
     ),
     "deimv2": TransformersDetector(
-        "DEIMv2", "Deimv2", "RTDetrImageProcessor", square=True,
-        options={**_ADAMW, **_SQUARES, "base_learning_rate": 2.5e-4, "backbone_lr_scale": 0.05,
-                 "weight_decay": 1.25e-4, "warmup_steps": 2000},
+        "DEIMv2", "Deimv2", "RTDetrImageProcessor", square=True, trains_norms=True, ema_rise=1000,
+        options={**_ADAMW, **_squares(4, 0.862), "base_learning_rate": 2.5e-4, "backbone_lr_scale": 0.05,
+                 "weight_decay": 1.25e-4, "warmup_steps": 2000},  # until epoch 50 of 58
     ),
     "deformable_detr": TransformersDetector(
         "Deformable DETR", "DeformableDetr", "DeformableDetrImageProcessor", slow=r"sampling_offsets|reference_points",
@@ -121,10 +139,16 @@ TRANSFORMERS_DETECTORS: dict[str, TransformersDetector] = {
         "DETR", "Detr", "DetrImageProcessor", maps=1,
         options={**_ADAMW, **_SHORTEST_SIDE, "lr_milestones": ["2/3"], "warmup_steps": 0},
     ),
+    "mask2former": TransformersDetector(  # squares and "strong" in place of the published large-scale jitter
+        "Mask2Former", "Mask2Former", "Mask2FormerImageProcessor", maps=4, square=True, masks=True,
+        options={**_ADAMW, "weight_decay": 0.05, "clip_grad_norm": 0.01, "augment": "strong", "min_size_train": [1024],
+                 "max_size_train": 1024, "min_size_test": 1024, "max_size_test": 1024, "warmup_steps": 0,
+                 "lr_milestones": ["8/9", "26/27"]},
+    ),
 }  # fmt: skip
 """Name of the option, which is transformers' `model_type` -> the detector."""
 
-_CLASS_TENSORS = re.compile(r"class_embed|class_labels_classifier|enc_score_head")
+_CLASS_TENSORS = re.compile(r"class_embed|class_labels_classifier|class_predictor|enc_score_head")
 _OF_THE_BACKBONE = ("backbone_kwargs", "image_mean", "image_std")
 _FROM_ELSEWHERE = ("backbone_config", "encoder_in_channels", "id2label", "label2id", "num_labels")
 
@@ -175,8 +199,8 @@ def start_transformers_detector(
             return _whole_start(init, kind, classes, own)
         of_backbone = {key: value for key, value in options.items() if key in _OF_THE_BACKBONE}
         config = _backbone_config(init, description, backbone, of_backbone)
-        if init == "random":
-            own = _trainable_from_nothing(kind, config, own)
+        if kind.trains_norms or init == "random":
+            own = _with_trained_norms(kind, config, own)
         if name in ("detr", "deformable_detr"):
             config, own = deepest_maps(config, kind.maps), {"use_timm_backbone": False, **own}
         model = kind.model_class(kind.config_class(backbone_config=config, **classes, **own)).train()
@@ -218,7 +242,10 @@ def open_transformers_detector(folder: Path, name: str, id2label: Mapping[int, s
 
 
 def pixel_statistics(config: Any) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel of a detector's pixels in [0, 1]: its backbone's, else ImageNet's."""
+    """Mean and standard deviation per channel of a detector's pixels in [0, 1]: those of the detector that it started
+    from, else its backbone's, else ImageNet's."""
+    if getattr(config, "image_mean", None) is not None:
+        return list(config.image_mean), list(config.image_std)
     backbone = config.backbone_config
     if isinstance(backbone, MCLConfig):
         return list(backbone.image_mean or ()), list(backbone.image_std or ())
@@ -250,9 +277,9 @@ def _backbone_config(
     return config
 
 
-def _trainable_from_nothing(kind: TransformersDetector, config: MCLConfig, options: dict[str, Any]) -> dict[str, Any]:
-    """Batch norm of a random backbone must train; where the detector freezes it always, at least no residual branch
-    may start at a scale of zero, which it would keep."""
+def _with_trained_norms(kind: TransformersDetector, config: MCLConfig, options: dict[str, Any]) -> dict[str, Any]:
+    """Batch norms of the backbone train, as they must in a random one; where the detector freezes them always, at least
+    no residual branch may start at a scale of zero, which it would keep."""
     if any(entry.name == "freeze_backbone_batch_norms" for entry in fields(kind.config_class)):
         return {"freeze_backbone_batch_norms": False, **options}
     if timm.model_entrypoint(config.backbone).__module__.endswith(".resnet"):
@@ -268,29 +295,38 @@ def _whole_start(
     with no_progress_bar():
         source = kind.model_class.from_pretrained(folder, dtype=torch.float32)
     config = kind.config_class.from_dict({**source.config.to_dict(), **classes, **options})
+    config.image_mean, config.image_std = _processed_with(folder) or pixel_statistics(config)
     model = kind.model_class(config).train()
-    old = {label: int(index) for index, label in source.config.id2label.items()}
-    rows = [(index, old[label]) for index, label in classes["id2label"].items() if label in old]
+    old = {int(index): label for index, label in source.config.id2label.items()}
+    rows = known_classes(classes["id2label"], old)
     new_rows, old_rows = len(classes["id2label"]), len(old)
     given, report = source.state_dict(), WeightReport(init)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             part, value = _part_of(name), given.get(name)
-            fits = value is not None and value.shape[1:] == tensor.shape[1:]
-            taken = 0
-            if fits and _CLASS_TENSORS.search(name) and tensor.ndim:
+            taken = False
+            if value is not None and _CLASS_TENSORS.search(name) and tensor.ndim:
                 pairs = rows + [(new_rows + n, old_rows + n) for n in range(len(tensor) - new_rows)]  # background
-                for row, old_row in pairs:
-                    tensor[row] = value[old_row]
-                taken = int(len(pairs) == len(tensor))
-            elif fits and value.shape == tensor.shape:
+                taken = bool(rows) and copy_rows(tensor, value, pairs, (len(tensor), len(value)))
+            elif value is not None and value.shape == tensor.shape:
                 tensor.copy_(value)
-                taken = 1
+                taken = True
             loaded, total = report.parts.get(part, (0, 0))
             report.parts[part] = (loaded + taken, total + 1)
     if len(rows) < new_rows:
-        report.parts["classes known by name"] = (len(rows), new_rows)
+        report.parts[TITLE] = (len(rows), new_rows)
     return model, report
+
+
+def _processed_with(folder: Path) -> tuple[list[float], list[float]] | None:
+    """Pixel statistics of the image processor in a folder, 0 and 1 where it does not normalise; None without one."""
+    if not (folder / "preprocessor_config.json").is_file():
+        return None
+    described = read_json_object(folder / "preprocessor_config.json")
+    if not described.get("do_normalize", True):
+        return [0.0] * 3, [1.0] * 3
+    mean, std = described.get("image_mean"), described.get("image_std")
+    return (mean, std) if mean and std else None
 
 
 def _part_of(name: str) -> str:

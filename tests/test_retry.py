@@ -7,8 +7,8 @@ import time
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from mcl_hf.remote import retry as hub_retry
-from mcl_hf.remote.retry import asked_wait_s, call_with_retries, is_transient, reason_of, without_secrets
+from mcl_hf import retry as hub_retry
+from mcl_hf.retry import asked_wait_s, call_with_retries, is_transient, reason_of, without_secrets
 
 http = pytest.importorskip(HfHubHTTPError.__mro__[1].__module__.split(".")[0])  # httpx or httpx2
 

@@ -1,9 +1,9 @@
-"""Ask the Hub again where an answer may still come, and only there.
+"""Ask the Hub, or another server, again where an answer may still come, and only there.
 
 Before every request that the Hub's client makes once: files' first bytes, model info, repositories, commits. What it
 repeats by itself (uploads, listings) is repeated there first, what is left over here.
 
-    checkpoints, `from_pretrained`, publishing -> **retry** -> huggingface_hub
+    streams of data, checkpoints, `from_pretrained`, publishing -> **retry** -> huggingface_hub, httpx
 """
 
 import email.utils
@@ -116,7 +116,7 @@ def wait_before(attempt: int) -> float:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may succeed later: the Hub is busy, or the connection broke.
+    """Whether the same call may succeed later: the server is busy, or the connection broke.
 
     Errors that the client has wrapped are looked into; the first that tells decides. Offline mode, missing rights and
     what is not there do not pass.
@@ -124,8 +124,8 @@ def is_transient(error: BaseException) -> bool:
     for one in chain(error):
         if isinstance(one, OfflineModeIsEnabled):
             return False
-        if isinstance(one, HfHubHTTPError) and one.response is not None:
-            return one.response.status_code in BUSY
+        if (answer := _answer_of(one)) is not None:
+            return answer.status_code in BUSY
         if isinstance(one, ConnectionError | TimeoutError) or _is_transport_error(one):
             return True
         if isinstance(one, OSError) and "Consistency check failed" in str(one):  # fewer bytes came than were announced
@@ -136,18 +136,19 @@ def is_transient(error: BaseException) -> bool:
 def asked_wait_s(error: BaseException) -> float:
     """Seconds that the server asked to wait, 0 where it did not."""
     for one in chain(error):
-        if isinstance(one, HfHubHTTPError) and one.response is not None:
-            headers = one.response.headers
-            return max(_seconds(headers.get("Retry-After", "")), _reset_s(headers, one.response.status_code))
+        if (answer := _answer_of(one)) is not None:
+            headers = answer.headers
+            return max(_seconds(headers.get("Retry-After", "")), _reset_s(headers, answer.status_code))
     return 0.0
 
 
 def reason_of(error: BaseException) -> str:
     """An error in one line without tokens: what broke, rather than what the client makes of it."""
     for one in chain(error):
-        if isinstance(one, HfHubHTTPError) and one.response is not None:
-            said = one.response.headers.get("X-Error-Message") or one.response.reason_phrase
-            return without_secrets(f"the Hub answers {one.response.status_code} ({said})")
+        if (answer := _answer_of(one)) is not None:
+            said = answer.headers.get("X-Error-Message") or answer.reason_phrase
+            who = "the Hub" if isinstance(one, HfHubHTTPError) else "the server"
+            return without_secrets(f"{who} answers {answer.status_code} ({said})")
         if _is_transport_error(one) or isinstance(one, ConnectionError | TimeoutError):
             return without_secrets(f"{type(one).__name__} {one}".strip())
     return without_secrets(str(error) or type(error).__name__)
@@ -175,6 +176,11 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(following))
         yield following
         following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
+
+
+def _answer_of(error: BaseException) -> Any:
+    """The response that an error of the Hub's client, or of the HTTP library, tells of; None where none came."""
+    return getattr(error, "response", None) if isinstance(error, HfHubHTTPError) or is_of_http(error) else None
 
 
 def _is_transport_error(error: BaseException) -> bool:

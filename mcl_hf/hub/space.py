@@ -1,0 +1,77 @@
+"""A Space beside a model: the page of `mcl-hf demo` for everybody who may see it.
+
+Where it sits: `bundle.py` -> **space** -> three files; the Space fetches the model from its own repository.
+"""
+
+from pathlib import Path
+
+from huggingface_hub import SpaceCardData, constants
+
+from ..version import __version__
+from .card_data import without_private_parts
+
+GRADIO = "6.31.0"
+"""Release of Gradio that the page was tested with."""
+
+_APP = '''\
+"""A page to look at {repository}."""
+
+from mcl_hf.demo.page import serve
+
+serve("{repository}", host="0.0.0.0", port=7860)
+'''
+_REQUIREMENTS = """\
+--extra-index-url https://download.pytorch.org/whl/cpu
+mcl-hf[demo]=={version}
+"""
+_CARD = """\
+---
+{metadata}
+---
+
+# {title}
+
+A page to look at [{repository}]({endpoint}/{repository}), as `mcl-hf demo {repository}` shows it.
+
+A private model opens when this Space has a secret `HF_TOKEN` that may read it (Settings, Variables and secrets). Its
+requirements name mcl-hf, which must be found where the Space installs from.
+"""
+
+
+def space_repository(repository: str) -> str:
+    """The Space beside a model."""
+    return f"{repository}-demo"
+
+
+def write_space(folder: Path, repository: str, title: str, license: str | None) -> None:
+    """Write app.py, requirements.txt and README.md.
+
+    Args:
+        folder: to make.
+        repository: `user/name` of the model.
+        title: of the Space.
+        license: as the Hub names it; None: none is claimed.
+    """
+    folder.mkdir()
+    metadata = SpaceCardData(
+        title=title,
+        sdk="gradio",
+        sdk_version=GRADIO,
+        python_version="3.11",
+        app_file="app.py",
+        license=license,
+        models=[repository],
+        tags=["mcl_hf"],
+    )
+    files = {
+        "app.py": _APP.format(repository=repository),
+        "requirements.txt": _REQUIREMENTS.format(version=__version__),
+        "README.md": _CARD.format(
+            metadata=metadata.to_yaml(),
+            title=title,
+            repository=repository,
+            endpoint=without_private_parts(constants.ENDPOINT),
+        ),
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
