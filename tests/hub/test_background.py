@@ -184,7 +184,10 @@ def test_a_run_that_is_stopped_pushes_its_last_checkpoint(hub, train):
     ("arguments", "says"),
     [
         (["pretrain", "--output-dir", "out", "--hub-public"], "--hub-public belongs to --push-to-hub"),
-        (["finetune", "--init", "random", "--data", "x", "--hub-private"], "--hub-private belongs to --push-to-hub"),
+        (
+            ["finetune", "--init", "random", "--data", "x", "--output-dir", "out", "--hub-private"],
+            "--hub-private belongs to --push-to-hub",
+        ),
         (["pretrain", "--output-dir", "out", "--push-to-hub", "net"], "write user/name"),
     ],
 )

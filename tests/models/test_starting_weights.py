@@ -81,7 +81,7 @@ def test_plain_backbone_tensors_in_one_file(slim: Path, tmp_path: Path) -> None:
     ("source", "message"),
     [
         ("timm:no_such_network", "timm cannot give weights for 'no_such_network'"),
-        ("./no/such/folder", "neither timm:NAME, a file, a folder nor a repository"),
+        ("./no/such/folder", "neither timm:NAME, torchvision:NAME, a file, a folder nor a repository"),
         ("EMPTY", "no .safetensors weights in"),
         ("WRONG", "has other shapes than the model"),
         ("PARTIAL", "does not hold the whole backbone"),

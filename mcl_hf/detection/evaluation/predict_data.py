@@ -127,12 +127,13 @@ def predict(
         outputs = model(**{name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()})
     sizes = [(item.height, item.width) for item in items]
     masks: list[Any] = [None] * len(items)
-    if getattr(outputs, "pred_masks", outputs.get("masks_queries_logits")) is not None:
+    around = getattr(outputs, "masks_queries_logits", None) is not None  # Mask2Former: boxes are those around the masks
+    if around or getattr(outputs, "pred_masks", None) is not None:
         instances = processor.post_process_instance_segmentation(
             outputs, threshold=0.0, target_sizes=sizes, return_binary_maps=True
         )
         masks = [image["segmentation"] for image in instances]  # (d, H, W) each, in the order of the boxes
-    if "masks_queries_logits" in outputs:  # Mask2Former: boxes are those around the masks
+    if around:
         masks = [mask.bool() if image["segments_info"] else None for mask, image in zip(masks, instances, strict=True)]
         found = [_around(mask, image["segments_info"]) for mask, image in zip(masks, instances, strict=True)]
     else:
