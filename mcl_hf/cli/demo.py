@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from .command import Parser, run_command, say
+from .command import Parser, import_torch, run_command, say
 
 EXAMPLES = """
 examples:
@@ -49,6 +49,8 @@ def _run(argv: list[str]) -> None:
         raise InputError(f"--image takes one or two pictures, got {len(options.images)}")
     if options.port is not None and not 1 <= options.port <= 65535:
         raise InputError(f"--port must be 1 to 65535, got {options.port}")
+
+    import_torch()
     from ..demo.page import serve
 
     serve(options.checkpoint, options.images, port=options.port, say=say)
