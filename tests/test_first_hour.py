@@ -10,7 +10,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL = {
-    "images": "[2]", "seeds": "2", "primary": "[[mcl, random, 2]]", "visits": "32", "steps": "2", "batch_size": "16",
+    "images": "[4]", "seeds": "2", "primary": "[[mcl, random, 4]]", "visits": "32", "steps": "2", "batch_size": "16",
     "precise_bn_steps": "2",
 }  # fmt: skip
 
@@ -22,7 +22,7 @@ def test_notebook_ends_in_an_answer(tmp_path, monkeypatch):
     pytest.importorskip("ipykernel")
     plan = (EXAMPLES / "first_hour.yaml").read_text(encoding="utf-8")
     for name, value in SMALL.items():
-        plan, changed = re.subn(rf"^( *{name}:).*$", rf"\1 {value}", plan, flags=re.MULTILINE)
+        plan, changed = re.subn(rf"^( *{name}:).*$", rf"\1 {value}", plan, count=1, flags=re.MULTILINE)  # pretrain's batch
         assert changed, name
     (tmp_path / "first_hour.yaml").write_text(plan, encoding="utf-8")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -34,7 +34,7 @@ def test_notebook_ends_in_an_answer(tmp_path, monkeypatch):
     said = ["".join(output.get("text", "") for output in cell.outputs) for cell in codes]
     assert not any("mcl-hf: error" in text for text in said), said
     report = (tmp_path / "first-hour" / "report.md").read_text(encoding="utf-8")
-    assert "2 labelled images" in report and "2 seeds" in report
+    assert "4 labelled images" in report and "2 seeds" in report
     assert report.splitlines()[2] in codes[-2].outputs[0].data["text/markdown"]
     assert "image/png" in codes[-1].outputs[0].data
 
