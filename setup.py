@@ -1,8 +1,8 @@
 """Packaging of mcl_hf: metadata, dependencies, the `mcl-hf` command and the data files that travel in the wheel.
 
-Floors are the oldest releases that the fast tests were run with, all at once (`tests/floors.txt`, docs/status.md); the
-newest tested are named beside them. Upper bounds stand where parts are used that a release may change without notice:
-the Auto classes' tables of transformers, and the RoI heads, RPN and samplers of torchvision's detection package.
+Floors are the oldest releases that tests ran with (`tests/floors.txt`; docs/status.md says which tests, and the
+newest releases). Upper bounds stand where parts are used that a release may change without notice: the Auto classes'
+tables of transformers, and the RoI heads, RPN and samplers of torchvision's detection package.
 """
 
 import re
