@@ -21,8 +21,8 @@ def test_notebook_ends_in_an_answer(tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     plan = (EXAMPLES / "first_hour.yaml").read_text(encoding="utf-8")
-    for name, value in SMALL.items():
-        plan, changed = re.subn(rf"^( *{name}:).*$", rf"\1 {value}", plan, count=1, flags=re.MULTILINE)  # pretrain's batch
+    for name, value in SMALL.items():  # the first batch_size is pre-training's
+        plan, changed = re.subn(rf"^( *{name}:).*$", rf"\1 {value}", plan, count=1, flags=re.MULTILINE)
         assert changed, name
     (tmp_path / "first_hour.yaml").write_text(plan, encoding="utf-8")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
