@@ -19,7 +19,7 @@ from ..detection.finetuning.finish import TITLES
 from ..errors import InputError
 from ..version import __version__
 from ..viz.curves import draw_curves
-from . import markdown, training
+from . import markdown, results, training
 from . import run_command as commands
 from .card_data import Recorded, one_line_if_damaged, read_recorded
 from .how_to_load import how_to_load
@@ -142,6 +142,7 @@ def _environment() -> Environment:
         "table": markdown.table,
         "is_number": markdown.is_number,
         "commands": commands,
+        "figures": results,
         "training": training,
         "TITLES": TITLES,
         "version": __version__,

@@ -4,7 +4,6 @@ Where it sits: card_data -> **training** -> card. A row whose number was not rec
 """
 
 import statistics
-from collections.abc import Sequence
 from typing import Any
 
 from ..detection.finetuning.arguments import FinetuneArguments
@@ -157,7 +156,8 @@ def start_text(state: TrainingState) -> str:
     kind = start.get("kind")
     if kind is None:
         told = state.arguments.get("init")
-        return "random weights" if told in (None, "random") else f"{code(_last(told))} (not recorded what that is)"
+        last = str(told).rstrip("/").rpartition("/")[2]
+        return "random weights" if told in (None, "random") else f"{code(last)} (not recorded what that is)"
     if kind == "random":
         return "random weights"
     name = code(start["name"]) if start.get("name") else f"one whose name is {ABSENT}"
@@ -353,13 +353,6 @@ def _classes(config: dict[str, Any]) -> str:
     return f"{len(names)}: {shown}" + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
-def _last(address: Any) -> str:
-    return str(address).rstrip("/").rpartition("/")[2]
-
-
-# --- for the template -------------------------------------------------------------------------------------------------
-
-
 def imported_parts(recorded: Recorded, came: bool = True) -> list[str]:
     """Parts of an imported model that came of the file, or that did not and are random."""
     parts = (recorded.imported or {}).get("parts", {})
@@ -386,7 +379,6 @@ def import_rows(imported: dict[str, Any]) -> Rows:
 
 def probes_of_the_run(recorded: Recorded) -> dict[str, Any]:
     """The last probe that the run made of itself; empty without one."""
-    lines = [line for line in recorded.log if any(name.startswith("probe/") for name in line)]
     titles = {
         "probe/knn": "kNN classes",
         "probe/linear": "linear classes",
@@ -394,6 +386,7 @@ def probes_of_the_run(recorded: Recorded) -> dict[str, Any]:
         "probe/other_level": "an image found again, other level",
         "probe/chance": "chance",
     }
+    lines = [line for line in recorded.log if any(name.startswith("probe/") for name in line)]
     if not lines:
         return {}
     rows = [(title, percent(lines[-1][name])) for name, title in titles.items() if name in lines[-1]]
@@ -403,23 +396,3 @@ def probes_of_the_run(recorded: Recorded) -> dict[str, Any]:
 def probed_classes(recorded: Recorded) -> bool:
     """Whether the run asked its features for classes."""
     return any("probe/knn" in line for line in recorded.log)
-
-
-def figure_names(found: Sequence[Any], known: Sequence[str] = ()) -> list[str]:
-    """Columns of a table of results: those of `known` that some have, or box and mask AP whole, and VOC's."""
-    measured = {name for result in found for name in result.figures}
-    if known:
-        return [name for name in known if name in measured]
-    kinds = [kind for kind in ("box", "mask") if f"{kind} AP" in measured]
-    names = [f"{kind} {figure}" for kind in kinds for figure in ("AP", "AP50", "AP75")]
-    return names + (["VOC AP50"] if "VOC AP50" in measured else [])
-
-
-def seeds_text(seeds: Sequence[int]) -> str:
-    """How many, and which."""
-    return f"{len(seeds)} ({join([str(seed) for seed in seeds])})" if seeds else ABSENT
-
-
-def most_seeds(found: Sequence[Any]) -> int:
-    """Seeds of the result that has the most of them."""
-    return max((len(result.seeds) for result in found), default=0)

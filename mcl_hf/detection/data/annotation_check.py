@@ -27,7 +27,6 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +38,7 @@ from ...plain_text import plain_text
 from ..models.masks import clean_segmentation, mask_area, run_length_faults
 from .annotation_values import finite_box, flag_of, in_px, is_area, shown
 from .detection_data import AnnotationColumns, DetectionData, ImageId, ImageReader
+from .raw_data import RawData, RawImage
 
 HEADER_BYTES = 65536
 _THREADS = 16
@@ -46,47 +46,6 @@ _EXAMPLES = 3
 _END_BYTES = 64
 _END_OF = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _SLACK = 1.0  # px that a box may stick out without a word: COCO's own are rounded
-
-
-@dataclass
-class RawImage:
-    """An image as listed: its own id, the name to find it by, its size in px where the annotations give one, the group
-    that it belongs to where they tell groups, and what makes it useless where something does.
-    """
-
-    image_id: ImageId
-    name: str
-    width: int | None = None
-    height: int | None = None
-    group: Any = None
-    fault: str | None = None
-
-
-@dataclass
-class RawData:
-    """What a reader of one format gives: images, their annotations by position, categories by their own id.
-
-    An annotation is COCO's: ``category_id``, ``bbox`` [x, y, width, height] in px, and where known ``id``, ``area``,
-    ``iscrowd``, ``segmentation``, ``difficult``.
-
-    Attributes:
-        in_shares: boxes and polygons are shares of the image's sides, from 0 to 1, not px.
-        faults: annotations that cannot be read, each in a line.
-        notes: other findings: kind, those that it was found in, what was done about it.
-        roots: folders that files of images must be in; none: anywhere.
-    """
-
-    kind: str
-    source: str
-    images: list[RawImage]
-    annotations: list[tuple[int, dict[str, Any]]]
-    categories: dict[int, str]
-    reader: ImageReader
-    is_voc: bool = False
-    in_shares: bool = False
-    faults: list[str] = field(default_factory=list)
-    notes: list[tuple[str, list[str], str]] = field(default_factory=list)
-    roots: list[Path] = field(default_factory=list)
 
 
 @dataclass

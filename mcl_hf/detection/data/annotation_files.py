@@ -14,7 +14,7 @@ from pathlib import Path
 from ...data.sources.local_tables import IMAGE_SUFFIXES, SPLIT_OF, canonical_split
 from ...errors import InputError
 from ...plain_text import plain_text
-from .annotation_check import RawData
+from .raw_data import RawData
 
 _LEFTOVERS = ("__MACOSX", "@eaDir")  # of macOS' archives and of network drives
 

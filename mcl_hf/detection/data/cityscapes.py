@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from ...errors import InputError
-from .annotation_check import RawData, RawImage
 from .annotation_files import Part
 from .detection_data import FileImages
+from .raw_data import RawData, RawImage
 
 INSTANCE_CLASSES = {
     24: "person",

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from .annotation_check import RawData, RawImage
 from .annotation_files import Part, find_images, is_file, refuse_pipe, split_word
 from .annotation_values import image_id_of, shown, side_in_px
 from .detection_data import FileImages
+from .raw_data import RawData, RawImage
 
 _NOT_BOXES = ("captions_", "person_keypoints_", "image_info_", "stuff_", "panoptic_")  # COCO's other files
 _DEEPEST = 3  # folders, the given one included

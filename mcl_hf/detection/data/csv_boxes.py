@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from .annotation_check import RawData, RawImage
 from .annotation_files import Part, find_images, is_image, read_text, split_word, walk
 from .annotation_values import shown, side_in_px
 from .detection_data import FileImages
 from .object_tables import BoxFormat, refuse_corners
+from .raw_data import RawData, RawImage
 
 _NAMES = {
     "path": (

@@ -15,11 +15,11 @@ from typing import Any
 
 from ...data.sources.folder_metadata import FILE_NAME, METADATA_NAMES
 from ...errors import InputError
-from .annotation_check import RawData
 from .annotation_files import Part, read_text, split_word
 from .annotation_values import shown
 from .detection_data import FileImages
 from .object_tables import BoxFormat, collect, raw_image
+from .raw_data import RawData
 
 Row = tuple[str, dict[str, Any]]
 """Path of an image from the data's folder, and what the table says of it."""

@@ -13,9 +13,9 @@ from ...data.sources.columns import find_image_column, require_column
 from ...data.sources.image_source import row_name
 from ...data.sources.local_tables import LocalTable
 from ...errors import InputError
-from .annotation_check import RawData, RawImage
 from .annotation_values import image_id_of, shown, side_in_px
 from .detection_data import TableImages
+from .raw_data import RawData, RawImage
 
 if TYPE_CHECKING:
     from datasets import Dataset

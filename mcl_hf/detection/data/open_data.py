@@ -24,7 +24,7 @@ from ...data.sources.local_tables import (
     without_caches,
 )
 from ...errors import InputError
-from .annotation_check import RawData, check_annotations
+from .annotation_check import check_annotations
 from .annotation_files import Part, choose_part, is_image, split_meant, split_word, walk
 from .cityscapes import cityscapes_parts, is_cityscapes
 from .coco_format import coco_parts, read_coco
@@ -32,6 +32,7 @@ from .csv_boxes import csv_parts, read_csv
 from .detection_data import DetectionData
 from .metadata_folder import metadata_parts
 from .object_tables import BoxFormat, read_object_table
+from .raw_data import RawData
 from .voc import voc_parts
 from .yolo import looks_like_labels, yaml_parts, yolo_parts
 

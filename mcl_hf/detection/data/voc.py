@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from .annotation_check import RawData, RawImage
 from .annotation_files import Part, is_image, read_text, refuse_pipe, split_word, unique_names
 from .annotation_values import side_in_px
 from .detection_data import FileImages
+from .raw_data import RawData, RawImage
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

@@ -19,10 +19,10 @@ import yaml
 
 from ...errors import InputError
 from ...plain_text import plain_text
-from .annotation_check import RawData, RawImage
 from .annotation_files import Part, is_image, read_text, refuse_pipe, split_word, unique_names, walk
 from .annotation_values import shown
 from .detection_data import DetectionData, FileImages
+from .raw_data import RawData, RawImage
 
 _SPLITS = ("train", "val", "test")
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")
