@@ -4,6 +4,7 @@ checkpoints, starting_weights, official_checkpoint, imports -> **weight_files** 
 """
 
 import argparse
+import errno
 import json
 import pickle
 import re
@@ -53,6 +54,8 @@ def read_json(path: Path) -> Any:
         OSError: it cannot be read.
         ValueError: it is no JSON; one line.
     """
+    if path.exists() and not path.is_file():  # a pipe or a device may never end
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
     try:
         return json.loads(path.read_bytes())
     except RecursionError:
