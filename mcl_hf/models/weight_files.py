@@ -29,7 +29,7 @@ _PLAIN_TYPES: list[Any] = [
 _BEGINNINGS: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"version https://git-lfs"), "it is a Git LFS pointer: fetch the file itself with git lfs pull"),
     (
-        re.compile(rb"\s*<(?:!|html|head|\?xml)", re.I),
+        re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!|html|head|\?xml)", re.I),
         "it is an HTML page: a refused download, or a login",
     ),
     (re.compile(rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf"), "it is a packed archive: unpack it first"),

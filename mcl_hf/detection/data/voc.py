@@ -71,7 +71,8 @@ def _read_unlisted(folder: Path, found: list[str], files: list[str], images: lis
     raw = _read(folder, found, images=images, kind="Pascal VOC" if split is None else f"Pascal VOC, split {split}")
     named = {Path(path).stem for path in (*files, *raw.reader.paths)}
     here = [path for path in images if split is None or split_word(path.rpartition("/")[0]) == split]
-    raw.notes.append(("images without an .xml file", [path for path in here if Path(path).stem not in named], "left out"))
+    without = [path for path in here if Path(path).stem not in named]
+    raw.notes.append(("images without an .xml file", without, "left out"))
     return raw
 
 

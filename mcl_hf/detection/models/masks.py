@@ -17,7 +17,7 @@ Segmentation = list[list[float]] | dict[str, Any]
 _FARTHEST = 10
 """How many times the larger side of its image a polygon may be away: pycocotools walks along every pixel of it."""
 _LONGEST = 4_000_000
-"""Longest outline of an object, px: pycocotools keeps 40 bytes a pixel of it, and does not see when they are refused."""
+"""Longest outline of an object, px: pycocotools takes 40 bytes for each, and writes on where there are none left."""
 _AT_ONCE = 20_000
 
 
