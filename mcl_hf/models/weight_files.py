@@ -4,6 +4,7 @@ checkpoints, starting_weights, official_checkpoint, imports -> **weight_files** 
 """
 
 import argparse
+import errno
 import json
 import pickle
 import re
@@ -28,7 +29,7 @@ _PLAIN_TYPES: list[Any] = [
 _BEGINNINGS: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"version https://git-lfs"), "it is a Git LFS pointer: fetch the file itself with git lfs pull"),
     (
-        re.compile(rb"\s*<(?:!|html|head|\?xml)", re.I),
+        re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!|html|head|\?xml)", re.I),
         "it is an HTML page: a refused download, or a login",
     ),
     (re.compile(rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf"), "it is a packed archive: unpack it first"),
@@ -53,6 +54,8 @@ def read_json(path: Path) -> Any:
         OSError: it cannot be read.
         ValueError: it is no JSON; one line.
     """
+    if path.exists() and not path.is_file():  # a pipe or a device may never end
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
     try:
         return json.loads(path.read_bytes())
     except RecursionError:

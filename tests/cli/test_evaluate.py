@@ -141,12 +141,14 @@ def test_results_that_cannot_be_scored(folder, tmp_path, capsys):
     odd = [
         {"bbox": None, "segmentation": []}, {"segmentation": {"size": [96, 128], "counts": "1"}}, {"image_id": [1]},
         {"score": 10**400}, {"segmentation": [[0, 0, 1e9, 0, 1e9, 1e9]]}, {"category_id": "cup"},
+        {"score": False},
     ]  # fmt: skip
     options = ["--data", folder / "data", "--output-dir", tmp_path, "--pictures", 0]
     for change in odd:
         (tmp_path / "x.json").write_text(json.dumps([*results, {**results[0], **change}]))
         assert evaluate("--predictions", tmp_path / "x.json", *options) == 2
         assert f"result {len(results) + 1}" in capsys.readouterr().err
+    odd.append({"segmentation": None})  # the others have masks
     (tmp_path / "x.json").write_text(json.dumps([*results, *({**results[0], **change} for change in odd)]))
     assert evaluate("--predictions", tmp_path / "x.json", *options, "--skip-broken") == 0
     assert capsys.readouterr().out.count("broken, left out: ") == len(odd)

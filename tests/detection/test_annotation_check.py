@@ -238,6 +238,7 @@ MASKS = [
     [[5, 6, 25, 6, 25, float("inf")]],
     [[5, 6, 25, 6, 25, 1e9]],
     [[5, 6, 25, 6, 25, 10**400]],
+    [[-900, -900, 900, 900] * 2500],
     [[{"x": 5, "y": 6}] * 6],
     [{"size": [96, 128], "counts": [5, 6]}] * 2,
     {"size": [96, 128], "counts": [-5, 12293]},
@@ -251,7 +252,7 @@ MASKS = [
 ]
 
 
-@pytest.mark.parametrize("mask", MASKS, ids=str)
+@pytest.mark.parametrize("mask", MASKS, ids=lambda mask: str(mask)[:50])
 def test_masks_that_cannot_be_drawn(tmp_path, mask):
     folder = spoiled(tmp_path, lambda content: content["annotations"][0].update(segmentation=mask))
     with pytest.raises(InputError, match=r"0000\.png, annotation 1: ") as raised:
@@ -260,6 +261,17 @@ def test_masks_that_cannot_be_drawn(tmp_path, mask):
     data = open_detection_data(folder, skip_broken=True)
     assert "broken annotations: 1, left out" in str(data.report)
     assert all(set(np.unique(item.masks())) <= {0, 1} for item in data)
+
+
+def test_run_lengths_of_a_picture_that_there_cannot_be(tmp_path):
+    def change(content: dict) -> None:
+        content["images"][0]["width"] = 1e30
+        content["annotations"][0]["segmentation"] = {"size": [96, 128], "counts": "1"}
+
+    folder = spoiled(tmp_path, change)
+    with pytest.raises(InputError, match=r"0000\.png: a side of 1e\+30 px"):
+        open_detection_data(folder)
+    assert "broken images: 1, left out" in str(open_detection_data(folder, skip_broken=True).report)
 
 
 def test_pairs_and_a_list_of_one_are_read(tmp_path):

@@ -166,7 +166,7 @@ def test_voc_in_any_folders(tmp_path, image, xml):
     picture(tmp_path / "SegmentationClass" / f"{Path(image).stem}.png")
     data = open_detection_data(tmp_path)
     assert data.names == [str(tmp_path / image)] and data[0].boxes[0].tolist() == BOX
-    assert data.category_names == ["cup"] and "ids" not in data.description
+    assert data.category_names == ["cup"] and len(data.description.splitlines()) == 1
 
 
 def test_voc_lists_with_spaces_and_a_byte_order_mark(tmp_path):
@@ -207,8 +207,10 @@ def test_xml_that_tells_no_objects_is_no_image_without_objects(tmp_path, wrong, 
         text(tmp_path / f"{stem}.xml", content)
     with pytest.raises(InputError, match=f"b.xml is not in Pascal VOC's format: {said}"):
         open_detection_data(tmp_path)
+    picture(tmp_path / "c.jpg")
     data = open_detection_data(tmp_path, skip_broken=True)
     assert data.image_ids == ["a"] and data.category_names == ["cup"]
+    assert "images without an .xml file: 1, left out (c.jpg)" in data.description
 
 
 # ---- CSV ------------------------------------------------------------------------------------------------------------

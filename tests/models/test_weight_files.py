@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ READERS = {".pth": read_pickled, ".old.pth": read_pickled, ".safetensors": read_
         (lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "a Git LFS pointer"),
         (lambda whole: b"\n<!DOCTYPE html><html><title>Quota exceeded</title></html>", "an HTML page"),
         (lambda whole: b"<HTML>", "an HTML page"),
+        (lambda whole: b"\xef\xbb\xbf<html>", "an HTML page"),
         (lambda whole: b"404: Not Found", "it is a text"),
         (lambda whole: b'{"error": "Unauthorized access to this file"}', "it is a text"),
         (gzip.compress, "it is a packed archive"),
@@ -79,6 +81,12 @@ def test_a_folder_is_looked_at_before_it_is_opened(tmp_path: Path, name: str, co
 def test_json_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b"\xef\xbb\xbf{}")
     assert read_json_object(tmp_path / "config.json") == {}
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(OSError, match="is no regular file"):
+        read_json_object(tmp_path / "config.json")
 
 
 def test_what_is_not_finite_is_named() -> None:

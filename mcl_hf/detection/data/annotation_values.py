@@ -8,6 +8,8 @@ from typing import Any
 
 from .detection_data import ImageId
 
+_MOST_PX = 2**31
+
 
 def shown(value: Any, most: int = 60) -> str:
     """A value from data for a message: as Python writes it, the beginning of long ones."""
@@ -32,13 +34,13 @@ def side_in_px(value: Any) -> int | None:
     """A side of an image as a whole number; some programs write it as text, or with .0.
 
     Raises:
-        ValueError: no whole number.
+        ValueError: no whole number, or none that a picture can have.
     """
     if value is None or value == "":
         return None
     try:
         number = float(value)
-        if number.is_integer():
+        if number.is_integer() and 0 <= number < _MOST_PX:
             return int(number)
     except (TypeError, ValueError, OverflowError):
         pass

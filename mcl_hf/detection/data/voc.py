@@ -47,7 +47,6 @@ def voc_parts(folder: Path, files: list[str]) -> list[Part]:
             lists[parts[-1][:-4]].append(name)
     if not lists and not any(_is_voc(folder / name) for name in named_so[:50]):
         return []
-    read = partial(_read, folder, images=images)
     if lists:
         whole = [*lists] == ["default"]  # as CVAT calls what has no splits
         return [
@@ -62,13 +61,19 @@ def voc_parts(folder: Path, files: list[str]) -> list[Part]:
     for name in named_so:
         told[split_word(name.rpartition("/")[0])].append(name)
     return [
-        Part(split, f"{len(found)} .xml files", partial(read, found, kind=_kind(split)))
+        Part(split, f"{len(found)} .xml files", partial(_read_unlisted, folder, found, named_so, images, split))
         for split, found in told.items()
     ]
 
 
-def _kind(split: str | None) -> str:
-    return "Pascal VOC" if split is None else f"Pascal VOC, split {split}"
+def _read_unlisted(folder: Path, found: list[str], files: list[str], images: list[str], split: str | None) -> RawData:
+    """The images that XML files name; those that none of the data's names are told."""
+    raw = _read(folder, found, images=images, kind="Pascal VOC" if split is None else f"Pascal VOC, split {split}")
+    named = {Path(path).stem for path in (*files, *raw.reader.paths)}
+    here = [path for path in images if split is None or split_word(path.rpartition("/")[0]) == split]
+    without = [path for path in here if Path(path).stem not in named]
+    raw.notes.append(("images without an .xml file", without, "left out"))
+    return raw
 
 
 def _is_voc(file: Path) -> bool:

@@ -148,6 +148,9 @@ def check_results(
     pixels = [math.prod(sizes[kept[place]["image_id"]]) for place in masks]
     for place, fault in run_length_faults([_counts(kept[place]) for place in masks], pixels).items():
         faults[numbers[masks[place]]] = f"{name}, result {numbers[masks[place]]}: its mask cannot be scored: {fault}"
+    if left_out is not None and data.has_masks and any("segmentation" in result for result in kept):
+        bare = [number for number, result in zip(numbers, kept, strict=True) if "segmentation" not in result]
+        faults |= {number: f"{name}, result {number} has no mask, as others have" for number in bare}
     if faults and left_out is None:
         raise InputError(plain_text(faults[min(faults)]))
     if left_out is not None:
@@ -193,7 +196,7 @@ def _checked(result: Any, data: DetectionData, sizes: dict[ImageId, tuple[int, i
 
 def _is_finite(value: Any) -> bool:
     try:
-        return isinstance(value, int | float) and math.isfinite(value)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # a whole number of hundreds of digits
         return False
 

@@ -16,6 +16,8 @@ import numpy as np
 Segmentation = list[list[float]] | dict[str, Any]
 _FARTHEST = 10
 """How many times the larger side of its image a polygon may be away: pycocotools walks along every pixel of it."""
+_LONGEST = 4_000_000
+"""Longest outline of an object, px: pycocotools takes 40 bytes for each, and writes on where there are none left."""
 _AT_ONCE = 20_000
 
 
@@ -41,7 +43,7 @@ def clean_segmentation(value: Any, height: int, width: int) -> Segmentation | No
     elif all(isinstance(part, list | tuple) and len(part) == 2 for part in value):  # one polygon of pairs
         value = [[side for point in value for side in point]]
     most = _FARTHEST * max(height, width)
-    parts = []
+    parts, outline = [], 0.0
     for part in value:
         if not isinstance(part, list | tuple):
             raise ValueError(f"{type(part).__name__} instead of a polygon")
@@ -49,7 +51,8 @@ def clean_segmentation(value: Any, height: int, width: int) -> Segmentation | No
             continue
         try:
             finite = math.isfinite(sum(part))
-            near = finite and -most <= min(part) and max(part) <= most
+            low, high = min(part), max(part)
+            near = finite and -most <= low and high <= most
         except (TypeError, OverflowError):
             raise ValueError("a polygon has coordinates that are no numbers") from None
         if not near:
@@ -58,8 +61,18 @@ def clean_segmentation(value: Any, height: int, width: int) -> Segmentation | No
                 if finite
                 else "a polygon has coordinates that are not finite"
             )
+        length = len(part) // 2 * (high - low)  # at most
+        outline += length if length <= _LONGEST else _outline(part)
+        if outline > _LONGEST:
+            raise ValueError(f"polygons whose outline is longer than {_LONGEST:,} px")
         parts.append(part if isinstance(part, list) else list(part))
     return parts or None
+
+
+def _outline(polygon: Sequence[float]) -> float:
+    """Pixels that pycocotools walks along."""
+    points = np.asarray(polygon, np.float64).reshape(-1, 2)
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
 
 
 def _clean_run_lengths(value: dict[str, Any], height: int, width: int) -> Segmentation:
