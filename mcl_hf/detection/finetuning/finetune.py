@@ -41,6 +41,7 @@ from ...new_folder import output_folder
 from ..data.detection_data import DetectionData
 from ..evaluation.coco_metrics import import_backend
 from ..models.configuration_detector import MCLDetectorConfig
+from ..models.float32_boxes import keep_boxes_in_float32
 from ..models.freezing import freeze, parameter_groups
 from ..models.from_pretraining import start_detector, start_side
 from ..models.modeling_detector import MCLForInstanceSegmentation, MCLForObjectDetection
@@ -211,6 +212,7 @@ def _finetune(
     if kind is None:
         mean, std, processor = config.image_mean, config.image_std, MCLImageProcessor.from_config(config)
     else:
+        keep_boxes_in_float32(network)
         mean, std = pixel_statistics(config)
         processor = kind.image_processor(mean, std, arguments.min_size_test or 0, arguments.max_size_test or 0)
     peak_lr = (arguments.base_learning_rate or 0.0) * global_batch_size / 16
