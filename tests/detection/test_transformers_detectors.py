@@ -30,7 +30,7 @@ from mcl_hf.detection.finetuning.train_loader import DetectionBatch
 from mcl_hf.detection.models.float32_boxes import keep_boxes_in_float32
 from mcl_hf.detection.models.transformers_detectors import TRANSFORMERS_DETECTORS, start_transformers_detector
 from mcl_hf.errors import InputError
-from mcl_hf.models import MCLBackbone
+from mcl_hf.models import MCLBackbone, recompute
 
 from .scenes import write_scenes
 from .test_finetune import assert_equal, logged
@@ -106,8 +106,13 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(run, detector, capsys):
 
 
 @pytest.mark.slow
-def test_pipelines_open_it(run, scenes):
-    folder = run("run", "rt_detr_v2", max_steps=1).output_dir
+def test_pipelines_open_it_and_the_run_says_what_is_frozen(run, scenes, capsys, monkeypatch):
+    recomputed = []
+    monkeypatch.setattr(recompute, "checkpoint", lambda f, *given, **_: recomputed.append(f) or f(*given))
+    options = {"recipe": "auto", "activation_checkpointing": True, "precision": "bf16", "num_workers": 0}
+    folder = run("run", "rt_detr_v2", max_steps=1, **options).output_dir
+    said = capsys.readouterr().out
+    assert "batch norms of the backbone" in said and "freeze-at" not in said and recomputed
     found = pipeline("object-detection", model=str(folder), threshold=0.0)(str(next(scenes.glob("val/*.png"))))
     assert found and {"score", "label", "box"} <= set(found[0])
 
@@ -178,6 +183,9 @@ def test_a_published_detector_is_a_whole_start(run, detector, tmp_path):
     assert list(trained.config.id2label.values()) == ["ellipse", "triangle", "rectangle"]
     mean = [0.0] * 3 if detector == "rt_detr_v2" else [0.485, 0.456, 0.406]  # one of them takes pixels from 0 to 1
     assert list(processor.image_mean) == pytest.approx(mean)
+    assert ("not ImageNet's" in report.pixels) is (detector == "rt_detr_v2")
+    other, report = start_transformers_detector(str(tmp_path / "hub"), detector, COCO_NAMES, image_std=[0.5] * 3)
+    assert other.config.image_std == [0.5] * 3 and "warning: its pixels had mean" in report.pixels
     other, report = start_transformers_detector(str(tmp_path / "hub"), detector, {0: "triangle", 1: "new"})
     assert report.parts["classes known by name"] == (1, 2)
     name = "class_labels_classifier" if detector == "detr" else "model.enc_score_head"
