@@ -56,8 +56,9 @@ def train(name, model, device):
 
 
 def near(one, other):
-    """Some matrix products read another layout than on the CPU, which costs the last bits."""
-    torch.testing.assert_close(host(other), one.detach(), rtol=1e-3, atol=2e-6)
+    """Some matrix products read another layout than on the CPU, which costs the last bits of a tensor's largest."""
+    largest = float(one.detach().abs().max()) if one.numel() else 0.0
+    torch.testing.assert_close(host(other), one.detach(), rtol=1e-3, atol=1e-3 * largest + 1e-6)
 
 
 def own(waits):
