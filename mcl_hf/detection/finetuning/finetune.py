@@ -38,6 +38,7 @@ from ...engine.tracking import check_trackers
 from ...errors import InputError
 from ...models import MCLImageProcessor, convert_cross_rank_norm
 from ...new_folder import output_folder
+from ...transfer.starting_weights import check_start
 from ..data.detection_data import DetectionData
 from ..evaluation.coco_metrics import import_backend
 from ..models.configuration_detector import MCLDetectorConfig
@@ -142,6 +143,8 @@ def _finetune(
 
     if checkpoint is not None:
         arguments = _as_started(checkpoint, arguments, lines)
+    else:
+        check_start(arguments.init or "random")
 
     # --- data ---------------------------------------------------------------------------------------------------------
     data = training_data(arguments) if train_on is None else train_on
