@@ -217,7 +217,7 @@ def _finetune(
         mean, std = pixel_statistics(config)
         processor = kind.image_processor(mean, std, arguments.min_size_test or 0, arguments.max_size_test or 0)
     peak_lr = (arguments.base_learning_rate or 0.0) * global_batch_size / 16
-    optimizer = _build_optimizer(arguments, network, peak_lr)
+    optimizer = build_optimizer(arguments, network, peak_lr)
     model, prepared = prepare_run(accelerator, arguments, network, optimizer, checkpoint, state, output_dir)
 
     # --- run ----------------------------------------------------------------------------------------------------------
@@ -334,7 +334,7 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _build_optimizer(arguments: FinetuneArguments, network: Any, lr: float) -> torch.optim.Optimizer:
+def build_optimizer(arguments: FinetuneArguments, network: Any, lr: float) -> torch.optim.Optimizer:
     """SGD with momentum 0.9 or AdamW, both able to skip an update on the device (`found_inf`)."""
     kind = TRANSFORMERS_DETECTORS.get(arguments.detector or "")
     groups = parameter_groups(
