@@ -211,7 +211,6 @@ def test_detectors_of_transformers_are_compared_on_the_backbone_of_the_pre_train
     assert random.backbone == "resnet10t" and mcl.detector == detector
     assert random.detector_options["backbone_kwargs"] == PRETRAIN["backbone_kwargs"]
     assert not [line for line in setting.warnings if "another network" in line]
-    assert setting.step_cost.flop > 0
 
 
 def test_seconds_are_made_equal_once_all_are_timed(plan, tmp_path):
