@@ -75,6 +75,7 @@ class StartShape(Shape):
     kind: str | None = None
     name: str | None = None
     repository: str | None = None
+    licence: str | None = None
     run: "StartedRunShape | None" = None
 
 

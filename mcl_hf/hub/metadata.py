@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..detection.models.transformers_detectors import TRANSFORMERS_DETECTORS
+from ..engine.state import TrainingState
 from ..errors import InputError
 from .card_data import Recorded
 from .markdown import is_number, one_line
@@ -18,6 +20,8 @@ from .results import DetectionResult, Results
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HEADER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*\r?\n", re.DOTALL)
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+_PERMISSIVE = ("apache-2.0", "bsd-2-clause", "bsd-3-clause", "mit")
+"""Licences of a start that let what is trained from it have another one."""
 _PIPELINES = ("object-detection", "image-segmentation", "image-feature-extraction")
 _DETECTION = "object-detection"
 
@@ -33,10 +37,9 @@ def metadata(recorded: Recorded, results: Results, title: str, license: str | No
         license: of the weights; None: none is claimed.
 
     Raises:
-        InputError: a licence that the Hub has no form for.
+        InputError: a licence that the Hub has no form for, or another one than that of the start, which does not allow
+            that.
     """
-    if license is not None and _LICENSE.fullmatch(license) is None:
-        raise InputError(f"the licence {license!r} is no identifier of the Hub: write one such as apache-2.0, or other")
     tags = ["mcl_hf", _DETECTION]
     if recorded.detector is not None:
         tags.append(recorded.detector.replace("_", "-"))
@@ -46,16 +49,38 @@ def metadata(recorded: Recorded, results: Results, title: str, license: str | No
         )
     entries = _entries(results)
     named: dict[str, Any] = {"model_name": one_line(title), "eval_results": entries} if entries else {}
-    pipeline = "image-feature-extraction" if recorded.detector is None else _DETECTION
     return ModelCardData(
-        license=license,
+        **licence_fields(recorded.state, license),
         library_name="transformers",
-        pipeline_tag=pipeline,
+        pipeline_tag=pipeline_tag(recorded.detector),
         tags=tags,
         datasets=_datasets(recorded) or None,
         base_model=_base_model(recorded),
         **named,
     )
+
+
+def pipeline_tag(detector: str | None) -> str:
+    """Of transformers' pipeline that opens a detector of this kind; None: of a backbone."""
+    if detector is None:
+        return "image-feature-extraction"
+    kind = TRANSFORMERS_DETECTORS.get(detector)
+    return "image-segmentation" if kind is not None and kind.masks else _DETECTION
+
+
+def licence_fields(state: TrainingState | None, license: str | None) -> dict[str, str | None]:
+    """The header's fields for a licence of the weights that a run gave; raises as `metadata` does."""
+    if license is not None and _LICENSE.fullmatch(license) is None:
+        raise InputError(f"the licence {license!r} is no identifier of the Hub: write one such as apache-2.0, or other")
+    of_start = None if state is None else state.start.get("licence")
+    if license in (None, "other") or of_start is None or of_start in _PERMISSIVE:
+        return {"license": license}
+    if license != of_start:
+        raise InputError(
+            f"these weights were trained from others under the licence {of_start!r}, so {license!r} is not yours to "
+            f"give: claim {of_start}, other, or none"
+        )
+    return {"license": "other", "license_name": license}  # the Hub's form for a licence that it has no identifier of
 
 
 def check_card(text: str) -> None:

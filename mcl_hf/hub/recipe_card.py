@@ -15,6 +15,7 @@ from huggingface_hub import ModelCardData
 from ..detection.finetuning.arguments import RECIPES, load_finetune_arguments
 from ..detection.models.configuration_detector import MCLDetectorConfig
 from ..detection.models.transformers_detectors import TRANSFORMERS_DETECTORS
+from ..engine.provenance import start_record
 from ..errors import InputError
 from ..pretraining.arguments import load_arguments
 from ..recipes import TASKS, load_recipe, recipe_names
@@ -22,6 +23,7 @@ from .card import fill_template
 from .card_data import Recorded
 from .how_to_load import how_to_load
 from .markdown import code, number, table
+from .metadata import pipeline_tag
 from .run_command import as_text
 from .training import Rows, detector_text, method_rows, options_rows, schedule_text
 
@@ -52,10 +54,11 @@ def recipe_card(name: str) -> str:
     config, rows, label = (_detector if detects else _pretraining)(name)
     values = load_recipe(name, task=task)
     command = f"mcl-hf {'finetune' if detects else 'pretrain'} --recipe {name}{' --init START' if detects else ''}"
+    start = start_record(values.get("init"))
     header = ModelCardData(
-        license="apache-2.0",
+        license=None if start.get("licence") else "apache-2.0",  # of the recipe; models of it have their start's
         library_name="transformers",
-        pipeline_tag="object-detection" if detects else "image-feature-extraction",
+        pipeline_tag=pipeline_tag(config["detector"] if detects else None),
         tags=["mcl_hf", "object-detection", "recipe", label],
     )
     model = Recorded(name=name, folder=Path(name), run_folder=Path(name), config=config, log=[])  # that is not there
@@ -68,6 +71,7 @@ def recipe_card(name: str) -> str:
         "detector_text": detector_text(config) if detects else "",
         "was_run": name == "demo",
         "rows": rows,
+        "start": start,
         "comment": " ".join(line.removeprefix("#").strip() for line in first_lines),
         "options": table(["option", "value"], [[code(key), code(as_text(v))] for key, v in values.items()], texts=2),
         "command": f"{command}{'' if 'data' in values else ' --data DATA'} --output-dir {name}",

@@ -84,6 +84,8 @@ def schedule_text(options: dict[str, Any], images: int, max_steps: int | None) -
     warmup = options.get("warmup_steps")
     if warmup is None and max_steps is not None:
         warmup = max_steps // 10
+    share = options.get("backbone_lr_scale", 1.0)
+    speed += f" ({share:g} of it in the backbone)" if is_number(share) and share != 1 else ""
     rising = "a tenth of the run" if warmup is None else count(warmup, "step")
     return (
         f"{plain(options.get('optimizer', ABSENT))}, {speed} after a warm-up of {rising}, then along a cosine to "

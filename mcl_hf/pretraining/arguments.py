@@ -118,7 +118,7 @@ class PretrainArguments(FromRecipe):
     num_workers: int = option(2, "processes per rank that decode and augment; 0 does it in the training process")
 
     # --- model (None: the paper's value) -----------------------------------------------------------------------
-    backbone: str | None = option(None, "timm model with maps at strides 4, 8, 16 and 32 (resnet50)")
+    backbone: str | None = option(None, "timm model with maps at strides 4, 8, 16 and 32 (that of init; resnet50)")
     backbone_kwargs: dict[str, Any] | None = option(None, "more arguments for timm.create_model, as JSON")
     num_channels: int | None = option(None, "image channels, 1 to 12 (3)")
     image_mean: list[float] | None = option(None, "mean per channel of images scaled to 0..1 (ImageNet's)")
@@ -154,6 +154,7 @@ class PretrainArguments(FromRecipe):
     # --- optimisation ------------------------------------------------------------------------------------------
     optimizer: Literal["lars", "adamw", "sgd"] = option("adamw", "lars (as published, for large batches), adamw or sgd")
     base_learning_rate: float = option(1e-3, "learning rate for 256 images per step; scaled by global_batch_size / 256")
+    backbone_lr_scale: float = option(1.0, "share of the learning rate that the backbone learns at")
     min_lr: float = option(1e-6, "learning rate that the cosine ends at (not scaled)")
     warmup_steps: int | None = option(None, "steps over which the learning rate rises (a tenth of the run)")
     weight_decay: float = option(0.05, "weight decay of filters and matrices; norms and biases get none")
@@ -237,7 +238,7 @@ class PretrainArguments(FromRecipe):
             if value is not None and value < smallest:
                 reason = ", because batch norm and the contrast need two images" if "batch_size" in name else ""
                 raise InputError(f"{name} must be at least {smallest}{reason}, got {value}")
-        for name in ("base_learning_rate", "clip_grad_norm", "epochs"):
+        for name in ("base_learning_rate", "backbone_lr_scale", "clip_grad_norm", "epochs"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(f"{name} must be above 0, got {value}")
