@@ -6,7 +6,6 @@ Also behind `scripts/evaluate.py`, for several processes; the first of them scor
 import argparse
 import re
 import time
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from ..detection.evaluation.results import (
 from ..errors import InputError
 from ..new_folder import kept_if_used
 from ..plain_text import plain_text
-from .command import Parser, import_torch, run_command, say
+from .command import Parser, command, import_torch, say
 
 _MOST_NAMED = 10
 DESCRIPTION = "Measure a detector on annotated images: COCO's figures for boxes and masks, Pascal VOC's AP50, pictures."
@@ -46,8 +45,6 @@ def build_parser() -> Parser:
         usage="mcl-hf evaluate [CHECKPOINT] --data DATA [options]",
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "checkpoint",
@@ -117,12 +114,9 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `run_command` for exit codes."""
-    return run_command(_run, argv)
-
-
-def _run(argv: list[str]) -> None:
+@command
+def main(argv: list[str]) -> None:
+    """Run the command."""
     options = build_parser().parse_args(argv)
     _check_options(options)
     import_backend(options.backend)  # before hours of detecting

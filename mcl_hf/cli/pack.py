@@ -1,14 +1,12 @@
 """`mcl-hf pack SOURCE OUT`: parquet shards of small images, made once, so that every run after it decodes less."""
 
-import argparse
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..plain_text import plain_text
-from .command import Parser, import_torch, run_command, say
+from .command import Parser, command, import_torch, say
 
 if TYPE_CHECKING:
     from ..data.packing.pack import PackReport
@@ -31,8 +29,6 @@ def build_parser() -> Parser:
         prog="mcl-hf pack",
         description="Write the images of SOURCE as parquet shards in the folder OUT, none larger than needed.",
         epilog=EXAMPLES,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="SOURCE", help="images: whatever --data of pretrain takes, one of it")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write: new, empty, or to be continued")
@@ -68,12 +64,9 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `run_command` for exit codes."""
-    return run_command(_run, argv)
-
-
-def _run(argv: list[str]) -> None:
+@command
+def main(argv: list[str]) -> None:
+    """Run the command."""
     arguments = build_parser().parse_args(argv)
     started = time.monotonic()
     options = {name: value for name, value in vars(arguments).items() if name not in ("source", "out")}

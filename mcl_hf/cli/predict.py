@@ -1,8 +1,6 @@
 """`mcl-hf predict`: what a detector finds in images, as annotations, pictures and a table."""
 
-import argparse
 from collections import defaultdict
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 from ..errors import InputError
 from ..new_folder import kept_if_used
 from ..plain_text import plain_text
-from .command import Parser, import_torch, run_command
+from .command import Parser, command, import_torch
 
 EXAMPLES = """
 examples:
@@ -26,8 +24,6 @@ def build_parser() -> Parser:
         prog="mcl-hf predict",
         description="Detect objects in images without annotations; what is written can be fine-tuned on.",
         epilog=EXAMPLES,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("detector", metavar="DETECTOR", help="a detector's folder or Hub repository, also one of transformers")
@@ -58,12 +54,9 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `run_command` for exit codes."""
-    return run_command(_run, argv)
-
-
-def _run(argv: list[str]) -> None:
+@command
+def main(argv: list[str]) -> None:
+    """Run the command."""
     options = vars(build_parser().parse_args(argv))
     import_torch()
     from tqdm import tqdm

@@ -1,13 +1,11 @@
 """`mcl-hf probe NETWORK [NETWORK ...]`: what region features know, as a table, JSON and a picture."""
 
-import argparse
 import json
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import InputError
-from .command import Parser, check_can_be_written, import_torch, run_command, save_picture, say, unused
+from .command import Parser, check_can_be_written, command, import_torch, save_picture, say, unused
 
 EXAMPLES = """
 Nothing is trained but a linear classifier on fixed features. Annotated images (--probe-data) are asked for classes,
@@ -26,8 +24,6 @@ def build_parser() -> Parser:
         description="Measure what region features know without training them: classes of annotated objects by "
         "nearest neighbours and a linear classifier, and finding an image again in another view and at another size.",
         epilog=EXAMPLES,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "networks", nargs="+", metavar="NETWORK",
@@ -59,12 +55,9 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `run_command` for exit codes."""
-    return run_command(_run, argv)
-
-
-def _run(argv: list[str]) -> None:
+@command
+def main(argv: list[str]) -> None:
+    """Run the command."""
     arguments = build_parser().parse_args(argv)
     arguments.out = arguments.out or unused(Path("probe.json"))
     if arguments.out.suffix == ".png":

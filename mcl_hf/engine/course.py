@@ -25,8 +25,9 @@ from ..viz import read_log
 from .checkpoint_writer import CheckpointWriter
 from .health import FiniteGuard
 from .loop import train
+from .options import RunOptions
 from .resume import RecipeRules, check_recipe, continue_from, find_start
-from .run import Run, RunArguments, TrainStep, Watch, on_main_process
+from .run import Run, TrainStep, Watch, on_main_process
 from .saving import check_free_space, drop_checkpoints
 from .signals import StopRequest
 from .state import TrainingState, load_optimizer, read_training_state, remove_leftovers, should_save
@@ -88,7 +89,7 @@ def continue_state(checkpoint: Path | None, state: TrainingState, rules: RecipeR
 
 def prepare_run(
     accelerator: Accelerator,
-    arguments: RunArguments,
+    arguments: RunOptions,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     checkpoint: Path | None,
@@ -124,7 +125,7 @@ def prepare_run(
 
 
 def common_parts(
-    accelerator: Accelerator, arguments: RunArguments, state: TrainingState, output_dir: Path
+    accelerator: Accelerator, arguments: RunOptions, state: TrainingState, output_dir: Path
 ) -> dict[str, Any]:
     """The fields of `Run` that are the same for every task, by name."""
     return {

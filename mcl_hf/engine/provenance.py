@@ -146,18 +146,17 @@ def _run_of(path: Path) -> dict[str, Any] | None:
         if (folder / RECORD).is_file():
             try:
                 state = read_training_state(folder)
-            except InputError:  # damaged, which is for whoever loads the weights to say
+                return {
+                    "task": state.task,
+                    "objective": state.arguments.get("objective"),
+                    "recipe": state.recipe.get("name"),
+                    "steps": state.step,
+                    "images_seen": state.images_seen,
+                    "data": [source["name"] for source in state.data.get("sources", [])],
+                    "start": {key: value for key, value in state.start.items() if key != "run"},
+                }
+            except (InputError, KeyError, TypeError):  # damaged, which is for whoever loads the weights to say
                 return None
-            names = [source["name"] for source in state.data.get("sources", [])]
-            return {
-                "task": state.task,
-                "objective": state.arguments.get("objective"),
-                "recipe": state.recipe.get("name"),
-                "steps": state.step,
-                "images_seen": state.images_seen,
-                "data": names,
-                "start": {key: value for key, value in state.start.items() if key != "run"},
-            }
     return None
 
 

@@ -62,19 +62,6 @@ Callbacks = Sequence[Any] | Callable[[Any], Sequence[Any]]
 """Callbacks, or what makes them of a run's options."""
 
 
-class RunArguments(Protocol):
-    """The options that the loop reads, with the meanings that they have in `PretrainArguments`; a dataclass."""
-
-    seed: int
-    resume: str
-    optimizer: Any
-    save_every_steps: int
-    keep_last: int
-    keep_every: int
-    log_every_steps: int
-    gradient_accumulation_steps: int
-
-
 class TrainStep(Protocol):
     """One optimizer step of a task."""
 
