@@ -7,7 +7,8 @@ import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -88,6 +89,27 @@ def command(run: Callable[[list[str]], int | None]) -> Callable[[Sequence[str] |
         return run_command(run, argv)
 
     return main
+
+
+@contextmanager
+def progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A function of what is done and of all; the bar comes with the first report, so that wrong input is answered
+    without one, and what an earlier call had finished does not count as speed."""
+    bar: Any = None
+
+    def report(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            from tqdm.auto import tqdm
+
+            bar = tqdm(total=total, initial=done, unit=unit, leave=False, dynamic_ncols=True)
+        bar.update(done - bar.n)
+
+    try:
+        yield report
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def say(text: object, file: TextIO | None = None) -> None:

@@ -8,7 +8,8 @@ import argparse
 import json
 import typing
 from collections.abc import Callable
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 from pydantic.fields import FieldInfo
 
@@ -17,7 +18,9 @@ from ..errors import InputError
 from ..recipes import load_recipe, recipe_names
 from .command import Parser
 
-_METAVARS = {int: "N", float: "X", str: "TEXT"}
+T = TypeVar("T", bound=Options)
+ARGUMENTS = "arguments"
+_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 _MAPPING_HINT = "write for example '{\"drop_path_rate\": 0.1}'"
 
 
@@ -60,11 +63,31 @@ def _known_recipe(task: str) -> Callable[[str], str]:
     return known
 
 
+def read_options(parser: Parser, kind: type[T], argv: list[str]) -> T:
+    """The options of a command that has no recipes.
+
+    Raises:
+        InputError: an unknown flag, or a value that cannot be used.
+    """
+    add_flags(parser, kind)
+    try:
+        return kind(**given_flags(parser.parse_args(argv), kind))
+    except InputError as error:
+        name, _, told = str(error).partition(" ")
+        if name not in kind.__pydantic_fields__:
+            raise
+        raise InputError(f"--{name.replace('_', '-')} {told}") from error
+
+
 def add_flags(parser: argparse.ArgumentParser, kind: type[Options]) -> None:
-    """Add one flag for each option, in the groups of `kind`."""
+    """Add one flag for each option, in the groups of `kind`; those of the group `ARGUMENTS` have no flag."""
     for title, entries in kind.grouped().items():
-        flags = parser.add_argument_group(title)
+        flags = parser if title == ARGUMENTS else parser.add_argument_group(title)
         for name, entry in entries.items():
+            if title == ARGUMENTS:
+                nargs, text = _reading(entry).get("nargs", None if entry.is_required() else "?"), _help(entry)
+                parser.add_argument(name, nargs=nargs, default=argparse.SUPPRESS, metavar=name.upper(), help=text)
+                continue
             flags.add_argument(
                 f"--{name.replace('_', '-')}",
                 dest=name,
@@ -95,7 +118,9 @@ def _reading(entry: FieldInfo) -> dict[str, Any]:
     if origin is Literal:
         return {"choices": typing.get_args(kind)}
     if origin is list:
-        return {"nargs": "+", "metavar": _METAVARS[typing.get_args(kind)[0]]}
+        item = typing.get_args(kind)[0]
+        return {"nargs": "+", **({"choices": typing.get_args(item)} if typing.get_origin(item) is Literal else
+                                 {"metavar": _METAVARS[item]})}  # fmt: skip
     if origin is dict:
         return {"type": _mapping, "metavar": "JSON"}
     return {"metavar": _METAVARS.get(kind, "VALUE")}
@@ -104,6 +129,8 @@ def _reading(entry: FieldInfo) -> dict[str, Any]:
 def _help(entry: FieldInfo) -> str:
     """The option's text and its default, with percent signs escaped for argparse."""
     text = (entry.description or "").replace("%", "%%")
+    if entry.is_required():
+        return text
     default = ("on" if entry.default else "off") if isinstance(entry.default, bool) else entry.default
     return text if default is None or isinstance(default, list) else f"{text} (default: {default})"
 

@@ -39,8 +39,11 @@ _REFUSED = {
     "greater_than": "must be above {gt:g}",
     "less_than_equal": "must be at most {le:g}",
     "less_than": "must be below {lt:g}",
+    "too_short": "must have {min_length} or more entries",
+    "too_long": "must have {max_length} or fewer entries",
     "value_error": "{error}",
     "unexpected_keyword_argument": "is no option",
+    "missing": "is missing",
 }
 
 T = TypeVar("T", bound="RunOptions")
@@ -88,7 +91,8 @@ def refusal(error: ValidationError) -> str:
     if "expected" in about:
         about = {"expected": about["expected"].replace("'", "").replace(" or ", ", ")}
     told = _REFUSED.get(first["type"], first["msg"]).format(**about)
-    return f"{first['loc'][0]} {told}" + ("" if first["type"] == "value_error" else f", got {first['input']!r}")
+    got = "" if first["type"] in ("value_error", "missing") else f", got {first['input']!r}"
+    return f"{first['loc'][0]} {told}{got}"
 
 
 @options_class
@@ -136,6 +140,8 @@ def _as_written(value: Any, annotation: Any, whole: bool) -> Any:
             return float(Fraction(value)) if kind is float and "/" in value else kind(value)
         except (ValueError, ZeroDivisionError):
             return value
+    if kind is Path and isinstance(value, str):
+        return Path(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if kind in (int, float) and isinstance(value, int) and value.bit_length() > 63:
