@@ -92,7 +92,7 @@ def command(run: Callable[[list[str]], int | None]) -> Callable[[Sequence[str] |
 
 
 @contextmanager
-def progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(unit: str, leave: bool = True) -> Iterator[Callable[[int, int], None]]:
     """A function of what is done and of all; the bar comes with the first report, so that wrong input is answered
     without one, and what an earlier call had finished does not count as speed."""
     bar: Any = None
@@ -102,7 +102,7 @@ def progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
         if bar is None:
             from tqdm.auto import tqdm
 
-            bar = tqdm(total=total, initial=done, unit=unit, leave=False, dynamic_ncols=True)
+            bar = tqdm(total=total, initial=done, unit=unit, leave=leave, dynamic_ncols=True)
         bar.update(done - bar.n)
 
     try:

@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     from ..detection.prediction.prediction_files import images_folder
 
     detector, images = options.pop("detector"), options.pop("images")
-    with kept_if_used(options["output_dir"]), progress_bar("image") as progress:
+    with kept_if_used(options["output_dir"]), progress_bar("image", leave=False) as progress:
         found = predict(detector, images, progress=progress, **options)
     scores: dict[int, list[float]] = defaultdict(list)
     for result in found.results:
