@@ -180,13 +180,14 @@ def _state_of(path: Path) -> "TrainingState | None":
 
 
 def _run_record(state: "TrainingState") -> dict[str, Any]:
+    sources = state.data.get("sources")
     return {
         "task": state.task,
         "objective": state.arguments.get("objective"),
         "recipe": state.recipe.get("name"),
         "steps": state.step,
         "images_seen": state.images_seen,
-        "data": [source["name"] for source in state.data.get("sources", [])],
+        "data": [source["name"] for source in sources or () if isinstance(source, dict) and "name" in source],
         "start": {key: value for key, value in state.start.items() if key != "run"},
     }
 

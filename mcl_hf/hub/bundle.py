@@ -21,6 +21,7 @@ from huggingface_hub import ModelCardData, constants
 
 from ..engine.state import TrainingState
 from ..errors import InputError
+from ..files import fill_template
 from ..models.configuration_mcl import MCLConfig
 from ..transfer.checkpoint import find_folder
 from ..transfer.export import export_checkpoint
@@ -209,29 +210,6 @@ def _write_card(source: Path, repository: str, folder: Path, contents: Contents,
     (folder / CARD).write_text(text, encoding="utf-8")
 
 
-_TIMM_CARD = """\
----
-{metadata}
----
-
-# {title}, for timm
-
-The backbone of [{repository}]({endpoint}/{repository}), under timm's own names. It opens without mcl_hf:
-
-```python
-import timm
-from transformers import AutoModel
-
-network = timm.create_model("hf-hub:{name}", pretrained=True)  # without pretrained=True: random weights
-features = timm.create_model("hf-hub:{name}", pretrained=True, {feature_options})  # C2..C5
-wrapped = AutoModel.from_pretrained("{name}")  # transformers' TimmWrapperModel
-```
-
-How it was trained, what was measured and what was not stands in the card of {repository}, which also has the feature
-pyramid and the region head.
-"""
-
-
 def _timm_card(repository: str, config: dict[str, Any], contents: Contents, state: TrainingState | None) -> str:
     metadata = ModelCardData(
         **licence_fields(state, contents.license),
@@ -241,7 +219,8 @@ def _timm_card(repository: str, config: dict[str, Any], contents: Contents, stat
         tags=["timm", "mcl_hf"],
     )
     title = contents.title or repository.split("/")[-1]
-    text = _TIMM_CARD.format(
+    text = fill_template(
+        Path(__file__).with_name("timm_card.md"),
         metadata=metadata.to_yaml(),
         title=title,
         repository=repository,

@@ -7,7 +7,6 @@ documentation of model cards' metadata.
 import re
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..detection.models.transformers_detectors import TRANSFORMERS_DETECTORS
@@ -17,12 +16,9 @@ from .card_data import Recorded
 from .markdown import is_number, one_line
 from .results import DetectionResult, Results
 
-_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_HEADER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*\r?\n", re.DOTALL)
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _PERMISSIVE = ("apache-2.0", "bsd-2-clause", "bsd-3-clause", "mit")
 """Licences of a start that let what is trained from it have another one."""
-_PIPELINES = ("object-detection", "image-segmentation", "image-feature-extraction")
 _DETECTION = "object-detection"
 
 
@@ -84,49 +80,17 @@ def licence_fields(state: TrainingState | None, license: str | None) -> dict[str
 
 
 def check_card(text: str) -> None:
-    """Refuse a card that the Hub would not take.
+    """Refuse a card whose header cannot be read; what else the Hub asks of it, it is asked before anything is sent.
 
     Raises:
         InputError: one line: what is wrong with its header.
     """
     try:
-        ModelCard(text)
+        header = ModelCard(text).data.to_dict()
     except Exception as error:  # YAML's and the Hub client's own errors share no type
         raise InputError(f"the card's header does not parse: {one_line(error)}") from error
-    found = _HEADER.match(text)
-    data = yaml.safe_load(found[1]) if found else None
-    if not isinstance(data, dict) or not data:
+    if not header:
         raise InputError("the card has no header: it must begin with '---', YAML and '---'")
-    for problem in _problems(data):
-        raise InputError(f"the card's header cannot be used: {problem}")
-
-
-def _problems(data: dict[str, Any]) -> list[str]:
-    """What the Hub would find wrong, as far as it can be known here."""
-    found = []
-    license = data.get("license")
-    if license is not None and not (isinstance(license, str) and _LICENSE.fullmatch(license)):
-        found.append(f"license {license!r} is no identifier such as apache-2.0")
-    for name in ("tags", "datasets", "base_model"):
-        values = data.get(name) or []
-        values = [values] if isinstance(values, str) else values
-        if not isinstance(values, list) or not all(isinstance(value, str) and value for value in values):
-            found.append(f"{name} must be a list of texts")
-        elif name != "tags":
-            found += [f"{name} {v!r} is no repository user/name" for v in values if _REPOSITORY.fullmatch(v) is None]
-    pipeline = data.get("pipeline_tag")
-    if pipeline is not None and not (isinstance(pipeline, str) and re.fullmatch(r"[a-z0-9-]+", pipeline)):
-        found.append(f"pipeline_tag {pipeline!r} is none such as {', '.join(_PIPELINES)}")
-    if not isinstance(data.get("model-index", []), list):
-        return [*found, "model-index must be a list"]
-    for model in data.get("model-index") or []:
-        for result in model.get("results", []):
-            for metric in result.get("metrics", []):
-                if not is_number(metric.get("value")):
-                    found.append(
-                        f"model-index has {metric.get('name') or metric.get('type')} of {metric.get('value')!r}"
-                    )
-    return found
 
 
 def _datasets(recorded: Recorded) -> list[str]:

@@ -23,7 +23,7 @@ from ..data import ImageSource
 from ..data.sources.licences import describe_sources
 from ..engine.arithmetic import set_arithmetic
 from ..engine.compile_parts import compile_parts
-from ..engine.course import RunResult, common_parts, continue_state, open_folder, prepare_run, run_to_end
+from ..engine.course import RunResult, continue_state, open_folder, prepare_run, run_to_end
 from ..engine.finish import write_finished
 from ..engine.launch import launched
 from ..engine.optim import build_optimizer, learning_rate_warning
@@ -169,7 +169,10 @@ def _pretrain(
 
     # --- run ----------------------------------------------------------------------------------------------------------
     run = PretrainRun(
-        **common_parts(accelerator, arguments, state, output_dir),
+        arguments=arguments,
+        accelerator=accelerator,
+        state=state,
+        output_dir=output_dir,
         model=model,
         network=network,
         optimizer=prepared,

@@ -24,7 +24,7 @@ import torch
 from accelerate import Accelerator
 
 from ...engine.arithmetic import set_arithmetic
-from ...engine.course import RunResult, common_parts, continue_state, open_folder, prepare_run, run_to_end
+from ...engine.course import RunResult, continue_state, open_folder, prepare_run, run_to_end
 from ...engine.finish import duration
 from ...engine.host_copies import copy_to_device
 from ...engine.launch import launched
@@ -229,7 +229,10 @@ def _finetune(
 
     # --- run ----------------------------------------------------------------------------------------------------------
     run = FinetuneRun(
-        **common_parts(accelerator, arguments, state, output_dir),
+        arguments=arguments,
+        accelerator=accelerator,
+        state=state,
+        output_dir=output_dir,
         model=model,
         network=network,
         optimizer=prepared,
