@@ -67,7 +67,7 @@ class PretrainArguments(RunOptions):
         "contrastive", "contrastive (no labels) or supervised (every tile classified; needs labels)"
     )
     data: list[str] = of_data(
-        ["photos"],
+        [],
         "one or more of: folder of images; parquet, arrow or WebDataset tar file, folder or glob; name of a data set "
         "on the Hub; https:// or hf://datasets/ address of shards, as in name-{000..127}.tar; 'photos' or 'bccd-mini' "
         "for the embedded ones. Several are mixed: one=0.7 other=0.3 in these shares; without weights, every image "

@@ -22,6 +22,8 @@ def open_data(arguments: PretrainArguments) -> ImageSource:
     Raises:
         InputError: nothing there, no images in it, or a column that does not exist or does not fit.
     """
+    if not arguments.data:
+        raise InputError("data is missing: name your images, such as --data my-images, or photos for the embedded ones")
     return open_source(arguments.data, **{name: getattr(arguments, name) for name in _SOURCE_FIELDS})
 
 
