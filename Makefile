@@ -28,16 +28,17 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "mcl_hf needs Python 3.11 or newer; give one with: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 
+# compat puts this folder into Python's path; otherwise a clone called mcl_hf would hide the package from the folder above.
 $(VENV)/.installed-viz: setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[viz]'
+	$(BIN)/python -m pip install --disable-pip-version-check -C editable_mode=compat -e '.[viz]'
 	@touch $@
 
 $(VENV)/.installed-test: setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[test,viz]'
+	$(BIN)/python -m pip install --disable-pip-version-check -C editable_mode=compat -e '.[test,viz]'
 	@touch $@
 
 $(VENV)/.installed-dev: setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -C editable_mode=compat -e '.[dev]'
 	@touch $@
 
 demo: $(VENV)/.installed-viz

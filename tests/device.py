@@ -95,11 +95,13 @@ class Device:
         """Tensors of a tree, or a module's parameters and buffers in place, on the device."""
         if not isinstance(tree, nn.Module):
             return tree_map(lambda leaf: OnDevice(leaf) if isinstance(leaf, torch.Tensor) else leaf, tree)
+        moved: dict[torch.Tensor, torch.Tensor] = {}  # what several modules share stays shared
         for module in tree.modules():
             for name, parameter in module._parameters.items():
-                if parameter is not None:
+                if parameter is not None and parameter not in moved:
                     copy = OnDevice(parameter.detach().clone())
-                    module._parameters[name] = nn.Parameter(copy, parameter.requires_grad)
+                    moved[parameter] = nn.Parameter(copy, parameter.requires_grad)
+                module._parameters[name] = None if parameter is None else moved[parameter]
             for name, buffer in module._buffers.items():
                 if buffer is not None:
                     module._buffers[name] = OnDevice(buffer.clone())
@@ -107,9 +109,9 @@ class Device:
 
 
 def _line() -> str:
-    """The innermost line of the library, without its number, and of torchvision below it."""
+    """The innermost line of the library, without its number, and of what it calls below it."""
     for frame in reversed(traceback.extract_stack()):
-        for package in ("mcl_hf/", "torchvision/", "timm/"):
+        for package in ("mcl_hf/", "torchvision/", "timm/", "transformers/"):
             if f"/{package}" in frame.filename:
                 return (
                     frame.filename.rpartition(f"/{package}")[2]

@@ -13,7 +13,14 @@ import pytest
 HERE = Path(__file__).parent
 
 
-@pytest.mark.parametrize("file", ["device_pretraining.py", "device_detectors.py"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "device_pretraining.py",
+        "device_detectors.py",
+        pytest.param("device_transformers_detectors.py", marks=pytest.mark.slow),
+    ],
+)
 def test_everything_runs_on_a_device_as_on_the_cpu(file):
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", str(HERE / file)]
     done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True)

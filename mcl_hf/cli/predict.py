@@ -95,7 +95,9 @@ def _run(argv: list[str]) -> None:
     if len(found.broken) > _MOST_NAMED:
         print(f"broken, left out: {len(found.broken) - _MOST_NAMED} more images")
     print(f"written: {' '.join(map(str, found.files))}")
-    if "coco" in options["formats"] and len(found.data):
+    if len(found.data) and not found.results:
+        print(f"no detection has a score of {options['threshold']:g}: a lower --threshold shows what comes closest")
+    elif "coco" in options["formats"] and len(found.data):
         print(f"to train on them: mcl-hf finetune --data {found.files[0]} --images {images_folder(found.data)} ...")
     if not len(found.data):
         raise InputError("none of the images can be read")

@@ -117,8 +117,9 @@ class Tracking:
                 raise InputError(
                     f"{self._log.name} cannot be written: {reason}; {how_to_go_on(self.output_dir)}"
                 ) from error
+            rate = record["images_per_second"]
             self._bar.set_postfix_str(
-                f"loss {record['loss']:.3f}, {record['images_per_second']:.0f} images/s, "
+                f"loss {record['loss']:.3f}, {rate:.{0 if rate >= 10 else 2}f} images/s, "
                 f"data wait {100 * record['data_wait_share']:.0f} %"
             )
         if self._accelerator is not None:

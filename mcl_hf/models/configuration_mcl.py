@@ -34,8 +34,10 @@ class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
         hidden_dim: Hidden width of the region head's and the predictors' MLPs.
         embedding_dim: Width D of the embeddings that are contrasted.
         montage_ratios: Down-sampling ratio r of each level: 1 first, then any of 2, 4, 8 in ascending order.
-        montage_fractions: Montages of each level per image of the batch: a level has `max(1, int(N * fraction))`.
-        level_weights: Weight of each level's loss.
+        montage_fractions: Montages of each level per image of the batch: a level has `max(1, int(N * fraction))`. The
+            published ones, 1, 1/4, 1/16, 1/32, of as many levels as there are where left out.
+        level_weights: Weight of each level's loss; each half of the one before but for the last, which is as large as
+            that, where left out: 1/2, 1/4, 1/8, 1/8 as published.
         level_pairing: Which target levels a level's queries are compared with: `"top"` (level 0 only: the published
             code), `"same"`, `"adjacent"` (at most one level apart) or `"all"`.
         temperature: T of the softmax over cosines; the loss is multiplied by 2T.
@@ -72,8 +74,8 @@ class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
     hidden_dim: int = 2048
     embedding_dim: int = 256
     montage_ratios: list[int] | tuple[int, ...] = (1, 2, 4, 8)
-    montage_fractions: list[float | int] | tuple[float | int, ...] = (1, 1 / 4, 1 / 16, 1 / 32)
-    level_weights: list[float | int] | tuple[float | int, ...] = (1 / 2, 1 / 4, 1 / 8, 1 / 8)
+    montage_fractions: list[float | int] | tuple[float | int, ...] | None = None
+    level_weights: list[float | int] | tuple[float | int, ...] | None = None
     level_pairing: str = "top"
     temperature: float | int = 1.0
     region_scope: str = "lean"
@@ -140,6 +142,11 @@ class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
     def _check_levels(self) -> None:
         """The three per-level fields are one table: row i describes level i."""
         self.montage_ratios = list(self.montage_ratios)
+        levels = len(self.montage_ratios)
+        if self.montage_fractions is None:
+            self.montage_fractions = [1, 1 / 4, 1 / 16, 1 / 32][:levels]
+        if self.level_weights is None:
+            self.level_weights = [1 / 2 ** min(level + 1, max(levels - 1, 0)) for level in range(levels)]
         self.montage_fractions = list(self.montage_fractions)
         self.level_weights = list(self.level_weights)
         lengths = {len(self.montage_ratios), len(self.montage_fractions), len(self.level_weights)}

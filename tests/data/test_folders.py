@@ -207,3 +207,22 @@ def test_row_groups_larger_than_the_cache_are_warned_of(tmp_path: Path, monkeypa
     monkeypatch.setattr("mcl_hf.data.streams.streams.CACHE_BYTES", 1000)
     assert "warning: " in (said := open_source(str(tmp_path), streaming=True).description)
     assert "a.parquet has a row group of 0.0 GB" in said and "mcl-hf pack" in said
+
+
+@pytest.mark.parametrize(
+    ("files", "chosen"),
+    [
+        (["train2017/a.jpg", "train2017/b.jpg", "val2017/c.jpg"], {"a.jpg", "b.jpg"}),
+        (["images/train/a.jpg", "images/val/b.jpg", "images/test/c.jpg"], {"a.jpg"}),
+        (["data/images/Train/a.jpg", "data/images/test-kit/b.jpg", "data/images/valid/c.jpg"], {"a.jpg"}),
+        (["images/train1/a.jpg", "images/train2/b.jpg"], {"a.jpg", "b.jpg"}),  # classes, as no other split is there
+        (["train/images/a.jpg", "valid/images/b.jpg"], {"a.jpg"}),
+    ],
+)
+def test_splits_of_annotated_layouts_are_no_classes(tmp_path: Path, files: list[str], chosen: set[str]) -> None:
+    for number, name in enumerate(files):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(jpeg(number))
+    source = open_source(str(tmp_path))
+    assert {name.rpartition("/")[2] for name in names(source, tmp_path)} == chosen
+    assert ("by class" in source.description) == (len(chosen) == len(files))

@@ -244,7 +244,7 @@ def test_val_fraction_holds_out_validation_and_where_there_is_none_the_test(tmp_
     write_scenes(tmp_path / "other", 5, split="test", masks=None)
     own = opened(test_data=str(tmp_path / "other"))
     assert len(own.test) == 5 and len(own.val) == 4 and len(own.train) == 16
-    with pytest.raises(InputError, match="test images: .* val_fraction holds some out"):
+    with pytest.raises(InputError, match="test images: .* --val-fraction 0.2 holds out"):
         open_labelled(ComparePlan(data=str(folder)), {}, ["test"])
     with pytest.raises(InputError, match="not both"):
         opened(val_split="val")

@@ -1,10 +1,12 @@
 """Whole fine-tuning runs of transformers' detectors, tiny: what they leave, resume, start from and refuse."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from pycocotools import mask as mask_utils
 from transformers import (
     AutoImageProcessor,
@@ -21,12 +23,14 @@ from transformers import (
 import mcl_hf
 from mcl_hf import MCLConfig, MCLModel
 from mcl_hf.detection import open_detector, start_detector
+from mcl_hf.detection.evaluation.predict_data import instances_of_queries
 from mcl_hf.detection.finetuning.arguments import FinetuneArguments
 from mcl_hf.detection.finetuning.step import other_inputs
 from mcl_hf.detection.finetuning.train_loader import DetectionBatch
+from mcl_hf.detection.models.float32_boxes import keep_boxes_in_float32
 from mcl_hf.detection.models.transformers_detectors import TRANSFORMERS_DETECTORS, start_transformers_detector
 from mcl_hf.errors import InputError
-from mcl_hf.models import MCLBackbone
+from mcl_hf.models import MCLBackbone, recompute
 
 from .scenes import write_scenes
 from .test_finetune import assert_equal, logged
@@ -102,8 +106,13 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(run, detector, capsys):
 
 
 @pytest.mark.slow
-def test_pipelines_open_it(run, scenes):
-    folder = run("run", "rt_detr_v2", max_steps=1).output_dir
+def test_pipelines_open_it_and_the_run_says_what_is_frozen(run, scenes, capsys, monkeypatch):
+    recomputed = []
+    monkeypatch.setattr(recompute, "checkpoint", lambda f, *given, **_: recomputed.append(f) or f(*given))
+    options = {"recipe": "auto", "activation_checkpointing": True, "precision": "bf16", "num_workers": 0}
+    folder = run("run", "rt_detr_v2", max_steps=1, **options).output_dir
+    said = capsys.readouterr().out
+    assert "batch norms of the backbone" in said and "freeze-at" not in said and recomputed
     found = pipeline("object-detection", model=str(folder), threshold=0.0)(str(next(scenes.glob("val/*.png"))))
     assert found and {"score", "label", "box"} <= set(found[0])
 
@@ -133,6 +142,7 @@ def test_a_detector_with_other_classes_takes_all_that_fits_and_classes_by_name(r
     assert torch.equal(row, old.model.enc_score_head.weight[1]) and other.model.enc_score_head.out_features == 2
 
 
+PLACES = {"reference_points", "valid_ratios"}
 COCO_NAMES = {0: "N/A", 1: "Triangle", 2: "N/A", 3: "zebra"}
 
 
@@ -173,6 +183,9 @@ def test_a_published_detector_is_a_whole_start(run, detector, tmp_path):
     assert list(trained.config.id2label.values()) == ["ellipse", "triangle", "rectangle"]
     mean = [0.0] * 3 if detector == "rt_detr_v2" else [0.485, 0.456, 0.406]  # one of them takes pixels from 0 to 1
     assert list(processor.image_mean) == pytest.approx(mean)
+    assert ("not ImageNet's" in report.pixels) is (detector == "rt_detr_v2")
+    other, report = start_transformers_detector(str(tmp_path / "hub"), detector, COCO_NAMES, image_std=[0.5] * 3)
+    assert other.config.image_std == [0.5] * 3 and "warning: its pixels had mean" in report.pixels
     other, report = start_transformers_detector(str(tmp_path / "hub"), detector, {0: "triangle", 1: "new"})
     assert report.parts["classes known by name"] == (1, 2)
     name = "class_labels_classifier" if detector == "detr" else "model.enc_score_head"
@@ -195,6 +208,54 @@ def test_masks_are_measured_and_predicted_and_boxes_are_around_them(run, scenes)
         assert one["bbox"] == [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
     objects = pipeline("image-segmentation", model=str(result.output_dir), threshold=0.0)
     assert objects(str(next(scenes.glob("val/*.png"))), subtask="instance")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("detector", TRANSFORMERS_DETECTORS)
+def test_boxes_and_places_stay_float32_in_half_precision(detector, precision):
+    torch.manual_seed(0)
+    model, _ = start_transformers_detector("random", detector, {0: "a"}, "resnet10t", **OPTIONS[detector])
+    keep_boxes_in_float32(model.eval())
+    places = {}
+
+    def look(module, inputs, named):
+        places.update({name: named[name].dtype for name in PLACES & set(named) if named[name] is not None})
+
+    for module in model.modules():
+        module.register_forward_pre_hook(look, with_kwargs=True)
+    pixels = torch.rand(1, 3, 96, 128)
+    with torch.autocast("cpu", precision):
+        output = model(pixels)
+    assert set(places.values()) <= {torch.float32} and (places or detector == "detr")
+    if detector == "mask2former":
+        assert output.class_queries_logits.dtype == precision
+    else:
+        assert output.pred_boxes.dtype == torch.float32 and output.logits.dtype == precision
+        assert not torch.equal(output.pred_boxes, output.pred_boxes.to(precision).float())
+    assert model.half()(pixels.half()).to_tuple()[0].dtype == torch.float16  # weights may be half, too
+
+
+def test_masks_of_a_perfect_detector_are_the_annotated_ones():
+    """Logits of what each cell of a map of 256 x 256 cells covers, of a picture whose lower part is padding."""
+    height, width, padded = 384, 512, 512
+    rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    sides = torch.tensor([6.0, 12.0, 25.0, 60.0])[:, None, None]
+    centres = torch.tensor([[40.3, 50.7], [200.2, 150.9], [300.5, 320.1], [420.8, 100.4]])
+    x, y = centres[:, :1, None], centres[:, 1:, None]
+    masks = ((columns - x) / sides) ** 2 + ((rows - y) / sides / 0.8) ** 2 <= 1
+    covered = F.adaptive_avg_pool2d(F.pad(masks.float(), (0, 0, 0, padded - height)), 256)
+    output = SimpleNamespace(
+        masks_queries_logits=(20 * (covered - 0.5))[None], class_queries_logits=torch.tensor([[[4.0, 0.0]] * 4])
+    )
+    present = torch.zeros(1, padded, padded, dtype=torch.int64)
+    present[:, :height] = 1
+    inputs = {"pixel_values": torch.zeros(1, 3, padded, padded), "pixel_mask": present}
+    found, pasted = instances_of_queries(output, inputs, [(height, width)])
+    assert found[0]["labels"].tolist() == [0] * 4 and found[0]["scores"].min() > 0.9
+    found_masks = sorted(pasted[0], key=lambda mask: int(mask.sum()))
+    ious = [float((a & b).sum() / (a | b).sum()) for a, b in zip(found_masks, masks, strict=True)]
+    assert min(ious) > 0.93 and ious[-1] > 0.99, ious
 
 
 def test_images_without_objects_teach_a_detector_with_masks():

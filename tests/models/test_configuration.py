@@ -39,7 +39,7 @@ def test_backbones_without_a_stem_map_list_stages_only() -> None:
     [
         ({"backbone": "resnet5o"}, "did you mean"),
         ({"backbone": "vit_tiny_patch16_224"}, "MCL needs 4, 8, 16 and 32"),
-        ({"montage_ratios": (1, 2)}, "one value a level"),
+        ({"montage_ratios": (1, 2), "level_weights": (1.0,)}, "one value a level"),
         ({"montage_ratios": (2, 4, 8, 1)}, "must be 1"),
         ({"montage_ratios": (1, 2, 3, 8)}, "among 1, 2, 4, 8"),
         ({"level_pairing": "some"}, "level_pairing must be one of"),
@@ -55,3 +55,11 @@ def test_backbones_without_a_stem_map_list_stages_only() -> None:
 def test_fields_that_make_no_sense_are_refused(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MCLConfig(**fields)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 4])
+def test_levels_that_are_left_out_follow_the_ratios(levels):
+    config = MCLConfig(backbone="resnet18", montage_ratios=[1, 2, 4, 8][:levels])
+    assert config.montage_fractions == [1, 1 / 4, 1 / 16, 1 / 32][:levels]
+    assert config.level_weights == {1: [1], 2: [0.5, 0.5], 3: [0.5, 0.25, 0.25], 4: [0.5, 0.25, 0.125, 0.125]}[levels]
+    assert sum(config.level_weights) == 1

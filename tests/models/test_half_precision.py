@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mcl_hf import MCLModel
+from mcl_hf import MCLForPreTraining, MCLModel
 from mcl_hf.models import region_cut
 from mcl_hf.probe.region_features import features_of_boxes
 from tests.models.tiny import tiny_config
@@ -62,3 +64,34 @@ def test_features_of_c5_read_the_box_that_was_asked_for(model):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = features_of_boxes(model, images, boxes)["c5"]
     assert torch.nn.functional.cosine_similarity(found, plain).item() > 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fields", "dtype"),
+    [({"queue_size": 6, "level_pairing": "all"}, torch.bfloat16), ({"region_scope": "published"}, torch.float16)],
+    ids=["queue, all, bf16", "published, fp16"],
+)
+def test_a_step_under_the_autocast_of_cuda_reads_nothing_and_has_float32_losses(fields, dtype):
+    """Fake tensors on "cuda:0" have no values, refuse tensors of the host, and follow CUDA's own rules of autocast."""
+    model = MCLForPreTraining(tiny_config(**fields)).train()
+    montages = {f"montage_{side}": model.draw_montages(4) for side in "ab"}
+    with FakeTensorMode(allow_non_fake_inputs=False):
+        for module in model.modules():
+            for store in (module._parameters, module._buffers):
+                for name, tensor in store.items():
+                    if tensor is not None:
+                        fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda:0")
+                        store[name] = nn.Parameter(fake, tensor.requires_grad) if store is module._parameters else fake
+        sides = [torch.empty(4, 3, 64 // ratio, 64 // ratio, device="cuda:0") for ratio in model.config.montage_ratios]
+        given = {name: [torch.empty(part.shape, dtype=part.dtype, device="cuda:0") for part in parts]
+                 for name, parts in montages.items()}  # fmt: skip
+        torch.set_autocast_enabled("cuda", True)
+        torch.set_autocast_dtype("cuda", dtype)
+        try:
+            output = model(sides, sides, **given)
+        finally:
+            torch.set_autocast_enabled("cuda", False)
+            torch.clear_autocast_cache()
+    for name in ("loss", "level_losses", "positive_similarity", "negative_similarity", "feature_std"):
+        assert output[name].device.type == "cuda" and output[name].dtype == torch.float32, name

@@ -12,6 +12,8 @@ from mcl_hf.models import MCLConfig, MCLForPreTraining, MCLModel, convert_cross_
 from mcl_hf.pretraining.step import train_step
 from tests.detection.scenes import write_scenes
 from tests.detection.test_finetune import TINY as FINETUNE
+from tests.detection.test_transformers_detectors import OPTIONS as SMALL
+from tests.detection.test_transformers_detectors import RUN as OF_TRANSFORMERS
 from tests.training.conftest import TINY
 from tests.training.ranks import run_ranks, said
 
@@ -63,6 +65,16 @@ def test_a_detector_is_fine_tuned_and_measured(tmp_path, read_log, detector, pre
     options = {**FINETUNE, "device": "auto", "num_workers": 1, "detector": detector, "precision": precision}
     result = mcl_hf.finetune(data=str(folder), val_data=str(folder), output_dir=str(tmp_path / "run"), **options)
     assert result.steps == 4 and np.isfinite([line["loss"] for line in read_log(tmp_path / "run")]).all()
+    assert "eval/box/AP" in result.metrics
+
+
+@pytest.mark.parametrize("detector", ["rt_detr_v2", "deformable_detr", "mask2former"])
+def test_a_detector_of_transformers_is_fine_tuned_and_measured(tmp_path, read_log, detector):
+    folder = write_scenes(tmp_path / "scenes", 8)
+    options = {**OF_TRANSFORMERS, "device": "auto", "precision": "bf16", "ema": True, "augment": "strong"}
+    options |= {"init": "random", "backbone": "resnet18", "detector_options": SMALL[detector], "detector": detector}
+    result = mcl_hf.finetune(data=str(folder), val_data=str(folder), output_dir=str(tmp_path / "run"), **options)
+    assert result.steps == 2 and np.isfinite([line["loss"] for line in read_log(tmp_path / "run")]).all()
     assert "eval/box/AP" in result.metrics
 
 

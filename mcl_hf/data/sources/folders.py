@@ -14,13 +14,13 @@ from .addresses import SHARD_SUFFIXES, Shards, matching_files
 from .folder_metadata import METADATA_NAMES, read_metadata
 from .local_tables import (
     IMAGE_SUFFIXES,
-    SPLIT_OF,
     LocalTable,
     arrow_table,
     canonical_split,
     files_of_split,
     parquet_table,
     split_note,
+    split_of_folder,
     without_caches,
 )
 
@@ -82,17 +82,19 @@ def open_folder(folder: Path, split: str, streaming: bool) -> LocalTable | Shard
     left_out.update(f"{Path(name).suffix} file(s)" for name in packed)  # what the images came in, often
     names = sorted({*names}.difference(packed)) if packed else names
     root, kind = folder, "folder of images"
-    children = sorted({name.partition("/")[0] for name in names if "/" in name})
-    splits = [name for name in children if name.lower() in SPLIT_OF]
-    loose = any("/" not in name for name in names)
-    if splits and not loose and (splits == children or len({SPLIT_OF[name.lower()] for name in splits}) > 1):
-        matching = [name for name in splits if SPLIT_OF[name.lower()] == canonical_split(split)]
+    above = _folder_of_all(names)
+    inside = [name.removeprefix(above) for name in names]
+    children = sorted({name.partition("/")[0] for name in inside if "/" in name})
+    splits = [name for name in children if split_of_folder(name)]
+    loose = any("/" not in name for name in inside)
+    if splits and not loose and (splits == children or len({split_of_folder(name) for name in splits}) > 1):
+        matching = [name for name in splits if split_of_folder(name) == canonical_split(split)]
         if not matching:
             raise InputError(f"{folder} has no split '{split}': its folders are {', '.join(children)}.")
         if len(matching) > 1:
             raise InputError(f"{folder}: {', '.join(matching)} could all be split '{split}': give one of them as data.")
-        root, kind = folder / matching[0], f"folder of images, split {matching[0]}"
-        start = f"{matching[0]}/"
+        start = f"{above}{matching[0]}/"
+        root, kind = folder / start, f"folder of images, split {matching[0]}"
         names = [name.removeprefix(start) for name in names if name.startswith(start)]
         metadata = [name.removeprefix(start) for name in metadata if name.startswith(start)]
         others = [name for name in children if name not in splits]
@@ -134,6 +136,17 @@ def _image_table(root: Path, images: list[str], tables: list[str], kind: str) ->
         table = table.add_column(name, values)
     files += [(name, f"{root}/{name}") for name in tables]
     return LocalTable(table, kind + metadata.note, files, image_column="image")
+
+
+def _folder_of_all(names: list[str]) -> str:
+    """The folder that all of these lie in, with /, as `images/` of YOLO data; never one whose name tells a split."""
+    above = ""
+    while len(children := {name[len(above) :].partition("/")[0] for name in names}) == 1:
+        (child,) = children
+        if split_of_folder(child) or f"{above}{child}" in names:
+            break
+        above += f"{child}/"
+    return above
 
 
 def _divided(names: list[str]) -> tuple[list[str], list[str]]:

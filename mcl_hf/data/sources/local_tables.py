@@ -149,7 +149,7 @@ def splits_of_files(files: Sequence[Path], root: Path) -> list[str | None]:
     found: list[str | None] = []
     for file, parent in zip(files, parents, strict=True):
         inside = parent.relative_to(root).parts if parent.is_relative_to(root) else ()
-        folders = (SPLIT_OF.get(name.lower()) for name in reversed(inside))
+        folders = (split_of_folder(name) for name in reversed(inside))
         found.append(split_in_name(file.name) or next((split for split in folders if split), None))
     return found
 
@@ -250,6 +250,11 @@ def split_note(split: str) -> str:
 def canonical_split(split: str) -> str:
     """``val`` as ``validation`` and so on; other names as they are."""
     return SPLIT_OF.get(split.lower(), split)
+
+
+def split_of_folder(name: str) -> str | None:
+    """Split that a folder's name tells, as train, Valid and val2017 do; train1 may as well be a class."""
+    return SPLIT_OF.get(re.sub(r"(19|20)\d\d$", "", name.lower()))
 
 
 def split_in_name(file_name: str) -> str | None:

@@ -170,7 +170,7 @@ class Answer:
             return "There is nothing to compare yet."
         scores = self.scores(self.primary[0].images)
         if max(max(of.values(), default=0) for of in scores.values()) < 100 * LEAST_AP:
-            return f"No start has reached a {self.title} of {100 * LEAST_AP:g}: train for longer."
+            return f"No start has reached a {self.title} of {100 * LEAST_AP:g} %: train for longer."
         parts = [_told(difference, self.about["unit"]) for difference in self.primary]
         seeds = self.primary[0].seeds
         text = "; ".join(parts)

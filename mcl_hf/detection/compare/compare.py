@@ -29,6 +29,7 @@ from ...plain_text import plain_text
 from .answer import ABOUT, PICTURE, PLAN, REPORT, SHOWN, Answer
 from .jobs import Job, JobList, digest_of, list_jobs, read_result, result_file
 from .labelled import subset_seed
+from .outlook import outlook
 from .plan import ComparePlan, load_plan
 from .report import summary, write_report
 from .runner import Progress, run_jobs
@@ -128,7 +129,7 @@ class _Comparison:
             print(plain_text(line, keep="\n"))
         planned = self._chosen(only)
         if dry_run:
-            print("\n".join(self._outlook(planned)))
+            print("\n".join(outlook(self.setting, planned)))
             return self._answer()
         self._settle_plan(new_plan)
         progress = Progress(planned, self.results, self.failed)
@@ -222,7 +223,7 @@ class _Comparison:
         arguments = pretraining_arguments(self.setting, pretraining)
         steps = 1 if job.kind == "pace" else self.setting.pretraining_steps(self._pace())[job.start]
         options = asdict(replace(arguments, seed=job.seed, max_steps=steps, epochs=None))
-        return options, self.setting.visit_costs[job.start].flop, None
+        return options, self.setting.visit_flops[job.start], None
 
     def _finetuning(self, job: Job) -> tuple[dict[str, Any], float, str]:
         start = next(start for start in self.setting.starts if start.name == job.start)
@@ -235,7 +236,7 @@ class _Comparison:
             arguments = replace(arguments, init=str(self.setting.work / source.name))
             digest = self.results[source.name]["digest"]
         options = asdict(replace(arguments, seed=subset_seed(job.seed, job.subset)))
-        return options, self.setting.step_cost.flop * job.steps, digest
+        return options, self.setting.step_flop * job.steps, digest
 
     def _pace(self) -> dict[str, float]:
         """Pre-training -> seconds of a visit, of those that are timed."""
@@ -330,48 +331,6 @@ class _Comparison:
             self.folder, self.plan, list(of_start), of_start, done, len(self.jobs.jobs), dict(self.failed),
             self._about(),
         )  # fmt: skip
-
-    def _outlook(self, planned: list[Job]) -> list[str]:
-        """Jobs, operations, hours and disk, before anything is run."""
-        setting, cost = self.setting, self.setting.step_cost
-        known = self.plan.equal != "seconds"
-        steps = setting.pretraining_steps({}) if known else {}
-        lines, total = [], 0.0
-        for kind in ("pace", "pretrain", "tune", "test"):
-            jobs = [job for job in planned if job.kind == kind]
-            if not jobs:
-                continue
-            if kind == "pretrain" and known:
-                flop = sum(
-                    steps[job.start] * setting.pretrainings[job.start].arguments.batch_sizes(1)[1]
-                    * setting.visit_costs[job.start].flop for job in jobs
-                )  # fmt: skip
-            else:
-                flop = sum(cost.flop * job.steps for job in jobs)
-            total += flop
-            lines.append(f"{kind:>8}: {len(jobs)} jobs, {flop / 1e12:,.0f} TFLOP")
-        speed = cost.flop / (cost.seconds or 1)
-        hours = total / speed / 3600
-        size = 4 * sum(parameters for parameters in _sizes(setting))
-        weights = sum(job.kind == "pretrain" for job in planned) * size
-        lines.append(
-            f"about {hours:.1f} hours here at the {speed / 1e9:.0f} GFLOP/s of one step of the detector, without data "
-            f"and evaluation; about {(weights + 6 * size * self.plan.jobs) / 2**20:,.0f} MiB of disk in {setting.work}"
-        )
-        return lines
-
-
-def _sizes(setting: Setting) -> list[int]:
-    import torch
-
-    from ...models import MCLModel
-
-    with torch.device("meta"):
-        sizes = [
-            sum(parameter.numel() for parameter in MCLModel(pretraining.config).parameters())
-            for pretraining in setting.pretrainings.values()
-        ]
-    return [max(sizes, default=0)]
 
 
 def _listed(value: str | list[str] | None) -> list[str]:

@@ -5,9 +5,7 @@ of all networks count, 2 operations a multiply-add; optimizer and moving average
 """
 
 import dataclasses
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,20 +22,7 @@ from .starts import Pretraining
 _COUNTED_BATCH = 64  # every level of the paper's four has whole montages from 32 images on
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of one image's visit in pre-training, or of one step of fine-tuning.
-
-    Attributes:
-        flop: floating-point operations.
-        seconds: of a step here, without its data; None where it was not timed.
-    """
-
-    flop: float
-    seconds: float | None = None
-
-
-def visit_cost(pretraining: Pretraining) -> Cost:
+def visit_flop(pretraining: Pretraining) -> float:
     """Of one image's visit, counted without computing anything."""
     config = pretraining.config
     with torch.device("meta"):
@@ -48,10 +33,10 @@ def visit_cost(pretraining: Pretraining) -> Cost:
         ]
     with FlopCounterMode(display=False) as counter:
         network(views, views).loss.backward()
-    return Cost(counter.get_total_flops() / _COUNTED_BATCH)
+    return counter.get_total_flops() / _COUNTED_BATCH
 
 
-def step_cost(arguments: FinetuneArguments, data: Any) -> Cost:
+def step_flop(arguments: FinetuneArguments, data: Any) -> float:
     """Of one optimizer step on images of `data`: which regions a detector looks at follows from them, so it is run.
 
     Args:
@@ -65,21 +50,15 @@ def step_cost(arguments: FinetuneArguments, data: Any) -> Cost:
     transform = TrainTransform.of(still, batch_size, batch_size)
     batch = next(iter(DetectionLoader(data, transform, batch_size=batch_size, seed=0, num_workers=0)))
     pixels = batch.pixels.float() / 127.5 - 1  # (N, C, H, W)
-
-    def run() -> None:
-        network(pixel_values=pixels, **other_inputs(network, batch, torch.Generator().manual_seed(0))).loss.backward()
-
     with FlopCounterMode(display=False) as counter:
-        run()
-    started = time.perf_counter()
-    run()
-    return Cost(counter.get_total_flops(), time.perf_counter() - started)
+        network(pixel_values=pixels, **other_inputs(network, batch, torch.Generator().manual_seed(0))).loss.backward()
+    return counter.get_total_flops()
 
 
 def equal_steps(
     pretrainings: Mapping[str, Pretraining],
     visits: Mapping[str, int],
-    costs: Mapping[str, Cost],
+    flops: Mapping[str, float],
     equal: str,
     pace: Mapping[str, float],
 ) -> dict[str, int]:
@@ -88,7 +67,7 @@ def equal_steps(
     Args:
         pretrainings: the first one is what the others are equal to.
         visits: of each, in terms of the first.
-        costs: of a visit of each.
+        flops: of a visit of each.
         equal: "flops", "steps" (as many visits), or "seconds".
         pace: seconds of a visit of each, measured; for "seconds" only.
     """
@@ -97,7 +76,7 @@ def equal_steps(
     for name, pretraining in pretrainings.items():
         share = 1.0
         if equal == "flops":
-            share = costs[first].flop / costs[name].flop
+            share = flops[first] / flops[name]
         elif equal == "seconds":
             share = pace[first] / pace[name]
         batch = pretraining.arguments.batch_sizes(1)[1]

@@ -159,12 +159,13 @@ def _open_part(plan: ComparePlan, train: DetectionData, part: str, reading: Mapp
     if split is None:  # data that were named for this and tell no splits are meant as a whole
         whole = own is not None and Path(own).exists() and not list_splits(own)
         split = "train" if whole else {"val": "validation", "test": "test"}[part]
-    flags = f"{part}_data and {part}_split"
+    flags = f"--{part}-data and --{part}-split"
     try:
         found = open_detection_data(source, split=split, images=getattr(plan, f"{part}_image_root"), **reading)
     except InputError as error:
         raise InputError(
-            f"{part} images: {error} (the plan's {flags} name them, val_fraction holds some out)"
+            f"{part} images: {error}; {flags} name others, such as --test-split validation, and --val-fraction 0.2 "
+            "holds out what has no split"
         ) from error
     if not found.num_objects.any():
         raise InputError(f"{part} images: {found.source} has no objects in its split {split!r}: see {flags}")

@@ -70,8 +70,8 @@ def to_markdown(answer: Answer) -> str:
     if (folder / PICTURE).exists():
         lines += [f"![{answer.title} of every start, and the differences]({PICTURE})", ""]
     lines += [*_equivalents(answer), *_price(answer), ""]
-    lines += [f"**Beware:** {warning}." for warning in [*answer.about["warnings"], *_health(answer)]]
-    lines += [f"**Failed:** {job}: {reason}" for job, reason in answer.failed.items()]
+    lines += [f"* **Beware:** {warning}." for warning in [*answer.about["warnings"], *_health(answer)]]
+    lines += [f"* **Failed:** {job}: {reason}" for job, reason in answer.failed.items()]
     lines += ["", "## Protocol", "", *_protocol(answer)]
     lines += ["", "## Figures", "", *_means(answer), "", *_differences(answer)]
     lines += _curves(answer)

@@ -208,7 +208,7 @@ def _found(result: Mapping[str, Any]) -> str:
         return "its loss diverged"
     if "box/AP" in figures:
         kinds = [kind for kind in ("box", "mask") if f"{kind}/AP" in figures]
-        return ", ".join(f"{kind} AP {100 * figures[f'{kind}/AP']:.1f}" for kind in kinds)
+        return ", ".join(f"{kind} AP {100 * figures[f'{kind}/AP']:.1f} %" for kind in kinds)
     return f"{result['visits']:,} visits, loss {figures['loss']:.3f}"
 
 

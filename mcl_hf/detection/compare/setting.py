@@ -25,7 +25,7 @@ from ..finetuning.view_scale import object_line
 from ..models.configuration_detector import LAYOUT, MCLDetectorConfig
 from ..models.transformers_detectors import TRANSFORMERS_DETECTORS
 from .answer import read_primary
-from .costs import Cost, equal_steps, step_cost, visit_cost
+from .costs import equal_steps, step_flop, visit_flop
 from .labelled import CompareData, annotated_bytes, check_apart, check_subsets, open_labelled, source_bytes
 from .plan import ComparePlan
 from .run_job import check_readable
@@ -96,16 +96,18 @@ class Setting:
         return with_network(own, self.network, start.init)
 
     @cached_property
-    def visit_costs(self) -> dict[str, Cost]:
+    def visit_flops(self) -> dict[str, float]:
         """Of a visit of an image in each pre-training."""
-        return {name: visit_cost(pretraining) for name, pretraining in self.pretrainings.items()}
+        return {name: visit_flop(pretraining) for name, pretraining in self.pretrainings.items()}
+
+    def plain_arguments(self) -> FinetuneArguments:
+        """Options of fine-tuning from a random start of the network that is compared."""
+        return self.arguments(Start("random", "random", None), self.plan.images[0], 1, self.rates[0])
 
     @cached_property
-    def step_cost(self) -> Cost:
-        """Of a step of fine-tuning from a random start of the network that is compared."""
-        start = Start("random", "random", None)
-        arguments = self.arguments(start, self.plan.images[0], 1, self.rates[0])
-        return step_cost(arguments, self.data.subset(self.plan.images[0], self.plan.first_seed, 0))
+    def step_flop(self) -> float:
+        """Of a step of it."""
+        return step_flop(self.plain_arguments(), self._subset(self.plan.images[0]))
 
     def visits(self) -> dict[str, int]:
         """Visits of each pre-training in terms of the first one, before costs are made equal."""
@@ -116,7 +118,7 @@ class Setting:
         """Optimizer steps of each pre-training; `pace` is needed for equal seconds."""
         if not self.pretrainings:
             return {}
-        return equal_steps(self.pretrainings, self.visits(), self.visit_costs, self.plan.equal, pace)
+        return equal_steps(self.pretrainings, self.visits(), self.visit_flops, self.plan.equal, pace)
 
     @cached_property
     def matched_steps(self) -> int:
@@ -124,8 +126,8 @@ class Setting:
         if not self.plan.compute_matched:
             return 0
         first = next(iter(self.pretrainings))
-        flop = self.visits()[first] * self.visit_costs[first].flop
-        return round(flop / self.step_cost.flop)
+        flop = self.visits()[first] * self.visit_flops[first]
+        return round(flop / self.step_flop)
 
     def lengths(self) -> dict[tuple[str, str], int]:
         """(start, images) -> optimizer steps of fine-tuning."""

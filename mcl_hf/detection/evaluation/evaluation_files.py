@@ -117,4 +117,4 @@ def _score(result: Result) -> float:
 
 
 def _summary(name: str, kind: KindMetrics) -> str:
-    return f"{name} AP {100 * (kind.figures['AP'] or 0):.1f}, AP50 {100 * (kind.figures['AP50'] or 0):.1f}"
+    return f"{name} AP {100 * (kind.figures['AP'] or 0):.1f} %, AP50 {100 * (kind.figures['AP50'] or 0):.1f} %"

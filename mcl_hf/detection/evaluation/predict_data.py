@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from torchvision.ops import masks_to_boxes
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -28,11 +27,13 @@ from ...data.workers import batches_of, start_worker
 from ...errors import InputError
 from ...models import MCLImageProcessor
 from ...models.collectives import rank, world_size
+from ...models.mask_paste import paste_masks
 from ...remote.checkpoints import MODEL_FILES, local_checkpoint
 from ...transfer.torchvision_detectors import torchvision_description
 from ..data.detection_data import DetectionData, DetectionItem
+from ..models.float32_boxes import keep_boxes_in_float32
 from ..models.from_pretraining import start_detector
-from ..models.masks import encode_masks
+from ..models.masks import boxes_around, encode_masks
 from .results import ImageDetections
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -69,9 +70,11 @@ def open_detector(checkpoint: str) -> tuple[torch.nn.Module, Any]:
     else:
         raise InputError(f"{checkpoint} is a model of type {config.model_type}, not a detector")
     try:
-        return opener.from_pretrained(folder).eval(), AutoImageProcessor.from_pretrained(folder)
+        model, processor = opener.from_pretrained(folder).eval(), AutoImageProcessor.from_pretrained(folder)
     except Exception as error:  # or an odd file
         raise InputError(f"{checkpoint} cannot be opened as a detector: {_first_line(error)}") from error
+    keep_boxes_in_float32(model)
+    return model, processor
 
 
 def match_categories(id2label: dict[int, str], data: DetectionData) -> np.ndarray:
@@ -127,17 +130,15 @@ def predict(
         outputs = model(**{name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()})
     sizes = [(item.height, item.width) for item in items]
     masks: list[Any] = [None] * len(items)
-    around = getattr(outputs, "masks_queries_logits", None) is not None  # Mask2Former: boxes are those around the masks
-    if around or getattr(outputs, "pred_masks", None) is not None:
+    if getattr(outputs, "masks_queries_logits", None) is not None:  # Mask2Former has no boxes
+        found, masks = instances_of_queries(outputs, inputs, sizes)
+    else:
+        found = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
+    if getattr(outputs, "pred_masks", None) is not None:
         instances = processor.post_process_instance_segmentation(
             outputs, threshold=0.0, target_sizes=sizes, return_binary_maps=True
         )
         masks = [image["segmentation"] for image in instances]  # (d, H, W) each, in the order of the boxes
-    if around:
-        masks = [mask.bool() if image["segments_info"] else None for mask, image in zip(masks, instances, strict=True)]
-        found = [_around(mask, image["segments_info"]) for mask, image in zip(masks, instances, strict=True)]
-    else:
-        found = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
     return [
         _image_detections(item, image, mask, classes) for item, image, mask in zip(items, found, masks, strict=True)
     ]
@@ -234,32 +235,53 @@ class _Collate:
         return [index for index, _ in whole], inputs, broken
 
 
-def _around(masks: torch.Tensor | None, segments: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Boxes around n masks, bool `(n, H, W)`, as object detection has them; None: nothing was found."""
-    boxes = torch.zeros(0, 4) if masks is None else masks_to_boxes(masks)
-    return {
-        "boxes": boxes + torch.tensor([0, 0, 1, 1], device=boxes.device),  # to the far side of the last pixel
-        "scores": torch.tensor([segment["score"] for segment in segments]),
-        "labels": torch.tensor([segment["label_id"] for segment in segments], dtype=torch.int64),
-    }
+def instances_of_queries(
+    outputs: Any, inputs: dict[str, torch.Tensor], sizes: Sequence[tuple[int, int]]
+) -> tuple[list[dict[str, torch.Tensor]], list[torch.Tensor]]:
+    """Mask2Former's scores and labels `(d,)`, and masks bool `(d, height, width)`, of each image.
+
+    As in detectron2: logits are interpolated, and what is above 0 belongs to a mask. transformers' own processor scales
+    masks of 384 px to the picture by nearest neighbours, padding included, and asks the device four times a mask.
+
+    Args:
+        outputs: `class_queries_logits` `(N, Q, classes + 1)` and `masks_queries_logits` `(N, Q, h, w)`.
+        inputs: that they are of, on the host: `pixel_values` and maybe `pixel_mask`.
+        sizes: (height, width) of each picture, px.
+    """
+    padded_height, padded_width = inputs["pixel_values"].shape[-2:]
+    found, masks = [], []
+    for index, (height, width) in enumerate(sizes):
+        probabilities = outputs.class_queries_logits[index].float().softmax(-1)[:, :-1]  # (Q, classes)
+        best, places = probabilities.flatten().topk(min(MOST_DETECTIONS, probabilities.numel()))
+        logits = outputs.masks_queries_logits[index][places // probabilities.shape[1]].float()  # (d, h, w)
+        inside = (logits > 0).float()
+        certainty = (logits.sigmoid() * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-6)
+        found.append({"scores": best * certainty, "labels": places % probabilities.shape[1]})
+        rows, columns = padded_height, padded_width
+        if "pixel_mask" in inputs:
+            rows, columns = (int(inputs["pixel_mask"][index].any(axis).sum()) for axis in (1, 0))
+        whole = logits.new_tensor([0, 0, width * padded_width / columns, height * padded_height / rows])
+        masks.append(paste_masks(logits, whole.expand(len(logits), 4), (height, width), threshold=0.0))
+    return found, masks
 
 
 def _image_detections(
     item: DetectionItem, found: dict[str, torch.Tensor], masks: torch.Tensor | None, classes: np.ndarray | None
 ) -> ImageDetections:
+    """Boxes of a detector that has none are those around its masks, and empty masks are no detections."""
     scores = found["scores"].float().cpu().numpy()
     labels = found["labels"].cpu().numpy().astype(np.int64)
     if classes is not None:
         labels = np.where(labels < len(classes), classes[np.minimum(labels, len(classes) - 1)], -1)
+    pixels = None if masks is None else masks.cpu().numpy()  # one copy of all
+    wanted = labels >= 0
+    if "boxes" not in found and pixels is not None:
+        wanted &= pixels.any(axis=(1, 2))
     order = np.argsort(-scores, kind="stable")
-    order = order[labels[order] >= 0][:MOST_DETECTIONS]
-    rles = None
-    if masks is not None:
-        pixels = masks.cpu().numpy()  # one copy of all
-        rles = encode_masks(pixels[row] for row in order)
-    return ImageDetections(
-        item.image_id, found["boxes"].float().cpu().numpy()[order], scores[order], labels[order], rles
-    )
+    order = order[wanted[order]][:MOST_DETECTIONS]
+    rles = None if pixels is None else encode_masks(pixels[row] for row in order)
+    boxes = found["boxes"].float().cpu().numpy()[order] if "boxes" in found else boxes_around(rles or [])
+    return ImageDetections(item.image_id, boxes, scores[order], labels[order], rles)
 
 
 def _listed(names: Sequence[str]) -> str:

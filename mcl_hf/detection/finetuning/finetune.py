@@ -37,11 +37,13 @@ from ...engine.state import TrainingState, installed_versions, read_training_sta
 from ...engine.tracking import check_trackers
 from ...errors import InputError
 from ...models import MCLImageProcessor, convert_cross_rank_norm
+from ...models.recompute import recompute_activations
 from ...new_folder import output_folder
 from ..data.detection_data import DetectionData
 from ..evaluation.coco_metrics import import_backend
 from ..models.configuration_detector import MCLDetectorConfig
-from ..models.freezing import freeze, parameter_groups
+from ..models.float32_boxes import keep_boxes_in_float32
+from ..models.freezing import backbone_of, freeze, parameter_groups
 from ..models.from_pretraining import start_detector, start_side
 from ..models.modeling_detector import MCLForInstanceSegmentation, MCLForObjectDetection
 from ..models.restored_statistics import statistics_restored
@@ -154,6 +156,7 @@ def _finetune(
         raise InputError(
             f"{arguments.detector} learns from masks, and {data.source} has none: use --detector faster_rcnn"
         )
+    kind = TRANSFORMERS_DETECTORS.get(arguments.detector or "")
     batch_size, global_batch_size = arguments.batch_sizes(world_size)
     max_steps = arguments.total_steps(len(data), global_batch_size)
     arguments = replace(arguments, warmup_steps=min(arguments.warmup_steps or 0, max_steps // 10))
@@ -161,7 +164,7 @@ def _finetune(
         chosen = _chosen(given, arguments)
         lines.append("auto: " + ", ".join(f"{name} {value}" for name, value in chosen.items()))
         recipe["auto"] = {"chosen": chosen, "freezing": ""}
-        if {"freeze_at", "frozen_bn"} <= set(chosen):
+        if kind is None and {"freeze_at", "frozen_bn"} <= set(chosen):  # the rules freeze nothing of the others
             recipe["auto"]["freezing"] = freezing_line(len(data), arguments.init == "random", side)
             lines += filter(None, [recipe["auto"]["freezing"]])
     state = TrainingState(
@@ -181,7 +184,6 @@ def _finetune(
         machines=[machine(accelerator.device)],
     )
     lines += continue_state(checkpoint, state, RULES)
-    kind = TRANSFORMERS_DETECTORS.get(arguments.detector or "")
     transform = TrainTransform.of(arguments, batch_size * world_size, max_steps * global_batch_size)
 
     def loader(num_workers: int, start_step: int = 0) -> DetectionLoader:
@@ -207,10 +209,15 @@ def _finetune(
     lines += freeze(network, arguments.freeze_at or 0, bool(arguments.frozen_bn))
     if arguments.freeze_at and arguments.init == "random":
         lines.append("warning: what is frozen of a random start keeps its random weights: give --freeze-at 0")
-    network.gradient_checkpointing = arguments.activation_checkpointing
+    if arguments.activation_checkpointing:
+        try:
+            recompute_activations(backbone_of(network)[1])
+        except ValueError as error:
+            raise InputError(f"activation_checkpointing: {error}") from error
     if kind is None:
         mean, std, processor = config.image_mean, config.image_std, MCLImageProcessor.from_config(config)
     else:
+        keep_boxes_in_float32(network)
         mean, std = pixel_statistics(config)
         processor = kind.image_processor(mean, std, arguments.min_size_test or 0, arguments.max_size_test or 0)
     peak_lr = (arguments.base_learning_rate or 0.0) * global_batch_size / 16

@@ -3,11 +3,12 @@
 Where it sits: after the last step of fine-tuning, all ranks; the main process writes.
 """
 
-from safetensors.torch import load_file
+import torch
 from torch import Tensor
 
 from ...engine.finish import write_finished
 from ...engine.run import on_main_process
+from ...engine.saving import no_progress_bar
 from ...engine.state import TrainingState
 from ..models.transformers_detectors import TRANSFORMERS_DETECTORS
 from .ema import take_averages
@@ -29,7 +30,9 @@ def finish(run: FinetuneRun, *, watch: EvaluationWatch) -> None:
     if run.arguments.ema:
         take_averages(run)
     if is_best_chosen(run.state):
-        run.network.load_state_dict(load_file(best / "model.safetensors", device=str(run.accelerator.device)))
+        with no_progress_bar():  # transformers gives the tensors of some models other names in files
+            found = type(run.network).from_pretrained(best, dtype=torch.float32)
+        run.network.load_state_dict(found.state_dict())
     elif watch.final_buffers is not None:
         buffers: dict[str, Tensor] = dict(run.network.named_buffers())
         for name, value in watch.final_buffers.items():

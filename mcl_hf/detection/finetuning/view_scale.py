@@ -81,7 +81,7 @@ def object_line(
     seen, found = np.median(sides * in_views[image]), np.median(sides * in_detector[image])
     line = (
         f"the median object of {data.source} has {seen:.0f} px a side in the views ({_view_side(arguments)} px), and "
-        f"{found:.0f} px in a detector whose images have {min_size} px"
+        f"{found:.0f} px in a detector whose images have {min_size} px on their shorter side"
     )
     if found / MOST_RATIO <= seen <= found * MOST_RATIO:
         return line

@@ -50,6 +50,7 @@ def freeze(model: nn.Module, freeze_at: int, frozen_bn: bool) -> list[str]:
             for parameter in module.parameters():
                 parameter.requires_grad_(False)
             norms += 1
+        norms += "FrozenBatchNorm" in type(module).__name__ and not isinstance(module, _BatchNorm)  # transformers' own
     lines = [f"frozen: {frozen} tensors of the backbone's first {freeze_at} stages"] if freeze_at else []
     return lines + ([f"frozen: {norms} batch norms of the backbone"] if norms else [])
 

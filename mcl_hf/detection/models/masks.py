@@ -202,6 +202,14 @@ def encode_masks(masks: Iterable[np.ndarray]) -> list[dict[str, Any]]:
     return [{"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")} for rle in rles]
 
 
+def boxes_around(masks: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Boxes of run lengths, float64 `(n, 4)`, x0 y0 x1 y1 in px."""
+    from pycocotools import mask as coco_mask
+
+    boxes = np.asarray(coco_mask.toBbox(list(masks))).reshape(-1, 4)
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
 def mask_area(segmentation: Segmentation, height: int, width: int) -> float:
     """Number of pixels."""
     from pycocotools import mask as coco_mask

@@ -29,7 +29,13 @@ from ...errors import InputError
 from ...models.configuration_mcl import MCLConfig
 from ...models.weight_files import read_json_object
 from ...remote.checkpoints import MODEL_FILES, local_checkpoint
-from ...transfer.starting_weights import WeightReport, load_backbone_weights, starting_description, starting_statistics
+from ...transfer.starting_weights import (
+    WeightReport,
+    load_backbone_weights,
+    pixels_line,
+    starting_description,
+    starting_statistics,
+)
 from .configuration_detector import SHARED_FIELDS, MCLDetectorConfig
 from .encoder_maps import deepest_maps
 from .from_pretraining import of_timm, read_start_config
@@ -196,7 +202,7 @@ def start_transformers_detector(
     try:
         description = starting_description(init)
         if description.get("model_type") == kind.config_class.model_type:
-            return _whole_start(init, kind, classes, own)
+            return _whole_start(init, kind, classes, own, (options.get("image_mean"), options.get("image_std")))
         of_backbone = {key: value for key, value in options.items() if key in _OF_THE_BACKBONE}
         config = _backbone_config(init, description, backbone, of_backbone)
         if kind.trains_norms or init == "random":
@@ -258,9 +264,9 @@ def _backbone_config(
 ) -> MCLConfig:
     source = read_start_config(init)
     if isinstance(source, MCLDetectorConfig):
-        config = MCLConfig(**{name: getattr(source, name) for name in SHARED_FIELDS})
+        config = MCLConfig(**{**{name: getattr(source, name) for name in SHARED_FIELDS}, **given})
     elif source is not None:
-        config = source
+        config = MCLConfig.from_dict({**source.to_dict(), **given})
     elif init == "random":
         config = MCLConfig(**{"backbone": backbone or "resnet50", **given})
     elif description.get("model_type") in TRANSFORMERS_DETECTORS:
@@ -288,19 +294,22 @@ def _with_trained_norms(kind: TransformersDetector, config: MCLConfig, options: 
 
 
 def _whole_start(
-    init: str, kind: TransformersDetector, classes: dict[str, Any], options: dict[str, Any]
+    init: str, kind: TransformersDetector, classes: dict[str, Any], options: dict[str, Any], statistics: tuple[Any, Any]
 ) -> tuple[Any, WeightReport]:
-    """Another detector of this kind with new classes: everything is taken that has the same shape."""
+    """Another detector of this kind with new classes: everything is taken that has the same shape, and the pixels' mean
+    and deviation where `statistics` has None."""
     folder = local_checkpoint(init, MODEL_FILES)
     with no_progress_bar():
         source = kind.model_class.from_pretrained(folder, dtype=torch.float32)
     config = kind.config_class.from_dict({**source.config.to_dict(), **classes, **options})
-    config.image_mean, config.image_std = _processed_with(folder) or pixel_statistics(config)
+    of_start = _processed_with(folder) or pixel_statistics(source.config)
+    config.image_mean, config.image_std = (given or old for given, old in zip(statistics, of_start, strict=True))
     model = kind.model_class(config).train()
     old = {int(index): label for index, label in source.config.id2label.items()}
     rows = known_classes(classes["id2label"], old)
     new_rows, old_rows = len(classes["id2label"]), len(old)
-    given, report = source.state_dict(), WeightReport(init)
+    given = source.state_dict()
+    report = WeightReport(init, pixels=pixels_line(of_start, config.image_mean, config.image_std))
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             part, value = _part_of(name), given.get(name)
