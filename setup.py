@@ -102,6 +102,8 @@ setup(
             "pretrained/demo/pictures/*",
             "recipes/*/*.yaml",
             "hub/*.md",
+            "transfer/*.md",
+            "transfer/*.jinja",
         ]
     },
     python_requires=">=3.11",

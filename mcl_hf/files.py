@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever ends the process that writes them."""
+"""Files that are whole or absent, whatever ends the process that writes them, and texts made of templates."""
 
 import json
 import os
@@ -15,3 +15,12 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     partial.replace(file)
+
+
+def fill_template(file: Path, **values: Any) -> str:
+    """A file of Jinja's with every one of its places filled."""
+    from jinja2 import StrictUndefined, Template
+
+    text = file.read_text(encoding="utf-8")
+    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    return str(Template(text, undefined=StrictUndefined, **options).render(**values))

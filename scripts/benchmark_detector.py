@@ -1,25 +1,34 @@
-"""Step time of our detectors against plain torchvision models built by hand from the same parts, interleaved.
+"""Step time of detectors here against plain models of torchvision or transformers, interleaved.
 
     python scripts/benchmark_detector.py                                # Mask R-CNN, ResNet-50: minutes, several GB
-    python scripts/benchmark_detector.py --detector retinanet
+    python scripts/benchmark_detector.py --detector d_fine
     python scripts/benchmark_detector.py --backbone resnet18 --fpn-channels 32 --side 128 --rois 32   # seconds
 
-Both models hold the same weights and get the same images, labels and seeds, and take turns. A training step is forward,
-backward and SGD; an inference is forward and post-processing, masks pasted into the image. At most 1.10 times
-torchvision's time is the project's bound.
+Both models hold the same weights and get the same images, labels and seeds, and take turns. Those of torchvision are
+built by hand from the same parts; a training step is forward, backward and SGD, an inference is forward and
+post-processing, masks pasted into the image. Those of transformers are its own class on its own timm backbone in a bare
+loop (forward, backward, clipping, AdamW; forward, post-processing), against the step of `finetune` and the `predict` of
+evaluation. At most 1.10 times the other's time is the project's bound.
 """
 
 import argparse
+import copy
 import functools
+import itertools
+import json
 import platform
 import re
+import tempfile
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import torch
 import torchvision
+from accelerate import Accelerator
 from torch import nn
 from torchvision.models.detection import MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -29,8 +38,21 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+from transformers import TimmBackboneConfig
 
 from mcl_hf import MCLDetectorConfig, MCLForInstanceSegmentation, MCLForObjectDetection, MCLImageProcessor
+from mcl_hf.detection.evaluation.predict_data import predict
+from mcl_hf.detection.finetuning.arguments import FinetuneArguments
+from mcl_hf.detection.finetuning.finetune import build_optimizer
+from mcl_hf.detection.finetuning.step import FinetuneRun, finetune_step, other_inputs
+from mcl_hf.detection.finetuning.train_loader import DetectionBatch
+from mcl_hf.detection.models.transformers_detectors import (
+    TRANSFORMERS_DETECTORS,
+    pixel_statistics,
+    start_transformers_detector,
+)
+from mcl_hf.engine.course import common_parts
+from mcl_hf.engine.state import TrainingState
 
 
 def build_torchvision_detector(config: MCLDetectorConfig, side: int) -> nn.Module:
@@ -235,14 +257,84 @@ def build_runs(args: argparse.Namespace) -> dict[str, dict[str, Callable[[], Non
     }
 
 
+def build_transformers_runs(args: argparse.Namespace, folder: Path) -> dict[str, dict[str, Callable[[], None]]]:
+    """The same for a detector of transformers; `folder` is for the run's own files."""
+    kind, names = TRANSFORMERS_DETECTORS[args.detector], {index: f"class {index}" for index in range(8)}
+    torch.manual_seed(0)
+    ours, _ = start_transformers_detector("random", args.detector, names, args.backbone, **args.detector_options)
+    config = copy.deepcopy(ours.config)
+    maps = list(ours.config.backbone_config.out_indices)
+    config.backbone_config = TimmBackboneConfig(backbone=args.backbone, out_indices=maps, use_pretrained_backbone=False)
+    theirs = kind.model_class(config)
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))  # in the same order
+    theirs = theirs.to(args.device)
+
+    arguments = FinetuneArguments(detector=args.detector, batch_size=args.batch_size, augment="off", ema=False)
+    arguments = arguments.resolved([args.side], [args.side])
+    rate = 1e-9  # weights, and so the work, stay alike
+    accelerator = Accelerator(cpu=args.device == "cpu")
+    network = ours.to(accelerator.device).train()
+    model, optimizer = accelerator.prepare(network, build_optimizer(arguments, network, rate))
+    mean, std = (torch.tensor(values, device=accelerator.device).view(-1, 1, 1) for values in pixel_statistics(config))
+    processor = kind.image_processor(mean.flatten().tolist(), std.flatten().tolist(), args.side, args.side)
+    state = TrainingState(global_batch_size=args.batch_size, max_steps=1000)
+    run = FinetuneRun(
+        **common_parts(accelerator, arguments, state, folder), model=model, network=network, optimizer=optimizer,
+        loader=[], processor=processor, mean=mean * 255, scale=std * 255, peak_lr=rate, warmup_steps=0, milestones=[],
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (args.batch_size, 3, args.side, args.side), generator=generator, dtype=torch.uint8)
+    sizes = [(args.side, args.side)] * args.batch_size
+    labels = [for_ours(synthetic_labels(8, args.side, len(names), generator), args.side) for _ in sizes]
+    batch = DetectionBatch(0, pixels, sizes, labels, torch.arange(args.batch_size))
+    on_device = batch.map(lambda tensor: tensor.to(args.device))
+    inputs = {"pixel_values": (on_device.pixels - mean * 255) / (std * 255)} | other_inputs(
+        theirs, on_device, generator
+    )
+    plain = torch.optim.AdamW(theirs.parameters(), lr=rate, weight_decay=arguments.weight_decay, fused=True)
+
+    def own_step() -> None:
+        network.train()
+        finetune_step(run, itertools.repeat(batch), 0, [])
+
+    def their_step() -> None:
+        theirs.train()
+        theirs(**inputs).loss.backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), arguments.clip_grad_norm)
+        plain.step()
+        plain.zero_grad()
+
+    seen = {name: inputs[name] for name in ("pixel_values", "pixel_mask") if name in inputs}
+    images: Any = [SimpleNamespace(image_id=0, height=args.side, width=args.side)] * args.batch_size
+
+    @torch.inference_mode()
+    def their_inference() -> None:
+        outputs = theirs.eval()(**seen)
+        if kind.masks:
+            processor.post_process_instance_segmentation(outputs, threshold=0.0, target_sizes=sizes)
+        else:
+            processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
+
+    return {
+        "training step": {"ours": own_step, "transformers": their_step},
+        "inference": {
+            "ours": lambda: predict(ours.eval(), processor, images, inputs=seen),
+            "transformers": their_inference,
+        },
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--detector", default="mask_rcnn", choices=["mask_rcnn", "faster_rcnn", "retinanet"])
+    parser.add_argument(
+        "--detector", default="mask_rcnn", choices=["mask_rcnn", "faster_rcnn", "retinanet", *TRANSFORMERS_DETECTORS]
+    )
     parser.add_argument("--backbone", default="resnet50", help="a ResNet that timm and torchvision both have")
     parser.add_argument("--fpn-channels", type=int, default=256)
     parser.add_argument("--side", type=int, default=384, help="side of the square images, px; a multiple of 128")
     parser.add_argument("--batch-size", type=int, default=2, help="images a step")
     parser.add_argument("--rois", type=int, help="sampled proposals an image (default 512) and, times 2, tested ones")
+    parser.add_argument("--detector-options", type=json.loads, default={}, help="fields of transformers' configuration")
     parser.add_argument("--rounds", type=int, default=4, help="turns that each model has, after one untimed")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
@@ -253,8 +345,16 @@ def main() -> None:
         f"{args.detector}, {args.backbone}, FPN {args.fpn_channels}, {args.batch_size} images of {args.side} px, "
         f"{args.device}, torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
     )
-    for quantity, runs in build_runs(args).items():
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = args.detector in TRANSFORMERS_DETECTORS
+        measure(args, build_transformers_runs(args, Path(folder)) if theirs else build_runs(args))
+
+
+def measure(args: argparse.Namespace, quantities: Mapping[str, Mapping[str, Callable[[], None]]]) -> None:
+    """Let both take turns, and print the fastest of each and the ratio."""
+    for quantity, runs in quantities.items():
         seconds: dict[str, list[float]] = {name: [] for name in runs}
+        _, other = runs
         for turn in range(args.rounds + 1):
             for name in runs if turn % 2 else reversed(runs):  # who goes first alternates
                 if args.device == "cuda":
@@ -267,8 +367,8 @@ def main() -> None:
                     seconds[name].append(time.perf_counter() - start)
         best = {name: min(values) for name, values in seconds.items()}
         print(
-            f"{quantity}: ours {best['ours']:.3f} s, torchvision {best['torchvision']:.3f} s "
-            f"(fastest of {args.rounds}); ratio {best['ours'] / best['torchvision']:.3f} (bound 1.10)"
+            f"{quantity}: ours {best['ours']:.3f} s, {other} {best[other]:.3f} s "
+            f"(fastest of {args.rounds}); ratio {best['ours'] / best[other]:.3f} (bound 1.10)"
         )
 
 

@@ -86,7 +86,19 @@ def test_wheel_carries_code_data_and_licences(wheel):
         metadata = Parser().parsestr(archive.read(metadata_name).decode())
         entry_points = archive.read(metadata_name.replace("METADATA", "entry_points.txt")).decode()
     shipped = {path.relative_to(ROOT).as_posix() for path in (ROOT / "mcl_hf").rglob("*") if path.is_file()}
-    endings = (".py", ".parquet", ".safetensors", ".jsonl", ".png", ".md", ".yaml", ".jpg", ".json", "py.typed")
+    endings = (
+        ".py",
+        ".parquet",
+        ".safetensors",
+        ".jsonl",
+        ".png",
+        ".md",
+        ".yaml",
+        ".jpg",
+        ".json",
+        ".jinja",
+        "py.typed",
+    )
     expected = {name for name in shipped if name.endswith(endings)}
     assert expected - names == set()
     assert len([name for name in names if name.endswith(".parquet")]) == 4

@@ -1,12 +1,11 @@
 """`mcl-hf card FOLDER`: a model card from what was recorded, without publishing anything."""
 
 import argparse
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import InputError
-from .command import Parser, import_torch, run_command, say
+from .command import Parser, command, import_torch, say
 
 CARD = "README.md"
 _SIGNS = ("`mcl-hf card FOLDER`", "This card was rendered by mcl_hf")
@@ -29,8 +28,6 @@ def build_parser() -> Parser:
         prog="mcl-hf card",
         description="Write a model card from what was recorded of a run, a checkpoint, a detector or an import.",
         epilog=EXAMPLES,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="the model")
     parser.add_argument(
@@ -58,12 +55,9 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `run_command` for exit codes."""
-    return run_command(_run, argv)
-
-
-def _run(argv: list[str]) -> None:
+@command
+def main(argv: list[str]) -> None:
+    """Run the command."""
     options = build_parser().parse_args(argv)
     if (options.folder is None) == (options.recipe is None):
         raise InputError("give one of the two: a FOLDER with a model, or --recipe NAME")

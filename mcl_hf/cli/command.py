@@ -2,13 +2,15 @@
 
 import argparse
 import errno
+import functools
 import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from ..errors import InputError
 from ..new_folder import missing_folders, remove_empty
@@ -22,7 +24,11 @@ NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises `InputError` where argparse would print its usage and leave."""
+    """An argument parser that raises `InputError` where argparse would print its usage and leave; examples in its texts
+    keep their lines, and options have no short forms."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see {self.prog} --help)")
@@ -73,6 +79,37 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
         if not is_loss_of_a_worker(error):
             raise
         return _fail(LOSS.format(str(error).strip(" .")))
+
+
+def command(run: Callable[[list[str]], int | None]) -> Callable[[Sequence[str] | None], int]:
+    """Make a command of its body; see `run_command` for exit codes. Without arguments it takes the process's own."""
+
+    @functools.wraps(run)
+    def main(argv: Sequence[str] | None = None) -> int:
+        return run_command(run, argv)
+
+    return main
+
+
+@contextmanager
+def progress_bar(unit: str, leave: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A function of what is done and of all; the bar comes with the first report, so that wrong input is answered
+    without one, and what an earlier call had finished does not count as speed."""
+    bar: Any = None
+
+    def report(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            from tqdm.auto import tqdm
+
+            bar = tqdm(total=total, initial=done, unit=unit, leave=leave, dynamic_ncols=True)
+        bar.update(done - bar.n)
+
+    try:
+        yield report
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def say(text: object, file: TextIO | None = None) -> None:

@@ -1,24 +1,14 @@
 """`mcl-hf compare`: several starts, the user's own annotated images, and which of the starts helps."""
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..detection.compare.plan import ComparePlan, load_plan
 from ..errors import InputError
 from ..new_folder import output_folder
-from .command import Parser, import_torch, run_command
+from .command import Parser, command, import_torch
 from .options import add_flags, given_flags
 
-# Title of a group of flags -> the field of ComparePlan that it starts with.
-GROUPS = {
-    "where to": "output_dir",
-    "data": "data",
-    "what is compared": "starts",
-    "pre-training": "pretrain_recipe",
-    "fine-tuning": "recipe",
-}
 _LISTS = ("starts", "images", "steps", "primary")
 EXAMPLES = """
 examples:
@@ -35,23 +25,18 @@ def build_parser() -> Parser:
         usage="mcl-hf compare [PLAN.yaml] [options]",
         description="Pre-train and fine-tune from several starts, and say which of them helps, by how much.",
         epilog=EXAMPLES,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("plan", nargs="?", metavar="PLAN.yaml", help="fields of the plan, which flags override")
     parser.add_argument("--dry-run", action="store_true", help="check all, print jobs, operations, hours and disk")
     parser.add_argument("--new-plan", action="store_true", help="put the answer of another plan away, and begin anew")
     parser.add_argument("--only", metavar="PATTERN", help="run only jobs with such names, and those that they need")
-    add_flags(parser, ComparePlan, GROUPS)
+    add_flags(parser, ComparePlan)
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `run_command` for exit codes."""
-    return run_command(_run, argv)
-
-
-def _run(argv: list[str]) -> int:
+@command
+def main(argv: list[str]) -> int:
+    """Run the command."""
     namespace = build_parser().parse_args(argv)
     given: dict[str, Any] = given_flags(namespace, ComparePlan)
     for name in _LISTS:

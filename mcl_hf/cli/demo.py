@@ -1,11 +1,9 @@
 """`mcl-hf demo [CHECKPOINT]`: a page on this machine to look at a checkpoint with."""
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from .command import Parser, import_torch, run_command, say
+from .command import Parser, command, import_torch, say
 
 EXAMPLES = """
 examples:
@@ -22,8 +20,6 @@ def build_parser() -> Parser:
         description="Show a page at 127.0.0.1: click a region and see where the model finds it again; what a detector "
         "finds; the curves of the run.",
         epilog=EXAMPLES,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "checkpoint", nargs="?", default="demo", metavar="CHECKPOINT",
@@ -38,12 +34,9 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `run_command` for exit codes."""
-    return run_command(_run, argv)
-
-
-def _run(argv: list[str]) -> None:
+@command
+def main(argv: list[str]) -> None:
+    """Run the command."""
     options = build_parser().parse_args(argv)
     if len(options.images) > 2:
         raise InputError(f"--image takes one or two pictures, got {len(options.images)}")

@@ -4,7 +4,6 @@ Without `--plan` it looks at versions, devices, memory, shared memory, disk, com
 network), and rehearses the smallest run there is: three steps, a checkpoint, and its reopening.
 """
 
-import dataclasses
 import importlib.util
 import os
 import platform
@@ -24,8 +23,7 @@ from ..errors import InputError
 from ..pretraining.arguments import PretrainArguments
 from ..recipes import load_recipe, recipe_names
 from ..version import __version__
-from .command import import_torch, run_command, say
-from .finetune import GROUPS as finetune_groups
+from .command import command, import_torch, say
 from .options import given_flags, recipe_parser
 from .pretrain import build_parser, read_arguments
 
@@ -76,16 +74,13 @@ class Finding:
     text: str
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `run_command` for exit codes."""
-    return run_command(_run, argv)
-
-
-def _run(argv: list[str]) -> int:
+@command
+def main(argv: list[str]) -> int:
+    """Run the command."""
     finetunes = any(_is_finetuning(word.removeprefix("--plan=")) for word in argv)
     description = "Check the installation; with --plan, measure a few steps of a run and say what all of it will need."
     if finetunes:
-        parser = recipe_parser("mcl-hf doctor", description, EXAMPLES, "finetune", FinetuneArguments, finetune_groups)
+        parser = recipe_parser("mcl-hf doctor", description, EXAMPLES, "finetune", FinetuneArguments)
     else:
         parser = build_parser("mcl-hf doctor", description, EXAMPLES)
     parser.add_argument("--plan", metavar="RECIPE", help="plan a run: name of a recipe or a YAML file, options on top")
@@ -119,9 +114,8 @@ def _is_finetuning(recipe: str) -> bool:
         return True
     if not recipe.endswith((".yaml", ".yml")) or not Path(recipe).is_file():
         return False
-    pretraining = {entry.name for entry in dataclasses.fields(PretrainArguments)}
-    known = {entry.name for entry in dataclasses.fields(FinetuneArguments)}
-    return bool((set(load_recipe(recipe)) - pretraining) & known)
+    only = FinetuneArguments.__pydantic_fields__.keys() - PretrainArguments.__pydantic_fields__.keys()
+    return bool(only & load_recipe(recipe).keys())
 
 
 def report(checks: Sequence[Callable[[], Iterator[Finding]]]) -> int:

@@ -3,18 +3,16 @@
 Also behind `scripts/evaluate.py`, for several processes; the first of them scores and writes.
 """
 
-import argparse
 import re
 import time
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..detection.data.annotation_files import split_meant, split_word
 from ..detection.data.detection_data import DetectionData
 from ..detection.data.open_data import list_splits, open_detection_data
-from ..detection.evaluation.coco_metrics import BACKENDS, import_backend
+from ..detection.evaluation.coco_metrics import Backend, import_backend
 from ..detection.evaluation.evaluate import evaluate_detections
 from ..detection.evaluation.results import (
     Result,
@@ -24,10 +22,12 @@ from ..detection.evaluation.results import (
     to_results,
     write_results,
 )
+from ..engine.options import Options, group, options_class
 from ..errors import InputError
 from ..new_folder import kept_if_used
 from ..plain_text import plain_text
-from .command import Parser, import_torch, run_command, say
+from .command import Parser, command, import_torch, say
+from .options import ARGUMENTS, read_options
 
 _MOST_NAMED = 10
 DESCRIPTION = "Measure a detector on annotated images: COCO's figures for boxes and masks, Pascal VOC's AP50, pictures."
@@ -39,92 +39,56 @@ examples:
 """
 
 
-def build_parser() -> Parser:
-    """The command's options."""
-    parser = Parser(
-        prog="mcl-hf evaluate",
-        usage="mcl-hf evaluate [CHECKPOINT] --data DATA [options]",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "checkpoint",
-        nargs="?",
-        metavar="CHECKPOINT",
-        help="a detector's folder or Hub repository, torchvision:NAME; see --predictions",
-    )
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--data",
-        required=True,
-        metavar="DATA",
-        help="COCO JSON, YOLO's data.yaml, a CSV, or a folder that holds one; Pascal VOC, Cityscapes, parquet files or "
-        "a data set of the Hub with columns image and objects",
-    )
-    data.add_argument("--split", metavar="NAME", help="part of the data (default: val, where the data have splits)")
-    data.add_argument("--images", metavar="DIR", help="folder of a COCO JSON's or CSV's images, where it is elsewhere")
-    data.add_argument("--image-column", metavar="NAME", help="column of images (default: the only one that can be)")
-    data.add_argument("--objects-column", default="objects", metavar="NAME", help="column of boxes (default: objects)")
-    data.add_argument(
-        "--box-format",
-        default="xywh",
-        choices=["xywh", "xyxy"],
-        help="of a table's boxes, px: corner and sides, or two corners (default: xywh)",
-    )
-    data.add_argument("--skip-broken", action="store_true", help="leave out, and name, what would be refused")
-    data.add_argument(
-        "--allow-outside-paths",
-        action="store_true",
-        help="take images outside of the data's folder where paths in the data say so",
-    )
-    data.add_argument("--max-images", type=int, metavar="N", help="only the first N images")
-    run = parser.add_argument_group("detections")
-    run.add_argument(
-        "--predictions", metavar="FILE", help="score this COCO results JSON, in place of running a CHECKPOINT"
-    )
-    run.add_argument("--batch-size", type=int, default=1, metavar="N", help="images at a time a process (default: 1)")
-    run.add_argument(
-        "--num-workers", type=int, default=2, metavar="N", help="processes that decode and resize (default: 2)"
-    )
-    run.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"], help="arithmetic (default: fp32)")
-    run.add_argument(
-        "--device", default="auto", choices=["auto", "cpu"], help="auto takes the accelerator where there is one"
-    )
-    out = parser.add_argument_group("figures")
-    out.add_argument(
-        "--backend",
-        default="pycocotools",
-        choices=list(BACKENDS),
-        help="counts matches; the others give pycocotools' figures sooner (default: pycocotools)",
-    )
-    out.add_argument(
-        "--output-dir",
-        type=Path,
-        metavar="DIR",
-        help="where metrics.json, results.json and pictures go (default: CHECKPOINT/evaluation of a local folder, or "
-        "evaluation; evaluation-NAME for another split than val)",
-    )
-    out.add_argument("--pictures", type=int, default=8, metavar="N", help="images to draw, evenly spread (default: 8)")
-    out.add_argument(
-        "--picture-score",
-        type=float,
-        default=0.5,
-        metavar="X",
-        help="draw predictions from this score on (default: 0.5)",
-    )
-    return parser
+_argument, _data, _detections = group(ARGUMENTS), group("data"), group("detections")
+_figures = group("figures")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `run_command` for exit codes."""
-    return run_command(_run, argv)
+@options_class
+class EvaluateOptions(Options):
+    """What the command can be told."""
+
+    checkpoint: str | None = _argument(None, "a detector's folder or Hub repository, or torchvision:NAME")
+
+    data: str = _data(
+        ...,
+        "COCO JSON, YOLO's data.yaml, a CSV, or a folder that holds one; Pascal VOC, Cityscapes, parquet files or a "
+        "data set of the Hub with columns image and objects",
+    )
+    split: str | None = _data(None, "part of the data (val, where the data have splits)")
+    images: str | None = _data(None, "folder of a COCO JSON's or CSV's images, where it is elsewhere")
+    image_column: str | None = _data(None, "column of images (the only one that can be)")
+    objects_column: str = _data("objects", "column of boxes")
+    box_format: Literal["xywh", "xyxy"] = _data("xywh", "of a table's boxes, px: corner and sides, or two corners")
+    skip_broken: bool = _data(False, "leave out, and name, what would be refused")
+    allow_outside_paths: bool = _data(False, "take images outside of the data's folder where paths in the data say so")
+    max_images: int | None = _data(None, "only the first N images", ge=1)
+
+    predictions: str | None = _detections(None, "score this COCO results JSON, in place of running a CHECKPOINT")
+    batch_size: int = _detections(1, "images at a time a process", ge=1)
+    num_workers: int = _detections(2, "processes that decode and resize", ge=0)
+    precision: Literal["fp32", "bf16", "fp16"] = _detections("fp32", "arithmetic")
+    device: Literal["auto", "cpu"] = _detections("auto", "auto takes the accelerator where there is one")
+
+    backend: Backend = _figures("pycocotools", "counts matches; the other one gives pycocotools' figures sooner")
+    output_dir: Path | None = _figures(
+        None,
+        "where metrics.json, results.json and pictures go (CHECKPOINT/evaluation of a local folder, or evaluation; "
+        "evaluation-NAME for another split than val)",
+    )
+    pictures: int = _figures(8, "images to draw, evenly spread", ge=0)
+    picture_score: float = _figures(0.5, "draw predictions from this score on")
+
+    def __post_init__(self) -> None:
+        if (self.checkpoint is None) == (self.predictions is None):
+            raise InputError("give one of the two: a CHECKPOINT to run, or --predictions FILE to score")
 
 
-def _run(argv: list[str]) -> None:
-    options = build_parser().parse_args(argv)
-    _check_options(options)
+@command
+def main(argv: list[str]) -> None:
+    """Run the command."""
+    usage = "mcl-hf evaluate [CHECKPOINT] --data DATA [options]"
+    parser = Parser(prog="mcl-hf evaluate", usage=usage, description=DESCRIPTION, epilog=EXAMPLES)
+    options = read_options(parser, EvaluateOptions, argv)
     import_backend(options.backend)  # before hours of detecting
     options.split = _split(options)
     folder = _output_dir(options)
@@ -133,7 +97,7 @@ def _run(argv: list[str]) -> None:
         _evaluate(options, folder)
 
 
-def _evaluate(options: argparse.Namespace, folder: Path) -> None:
+def _evaluate(options: EvaluateOptions, folder: Path) -> None:
     data = open_detection_data(
         options.data,
         split=options.split,
@@ -178,18 +142,7 @@ def _evaluate(options: argparse.Namespace, folder: Path) -> None:
         say("precision over recall is drawn with matplotlib: pip install 'mcl_hf[viz]'")
 
 
-def _check_options(options: argparse.Namespace) -> None:
-    if (options.checkpoint is None) == (options.predictions is None):
-        raise InputError("give one of the two: a CHECKPOINT to run, or --predictions FILE to score")
-    for option, least in (("batch_size", 1), ("num_workers", 0), ("pictures", 0), ("max_images", 1)):
-        value = getattr(options, option)
-        if value is not None and value < least:
-            raise InputError(f"--{option.replace('_', '-')} must be at least {least}, got {value}")
-
-
-def _detect(
-    options: argparse.Namespace, data: DetectionData, folder: Path
-) -> tuple[DetectionData, list[Result] | None]:
+def _detect(options: EvaluateOptions, data: DetectionData, folder: Path) -> tuple[DetectionData, list[Result] | None]:
     """The data without broken images, and all results on the first process, None on the others.
 
     Raises:
@@ -202,7 +155,7 @@ def _detect(
     from ..detection.evaluation.predict_data import match_categories, open_detector, predict_data
 
     state = PartialState(cpu=options.device == "cpu")
-    model, processor = open_detector(options.checkpoint)
+    model, processor = open_detector(str(options.checkpoint))
     known: Any = model.config
     classes = match_categories(dict(known.id2label), data)
     if state.is_main_process:
@@ -258,7 +211,7 @@ def _make_folder(folder: Path) -> None:
         raise InputError(f"--output-dir {folder} cannot be made: {error.strerror}") from error
 
 
-def _output_dir(options: argparse.Namespace) -> Path:
+def _output_dir(options: EvaluateOptions) -> Path:
     if options.output_dir is not None:
         return options.output_dir
     data = Path(options.data)
@@ -271,7 +224,7 @@ def _output_dir(options: argparse.Namespace) -> Path:
     return Path(name)
 
 
-def _split(options: argparse.Namespace) -> str | None:
+def _split(options: EvaluateOptions) -> str | None:
     """The split that is asked for, or val where the data have splits; None, and a warning, where they have none."""
     if options.split is not None:
         return options.split

@@ -1,12 +1,11 @@
 """`mcl-hf export CHECKPOINT --to FRAMEWORK OUT`: the same weights for another framework."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
 from ..transfer.targets import DETECTORS, NETWORKS, TARGETS
-from .command import Parser, import_torch, run_command, say
+from .command import Parser, command, import_torch, say
 
 EXAMPLES = "\n".join(
     [
@@ -30,8 +29,6 @@ def build_parser() -> Parser:
         prog="mcl-hf export",
         description="Write a checkpoint for another framework into the folder OUT, with a short README.",
         epilog=EXAMPLES,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", help="a run, its pretraining/, a checkpoint, a detector, or user/name"
@@ -62,12 +59,9 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `run_command` for exit codes."""
-    return run_command(_run, argv)
-
-
-def _run(argv: list[str]) -> None:
+@command
+def main(argv: list[str]) -> None:
+    """Run the command."""
     options = vars(build_parser().parse_args(argv))
     for name in ("num_images", "batch_size", "allow_outside_paths"):
         if name in options and options["data"] is None:

@@ -3,24 +3,12 @@
 Also behind `scripts/finetune_detection.py`.
 """
 
-from collections.abc import Sequence
-
 from ..detection.finetuning.arguments import RECIPES, FinetuneArguments, load_finetune_arguments
 from ..new_folder import output_folder
-from .command import Parser, import_torch, run_command
+from .command import Parser, command, import_torch
 from .hub_flags import add_hub_flags, hub_callbacks
 from .options import given_flags, recipe_parser
 
-# Title of a group of flags -> the field of FinetuneArguments that it starts with.
-GROUPS = {
-    "where to and from": "output_dir",
-    "data": "data",
-    "detector": "detector",
-    "length and batch": "auto",
-    "optimisation": "optimizer",
-    "machine": "precision",
-    "saving and watching": "eval_every_steps",
-}
 EXAMPLES = """
 examples:
   mcl-hf finetune --recipe auto --init my-run --data my-annotated-images --output-dir my-detector
@@ -33,17 +21,14 @@ examples:
 def build_parser() -> Parser:
     """A parser that understands a fine-tuning run: `--recipe` and one flag for each field of `FinetuneArguments`."""
     description = "Fine-tune a detector on annotated images and measure its AP."
-    parser = recipe_parser("mcl-hf finetune", description, EXAMPLES, RECIPES, FinetuneArguments, GROUPS)
+    parser = recipe_parser("mcl-hf finetune", description, EXAMPLES, RECIPES, FinetuneArguments)
     add_hub_flags(parser)
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `run_command` for exit codes."""
-    return run_command(_run, argv)
-
-
-def _run(argv: list[str]) -> int:
+@command
+def main(argv: list[str]) -> int:
+    """Run the command."""
     namespace = build_parser().parse_args(argv)
     given = given_flags(namespace, FinetuneArguments)
     arguments = load_finetune_arguments(namespace.recipe, **given)

@@ -1,10 +1,8 @@
 """`mcl-hf import FILE OUT`: another program's checkpoint as a folder to start from."""
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from .command import Parser, import_torch, run_command, say
+from .command import Parser, command, import_torch, say
 
 EXAMPLES = """
 Known are checkpoints of the published MCL code (which become the whole pre-training model), of MoCo, DenseCL and SoCo,
@@ -24,20 +22,15 @@ def build_parser() -> Parser:
         prog="mcl-hf import",
         description="Read a checkpoint of another program and write it as a folder of ours.",
         epilog=EXAMPLES,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", metavar="FILE", type=Path, help=".pth, .pth.tar or .safetensors; or a folder of timm's")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write: new or empty")
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `run_command` for exit codes."""
-    return run_command(_run, argv)
-
-
-def _run(argv: list[str]) -> None:
+@command
+def main(argv: list[str]) -> None:
+    """Run the command."""
     arguments = build_parser().parse_args(argv)
 
     import_torch()

@@ -1,45 +1,44 @@
-"""Command-line flags from an arguments dataclass, so that names, choices and help texts are written once.
+"""Command-line flags from a task's options, so that names, choices and help texts are written once.
 
-Every field becomes `--its-name`; a flag that is not given stays out of the result, so that a recipe's value survives.
-Values stay text (bools and JSON apart): the dataclass itself turns them into its types and complains about them.
+Every option becomes `--its-name`; a flag that is not given stays out of the result, so that a recipe's value survives.
+Values stay text (bools and JSON apart): the options themselves turn them into their types and complain about them.
 """
 
 import argparse
-import dataclasses
 import json
-import types
 import typing
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from ..engine.options import WHOLE_TEXTS
+from pydantic.fields import FieldInfo
+
+from ..engine.options import WHOLE_TEXTS, Options, kind_of
 from ..errors import InputError
 from ..recipes import load_recipe, recipe_names
 from .command import Parser
 
+T = TypeVar("T", bound=Options)
+ARGUMENTS = "arguments"
+_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 _MAPPING_HINT = "write for example '{\"drop_path_rate\": 0.1}'"
 
 
-def recipe_parser(
-    prog: str, description: str, epilog: str, task: str, arguments: type, groups: Mapping[str, str]
-) -> Parser:
-    """A parser for a run: `--recipe` and one flag for each field of its arguments.
+def recipe_parser(prog: str, description: str, epilog: str, task: str, kind: type[Options]) -> Parser:
+    """A parser for a run: `--recipe` and one flag for each of its options.
 
     Args:
         prog: the command, as it is typed.
         description: one sentence.
         epilog: examples.
         task: whose recipes are meant (`mcl_hf.recipes.TASKS`).
-        arguments: a dataclass, see `add_flags`.
-        groups: see `add_flags`.
+        kind: of options.
     """
     parser = Parser(
         prog=prog,
         usage=f"{prog} [--recipe NAME_OR_FILE] [options]",  # the generated line would fill a screen
         description=description,
         epilog=epilog,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--recipe",
@@ -47,7 +46,7 @@ def recipe_parser(
         metavar="NAME_OR_FILE",
         help=f"options to start from, which the flags below override: {', '.join(recipe_names(task))}, or a YAML file",
     )
-    add_flags(parser, arguments, groups)
+    add_flags(parser, kind)
     return parser
 
 
@@ -64,47 +63,44 @@ def _known_recipe(task: str) -> Callable[[str], str]:
     return known
 
 
-def add_flags(parser: argparse.ArgumentParser, arguments: type, groups: Mapping[str, str]) -> None:
-    """Add one flag for each field of a dataclass.
+def read_options(parser: Parser, kind: type[T], argv: list[str]) -> T:
+    """The options of a command that has no recipes.
 
-    Args:
-        parser: To add them to.
-        arguments: A dataclass whose fields carry `metadata["help"]`.
-        groups: Title of a group -> the field that it starts with, in the order of the fields.
+    Raises:
+        InputError: an unknown flag, or a value that cannot be used.
     """
-    hints = typing.get_type_hints(arguments)
-    titles = {first: title for title, first in groups.items()}
-    group: Any = parser
-    for option in dataclasses.fields(arguments):
-        if option.name in titles:
-            group = parser.add_argument_group(titles[option.name])
-        hint = _without_none(hints[option.name])
-        origin = typing.get_origin(hint)
-        kind: dict[str, Any] = {}
-        if hint is bool:
-            kind["action"] = argparse.BooleanOptionalAction
-        elif origin is Literal:
-            kind["choices"] = typing.get_args(hint)
-        elif origin is list:
-            kind.update(nargs="+", metavar=_metavar(typing.get_args(hint)[0]))
-        elif origin is dict:
-            kind.update(type=_mapping, metavar="JSON")
-        else:
-            kind["metavar"] = _metavar(hint)
-        group.add_argument(
-            f"--{option.name.replace('_', '-')}",
-            dest=option.name,
-            default=argparse.SUPPRESS,
-            help=_help(option),
-            **kind,
-        )
+    add_flags(parser, kind)
+    try:
+        return kind(**given_flags(parser.parse_args(argv), kind))
+    except InputError as error:
+        name, _, told = str(error).partition(" ")
+        if name not in kind.__pydantic_fields__:
+            raise
+        raise InputError(f"--{name.replace('_', '-')} {told}") from error
 
 
-def given_flags(namespace: argparse.Namespace, arguments: type) -> dict[str, Any]:
-    """The dataclass's fields that were given on the command line; lists are split at commas too, but for those of paths
-    and the like."""
-    names = {option.name for option in dataclasses.fields(arguments)}
-    given = {name: value for name, value in vars(namespace).items() if name in names}
+def add_flags(parser: argparse.ArgumentParser, kind: type[Options]) -> None:
+    """Add one flag for each option, in the groups of `kind`; those of the group `ARGUMENTS` have no flag."""
+    for title, entries in kind.grouped().items():
+        flags = parser if title == ARGUMENTS else parser.add_argument_group(title)
+        for name, entry in entries.items():
+            if title == ARGUMENTS:
+                nargs, text = _reading(entry).get("nargs", None if entry.is_required() else "?"), _help(entry)
+                parser.add_argument(name, nargs=nargs, default=argparse.SUPPRESS, metavar=name.upper(), help=text)
+                continue
+            flags.add_argument(
+                f"--{name.replace('_', '-')}",
+                dest=name,
+                default=argparse.SUPPRESS,
+                help=_help(entry),
+                **_reading(entry),
+            )
+
+
+def given_flags(namespace: argparse.Namespace, kind: type[Options]) -> dict[str, Any]:
+    """The options that were given on the command line; lists are split at commas too, but for those of paths and the
+    like."""
+    given = {name: value for name, value in vars(namespace).items() if name in kind.__pydantic_fields__}
     return {
         name: [part for item in value for part in item.split(",") if part]
         if isinstance(value, list) and name not in WHOLE_TEXTS
@@ -113,24 +109,30 @@ def given_flags(namespace: argparse.Namespace, arguments: type) -> dict[str, Any
     }
 
 
-def _help(option: dataclasses.Field) -> str:
-    """The field's text and its default, with percent signs escaped for argparse."""
-    text = option.metadata.get("help", "").replace("%", "%%")
-    default = option.default
-    shown = default is not dataclasses.MISSING and default is not None and not isinstance(default, bool)
-    if isinstance(default, bool):
-        default, shown = ("on" if default else "off"), True
-    return f"{text} (default: {default})" if shown else text
+def _reading(entry: FieldInfo) -> dict[str, Any]:
+    """How argparse reads an option."""
+    kind = kind_of(entry.annotation)
+    origin = typing.get_origin(kind)
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if origin is Literal:
+        return {"choices": typing.get_args(kind)}
+    if origin is list:
+        item = typing.get_args(kind)[0]
+        return {"nargs": "+", **({"choices": typing.get_args(item)} if typing.get_origin(item) is Literal else
+                                 {"metavar": _METAVARS[item]})}  # fmt: skip
+    if origin is dict:
+        return {"type": _mapping, "metavar": "JSON"}
+    return {"metavar": _METAVARS.get(kind, "VALUE")}
 
 
-def _without_none(hint: Any) -> Any:
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        return next(part for part in typing.get_args(hint) if part is not type(None))
-    return hint
-
-
-def _metavar(hint: Any) -> str:
-    return {int: "N", float: "X", str: "TEXT"}.get(hint, "VALUE")
+def _help(entry: FieldInfo) -> str:
+    """The option's text and its default, with percent signs escaped for argparse."""
+    text = (entry.description or "").replace("%", "%%")
+    if entry.is_required():
+        return text
+    default = ("on" if entry.default else "off") if isinstance(entry.default, bool) else entry.default
+    return text if default is None or isinstance(default, list) else f"{text} (default: {default})"
 
 
 def _mapping(text: str) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """`mcl-hf pack SOURCE OUT`: parquet shards of small images, made once, so that every run after it decodes less."""
 
-import argparse
 import os
 import time
-from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..engine.options import Options, group, options_class
 from ..plain_text import plain_text
-from .command import Parser, import_torch, run_command, say
+from .command import Parser, command, import_torch, progress_bar, say
+from .options import ARGUMENTS, read_options
 
 if TYPE_CHECKING:
     from ..data.packing.pack import PackReport
@@ -25,93 +26,54 @@ examples:
 """
 
 
-def build_parser() -> Parser:
-    """The command's options."""
-    parser = Parser(
-        prog="mcl-hf pack",
-        description="Write the images of SOURCE as parquet shards in the folder OUT, none larger than needed.",
-        epilog=EXAMPLES,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("source", metavar="SOURCE", help="images: whatever --data of pretrain takes, one of it")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write: new, empty, or to be continued")
-    parser.add_argument(
-        "--max-side", type=int, default=512, metavar="PX", help="cap of the longer side in px (default: 512)"
-    )
-    parser.add_argument(
-        "--jpeg-quality", type=int, default=92, metavar="N", help="of images encoded anew, 1 to 95 (default: 92)"
-    )
-    parser.add_argument(
-        "--images-per-shard", type=int, default=2048, metavar="N", help="images per file (default: 2048)"
-    )
-    parser.add_argument(
-        "--num-workers", type=int, default=num_cores(), metavar="N",
-        help="processes that decode and encode; 0: none besides the command's own (default: one a core)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--data-files", nargs="+", metavar="GLOB",
-        help="files to take from a folder, a data set on the Hub or hf://datasets/USER/NAME, in place of --split",
-    )  # fmt: skip
-    parser.add_argument("--image-column", metavar="NAME", help="column of the images, where there are several")
-    parser.add_argument("--label-column", metavar="NAME", help="column of labels to carry along")
-    parser.add_argument("--group-column", metavar="NAME", help="column of groups to carry along")
-    parser.add_argument(
-        "--streaming", action="store_true", help="read shards and data sets of the Hub where they lie, without a copy"
-    )
-    parser.add_argument(
-        "--allow-outside-paths",
-        action="store_true",
-        help="read images outside of the source's folder where paths in tables say so",
-    )
-    parser.add_argument("--split", default="train", metavar="NAME", help="part of the source (default: train)")
-    return parser
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `run_command` for exit codes."""
-    return run_command(_run, argv)
+_argument, _option = group(ARGUMENTS), group("how")
 
 
-def _run(argv: list[str]) -> None:
-    arguments = build_parser().parse_args(argv)
+@options_class
+class PackOptions(Options):
+    """What the command can be told."""
+
+    source: str = _argument(..., "images: whatever --data of pretrain takes, one of it")
+    out: Path = _argument(..., "folder to write: new, empty, or to be continued")
+    max_side: int = _option(512, "cap of the longer side in px")
+    jpeg_quality: int = _option(92, "of images encoded anew, 1 to 95")
+    images_per_shard: int = _option(2048, "images per file")
+    num_workers: int = _option(
+        num_cores(), "processes that decode and encode; 0: none besides the command's own; one a core where left out"
+    )
+    data_files: list[str] | None = _option(
+        None, "files to take from a folder, a data set on the Hub or hf://datasets/USER/NAME, in place of --split"
+    )
+    image_column: str | None = _option(None, "column of the images, where there are several")
+    label_column: str | None = _option(None, "column of labels to carry along")
+    group_column: str | None = _option(None, "column of groups to carry along")
+    streaming: bool = _option(False, "read shards and data sets of the Hub where they lie, without a copy")
+    allow_outside_paths: bool = _option(
+        False, "read images outside of the source's folder where paths in tables say so"
+    )
+    split: str = _option("train", "part of the source")
+
+
+@command
+def main(argv: list[str]) -> None:
+    """Run the command."""
+    description = "Write the images of SOURCE as parquet shards in the folder OUT, none larger than needed."
+    parser = Parser(prog="mcl-hf pack", description=description, epilog=EXAMPLES)
+    options: dict[str, Any] = asdict(read_options(parser, PackOptions, argv))
+    source, out = options.pop("source"), options.pop("out")
     started = time.monotonic()
-    options = {name: value for name, value in vars(arguments).items() if name not in ("source", "out")}
 
     import_torch()
     from ..data.packing.pack import pack_images
 
-    progress = _Progress()
-    try:
-        report = pack_images(arguments.source, arguments.out, on_progress=progress, **options)
-    finally:
-        progress.close()
-    say(format_report(report, arguments.source, arguments.out, arguments.max_side, time.monotonic() - started))
-
-
-class _Progress:
-    """A bar from the first report on, so that wrong input is answered without one; images that an earlier call had
-    finished do not count as speed.
-    """
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._bar is None:
-            from tqdm.auto import tqdm
-
-            self._bar = tqdm(total=total, initial=done, unit="image", dynamic_ncols=True)
-        self._bar.update(done - self._bar.n)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with progress_bar("image") as progress:
+        report = pack_images(source, out, on_progress=progress, **options)
+    say(format_report(report, source, out, options["max_side"], time.monotonic() - started))
 
 
 def format_report(report: "PackReport", source: str, out: Path, max_side: int, seconds: float) -> str:

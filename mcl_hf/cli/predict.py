@@ -1,16 +1,16 @@
 """`mcl-hf predict`: what a detector finds in images, as annotations, pictures and a table."""
 
-import argparse
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from ..engine.options import Options, group, options_class
 from ..errors import InputError
 from ..new_folder import kept_if_used
 from ..plain_text import plain_text
-from .command import Parser, import_torch, run_command
+from .command import Parser, command, import_torch, progress_bar
+from .options import ARGUMENTS, read_options
 
 EXAMPLES = """
 examples:
@@ -20,67 +20,40 @@ examples:
 _MOST_NAMED = 10
 
 
-def build_parser() -> Parser:
-    """The command's options."""
-    parser = Parser(
-        prog="mcl-hf predict",
-        description="Detect objects in images without annotations; what is written can be fine-tuned on.",
-        epilog=EXAMPLES,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("detector", metavar="DETECTOR", help="a detector's folder or Hub repository, also one of transformers")
-    add("images", metavar="IMAGES", nargs="+", help="folders, files, patterns, or - for a list of files on stdin")
-    add("--output-dir", type=Path, default=Path("predictions"), metavar="DIR", help="(default: predictions)")
-    add("--threshold", type=float, default=0.5, metavar="X", help="smallest score, 0 to 1 (default: 0.5)")
-    add(
-        "--tile",
-        type=int,
-        default=0,
-        metavar="N",
-        help="also look at tiles of N px, for small objects (default: 0, none)",
-    )
-    add(
-        "--overlap",
-        type=float,
-        default=0.2,
-        metavar="X",
-        help="share that neighbouring tiles have in common (default: 0.2)",
-    )
-    add("--format", nargs="+", default=["coco"], choices=["coco", "yolo", "voc"], dest="formats",
-        help="of annotations (default: coco)")  # fmt: skip
-    add("--pictures", type=int, default=20, metavar="N", help="images to draw, the first ones (default: 20)")
-    add("--batch-size", type=int, default=1, metavar="N", help="tiles at a time (default: 1)")
-    add("--precision", default="fp32", choices=["fp32", "bf16", "fp16"], help="arithmetic (default: fp32)")
-    add("--device", default="auto", choices=["auto", "cpu"], help="auto takes the accelerator where there is one")
-    add("--resume", action="store_true", help="go on where the same command was interrupted")
-    return parser
+_argument, _option = group(ARGUMENTS), group("how")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `run_command` for exit codes."""
-    return run_command(_run, argv)
+@options_class
+class PredictOptions(Options):
+    """What the command can be told."""
+
+    detector: str = _argument(..., "a detector's folder or Hub repository, also one of transformers")
+    images: list[str] = _argument(..., "folders, files, patterns, or - for a list of files on stdin")
+    output_dir: Path = _option(Path("predictions"), "folder to write")
+    threshold: float = _option(0.5, "smallest score, 0 to 1")
+    tile: int = _option(0, "also look at tiles of N px, for small objects; 0: none")
+    overlap: float = _option(0.2, "share that neighbouring tiles have in common")
+    format: list[Literal["coco", "yolo", "voc"]] = _option(["coco"], "of annotations (coco)")
+    pictures: int = _option(20, "images to draw, the first ones")
+    batch_size: int = _option(1, "tiles at a time")
+    precision: Literal["fp32", "bf16", "fp16"] = _option("fp32", "arithmetic")
+    device: Literal["auto", "cpu"] = _option("auto", "auto takes the accelerator where there is one")
+    resume: bool = _option(False, "go on where the same command was interrupted")
 
 
-def _run(argv: list[str]) -> None:
-    options = vars(build_parser().parse_args(argv))
+@command
+def main(argv: list[str]) -> None:
+    """Run the command."""
+    description = "Detect objects in images without annotations; what is written can be fine-tuned on."
+    parser = Parser(prog="mcl-hf predict", description=description, epilog=EXAMPLES)
+    options: dict[str, Any] = asdict(read_options(parser, PredictOptions, argv))
+    options["formats"] = options.pop("format")
     import_torch()
-    from tqdm import tqdm
-
     from ..detection.prediction.predict_images import predict
     from ..detection.prediction.prediction_files import images_folder
 
     detector, images = options.pop("detector"), options.pop("images")
-    with kept_if_used(options["output_dir"]), ExitStack() as ending:
-        bar: Any = None
-
-        def progress(done: int, total: int) -> None:
-            nonlocal bar
-            if bar is None:  # wrong input is answered without one
-                bar = ending.enter_context(tqdm(total=total, unit="image", leave=False))
-            bar.update(done - bar.n)
-
+    with kept_if_used(options["output_dir"]), progress_bar("image", leave=False) as progress:
         found = predict(detector, images, progress=progress, **options)
     scores: dict[int, list[float]] = defaultdict(list)
     for result in found.results:

@@ -1,24 +1,13 @@
 """`mcl-hf pretrain`: a recipe, overrides, and a run with its pictures. Also behind `scripts/pretrain.py`."""
 
 import argparse
-from collections.abc import Sequence
 
 from ..new_folder import output_folder
 from ..pretraining.arguments import PretrainArguments, load_arguments
-from .command import Parser, import_torch, run_command
+from .command import Parser, command, import_torch
 from .hub_flags import add_hub_flags, hub_callbacks
 from .options import given_flags, recipe_parser
 
-# Title of a group of flags -> the field of PretrainArguments that it starts with.
-GROUPS = {
-    "where to and from": "output_dir",
-    "data": "data",
-    "model (left out: the paper's value, in brackets)": "backbone",
-    "length and batch": "epochs",
-    "optimisation": "optimizer",
-    "machine": "precision",
-    "saving and watching": "save_every_steps",
-}
 EXAMPLES = """
 examples:
   mcl-hf pretrain --recipe demo --output-dir demo-run
@@ -30,7 +19,7 @@ examples:
 
 def build_parser(prog: str, description: str, epilog: str = "") -> Parser:
     """A parser that understands a pre-training run: `--recipe` and one flag for each field of `PretrainArguments`."""
-    return recipe_parser(prog, description, epilog, "pretrain", PretrainArguments, GROUPS)
+    return recipe_parser(prog, description, epilog, "pretrain", PretrainArguments)
 
 
 def read_arguments(namespace: argparse.Namespace) -> PretrainArguments:
@@ -42,12 +31,9 @@ def read_arguments(namespace: argparse.Namespace) -> PretrainArguments:
     return load_arguments(namespace.recipe, **given_flags(namespace, PretrainArguments))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `run_command` for exit codes."""
-    return run_command(_run, argv)
-
-
-def _run(argv: list[str]) -> int:
+@command
+def main(argv: list[str]) -> int:
+    """Run the command."""
     parser = build_parser("mcl-hf pretrain", "Pre-train a backbone, its feature pyramid and region head.", EXAMPLES)
     add_hub_flags(parser)
     namespace = parser.parse_args(argv)

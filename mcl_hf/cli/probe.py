@@ -1,13 +1,14 @@
 """`mcl-hf probe NETWORK [NETWORK ...]`: what region features know, as a table, JSON and a picture."""
 
-import argparse
 import json
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
+from ..engine.options import Options, group, options_class
 from ..errors import InputError
-from .command import Parser, check_can_be_written, import_torch, run_command, save_picture, say, unused
+from .command import Parser, check_can_be_written, command, import_torch, save_picture, say, unused
+from .options import ARGUMENTS, read_options
 
 EXAMPLES = """
 Nothing is trained but a linear classifier on fixed features. Annotated images (--probe-data) are asked for classes,
@@ -19,57 +20,49 @@ examples:
 """
 
 
-def build_parser() -> Parser:
-    """The command's options."""
-    parser = Parser(
-        prog="mcl-hf probe",
-        description="Measure what region features know without training them: classes of annotated objects by "
-        "nearest neighbours and a linear classifier, and finding an image again in another view and at another size.",
-        epilog=EXAMPLES,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+_argument, _option = group(ARGUMENTS), group("options of the probe")
+
+
+@options_class
+class ProbeOptions(Options):
+    """What the command can be told."""
+
+    networks: list[str] = _argument(
+        ..., "folder of a run, checkpoint or finished model, Hub repository, timm:NAME, or random"
     )
-    parser.add_argument(
-        "networks", nargs="+", metavar="NETWORK",
-        help="folder of a run, checkpoint or finished model, Hub repository, timm:NAME, or random",
-    )  # fmt: skip
-    parser.add_argument(
-        "--probe-data", metavar="TEXT",
-        help="images with boxes and classes: COCO JSON or folder, VOC, Cityscapes; parquet, folder or Hub data set "
-        "with columns image and objects",
-    )  # fmt: skip
-    parser.add_argument("--data", nargs="+", metavar="TEXT", help="images without labels, as for pretrain")
-    parser.add_argument(
-        "--probe-images", type=int, default=200, metavar="N", help="images read of each data set (default: 200)"
+    probe_data: str | None = _option(
+        None,
+        "images with boxes and classes: COCO JSON or folder, VOC, Cityscapes; parquet, folder or Hub data set with "
+        "columns image and objects",
     )
-    parser.add_argument("--image-folder", type=Path, metavar="DIR", help="images of a COCO JSON, where not beside it")
-    parser.add_argument("--image-column", metavar="NAME", help="column of the images, where there are several")
-    parser.add_argument("--split", default="train", metavar="NAME", help="part of the data (default: train)")
-    parser.add_argument(
-        "--allow-outside-paths",
-        action="store_true",
-        help="read images outside of the data's folder where paths in the data say so",
+    data: list[str] | None = _option(None, "images without labels, as for pretrain")
+    probe_images: int = _option(200, "images read of each data set")
+    image_folder: Path | None = _option(None, "images of a COCO JSON, where not beside it")
+    image_column: str | None = _option(None, "column of the images, where there are several")
+    split: str = _option("train", "part of the data")
+    allow_outside_paths: bool = _option(
+        False, "read images outside of the data's folder where paths in the data say so"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of halves, crops and random weights")
-    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="auto takes the accelerator, if any")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE",
-        help="all numbers as JSON; a picture goes beside it as .png (default: probe.json, or a free name beside it)",
-    )  # fmt: skip
-    return parser
+    seed: int = _option(0, "of halves, crops and random weights")
+    device: Literal["auto", "cpu"] = _option("auto", "auto takes the accelerator, if any")
+    out: Path | None = _option(
+        None, "all numbers as JSON; a picture goes beside it as .png (probe.json, or a free name beside it)"
+    )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `run_command` for exit codes."""
-    return run_command(_run, argv)
-
-
-def _run(argv: list[str]) -> None:
-    arguments = build_parser().parse_args(argv)
-    arguments.out = arguments.out or unused(Path("probe.json"))
-    if arguments.out.suffix == ".png":
-        raise InputError(f"--out {arguments.out} names the JSON file; the picture goes beside it: end it in .json")
-    check_can_be_written(arguments.out)
+@command
+def main(argv: list[str]) -> None:
+    """Run the command."""
+    description = (
+        "Measure what region features know without training them: classes of annotated objects by nearest neighbours "
+        "and a linear classifier, and finding an image again in another view and at another size."
+    )
+    parser = Parser(prog="mcl-hf probe", description=description, epilog=EXAMPLES)
+    arguments = read_options(parser, ProbeOptions, argv)
+    out = arguments.out or unused(Path("probe.json"))
+    if out.suffix == ".png":
+        raise InputError(f"--out {out} names the JSON file; the picture goes beside it: end it in .json")
+    check_can_be_written(out)
     import_torch()
     import torch
 
@@ -96,13 +89,13 @@ def _run(argv: list[str]) -> None:
     say(format_table(result_rows(results)))
     say("\n".join(result_notes(results)))
     try:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps([result.to_dict() for result in results], indent=1)
-        arguments.out.write_text(text + "\n", encoding="utf-8")
+        out.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        raise InputError(f"--out {arguments.out} cannot be written: {error.strerror or error}") from error
-    say(f"numbers: {arguments.out}")
+        raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from error
+    say(f"numbers: {out}")
     if find_spec("matplotlib") is None:
         say("the picture is drawn with matplotlib: pip install 'mcl_hf[viz]'")
     else:
-        save_picture(result_picture(results), arguments.out.with_suffix(".png"))
+        save_picture(result_picture(results), out.with_suffix(".png"))

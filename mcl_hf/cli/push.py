@@ -1,12 +1,10 @@
 """`mcl-hf push CHECKPOINT user/name`: publish a model with its card, in one commit and with a tag."""
 
-import argparse
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from .command import Parser, import_torch, run_command, say
+from .command import Parser, command, import_torch, say
 
 EXAMPLES = """
 examples:
@@ -27,8 +25,6 @@ def build_parser() -> Parser:
         description="Publish a model on the Hub: slim weights, configuration, processor, card, the run's options and a "
         "summary of its log, in one commit.",
         epilog=EXAMPLES,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", help="a finished run, its pretraining/, a checkpoint inside, or a detector"
@@ -72,12 +68,9 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `run_command` for exit codes."""
-    return run_command(_run, argv)
-
-
-def _run(argv: list[str]) -> None:
+@command
+def main(argv: list[str]) -> None:
+    """Run the command."""
     options = vars(build_parser().parse_args(argv))
     checkpoint, repository = options.pop("checkpoint"), options.pop("repository")
     dry_run = options.pop("dry_run")

@@ -1,10 +1,9 @@
 """`mcl-hf show`: pictures of data, runs, montages and similarity; each sub-command is a file `show_NAME.py`."""
 
-from collections.abc import Sequence
 from importlib import import_module
 
 from ..errors import InputError
-from .command import run_command
+from .command import command
 
 PICTURES = {
     "data": "a contact sheet: images with their views and montages, near-duplicates, and the speed of each stage",
@@ -14,12 +13,9 @@ PICTURES = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; see `run_command` for exit codes."""
-    return run_command(_run, argv)
-
-
-def _run(argv: list[str]) -> int | None:
+@command
+def main(argv: list[str]) -> int | None:
+    """Run the command."""
     if argv and argv[0] in PICTURES:
         return import_module(f"mcl_hf.cli.show_{argv[0]}").run(argv[1:])
     if argv and argv[0] not in ("-h", "--help"):

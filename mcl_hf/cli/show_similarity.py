@@ -3,8 +3,26 @@
 from pathlib import Path
 
 from ..data.decode import open_picture
+from ..engine.options import Options, group, options_class
 from ..errors import InputError
 from .command import Parser, check_picture, import_torch, save_picture, unused
+from .options import ARGUMENTS, read_options
+
+_argument, _option = group(ARGUMENTS), group("how")
+
+
+@options_class
+class SimilarityOptions(Options):
+    """What the command can be told."""
+
+    checkpoint: str = _argument(..., "folder or Hub repository that MCLModel opens, or demo")
+    image: Path = _option(..., "picture that holds the box")
+    box: list[float] | None = _option(None, "X0 Y0 X1 Y1, px of the picture (its middle)", min_length=4, max_length=4)
+    searched: Path | None = _option(None, "picture to look in (the same)")
+    scale: float = _option(1.0, "side of the regions relative to the box", gt=0)
+    positions: int = _option(24, "regions along the longer side", gt=0)
+    longest_side: int = _option(512, "larger pictures are scaled down, px", gt=0)
+    out: Path | None = _option(None, "picture to write (similarity.png, or a free name beside it)")
 
 
 def run(argv: list[str]) -> None:
@@ -14,28 +32,7 @@ def run(argv: list[str]) -> None:
         InputError: A checkpoint or picture that cannot be opened, a box outside of it, or matplotlib is not installed.
     """
     parser = Parser(prog="mcl-hf show similarity", description="Draw where an image holds regions like a given box.")
-    parser.add_argument("checkpoint", help="folder or Hub repository that MCLModel opens, or demo")
-    parser.add_argument("--image", required=True, type=Path, metavar="FILE", help="picture that holds the box")
-    parser.add_argument(
-        "--box", nargs=4, type=float, metavar=("X0", "Y0", "X1", "Y1"), help="px of the picture (default: its middle)"
-    )
-    parser.add_argument("--searched", type=Path, metavar="FILE", help="picture to look in (default: the same)")
-    parser.add_argument(
-        "--scale", type=float, default=1.0, metavar="X", help="side of the regions relative to the box (default: 1)"
-    )
-    parser.add_argument(
-        "--positions", type=int, default=24, metavar="N", help="regions along the longer side (default: 24)"
-    )
-    parser.add_argument(
-        "--longest-side", type=int, default=512, metavar="PX", help="larger pictures are scaled down (default: 512)"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="picture to write (default: similarity.png, or a free name beside it)"
-    )
-    arguments = parser.parse_args(argv)
-    for name in ("scale", "positions", "longest_side"):
-        if getattr(arguments, name) <= 0:
-            raise InputError(f"--{name.replace('_', '-')} must be above 0, got {getattr(arguments, name)}")
+    arguments = read_options(parser, SimilarityOptions, argv)
     out = arguments.out or unused(Path("similarity.png"))
     check_picture(out)
     image = open_picture(arguments.image)

@@ -7,7 +7,7 @@ own: data, model, one optimizer step, what is measured, and the folder that rema
     state = TrainingState(...)                                       # what this attempt is asked to do
     lines += continue_state(checkpoint, state, rules)                       # what the interrupted one had done
     model, optimizer = prepare_run(accelerator, arguments, network, optimizer, checkpoint, state, output_dir)
-    run = Run(..., **common_parts(accelerator, arguments, state, output_dir))
+    run = Run(...)
     result = run_to_end(run, train_step, watch, lines, finish, last_line)
 """
 
@@ -22,15 +22,12 @@ from torch import nn
 
 from ..errors import InputError
 from ..viz import read_log
-from .checkpoint_writer import CheckpointWriter
-from .health import FiniteGuard
 from .loop import train
+from .options import RunOptions
 from .resume import RecipeRules, check_recipe, continue_from, find_start
-from .run import Run, RunArguments, TrainStep, Watch, on_main_process
+from .run import Run, TrainStep, Watch, on_main_process
 from .saving import check_free_space, drop_checkpoints
-from .signals import StopRequest
 from .state import TrainingState, load_optimizer, read_training_state, remove_leftovers, should_save
-from .tracking import Tracking
 
 
 @dataclass
@@ -88,7 +85,7 @@ def continue_state(checkpoint: Path | None, state: TrainingState, rules: RecipeR
 
 def prepare_run(
     accelerator: Accelerator,
-    arguments: RunArguments,
+    arguments: RunOptions,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     checkpoint: Path | None,
@@ -121,26 +118,6 @@ def prepare_run(
     if accelerator.scaler is not None and state.scaler:
         accelerator.scaler.load_state_dict(state.scaler)
     return model, prepared
-
-
-def common_parts(
-    accelerator: Accelerator, arguments: RunArguments, state: TrainingState, output_dir: Path
-) -> dict[str, Any]:
-    """The fields of `Run` that are the same for every task, by name."""
-    return {
-        "arguments": arguments,
-        "accelerator": accelerator,
-        "state": state,
-        "output_dir": output_dir,
-        "guard": FiniteGuard(
-            accelerator.device,
-            scaled=accelerator.scaler is not None,
-            keep=arguments.gradient_accumulation_steps * arguments.log_every_steps,
-        ),
-        "tracking": Tracking(output_dir, accelerator.is_main_process, state.max_steps, state.step),
-        "writer": CheckpointWriter(output_dir, arguments.keep_last, arguments.keep_every),
-        "stop": StopRequest(),
-    }
 
 
 def run_to_end(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # comes with accelerate
 import torch
@@ -24,6 +24,7 @@ from ..new_folder import kept_if_used
 from .folder_lock import FolderLock
 from .lifeline import Lifeline
 from .optimizer_step import LARGEST_SCALE
+from .options import RunOptions
 from .run import on_main_process
 
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -31,16 +32,8 @@ _ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"  # of its configuration
 _PATIENCE = timedelta(hours=6)  # for what the main process does alone: scoring COCO, saving; `Lifeline` sees dead ranks
 
 
-class LaunchArguments(Protocol):
-    """The options that are read here, with the meanings that they have in `PretrainArguments`."""
-
-    precision: Any
-    device: Any
-    report_to: list[str]
-
-
 @contextmanager
-def launched(arguments: LaunchArguments, output_dir: Path) -> Iterator[Accelerator]:
+def launched(arguments: RunOptions, output_dir: Path) -> Iterator[Accelerator]:
     """This process among those of the run. All ranks must enter it, and leave it together or with an error. One that is
     refused before it has written anything leaves no folder behind.
 
@@ -76,7 +69,7 @@ class _OwnBuffers(DistributedDataParallelKwargs):
         return {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
 
 
-def _accelerator(arguments: LaunchArguments, output_dir: Path) -> Accelerator:
+def _accelerator(arguments: RunOptions, output_dir: Path) -> Accelerator:
     # Left to itself, Accelerate makes strangers of the processes that torchrun starts where there is no GPU.
     on_cpu = arguments.device == "cpu" or not torch.accelerator.is_available()
     if arguments.precision == "fp16" and on_cpu:

@@ -11,6 +11,7 @@ Differs from the published code: a tensor whose weight norm or gradient norm is 
 stay on the device (the published code copies two numbers per tensor to the host at every step).
 """
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -140,26 +141,27 @@ def is_excluded(name: str, parameter: Tensor, backbone: str) -> bool:
     return parameter.ndim <= 1
 
 
-def parameter_groups(model: Any, optimizer_name: str, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups of the parameters that train: with weight decay, and without.
+def parameter_groups(
+    model: Any, optimizer_name: str, weight_decay: float, backbone_lr_scale: float = 1.0
+) -> list[dict[str, Any]]:
+    """Two groups of the parameters that train, with weight decay and without; two more for a backbone of another rate.
 
     Args:
         model: a module with `config.backbone`, the timm name that decides on the rule of LARS.
         optimizer_name: "lars", "adamw" or "sgd"; the last two leave all 1-d parameters without weight decay.
-        weight_decay: of the first group.
+        weight_decay: of the groups that have one.
+        backbone_lr_scale: `lr_scale` of the groups of the backbone, their share of the learning rate; 1 of the others.
     """
     backbone = model.config.backbone if optimizer_name == "lars" else ""
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    kept = [p for name, p in trained if not is_excluded(name, p, backbone)]
-    excluded = [p for name, p in trained if is_excluded(name, p, backbone)]
-    groups: list[dict[str, Any]] = [
-        {"params": kept, "weight_decay": weight_decay},
-        {"params": excluded, "weight_decay": 0.0},
-    ]
-    if optimizer_name == "lars":
-        groups[0]["adapt"] = True
-        groups[1]["adapt"] = False
-    return groups
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for scale, decays in itertools.product(dict.fromkeys((1.0, backbone_lr_scale)), (True, False)):
+        group = {"params": [], "weight_decay": weight_decay if decays else 0.0, "lr_scale": scale}
+        groups[scale, decays] = group | ({"adapt": decays} if optimizer_name == "lars" else {})
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            scale = backbone_lr_scale if name.startswith("mcl.backbone.") else 1.0
+            groups[scale, not is_excluded(name, parameter, backbone)]["params"].append(parameter)
+    return list(groups.values())
 
 
 def learning_rate_warning(name: str, images_per_step: int) -> list[str]:
@@ -174,8 +176,10 @@ def learning_rate_warning(name: str, images_per_step: int) -> list[str]:
     ]
 
 
-def build_optimizer(model: Any, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """The optimizer of a run, momentum 0.9 (AdamW: betas 0.9 and 0.999).
+def build_optimizer(
+    model: Any, name: str, lr: float, weight_decay: float, backbone_lr_scale: float = 1.0
+) -> torch.optim.Optimizer:
+    """The optimizer of a run, momentum 0.9 (AdamW: betas 0.9 and 0.999), over the groups of `parameter_groups`.
 
     All three can skip an update on the device (`found_inf`): the loop keeps a non-finite step out of the weights with
     it.
@@ -185,7 +189,7 @@ def build_optimizer(model: Any, name: str, lr: float, weight_decay: float) -> to
     """
     if name not in OPTIMIZERS:
         raise InputError(f"optimizer '{name}' is unknown: choose one of {', '.join(OPTIMIZERS)}")
-    groups = parameter_groups(model, name, weight_decay)
+    groups = parameter_groups(model, name, weight_decay, backbone_lr_scale)
     if name == "lars":
         return LARS(groups, lr=lr, momentum=0.9, weight_decay=weight_decay)
     if name == "adamw":

@@ -6,20 +6,25 @@ person, a host or a path: a folder is recorded by its name.
 
 import os
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 
 from ..data.sources.remote_files import plain_address
 from ..errors import InputError
+from ..models.weight_files import read_json_object
 from ..remote.checkpoints import hub_source
 from ..transfer.starting_weights import plain_source
 from ..transfer.torchvision_detectors import TORCHVISION
 from ..version import __version__
+
+if TYPE_CHECKING:
+    from .state import TrainingState
 
 _PACKAGES = ("torch", "torchvision", "timm", "transformers", "accelerate", "datasets")
 
@@ -92,22 +97,28 @@ def start_record(init: str | None) -> dict[str, Any]:
 
     Returns:
         `kind` is `random`, `timm`, `torchvision`, `folder` or `hub`; all but the first have a `name`, weights of the
-        Hub their `repository`, and a folder of ours, as `run`, what its own run recorded.
+        Hub their `repository`, a folder of ours, as `run`, what its own run recorded, and where timm names one, also
+        for what that run started from, the weights have their `licence`. Nothing is asked over the network.
     """
     if init is None or init == "random":
         return {"kind": "random"}
     init = plain_source(init)
     if init.startswith("timm:"):
         name = init.removeprefix("timm:")
-        found: dict[str, Any] = {"kind": "timm", "name": name}
-        repository = _timm_repository(name)
-        return found | ({"repository": repository} if repository else {})
+        described = _of_timm(name)
+        repository = str(described.get("hf_hub_id") or "").partition("@")[0]
+        found = {"kind": "timm", "name": name} | ({"repository": repository} if repository else {})
+        return found | _licence(described)
     if init.startswith(TORCHVISION):
         return {"kind": "torchvision", "name": init.removeprefix(TORCHVISION)}
     path = Path(init)
     if path.exists():
-        run = _run_of(path)
-        return {"kind": "folder", "name": path.resolve().name} | ({"run": run} if run else {})
+        found = {"kind": "folder", "name": path.resolve().name}
+        state = _state_of(path)
+        if state is not None:
+            licence = state.start.get("licence")
+            return found | {"run": _run_record(state)} | ({"licence": licence} if licence else {})
+        return found | _licence(_described(path / "config.json"))
     source = hub_source(init)
     return {"kind": "hub", "name": init, "repository": source.repository if source else init}
 
@@ -124,41 +135,61 @@ def recipe_record(recipe: dict[str, Any] | None, without_influence: Collection[s
     return {**recipe, "changed": [name for name in recipe["changed"] if name not in without_influence]}
 
 
-def _timm_repository(name: str) -> str | None:
-    """The repository of timm's weights, with the tag that a plain name stands for."""
+def _of_timm(name: str) -> dict[str, Any]:
+    """timm's configuration of weights: of the tag that a plain name stands for, or as it lies in the Hub's cache."""
     import timm
 
     if name.startswith("hf-hub:"):
-        return name.removeprefix("hf-hub:").partition("@")[0]
+        repository, _, revision = name.removeprefix("hf-hub:").partition("@")
+        cached = try_to_load_from_cache(repository, "config.json", revision=revision or None)
+        return {**(_described(Path(cached)) if isinstance(cached, str) else {}), "hf_hub_id": repository}
     try:
         found = timm.models.get_pretrained_cfg(name)
     except (RuntimeError, ValueError):  # a name that this release does not know, or knows under another one
-        return None
-    repository = getattr(found, "hf_hub_id", None)
-    return str(repository).partition("@")[0] if repository else None
+        return {}
+    return {} if found is None else dict(found.to_dict())
 
 
-def _run_of(path: Path) -> dict[str, Any] | None:
+def _described(file: Path) -> dict[str, Any]:
+    """The weights' configuration in timm's config.json; empty where the file has none."""
+    try:
+        content = read_json_object(file)
+    except (OSError, ValueError):  # which is for whoever loads the weights to say
+        return {}
+    found = content.get("pretrained_cfg")
+    return found if isinstance(found, dict) else content  # older files have it flat
+
+
+def _licence(described: Mapping[str, Any]) -> dict[str, str]:
+    """`licence`, where one is named."""
+    name = described.get("license")
+    return {"licence": str(name)} if name and name not in ("unknown", "other") else {}
+
+
+def _state_of(path: Path) -> "TrainingState | None":
     """The record of a run whose folder, model or checkpoint lies at `path`."""
     from .state import RECORD, read_training_state
 
     for folder in (path, path / "checkpoints" / "last"):
         if (folder / RECORD).is_file():
             try:
-                state = read_training_state(folder)
+                return read_training_state(folder)
             except InputError:  # damaged, which is for whoever loads the weights to say
                 return None
-            names = [source["name"] for source in state.data.get("sources", [])]
-            return {
-                "task": state.task,
-                "objective": state.arguments.get("objective"),
-                "recipe": state.recipe.get("name"),
-                "steps": state.step,
-                "images_seen": state.images_seen,
-                "data": names,
-                "start": {key: value for key, value in state.start.items() if key != "run"},
-            }
     return None
+
+
+def _run_record(state: "TrainingState") -> dict[str, Any]:
+    sources = state.data.get("sources")
+    return {
+        "task": state.task,
+        "objective": state.arguments.get("objective"),
+        "recipe": state.recipe.get("name"),
+        "steps": state.step,
+        "images_seen": state.images_seen,
+        "data": [source["name"] for source in sources or () if isinstance(source, dict) and "name" in source],
+        "start": {key: value for key, value in state.start.items() if key != "run"},
+    }
 
 
 def _cpu_name() -> str:

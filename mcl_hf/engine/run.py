@@ -62,19 +62,6 @@ Callbacks = Sequence[Any] | Callable[[Any], Sequence[Any]]
 """Callbacks, or what makes them of a run's options."""
 
 
-class RunArguments(Protocol):
-    """The options that the loop reads, with the meanings that they have in `PretrainArguments`; a dataclass."""
-
-    seed: int
-    resume: str
-    optimizer: Any
-    save_every_steps: int
-    keep_last: int
-    keep_every: int
-    log_every_steps: int
-    gradient_accumulation_steps: int
-
-
 class TrainStep(Protocol):
     """One optimizer step of a task."""
 
@@ -126,6 +113,7 @@ class Run:
         optimizer: Accelerate's wrapper.
         loader: the task's own; gives batches from the step on that the run starts at.
         processor: saved beside the model.
+        guard, tracking, writer, stop: made of the above.
         peak_lr: learning rate that the warm-up rises to.
         warmup_steps: steps that it takes.
         batch: the last one that went through the model, for pictures; of the task's own type.
@@ -134,22 +122,29 @@ class Run:
 
     arguments: Any
     accelerator: "Accelerator"
+    output_dir: Path
     model: nn.Module
     network: Any
     optimizer: Any
     loader: Any
     processor: SavesPretrained
     state: TrainingState
-    guard: FiniteGuard
-    tracking: Tracking
-    writer: CheckpointWriter
-    stop: StopRequest
-    output_dir: Path
+    guard: FiniteGuard = field(init=False)
+    tracking: Tracking = field(init=False)
+    writer: CheckpointWriter = field(init=False)
+    stop: StopRequest = field(init=False, default_factory=StopRequest)
     peak_lr: float
     warmup_steps: int
     callbacks: Sequence[Any] = ()
     batch: Any = None
     metrics: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        device, options, is_main = self.accelerator.device, self.arguments, self.accelerator.is_main_process
+        kept_losses = options.gradient_accumulation_steps * options.log_every_steps
+        self.guard = FiniteGuard(device, scaled=self.accelerator.scaler is not None, keep=kept_losses)
+        self.tracking = Tracking(self.output_dir, is_main, self.state.max_steps, self.state.step)
+        self.writer = CheckpointWriter(self.output_dir, options.keep_last, options.keep_every)
 
     def notify(self, event: str, *values: Any) -> None:
         """Call a method of every callback that has it."""

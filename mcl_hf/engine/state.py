@@ -20,18 +20,20 @@ saving.py writes them; reading is for every rank.
 import hashlib
 import re
 import shutil
-from dataclasses import dataclass, field, fields
+from dataclasses import field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
 from safetensors.torch import load_file
 from torch import nn
 
 from ..errors import InputError
 from ..models.weight_files import read_json
-from .record_check import DEEPER, Shape, misfit, shape_of
+from .options import refusal
 
 RECORD = "training_state.json"
 """File of a run's `TrainingState`, in checkpoints and, as a record, beside the finished model."""
@@ -40,9 +42,10 @@ _OPTIMIZER = "training_state.safetensors"
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
 
-@dataclass
+@dataclass(config=ConfigDict(strict=True, extra="ignore"))
 class TrainingState:
-    """What a run knows besides its tensors; all of it JSON.
+    """What a run knows besides its tensors; all of it JSON. What an older release did not record may be absent, what a
+    newer one records besides is left out.
 
     Attributes:
         step: optimizer steps done.
@@ -90,9 +93,6 @@ class TrainingState:
     changes: list[dict[str, Any]] = field(default_factory=list)
 
 
-_SHAPE = shape_of(TrainingState, DEEPER)
-
-
 def installed_versions() -> dict[str, str]:
     """Releases of the packages that decide on pixels and on arithmetic."""
     return {name: metadata.version(name) for name in ("torch", "timm", "pillow", "numpy")}
@@ -129,15 +129,6 @@ def remove_leftovers(output_dir: Path) -> None:
             shutil.rmtree(path)
 
 
-class _FileShape(Shape):
-    bytes: int
-    sha256: str
-
-
-class _ManifestShape(Shape):
-    files: dict[str, _FileShape]
-
-
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, or None where every file has the size and checksum of its manifest, none is left
     out of it, and the state is that of the step that the folder is named after."""
@@ -147,22 +138,22 @@ def damage(checkpoint: Path) -> str | None:
         return "manifest.json is missing"
     except (OSError, ValueError):
         return "manifest.json cannot be read"
-    reason = misfit(manifest, _ManifestShape)
-    if reason is not None:
-        return f"manifest.json is damaged: {reason}"
-    files = manifest["files"]
+    try:
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    except (KeyError, TypeError, AttributeError):
+        return "manifest.json is damaged"
     present = [path.name for pattern in ("*.safetensors", "*config.json") for path in checkpoint.glob(pattern)]
     unlisted = [name for name in (RECORD, _OPTIMIZER, *present) if name not in files]
     if unlisted or not any(name.startswith("model") for name in files):
         return f"manifest.json does not list {', '.join(unlisted) or 'the weights'}"
     try:
-        for name, expected in files.items():
+        for name, (size, sha256) in files.items():
             path = checkpoint / name
             if path.parent != checkpoint or not path.is_file():
                 return f"{name} is missing"
-            if path.stat().st_size != expected["bytes"]:
-                return f"{name} has {path.stat().st_size} bytes instead of {expected['bytes']}"
-            if file_hash(path) != expected["sha256"]:
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size} bytes instead of {size}"
+            if file_hash(path) != sha256:
                 return f"{name} has changed since it was written"
         step = read_training_state(checkpoint).step
     except OSError as error:
@@ -189,18 +180,17 @@ def read_training_state(checkpoint: Path) -> TrainingState:
     """The state of a whole checkpoint.
 
     Raises:
-        InputError: the file is not there, was not written by this library, or is damaged, at whatever depth.
+        InputError: the file is not there, was not written by this library, or is damaged.
     """
     path = checkpoint / RECORD
-    known = {option.name for option in fields(TrainingState)}
     try:
-        values = read_json(path)
+        return TrainingState(**read_json(path))
+    except ValidationError as error:
+        raise InputError(f"{path} is damaged: {refusal(error)}") from error
+    except TypeError as error:
+        raise InputError(f"{path} is damaged: it is not an object") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{checkpoint} is no checkpoint of a run: {path.name} cannot be read") from error
-    reason = misfit(values, _SHAPE)
-    if reason is not None:
-        raise InputError(f"{path} is damaged: {reason}")
-    return TrainingState(**{name: value for name, value in values.items() if name in known})
 
 
 @torch.no_grad()

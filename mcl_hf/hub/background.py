@@ -11,6 +11,7 @@ Each push is one commit. The thread holds at most one checkpoint in its hands an
 slower than training, the newest takes the waiting one's place. What the Hub refuses or does not answer costs a warning.
 """
 
+import math
 import os
 import re
 import shutil
@@ -219,25 +220,19 @@ class PushToHub:
 
     def _wait(self, limit: float) -> bool:
         """Whether all has been pushed within so many seconds."""
-        start = told = time.monotonic()
+        start, told = time.monotonic(), -math.inf
         while not self._worker.wait(min(1.0, limit)):
-            now = time.monotonic()
-            if now - start >= limit:
+            now = time.monotonic() - start
+            if now >= limit:
                 return False
-            if now - told >= _TELL_EVERY or told == start:
+            if now - told >= _TELL_EVERY:
                 told = now
                 self._tell()
-                self._say(
-                    f"pushing to {self.repository.name}: {now - start:.0f} s, at most {limit:.0f} s; Ctrl-C leaves it"
-                )
-            if self._worker.unsent is not None and self._worker.idle:
-                if not self._worker.away or not self._finished:
-                    return False
-                self._worker.try_again()
-        return self._worker.unsent is None
+                self._say(f"pushing to {self.repository.name}: {now:.0f} s, at most {limit:.0f} s; Ctrl-C leaves it")
+        return self._worker.error is None
 
     def _say_how_it_ended(self, done: bool) -> None:
-        name, last = self.repository.name, self._worker.last_error
+        name, last = self.repository.name, self._worker.error
         visibility = " --public" if self.public else " --private" if self.private else ""
         if self._finished and (self._bundle_error or not done):
             reason = self._bundle_error or last or "it took too long"

@@ -19,7 +19,9 @@ from typing import Any
 
 from huggingface_hub import ModelCardData, constants
 
+from ..engine.state import TrainingState
 from ..errors import InputError
+from ..files import fill_template
 from ..models.configuration_mcl import MCLConfig
 from ..transfer.checkpoint import find_folder
 from ..transfer.export import export_checkpoint
@@ -27,6 +29,7 @@ from ..transfer.remote_code import code_files, name_code, refuse_detector, write
 from ..transfer.to_timm import feature_options
 from .card import PICTURES, check_card, render_card
 from .card_data import ARGUMENTS_FILE, SUMMARY_FILE, read_state, whole_class, without_private_parts, write_run_record
+from .metadata import licence_fields
 from .space import space_repository, write_space
 
 _MODEL_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model*.safetensors.index.json")
@@ -112,7 +115,7 @@ def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: 
             f"there is no folder {checkpoint}: push takes a run, a checkpoint or a detector of this machine"
         )
     source, description = find_folder(str(checkpoint))
-    read_state(source)  # a damaged record is found before anything is written
+    state = read_state(source)  # a damaged record is found before anything is written
     if contents.with_code:
         refuse_detector(description.get("model_type"))
     if contents.with_space and description.get("num_channels", 3) not in (1, 3):
@@ -131,7 +134,7 @@ def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: 
     if contents.with_timm:
         timm = into / "timm"
         export_checkpoint(source, timm, "timm")
-        (timm / CARD).write_text(_timm_card(repository, description, contents), encoding="utf-8")
+        (timm / CARD).write_text(_timm_card(repository, description, contents, state), encoding="utf-8")
         bundles.append(Bundle(timm_repository(repository), timm))
     if contents.with_space:
         space = space_repository(repository)
@@ -207,39 +210,17 @@ def _write_card(source: Path, repository: str, folder: Path, contents: Contents,
     (folder / CARD).write_text(text, encoding="utf-8")
 
 
-_TIMM_CARD = """\
----
-{metadata}
----
-
-# {title}, for timm
-
-The backbone of [{repository}]({endpoint}/{repository}), under timm's own names. It opens without mcl_hf:
-
-```python
-import timm
-from transformers import AutoModel
-
-network = timm.create_model("hf-hub:{name}", pretrained=True)  # without pretrained=True: random weights
-features = timm.create_model("hf-hub:{name}", pretrained=True, {feature_options})  # C2..C5
-wrapped = AutoModel.from_pretrained("{name}")  # transformers' TimmWrapperModel
-```
-
-How it was trained, what was measured and what was not stands in the card of {repository}, which also has the feature
-pyramid and the region head.
-"""
-
-
-def _timm_card(repository: str, config: dict[str, Any], contents: Contents) -> str:
+def _timm_card(repository: str, config: dict[str, Any], contents: Contents, state: TrainingState | None) -> str:
     metadata = ModelCardData(
-        license=contents.license,
+        **licence_fields(state, contents.license),
         library_name="timm",
         pipeline_tag="image-feature-extraction",
         base_model=repository,
         tags=["timm", "mcl_hf"],
     )
     title = contents.title or repository.split("/")[-1]
-    text = _TIMM_CARD.format(
+    text = fill_template(
+        Path(__file__).with_name("timm_card.md"),
         metadata=metadata.to_yaml(),
         title=title,
         repository=repository,

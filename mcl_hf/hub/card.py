@@ -15,13 +15,16 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ..detection.finetuning.arguments import FinetuneArguments
 from ..detection.finetuning.finish import TITLES
+from ..detection.models.transformers_detectors import TRANSFORMERS_DETECTORS
+from ..engine.finish import duration
 from ..errors import InputError
 from ..version import __version__
 from ..viz.curves import draw_curves
 from . import markdown, results, training
 from . import run_command as commands
-from .card_data import Recorded, one_line_if_damaged, read_recorded
+from .card_data import Recorded, one_line_if_damaged, read_recorded, without_private_parts
 from .how_to_load import how_to_load
 from .metadata import check_card, metadata
 from .results import read_results
@@ -145,8 +148,15 @@ def _environment() -> Environment:
         "figures": results,
         "training": training,
         "TITLES": TITLES,
+        "TRANSFORMERS_DETECTORS": TRANSFORMERS_DETECTORS,
+        "ABSENT": markdown.ABSENT,
+        "count": markdown.count,
+        "duration": duration,
+        "milestones": lambda shares, steps: FinetuneArguments(lr_milestones=shares).milestones(steps),
+        "without_private_parts": without_private_parts,
         "version": __version__,
     }
+    environment.globals["words"] = environment.get_template("card_rows.md").module
     return environment
 
 

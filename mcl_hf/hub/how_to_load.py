@@ -9,6 +9,7 @@ from ..transfer.remote_code import CARRIED
 from ..transfer.to_onnx import can_be_traced
 from ..transfer.to_timm import feature_options
 from .card_data import Recorded, whole_class
+from .metadata import pipeline_tag
 
 
 def how_to_load(
@@ -39,6 +40,7 @@ def how_to_load(
     return {
         "place": place,
         "detector_class": ours if theirs is None else theirs.model_class.__name__,
+        "pipeline_tag": pipeline_tag(model.detector),
         "of_transformers": theirs is not None,
         "short": place.rsplit("/", 1)[-1],
         "repository": repository,

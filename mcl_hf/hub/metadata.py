@@ -7,18 +7,18 @@ documentation of model cards' metadata.
 import re
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..detection.models.transformers_detectors import TRANSFORMERS_DETECTORS
+from ..engine.state import TrainingState
 from ..errors import InputError
 from .card_data import Recorded
 from .markdown import is_number, one_line
 from .results import DetectionResult, Results
 
-_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_HEADER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*\r?\n", re.DOTALL)
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
-_PIPELINES = ("object-detection", "image-segmentation", "image-feature-extraction")
+_PERMISSIVE = ("apache-2.0", "bsd-2-clause", "bsd-3-clause", "mit")
+"""Licences of a start that let what is trained from it have another one."""
 _DETECTION = "object-detection"
 
 
@@ -33,10 +33,9 @@ def metadata(recorded: Recorded, results: Results, title: str, license: str | No
         license: of the weights; None: none is claimed.
 
     Raises:
-        InputError: a licence that the Hub has no form for.
+        InputError: a licence that the Hub has no form for, or another one than that of the start, which does not allow
+            that.
     """
-    if license is not None and _LICENSE.fullmatch(license) is None:
-        raise InputError(f"the licence {license!r} is no identifier of the Hub: write one such as apache-2.0, or other")
     tags = ["mcl_hf", _DETECTION]
     if recorded.detector is not None:
         tags.append(recorded.detector.replace("_", "-"))
@@ -46,11 +45,10 @@ def metadata(recorded: Recorded, results: Results, title: str, license: str | No
         )
     entries = _entries(results)
     named: dict[str, Any] = {"model_name": one_line(title), "eval_results": entries} if entries else {}
-    pipeline = "image-feature-extraction" if recorded.detector is None else _DETECTION
     return ModelCardData(
-        license=license,
+        **licence_fields(recorded.state, license),
         library_name="transformers",
-        pipeline_tag=pipeline,
+        pipeline_tag=pipeline_tag(recorded.detector),
         tags=tags,
         datasets=_datasets(recorded) or None,
         base_model=_base_model(recorded),
@@ -58,50 +56,41 @@ def metadata(recorded: Recorded, results: Results, title: str, license: str | No
     )
 
 
+def pipeline_tag(detector: str | None) -> str:
+    """Of transformers' pipeline that opens a detector of this kind; None: of a backbone."""
+    if detector is None:
+        return "image-feature-extraction"
+    kind = TRANSFORMERS_DETECTORS.get(detector)
+    return "image-segmentation" if kind is not None and kind.masks else _DETECTION
+
+
+def licence_fields(state: TrainingState | None, license: str | None) -> dict[str, str | None]:
+    """The header's fields for a licence of the weights that a run gave; raises as `metadata` does."""
+    if license is not None and _LICENSE.fullmatch(license) is None:
+        raise InputError(f"the licence {license!r} is no identifier of the Hub: write one such as apache-2.0, or other")
+    of_start = None if state is None else state.start.get("licence")
+    if license in (None, "other") or of_start is None or of_start in _PERMISSIVE:
+        return {"license": license}
+    if license != of_start:
+        raise InputError(
+            f"these weights were trained from others under the licence {of_start!r}, so {license!r} is not yours to "
+            f"give: claim {of_start}, other, or none"
+        )
+    return {"license": "other", "license_name": license}  # the Hub's form for a licence that it has no identifier of
+
+
 def check_card(text: str) -> None:
-    """Refuse a card that the Hub would not take.
+    """Refuse a card whose header cannot be read; what else the Hub asks of it, it is asked before anything is sent.
 
     Raises:
         InputError: one line: what is wrong with its header.
     """
     try:
-        ModelCard(text)
+        header = ModelCard(text).data.to_dict()
     except Exception as error:  # YAML's and the Hub client's own errors share no type
         raise InputError(f"the card's header does not parse: {one_line(error)}") from error
-    found = _HEADER.match(text)
-    data = yaml.safe_load(found[1]) if found else None
-    if not isinstance(data, dict) or not data:
+    if not header:
         raise InputError("the card has no header: it must begin with '---', YAML and '---'")
-    for problem in _problems(data):
-        raise InputError(f"the card's header cannot be used: {problem}")
-
-
-def _problems(data: dict[str, Any]) -> list[str]:
-    """What the Hub would find wrong, as far as it can be known here."""
-    found = []
-    license = data.get("license")
-    if license is not None and not (isinstance(license, str) and _LICENSE.fullmatch(license)):
-        found.append(f"license {license!r} is no identifier such as apache-2.0")
-    for name in ("tags", "datasets", "base_model"):
-        values = data.get(name) or []
-        values = [values] if isinstance(values, str) else values
-        if not isinstance(values, list) or not all(isinstance(value, str) and value for value in values):
-            found.append(f"{name} must be a list of texts")
-        elif name != "tags":
-            found += [f"{name} {v!r} is no repository user/name" for v in values if _REPOSITORY.fullmatch(v) is None]
-    pipeline = data.get("pipeline_tag")
-    if pipeline is not None and not (isinstance(pipeline, str) and re.fullmatch(r"[a-z0-9-]+", pipeline)):
-        found.append(f"pipeline_tag {pipeline!r} is none such as {', '.join(_PIPELINES)}")
-    if not isinstance(data.get("model-index", []), list):
-        return [*found, "model-index must be a list"]
-    for model in data.get("model-index") or []:
-        for result in model.get("results", []):
-            for metric in result.get("metrics", []):
-                if not is_number(metric.get("value")):
-                    found.append(
-                        f"model-index has {metric.get('name') or metric.get('type')} of {metric.get('value')!r}"
-                    )
-    return found
 
 
 def _datasets(recorded: Recorded) -> list[str]:

@@ -3,6 +3,7 @@
 Where it sits: `background.py` hands it uploads and asks it what became of them -> **push_worker** -> `repository.py`.
 """
 
+import itertools
 import shutil
 import threading
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 from .refusals import HubAwayError
 
 WAITS = (1.0, 4.0, 15.0)
-"""Seconds between the tries of one upload."""
+"""Seconds between the tries of one upload; the last of them again and again, until there is a newer one."""
 
 
 @dataclass
@@ -40,71 +41,44 @@ class PushWorker:
     """One thread that pushes one upload after the other, the newest that waits.
 
     Attributes:
-        unsent: the upload that did not get through last.
-        away: whether that was because the Hub could not be reached.
-        last_error: why, in one line.
+        started: whether there is a thread.
+        busy: whether it is pushing.
+        error: why the last upload is not on the Hub, in one line; None where it is.
     """
 
     def __init__(self, push: Callable[[Upload], None]) -> None:
         self._push = push
         self._changed = threading.Condition()
         self._waiting: Upload | None = None
-        self._current: Upload | None = None
         self._lines: list[str] = []
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
-        self.unsent: Upload | None = None
-        self.away = False
-        self.last_error: str | None = None
-
-    @property
-    def started(self) -> bool:
-        """Whether there is a thread."""
-        return self._thread is not None
-
-    @property
-    def busy(self) -> bool:
-        """Whether it is pushing."""
-        return self._current is not None
-
-    @property
-    def idle(self) -> bool:
-        """Whether it has nothing to push; `unsent` apart."""
-        return self._current is None and self._waiting is None
+        self._stopping = False
+        self.started = self.busy = False
+        self.error: str | None = None
 
     def start(self) -> None:
         """Begin to wait for uploads."""
+        self.started = True
         # A daemon: a push that hangs must not keep a finished process from ending. A commit is whole or absent.
-        self._thread = threading.Thread(target=self._work, name="push-to-hub", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._work, name="push-to-hub", daemon=True).start()
 
     def stop(self) -> None:
         """Let the thread end once it can; it is not waited for."""
-        self._stopping.set()
         with self._changed:
-            self._waiting = None
+            self._stopping, self._waiting = True, None
             self._changed.notify_all()
 
     def submit(self, upload: Upload) -> None:
-        """Take the place of what is waiting or was not sent: the newest counts."""
+        """Take the place of what waits or did not get through: the newest counts."""
         with self._changed:
-            for old in (self._waiting, self.unsent):
-                if old is not None:
-                    shutil.rmtree(old.folder, ignore_errors=True)
-            self._waiting, self.unsent = upload, None
+            if self._waiting is not None:
+                shutil.rmtree(self._waiting.folder, ignore_errors=True)
+            self._waiting = upload
             self._changed.notify_all()
 
-    def try_again(self) -> None:
-        """Put what was not sent back in line."""
-        with self._changed:
-            if self._waiting is None:
-                self._waiting, self.unsent = self.unsent, None
-                self._changed.notify_all()
-
     def wait(self, seconds: float) -> bool:
-        """Whether nothing is under way, waiting or unsent; within so many seconds."""
+        """Whether nothing is under way or waiting; within so many seconds."""
         with self._changed:
-            return self._changed.wait_for(lambda: self.idle and self.unsent is None, seconds)
+            return self._changed.wait_for(lambda: not self.busy and self._waiting is None, seconds)
 
     def take_lines(self) -> list[str]:
         """What is to be printed, once."""
@@ -113,37 +87,36 @@ class PushWorker:
             return lines
 
     def _work(self) -> None:
-        while not self._stopping.is_set():
+        while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting is not None or self._stopping.is_set())
-                upload, self._waiting = self._waiting, None
-                self._current = upload
-            if upload is not None:
-                error = self._try(upload)
-                with self._changed:
-                    self._finish(upload, error)
-                    self._changed.notify_all()
+                self._changed.wait_for(self._is_wanted)
+                if self._stopping or self._waiting is None:
+                    return
+                upload, self._waiting, self.busy = self._waiting, None, True
+            self._try(upload)
+            shutil.rmtree(upload.folder, ignore_errors=True)
+            with self._changed:
+                self.busy = False
+                self._changed.notify_all()
 
-    def _try(self, upload: Upload) -> Exception | None:
-        """Push; what passes is waited for. The error that remains, if any."""
-        for wait in (*WAITS, None):
+    def _is_wanted(self) -> bool:
+        return self._stopping or self._waiting is not None
+
+    def _try(self, upload: Upload) -> None:
+        """Push; while the Hub is away, again, until something newer waits."""
+        for tries in itertools.count(1):
             try:
                 self._push(upload)
-                return None
-            except HubAwayError as error:
-                if wait is None or self._stopping.wait(wait) or self._waiting is not None:
-                    return error
-            except Exception as error:  # training must not end by it, whatever it is: it is told, and kept
-                return error
-        return None
-
-    def _finish(self, upload: Upload, error: Exception | None) -> None:
-        self._current = None
-        self.away = isinstance(error, HubAwayError)
-        self.last_error = None if error is None else " ".join((str(error) or type(error).__name__).split())
-        if self.last_error is not None:
-            self._lines.append(f"step {upload.step:,} is not on the Hub: {self.last_error}")
-        if error is not None and self._waiting is None:
-            self.unsent = upload
-        else:
-            shutil.rmtree(upload.folder, ignore_errors=True)
+            except Exception as error:  # training must not end by it, whatever it is: it is told
+                told = " ".join((str(error) or type(error).__name__).split())
+                with self._changed:
+                    if told != self.error and (tries >= len(WAITS) or not isinstance(error, HubAwayError)):
+                        self._lines.append(f"step {upload.step:,} is not on the Hub: {told}")
+                    self.error = told
+                    if not isinstance(error, HubAwayError):
+                        return
+                    if self._changed.wait_for(self._is_wanted, WAITS[min(tries, len(WAITS)) - 1]):
+                        return
+            else:
+                self.error = None
+                return

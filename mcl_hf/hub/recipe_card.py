@@ -15,15 +15,16 @@ from huggingface_hub import ModelCardData
 from ..detection.finetuning.arguments import RECIPES, load_finetune_arguments
 from ..detection.models.configuration_detector import MCLDetectorConfig
 from ..detection.models.transformers_detectors import TRANSFORMERS_DETECTORS
+from ..engine.provenance import start_record
 from ..errors import InputError
 from ..pretraining.arguments import load_arguments
 from ..recipes import TASKS, load_recipe, recipe_names
 from .card import fill_template
 from .card_data import Recorded
 from .how_to_load import how_to_load
-from .markdown import code, number, table
+from .markdown import code, table
+from .metadata import pipeline_tag
 from .run_command import as_text
-from .training import Rows, detector_text, method_rows, options_rows, schedule_text
 
 # Figures of the paper (arXiv 2304.02010), COCO val2017, in percent.
 _PAPER_AP = "Mask R-CNN with ResNet-50-FPN on COCO, 1x schedule: 42.5 box AP and 38.3 mask AP"
@@ -49,13 +50,14 @@ def recipe_card(name: str) -> str:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"there is no recipe {name!r}: {hint}installed are {', '.join(names)}")
     detects = task == RECIPES
-    config, rows, label = (_detector if detects else _pretraining)(name)
+    config, run, label = (_detector if detects else _pretraining)(name)
     values = load_recipe(name, task=task)
     command = f"mcl-hf {'finetune' if detects else 'pretrain'} --recipe {name}{' --init START' if detects else ''}"
+    start = start_record(values.get("init"))
     header = ModelCardData(
-        license="apache-2.0",
+        license=None if start.get("licence") else "apache-2.0",  # of the recipe; models of it have their start's
         library_name="transformers",
-        pipeline_tag="object-detection" if detects else "image-feature-extraction",
+        pipeline_tag=pipeline_tag(config["detector"] if detects else None),
         tags=["mcl_hf", "object-detection", "recipe", label],
     )
     model = Recorded(name=name, folder=Path(name), run_folder=Path(name), config=config, log=[])  # that is not there
@@ -65,9 +67,9 @@ def recipe_card(name: str) -> str:
         "metadata": header.to_yaml(),
         "title": f"Recipe {name}",
         "model": model,
-        "detector_text": detector_text(config) if detects else "",
         "was_run": name == "demo",
-        "rows": rows,
+        "start": start,
+        "run": run,
         "comment": " ".join(line.removeprefix("#").strip() for line in first_lines),
         "options": table(["option", "value"], [[code(key), code(as_text(v))] for key, v in values.items()], texts=2),
         "command": f"{command}{'' if 'data' in values else ' --data DATA'} --output-dir {name}",
@@ -77,26 +79,16 @@ def recipe_card(name: str) -> str:
     return fill_template(filled, "recipe_template.md")
 
 
-def _pretraining(name: str) -> tuple[dict[str, Any], Rows, str]:
+def _pretraining(name: str) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Configuration, options and tag."""
     arguments = load_arguments(name)
-    config, options = arguments.model_config().to_dict(), dataclasses.asdict(arguments)
-    supervised, images, each = (
-        arguments.objective == "supervised",
-        arguments.global_batch_size,
-        arguments.batch_size or 64,
-    )
-    told = f"{number(images)}" if images is not None else f"{number(each)} for each process"
-    length = f"{number(arguments.max_steps)} steps" if arguments.max_steps else f"{arguments.epochs or 100:g} epochs"
-    rows = [
-        *method_rows(config, options, supervised),
-        ("length", f"{length} of {told} images"),
-        ("optimizer", schedule_text(options, images or each, arguments.max_steps)),
-        ("precision", arguments.precision),
-    ]
-    return config, rows, "supervised-pre-training" if supervised else "self-supervised-learning"
+    supervised = arguments.objective == "supervised"
+    tag = "supervised-pre-training" if supervised else "self-supervised-learning"
+    return arguments.model_config().to_dict(), dataclasses.asdict(arguments), tag
 
 
-def _detector(name: str) -> tuple[dict[str, Any], Rows, str]:
+def _detector(name: str) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """The same of a recipe of fine-tuning, less what it leaves to the data."""
     arguments = load_finetune_arguments(name)
     detector = arguments.detector or "mask_rcnn"  # auto takes another one where the annotations have no masks
     if detector in TRANSFORMERS_DETECTORS:
@@ -105,12 +97,5 @@ def _detector(name: str) -> tuple[dict[str, Any], Rows, str]:
     else:
         given = {"backbone": arguments.backbone} if arguments.backbone else {}
         config = MCLDetectorConfig(detector=detector, **given, **arguments.config_fields()).to_dict()
-    rows: Rows = [("detector", detector_text(config))]
-    if arguments.auto:
-        chosen = (
-            "schedule, learning rate, image size, freezing, early stopping (`mcl_hf.detection.finetuning.auto_rules`)"
-        )
-        rows.append(("chosen from the size of the data", chosen))
-    else:
-        rows += options_rows({key: value for key, value in dataclasses.asdict(arguments).items() if value is not None})
-    return config, rows, detector.replace("_", "-")
+    options = {key: value for key, value in dataclasses.asdict(arguments).items() if value is not None}
+    return config, options, detector.replace("_", "-")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import SpaceCardData, constants
 
+from ..files import fill_template
 from ..version import __version__
 from .card_data import without_private_parts
 
@@ -23,18 +24,6 @@ serve("{repository}", host="0.0.0.0", port=7860)
 _REQUIREMENTS = """\
 --extra-index-url https://download.pytorch.org/whl/cpu
 mcl-hf[demo]=={version}
-"""
-_CARD = """\
----
-{metadata}
----
-
-# {title}
-
-A page to look at [{repository}]({endpoint}/{repository}), as `mcl-hf demo {repository}` shows it.
-
-A private model opens when this Space has a secret `HF_TOKEN` that may read it (Settings, Variables and secrets). Its
-requirements name mcl-hf, which must be found where the Space installs from.
 """
 
 
@@ -66,7 +55,8 @@ def write_space(folder: Path, repository: str, title: str, license: str | None) 
     files = {
         "app.py": _APP.format(repository=repository),
         "requirements.txt": _REQUIREMENTS.format(version=__version__),
-        "README.md": _CARD.format(
+        "README.md": fill_template(
+            Path(__file__).with_name("space_card.md"),
             metadata=metadata.to_yaml(),
             title=title,
             repository=repository,

@@ -74,8 +74,8 @@ class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
     hidden_dim: int = 2048
     embedding_dim: int = 256
     montage_ratios: list[int] | tuple[int, ...] = (1, 2, 4, 8)
-    montage_fractions: list[float | int] | tuple[float | int, ...] | None = None
-    level_weights: list[float | int] | tuple[float | int, ...] | None = None
+    montage_fractions: list[float | int] | tuple[float | int, ...] = ()
+    level_weights: list[float | int] | tuple[float | int, ...] = ()
     level_pairing: str = "top"
     temperature: float | int = 1.0
     region_scope: str = "lean"
@@ -143,9 +143,9 @@ class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
         """The three per-level fields are one table: row i describes level i."""
         self.montage_ratios = list(self.montage_ratios)
         levels = len(self.montage_ratios)
-        if self.montage_fractions is None:
+        if not self.montage_fractions:
             self.montage_fractions = [1, 1 / 4, 1 / 16, 1 / 32][:levels]
-        if self.level_weights is None:
+        if not self.level_weights:
             self.level_weights = [1 / 2 ** min(level + 1, max(levels - 1, 0)) for level in range(levels)]
         self.montage_fractions = list(self.montage_fractions)
         self.level_weights = list(self.level_weights)

@@ -61,14 +61,17 @@ def build_timm_network(name: str, num_channels: int = 3, backbone_kwargs: dict[s
         ValueError: The name is unknown to timm, or the network has no feature maps.
     """
     if not timm.is_model(name):
-        near = get_close_matches(name, timm.list_models(), n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() lists the names"
-        raise ValueError(f"backbone {name!r} is not a timm architecture{hint}")
+        raise ValueError(f"backbone {name!r} is not a timm architecture; {_near(name)}")
     kwargs = timm_arguments(name, backbone_kwargs)
     try:
         return timm.create_model(name, pretrained=False, features_only=True, in_chans=num_channels, **kwargs)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(f"backbone {name!r} cannot be built as a feature extractor by timm: {error}") from error
+
+
+def _near(name: str) -> str:
+    near = get_close_matches(name.split(".")[0], timm.list_models(), n=3)
+    return f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists the names"
 
 
 def timm_arguments(name: str, backbone_kwargs: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -88,20 +91,25 @@ def layer_arguments(backbone_kwargs: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def describe_timm_weights(name: str) -> dict[str, Any]:
-    """What timm knows of pre-trained weights: `architecture`, `model_args`, and `pretrained_cfg` with `mean` and `std`.
+    """What timm knows of pre-trained weights: `architecture`, `model_args`, and `pretrained_cfg` with `mean`, `std` and
+    `license`.
 
     Args:
         name: `NAME`, `NAME.TAG` or `hf-hub:USER/NAME`, whose description is fetched.
 
     Raises:
-        RuntimeError: The name is unknown to timm.
+        RuntimeError: The name is unknown to timm, or it has no weights of it.
     """
     if name.startswith("hf-hub:"):
         described, architecture, arguments = load_model_config_from_hf(name.removeprefix("hf-hub:"))
         return {"architecture": architecture, "model_args": arguments or {}, "pretrained_cfg": described}
+    if not timm.is_model(name):
+        raise RuntimeError(f"no such architecture; {_near(name)}")
     found = timm.get_pretrained_cfg(name)
-    described = found.to_dict() if found is not None else {}
-    return {"architecture": name.split(".")[0], "model_args": {}, "pretrained_cfg": described}  # after the dot: a tag
+    if found is None or not found.has_weights:
+        raise RuntimeError("it has no weights of this architecture")
+    architecture = name.split(".")[0]  # after the dot: a tag
+    return {"architecture": architecture, "model_args": {}, "pretrained_cfg": found.to_dict()}
 
 
 def describe_backbone(

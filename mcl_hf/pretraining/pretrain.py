@@ -23,7 +23,7 @@ from ..data import ImageSource
 from ..data.sources.licences import describe_sources
 from ..engine.arithmetic import set_arithmetic
 from ..engine.compile_parts import compile_parts
-from ..engine.course import RunResult, common_parts, continue_state, open_folder, prepare_run, run_to_end
+from ..engine.course import RunResult, continue_state, open_folder, prepare_run, run_to_end
 from ..engine.finish import write_finished
 from ..engine.launch import launched
 from ..engine.optim import build_optimizer, learning_rate_warning
@@ -43,7 +43,12 @@ from ..models import (
     recompute_activations,
 )
 from ..new_folder import output_folder
-from ..transfer.starting_weights import load_starting_weights, starting_statistics
+from ..transfer.starting_weights import (
+    load_starting_weights,
+    starting_backbone,
+    starting_description,
+    starting_statistics,
+)
 from .arguments import MODEL_FIELDS, PretrainArguments, load_arguments
 from .run_data import open_data, open_loader
 from .step import PretrainRun, train_step
@@ -107,7 +112,7 @@ def _pretrain(
     world_size, rank = accelerator.num_processes, accelerator.process_index
     batch_size, global_batch_size = arguments.batch_sizes(world_size)
     recipe = recipe_record(arguments.recipe, RULES.without_influence)
-    arguments = _with_statistics(arguments, checkpoint)
+    arguments = _as_the_start(arguments, checkpoint)
     config = arguments.model_config()
 
     # --- data ---------------------------------------------------------------------------------------------------------
@@ -151,7 +156,9 @@ def _pretrain(
     layout = torch.channels_last if arguments.channels_last else torch.contiguous_format
     network = network.to(device=accelerator.device, memory_format=layout).train()
     peak_lr = arguments.base_learning_rate * global_batch_size / 256
-    optimizer = build_optimizer(network, arguments.optimizer, peak_lr, arguments.weight_decay)
+    optimizer = build_optimizer(
+        network, arguments.optimizer, peak_lr, arguments.weight_decay, arguments.backbone_lr_scale
+    )
     if arguments.activation_checkpointing:
         recompute_activations(network.mcl.backbone)
     if arguments.compile:
@@ -162,7 +169,10 @@ def _pretrain(
 
     # --- run ----------------------------------------------------------------------------------------------------------
     run = PretrainRun(
-        **common_parts(accelerator, arguments, state, output_dir),
+        arguments=arguments,
+        accelerator=accelerator,
+        state=state,
+        output_dir=output_dir,
         model=model,
         network=network,
         optimizer=prepared,
@@ -191,21 +201,22 @@ def _pretrain(
     return run_to_end(run, train_step, HealthWatch(run), lines, finish_pretraining, last_line)
 
 
-def _with_statistics(arguments: PretrainArguments, checkpoint: Path | None) -> PretrainArguments:
-    """The options with the pixels' mean and std of the weights that the run starts from or continues, where the options
-    do not say.
+def _as_the_start(arguments: PretrainArguments, checkpoint: Path | None) -> PretrainArguments:
+    """The options with the backbone and the pixels' mean and std of the weights that the run starts from or continues,
+    where the options do not say.
 
     Raises:
         InputError: the start cannot be read.
     """
-    config = arguments.model_config()
-    source: Any = arguments.init or "random"
-    if checkpoint is not None:
-        source = MCLConfig.from_pretrained(checkpoint).to_dict()
+    init = arguments.init or "random"
     try:
+        source = starting_description(init) if checkpoint is None else MCLConfig.from_pretrained(checkpoint).to_dict()
+        if arguments.backbone is None and init != "random":
+            arguments = replace(arguments, **starting_backbone(source))
+        config = arguments.model_config()
         found = starting_statistics(source, config.num_channels)
     except ValueError as error:
-        raise InputError(f"--init {arguments.init}: {' '.join(str(error).split())}") from error
+        raise InputError(f"--init {init}: {' '.join(str(error).split())}") from error
     own = {} if found is None else {"image_mean": found[0], "image_std": found[1]}
     # what the configuration has anyway needs no record
     new: dict[str, Any] = {name: value for name, value in own.items() if value != getattr(config, name)}

@@ -61,7 +61,7 @@ def train_step(run: PretrainRun, batches: Iterator["ViewBatch"], step: int, brok
     arguments = run.arguments
     lr = learning_rate(step, run.state.max_steps, run.peak_lr, arguments.min_lr, run.warmup_steps)
     for group in run.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_scale"]
     outputs = optimizer_step(run, batches, step, broken, functools.partial(forward_backward, run, step))
     if arguments.objective == "contrastive":
         momentum = target_momentum(step, run.state.max_steps, arguments.target_momentum)

@@ -14,6 +14,7 @@ import timm
 import torch
 from torch import nn
 
+from ..errors import InputError
 from ..models.configuration_mcl import IMAGENET_MEAN, IMAGENET_STD, MCLConfig
 from ..models.modeling_mcl import MCLBackbone
 from ..models.timm_backbone import describe_timm_weights
@@ -154,6 +155,29 @@ def starting_description(source: str) -> dict[str, Any]:
     if not file.is_file():
         return {}
     return read_json_object(file)
+
+
+def check_start(source: str, what: str = "--init") -> None:
+    """See that a source of weights is there and says what it is, before anything else is opened; weights are not read.
+
+    Raises:
+        InputError: it is not, in a line that begins with `what` and the source.
+    """
+    try:
+        starting_description(source)
+    except ValueError as error:
+        raise InputError(f"{what} {source}: {' '.join(str(error).split())}") from error
+
+
+def starting_backbone(description: Mapping[str, Any]) -> dict[str, Any]:
+    """`backbone` and, where it has some, `backbone_kwargs` of a `starting_description`; empty where it names none."""
+    if not description.get("architecture"):  # timm's own files have one, ours and transformers' have not
+        kwargs = description.get("backbone_kwargs")
+        named = isinstance(description.get("backbone"), str)
+        return {"backbone": description["backbone"]} | ({"backbone_kwargs": kwargs} if kwargs else {}) if named else {}
+    left_out = ("num_classes", "in_chans", "global_pool", "features_only", "out_indices")
+    arguments = {k: v for k, v in (description.get("model_args") or {}).items() if k not in left_out}
+    return {"backbone": description["architecture"]} | ({"backbone_kwargs": arguments} if arguments else {})
 
 
 def starting_statistics(

@@ -97,7 +97,7 @@ def test_the_first_images_only(folder, tmp_path, capsys):
     [
         (["--data", "{folder}/data"], "give one of the two"),
         (["{folder}/detector", "--data", "{folder}/data", "--predictions", "x.json"], "give one of the two"),
-        (["{folder}/detector"], "the following arguments are required: --data"),
+        (["{folder}/detector"], "--data is missing"),
         (["{folder}/detector", "--data", "{folder}/data", "--split", "test"], "has no annotations of split 'test'"),
         (["{folder}/data", "--data", "{folder}/data"], "cannot be opened as a checkpoint"),
         (["--predictions", "{folder}/nothing.json", "--data", "{folder}/data"], "nothing.json cannot be read"),

@@ -1,30 +1,32 @@
 """Flags made from a dataclass: names, kinds, defaults, and what counts as given."""
 
-import dataclasses
 from typing import Any, Literal
 
 import pytest
 
 from mcl_hf.cli.command import Parser
 from mcl_hf.cli.options import add_flags, given_flags
-from mcl_hf.cli.pretrain import GROUPS, build_parser, read_arguments
+from mcl_hf.cli.pretrain import build_parser, read_arguments
+from mcl_hf.engine.options import Options, group, options_class
 from mcl_hf.errors import InputError
 from mcl_hf.pretraining.arguments import PretrainArguments
 
+of_work, of_speed = group("work"), group("speed")
 
-@dataclasses.dataclass
-class Arguments:
-    folder: str | None = dataclasses.field(default=None, metadata={"help": "where to"})
-    images_per_step: int = dataclasses.field(default=64, metadata={"help": "images, 100 % of them"})
-    mode: Literal["lean", "published"] = "lean"
-    fast: bool = True
-    ratios: list[int] | None = None
-    extra: dict[str, Any] | None = None
+
+@options_class
+class Arguments(Options):
+    folder: str | None = of_work(None, "where to")
+    images_per_step: int = of_work(64, "images, 100 % of them")
+    mode: Literal["lean", "published"] = of_work("lean", "of working")
+    fast: bool = of_speed(True, "faster")
+    ratios: list[int] | None = of_speed(None, "of levels")
+    extra: dict[str, Any] | None = of_speed(None, "more")
 
 
 def parse(*argv: str) -> dict[str, Any]:
-    parser = Parser(prog="test", allow_abbrev=False)
-    add_flags(parser, Arguments, {"speed": "fast"})
+    parser = Parser(prog="test")
+    add_flags(parser, Arguments)
     return given_flags(parser.parse_args(argv), Arguments)
 
 
@@ -54,19 +56,17 @@ def test_wrong_flags_raise_one_line(argv):
 
 def test_help_shows_texts_defaults_choices_and_groups(capsys):
     parser = Parser(prog="test")
-    add_flags(parser, Arguments, {"speed": "fast"})
+    add_flags(parser, Arguments)
     text = " ".join(parser.format_help().split())
     assert "--images-per-step N images, 100 % of them (default: 64)" in text
     assert "{lean,published}" in text and "--fast, --no-fast" in text and "speed:" in text
 
 
-def test_every_field_of_a_run_is_a_flag_and_every_group_starts_at_a_field():
-    names = [option.name for option in dataclasses.fields(PretrainArguments)]
-    assert set(GROUPS.values()) <= set(names)
+def test_every_option_of_a_run_is_a_flag():
+    names = list(PretrainArguments.__pydantic_fields__)
     parser = build_parser("test", "")
     flags = {flag for action in parser._actions for flag in action.option_strings}
     assert {f"--{name.replace('_', '-')}" for name in names} <= flags
-    assert all(option.metadata["help"] for option in dataclasses.fields(PretrainArguments))
 
 
 def test_flags_override_the_recipe_with_their_own_types(tmp_path):

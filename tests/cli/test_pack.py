@@ -50,7 +50,7 @@ def test_it_reports_what_it_did_and_what_it_left_out(folder, tmp_path, capsys):
         ([], "the following arguments are required: SOURCE, OUT"),
         (["nowhere", "out"], "'nowhere'"),
         (["in", "in/out"], "lies inside of"),
-        (["in", "out", "--max-side", "big"], "invalid int value: 'big'"),
+        (["in", "out", "--max-side", "big"], "--max-side must be a whole number, got 'big'"),
         (["in", "out", "--jpeg-quality", "0"], "jpeg_quality is 0"),
         (["in", "taken"], "holds something else already"),
     ],

@@ -25,6 +25,7 @@ from mcl_hf.errors import InputError
 
 from .scenes import write_scenes
 from .test_finetune import TINY
+from .test_transformers_detectors import OPTIONS
 
 ROOT = Path(__file__).parents[2]
 PRETRAIN = {
@@ -199,6 +200,17 @@ def test_starts_that_are_there_follow_the_network_in_what_they_leave_open(plan, 
     assert told == ["wide is another network, not only another start: fpn_channels 16 in place of 8"]
     setting = open_setting(load_plan(**plan | {"starts": {"random": None, "imagenet": starts["imagenet"]}}), tmp_path)
     assert setting.network["backbone"] == "resnet10t" and "fpn_channels" not in setting.network
+
+
+@pytest.mark.parametrize("detector", ["rt_detr_v2", "mask2former"])
+def test_detectors_of_transformers_are_compared_on_the_backbone_of_the_pre_training(plan, tmp_path, detector):
+    sizes = {"min_size_train": [64, 96], "max_size_train": 96, "min_size_test": 96, "max_size_test": 96}
+    own = {"detector": detector, "detector_options": OPTIONS[detector], "batch_size": 2, "device": "cpu", **sizes}
+    setting = open_setting(load_plan(**plan | {"finetune": own}), tmp_path)
+    random, mcl = (setting.arguments(start, "4", 4, 1e-4) for start in setting.starts)
+    assert random.backbone == "resnet10t" and mcl.detector == detector
+    assert random.detector_options["backbone_kwargs"] == PRETRAIN["backbone_kwargs"]
+    assert not [line for line in setting.warnings if "another network" in line]
 
 
 def test_seconds_are_made_equal_once_all_are_timed(plan, tmp_path):

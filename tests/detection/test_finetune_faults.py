@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import mcl_hf
 from mcl_hf.viz import read_log
@@ -16,6 +17,7 @@ from tests.training.ranks import run_ranks
 
 from .scenes import write_scenes
 from .test_finetune import TINY, assert_equal, logged
+from .test_transformers_detectors import SMALL
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["mcl_hf.detection.finetuning.finetune", "matplotlib.pyplot"])
@@ -82,6 +84,24 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path):
     metrics = evaluate_detections(data, results, masks=True)
     assert metrics.box.figures["AP"] == pytest.approx(last["eval/box/AP"], abs=1e-9)
     assert metrics.box.figures["AR100"] == pytest.approx(last["eval/box/AR100"], abs=1e-9)
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_step_of_one_in_a_detector_of_transformers(tmp_path):
+    """Its loss is one an object, over all processes; transformers' own is twice as large in two."""
+    scenes = write_scenes(tmp_path / "scenes", 8, width=96, height=72)
+    options = {
+        "init": "demo", "detector": "deformable_detr", "detector_options": {**SMALL, "dropout": 0.0}, "flip": 0.0,
+        "data": str(scenes), "global_batch_size": 4, "max_steps": 1, "save_every_steps": 0, "num_workers": 0,
+        "min_size_train": [96], "max_size_train": 128, "optimizer": "sgd", "base_learning_rate": 0.1, "augment": "off",
+        "clip_grad_norm": 1e6, "warmup_steps": 0, "device": "cpu", "log_every_steps": 1,
+    }  # fmt: skip
+    codes = run_ranks(finetune, 2, tmp_path / "ranks", {**options, "output_dir": str(tmp_path / "two")})
+    assert codes == [0, 0], (tmp_path / "ranks" / "rank0.txt").read_text()
+    finetune(0, tmp_path, {**options, "output_dir": str(tmp_path / "one")})
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], atol=1e-5), name
 
 
 @pytest.mark.slow

@@ -87,7 +87,7 @@ def test_random_and_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(model.backbone.layer4[0].conv1.weight, network.layer4[0].conv1.weight)
     model, report = start_detector("random", backbone="resnet10t", **fields)
     assert model.training and not any(loaded for loaded, _ in report.parts.values())
-    with pytest.raises(InputError, match="'no_such' is not a timm architecture"):
+    with pytest.raises(InputError, match="weights for 'no_such': no such architecture"):
         start_detector("timm:no_such", num_labels=2)
 
 

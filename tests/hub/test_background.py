@@ -93,7 +93,7 @@ def test_checkpoints_and_the_finished_model_are_pushed_beside_training(hub, trai
 
 
 def test_the_newest_checkpoint_takes_the_place_of_one_that_waits(hub, train):
-    hub.fault("slow", "POST", "/commit/", count=1, delay_s=2.0)
+    hub.fault("slow", "POST", "/commit/", count=1, delay_s=4.0)
     done = train(max_steps=6, keep_last=6)
     assert done.code == 0, done.text
     assert 6 in steps_of(hub) and len(steps_of(hub)) < 6

@@ -230,7 +230,7 @@ def test_a_broken_line_of_the_log_is_named_and_a_torn_last_one_is_left_out(folde
 
 def test_a_record_of_another_kind_is_one_line(folder):
     edit(folder / RECORD, lambda state: state.update({"recipe": []}))
-    with pytest.raises(InputError, match="training_state.json is damaged: recipe is not an object"):
+    with pytest.raises(InputError, match="training_state.json is damaged: recipe must be a mapping"):
         render_card(folder)
 
 
@@ -542,18 +542,10 @@ def test_what_is_no_model_is_one_line(tmp_path):
     ("header", "message"),
     [
         ("license: [apache-2.0", "does not parse"),
-        ("license: My Licence", "no identifier"),
-        ("license: [mit, gpl]", "no identifier"),
-        ("tags: {a: b}", "tags must be a list"),
-        ("datasets: [a b]", "no repository"),
-        ("base_model: https://a.b/c/d", "no repository"),
-        ("pipeline_tag: Object Detection", "pipeline_tag"),
         ("model-index: {}", "header"),
-        ("model-index:\n- name: a\n  results:\n  - task: {type: t}\n    dataset: {name: d, type: d}\n    metrics:\n"
-         "    - {type: AP, value: .nan}", "model-index has AP of nan"),
     ],
 )  # fmt: skip
-def test_cards_that_the_hub_would_not_take_are_one_line(header, message):
+def test_cards_whose_header_cannot_be_read_are_one_line(header, message):
     with pytest.raises(InputError, match=message) as caught:
         check_card(f"---\n{header}\n---\n\n# x\n")
     assert "\n" not in str(caught.value)

@@ -63,6 +63,7 @@ RESULTS = [
     [
         (RECORD, "[]"),
         (RECORD, '{"step": "x"}'),
+        (RECORD, '{"step": 3, "max_steps": 3, "machines": [{}]}'),
         ("log.jsonl", '{"step":' * 100_000 + "\n{}\n"),
         ("log.jsonl", '{"step": "x"}\n{"step": 3, "loss": 1}\n'),
         ("imported_from.json", '{"file": 3}'),
@@ -81,10 +82,10 @@ def test_a_damaged_record_is_one_line(folder, name, content):
 @pytest.mark.parametrize("command", [["card"], ["push", "--dry-run"]])
 def test_the_commands_end_with_one_line_and_code_2(folder, command, capsys):
     state = json.loads((folder / RECORD).read_text())
-    (folder / RECORD).write_text(json.dumps(state | {"machines": [{}]}))
+    (folder / RECORD).write_text(json.dumps(state | {"machines": {}}))
     assert main([command[0], str(folder), *(["user/name"] if command[0] == "push" else []), *command[1:]]) == 2
     error = capsys.readouterr().err
-    assert error == f"mcl-hf: error: {folder / RECORD} is damaged: machines[0].device is missing\n"
+    assert error == f"mcl-hf: error: {folder / RECORD} is damaged: machines must be a list, got {{}}\n"
 
 
 HOSTILE = (

@@ -7,7 +7,7 @@ from mcl_hf.models.timm_backbone import build_timm_network
 from mcl_hf.pretraining.arguments import PretrainArguments, load_arguments
 from mcl_hf.recipes import load_recipe, recipe_names
 
-PRETRAINING = ("demo", "mcl-r50-in1k-100ep", "mcl-r18-small", "sup-mcl-r50")
+PRETRAINING = ("demo", "mcl-r50-in1k-100ep", "mcl-r18-small", "sup-mcl-r50", "mcl-convnext-tiny-dinov3")
 
 
 @pytest.mark.parametrize("name", PRETRAINING)

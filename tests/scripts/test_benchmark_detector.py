@@ -1,5 +1,6 @@
 """The detector benchmark runs and prints its two ratios; their values are a matter of the machine."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -7,13 +8,15 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_detector.py"
+SMALL = '{"encoder_layers": 1, "decoder_layers": 1, "d_model": 32, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}'
 
 
 @pytest.mark.slow
-def test_the_benchmark_prints_both_ratios() -> None:
-    options = "--backbone resnet18 --fpn-channels 16 --side 128 --batch-size 1 --rois 8 --rounds 1 --device cpu"
+@pytest.mark.parametrize("detector", ["mask_rcnn --fpn-channels 16 --rois 8", f"detr --detector-options '{SMALL}'"])
+def test_the_benchmark_prints_both_ratios(detector: str) -> None:
+    options = f"--detector {detector} --backbone resnet18 --side 128 --batch-size 1 --rounds 1 --device cpu"
     finished = subprocess.run(
-        [sys.executable, str(SCRIPT), *options.split()], capture_output=True, text=True, timeout=300
+        [sys.executable, str(SCRIPT), *shlex.split(options)], capture_output=True, text=True, timeout=300
     )
     assert finished.returncode == 0, finished.stderr
     lines = finished.stdout.strip().splitlines()

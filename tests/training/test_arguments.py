@@ -8,7 +8,7 @@ from mcl_hf.pretraining.arguments import MODEL_FIELDS, PretrainArguments, load_a
 
 
 def test_every_option_has_a_help_text_and_every_model_field_is_one_of_the_configuration():
-    assert all(option.metadata["help"] for option in dataclasses.fields(PretrainArguments))
+    assert all(option.description for option in PretrainArguments.__pydantic_fields__.values())
     config_fields = {option.name for option in dataclasses.fields(MCLConfig)}
     assert set(MODEL_FIELDS) <= config_fields
 
@@ -33,7 +33,7 @@ def test_model_fields_that_are_not_set_take_the_default_of_the_configuration():
         ({"max_steps": 1.5}, "whole number"),
         ({"channels_last": "yes"}, "true or false"),
         ({"seed": True}, "whole number"),
-        ({"target_momentum": 1.5}, "between 0 and 1"),
+        ({"target_momentum": 1.5}, "must be at most 1, got 1.5"),
         ({"base_learning_rate": 0}, "above 0"),
         ({"montage_ratios": 3}, "must be a list"),
         ({"resume": ""}, "resume is empty"),

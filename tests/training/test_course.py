@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mcl_hf.engine.course import common_parts, continue_state, open_folder, prepare_run, run_to_end
+from mcl_hf.engine.course import continue_state, open_folder, prepare_run, run_to_end
 from mcl_hf.engine.launch import launched
 from mcl_hf.engine.resume import COMPARED_BY_RESULT, WITHOUT_INFLUENCE, RecipeRules
 from mcl_hf.engine.run import Run
@@ -96,7 +96,8 @@ def run_task(folder, callbacks=(), **options):
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
         model, prepared = prepare_run(accelerator, arguments, network, optimizer, checkpoint, state, folder)
         run = Run(
-            **common_parts(accelerator, arguments, state, folder), model=model, network=network, optimizer=prepared,
+            arguments=arguments, accelerator=accelerator, state=state, output_dir=folder, model=model,
+            network=network, optimizer=prepared,
             loader=Loader(state.step), processor=Processor(), peak_lr=0.1, warmup_steps=0, callbacks=callbacks,
         )  # fmt: skip
         return run_to_end(run, step_of_the_task, NothingToWatch(), lines, write_finished, "done")

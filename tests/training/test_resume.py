@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from mcl_hf.engine.record_check import DEEPER, misfit
 from mcl_hf.engine.resume import _CONTINUED, RecipeRules, check_model, check_recipe, continue_from
 from mcl_hf.engine.state import TrainingState
 from mcl_hf.errors import InputError
@@ -146,4 +145,3 @@ def test_a_run_keeps_the_history_of_its_options():
     fourth = state(max_steps=20, precision="bf16", seed=1)
     continue_from(fourth, third, RULES)
     assert fourth.changes[1:] == [{"from_step": 12, "options": {"precision": {"before": "fp32", "now": "bf16"}}}]
-    assert misfit(dataclasses.asdict(fourth)["changes"], DEEPER["changes"]) is None

@@ -3,27 +3,29 @@
 Flow: **plan** -> starts (what each start is) -> jobs. A plan is a flat YAML of these fields; a run writes its own into
 its folder as `plan.yaml`.
 """
-# ruff: noqa: RUF009 - `option` returns a dataclasses.field
 
-import dataclasses
 import difflib
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from pydantic import ValidationInfo, field_validator
 
-from ...engine.options import option, set_types
+from ...engine.options import Options, group, options_class
 from ...errors import InputError
 
 FIGURES = ("AP", "AP50", "AP75")
 _LISTS = ("starts", "images", "learning_rates", "curve_steps", "scales", "unlabelled")
 
 
-@dataclass(kw_only=True)
-class ComparePlan:
-    """A comparison of starts; see each field's `metadata["help"]` for its meaning and unit.
+_place, _data, _compared = group("where to"), group("data"), group("what is compared")
+_pretraining, _finetuning = group("pre-training"), group("fine-tuning")
+
+
+@options_class
+class ComparePlan(Options):
+    """A comparison of starts; each field's description has its meaning and unit.
 
     `starts` is a list of names, or a mapping of names to mappings with any of `init` (a start as `finetune` takes it),
     `pretrain` (options of `pretrain`: the comparison pre-trains it, once a seed), `of` (the start whose pre-training
@@ -34,77 +36,86 @@ class ComparePlan:
         InputError: a value of the wrong type or out of range.
     """
 
-    # --- where to ----------------------------------------------------------------------------------------------
-    output_dir: str | None = option(None, "folder of the answer: plan, results, report, picture")
-    work_dir: str | None = option(None, "folder of weights and checkpoints while it runs (work/ in output_dir)")
-    jobs: int = option(1, "jobs side by side, each with its share of the cores")
+    output_dir: str | None = _place(None, "folder of the answer: plan, results, report, picture")
+    work_dir: str | None = _place(None, "folder of weights and checkpoints while it runs (work/ in output_dir)")
+    jobs: int = _place(1, "jobs side by side, each with its share of the cores", ge=1)
 
-    # --- data --------------------------------------------------------------------------------------------------
-    data: str | None = option(None, "annotated images, as finetune takes them")
-    split: str = option("train", "part of data whose labelled images are used")
-    val_data: str | None = option(None, "annotated images to choose learning rates on (data)")
-    val_split: str | None = option(None, "part of val_data (validation)")
-    val_fraction: float | None = option(
-        None, "share of the images of data (above 0 and below 1) that is held out in place of a validation split, and "
-        "once more as test where data tell no test split; whole groups of label_group"
-    )  # fmt: skip
-    test_data: str | None = option(None, "annotated images that are asked once per finished job (data)")
-    test_split: str | None = option(None, "part of test_data (test)")
-    image_root: str | None = option(None, "folder of the images of data, where it is a COCO JSON; likewise")
-    val_image_root: str | None = option(None, "of val_data")
-    test_image_root: str | None = option(None, "of test_data")
-    unlabelled: list[str] | None = option(
+    data: str | None = _data(None, "annotated images, as finetune takes them")
+    split: str = _data("train", "part of data whose labelled images are used")
+    val_data: str | None = _data(None, "annotated images to choose learning rates on (data)")
+    val_split: str | None = _data(None, "part of val_data (validation)")
+    val_fraction: float | None = _data(
+        None,
+        "share of the images of data (above 0 and below 1) that is held out in place of a validation split, and "
+        "once more as test where data tell no test split; whole groups of label_group",
+        gt=0,
+        lt=1,
+    )
+    test_data: str | None = _data(None, "annotated images that are asked once per finished job (data)")
+    test_split: str | None = _data(None, "part of test_data (test)")
+    image_root: str | None = _data(None, "folder of the images of data, where it is a COCO JSON; likewise")
+    val_image_root: str | None = _data(None, "of val_data")
+    test_image_root: str | None = _data(None, "of test_data")
+    unlabelled: list[str] | None = _data(
         None, "images to pre-train on, as pretrain takes them (the training images without their labels)"
     )
-    label_group: str | None = option(
-        None, "key of an image in data that names its group, such as a board or a patient: labelled images are then "
-        "counted and drawn by group"
-    )  # fmt: skip
+    label_group: str | None = _data(
+        None,
+        "key of an image in data that names its group, such as a board or a patient: labelled images are then "
+        "counted and drawn by group",
+    )
 
-    # --- what is compared --------------------------------------------------------------------------------------
-    starts: Any = option(
+    starts: Any = _compared(
         None, "random, timm:NAME, torchvision:NAME, coco, folders or repositories, mcl, mcl-backbone, image, image-all"
-    )  # fmt: skip
-    images: list[str] = option(["all"], "numbers of labelled images, ascending, such as 25,100,all")
-    seeds: int = option(3, "pre-trainings of each start; the unit of every interval")
-    first_seed: int = option(0, "seed of the first")
-    subsets: int = option(1, "labelled subsets, each fine-tuned on, for every pre-training; their figures are averaged")
-    figure: Literal["AP", "AP50", "AP75"] = option("AP", "figure that differences are made of")
-    primary: Any = option(
-        None, "differences that the comparison is for, as [better, other, images]; a list of others stands for the "
-        "best of them on validation (every start against the first one, at the fewest images)"
-    )  # fmt: skip
-    compute_matched: bool = option(
+    )
+    images: list[str] = _compared(["all"], "numbers of labelled images, ascending, such as 25,100,all")
+    seeds: int = _compared(3, "pre-trainings of each start; the unit of every interval", ge=1)
+    first_seed: int = _compared(0, "seed of the first", ge=0)
+    subsets: int = _compared(
+        1, "labelled subsets, each fine-tuned on, for every pre-training; their figures are averaged", ge=1
+    )
+    figure: Literal["AP", "AP50", "AP75"] = _compared("AP", "figure that differences are made of")
+    primary: Any = _compared(
+        None,
+        "differences that the comparison is for, as [better, other, images]; a list of others stands for the "
+        "best of them on validation (every start against the first one, at the fewest images)",
+    )
+    compute_matched: bool = _compared(
         False, "also give random the compute of the first pre-training as further fine-tuning steps"
     )
-    curve_steps: list[int] = option([], "further lengths of fine-tuning, each a whole schedule, at the fewest images")
-    scales: list[float] = option(
+    curve_steps: list[int] = _compared(
+        [], "further lengths of fine-tuning, each a whole schedule, at the fewest images"
+    )
+    scales: list[float] = _compared(
         [], "further sizes of the test images, as factors, with the first subset of each seed at the fewest images"
     )
 
-    # --- pre-training ------------------------------------------------------------------------------------------
-    pretrain_recipe: str | None = option("mcl-r18-small", "recipe of the pre-trainings")
-    pretrain: dict[str, Any] | None = option(None, "options of pretrain for all of them, on top of it, as JSON")
-    visits: int | None = option(None, "images that the first pre-training sees in all (from its recipe)")
-    equal: Literal["flops", "steps", "seconds"] = option("flops", "what pre-trainings get as much of as the first")
+    pretrain_recipe: str | None = _pretraining("mcl-r18-small", "recipe of the pre-trainings")
+    pretrain: dict[str, Any] | None = _pretraining(None, "options of pretrain for all of them, on top of it, as JSON")
+    visits: int | None = _pretraining(None, "images that the first pre-training sees in all (from its recipe)", ge=2)
+    equal: Literal["flops", "steps", "seconds"] = _pretraining(
+        "flops", "what pre-trainings get as much of as the first"
+    )
 
-    # --- fine-tuning -------------------------------------------------------------------------------------------
-    recipe: str | None = option("auto", "recipe of the detectors")
-    finetune: dict[str, Any] | None = option(None, "options of finetune for all of them, on top of it, as JSON")
-    steps: Any = option(None, "optimizer steps: one number, or one for each of images (by the rules of auto)")
-    learning_rates: list[float] = option(
-        [], "grid that each start's base_learning_rate is chosen from on validation (a half, one and two times the "
-        "recipe's); one number: not chosen"
-    )  # fmt: skip
-    tuning_seed: int = option(1000, "seed of the runs that choose it, which is not used again")
+    recipe: str | None = _finetuning("auto", "recipe of the detectors")
+    finetune: dict[str, Any] | None = _finetuning(None, "options of finetune for all of them, on top of it, as JSON")
+    steps: Any = _finetuning(None, "optimizer steps: one number, or one for each of images (by the rules of auto)")
+    learning_rates: list[float] = _finetuning(
+        [],
+        "grid that each start's base_learning_rate is chosen from on validation (a half, one and two times the "
+        "recipe's); one number: not chosen",
+    )
+    tuning_seed: int = _finetuning(1000, "seed of the runs that choose it, which is not used again", ge=0)
+
+    @field_validator(*_LISTS, mode="before")
+    @classmethod
+    def _listed(cls, value: Any, info: ValidationInfo) -> Any:
+        """One for a list of it; numbers of images as texts."""
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            value = [value]
+        return [str(item) for item in value] if info.field_name == "images" and isinstance(value, list) else value
 
     def __post_init__(self) -> None:
-        for name in _LISTS:
-            value = getattr(self, name)
-            if isinstance(value, str | int | float) and not isinstance(value, bool):
-                setattr(self, name, [value])
-        self.images = [str(value) for value in self.images]
-        set_types(self)
         self._check_ranges()
         self._check_images()
         if isinstance(self.steps, str) and self.steps.isdigit():
@@ -114,13 +125,6 @@ class ComparePlan:
             raise InputError(f"steps must be a number above 0, or one for each of images, got {self.steps}")
 
     def _check_ranges(self) -> None:
-        least = {"jobs": 1, "seeds": 1, "first_seed": 0, "subsets": 1, "tuning_seed": 0, "visits": 2}
-        for name, smallest in least.items():
-            value = getattr(self, name)
-            if value is not None and value < smallest:
-                raise InputError(f"{name} must be at least {smallest}, got {value}")
-        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
-            raise InputError(f"val_fraction must be above 0 and below 1, got {self.val_fraction}")
         if self.val_fraction is not None and (self.val_data is not None or self.val_split is not None):
             raise InputError("val_fraction holds out images of data: give it, or val_data and val_split, not both")
         for name in ("learning_rates", "curve_steps", "scales"):
@@ -161,7 +165,7 @@ def load_plan(file: str | None = None, **fields: Any) -> ComparePlan:
     """
     values = _read(Path(file)) if file is not None else {}
     values |= {name: value for name, value in fields.items() if value is not None}
-    known = [entry.name for entry in dataclasses.fields(ComparePlan)]
+    known = list(ComparePlan.__pydantic_fields__)
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)

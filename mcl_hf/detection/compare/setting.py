@@ -35,7 +35,7 @@ from .starts import (
     Start,
     brings_network,
     check_opens,
-    check_pretraining,
+    check_sources,
     read_starts,
     reference_network,
     with_coco_weights,
@@ -152,6 +152,7 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("a comparison starts processes of its own: call mcl-hf compare without a launcher")
     starts, pretrainings = read_starts(plan)
+    check_sources(starts, pretrainings)
     if plan.primary is not None:
         read_primary(plan.primary, [start.name for start in starts], plan.images)
     given = _given(plan)
@@ -186,8 +187,6 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
     )
     setting.base = _filled(given, setting._subset(plan.images[0]))
     setting.starts = [with_coco_weights(start, setting.base.detector) for start in starts]
-    for pretraining in pretrainings.values():
-        check_pretraining(pretraining)
     _check_starts(setting)
     if pretrainings:
         setting.unlabelled = plan.unlabelled or [str(_training_images(data.train, work / "unlabelled"))]

@@ -15,12 +15,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
 from ...models import MCLConfig
 from ...pretraining.arguments import MODEL_FIELDS, PretrainArguments, load_arguments
+from ...transfer.starting_weights import check_start
 from ...transfer.torchvision_detectors import COCO_WEIGHTS, TORCHVISION
 from ..data.detection_data import DetectionData
 from ..finetuning.arguments import FinetuneArguments
@@ -246,16 +246,19 @@ def check_opens(start: Start, arguments: FinetuneArguments, data: DetectionData)
     return lines, network_fields(network.config)
 
 
-def check_pretraining(pretraining: Pretraining) -> None:
-    """See that a pre-training's network can be made.
+def check_sources(starts: list[Start], pretrainings: Mapping[str, Pretraining]) -> None:
+    """See that what starts and pre-trainings begin from is there, and that the networks of the latter can be made.
 
     Raises:
-        InputError: it cannot.
+        InputError: one is not, or cannot.
     """
-    init = pretraining.arguments.init
-    if init and not init.startswith("timm:") and not Path(init).exists() and init.count("/") != 1:
-        raise InputError(f"start {pretraining.name}: --init {init} is no folder and no repository")
-    _ = pretraining.config
+    for start in starts:
+        if start.init not in (None, "coco"):
+            check_start(start.init, "start" if start.name == start.init else f"start {start.name}:")
+    for pretraining in pretrainings.values():
+        if pretraining.arguments.init is not None:
+            check_start(pretraining.arguments.init, f"start {pretraining.name}: --init")
+        _ = pretraining.config
 
 
 def model_fields(arguments: PretrainArguments) -> dict[str, Any]:

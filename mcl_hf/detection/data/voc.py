@@ -69,7 +69,7 @@ def voc_parts(folder: Path, files: list[str]) -> list[Part]:
 def _read_unlisted(folder: Path, found: list[str], files: list[str], images: list[str], split: str | None) -> RawData:
     """The images that XML files name; those that none of the data's names are told."""
     raw = _read(folder, found, images=images, kind="Pascal VOC" if split is None else f"Pascal VOC, split {split}")
-    named = {Path(path).stem for path in (*files, *raw.reader.paths) if path}
+    named = {Path(path).stem for path in (*files, *filter(None, raw.reader.paths))}
     here = [path for path in images if split is None or split_word(path.rpartition("/")[0]) == split]
     without = [path for path in here if Path(path).stem not in named]
     raw.notes.append(("images without an .xml file", without, "left out"))

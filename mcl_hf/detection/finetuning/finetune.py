@@ -24,7 +24,7 @@ import torch
 from accelerate import Accelerator
 
 from ...engine.arithmetic import set_arithmetic
-from ...engine.course import RunResult, common_parts, continue_state, open_folder, prepare_run, run_to_end
+from ...engine.course import RunResult, continue_state, open_folder, prepare_run, run_to_end
 from ...engine.finish import duration
 from ...engine.host_copies import copy_to_device
 from ...engine.launch import launched
@@ -39,6 +39,7 @@ from ...errors import InputError
 from ...models import MCLImageProcessor, convert_cross_rank_norm
 from ...models.recompute import recompute_activations
 from ...new_folder import output_folder
+from ...transfer.starting_weights import check_start
 from ..data.detection_data import DetectionData
 from ..evaluation.coco_metrics import import_backend
 from ..models.configuration_detector import MCLDetectorConfig
@@ -144,6 +145,8 @@ def _finetune(
 
     if checkpoint is not None:
         arguments = _as_started(checkpoint, arguments, lines)
+    else:
+        check_start(arguments.init or "random")
 
     # --- data ---------------------------------------------------------------------------------------------------------
     data = training_data(arguments) if train_on is None else train_on
@@ -221,12 +224,15 @@ def _finetune(
         mean, std = pixel_statistics(config)
         processor = kind.image_processor(mean, std, arguments.min_size_test or 0, arguments.max_size_test or 0)
     peak_lr = (arguments.base_learning_rate or 0.0) * global_batch_size / 16
-    optimizer = _build_optimizer(arguments, network, peak_lr)
+    optimizer = build_optimizer(arguments, network, peak_lr)
     model, prepared = prepare_run(accelerator, arguments, network, optimizer, checkpoint, state, output_dir)
 
     # --- run ----------------------------------------------------------------------------------------------------------
     run = FinetuneRun(
-        **common_parts(accelerator, arguments, state, output_dir),
+        arguments=arguments,
+        accelerator=accelerator,
+        state=state,
+        output_dir=output_dir,
         model=model,
         network=network,
         optimizer=prepared,
@@ -338,7 +344,7 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _build_optimizer(arguments: FinetuneArguments, network: Any, lr: float) -> torch.optim.Optimizer:
+def build_optimizer(arguments: FinetuneArguments, network: Any, lr: float) -> torch.optim.Optimizer:
     """SGD with momentum 0.9 or AdamW, both able to skip an update on the device (`found_inf`)."""
     kind = TRANSFORMERS_DETECTORS.get(arguments.detector or "")
     groups = parameter_groups(

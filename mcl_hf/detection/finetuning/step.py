@@ -5,6 +5,7 @@ anchors and proposals the losses sample comes from counters (seed, position, ran
 uninterrupted one would have sampled.
 """
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import reduce
 from torch import Tensor
+from transformers.loss import loss_for_object_detection
+from transformers.models.mask2former import modeling_mask2former
 
 from ...engine.host_copies import copy_to_device
 from ...engine.optimizer_step import optimizer_step
@@ -110,7 +114,26 @@ def forward(run: FinetuneRun, model: Any, batch: DetectionBatch, position: int) 
     seeds = (run.arguments.seed, position, run.accelerator.process_index)
     torch.manual_seed(counter_seed("dropout", *seeds))
     generator = torch.Generator().manual_seed(counter_seed("regions", *seeds))
-    return model(pixel_values=normalise(run, batch), **other_inputs(run.network, batch, generator))
+    with _counted_over_processes(run.accelerator.num_processes):
+        return model(pixel_values=normalise(run, batch), **other_inputs(run.network, batch, generator))
+
+
+@contextlib.contextmanager
+def _counted_over_processes(num_processes: int) -> Iterator[None]:
+    """The losses of DETR, Deformable DETR and Mask2Former divided by the objects of an average process.
+
+    transformers adds them up by accelerate's `reduce`, which takes the mean if not told otherwise, and then divides by
+    the number of processes: losses of boxes and masks would be so many times too large.
+    """
+    modules: Any = (loss_for_object_detection, modeling_mask2former) if num_processes > 1 else ()
+    theirs = [module.reduce for module in modules]
+    for module in modules:
+        module.reduce = lambda tensor, *_, **__: reduce(tensor, "sum")
+    try:
+        yield
+    finally:
+        for module, before in zip(modules, theirs, strict=True):
+            module.reduce = before
 
 
 def other_inputs(network: Any, batch: DetectionBatch, generator: torch.Generator) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ...transfer.starting_weights import (
     pixels_line,
     read_checkpoint,
     rename_from_detector,
+    starting_backbone,
     starting_description,
     starting_statistics,
 )
@@ -213,7 +214,7 @@ def _detector_config(
             raise InputError(f"{init} is a {other} of transformers: use --detector {other}, if there is such a one")
         statistics = starting_statistics(description, given.get("num_channels", 3))
         own = {} if statistics is None else {"image_mean": statistics[0], "image_std": statistics[1]}
-        config = MCLDetectorConfig(detector=detector, **{**of_timm(description), **own, **given})
+        config = MCLDetectorConfig(detector=detector, **{**starting_backbone(description), **own, **given})
     if isinstance(source, MCLConfig | MCLDetectorConfig):
         takes_fpn = not is_backbone_alone(source) if parts is None else "fpn" in parts
         for field in ("backbone", "fpn_channels") if takes_fpn else ("backbone",):
@@ -223,15 +224,6 @@ def _detector_config(
                     f"{field} out to take the checkpoint's"
                 )
     return config
-
-
-def of_timm(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Backbone and its layers as timm's description of weights has them."""
-    if not description.get("architecture"):
-        return {}
-    left_out = ("num_classes", "in_chans", "global_pool", "features_only", "out_indices")
-    arguments = {k: v for k, v in (description.get("model_args") or {}).items() if k not in left_out}
-    return {"backbone": description["architecture"]} | ({"backbone_kwargs": arguments} if arguments else {})
 
 
 def _shared_with(source: MCLDetectorConfig) -> dict[str, Any]:

@@ -33,12 +33,13 @@ from ...transfer.starting_weights import (
     WeightReport,
     load_backbone_weights,
     pixels_line,
+    starting_backbone,
     starting_description,
     starting_statistics,
 )
 from .configuration_detector import SHARED_FIELDS, MCLDetectorConfig
 from .encoder_maps import deepest_maps
-from .from_pretraining import of_timm, read_start_config
+from .from_pretraining import read_start_config
 from .known_classes import TITLE, copy_rows, known_classes
 
 _ADAMW: dict[str, Any] = {
@@ -275,7 +276,7 @@ def _backbone_config(
     else:
         statistics = starting_statistics(description)
         own = {} if statistics is None else {"image_mean": statistics[0], "image_std": statistics[1]}
-        config = MCLConfig(**{**of_timm(description), **own, **given})
+        config = MCLConfig(**{**starting_backbone(description), **own, **given})
     if backbone is not None and config.backbone != backbone:
         raise InputError(f"{init} has backbone {config.backbone}, but {backbone} is asked for: leave backbone out")
     if config.num_channels != 3:
