@@ -46,11 +46,11 @@ def test_a_perfect_head_gives_the_annotated_mask_where_it_is(side, least):
     assert torch.stack(shifts).mean(dim=0).abs().max() < 0.02  # px; half a pixel without alignment
 
 
-@pytest.mark.parametrize(("side", "least"), [(8, 0.86), (16, 0.94), (32, 0.975)])
+@pytest.mark.parametrize(("side", "least"), [(8, 0.88), (16, 0.94), (32, 0.98)])
 def test_mask_ap_has_room_at_the_scale_of_coco(side, least):
     draws = np.random.default_rng(0)
     ious = np.array([iou(pasted_by_a_perfect_head(*pair, 800 / 480), pair[0]) for pair in
-                     (ellipse(side, draws) for _ in range(60))])  # fmt: skip
+                     (ellipse(side, draws) for _ in range(150))])  # fmt: skip
     assert np.mean([(ious >= bound).mean() for bound in np.arange(0.5, 0.96, 0.05)]) >= least
 
 
