@@ -80,7 +80,7 @@ class TrainingState:
     max_steps: int = 0
     arguments: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
-    best: dict[str, float] = field(default_factory=dict)
+    best: dict[str, int | float] = field(default_factory=dict)
     health: dict[str, Any] = field(default_factory=dict)
     tracker_ids: dict[str, str] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)

@@ -89,7 +89,7 @@ def test_at_least_one_image_on_either_side(folder):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"val_fraction": 1.0}, "above 0 and below 1"),
+        ({"val_fraction": 1.0}, "below 1"),
         ({"val_fraction": 0.2, "val_split": "val"}, "not both"),
         ({"group_column": "scene"}, "give val_fraction too"),
     ],

@@ -30,6 +30,7 @@ def steps_until_first_sync(tmp_path, monkeypatch, step=train_step, **options) ->
     # The guard's first question, whether every loss was finite, gets a zero for an answer: "not since step 0".
     with pytest.raises(NonFiniteLossError), syncs:
         mcl_hf.pretrain(
+            data="photos",
             output_dir=str(tmp_path / "run"),
             backbone="resnet10t",
             fpn_channels=16,

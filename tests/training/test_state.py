@@ -92,7 +92,7 @@ def test_state_and_optimizer_come_back_in_the_layout_of_the_parameters(saved):
         ("task", 1, "task must be text, got 1"),
         ("machines", {}, "machines must be a list, got {}"),
         ("machines", ["cpu"], "machines must be a mapping, got 'cpu'"),
-        ("best", {"eval_step": "2"}, "best must be a number, got '2'"),
+        ("best", {"eval_step": "2"}, "best must be a whole number, got '2'"),
         ("versions", {"torch": None}, "versions must be text, got None"),
     ],
 )
