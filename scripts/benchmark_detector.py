@@ -51,7 +51,6 @@ from mcl_hf.detection.models.transformers_detectors import (
     pixel_statistics,
     start_transformers_detector,
 )
-from mcl_hf.engine.course import common_parts
 from mcl_hf.engine.state import TrainingState
 
 
@@ -279,7 +278,8 @@ def build_transformers_runs(args: argparse.Namespace, folder: Path) -> dict[str,
     processor = kind.image_processor(mean.flatten().tolist(), std.flatten().tolist(), args.side, args.side)
     state = TrainingState(global_batch_size=args.batch_size, max_steps=1000)
     run = FinetuneRun(
-        **common_parts(accelerator, arguments, state, folder), model=model, network=network, optimizer=optimizer,
+        accelerator=accelerator, arguments=arguments, state=state, output_dir=folder, model=model, network=network,
+        optimizer=optimizer,
         loader=[], processor=processor, mean=mean * 255, scale=std * 255, peak_lr=rate, warmup_steps=0, milestones=[],
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)

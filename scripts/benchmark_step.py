@@ -195,7 +195,9 @@ def main() -> None:
     argv += ["--compiled" if args.compiled else "--no-compiled"]
     names = [name for name, variant in VARIANTS.items() if args.compiled or not variant.compile]
     names = [name for name in names if args.device == "cuda" or VARIANTS[name].precision != "fp16"]
-    names = [name for name in names if not args.only or any(part in name for part in args.only)]
+    if args.only:  # a variant's whole name means that one alone
+        parts = [part for part in args.only if part not in VARIANTS]
+        names = [name for name in names if name in args.only or any(part in name for part in parts)]
     flops = {scope: count_flops(Variant(scope), args) for scope in {VARIANTS[name].scope for name in names}}
     print(
         f"{args.backbone}, {32 * args.region_size} px, N={args.batch_size}, {args.device}, torch {torch.__version__}, "
