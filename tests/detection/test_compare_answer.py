@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from mcl_hf.detection.compare.report import to_markdown, write_report
 from mcl_hf.detection.compare.statistics import holm, label_equivalent, paired_difference, seeds_needed, t_quantile
 from mcl_hf.errors import InputError
 
-DEMONSTRATIONS = Path(__file__).parents[2] / "evaluation" / "demonstrations"
+ROOT = Path(__file__).parents[2]
+DEMONSTRATIONS, PROOF = ROOT / "evaluation" / "demonstrations", ROOT / "evaluation" / "deeppcb"
 
 
 def write_answer(folder, scores, *, images=("25",), subsets=1, figure="AP50", more="", tuned=None):
@@ -63,6 +65,16 @@ def test_the_demonstrations_say_what_they_have_to(name, pair, tells):
     assert ("cannot tell" in answer.sentence) == (not tells) and ("is above" in answer.sentence) == tells
     assert answer.sentence in (folder / "report.md").read_text()
     assert all(result["commit"] and result["machine"] for result in answer.results.values())
+
+
+def test_report_page_and_readme_of_the_proof_say_what_its_results_say():
+    report = (PROOF / "report.md").read_text()
+    assert to_markdown(read_answer(PROOF)) == report
+    rows = [line for line in (ROOT / "docs" / "proof.md").read_text().splitlines() if line.startswith("|")]
+    assert len(rows) > 10 and set(rows) <= set(report.splitlines())
+    told = (ROOT / "README.md").read_text().partition("## Does it help?")[2].partition("\n## ")[0]
+    figures = re.findall(r"[+-]?\d+\.\d", told)
+    assert len(figures) >= 4 and all(figure in report for figure in figures), figures
 
 
 def test_a_clear_difference_is_told_and_a_small_one_is_not(tmp_path):
