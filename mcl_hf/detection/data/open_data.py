@@ -4,6 +4,7 @@ Flow: **datasets** -> annotation_files, coco_format | yolo | voc | cityscapes | 
 object_tables -> annotation_check -> detection_data.
 """
 
+import gc
 import glob
 from collections import Counter
 from collections.abc import Callable
@@ -100,10 +101,16 @@ def open_detection_data(
     """
     folder = None if images is None else Path(images)
     options = _Options(folder, image_column, objects_column, box_format, group_column, allow_outside_paths)
-    raw = _read(embedded_folder(str(spec)), split, options)
-    return check_annotations(
-        raw, skip_broken=skip_broken, check_files=check_files, allow_outside_paths=allow_outside_paths
-    )
+    collects = gc.isenabled()
+    gc.disable()  # it would look through a million annotations again and again, none of which is garbage yet
+    try:
+        raw = _read(embedded_folder(str(spec)), split, options)
+        return check_annotations(
+            raw, skip_broken=skip_broken, check_files=check_files, allow_outside_paths=allow_outside_paths
+        )
+    finally:
+        if collects:
+            gc.enable()
 
 
 def list_splits(spec: str | Path) -> list[str]:
