@@ -30,15 +30,15 @@ $(BIN)/python:
 
 # compat puts this folder into Python's path; otherwise a clone called mcl_hf would hide the package from the folder above.
 $(VENV)/.installed-viz: setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check -C editable_mode=compat -e '.[viz]'
+	$(BIN)/python -m pip install --disable-pip-version-check --config-settings editable_mode=compat -e '.[viz]'
 	@touch $@
 
 $(VENV)/.installed-test: setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check -C editable_mode=compat -e '.[test,viz]'
+	$(BIN)/python -m pip install --disable-pip-version-check --config-settings editable_mode=compat -e '.[test,viz]'
 	@touch $@
 
 $(VENV)/.installed-dev: setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check -C editable_mode=compat -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --config-settings editable_mode=compat -e '.[dev]'
 	@touch $@
 
 demo: $(VENV)/.installed-viz
