@@ -17,6 +17,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+_FRACTIONS = {1: 1, 2: 1 / 4, 4: 1 / 16, 8: 1 / 32}
+
+
 @strict
 class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
     """Configuration of `MCLModel`, `MCLBackbone`, `MCLForPreTraining` and `MCLForSupervisedPreTraining`.
@@ -34,8 +37,8 @@ class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
         hidden_dim: Hidden width of the region head's and the predictors' MLPs.
         embedding_dim: Width D of the embeddings that are contrasted.
         montage_ratios: Down-sampling ratio r of each level: 1 first, then any of 2, 4, 8 in ascending order.
-        montage_fractions: Montages of each level per image of the batch: a level has `max(1, int(N * fraction))`. The
-            published ones, 1, 1/4, 1/16, 1/32, of as many levels as there are where left out.
+        montage_fractions: Montages of each level per image of the batch: a level has `max(1, int(N * fraction))`.
+            Those published for each ratio where left out: 1, 1/4, 1/16, 1/32 for 1, 2, 4, 8.
         level_weights: Weight of each level's loss; each half of the one before but for the last, which is as large as
             that, where left out: 1/2, 1/4, 1/8, 1/8 as published.
         level_pairing: Which target levels a level's queries are compared with: `"top"` (level 0 only: the published
@@ -144,7 +147,7 @@ class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
         self.montage_ratios = list(self.montage_ratios)
         levels = len(self.montage_ratios)
         if not self.montage_fractions:
-            self.montage_fractions = [1, 1 / 4, 1 / 16, 1 / 32][:levels]
+            self.montage_fractions = [_FRACTIONS.get(ratio, 1) for ratio in self.montage_ratios]
         if not self.level_weights:
             self.level_weights = [1 / 2 ** min(level + 1, max(levels - 1, 0)) for level in range(levels)]
         self.montage_fractions = list(self.montage_fractions)

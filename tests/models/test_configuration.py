@@ -27,6 +27,7 @@ def test_default_is_the_paper() -> None:
     assert config.level_maps == [3, 2, 1, 0]
     assert config.image_size == 224
     assert sum(config.level_weights) == 1
+    assert MCLConfig(backbone="resnet18", montage_ratios=[1, 4]).montage_fractions == [1, 1 / 16]  # each image once
     assert config.out_features == ["stage1", "stage2", "stage3", "stage4"]
 
 
@@ -63,3 +64,4 @@ def test_levels_that_are_left_out_follow_the_ratios(levels):
     assert config.montage_fractions == [1, 1 / 4, 1 / 16, 1 / 32][:levels]
     assert config.level_weights == {1: [1], 2: [0.5, 0.5], 3: [0.5, 0.25, 0.25], 4: [0.5, 0.25, 0.125, 0.125]}[levels]
     assert sum(config.level_weights) == 1
+    assert MCLConfig(backbone="resnet18", montage_ratios=[1, 4]).montage_fractions == [1, 1 / 16]  # each image once

@@ -35,11 +35,12 @@ def outlook(setting: Setting, jobs: Sequence[Job]) -> list[str]:
     rates = _flop_rates(setting, {_KINDS[job.kind] for job in jobs})
     seconds = sum(flop[kind] / rates[_KINDS[kind]] for kind in _KINDS if flop[kind])
     size = 4 * max((_parameters(setting, name) for name in setting.pretrainings), default=0)
+    left_out = "pre-trainings of equal seconds, " if setting.plan.equal == "seconds" else ""
     disk = (sum(job.kind == "pretrain" for job in jobs) + 6 * setting.plan.jobs) * size
     return [
         *lines,
-        f"about {duration(seconds)} here, one job after the other and as fast as a few steps just now, without waiting "
-        f"for data and without evaluation; about {disk / 2**20:,.0f} MiB of disk in {setting.work}",
+        f"about {duration(seconds)} here, one job after the other and as fast as a few steps just now; {left_out}"
+        f"waiting for data and evaluation are not counted; about {disk / 2**20:,.0f} MiB of disk in {setting.work}",
     ]
 
 
