@@ -7,7 +7,7 @@ import unicodedata
 
 
 def plain_text(text: object, keep: str = "") -> str:
-    """``str(text)`` with whatever is not shown as a character written out, as ``\\x1b``: control characters, line
+    """`str(text)` with whatever is not shown as a character written out, as `\\x1b`: control characters, line
     breaks, marks that turn the direction of writing, and the bytes of a file name that is no UTF-8. Blanks of other
     scripts stay. The result can be printed and encoded everywhere that UTF-8 can.
 

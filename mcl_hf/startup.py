@@ -1,6 +1,6 @@
 """The check that runs before anything else: do the installed torch and torchvision belong together?
 
-A torchvision built for another torch fails deep inside some other import: ``operator torchvision::nms does not exist``.
+A torchvision built for another torch fails deep inside some other import: `operator torchvision::nms does not exist`.
 `mcl_hf/__init__.py` calls `check_torch_and_torchvision` first, so that the reader sees one line that says what to do.
 """
 
@@ -16,7 +16,7 @@ def check_torch_and_torchvision() -> None:
     """Import torch and torchvision and run one compiled operator of torchvision.
 
     Raises:
-        ImportError: if either is missing or the two were not built for each other. Inside the ``mcl-hf`` command the
+        ImportError: if either is missing or the two were not built for each other. Inside the `mcl-hf` command the
             same line goes to stderr and the process ends with exit code 2, like any other wrong set-up.
     """
     try:
@@ -68,6 +68,6 @@ def _stop(line: str) -> None:
 
 
 def _is_command() -> bool:
-    """Whether this process is ``mcl-hf ...`` or ``python -m mcl_hf.cli ...`` (`sys.argv[0]` is still "-m" by now)."""
+    """Whether this process is `mcl-hf ...` or `python -m mcl_hf.cli ...` (`sys.argv[0]` is still "-m" by now)."""
     program = sys.argv[0] if sys.argv else ""
     return Path(program).stem == "mcl-hf" or (program == "-m" and "mcl_hf.cli" in sys.orig_argv)

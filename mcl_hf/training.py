@@ -10,7 +10,7 @@ _HOME = {
     "NonFiniteLossError": "engine.health",
     "PretrainArguments": "pretraining.arguments",
     "Run": "engine.run",
-    "RunResult": "engine.course",
+    "RunResult": "engine.lifecycle",
     "build_optimizer": "engine.optim",
     "load_arguments": "pretraining.arguments",
     "parameter_groups": "engine.optim",

@@ -93,7 +93,7 @@ def plain_v1(blur_probability: float, solarise_probability: float) -> v1.Compose
 
 
 def plain_v2(size: int, blur_probability: float, solarise_probability: float) -> v2.Compose:
-    """One view of ``size`` px from a uint8 tensor; the blur's kernel covers three sigmas."""
+    """One view of `size` px from a uint8 tensor; the blur's kernel covers three sigmas."""
     largest = 2.0 * size / 224
     kernel = 2 * max(1, int(np.ceil(3 * largest))) + 1
     return v2.Compose(
@@ -167,7 +167,7 @@ def _photo(data: bytes) -> Image.Image:
 
 
 def make_files(photos: Sequence[Image.Image], count: int) -> list[bytes]:
-    """``count`` JPEGs of 500x375 px: random large crops of the photos, at the quality that comes closest to 100 kB."""
+    """`count` JPEGs of 500x375 px: random large crops of the photos, at the quality that comes closest to 100 kB."""
     chooser = random.Random(0)
     files = []
     for number in range(count):
@@ -230,7 +230,7 @@ def stages(files: Sequence[bytes]) -> None:
 
 
 def workers(files: Sequence[bytes], count: int) -> None:
-    """Images a second through the loader with 1 and 2 workers, and the memory of one over ``count`` images."""
+    """Images a second through the loader with 1 and 2 workers, and the memory of one over `count` images."""
     with tempfile.TemporaryDirectory() as folder:
         for number, data in enumerate(files):
             Path(folder, f"{number}.jpg").write_bytes(data)

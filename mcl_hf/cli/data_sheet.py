@@ -70,7 +70,7 @@ def draw_sheet(arguments: PretrainArguments, images: int, compare: int, out: Pat
 
 
 def first_montages(arguments: PretrainArguments, source: ImageSource, count: int) -> tuple[ViewBatch, Image.Image]:
-    """The first ``count`` images of a run with their views, and the picture of their montages.
+    """The first `count` images of a run with their views, and the picture of their montages.
 
     Raises:
         InputError: Settings that cannot work, or images that cannot be read.
@@ -86,7 +86,7 @@ def first_montages(arguments: PretrainArguments, source: ImageSource, count: int
 
 
 def _originals(source: ImageSource, indices: list[int], num_channels: int) -> list[SheetImage]:
-    """The images at ``indices``, which have been decoded before, in colour; of other than 1 or 3 channels, the first
+    """The images at `indices`, which have been decoded before, in colour; of other than 1 or 3 channels, the first
     channel in gray.
     """
     plain = num_channels in (1, 3)
@@ -101,7 +101,7 @@ def _originals(source: ImageSource, indices: list[int], num_channels: int) -> li
 
 
 def _sample(source: ImageSource, count: int, seed: int) -> list[int]:
-    """All indices, or those at the first ``count`` positions of an order, each once (a mix repeats some), ascending."""
+    """All indices, or those at the first `count` positions of an order, each once (a mix repeats some), ascending."""
     if count >= len(source):
         return list(range(len(source)))
     return np.unique(source.order(seed, images_per_step=1).index(np.arange(count))).tolist()
@@ -110,7 +110,7 @@ def _sample(source: ImageSource, count: int, seed: int) -> list[int]:
 def format_near_duplicates(
     found: NearDuplicates, source: ImageSource, group_column: str | None, negatives: bool
 ) -> str:
-    """The lines about images that look the same, and, where images are each other's ``negatives``, what to do."""
+    """The lines about images that look the same, and, where images are each other's `negatives`, what to do."""
     part = "" if found.looked_at + len(found.broken) == len(source) else f" (of {len(source)}; --compare N looks at N)"
     lines = [
         f"near-duplicates: {found.images} of {found.looked_at} images{part} look like another one, "
@@ -173,7 +173,7 @@ def format_speed(times: StageTimes, files: list[RawSample], longer_sides: list[i
 
     Args:
         longer_sides: of each image, in px.
-        reading_seconds: wall-clock time for all ``files``.
+        reading_seconds: wall-clock time for all `files`.
     """
     total = sum(times.seconds.values())
     mean_side = sum(longer_sides) / len(longer_sides)

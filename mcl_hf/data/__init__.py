@@ -1,4 +1,4 @@
-"""From any source of images to batches of views: order -> sources -> decode -> augment + views -> loader."""
+"""From any source of images to batches of views: order -> sources -> decode -> views -> loader."""
 
 from typing import Any
 

@@ -8,7 +8,7 @@ file costs itself alone. Decoding is Pillow's; what is decided here is what beco
   that of the image processor, too.
 * Where neither 1 nor 3 channels are asked for, the file has to hold just as many. Pillow reads up to four (RGBA as it
   is stored, CMYK); TIFF files of any number are read by tifffile (`decode_channels`).
-* Large JPEGs may be decoded at 1/2, 1/4 or 1/8 of their size (``shrink``), which libjpeg does while decoding.
+* Large JPEGs may be decoded at 1/2, 1/4 or 1/8 of their size (`shrink`), which libjpeg does while decoding.
 """
 
 import io
@@ -48,7 +48,7 @@ class OpenedImage:
         picture: Pillow's.
         width, height: after EXIF orientation, px.
         orientation: EXIF's, 1 to 8.
-        upright: whether ``decode`` turns it by its orientation; set it to False for pixels as they are stored.
+        upright: whether `decode` turns it by its orientation; set it to False for pixels as they are stored.
     """
 
     picture: Image.Image
@@ -69,11 +69,11 @@ class OpenedImage:
 
     @property
     def can_shrink(self) -> bool:
-        """Whether ``decode(shrink=...)`` saves work, which only JPEG offers."""
+        """Whether `decode(shrink=...)` saves work, which only JPEG offers."""
         return self.picture.format == "JPEG"
 
     def decode(self, num_channels: int = 3, shrink: int = 1) -> np.ndarray:
-        """Pixels as uint8 ``(height, width, num_channels)``; ``shrink`` 2, 4 or 8 gives a JPEG at that fraction of its
+        """Pixels as uint8 `(height, width, num_channels)`; `shrink` 2, 4 or 8 gives a JPEG at that fraction of its
         size, rounded up.
 
         Raises:
@@ -95,7 +95,7 @@ class OpenedImage:
 
 @dataclass
 class OpenedTile(OpenedImage):
-    """A part of an opened image: ``left`` and ``top`` in px of the upright picture, ``width`` and ``height`` its own.
+    """A part of an opened image: `left` and `top` in px of the upright picture, `width` and `height` its own.
 
     Its whole picture is decoded: hardly a format can do less.
     """
@@ -120,7 +120,7 @@ class OpenedTile(OpenedImage):
 
 @dataclass
 class OpenedTiff(OpenedImage):
-    """As `OpenedImage`; the pixels have been read already, as they are stored: ``(height, width, channels)``."""
+    """As `OpenedImage`; the pixels have been read already, as they are stored: `(height, width, channels)`."""
 
     pixels: np.ndarray
 
@@ -156,10 +156,10 @@ def open_image(data: bytes, num_channels: int = 3) -> OpenedImage:
 
     Args:
         data: the file.
-        num_channels: that will be asked of ``decode``; with other numbers than 1 and 3, TIFF files are not Pillow's.
+        num_channels: that will be asked of `decode`; with other numbers than 1 and 3, TIFF files are not Pillow's.
 
     Raises:
-        BrokenImage: no bytes, no image, or more than ``MAX_PIXELS`` pixels.
+        BrokenImage: no bytes, no image, or more than `MAX_PIXELS` pixels.
     """
     if not data:
         raise BrokenImage("the file has zero bytes")
@@ -192,7 +192,7 @@ def open_image(data: bytes, num_channels: int = 3) -> OpenedImage:
 
 
 def decode_image(data: bytes, num_channels: int = 3) -> np.ndarray:
-    """Decode an image file's bytes to upright pixels, uint8 ``(height, width, num_channels)``.
+    """Decode an image file's bytes to upright pixels, uint8 `(height, width, num_channels)`.
 
     Raises:
         BrokenImage: with the reason, for anything that is not a whole image of sane size.

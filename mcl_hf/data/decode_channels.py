@@ -2,7 +2,7 @@
 
 Flow: order -> sources -> **decode_channels** -> decode -> views -> loader. Only where a model takes neither 1 nor 3
 channels: Pillow knows no more than four. Read by tifffile (BSD-3-Clause), which is installed apart
-(``pip install 'mcl_hf[multispectral]'``); bands lie side by side or one after the other, in 8 or 16 bit or as floats.
+(`pip install 'mcl_hf[multispectral]'`); bands lie side by side or one after the other, in 8 or 16 bit or as floats.
 
 16-bit numbers are scaled from their whole range, 0-65535: stretch data that fill a small part of it (reflectances up to
 10,000, say) before, or 8 bit will keep little of them.
@@ -18,10 +18,10 @@ from ..models.pixels import BrokenImage
 
 
 def read_tiff(data: bytes, most_pixels: int) -> np.ndarray:
-    """The first picture of a TIFF file, whole and as it is stored: ``(height, width, channels)``, integers or floats.
+    """The first picture of a TIFF file, whole and as it is stored: `(height, width, channels)`, integers or floats.
 
     Raises:
-        BrokenImage: damaged, of no two dimensions and channels, or more than ``most_pixels`` pixels.
+        BrokenImage: damaged, of no two dimensions and channels, or more than `most_pixels` pixels.
         InputError: tifffile is not installed.
     """
     try:

@@ -1,9 +1,9 @@
 """Batches of views, addressed by step.
 
-Flow: order -> sources -> decode -> augment + views -> **loader** -> training loop.
+Flow: order -> sources -> decode -> views -> **loader** -> training loop.
 
-Step s, rank k, slot j takes the sample at position ``(s mod steps_per_epoch) * global_batch + k * batch_size + j`` of
-epoch ``s div steps_per_epoch``. Which images a step sees, and how they are cropped and coloured, follows from (seed,
+Step s, rank k, slot j takes the sample at position `(s mod steps_per_epoch) * global_batch + k * batch_size + j` of
+epoch `s div steps_per_epoch`. Which images a step sees, and how they are cropped and coloured, follows from (seed,
 step) alone: a resumed run continues exactly, with any number of workers. Whole batches are prepared by one worker
 each, and torch's DataLoader hands them out in order.
 
@@ -35,17 +35,17 @@ class ViewBatch:
 
     step: int
     views_a: list[torch.Tensor]
-    """L tensors uint8 ``(N, C, S/r, S/r)``, level 0 first."""
+    """L tensors uint8 `(N, C, S/r, S/r)`, level 0 first."""
     views_b: list[torch.Tensor] | None
-    """As ``views_a``, from the second pipeline; None with one side."""
+    """As `views_a`, from the second pipeline; None with one side."""
     sample_ids: torch.Tensor
-    """int64 ``(N,)``: index in the source of each image, stand-ins included."""
+    """int64 `(N,)`: index in the source of each image, stand-ins included."""
     group_ids: torch.Tensor | None
     labels: torch.Tensor | None
     broken: list[str] = field(default_factory=list)
     """One line, name and reason, for each image that a stand-in replaces here."""
     draws_a: list[BatchDraws] | None = None
-    """With ``augment_on="device"``: what remains to be done to each of ``views_a``, which are only cropped."""
+    """With `augment_on="device"`: what remains to be done to each of `views_a`, which are only cropped."""
     draws_b: list[BatchDraws] | None = None
 
     def augmented(self, copy: Callable[[torch.Tensor], torch.Tensor]) -> "ViewBatch":
@@ -66,7 +66,7 @@ class ViewBatch:
 
     def pin_memory(self) -> "ViewBatch":
         """Copy of the batch in page-locked memory, for asynchronous transfer; called by DataLoader where
-        ``pin_memory=True``.
+        `pin_memory=True`.
         """
         return ViewBatch(
             step=self.step,
@@ -88,7 +88,7 @@ def _augment(
 
 
 class ViewLoader(StepLoader[ViewBatch]):
-    """Endless iterator over `ViewBatch`, from ``start_step`` on.
+    """Endless iterator over `ViewBatch`, from `start_step` on.
 
     Args:
         source: images to read.
@@ -101,9 +101,9 @@ class ViewLoader(StepLoader[ViewBatch]):
             seen.
         num_workers: processes that prepare batches; 0 prepares them in the caller. Has no influence on what is in a
             batch.
-        view_rendering: ``direct`` (each view at its own size, fast) or ``published``; see ``views``.
-        augment_on: ``cpu`` finishes the views in the workers; ``device`` leaves all but crop and resize to
-            `ViewBatch.augmented`, which does the same within one gray level. Only for ``direct``.
+        view_rendering: `direct` (each view at its own size, fast) or `published`; see `views`.
+        augment_on: `cpu` finishes the views in the workers; `device` leaves all but crop and resize to
+            `ViewBatch.augmented`, which does the same within one gray level. Only for `direct`.
         sides: 2 for both pipelines, 1 for the first only.
         min_crop_scale: smallest area of a crop, as a share of the picture; None: the published 0.2.
         num_channels: C of the views. 1 and 3 take any image; another number, images that have just as many.
@@ -111,7 +111,7 @@ class ViewLoader(StepLoader[ViewBatch]):
             stops once at least five are broken.
         prefetch_batches: batches that each worker keeps ready.
         pin_memory: page-locked batches, for CUDA.
-        start_method: how workers start (``fork``, ``spawn``, ``forkserver``); None takes the platform's default.
+        start_method: how workers start (`fork`, `spawn`, `forkserver`); None takes the platform's default.
 
     Raises:
         InputError: on construction for settings that cannot work; while iterating when too many images are broken,
@@ -205,7 +205,7 @@ class _StepBatches(Dataset):
     num_channels: int
 
     def positions(self, step: int) -> np.ndarray:
-        """Positions in the order, over all epochs, of this rank's images at ``step``: int64 ``(N,)``."""
+        """Positions in the order, over all epochs, of this rank's images at `step`: int64 `(N,)`."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         first = step_in_epoch * self.batch_size * self.world_size + self.rank * self.batch_size
         return epoch * len(self.source) + first + np.arange(self.batch_size)

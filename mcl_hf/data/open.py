@@ -1,6 +1,6 @@
 """Where images come from: one way in, `open_source`, and one thing that comes out, an `ImageSource`.
 
-Flow: addresses -> **sources** -> image_source | streams | mixing -> decode -> views -> loader. Each kind of data has
+Flow: addresses -> **open** -> image_source | streams | mixing -> decode -> views -> loader. Each kind of data has
 one function, chosen here. What can be read row by row becomes a table and is shuffled as a whole; shards in an archive
 or on a server are streamed.
 """
@@ -38,22 +38,22 @@ def open_source(
     """Open images for reading by index.
 
     Args:
-        data: one source, or several to mix, as ``["a=0.7", "b=0.3"]`` or without weights. A source is
+        data: one source, or several to mix, as `["a=0.7", "b=0.3"]` or without weights. A source is
 
-            * ``photos`` (those that come with the package; a folder of your own called photos is ``./photos``), or
-              ``bccd-mini``, which are annotated,
+            * `photos` (those that come with the package; a folder of your own called photos is `./photos`), or
+              `bccd-mini`, which are annotated,
             * a folder of images (flat or by class, at any depth),
             * a parquet, arrow or WebDataset tar file, a folder of them or a glob,
-            * the name of a data set on the Hub, ``user/name``,
-            * ``https://`` or ``hf://datasets/user/name/path`` addresses of parquet or tar shards, with ``{000..127}``
+            * the name of a data set on the Hub, `user/name`,
+            * `https://` or `hf://datasets/user/name/path` addresses of parquet or tar shards, with `{000..127}`
               and, on the Hub, wildcards. They are read where they lie.
-        data_files: of a folder, a data set on the Hub or ``hf://datasets/user/name``, the files to take: names or globs
-            within it (``**`` for any depth). They take the place of ``split``.
+        data_files: of a folder, a data set on the Hub or `hf://datasets/user/name`, the files to take: names or globs
+            within it (`**` for any depth). They take the place of `split`.
         image_column: column that holds the images; found by itself where there is only one candidate.
-        label_column: column of class numbers or names (tar: ``cls``). By-class folders, and tables whose ``label`` is
+        label_column: column of class numbers or names (tar: `cls`). By-class folders, and tables whose `label` is
             a ClassLabel, give labels without it; streams do not.
-        group_column: column whose equal values mark images of one group (crops of one photo: ``source_image`` in
-            the embedded ones). Folders of images have ``folder``.
+        group_column: column whose equal values mark images of one group (crops of one photo: `source_image` in
+            the embedded ones). Folders of images have `folder`.
         split: the part to take where the names of folders or files tell parts apart; elsewhere it has no effect, which
             the description says.
         streaming: read parquet files and the Hub's data sets where they lie as well, without a copy on disk.

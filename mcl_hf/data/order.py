@@ -38,24 +38,24 @@ class PositionOrder(ABC):
     @overload
     def index(self, position: np.ndarray) -> np.ndarray: ...
     def index(self, position: int | np.ndarray) -> int | np.ndarray:
-        """Sample index at ``position``: an int for an int, an int64 array of the same shape for an integer array."""
+        """Sample index at `position`: an int for an int, an int64 array of the same shape for an integer array."""
         if not isinstance(position, np.ndarray):
             return int(self._indices(np.array([position], dtype=np.int64))[0])
         return self._indices(position.astype(np.int64).reshape(-1)).reshape(position.shape)
 
     @abstractmethod
     def _indices(self, positions: np.ndarray) -> np.ndarray:
-        """int64 ``(P,)`` to int64 ``(P,)``."""
+        """int64 `(P,)` to int64 `(P,)`."""
 
     @abstractmethod
     def substitute(self, position: int, salt: int) -> int:
-        """Index of the ``salt``-th stand-in (1, 2, ...) for a sample at ``position`` that turned out to be broken."""
+        """Index of the `salt`-th stand-in (1, 2, ...) for a sample at `position` that turned out to be broken."""
 
 
 class SampleOrder(PositionOrder):
     """Maps a position, counted from 0 over all epochs, to a sample index.
 
-    Position ``p`` belongs to epoch ``p // num_samples``; within one epoch every index comes exactly once.
+    Position `p` belongs to epoch `p // num_samples`; within one epoch every index comes exactly once.
 
     Args:
         num_samples: images in the data set, at least 1.

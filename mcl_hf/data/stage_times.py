@@ -26,7 +26,7 @@ class StageTimes:
 
     num_images: int
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    """Totals over ``num_images`` images, by the names in ``STAGES``."""
+    """Totals over `num_images` images, by the names in `STAGES`."""
 
     def milliseconds(self, stage: str) -> float:
         """Of one image, on average."""
@@ -44,8 +44,8 @@ def time_stages(
 ) -> StageTimes:  # fmt: skip
     """Render the views of encoded images directly, stage by stage, in one thread.
 
-    Stages: ``decode`` from bytes to pixels, at the reduction that the views allow; ``crop`` draws the parameters, crops
-    and resizes; ``colour`` jitter, grayscale and solarise; ``blur``; ``collate`` flips and copies into the batch.
+    Stages: `decode` from bytes to pixels, at the reduction that the views allow; `crop` draws the parameters, crops
+    and resizes; `colour` jitter, grayscale and solarise; `blur`; `collate` flips and copies into the batch.
 
     Args:
         files: images that can be decoded; the first one is also used to warm up.
@@ -75,8 +75,8 @@ def staged_views(
     sample: RawSample, times: StageTimes, position: int, view_size: int, ratios: Sequence[int], sides: int,
     num_channels: int, seed: int,
 ) -> list[np.ndarray]:  # fmt: skip
-    """What `views.render_views` gives with ``rendering="direct"``, adding each stage's time to ``times``: uint8
-    ``(num_channels, s, s)`` for each view.
+    """What `views.render_views` gives with `rendering="direct"`, adding each stage's time to `times`: uint8
+    `(num_channels, s, s)` for each view.
     """
     view_ratios = [ratio for _ in range(sides) for ratio in ratios]
     with _timed(times, "decode"):

@@ -54,7 +54,7 @@ class Failure:
 
 
 class StepLoader(Generic[B]):
-    """Endless iterator over batches, from ``start_step`` on.
+    """Endless iterator over batches, from `start_step` on.
 
     Args:
         batches: maps a step to a batch or a `Failure`; plain data, so that it travels to spawned workers.
@@ -67,7 +67,7 @@ class StepLoader(Generic[B]):
             stops once at least five are broken.
         prefetch_batches: batches that each worker keeps ready.
         pin_memory: page-locked batches, for CUDA.
-        start_method: how workers start (``fork``, ``spawn``, ``forkserver``); None takes the platform's default.
+        start_method: how workers start (`fork`, `spawn`, `forkserver`); None takes the platform's default.
 
     Raises:
         InputError: while iterating, when too many images are broken, or the source is gone.
@@ -121,7 +121,7 @@ class StepLoader(Generic[B]):
         return {"step": self._next_step}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next iterator start where ``state`` was taken."""
+        """Let the next iterator start where `state` was taken."""
         self.start_step = self._next_step = self._steps.start = state["step"]
 
     def _count(self, batch: StepBatch) -> None:

@@ -9,7 +9,7 @@ _HOME = {
     "LARS": "optim",
     "NonFiniteLossError": "health",
     "Run": "run",
-    "RunResult": "course",
+    "RunResult": "lifecycle",
     "build_optimizer": "optim",
     "parameter_groups": "optim",
 }

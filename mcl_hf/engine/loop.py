@@ -1,7 +1,8 @@
 """The training loop: steps, and what is due between them.
 
-Where it sits: a task builds a `Run`, and `course.py` calls `train` with the task's step (`step.py` for pre-training).
-Nothing here knows the task. Nothing here makes the host wait for the device but at logging and saving steps.
+Where it sits: a task builds a `Run`, and `lifecycle.py` calls `train` with the task's step (`step.py` for
+pre-training). Nothing here knows the task. Nothing here makes the host wait for the device but at logging and saving
+steps.
 """
 
 import functools

@@ -40,9 +40,9 @@ _PUBLISHED_BACKBONES = re.compile(r"resnet(18|34|50|101|152)(\..*)?")
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rate scaling with momentum, as published for MCL.
 
-    For each tensor ``local = trust_coefficient |w| / (|g| + weight_decay |w|)`` (1 where the group has
-    ``adapt=False`` or a norm is zero), ``d = (g + weight_decay w) local lr``, ``buffer = momentum buffer + d``, ``w =
-    w - buffer``.
+    For each tensor `local = trust_coefficient |w| / (|g| + weight_decay |w|)` (1 where the group has
+    `adapt=False` or a norm is zero), `d = (g + weight_decay w) local lr`, `buffer = momentum buffer + d`, `w =
+    w - buffer`.
 
     Args:
         params: parameters, or groups that may set `lr`, `momentum`, `weight_decay`, `trust_coefficient` and `adapt`.
@@ -165,7 +165,7 @@ def parameter_groups(
 
 
 def learning_rate_warning(name: str, images_per_step: int) -> list[str]:
-    """A line where the rule ``base_learning_rate * images_per_step / 256`` leaves the batches it has been used with."""
+    """A line where the rule `base_learning_rate * images_per_step / 256` leaves the batches it has been used with."""
     smallest, largest, who = _USED_WITH[name]
     if smallest <= images_per_step <= largest:
         return []

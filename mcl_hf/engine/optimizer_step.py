@@ -30,7 +30,7 @@ def optimizer_step(
         step: 0-based.
         broken: names of unreadable images are appended.
         forward_backward: takes a batch, its 0-based position over all steps, and a function; runs and back-propagates
-            the batch, each backward pass inside ``function(last)``, where `last` says whether it is the batch's last
+            the batch, each backward pass inside `function(last)`, where `last` says whether it is the batch's last
             one; returns what the log shows.
 
     Returns:

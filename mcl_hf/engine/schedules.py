@@ -23,8 +23,8 @@ def learning_rate(
 ) -> float:
     """Learning rate in effect during 0-based `step` of `max_steps`.
 
-    ``c(k) = min_lr + (base_lr - min_lr) (1 + cos(pi k / K)) / 2``; for ``k < warmup_steps`` it is multiplied by
-    ``1 - (1 - k / warmup_steps) (1 - warmup_ratio)``.
+    `c(k) = min_lr + (base_lr - min_lr) (1 + cos(pi k / K)) / 2`; for `k < warmup_steps` it is multiplied by
+    `1 - (1 - k / warmup_steps) (1 - warmup_ratio)`.
     """
     cosine = min_lr + 0.5 * (base_lr - min_lr) * (1.0 + math.cos(math.pi * step / max_steps))
     if step < warmup_steps:
@@ -47,7 +47,7 @@ def step_learning_rate(
 ) -> float:
     """Learning rate in effect during 0-based `step` of a detector's schedule, detectron2's `WarmupMultiStepLR`.
 
-    It rises along a line from ``warmup_factor * base_lr``, and is multiplied by `gamma` from each milestone on.
+    It rises along a line from `warmup_factor * base_lr`, and is multiplied by `gamma` from each milestone on.
     """
     lr = base_lr * gamma ** sum(1 for milestone in milestones if step >= milestone)
     if step < warmup_steps:

@@ -59,7 +59,7 @@ class TrainingState:
         data: description and fingerprint of the data set.
         task: what the run does; a checkpoint is continued by its own task only.
         best: smallest logged loss and its step; best probe result and its step, if any.
-        health: streaks of the rules in collapse.py or finetune_health.py, and which of them have been named.
+        health: streaks of the rules in collapse.py or finetuning/health.py, and which have been named.
         tracker_ids: run ids of the trackers, to continue the same curves.
         scaler: state of the fp16 gradient scaler, empty otherwise.
         broken_since_log: names of the unreadable images that the next line of the log will have.

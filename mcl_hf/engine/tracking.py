@@ -18,7 +18,7 @@ line:
     data_wait_share         share (0 to 1) of that time spent waiting for images
     peak_memory_gib         of the main process so far: tensors on its GPU, or all of the process on the CPU
     seconds                 since the start of the run, over all attempts
-    health                  what was found wrong with the run (collapse.py, finetune_health.py), where it is new
+    health                  what was found wrong with the run (collapse.py, finetuning/health.py), where it is new
     probe/...               results of a probe of the weights, where one was due
     broken_images           unreadable so far; broken: names of those since the line before (main process), if any
 

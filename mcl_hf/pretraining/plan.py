@@ -36,7 +36,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Line:
-    """A quantity that grows linearly with M: ``at_zero + slope * M``."""
+    """A quantity that grows linearly with M: `at_zero + slope * M`."""
 
     at_zero: float
     slope: float

@@ -1,7 +1,7 @@
 """`pretrain`: a whole pre-training run, as the command and as a Python call.
 
-Where it sits: arguments -> checks -> data, model, optimizer on Accelerate -> loop -> finished folder. `course.py` has
-what every task's run goes through. Everything that can be wrong with the input is found before the first step.
+Where it sits: arguments -> checks -> data, model, optimizer on Accelerate -> loop -> finished folder. `lifecycle.py`
+has what every task's run goes through. Everything that can be wrong with the input is found before the first step.
 
     OUTPUT_DIR/
         config.json, model.safetensors, preprocessor_config.json, README.md    the finished model, slim
@@ -23,9 +23,9 @@ from ..data import ImageSource
 from ..data.sources.licences import describe_sources
 from ..engine.arithmetic import set_arithmetic
 from ..engine.compile_parts import compile_parts
-from ..engine.course import RunResult, continue_state, open_folder, prepare_run, run_to_end
 from ..engine.finish import write_finished
 from ..engine.launch import launched
+from ..engine.lifecycle import RunResult, continue_state, open_folder, prepare_run, run_to_end
 from ..engine.optim import build_optimizer, learning_rate_warning
 from ..engine.options import given_options
 from ..engine.provenance import machine, recipe_record, recorded_options, start_record

@@ -17,7 +17,7 @@ _SOURCE_FIELDS = (
 
 
 def open_data(arguments: PretrainArguments) -> ImageSource:
-    """What ``--data`` and its companions name.
+    """What `--data` and its companions name.
 
     Raises:
         InputError: nothing there, no images in it, or a column that does not exist or does not fit.

@@ -124,7 +124,7 @@ def counter_seed(purpose: str, *counters: int) -> int:
 
 
 def normalise(run: PretrainRun, views: Sequence[Tensor]) -> list[Tensor]:
-    """uint8 `(N, C, s, s)`, here or on the device -> float on the device, ``(x - 255 mean) / (255 std)`` by channel."""
+    """uint8 `(N, C, s, s)`, here or on the device -> float on the device, `(x - 255 mean) / (255 std)` by channel."""
     layout = torch.channels_last if run.arguments.channels_last else torch.contiguous_format
     on_device = [copy_to_device(view, run.accelerator.device) for view in views]
     return [((view - run.mean) / run.scale).contiguous(memory_format=layout) for view in on_device]

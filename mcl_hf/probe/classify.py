@@ -41,7 +41,7 @@ def linear_classes(
 ) -> torch.Tensor:
     """Class of each query by multinomial logistic regression on standardised features.
 
-    Minimised from zero by L-BFGS in float64: ``sum cross-entropy + |W|^2 / 2`` over the training vectors
+    Minimised from zero by L-BFGS in float64: `sum cross-entropy + |W|^2 / 2` over the training vectors
     (scikit-learn's C = 1), features standardised with their mean and standard deviation.
 
     Args:

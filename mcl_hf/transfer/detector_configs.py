@@ -1,7 +1,7 @@
 """What a detector needs beside weights, as text: without these settings names match and results are silently wrong.
 
-Where it sits: to_detectors -> **companions**. Stride in the 3x3 convolution, RGB, mean and std, nothing frozen, batch
-norm in FPN and heads, a box head of four convolutions and one fully connected layer.
+Where it sits: to_detectors -> **detector_configs**. Stride in the 3x3 convolution, RGB, mean and std, nothing frozen,
+batch norm in FPN and heads, a box head of four convolutions and one fully connected layer.
 
 Source: detectron2 `config/defaults.py` and `configs/Base-RCNN-FPN.yaml`; mmdet `configs/_base_/models`; torchvision
 `models/detection`.

@@ -1,6 +1,6 @@
 """Weights for the detectors of torchvision, detectron2 and mmdet, and the settings that go with them.
 
-Where it sits: checkpoint -> convert -> **to_detectors** (files) + companions (settings) -> export.
+Where it sits: checkpoint -> convert -> **to_detectors** (files) + detector_configs (settings) -> export.
 """
 
 from collections.abc import Mapping

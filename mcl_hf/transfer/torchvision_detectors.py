@@ -3,7 +3,7 @@
 Where it sits: `torchvision:NAME` or a file -> **torchvision_detectors** -> starting_weights -> detectors, pre-training.
 
 The first generation was trained with a frozen batch norm of eps 0; ours adds 1e-5 to the variance, so the scale is
-multiplied by ``sqrt((variance + 1e-5) / variance)``, which gives the same outputs. Names of older releases are brought
+multiplied by `sqrt((variance + 1e-5) / variance)`, which gives the same outputs. Names of older releases are brought
 up to date by torchvision's own loader.
 
 Source: torchvision `models/detection/{faster_rcnn,mask_rcnn,retinanet}.py`.

@@ -18,7 +18,7 @@ TITLE_HEIGHT, HEADER, CAPTION = 46, 24, 36  # px
 
 @dataclass(frozen=True)
 class SheetImage:
-    """An original: upright pixels uint8 ``(H, W, C)`` with 1 or 3 channels, and the name that a user can find it by."""
+    """An original: upright pixels uint8 `(H, W, C)` with 1 or 3 channels, and the name that a user can find it by."""
 
     pixels: np.ndarray
     name: str
@@ -68,7 +68,7 @@ def duplicates_picture(
     """One row a group of images that look the same.
 
     Args:
-        groups: The images to show; at most ``columns`` of each group are.
+        groups: The images to show; at most `columns` of each group are.
         sizes: Images in each group, those that are not shown included.
         title: What was found, in a few words.
         panel_size: Side in the picture of the box for an image, px.
@@ -129,7 +129,7 @@ def _draw_original(
 
 
 def _fit(draw: ImageDraw.ImageDraw, name: str, width: int) -> str:
-    """A name's end, which tells most, cut to ``width`` px."""
+    """A name's end, which tells most, cut to `width` px."""
     name = name.encode("utf-8", errors="replace").decode()
     cut = name
     while len(cut) > 1 and draw.textlength("..." + cut if cut != name else cut, font=_font(11)) > width:

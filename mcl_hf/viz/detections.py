@@ -88,7 +88,7 @@ def detections_picture(
 
 
 def draw_objects(pixels: np.ndarray, objects: DrawnObjects, size: tuple[int, int]) -> Image.Image:
-    """Pixels uint8 `(H, W, 3)` as a picture of (width, height) ``size`` px with the objects over it."""
+    """Pixels uint8 `(H, W, 3)` as a picture of (width, height) `size` px with the objects over it."""
     colours = [
         _IGNORED if objects.ignored is not None and objects.ignored[n] else class_colour(int(label))
         for n, label in enumerate(objects.labels)

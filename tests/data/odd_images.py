@@ -18,7 +18,7 @@ def smooth_picture(width: int = 48, height: int = 32) -> np.ndarray:
 
 
 def encode(pixels: np.ndarray, kind: str, mode: str | None = None, **options: object) -> bytes:
-    """Encode uint8 ``(height, width[, 3])`` with Pillow."""
+    """Encode uint8 `(height, width[, 3])` with Pillow."""
     picture = Image.fromarray(pixels)
     buffer = io.BytesIO()
     (picture.convert(mode) if mode else picture).save(buffer, kind, **options)
@@ -124,7 +124,7 @@ def _sixteen_bit(gray: np.ndarray) -> Iterator[tuple[str, bytes, np.ndarray, int
 
 
 def _turn_back(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """The stored pixels that a reader of this EXIF orientation turns into ``pixels`` (EXIF 2.3, tag 0x0112)."""
+    """The stored pixels that a reader of this EXIF orientation turns into `pixels` (EXIF 2.3, tag 0x0112)."""
     turned = {
         1: pixels,
         2: pixels[:, ::-1],

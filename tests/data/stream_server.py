@@ -12,9 +12,9 @@ from pathlib import Path
 
 
 class Server:
-    """``faults`` are taken one a request, from the front: drop, busy, slow, trickle (a byte, and silence), shifted
-    (other bytes than asked for), flood (a body without an end), loop (a redirect to itself), or none; ``gone`` answers
-    404 to all; ``version`` is part of every ETag.
+    """`faults` are taken one a request, from the front: drop, busy, slow, trickle (a byte, and silence), shifted
+    (other bytes than asked for), flood (a body without an end), loop (a redirect to itself), or none; `gone` answers
+    404 to all; `version` is part of every ETag.
     """
 
     def __init__(self, root: Path) -> None:

@@ -27,7 +27,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture(scope="module")
 def photos() -> list[np.ndarray]:
-    """Twelve of the embedded photos, each cut from another one: uint8 ``(208, 208, 3)``."""
+    """Twelve of the embedded photos, each cut from another one: uint8 `(208, 208, 3)`."""
     source = open_source("photos", group_column="source_image")
     _, first = np.unique(source.groups, return_index=True)
     return [open_image(source.sample(int(index)).bytes_).decode() for index in first[:12]]

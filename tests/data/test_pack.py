@@ -32,7 +32,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 def write_folder(root: Path, count: int = 10) -> Path:
-    """``count`` JPEGs in two class folders, every third one larger than the cap of 64 px that the tests use."""
+    """`count` JPEGs in two class folders, every third one larger than the cap of 64 px that the tests use."""
     for number in range(count):
         size = (120, 80) if number % 3 == 0 else (40, 30)
         file = root / ("cat", "dog")[number % 2] / f"{number:03d}.jpg"

@@ -56,7 +56,7 @@ def test_photos_of_people_are_left_out(rows, licences):
 
 
 def test_no_two_of_different_names_look_the_same():
-    """Else they would be each other's negatives in the demo, which groups by ``source_image``."""
+    """Else they would be each other's negatives in the demo, which groups by `source_image`."""
     source = open_source("photos", group_column="source_image")
     found = find_near_duplicates(source, range(len(source)), num_workers=0)
     assert found.groups == [] and found.pairs_in_one_group > 0

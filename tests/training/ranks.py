@@ -19,7 +19,7 @@ _CONTEXT.set_forkserver_preload(["mcl_hf.pretraining.pretrain", "mcl_hf.models",
 def run_ranks(
     body: Callable[..., Any], world_size: int, folder: Path, *arguments: Any, timeout: float = 180
 ) -> list[int]:
-    """Call ``body(rank, folder, *arguments)`` in every process; the exit codes. What they print is in rank<r>.txt."""
+    """Call `body(rank, folder, *arguments)` in every process; the exit codes. What they print is in rank<r>.txt."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

@@ -152,7 +152,7 @@ def pack_images(
 
 
 def _columns(source: ImageSource, label_column: str | None, group_column: str | None) -> dict[str, Any]:
-    """Column's name -> its number for every image of the source, int64 ``(num_images,)``."""
+    """Column's name -> its number for every image of the source, int64 `(num_images,)`."""
     columns = {}
     if source.groups is not None:
         columns[group_column or "group"] = source.groups
@@ -227,7 +227,7 @@ class _Shrinker(Dataset):
 def _shrunk(
     source: ImageSource, data: str, blocks: list[range], max_side: int, jpeg_quality: int, num_workers: int
 ) -> Iterator[_PackedImage]:
-    """The images of ``blocks`` in order, prepared by ``num_workers`` processes that keep a few tasks ahead."""
+    """The images of `blocks` in order, prepared by `num_workers` processes that keep a few tasks ahead."""
     size = min(_MOST_IMAGES_PER_TASK, 1 + sum(map(len, blocks)) // (4 * max(1, num_workers)))
     tasks = [list(block[first : first + size]) for block in blocks for first in range(0, len(block), size)]
     loader: DataLoader = DataLoader(

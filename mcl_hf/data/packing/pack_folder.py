@@ -154,7 +154,7 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` survive a loss of power; where folders cannot be opened (Windows), the system does."""
+    """Make renames in `folder` survive a loss of power; where folders cannot be opened (Windows), the system does."""
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -180,7 +180,7 @@ def check_folder(data: str, out: Path) -> None:
 
 @contextmanager
 def explain_disk_errors(out: Path) -> Iterator[None]:
-    """Turn what the disk under ``out`` refuses into an `InputError` that says how to go on."""
+    """Turn what the disk under `out` refuses into an `InputError` that says how to go on."""
     try:
         yield
     except OSError as error:

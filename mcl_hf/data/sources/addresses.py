@@ -1,4 +1,4 @@
-"""What a text after ``--data`` means: a mix, shards on a server or the Hub, a data set's name, or something local.
+"""What a text after `--data` means: a mix, shards on a server or the Hub, a data set's name, or something local.
 
 Flow: **addresses** -> sources. Nothing is asked over the network here unless the text names the Hub.
 """
@@ -33,7 +33,7 @@ class Shards:
 
 
 def split_mix(data: Sequence[str]) -> tuple[list[str], list[float] | None]:
-    """The sources of a mix and their weights: ``["a=0.7", "b=0.3"]``; None where none has one. A single text is taken
+    """The sources of a mix and their weights: `["a=0.7", "b=0.3"]`; None where none has one. A single text is taken
     as it is, equals signs and all.
 
     Raises:
@@ -62,7 +62,7 @@ def is_hub_name(data: str) -> bool:
 
 
 def addressed_shards(data: str, patterns: Sequence[str] = ("",)) -> Shards | None:
-    """Shards of an ``https://`` or ``hf://`` address with braces or, on the Hub, wildcards; None for anything else.
+    """Shards of an `https://` or `hf://` address with braces or, on the Hub, wildcards; None for anything else.
 
     Args:
         data: the address.
@@ -91,7 +91,7 @@ def addressed_shards(data: str, patterns: Sequence[str] = ("",)) -> Shards | Non
 
 
 def matching_files(files: Sequence[str], patterns: Sequence[str], data: str) -> list[str]:
-    """Those of ``files`` that match one of the globs, which may have braces and ``**``, in their own order.
+    """Those of `files` that match one of the globs, which may have braces and `**`, in their own order.
 
     Raises:
         InputError: nothing matches one of them; what there is is listed.
@@ -111,7 +111,7 @@ def matching_files(files: Sequence[str], patterns: Sequence[str], data: str) -> 
 
 
 def hub_shards(name: str, split: str, patterns: Sequence[str] | None = None) -> Shards:
-    """Parquet or tar shards of a data set on the Hub that match one of ``patterns``, or belong to ``split``; where it
+    """Parquet or tar shards of a data set on the Hub that match one of `patterns`, or belong to `split`; where it
     has none of its own, those that the Hub has converted it to.
 
     Raises:
@@ -139,7 +139,7 @@ def hub_shards(name: str, split: str, patterns: Sequence[str] | None = None) -> 
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """``{000..127}`` counts with that many digits, ``{a,b}`` lists; several braces multiply."""
+    """`{000..127}` counts with that many digits, `{a,b}` lists; several braces multiply."""
     match = _BRACES.search(pattern)
     if match is None:
         yield pattern

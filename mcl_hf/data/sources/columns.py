@@ -17,10 +17,10 @@ _SHOWN_OF_A_TEXT = 60
 
 
 def find_image_column(table: "Dataset", data: str, asked: str | None) -> str:
-    """The column that holds images: ``asked``, or the only one that can.
+    """The column that holds images: `asked`, or the only one that can.
 
     Images are `datasets`' Image, a struct of bytes and path, or plain bytes; a column of texts is taken for paths when
-    it is called ``image`` or asked for by name.
+    it is called `image` or asked for by name.
 
     Raises:
         InputError: there is no such column, or several could be meant.
@@ -52,7 +52,7 @@ def find_image_column(table: "Dataset", data: str, asked: str | None) -> str:
 
 
 def require_paths(data: str, column: str, first: str | None) -> None:
-    """Raise `InputError` where a column of texts, of which ``first`` is one, cannot be the images.
+    """Raise `InputError` where a column of texts, of which `first` is one, cannot be the images.
 
     Only paths of files can be; a caption or an address on the web is none.
     """
@@ -69,25 +69,25 @@ def require_paths(data: str, column: str, first: str | None) -> None:
 
 
 def require_column(table: "Dataset", data: str, option: str, column: str) -> None:
-    """Raise `InputError`, naming the columns that exist, where ``column`` does not."""
+    """Raise `InputError`, naming the columns that exist, where `column` does not."""
     if column not in table.column_names:
         raise InputError(f"{option} '{column}' is not in {data}: its columns are {', '.join(table.column_names)}.")
 
 
 def is_text(table: "Dataset", column: str) -> bool:
-    """Whether ``column`` holds texts."""
+    """Whether `column` holds texts."""
     return getattr(table.features[column], "dtype", None) in ("string", "large_string")
 
 
 def has_class_names(table: "Dataset", column: str) -> bool:
-    """Whether ``column`` exists and is a ClassLabel, that is, numbers with names."""
+    """Whether `column` exists and is a ClassLabel, that is, numbers with names."""
     from datasets import ClassLabel
 
     return isinstance(table.features.get(column), ClassLabel)
 
 
 def label_ids(table: "Dataset", column: str) -> tuple[np.ndarray, list[str] | None]:
-    """Labels as int64 ``(num_images,)`` from 0, and their names (None for a column of plain integers).
+    """Labels as int64 `(num_images,)` from 0, and their names (None for a column of plain integers).
 
     Texts are numbered in alphabetical order.
 
@@ -108,7 +108,7 @@ def label_ids(table: "Dataset", column: str) -> tuple[np.ndarray, list[str] | No
 
 
 def group_ids(table: "Dataset", column: str) -> tuple[np.ndarray, list[str] | None]:
-    """Groups as int64 ``(num_images,)``, numbered from 0 in order of first appearance, and their names where they are
+    """Groups as int64 `(num_images,)`, numbered from 0 in order of first appearance, and their names where they are
     texts; equal values are one group.
 
     Raises:
@@ -119,7 +119,7 @@ def group_ids(table: "Dataset", column: str) -> tuple[np.ndarray, list[str] | No
 
 
 def _distinct(table: "Dataset", column: str) -> tuple[np.ndarray, list[Any]]:
-    """Each row's place in the list of distinct values, int64 ``(num_images,)``, and that list."""
+    """Each row's place in the list of distinct values, int64 `(num_images,)`, and that list."""
     import pyarrow
 
     values = table.select_columns([column]).with_format("arrow")[:].column(column)

@@ -1,8 +1,8 @@
-"""Tables beside the images of a folder: ``metadata.csv``, ``metadata.jsonl`` or ``metadata.parquet``, by the convention
+"""Tables beside the images of a folder: `metadata.csv`, `metadata.jsonl` or `metadata.parquet`, by the convention
 of `datasets`' imagefolder (https://huggingface.co/docs/datasets/image_dataset).
 
 Flow: order -> folders (**folder_metadata**) + columns -> sources -> decode -> views -> loader. A row belongs to the
-image whose path, from the table's own folder, stands in its column ``file_name``; its other columns become columns of
+image whose path, from the table's own folder, stands in its column `file_name`; its other columns become columns of
 the source, such as labels and groups. An image without a row has empty ones.
 """
 
@@ -39,7 +39,7 @@ def read_metadata(root: Path, tables: Sequence[str], images: Sequence[str]) -> F
         images: paths of the images, relative to it.
 
     Raises:
-        InputError: a table that cannot be read, has no column ``file_name``, or names not one of the images.
+        InputError: a table that cannot be read, has no column `file_name`, or names not one of the images.
     """
     place = {name: number for number, name in enumerate(images)}
     metadata, rows, missing = FolderMetadata(), 0, 0

@@ -62,11 +62,11 @@ def folder_files(data: str, folder: Path, patterns: Sequence[str], streaming: bo
 
 
 def open_folder(folder: Path, split: str, streaming: bool) -> LocalTable | Shards:
-    """What a folder holds at any depth: shards (`local_files`), or images as a table with columns ``image`` (path) and
-    ``folder`` (relative), and those of metadata tables beside the images.
+    """What a folder holds at any depth: shards (`local_files`), or images as a table with columns `image` (path) and
+    `folder` (relative), and those of metadata tables beside the images.
 
-    Where two of the folders with images in it, or all of them, are named like splits, ``split`` chooses one. Column
-    ``label`` is there where all images lie equally deep, below at least two differently named folders, or where a
+    Where two of the folders with images in it, or all of them, are named like splits, `split` chooses one. Column
+    `label` is there where all images lie equally deep, below at least two differently named folders, or where a
     metadata table has it.
 
     Raises:
@@ -156,12 +156,12 @@ def _divided(names: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _files_below(root: Path, left_out: Counter[str]) -> list[str]:
-    """Paths, relative to ``root`` and sorted, of all images, shards and tables of metadata; hidden ones, and what macOS
+    """Paths, relative to `root` and sorted, of all images, shards and tables of metadata; hidden ones, and what macOS
     and network drives leave behind, are passed over.
 
     Linked folders are followed after all others, each real folder once, so that a link to a parent ends and no image
     comes twice. Pipes, devices, folders that cannot be read, names that are no UTF-8 and kinds of images that cannot be
-    decoded are counted in ``left_out``, by what they are.
+    decoded are counted in `left_out`, by what they are.
     """
     found: list[str] = []
     start = root.stat()

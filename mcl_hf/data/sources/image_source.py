@@ -1,6 +1,6 @@
 """What every source of images offers, and the sources whose rows can be read one by one: tables of `datasets`.
 
-Flow: order -> local_tables + columns -> **image_source** -> decode -> views -> loader. Opened by `sources.open_source`.
+Flow: order -> local_tables + columns -> **image_source** -> decode -> views -> loader. Opened by `open_source`.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _HEAD_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class RawSample:
-    """One undecoded image. ``name`` is what a user can find it by; ``group`` is the number of its group; ``tile`` is
+    """One undecoded image. `name` is what a user can find it by; `group` is the number of its group; `tile` is
     the part that is meant, left, top, width and height in px of the upright picture, None for all of it.
     """
 
@@ -52,11 +52,11 @@ class ImageSource(ABC):
     Attributes:
         description: kind, number of images, columns, an example's size and mode: a few lines for a run's log.
         fingerprint: equal for equal names, sizes and columns, so that a resumed run can tell that its data changed.
-        labels: int64 ``(num_images,)``, or None without a label column.
+        labels: int64 `(num_images,)`, or None without a label column.
         label_names: name of each label id, or None where the labels have no names.
-        groups: int64 ``(num_images,)``, or None without a group column.
+        groups: int64 `(num_images,)`, or None without a group column.
         group_names: text of each group, or None where groups are numbers.
-        shard_rows: int64 ``(num_shards,)``, images of each shard that is read in long pieces; None where images can be
+        shard_rows: int64 `(num_shards,)`, images of each shard that is read in long pieces; None where images can be
             read one by one.
     """
 
@@ -73,7 +73,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def sample(self, index: int) -> RawSample:
-        """The undecoded image at ``index``, from 0 to ``len - 1``.
+        """The undecoded image at `index`, from 0 to `len - 1`.
 
         Raises:
             BrokenImage: the row holds neither bytes nor the path of a file that can be read.
@@ -82,14 +82,14 @@ class ImageSource(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What a user can find image ``index`` by: its path, or its row and the file name stored there."""
+        """What a user can find image `index` by: its path, or its row and the file name stored there."""
 
     @abstractmethod
     def order(self, seed: int, images_per_step: int) -> PositionOrder:
         """The order of its images; only where rows are read in long pieces does it depend on the images of a step."""
 
     def head(self, index: int) -> bytes:
-        """As much of the file of image ``index`` as a header usually takes, where that saves reading the rest.
+        """As much of the file of image `index` as a header usually takes, where that saves reading the rest.
 
         Raises:
             BrokenImage: as `sample`.
@@ -104,7 +104,7 @@ class ImageSource(ABC):
         return 0 if self.labels is None else int(self.labels.max()) + 1
 
     def describe(self, kind: str, columns: Sequence[str], used: tuple[str, str | None, str | None]) -> str:
-        """Kind, columns (``used``: image, label and group column) and an example: three lines."""
+        """Kind, columns (`used`: image, label and group column) and an example: three lines."""
         images, label, group = used
         uses = [f"images from '{images}'"]
         if label is not None:
@@ -123,7 +123,7 @@ class ImageSource(ABC):
         return f"{sample.name}, {image.width}x{image.height} px, mode {image.mode}, {len(sample.bytes_)} bytes"
 
     def label_and_group(self, index: int) -> tuple[int | None, int | None]:
-        """Label and group of image ``index``, where the source has them."""
+        """Label and group of image `index`, where the source has them."""
         return (
             None if self.labels is None else int(self.labels[index]),
             None if self.groups is None else int(self.groups[index]),
@@ -250,7 +250,7 @@ def image_bytes(value: dict[str, Any] | None, prefixes: tuple[str, ...] = (), mo
 
 
 def row_name(value: dict[str, Any] | None, row: str) -> str:
-    """A row by its path, where it is a file of its own, or as ``row`` with the path that is stored there."""
+    """A row by its path, where it is a file of its own, or as `row` with the path that is stored there."""
     path = value.get("path") if value else None
     if value and path and value.get("bytes") is None:
         return path

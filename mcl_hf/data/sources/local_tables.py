@@ -25,7 +25,7 @@ PHOTOS_FOLDER = Path(__file__).parents[1] / "photos"
 
 BCCD_MINI = "bccd-mini"
 BCCD_MINI_FOLDER = Path(__file__).parents[1] / "bccd_mini"
-"""Annotated pictures in COCO's format that come with the package; a folder of one's own is ``./bccd-mini``."""
+"""Annotated pictures in COCO's format that come with the package; a folder of one's own is `./bccd-mini`."""
 
 IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
@@ -44,8 +44,8 @@ SPLIT_OF = {name: split for split, names in _SPLITS.items() for name in names}
 class LocalTable:
     """A table whose image column is not decoded yet.
 
-    ``files`` are (name, size-bearing path) of what it was made from, for the fingerprint; ``image_column`` is set where
-    the kind of data says which one it is; ``roots`` are the folders that paths in it belong into, where it has any.
+    `files` are (name, size-bearing path) of what it was made from, for the fingerprint; `image_column` is set where
+    the kind of data says which one it is; `roots` are the folders that paths in it belong into, where it has any.
     """
 
     table: "Dataset"
@@ -56,7 +56,7 @@ class LocalTable:
 
 
 def embedded_folder(data: str) -> str:
-    """The folder of ``bccd-mini``; any other data as they were given.
+    """The folder of `bccd-mini`; any other data as they were given.
 
     Raises:
         InputError: the package was installed without it.
@@ -69,7 +69,7 @@ def embedded_folder(data: str) -> str:
 
 
 def photos_table(split: str = "train") -> LocalTable:
-    """The embedded photos. Column ``source_image`` names the photo that a crop was taken from.
+    """The embedded photos. Column `source_image` names the photo that a crop was taken from.
 
     Raises:
         InputError: the package was installed without them.
@@ -82,7 +82,7 @@ def photos_table(split: str = "train") -> LocalTable:
 
 
 def parquet_table(data: str, files: list[Path], split: str | None) -> LocalTable:
-    """Parquet files as one table; ``split`` chooses where every name tells its part, as train-00000-of-00004.parquet;
+    """Parquet files as one table; `split` chooses where every name tells its part, as train-00000-of-00004.parquet;
     None takes all.
 
     Raises:
@@ -112,11 +112,11 @@ def folders_of(data: str, files: Sequence[str | Path]) -> tuple[Path, ...]:
 def files_of_split(
     data: str, files: list[Path], split: str | None, suffixes: tuple[str, ...]
 ) -> tuple[list[Path], str]:
-    """Those of ``files`` that belong to ``split``: all, unless names tell parts apart, as train-00000-of-00004.parquet
+    """Those of `files` that belong to `split`: all, unless names tell parts apart, as train-00000-of-00004.parquet
     or test/0000.parquet; and what a log should say of it.
 
     Raises:
-        InputError: no files, a file of another kind than ``suffixes``, or no such split.
+        InputError: no files, a file of another kind than `suffixes`, or no such split.
     """
     if not files:
         raise InputError(f"No file matches '{data}'.")
@@ -141,7 +141,7 @@ def files_of_split(
 
 
 def splits_of_files(files: Sequence[Path], root: Path) -> list[str | None]:
-    """The split that each file's name begins with, or else the name of the nearest folder below ``root`` that is one;
+    """The split that each file's name begins with, or else the name of the nearest folder below `root` that is one;
     None where nothing tells it. For a glob the root is what all files share."""
     parents = [file.parent for file in files]
     if not root.is_dir():
@@ -155,7 +155,7 @@ def splits_of_files(files: Sequence[Path], root: Path) -> list[str | None]:
 
 
 def without_caches(files: Sequence[Path]) -> list[Path]:
-    """Files less what `datasets` keeps beside its data: caches of `map` and `filter`, and whatever the ``state.json``
+    """Files less what `datasets` keeps beside its data: caches of `map` and `filter`, and whatever the `state.json`
     of a saved data set does not list."""
     kept = []
     for file in files:
@@ -198,7 +198,7 @@ def arrow_table(data: str, files: list[Path], split: str | None) -> LocalTable:
 
 
 def hub_table(name: str, split: str, patterns: list[str] | None = None) -> LocalTable:
-    """A data set of the Hub, downloaded by `datasets` or taken from its cache; ``patterns`` choose some of its files.
+    """A data set of the Hub, downloaded by `datasets` or taken from its cache; `patterns` choose some of its files.
 
     Raises:
         InputError: there is no such data set, split or file, or it cannot be fetched.
@@ -248,7 +248,7 @@ def split_note(split: str) -> str:
 
 
 def canonical_split(split: str) -> str:
-    """``val`` as ``validation`` and so on; other names as they are."""
+    """`val` as `validation` and so on; other names as they are."""
     return SPLIT_OF.get(split.lower(), split)
 
 

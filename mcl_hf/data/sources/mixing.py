@@ -93,7 +93,7 @@ class MixedSource(ImageSource):
 
 
 class MixedOrder(PositionOrder):
-    """See the module. ``counts``: places of each source in a stretch; ``first_index``: of each source's image 0."""
+    """See the module. `counts`: places of each source in a stretch; `first_index`: of each source's image 0."""
 
     def __init__(self, orders: Sequence[PositionOrder], counts: np.ndarray, first_index: np.ndarray, seed: int) -> None:
         self._orders, self._counts, self._first_index = list(orders), counts, first_index

@@ -33,7 +33,7 @@ def perceptual_hash(pixels: np.ndarray) -> int:
     """Hash of a picture: an unsigned number of 64 bits, close in bits for pictures that look alike.
 
     Args:
-        pixels: uint8 ``(H, W, C)`` with 1 or 3 channels.
+        pixels: uint8 `(H, W, C)` with 1 or 3 channels.
     """
     picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("L")
     small = np.asarray(picture.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR), dtype=np.float64)  # (32, 32)
@@ -47,7 +47,7 @@ def perceptual_hash(pixels: np.ndarray) -> int:
 
 @lru_cache(maxsize=1)
 def _cosines() -> np.ndarray:
-    """The first 8 rows of the orthonormal DCT-II of length 32: float64 ``(8, 32)``."""
+    """The first 8 rows of the orthonormal DCT-II of length 32: float64 `(8, 32)`."""
     frequency, place = np.arange(_KEPT)[:, None], np.arange(_SIDE)[None]
     basis = np.sqrt(2 / _SIDE) * np.cos(np.pi * frequency * (2 * place + 1) / (2 * _SIDE))
     basis[0] /= np.sqrt(2)
@@ -55,13 +55,13 @@ def _cosines() -> np.ndarray:
 
 
 def near_duplicate_pairs(hashes: np.ndarray, max_distance: int = MAX_DISTANCE) -> np.ndarray:
-    """All pairs of hashes that differ in at most ``max_distance`` bits.
+    """All pairs of hashes that differ in at most `max_distance` bits.
 
     Args:
-        hashes: uint64 ``(N,)``. Takes N^2 / 2 comparisons, a few seconds for 20,000.
+        hashes: uint64 `(N,)`. Takes N^2 / 2 comparisons, a few seconds for 20,000.
 
     Returns:
-        int64 ``(P, 2)``, the smaller index first, in ascending order.
+        int64 `(P, 2)`, the smaller index first, in ascending order.
     """
     found = []
     for first in range(0, len(hashes), _ROWS_AT_ONCE):
@@ -73,7 +73,7 @@ def near_duplicate_pairs(hashes: np.ndarray, max_distance: int = MAX_DISTANCE) -
 
 
 def group_pairs(pairs: np.ndarray) -> list[list[int]]:
-    """Connect pairs, integers ``(P, 2)``, to groups: whatever is linked by a chain of pairs is one group. The largest
+    """Connect pairs, integers `(P, 2)`, to groups: whatever is linked by a chain of pairs is one group. The largest
     group comes first, members ascend.
     """
     leader: dict[int, int] = {}
@@ -121,7 +121,7 @@ class NearDuplicates:
 def find_near_duplicates(
     source: ImageSource, indices: Sequence[int], *, max_distance: int = MAX_DISTANCE, num_workers: int = 0
 ) -> NearDuplicates:
-    """Compare the images at ``indices`` of a source with each other.
+    """Compare the images at `indices` of a source with each other.
 
     Args:
         num_workers: processes that decode and hash; 0 does it in the caller.

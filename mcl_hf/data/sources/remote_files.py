@@ -1,8 +1,8 @@
 """Byte ranges over HTTP that outlast a dropped connection, a busy server and a slow one.
 
-Flow: stream_order -> streams (shards + **remote**) -> decode -> views -> loader. Whatever the server does, a read gives
-exactly the bytes asked for or raises `InputError` with the address. Addresses of the Hub carry the user's token, and
-keep it from any server that they redirect to.
+Flow: stream_order -> streams (shards + **remote_files**) -> decode -> views -> loader. Whatever the server does, a read
+gives exactly the bytes asked for or raises `InputError` with the address. Addresses of the Hub carry the user's token,
+and keep it from any server that they redirect to.
 """
 
 import io
@@ -63,7 +63,7 @@ class RemoteFile:
     retry: RetryPolicy
 
     def read(self, start: int, length: int) -> bytes:
-        """Bytes ``start`` to ``start + length``.
+        """Bytes `start` to `start + length`.
 
         Raises:
             InputError: the file is gone, has changed, or its server has answered nothing for too long.
@@ -189,7 +189,7 @@ class RangeFile(io.RawIOBase):
 
 
 def open_binary(file: "RemoteFile | Path", buffered: bool = False) -> BinaryIO:
-    """A local or remote file for reading; ``buffered`` fetches 4 MiB at a time, for going through it from the front."""
+    """A local or remote file for reading; `buffered` fetches 4 MiB at a time, for going through it from the front."""
     if isinstance(file, Path):
         return file.open("rb")
     raw = RangeFile(file)
@@ -220,7 +220,7 @@ def _how_to_get_in(response: "httpx.Response", address: str) -> str:
 
 
 def _total(response: "httpx.Response") -> int:
-    """Size of the whole file, from ``Content-Range: bytes 0-0/12345``."""
+    """Size of the whole file, from `Content-Range: bytes 0-0/12345`."""
     total = response.headers.get("content-range", "").rpartition("/")[2]
     if not total.isdigit():
         raise InputError(f"{plain_address(str(response.url))}: its server does not say how large the file is.")

@@ -1,11 +1,11 @@
 """Files that hold many images, read in blocks of rows: parquet (a block is a row group) and WebDataset tar.
 
-Flow: stream_order -> streams (**shards** + remote) -> decode -> views -> loader. A shard knows how many rows it has
-before any image is read: parquet says so in its footer; a tar archive is gone through once for its headers. On a disk
-that reads the headers alone; over the network it means one pass over the bytes, whose result is kept in the cache
-folder of the Hub client (``HF_HOME``), so that it happens once.
+Flow: stream_order -> streams (**shards** + remote_files) -> decode -> views -> loader. A shard knows how many rows it
+has before any image is read: parquet says so in its footer; a tar archive is gone through once for its headers. On a
+disk that reads the headers alone; over the network it means one pass over the bytes, whose result is kept in the cache
+folder of the Hub client (`HF_HOME`), so that it happens once.
 
-A row of a tar archive is what its files of one name hold (``0001.jpg``, ``0001.cls``), as in WebDataset
+A row of a tar archive is what its files of one name hold (`0001.jpg`, `0001.cls`), as in WebDataset
 (https://github.com/webdataset/webdataset); its columns are the endings.
 """
 
@@ -39,7 +39,7 @@ class Block(Protocol):
         """What it takes there."""
 
     def value(self, row: int) -> dict[str, Any] | None:
-        """``bytes`` and ``path`` of the block's ``row``-th image."""
+        """`bytes` and `path` of the block's `row`-th image."""
 
 
 class Shard(Protocol):
@@ -120,7 +120,7 @@ class ParquetBlock:
 
 @dataclass
 class ParquetShard:
-    """See `Shard`. ``ends``: row after the last one of each row group."""
+    """See `Shard`. `ends`: row after the last one of each row group."""
 
     file: RemoteFile | Path
     name: str
@@ -188,7 +188,7 @@ def _parquet_file(_process: int, file: RemoteFile | Path) -> "ParquetFile":
 
 @dataclass
 class TarBlock:
-    """Neighbouring members of an archive, as one stretch of bytes; ``starts`` counts within it."""
+    """Neighbouring members of an archive, as one stretch of bytes; `starts` counts within it."""
 
     data: bytes
     starts: np.ndarray
@@ -206,7 +206,7 @@ class TarBlock:
 
 @dataclass
 class TarShard:
-    """See `Shard`. ``index``: a row for each image: key, ending, offset and size in bytes, and the small text files
+    """See `Shard`. `index`: a row for each image: key, ending, offset and size in bytes, and the small text files
     beside it, one column an ending.
     """
 

@@ -1,12 +1,12 @@
 """The order of data that is read in long pieces: which row of which shard stands at which position.
 
-Flow: **stream_order** -> streams (shards + remote) -> decode -> views -> loader; where rows can be read one by one,
-`order.SampleOrder` shuffles them all instead.
+Flow: **stream_order** -> streams (shards + remote_files) -> decode -> views -> loader; where rows can be read one by
+one, `order.SampleOrder` shuffles them all instead.
 
 In each epoch the shards are permuted by a key and laid end to end; the row that this gives to a place is a search in
 one sum per shard. The places are dealt to a fixed number of lanes, equally long stretches of that line, and within a
-lane to blocks of ``block_rows`` rows that are permuted inside by a key. Positions go through the lanes in turn,
-``chunk`` positions at a time. So a batch mixes images of many shards, while whoever reads a lane reads it nearly from
+lane to blocks of `block_rows` rows that are permuted inside by a key. Positions go through the lanes in turn,
+`chunk` positions at a time. So a batch mixes images of many shards, while whoever reads a lane reads it nearly from
 front to back, a few blocks at a time.
 
 All of it is arithmetic on the position: nothing has to be restored to continue anywhere, and every row comes exactly
@@ -84,7 +84,7 @@ class StreamOrder(PositionOrder):
         return shards, index - self._first_index[shards]
 
     def substitute(self, position: int, salt: int) -> int:
-        """Index of the ``salt``-th stand-in (1, 2, ...) for a broken sample at ``position``: the first few from its own
+        """Index of the `salt`-th stand-in (1, 2, ...) for a broken sample at `position`: the first few from its own
         neighbourhood, which has been read already, the others from anywhere.
         """
         key = np.array([self.seed % 2**64], dtype=np.uint64) + np.array([position], dtype=np.uint64) * _GOLDEN
@@ -98,7 +98,7 @@ class StreamOrder(PositionOrder):
         return int(self._index_at(epoch, np.array([first + number % length]))[0])
 
     def _place(self, epochs: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """Place on the epoch's line of rows of the ``offsets``-th position of an epoch: lanes, then blocks."""
+        """Place on the epoch's line of rows of the `offsets`-th position of an epoch: lanes, then blocks."""
         in_lanes = self.lanes * self.lane_rows
         round_length = self.lanes * self.chunk
         whole_rounds = self.lane_rows // self.chunk
@@ -127,7 +127,7 @@ class StreamOrder(PositionOrder):
         return result
 
     def _index_at(self, epoch: int, places: np.ndarray) -> np.ndarray:
-        """Sample indices at ``places`` of the epoch's line; the sums of the latest epoch are kept."""
+        """Sample indices at `places` of the epoch's line; the sums of the latest epoch are kept."""
         if self._line is None or self._line[0] != epoch:
             count = len(self._shard_rows)
             shards = self._shards.index(epoch * count + np.arange(count))

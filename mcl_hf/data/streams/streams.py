@@ -1,8 +1,8 @@
 """Images read from shards where they lie, on disk or on a server, a block of rows at a time.
 
-Flow: stream_order -> **streams** (shards + remote) -> decode -> views -> loader. Nothing is copied or converted first.
-Each worker keeps the blocks that it has read last, up to ``CACHE_BYTES``; `stream_order` sees to it that it comes back
-to few.
+Flow: stream_order -> **streams** (shards + remote_files) -> decode -> views -> loader. Nothing is copied or converted
+first. Each worker keeps the blocks that it has read last, up to `CACHE_BYTES`; `stream_order` sees to it that it comes
+back to few.
 """
 
 import hashlib

@@ -16,15 +16,15 @@ from .stream_order import StreamOrder
 
 
 def tile_grid(sizes: np.ndarray, tile: int) -> np.ndarray:
-    """Columns and rows of tiles of pictures, int64 ``(P, 2)``, from their widths and heights ``(P, 2)``, px."""
+    """Columns and rows of tiles of pictures, int64 `(P, 2)`, from their widths and heights `(P, 2)`, px."""
     return np.maximum(1, np.floor(sizes / tile + 0.5)).astype(np.int64)
 
 
 class TiledSource(ImageSource):
     """The tiles of all pictures of a source, picture after picture, row after row.
 
-    A picture of W x H px has ``max(1, round(W / tile))`` columns and ``max(1, round(H / tile))`` rows of equal tiles
-    (to a pixel), which neither overlap nor leave anything out: of a picture larger than ``tile`` they have 2/3 to 3/2
+    A picture of W x H px has `max(1, round(W / tile))` columns and `max(1, round(H / tile))` rows of equal tiles
+    (to a pixel), which neither overlap nor leave anything out: of a picture larger than `tile` they have 2/3 to 3/2
     of it a side, and a smaller one is a single tile as it is. A picture whose size cannot be read is a single tile,
     which a run meets as broken.
 

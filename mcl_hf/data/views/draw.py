@@ -1,7 +1,7 @@
-"""What happens to a view: random parameters as plain data. `augment_pixels` does it to one view, `augment_batch` to a
+"""What happens to a view: random parameters as plain data. `finish_pixels` does it to one view, `finish_batch` to a
 batch of them on a device.
 
-Flow: order -> sources -> decode -> **augment** + views -> loader.
+Flow: order -> sources -> decode -> views (**draw** -> render, finish_pixels) -> loader.
 
 Source: the two pipelines of arXiv 2304.02010 as in the published configuration (GuoQiushan/MCL at 1912aa9),
 which are BYOL's; crop and jitter parameters are drawn with torchvision's rules (RandomResizedCrop,
@@ -47,7 +47,7 @@ class ViewRecipe:
     grayscale_probability: float = 0.2
     blur_probability: float = 1.0
     blur_sigma_px: tuple[float, float] = (0.1, 2.0)
-    """Standard deviation in pixels of a frame of ``REFERENCE_SIZE``."""
+    """Standard deviation in pixels of a frame of `REFERENCE_SIZE`."""
     solarise_probability: float = 0.0
 
 
@@ -72,14 +72,14 @@ class ViewDraw:
     hue: float
     grayscale: bool
     blur_sigma_px: float
-    """In pixels of a frame of ``REFERENCE_SIZE``; 0 = no blur."""
+    """In pixels of a frame of `REFERENCE_SIZE`; 0 = no blur."""
     solarise: bool
 
 
 def draw_views(width: int, height: int, recipes: Sequence[ViewRecipe], seed: int, position: int) -> list[ViewDraw]:
-    """Draw the parameters of ``len(recipes)`` views of an image of ``width`` x ``height`` px.
+    """Draw the parameters of `len(recipes)` views of an image of `width` x `height` px.
 
-    View ``v`` always reads the same ``v``-th block of the Philox stream keyed by (seed, position), whatever the other
+    View `v` always reads the same `v`-th block of the Philox stream keyed by (seed, position), whatever the other
     views are.
     """
     bits = np.random.Philox(

@@ -1,8 +1,8 @@
-"""Colour, blur, solarisation and flip of a batch of cropped views, on whatever device they lie: what `augment_pixels`
+"""Colour, blur, solarisation and flip of a batch of cropped views, on whatever device they lie: what `finish_pixels`
 does to one view, with the same draws, within one gray level.
 
-Flow: views (crops) + augment (draws) -> loader -> **augment_batch**, in the training process -> normalisation. With
-``augment_on="device"`` the workers only decode, crop and resize; what remains travels along as small tensors. Nothing
+Flow: views (draw, render) -> loader -> **finish_batch**, in the training process -> normalisation. With
+`augment_on="device"` the workers only decode, crop and resize; what remains travels along as small tensors. Nothing
 here waits for the device: sizes that depend on the draws are known on the host.
 """
 
@@ -22,10 +22,10 @@ class BatchDraws:
     """What remains to be done to N cropped views of C channels.
 
     Attributes:
-        colour: float32 ``(N, C, 2C)``, each image's ``[A | K]`` of `colour_map`.
-        blurred: int64 ``(B,)``, which images are blurred.
-        weights: float32 ``(B, reach + 1)``, half a Gaussian for each of them, in 1/256.
-        solarised, flipped: bool ``(N,)``.
+        colour: float32 `(N, C, 2C)`, each image's `[A | K]` of `colour_map`.
+        blurred: int64 `(B,)`, which images are blurred.
+        weights: float32 `(B, reach + 1)`, half a Gaussian for each of them, in 1/256.
+        solarised, flipped: bool `(N,)`.
     """
 
     colour: Tensor
@@ -73,11 +73,11 @@ def augment_batch(views: Tensor, draws: BatchDraws) -> Tensor:
     """Do to each view what its draw says.
 
     Args:
-        views: uint8 ``(N, C, s, s)``, cropped and resized.
+        views: uint8 `(N, C, s, s)`, cropped and resized.
         draws: of these N views, on the same device.
 
     Returns:
-        uint8 ``(N, C, s, s)``.
+        uint8 `(N, C, s, s)`.
     """
     pixels = apply_colours(views, draws.colour)
     if len(draws.blurred):
@@ -90,7 +90,7 @@ def augment_batch(views: Tensor, draws: BatchDraws) -> Tensor:
 
 
 def apply_colours(views: Tensor, colour: Tensor) -> Tensor:
-    """``A x + K m`` of each image, rounded and clipped: uint8 ``(N, C, s, s)`` to whole numbers in float32."""
+    """`A x + K m` of each image, rounded and clipped: uint8 `(N, C, s, s)` to whole numbers in float32."""
     num_channels = views.shape[1]
     pixels = views.float()
     means = views.sum((2, 3), dtype=torch.int64).float() / views[0, 0].numel()  # (N, C)
@@ -101,7 +101,7 @@ def apply_colours(views: Tensor, colour: Tensor) -> Tensor:
 
 
 def blur_batch(pixels: Tensor, weights: Tensor) -> Tensor:
-    """Separable blur with repeated edges, a Gaussian for each image; whole numbers in float32 ``(B, C, s, s)``, in and
+    """Separable blur with repeated edges, a Gaussian for each image; whole numbers in float32 `(B, C, s, s)`, in and
     out. Sums stay below 2^24, so that they are exact.
     """
     for axis in (2, 3):

@@ -1,7 +1,7 @@
 """Colour, blur and solarisation of one view in a data worker, as pure functions of (pixels, parameters).
 
-Flow: order -> sources -> decode -> augment (draws) -> **augment_pixels** + views -> loader. Pixels are uint8
-``(C, s, s)``, one plane a channel, as the batch wants them and as the processor's vector units like them.
+Flow: order -> sources -> decode -> views (draw -> render -> **finish_pixels**) -> loader. Pixels are uint8
+`(C, s, s)`, one plane a channel, as the batch wants them and as the processor's vector units like them.
 
 Brightness, contrast and grayscale mean something for any channels; saturation and hue are left out where there are
 not three of them, and what stands for the luma is then the mean of the channels.
@@ -23,10 +23,10 @@ _CROSS = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math
 
 
 def colour_map(draw: ViewDraw, num_channels: int = 3) -> np.ndarray | None:
-    """Jitter and grayscale of one draw as one map of pixels x with channel means m: ``A x + K m``.
+    """Jitter and grayscale of one draw as one map of pixels x with channel means m: `A x + K m`.
 
     Returns:
-        ``[A | K]``, float64 ``(C, 2C)``, or None where nothing changes. Only contrast needs the means, those of the
+        `[A | K]`, float64 `(C, 2C)`, or None where nothing changes. Only contrast needs the means, those of the
         cropped picture.
 
     Two approximations. Hue turns the colour about the gray axis: the hue angle is HSV's, but HSV keeps the largest of
@@ -65,7 +65,7 @@ def _hue_rotation(turns: float) -> np.ndarray:
 
 
 def apply_colour(pixels: np.ndarray, draw: ViewDraw) -> np.ndarray:
-    """Jitter and grayscale of ``draw``: uint8 ``(C, s, s)`` in and out."""
+    """Jitter and grayscale of `draw`: uint8 `(C, s, s)` in and out."""
     num_channels = pixels.shape[0]
     both = colour_map(draw, num_channels)
     if both is None:
@@ -96,8 +96,8 @@ def blur(pixels: np.ndarray, sigma_px: float) -> np.ndarray:
     """Gaussian blur with repeated edges, separable, in 16-bit integers: within 2 gray levels of the exact Gaussian.
 
     Args:
-        pixels: uint8 ``(C, s, s)``.
-        sigma_px: in px of ``pixels``; 0 leaves them as they are.
+        pixels: uint8 `(C, s, s)`.
+        sigma_px: in px of `pixels`; 0 leaves them as they are.
     """
     if sigma_px <= 0:
         return pixels
@@ -108,7 +108,7 @@ def blur(pixels: np.ndarray, sigma_px: float) -> np.ndarray:
 
 
 def _blur_axis(pixels: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
-    """One direction of ``blur``; sums stay below 2^16 because the weights sum to 256."""
+    """One direction of `blur`; sums stay below 2^16 because the weights sum to 256."""
     reach, length = len(weights) - 1, pixels.shape[axis]
     lead = (slice(None),) * axis
     first, last = pixels[(*lead, slice(0, 1))], pixels[(*lead, slice(length - 1, length))]
@@ -128,5 +128,5 @@ def _blur_axis(pixels: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray
 
 
 def solarise(pixels: np.ndarray) -> np.ndarray:
-    """``x if x < 128 else 255 - x``: the sign bit, spread over the byte, inverts exactly the values from 128 on."""
+    """`x if x < 128 else 255 - x`: the sign bit, spread over the byte, inverts exactly the values from 128 on."""
     return pixels ^ (pixels.view(np.int8) >> 7).view(np.uint8)

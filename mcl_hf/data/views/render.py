@@ -1,17 +1,17 @@
 """Rendering the views of one image at the sizes that the levels use.
 
-Flow: order -> sources -> decode -> augment + **views** -> loader. Level i of L takes a view of side S/r_i; side a
-draws from the first published pipeline and side b from the second, each level from draws of its own (arXiv 2304.02010,
-section 3; GuoQiushan/MCL at 1912aa9).
+Flow: order -> sources -> decode -> views (draw -> **render** -> finish_pixels) -> loader. Level i of L takes a view of
+side S/r_i; side a draws from the first published pipeline and side b from the second, each level from draws of its own
+(arXiv 2304.02010, section 3; GuoQiushan/MCL at 1912aa9).
 
 Two renderings of the same draws:
 
-* ``direct`` (default): the crop is resized straight to S/r with antialiasing, the colour operations are one matrix,
+* `direct` (default): the crop is resized straight to S/r with antialiasing, the colour operations are one matrix,
   blur has sigma/r. `crop_views` stops after the crop, for `augment_batch` to do the rest on a device.
-* ``published``: every view at S px with Pillow's operations in the published order, then every r-th pixel (``[::r,
-  ::r]``).
+* `published`: every view at S px with Pillow's operations in the published order, then every r-th pixel (`[::r,
+  ::r]`).
 
-Differs from the official code: only ``direct`` does; see ``augment_pixels.colour_map`` for its approximations.
+Differs from the official code: only `direct` does; see `finish_pixels.colour_map` for its approximations.
 """
 
 from collections.abc import Sequence
@@ -33,9 +33,9 @@ VIEW_RENDERINGS = ("direct", "published")
 
 
 def side_recipes(num_levels: int, sides: int, min_crop_scale: float | None = None) -> list[ViewRecipe]:
-    """Recipe of each of the ``sides * num_levels`` views: side a's levels, then side b's.
+    """Recipe of each of the `sides * num_levels` views: side a's levels, then side b's.
 
-    ``min_crop_scale``: smallest area of a crop as a share of the picture; None leaves the published one.
+    `min_crop_scale`: smallest area of a crop as a share of the picture; None leaves the published one.
     """
     recipes = [PUBLISHED_A] * num_levels + [PUBLISHED_B] * (num_levels if sides == 2 else 0)
     if min_crop_scale is None:
@@ -54,14 +54,14 @@ def render_views(
     num_channels: int = 3,
     rendering: str = "direct",
 ) -> list[np.ndarray]:
-    """Draw and render ``len(recipes)`` views of an image; view ``v`` belongs to level ``v % len(ratios)``.
+    """Draw and render `len(recipes)` views of an image; view `v` belongs to level `v % len(ratios)`.
 
     Returns:
-        uint8 arrays ``(num_channels, s, s)`` with s = view_size / ratio of the view's level.
+        uint8 arrays `(num_channels, s, s)` with s = view_size / ratio of the view's level.
 
     Raises:
         BrokenImage: the image cannot be decoded.
-        InputError: an unknown rendering, or ``published`` for images that Pillow has no operations for.
+        InputError: an unknown rendering, or `published` for images that Pillow has no operations for.
     """
     check_rendering(rendering, num_channels)
     if rendering == "published":
@@ -100,7 +100,7 @@ def crop_views(
     view_size: int = REFERENCE_SIZE,
     num_channels: int = 3,
 ) -> tuple[list[np.ndarray], list[ViewDraw]]:
-    """The views of `render_views`, ``direct``, only cropped and resized, and what remains to be done to each."""
+    """The views of `render_views`, `direct`, only cropped and resized, and what remains to be done to each."""
     draws = draw_views(image.width, image.height, recipes, seed, position)
     sides = [view_size // ratios[view % len(ratios)] for view in range(len(draws))]
     shrink = largest_shrink(draws, sides) if image.can_shrink else 1
@@ -109,14 +109,14 @@ def crop_views(
 
 
 def render_direct(pixels: np.ndarray, draw: ViewDraw, view_size: int, ratio: int, shrink: int = 1) -> np.ndarray:
-    """One view at its own size: uint8 ``(H, W, C)``, decoded at 1/``shrink``, to ``(C, view_size/ratio,
-    view_size/ratio)``.
+    """One view at its own size: uint8 `(H, W, C)`, decoded at 1/`shrink`, to `(C, view_size/ratio,
+    view_size/ratio)`.
     """
     return finish_direct(crop_direct(pixels, draw, view_size // ratio, shrink), draw, blur_scale(view_size, ratio))
 
 
 def crop_direct(pixels: np.ndarray, draw: ViewDraw, side: int, shrink: int = 1) -> np.ndarray:
-    """The crop of ``draw`` at ``side`` px, antialiased: uint8 ``(H, W, C)`` to ``(C, side, side)``."""
+    """The crop of `draw` at `side` px, antialiased: uint8 `(H, W, C)` to `(C, side, side)`."""
     top, left = draw.top // shrink, draw.left // shrink
     bottom, right = max(top + 1, (draw.top + draw.height) // shrink), max(left + 1, (draw.left + draw.width) // shrink)
     crop = torch.from_numpy(pixels[top:bottom, left:right]).permute(2, 0, 1)[None]  # (1, C, h, w), a view
@@ -124,8 +124,8 @@ def crop_direct(pixels: np.ndarray, draw: ViewDraw, side: int, shrink: int = 1) 
 
 
 def finish_direct(view: np.ndarray, draw: ViewDraw, sigma_scale: float) -> np.ndarray:
-    """Colour, blur, solarisation and flip of a cropped view, uint8 ``(C, s, s)``; sigmas are multiplied by
-    ``sigma_scale``.
+    """Colour, blur, solarisation and flip of a cropped view, uint8 `(C, s, s)`; sigmas are multiplied by
+    `sigma_scale`.
     """
     view = apply_colour(view, draw)
     view = blur(view, draw.blur_sigma_px * sigma_scale)
@@ -140,8 +140,8 @@ def blur_scale(view_size: int, ratio: int) -> float:
 
 
 def render_published(picture: Image.Image, draw: ViewDraw, view_size: int, ratio: int) -> np.ndarray:
-    """One view as published: everything at ``view_size`` px in 8 bit with Pillow, then ``[::ratio, ::ratio]``: uint8
-    ``(C, view_size/ratio, view_size/ratio)``.
+    """One view as published: everything at `view_size` px in 8 bit with Pillow, then `[::ratio, ::ratio]`: uint8
+    `(C, view_size/ratio, view_size/ratio)`.
     """
     size = [view_size, view_size]
     view = pil_ops.resized_crop(picture, draw.top, draw.left, draw.height, draw.width, size, InterpolationMode.BILINEAR)

@@ -26,7 +26,7 @@ class ShrunkImage:
 
 
 def shrink_image(data: bytes, max_side: int, jpeg_quality: int) -> ShrunkImage:
-    """Cap the longer side of an encoded image at ``max_side`` px.
+    """Cap the longer side of an encoded image at `max_side` px.
 
     An image that is small enough keeps its bytes, untouched; it is decoded nevertheless, so that a damaged one is found
     here. A larger one becomes a baseline JPEG (4:2:0, gray where it was gray) of what training would see of it: upright
@@ -35,7 +35,7 @@ def shrink_image(data: bytes, max_side: int, jpeg_quality: int) -> ShrunkImage:
 
     Args:
         data: bytes of an image file of any kind that `decode` reads.
-        max_side: in px, at most ``MAX_JPEG_SIDE``.
+        max_side: in px, at most `MAX_JPEG_SIDE`.
         jpeg_quality: 1 to 95, libjpeg's scale.
 
     Raises:
@@ -57,7 +57,7 @@ def shrink_image(data: bytes, max_side: int, jpeg_quality: int) -> ShrunkImage:
 
 
 def capped_size(width: int, height: int, max_side: int) -> tuple[int, int]:
-    """Width and height in px with the longer one at most ``max_side`` and the shape kept, each at least 1."""
+    """Width and height in px with the longer one at most `max_side` and the shape kept, each at least 1."""
     scale = min(1.0, max_side / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 

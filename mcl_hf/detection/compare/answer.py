@@ -59,7 +59,7 @@ class Answer:
 
     @property
     def figure(self) -> str:
-        """The figure that differences are made of, such as ``box/AP50``."""
+        """The figure that differences are made of, such as `box/AP50`."""
         return f"{self.kind}/{self.plan.figure}"
 
     @property
@@ -78,7 +78,7 @@ class Answer:
 
         Args:
             images: labelled images, as the plan has it.
-            figure: such as ``box/AP of short``; `self.figure` where left out.
+            figure: such as `box/AP of short`; `self.figure` where left out.
             steps: of fine-tuning, for the curve over steps.
             scale: of the test images; then the first subset alone.
         """

@@ -181,7 +181,7 @@ def _open_part(plan: ComparePlan, train: DetectionData, part: str, reading: Mapp
 
 
 def _groups(data: DetectionData, key: str) -> np.ndarray:
-    """Group of each image, by an entry of COCO's images or a column of a table or CSV, ``(N,)``."""
+    """Group of each image, by an entry of COCO's images or a column of a table or CSV, `(N,)`."""
     missing = [name for name, group in zip(data.names, data.groups, strict=True) if group is None]
     if missing:
         raise InputError(f"label_group {key}: {missing[0]} of {data.source} has no {key!r}")

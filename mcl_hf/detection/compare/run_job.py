@@ -65,7 +65,7 @@ def run_job(content: dict[str, Any], saved: threading.Event) -> int:
     """Run a job from wherever it stopped, write its result, and drop what nothing needs any more.
 
     Args:
-        content: of `runner.job_content`.
+        content: of `compare.py`.
         saved: set once the run needs no saving any more.
 
     Returns:

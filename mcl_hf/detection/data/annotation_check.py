@@ -2,16 +2,16 @@
 
 Flow: coco_format | yolo | voc | csv_boxes | ... -> **annotation_check** -> detection_data. What COCO's own tools live
 with is kept and reported; what they would stumble over, or silently score wrongly, is refused in one line, or left
-out with ``skip_broken``:
+out with `skip_broken`:
 
 ================================================ ====================================================================
 file missing, cut short, or of another size      refused
-file outside of the data's folder                refused, unless ``allow_outside_paths``
+file outside of the data's folder                refused, unless `allow_outside_paths`
 unknown category, malformed box, mask or flag    refused
 masks that pycocotools cannot draw               refused
-two images with one id, categories with one name refused, with ``skip_broken`` too
+two images with one id, categories with one name refused, with `skip_broken` too
 a file listed twice, with different objects      refused; kept and reported where the objects are the same
-all boxes within the first pixel: shares, not px refused, with ``skip_broken`` too
+all boxes within the first pixel: shares, not px refused, with `skip_broken` too
 boxes that stick out of the image                kept for evaluation; clipped in training
 boxes without area, or wholly outside            kept for evaluation, where nothing can match; left out in training
 crowd regions                                    left out in training, ignored in evaluation

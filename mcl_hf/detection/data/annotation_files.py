@@ -1,6 +1,6 @@
 """Files of annotated data: which there are, which split their names tell, and where the images of a list lie.
 
-Flow: datasets -> **annotation_files** + a reader (coco_format, yolo, voc, csv_boxes, metadata_folder, ...) ->
+Flow: open_data -> **annotation_files** + a reader (coco_format, yolo, voc, csv_boxes, metadata_folder, ...) ->
 annotation_check.
 """
 
@@ -37,7 +37,7 @@ class Part:
 def choose_part(where: str, parts: Sequence[Part], split: str | None) -> Part:
     """The part of a split: of its very name before one that means the same (val2017 for validation).
 
-    Data that tell no splits are one part, which is that of ``train`` and of None, and of no other split.
+    Data that tell no splits are one part, which is that of `train` and of None, and of no other split.
 
     Raises:
         InputError: no such split, or several files could be it.

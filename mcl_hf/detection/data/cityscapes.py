@@ -1,6 +1,6 @@
 """Cityscapes: pictures whose pixels are instance ids become boxes and masks of the eight classes that have instances.
 
-Flow: datasets -> **cityscapes** -> annotation_check. The format: cityscapesScripts, helpers/labels.py and
+Flow: open_data -> **cityscapes** -> annotation_check. The format: cityscapesScripts, helpers/labels.py and
 preparation/json2instanceImg.py: a pixel is `label id x 1000 + number`, or the label id alone where single objects could
 not be told apart (a crowd).
 """
@@ -93,7 +93,7 @@ def _instances(file: Path) -> list[dict[str, Any]] | str:
 
 
 def instances_of(pixels: np.ndarray) -> list[dict[str, Any]]:
-    """COCO annotations of one picture of ids, ``(height, width)``, in ascending order of ids."""
+    """COCO annotations of one picture of ids, `(height, width)`, in ascending order of ids."""
     from pycocotools import mask as coco_mask
 
     found = []

@@ -1,6 +1,6 @@
 """Annotations in COCO's JSON, and folders that hold one: COCO itself, exports of Roboflow and Label Studio.
 
-Flow: datasets -> **coco_format** -> annotation_check. The format: https://cocodataset.org/#format-data
+Flow: open_data -> **coco_format** -> annotation_check. The format: https://cocodataset.org/#format-data
 """
 
 import json
@@ -22,7 +22,7 @@ _DEEPEST = 3  # folders, the given one included
 def coco_parts(
     folder: Path, files: list[str], image_folder: Path | None = None, group_column: str | None = None
 ) -> list[Part]:
-    """The COCO JSONs of a folder, one part each; ``files`` are all that it holds."""
+    """The COCO JSONs of a folder, one part each; `files` are all that it holds."""
     found = []
     for name in files:
         if name.lower().endswith(".json") and name.count("/") < _DEEPEST and looks_like_coco(folder / name):
@@ -62,9 +62,9 @@ def read_coco(
 
     Args:
         file: the JSON.
-        image_folder: where ``file_name`` starts from; found beside the JSON where left out.
+        image_folder: where `file_name` starts from; found beside the JSON where left out.
         split: that the file belongs to, whose folder is a usual place of images.
-        root: folder that images must be in; that of the JSON where left out, or the one above ``annotations``.
+        root: folder that images must be in; that of the JSON where left out, or the one above `annotations`.
         group_column: entry of an image that names its group.
 
     Raises:

@@ -1,10 +1,10 @@
 """Boxes in CSV: a row an object, with the path of its image, two corners in px, and a class.
 
-Flow: datasets -> **csv_boxes** -> annotation_check. With a header, columns are found by their names in any order
-(TensorFlow's ``filename,width,height,class,xmin,ymin,xmax,ymax``, Roboflow's ``_annotations.csv``); without one they
-are ``path,x1,y1,x2,y2,class``, as keras-retinanet and many of torchvision's users have them. A row whose box is empty
-is an image without objects. Kaggle's ``image_id,width,height,bbox,source`` opens, too: one column of
-``[x, y, width, height]``, images by their names without ending, and one class where no column tells classes.
+Flow: open_data -> **csv_boxes** -> annotation_check. With a header, columns are found by their names in any order
+(TensorFlow's `filename,width,height,class,xmin,ymin,xmax,ymax`, Roboflow's `_annotations.csv`); without one they
+are `path,x1,y1,x2,y2,class`, as keras-retinanet and many of torchvision's users have them. A row whose box is empty
+is an image without objects. Kaggle's `image_id,width,height,bbox,source` opens, too: one column of
+`[x, y, width, height]`, images by their names without ending, and one class where no column tells classes.
 """
 
 import csv
@@ -46,7 +46,7 @@ def csv_parts(
     group_column: str | None = None,
     box_format: BoxFormat = "xywh",
 ) -> list[Part]:
-    """The CSV files of a folder that hold boxes, one part each; ``files`` are all that it holds."""
+    """The CSV files of a folder that hold boxes, one part each; `files` are all that it holds."""
     found = []
     for name in files:
         if name.lower().endswith(".csv") and name.count("/") < 3 and looks_like_boxes(folder / name):

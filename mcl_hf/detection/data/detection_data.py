@@ -23,13 +23,13 @@ ImageId = int | str
 
 
 class ImageReader(Protocol):
-    """Undecoded images by position. ``paths`` are their files, None where bytes are at hand."""
+    """Undecoded images by position. `paths` are their files, None where bytes are at hand."""
 
     @property
     def paths(self) -> Sequence[str | None]: ...
 
     def read(self, position: int, most: int | None = None) -> bytes:
-        """The file's bytes, or about its first ``most``.
+        """The file's bytes, or about its first `most`.
 
         Raises:
             BrokenImage: there is no such file, or it cannot be read.
@@ -93,11 +93,11 @@ class DetectionItem:
         image_id: the data set's own.
         name: the path, or row, that a user can find the image by.
         width, height: px, of the picture that `decode` gives.
-        boxes: float64 ``(n, 4)``, x0 y0 x1 y1 in px as annotated (not clipped to the image).
-        labels: int64 ``(n,)``, class index from 0.
-        iscrowd: bool ``(n,)``, a region of many objects rather than one.
-        difficult: bool ``(n,)``, Pascal VOC's flag.
-        areas: float64 ``(n,)``, px², of the mask where the annotation says so.
+        boxes: float64 `(n, 4)`, x0 y0 x1 y1 in px as annotated (not clipped to the image).
+        labels: int64 `(n,)`, class index from 0.
+        iscrowd: bool `(n,)`, a region of many objects rather than one.
+        difficult: bool `(n,)`, Pascal VOC's flag.
+        areas: float64 `(n,)`, px², of the mask where the annotation says so.
         segmentations: n polygons or run lengths, None where an object has no mask.
     """
 
@@ -119,7 +119,7 @@ class DetectionItem:
         return self.reader.read(self.position)
 
     def decode(self) -> np.ndarray:
-        """Pixels, uint8 ``(height, width, 3)``, turned upright by EXIF unless they were annotated unturned, which the
+        """Pixels, uint8 `(height, width, 3)`, turned upright by EXIF unless they were annotated unturned, which the
         annotated size tells.
 
         Raises:
@@ -136,21 +136,21 @@ class DetectionItem:
         return opened.decode()
 
     def masks(self) -> np.ndarray:
-        """Pixels of all masks together, uint8 ``(n, height, width)``; 0 where an object has none."""
+        """Pixels of all masks together, uint8 `(n, height, width)`; 0 where an object has none."""
         return decode_masks(self.segmentations, self.height, self.width)
 
     def each_mask(self, keep: np.ndarray | None = None) -> MaskSequence:
-        """The masks one by one; ``keep``, bool ``(n,)``, leaves the others out."""
+        """The masks one by one; `keep`, bool `(n,)`, leaves the others out."""
         chosen = [part for n, part in enumerate(self.segmentations) if keep is None or keep[n]]
         return MaskSequence(chosen, self.height, self.width)
 
     def training_targets(self, masks: bool = False) -> dict[str, Any]:
         """What a detector learns from: single objects only, boxes clipped to the image.
 
-        Left out are crowds, boxes without area inside the image and, with ``masks``, objects without a mask.
+        Left out are crowds, boxes without area inside the image and, with `masks`, objects without a mask.
 
         Returns:
-            ``boxes`` float32 ``(k, 4)``, ``labels`` int64 ``(k,)``, and with ``masks`` k ``masks``, a `MaskSequence`.
+            `boxes` float32 `(k, 4)`, `labels` int64 `(k,)`, and with `masks` k `masks`, a `MaskSequence`.
         """
         limits = np.array([self.width, self.height, self.width, self.height], np.float64)
         boxes = np.clip(self.boxes, 0, limits)  # (n, 4)
@@ -167,8 +167,8 @@ class DetectionItem:
 class AnnotationColumns:
     """All annotations of a data set, image after image; A in all, of N images.
 
-    ``offsets`` int64 ``(N + 1,)``: those of image i are ``offsets[i]:offsets[i + 1]``. ``bbox`` float64 ``(A, 4)`` as
-    COCO writes it, x y width height. ``segmentation_ends`` int64 ``(A + 1,)`` cuts ``segmentations`` (JSON) into one
+    `offsets` int64 `(N + 1,)`: those of image i are `offsets[i]:offsets[i + 1]`. `bbox` float64 `(A, 4)` as
+    COCO writes it, x y width height. `segmentation_ends` int64 `(A + 1,)` cuts `segmentations` (JSON) into one
     piece each.
     """
 
@@ -182,7 +182,7 @@ class AnnotationColumns:
     segmentations: np.ndarray
 
     def segmentation(self, number: int) -> Segmentation | None:
-        """The polygons or run lengths of annotation ``number``."""
+        """The polygons or run lengths of annotation `number`."""
         start, end = self.segmentation_ends[number : number + 2]
         return json.loads(self.segmentations[start:end].tobytes()) if end > start else None
 
@@ -261,7 +261,7 @@ class DetectionData:
 
     @property
     def num_objects(self) -> np.ndarray:
-        """Annotations of each image that are no crowds, int64 ``(N,)``."""
+        """Annotations of each image that are no crowds, int64 `(N,)`."""
         single = np.concatenate([[0], np.cumsum(~self.columns.iscrowd)])
         return single[self.columns.offsets[1:]] - single[self.columns.offsets[:-1]]
 

@@ -1,8 +1,8 @@
-"""Folders of images with a ``metadata.jsonl`` (or .csv, .parquet) whose rows have ``file_name`` and ``objects``.
+"""Folders of images with a `metadata.jsonl` (or .csv, .parquet) whose rows have `file_name` and `objects`.
 
-Flow: datasets -> **metadata_folder** -> object_tables (`collect`) -> annotation_check. The layout: `datasets`'
-imagefolder (https://huggingface.co/docs/datasets/image_dataset#object-detection). Tables in folders such as ``train``
-and ``val`` are those splits; so are the rows of a single table whose paths begin with such folders.
+Flow: open_data -> **metadata_folder** -> object_tables (`collect`) -> annotation_check. The layout: `datasets`'
+imagefolder (https://huggingface.co/docs/datasets/image_dataset#object-detection). Tables in folders such as `train`
+and `val` are those splits; so are the rows of a single table whose paths begin with such folders.
 """
 
 import json
@@ -33,7 +33,7 @@ def metadata_parts(
     box_format: BoxFormat = "xywh",
     group_column: str | None = None,
 ) -> list[Part]:
-    """The tables of a folder, by the splits that folders tell; ``files`` are all that it holds."""
+    """The tables of a folder, by the splits that folders tell; `files` are all that it holds."""
     tables = [name for name in files if name.rpartition("/")[2] in METADATA_NAMES and name.count("/") < 3]
     found: dict[str | None, list[str]] = defaultdict(list)
     for name in tables:

@@ -1,6 +1,6 @@
 """Tables with a column of images and a column of objects: the usual layout of detection data sets on the Hub.
 
-Flow: datasets -> **object_tables** (metadata_folder) -> annotation_check. `objects` holds, for each image, a list of
+Flow: open_data -> **object_tables** (metadata_folder) -> annotation_check. `objects` holds, for each image, a list of
 `bbox` and one of `category` (or a list of objects with both); `id`, `area`, `iscrowd` and `segmentation` are taken
 where they are there.
 Layout: https://huggingface.co/docs/datasets/image_dataset#object-detection
@@ -44,7 +44,7 @@ def read_object_table(
         data: what the user gave, for messages.
         image_column: found by itself where there is only one candidate.
         objects_column: as above.
-        box_format: ``xywh`` (x, y, width, height, as COCO and most of the Hub) or ``xyxy`` (two corners), both in px.
+        box_format: `xywh` (x, y, width, height, as COCO and most of the Hub) or `xyxy` (two corners), both in px.
         group_column: names the group of each image.
 
     Raises:
@@ -82,7 +82,7 @@ def read_object_table(
 
 
 def raw_image(row: dict[str, Any], position: int, name: str, group_column: str | None) -> RawImage:
-    """The image of a row, by its ``image_id`` or its position; what is wrong with id or sides is its fault."""
+    """The image of a row, by its `image_id` or its position; what is wrong with id or sides is its fault."""
     image = RawImage(position, name, group=None if group_column is None else row.get(group_column))
     try:
         if row.get("image_id") is not None:
@@ -94,7 +94,7 @@ def raw_image(row: dict[str, Any], position: int, name: str, group_column: str |
 
 
 def collect(raw: RawData, values: Sequence[Any], box_format: BoxFormat, names: list[str] | None) -> None:
-    """Put the objects of each image, in any of the usual forms, and their classes into ``raw``.
+    """Put the objects of each image, in any of the usual forms, and their classes into `raw`.
 
     Args:
         raw: with its images.

@@ -1,6 +1,6 @@
 """One way in for annotated images: `open_detection_data`, whatever their format.
 
-Flow: **datasets** -> annotation_files, coco_format | yolo | voc | cityscapes | csv_boxes | metadata_folder |
+Flow: **open_data** -> annotation_files, coco_format | yolo | voc | cityscapes | csv_boxes | metadata_folder |
 object_tables -> annotation_check -> detection_data.
 """
 
@@ -72,19 +72,19 @@ def open_detection_data(
     Args:
         spec: one of
 
-            * ``bccd-mini``, which comes with the package,
-            * a COCO JSON, or a folder that holds one (``annotations/instances_*.json`` with ``train2017/``, Roboflow's
-              ``train/_annotations.coco.json``),
-            * YOLO: a ``data.yaml``, or a folder that holds one, or ``images`` and ``labels`` with a ``classes.txt``,
+            * `bccd-mini`, which comes with the package,
+            * a COCO JSON, or a folder that holds one (`annotations/instances_*.json` with `train2017/`, Roboflow's
+              `train/_annotations.coco.json`),
+            * YOLO: a `data.yaml`, or a folder that holds one, or `images` and `labels` with a `classes.txt`,
             * Pascal VOC: VOCdevkit (all of its years that list the split), one year's folder, or any folder with XML
               files in VOC's format and their images,
             * a CSV with a box a row, or a folder that holds one,
-            * Cityscapes: the folder of ``leftImg8bit`` and ``gtFine``,
+            * Cityscapes: the folder of `leftImg8bit` and `gtFine`,
             * parquet or arrow files, a folder of them or a glob, or a folder of images with a metadata.jsonl, with
-              columns ``image`` and ``objects``,
-            * the name of a data set on the Hub in that layout, ``user/name``.
-        split: ``train``, ``validation`` (also ``val``), ``test``, VOC's ``trainval``, or the name of a Hub split. Data
-            without splits of their own (`list_splits`) are ``train`` or None, as a whole; of a file that was named, all
+              columns `image` and `objects`,
+            * the name of a data set on the Hub in that layout, `user/name`.
+        split: `train`, `validation` (also `val`), `test`, VOC's `trainval`, or the name of a Hub split. Data
+            without splits of their own (`list_splits`) are `train` or None, as a whole; of a file that was named, all
             is read, and the description says so.
         images: folder of the images of a COCO JSON or a CSV; found beside it where left out. Refused for other formats.
         image_column, objects_column, box_format: of tables; see `read_object_table`. The last is also that of a CSV's
@@ -94,7 +94,7 @@ def open_detection_data(
         check_files: read the header and the end of each image file first (some seconds for a hundred thousand on a
             local disk).
         allow_outside_paths: take images outside of the data's folder, which paths in the data may name. A
-            ``data.yaml`` that is given itself may name any folders.
+            `data.yaml` that is given itself may name any folders.
 
     Raises:
         InputError: nothing there, no such split, or what `check_annotations` refuses.

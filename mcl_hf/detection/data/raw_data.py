@@ -28,8 +28,8 @@ class RawImage:
 class RawData:
     """What a reader of one format gives: images, their annotations by position, categories by their own id.
 
-    An annotation is COCO's: ``category_id``, ``bbox`` [x, y, width, height] in px, and where known ``id``, ``area``,
-    ``iscrowd``, ``segmentation``, ``difficult``.
+    An annotation is COCO's: `category_id`, `bbox` [x, y, width, height] in px, and where known `id`, `area`,
+    `iscrowd`, `segmentation`, `difficult`.
 
     Attributes:
         in_shares: boxes and polygons are shares of the image's sides, from 0 to 1, not px.

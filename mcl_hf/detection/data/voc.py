@@ -1,6 +1,6 @@
 """Pascal VOC: one XML an image, boxes only, in VOC's own folders or in any others.
 
-Flow: datasets -> **voc** -> annotation_check. The format: the VOC devkit's readme
+Flow: open_data -> **voc** -> annotation_check. The format: the VOC devkit's readme
 (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html). Its boxes count pixels from 1 and include both
 ends: xmin 1, xmax 10 is ten pixels wide, here x 0, width 10. What labelImg and other programs write in this format is
 read alike: XML files beside their images or in folders of any names, with or without lists of the images of a split.
@@ -30,7 +30,7 @@ _ROOT = b"<annotation"
 
 
 def voc_parts(folder: Path, files: list[str]) -> list[Part]:
-    """The splits that lists (``ImageSets/Main/train.txt``) or folders tell, or all XML files as one part.
+    """The splits that lists (`ImageSets/Main/train.txt`) or folders tell, or all XML files as one part.
 
     Args:
         folder: VOCdevkit (a list counts for all of its years that have it), a year of it, any folder with XML files in

@@ -1,10 +1,10 @@
 """YOLO's labels: a text file an image, a line an object, in shares of the image's sides.
 
-Flow: datasets -> **yolo** -> annotation_check. The format: https://docs.ultralytics.com/datasets/detect/ and
-https://docs.ultralytics.com/datasets/segment/. A line is ``class x y width height`` (the box's middle; perhaps a score
-or a track's number after it) or ``class x0 y0 x1 y1 x2 y2 ...``, a polygon. An image without a file, or with an empty
-one, has no objects. ``data.yaml`` names classes and, for each split, a folder of images or a text file that lists them;
-without splits of its own, those are taken that folders tell (``images/train`` or ``train/images``).
+Flow: open_data -> **yolo** -> annotation_check. The format: https://docs.ultralytics.com/datasets/detect/ and
+https://docs.ultralytics.com/datasets/segment/. A line is `class x y width height` (the box's middle; perhaps a score
+or a track's number after it) or `class x0 y0 x1 y1 x2 y2 ...`, a polygon. An image without a file, or with an empty
+one, has no objects. `data.yaml` names classes and, for each split, a folder of images or a text file that lists them;
+without splits of its own, those are taken that folders tell (`images/train` or `train/images`).
 """
 
 import os
@@ -30,7 +30,7 @@ _LARGEST_YAML = 10**6  # bytes
 
 
 def yolo_parts(folder: Path, files: list[str], allow_outside_paths: bool = False) -> list[Part]:
-    """The splits of a folder with a ``data.yaml`` (of any name), or with a list of class names and labels beside it."""
+    """The splits of a folder with a `data.yaml` (of any name), or with a list of class names and labels beside it."""
     for name in files:
         if name.lower().endswith((".yaml", ".yml")) and name.count("/") < 2:
             content = _load_yaml(folder / name) if (folder / name).stat().st_size < _LARGEST_YAML else None
@@ -44,7 +44,7 @@ def yolo_parts(folder: Path, files: list[str], allow_outside_paths: bool = False
 
 
 def yaml_parts(file: Path, content: Any = None, root: Path | None = None) -> list[Part]:
-    """The splits that a ``data.yaml`` names.
+    """The splits that a `data.yaml` names.
 
     Args:
         file: the YAML.
@@ -100,7 +100,7 @@ def looks_like_labels(folder: Path, files: Sequence[str]) -> bool:
 
 
 def write_yolo(folder: str | Path, data: DetectionData, results: Iterable[dict[str, Any]] | None = None) -> list[Path]:
-    """Write labels, one text file an image, and a ``classes.txt`` with the names, and return the files.
+    """Write labels, one text file an image, and a `classes.txt` with the names, and return the files.
 
     Args:
         folder: made if it is not there.
@@ -189,7 +189,7 @@ def _read_entries(
 
 
 def _find(file: Path, base: Path, entry: str, split: str, root: Path | None) -> Path | None:
-    """A folder or list of images, from ``path`` or from the YAML's own folder, in which Roboflow's ``../train/images``
+    """A folder or list of images, from `path` or from the YAML's own folder, in which Roboflow's `../train/images`
     lies too; else the folder of that split in a usual place.
     """
     inside = entry.replace("\\", "/")
@@ -240,7 +240,7 @@ def _read_images(
 
 
 def _label_files(image: str) -> list[str]:
-    """Where the labels of an image may lie: in ``labels`` in place of the last ``images`` of its path, or beside it."""
+    """Where the labels of an image may lie: in `labels` in place of the last `images` of its path, or beside it."""
     stem = "/" + image.rpartition(".")[0]
     before, middle, after = stem.rpartition("/images/")
     return ([f"{before}/labels/{after}.txt"[1:]] if middle else []) + [f"{stem}.txt"[1:]]

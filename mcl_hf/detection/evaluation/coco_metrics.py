@@ -38,7 +38,7 @@ _AREAS = {"s": 1, "m": 2, "l": 3}
 class CocoArrays:
     """What a back end counted; -1 where there is no object of that class and size.
 
-    ``precision`` ``(T, R, K, A, M)`` and ``recall`` ``(T, K, A, M)``, float64.
+    `precision` `(T, R, K, A, M)` and `recall` `(T, K, A, M)`, float64.
     """
 
     precision: np.ndarray
@@ -58,7 +58,7 @@ class CocoArrays:
         }
 
     def curve(self, label: int, threshold: float = 0.5) -> np.ndarray | None:
-        """Precision at each of `RECALLS`, float64 ``(101,)``, at an IoU of 0.5, 0.55 ... 0.95; None without objects."""
+        """Precision at each of `RECALLS`, float64 `(101,)`, at an IoU of 0.5, 0.55 ... 0.95; None without objects."""
         values = self.precision[round((threshold - 0.5) / 0.05), :, label, 0, 2]
         return None if values[0] < 0 else values
 
@@ -74,10 +74,10 @@ def count_matches(
 
     Args:
         data: the annotations. Crowds are ignored regions.
-        results: checked COCO results; ``kind`` of segm reads their masks, whose sizes are those of the masks.
+        results: checked COCO results; `kind` of segm reads their masks, whose sizes are those of the masks.
         kind: boxes or masks.
         backend: the library that does it.
-        class_agnostic: count every class as one, as COCO's ``useCats = 0``; K is then 1.
+        class_agnostic: count every class as one, as COCO's `useCats = 0`; K is then 1.
 
     Raises:
         InputError: the library is not installed.

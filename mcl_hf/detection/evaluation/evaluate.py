@@ -1,6 +1,6 @@
 """From results to figures: COCO's twelve for boxes and for masks, by class and over all objects, and Pascal VOC's AP50.
 
-Flow: predict -> results -> **evaluate** (coco_metrics, voc_metrics) -> metrics JSON, pictures.
+Flow: predict_data -> results -> **evaluate** (coco_metrics, voc_metrics) -> metrics JSON, pictures.
 """
 
 from collections.abc import Sequence
@@ -38,14 +38,14 @@ class KindMetrics:
     arrays: CocoArrays = field(repr=False)
 
     def curves(self, threshold: float = 0.5) -> dict[str, np.ndarray]:
-        """Precision at recalls 0, 0.01, ... 1 of each class that has objects, float64 ``(101,)``."""
+        """Precision at recalls 0, 0.01, ... 1 of each class that has objects, float64 `(101,)`."""
         found = {name: self.arrays.curve(label, threshold) for label, name in enumerate(self.per_class)}
         return {name: curve for name, curve in found.items() if curve is not None}
 
 
 @dataclass(frozen=True)
 class DetectionMetrics:
-    """All figures of one evaluation; ``mask`` is None where data or results have no masks, ``voc`` for data other than
+    """All figures of one evaluation; `mask` is None where data or results have no masks, `voc` for data other than
     Pascal VOC.
     """
 
@@ -113,7 +113,7 @@ def evaluate_detections(
     """Score predictions.
 
     With score ties inside a class, the image with the smaller id comes first, as in pycocotools; within an image, the
-    order of ``predictions`` counts. Sizes (APs, APm, APl) of predicted masks are those of the masks.
+    order of `predictions` counts. Sizes (APs, APm, APl) of predicted masks are those of the masks.
 
     Args:
         data: the annotations, all images of which are counted, predicted or not.

@@ -1,6 +1,6 @@
 """A detector over annotated images: decode, batch, detect, and give back boxes and masks in px of the originals.
 
-Flow: detection_data -> **predict** -> results -> evaluate. The detectors of this library and any other that
+Flow: detection_data -> **predict_data** -> results -> evaluate. The detectors of this library and any other that
 transformers opens for object detection or instance segmentation go the same way: `processor(images)`,
 `model(**inputs)`, `processor.post_process_...`.
 """
@@ -78,7 +78,7 @@ def open_detector(checkpoint: str) -> tuple[torch.nn.Module, Any]:
 
 
 def match_categories(id2label: dict[int, str], data: DetectionData) -> np.ndarray:
-    """Model's class -> class index of the data, int64 ``(classes of the model,)``, by name; -1: not among the data's.
+    """Model's class -> class index of the data, int64 `(classes of the model,)`, by name; -1: not among the data's.
 
     Names that say nothing (LABEL_0, LABEL_1, ...) are matched by number where there are as many of them.
 

@@ -1,8 +1,8 @@
 """Detections of an image, COCO's results JSON, and the results of several processes as those of one.
 
-Flow: predict -> **results** -> evaluate. A result is COCO's: a dict with `image_id` and `category_id` (the data set's
-own), `bbox` [x, y, width, height] in px, `score`, and with masks `segmentation` as run lengths. A file is a JSON list
-of them (https://cocodataset.org/#format-results).
+Flow: predict_data -> **results** -> evaluate. A result is COCO's: a dict with `image_id` and `category_id` (the data
+set's own), `bbox` [x, y, width, height] in px, `score`, and with masks `segmentation` as run lengths. A file is a JSON
+list of them (https://cocodataset.org/#format-results).
 """
 
 import json
@@ -30,9 +30,9 @@ class ImageDetections:
 
     Attributes:
         image_id: the data set's own.
-        boxes: ``(n, 4)``, x0 y0 x1 y1 in px of the picture that `DetectionItem.decode` gives.
-        scores: ``(n,)`` in [0, 1].
-        labels: int ``(n,)``, class index of the data from 0.
+        boxes: `(n, 4)`, x0 y0 x1 y1 in px of the picture that `DetectionItem.decode` gives.
+        scores: `(n,)` in [0, 1].
+        labels: int `(n,)`, class index of the data from 0.
         masks: n run lengths with text counts (`masks.encode_masks`), or None for boxes alone.
     """
 
@@ -99,7 +99,7 @@ def write_results(path: str | Path, results: Sequence[Result]) -> None:
 
 
 def read_results(path: str | Path, data: DetectionData, left_out: list[str] | None = None) -> list[Result]:
-    """Read a results JSON that was made for ``data``, by this library or any other.
+    """Read a results JSON that was made for `data`, by this library or any other.
 
     Args:
         path: of the file.
@@ -120,7 +120,7 @@ def read_results(path: str | Path, data: DetectionData, left_out: list[str] | No
 def check_results(
     results: Sequence[Result], data: DetectionData, name: str = "predictions", left_out: list[str] | None = None
 ) -> list[Result]:
-    """Results that can be scored on ``data``: a box or mask that is null or empty counts as not given.
+    """Results that can be scored on `data`: a box or mask that is null or empty counts as not given.
 
     Args:
         results: in COCO's form.

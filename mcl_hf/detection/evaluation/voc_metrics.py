@@ -19,7 +19,7 @@ def voc_average_precision(data: DetectionData, results: Sequence[Result]) -> dic
     """AP50 of each class, in [0, 1]; None where a class has no object that counts.
 
     Returns:
-        ``AP50`` by the area under the curve (VOC 2010 and later) and ``AP50_11`` by eleven points (VOC 2007), K each.
+        `AP50` by the area under the curve (VOC 2010 and later) and `AP50_11` by eleven points (VOC 2007), K each.
     """
     index_of = {image_id: index for index, image_id in enumerate(data.image_ids)}
     label_of = {category: index for index, category in enumerate(data.category_ids)}
@@ -35,7 +35,7 @@ def voc_average_precision(data: DetectionData, results: Sequence[Result]) -> dic
 
 
 def area_under_curve(recall: np.ndarray, precision: np.ndarray) -> float:
-    """Area under the precision that is reached at each recall or beyond; ``recall`` ``(n,)`` ascending."""
+    """Area under the precision that is reached at each recall or beyond; `recall` `(n,)` ascending."""
     recall = np.concatenate([[0.0], recall, [1.0]])
     precision = np.concatenate([[0.0], precision, [0.0]])
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
@@ -51,7 +51,7 @@ def eleven_point_mean(recall: np.ndarray, precision: np.ndarray) -> float:
 def _curve(
     data: DetectionData, label: int, found: Sequence[Result], index_of: dict
 ) -> tuple[np.ndarray | None, np.ndarray]:
-    """Recall and precision after each detection, both ``(n,)``; recall is None where no object counts."""
+    """Recall and precision after each detection, both `(n,)`; recall is None where no object counts."""
     columns = data.columns
     # crowds do not exist in VOC; in other data they count neither way, like difficult objects
     ignored = columns.difficult | columns.iscrowd
@@ -78,7 +78,7 @@ def _curve(
 
 
 def box_iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """IoU of one box ``(4,)`` with others ``(n, 4)``, all x y width height -> float64 ``(n,)``."""
+    """IoU of one box `(4,)` with others `(n, 4)`, all x y width height -> float64 `(n,)`."""
     low = np.maximum(box[:2], others[:, :2])
     high = np.minimum(box[:2] + box[2:], others[:, :2] + others[:, 2:])
     shared = np.clip(high - low, 0, None).prod(axis=1)

@@ -1,6 +1,6 @@
 """The data of a fine-tuning run: what is trained on, what AP is measured on, and how both are recorded.
 
-Where it sits: datasets -> **finetune_data** -> `finetune.py`, and comparisons of runs.
+Where it sits: open_data -> **data** -> `finetune.py`, and comparisons of runs.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ def validation_data(arguments: FinetuneArguments, data: DetectionData, lines: li
     given and `data` has no validation split.
 
     Raises:
-        InputError: what was given, or the validation split of ``data``, cannot be opened; what was given has no
+        InputError: what was given, or the validation split of `data`, cannot be opened; what was given has no
             objects; or the categories are other than those of the training data.
     """
     source = arguments.val_data or arguments.data

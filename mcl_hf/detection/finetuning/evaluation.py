@@ -1,7 +1,7 @@
 """AP while fine-tuning: when it is measured, on what statistics, what is best so far, and when it is enough.
 
 Where it sits: the loop asks this watch at logging steps; `finetune.py` asks it once more at the end. It also hands each
-record to the rules of `finetune_health.py`, and says what they find. An evaluation leaves no trace in training:
+record to the rules of `health.py`, and says what they find. An evaluation leaves no trace in training:
 batch-norm statistics that were made anew for it are put back.
 """
 
@@ -124,9 +124,9 @@ class EvaluationWatch:
         raise AssertionError("nothing is fatal here")
 
     def evaluate(self) -> dict[str, float]:
-        """Detect and score with the network as it is; figures by name, such as ``eval/box/AP``. All ranks.
+        """Detect and score with the network as it is; figures by name, such as `eval/box/AP`. All ranks.
 
-        On the main process, files of the evaluation are written to ``evaluation/`` in the run's folder, and with
+        On the main process, files of the evaluation are written to `evaluation/` in the run's folder, and with
         `log_images` its pictures go to the trackers.
         """
         run, data = self.run, self.data

@@ -24,10 +24,10 @@ import torch
 from accelerate import Accelerator
 
 from ...engine.arithmetic import set_arithmetic
-from ...engine.course import RunResult, continue_state, open_folder, prepare_run, run_to_end
 from ...engine.finish import duration
 from ...engine.host_copies import copy_to_device
 from ...engine.launch import launched
+from ...engine.lifecycle import RunResult, continue_state, open_folder, prepare_run, run_to_end
 from ...engine.optim import sgd
 from ...engine.options import given_options
 from ...engine.provenance import machine, recipe_record, recorded_options, start_record

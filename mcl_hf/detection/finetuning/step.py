@@ -157,7 +157,7 @@ def _pixel_mask(batch: DetectionBatch) -> Tensor:
 
 
 def normalise(run: FinetuneRun, batch: DetectionBatch) -> Tensor:
-    """uint8 `(N, C, H, W)` on the device -> float, ``(x - 255 mean) / (255 std)`` by channel, and 0 on the padding."""
+    """uint8 `(N, C, H, W)` on the device -> float, `(x - 255 mean) / (255 std)` by channel, and 0 on the padding."""
     pixels = (batch.pixels - run.mean) / run.scale
     for index, (height, width) in enumerate(batch.image_sizes):
         pixels[index, :, height:] = 0

@@ -48,7 +48,7 @@ class DetectionBatch:
         return replace(self, pixels=copy(self.pixels), labels=labels)
 
     def pin_memory(self) -> "DetectionBatch":
-        """Copy in page-locked memory, for asynchronous transfer; called by DataLoader where ``pin_memory=True``."""
+        """Copy in page-locked memory, for asynchronous transfer; called by DataLoader where `pin_memory=True`."""
         return self.map(torch.Tensor.pin_memory)
 
 

@@ -121,7 +121,7 @@ def shrink_warning(arguments: PretrainArguments, source: ImageSource) -> str | N
 
 
 def _picture_sizes(arguments: PretrainArguments, source: ImageSource) -> np.ndarray:
-    """Width and height of some evenly spread pictures, or of their tiles where they are cut: ``(M, 2)``, px."""
+    """Width and height of some evenly spread pictures, or of their tiles where they are cut: `(M, 2)`, px."""
     sizes = []
     count = 1 if source.shard_rows is not None else min(_PICTURES, len(source))  # in a stream, far jumps cost
     for number in range(count):
@@ -156,11 +156,11 @@ def _crop_share(arguments: PretrainArguments) -> float:
 
 
 def _crop_sides(arguments: PretrainArguments, sizes: np.ndarray) -> np.ndarray:
-    """Side of the median crop of each picture or its tiles, px: ``(N, 2)`` to ``(N,)``."""
+    """Side of the median crop of each picture or its tiles, px: `(N, 2)` to `(N,)`."""
     tiles = sizes if arguments.tile is None else sizes / tile_grid(sizes, arguments.tile)
     return np.sqrt(_crop_share(arguments) * tiles.prod(1))
 
 
 def _crop_tile(arguments: PretrainArguments, side: int, scale: float) -> int:
-    """Side of tiles whose views of ``side`` px show ``scale`` px for each px of the picture, in steps of 8."""
+    """Side of tiles whose views of `side` px show `scale` px for each px of the picture, in steps of 8."""
     return max(16, round(side / _crop_share(arguments) ** 0.5 / scale / 8) * 8)

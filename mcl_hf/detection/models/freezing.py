@@ -123,8 +123,8 @@ def parameter_groups(
         model: a detector; what does not require gradients is left out.
         lr: of everything outside of the backbone.
         weight_decay: of all but norms' parameters (detectron2's `WEIGHT_DECAY_NORM` 0).
-        layer_decay: stage s of the backbone learns at ``lr * layer_decay ** (5 - s)``, the stem being 0; 1: all alike.
-        backbone_scale: share of ``lr`` that the backbone learns at.
+        layer_decay: stage s of the backbone learns at `lr * layer_decay ** (5 - s)`, the stem being 0; 1: all alike.
+        backbone_scale: share of `lr` that the backbone learns at.
         slow: pattern of names that learn at a tenth of it; none where it is empty.
 
     Returns:

@@ -22,7 +22,7 @@ _AT_ONCE = 20_000
 
 
 def clean_segmentation(value: Any, height: int, width: int) -> Segmentation | None:
-    """A segmentation that pycocotools can draw on an image of ``height`` x ``width`` px; None where nothing is left.
+    """A segmentation that pycocotools can draw on an image of `height` x `width` px; None where nothing is left.
 
     Polygons of fewer than three points are left out. Compressed counts are not decoded: see `run_length_faults`.
 
@@ -167,7 +167,7 @@ def to_rle(segmentation: Segmentation | None, height: int, width: int) -> dict[s
 
 
 def decode_masks(segmentations: Sequence[Segmentation | None], height: int, width: int) -> np.ndarray:
-    """Pixels of the masks, uint8 ``(len(segmentations), height, width)`` of 0 and 1."""
+    """Pixels of the masks, uint8 `(len(segmentations), height, width)` of 0 and 1."""
     from pycocotools import mask as coco_mask
 
     if not segmentations:
@@ -180,7 +180,7 @@ def decode_masks(segmentations: Sequence[Segmentation | None], height: int, widt
 @dataclass(frozen=True)
 class MaskSequence:
     """Pixels of masks, made one at a time while iterating: those of many objects in a large image do not fit into
-    memory together. Each is uint8 ``(height, width)`` of 0 and 1.
+    memory together. Each is uint8 `(height, width)` of 0 and 1.
     """
 
     segmentations: Sequence[Segmentation | None]
@@ -195,7 +195,7 @@ class MaskSequence:
 
 
 def encode_masks(masks: Iterable[np.ndarray]) -> list[dict[str, Any]]:
-    """Run lengths with counts as text, which JSON can hold, of masks ``(height, width)`` each, bool or 0 and 1."""
+    """Run lengths with counts as text, which JSON can hold, of masks `(height, width)` each, bool or 0 and 1."""
     from pycocotools import mask as coco_mask
 
     rles = [coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks]

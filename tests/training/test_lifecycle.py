@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mcl_hf.engine.course import continue_state, open_folder, prepare_run, run_to_end
 from mcl_hf.engine.launch import launched
+from mcl_hf.engine.lifecycle import continue_state, open_folder, prepare_run, run_to_end
 from mcl_hf.engine.resume import COMPARED_BY_RESULT, WITHOUT_INFLUENCE, RecipeRules
 from mcl_hf.engine.run import Run
 from mcl_hf.engine.state import TrainingState

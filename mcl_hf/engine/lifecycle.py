@@ -1,4 +1,4 @@
-"""The course of a run, of any task: its folder, what it continues, model and optimizer, training, the finished model.
+"""The lifecycle of a run of any task: its folder, what it continues, model and optimizer, training, the finished model.
 
 Where it sits: a task's file (`pretrain.py`) calls these in this order, inside `launch.launched`, and adds what is its
 own: data, model, one optimizer step, what is measured, and the folder that remains.
