@@ -8,7 +8,6 @@ models' code and serves the decoder of training too. Inside the package all impo
 
 import ast
 import importlib
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,13 +39,6 @@ INNER = {
 # Single files at the top of the package.
 FREE = {"errors", "plain_text", "version", "startup", "hub_token", "retry", "new_folder", "files", "lazy"}
 EXCEPTIONS = {("data", "mcl_hf.models.pixels")}  # package -> module that it may import nevertheless
-FOREIGN = {
-    "hf_api.py",
-    "dynamic_module_utils.py",
-    "mcl.py",
-    "build_detector.py",
-    "show_NAME.py",
-}  # of others
 HEAVY = ["datasets", "accelerate", "pycocotools", "matplotlib", "gradio"]
 
 
@@ -189,20 +181,3 @@ def test_every_name_that_is_loaded_on_first_use_is_there():
     ):
         module = importlib.import_module(f"mcl_hf{package}")
         assert [name for name in module._HOME if getattr(module, name) is None] == []
-
-
-def test_heads_of_files_name_what_is_there():
-    """The `**name**` of a flow line is the file itself; a `file.py` in a docstring exists; code stands in single
-    backticks."""
-    sources = [*PACKAGE.rglob("*.py"), *(ROOT / "scripts").glob("*.py")]
-    known = {path.name for path in [*sources, *(ROOT / "tests").rglob("*.py"), ROOT / "setup.py"]}
-    wrong = []
-    for path in sorted(sources):
-        text = path.read_text(encoding="utf-8")
-        head = ast.get_docstring(ast.parse(text)) or ""
-        flow = [name for line in head.splitlines() if "->" in line for name in re.findall(r"\*\*(\w+)\*\*", line)]
-        named = set(re.findall(r"`(\w+\.py)`", head)) - FOREIGN
-        wrong += [f"{path.relative_to(ROOT)}: **{name}**" for name in flow if name != path.stem]
-        wrong += [f"{path.relative_to(ROOT)}: {name}" for name in named - known]
-        wrong += [f"{path.relative_to(ROOT)}: double backticks"] if re.search(r"(?<!`)``(?!`)", text) else []
-    assert wrong == []

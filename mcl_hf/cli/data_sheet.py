@@ -159,7 +159,7 @@ def _speed(arguments: PretrainArguments, source: ImageSource) -> str:
         files.append(sample)
     if not files:
         raise InputError(
-            f"None of the first {IMAGES_TIMED} images of the order can be decoded: are these images at all?"
+            f"none of the first {IMAGES_TIMED} images of the order can be decoded: are these images at all?"
         )
     times = time_stages(
         files, view_size=config.image_size, ratios=config.montage_ratios,

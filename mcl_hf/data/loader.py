@@ -145,7 +145,7 @@ class ViewLoader(StepLoader[ViewBatch]):
             max_broken, start_step,
         )  # fmt: skip
         if min_crop_scale is not None and not 0 < min_crop_scale <= 1:
-            raise InputError(f"min_crop_scale is {min_crop_scale}; it is a share above 0 and at most 1.")
+            raise InputError(f"min_crop_scale is {min_crop_scale}; it is a share above 0 and at most 1")
         self.steps_per_epoch = len(source) // (batch_size * world_size)
         if self.steps_per_epoch == 0:
             fits = len(source) // world_size
@@ -154,7 +154,7 @@ class ViewLoader(StepLoader[ViewBatch]):
             )
             raise InputError(
                 f"A step needs {batch_size * world_size} different images ({batch_size} on each of {world_size} "
-                f"processes), but the data set holds {len(source)}: {advice}."
+                f"processes), but the data set holds {len(source)}: {advice}"
             )
         self.source = source
         batches = _StepBatches(
@@ -276,27 +276,27 @@ def _check_settings(
 ) -> None:  # fmt: skip
     if not ratios or any(ratio < 1 or view_size % ratio for ratio in ratios):
         raise InputError(
-            f"Each ratio of {tuple(ratios)} has to be a whole number that divides the view size, {view_size} px."
+            f"each ratio of {tuple(ratios)} has to be a whole number that divides the view size, {view_size} px"
         )
     if batch_size < 1:
-        raise InputError(f"The batch size is {batch_size}; it has to be at least 1.")
+        raise InputError(f"the batch size is {batch_size}; it has to be at least 1")
     if not 0 <= rank < world_size:
         raise InputError(
-            f"Rank {rank} does not exist among {world_size} processes: ranks go from 0 to {world_size - 1}."
+            f"rank {rank} does not exist among {world_size} processes: ranks go from 0 to {world_size - 1}"
         )
     if num_channels < 1:
-        raise InputError(f"num_channels is {num_channels}; images have at least one.")
+        raise InputError(f"num_channels is {num_channels}; images have at least one")
     check_rendering(view_rendering, num_channels)
     if augment_on not in AUGMENT_ON:
-        raise InputError(f"augment_on '{augment_on}' is unknown: it is one of {', '.join(AUGMENT_ON)}.")
+        raise InputError(f"augment_on '{augment_on}' is unknown: it is one of {', '.join(AUGMENT_ON)}")
     if augment_on == "device" and view_rendering == "published":
         raise InputError(
             "augment_on 'device' is for view_rendering 'direct': the published operations are Pillow's, which run on "
-            "the CPU alone."
+            "the CPU alone"
         )
     if sides not in (1, 2):
-        raise InputError(f"sides is {sides}; it is 2 (both augmentation pipelines) or 1 (the first).")
+        raise InputError(f"sides is {sides}; it is 2 (both augmentation pipelines) or 1 (the first)")
     if not 0 <= max_broken <= 1:
-        raise InputError(f"max_broken is {max_broken}; it is a share between 0 and 1.")
+        raise InputError(f"max_broken is {max_broken}; it is a share between 0 and 1")
     if start_step < 0:
-        raise InputError(f"start_step is {start_step}; steps count from 0.")
+        raise InputError(f"start_step is {start_step}; steps count from 0")

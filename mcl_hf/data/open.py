@@ -113,12 +113,12 @@ def _hub_files_table(name: str, patterns: list[str]) -> LocalTable:
 
 def _check_patterns(patterns: list[str], names: list[str], split: str) -> None:
     if not patterns:
-        raise InputError("data_files is empty: name files or globs, or leave it out.")
+        raise InputError("data_files is empty: name files or globs, or leave it out")
     if len(names) > 1:
-        raise InputError("data_files chooses files of one source: in a mix write the globs in data itself.")
+        raise InputError("data_files chooses files of one source: in a mix write the globs in data itself")
     if canonical_split(split) != "train":
         raise InputError(
-            f"data_files and split '{split}' are both given: the files named are the part, leave split out."
+            f"data_files and split '{split}' are both given: the files named are the part, leave split out"
         )
 
 
@@ -136,7 +136,7 @@ def _find(data: str, split: str, streaming: bool, patterns: list[str] | None) ->
         if data == "photos" or path.is_file() or is_remote(data) or not is_hub_name(data):
             raise InputError(
                 f"data_files chooses among the files of a folder, a data set on the Hub or hf://datasets/USER/NAME; "
-                f"'{data}' is none of these: leave data_files out."
+                f"'{data}' is none of these: leave data_files out"
             )
         return hub_shards(data, split, patterns) if streaming else _hub_files_table(data, patterns)
     if data == "photos":
@@ -153,7 +153,7 @@ def _find(data: str, split: str, streaming: bool, patterns: list[str] | None) ->
         return local_files(data, [Path(file) for file in files], split, streaming)
     if not is_hub_name(data):
         raise InputError(
-            f"Data '{data}' is no local file or folder, no address and no name of a data set on the Hub: give photos, "
-            "bccd-mini, a folder of images, parquet, arrow or tar files, or user/name."
+            f"data '{data}' is no local file or folder, no address and no name of a data set on the Hub: give photos, "
+            "bccd-mini, a folder of images, parquet, arrow or tar files, or user/name"
         )
     return hub_shards(data, split) if streaming else hub_table(data, split)

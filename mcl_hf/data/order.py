@@ -64,7 +64,7 @@ class SampleOrder(PositionOrder):
 
     def __init__(self, num_samples: int, seed: int) -> None:
         if num_samples < 1:
-            raise InputError("The data set holds no images, so there is no order to take them in.")
+            raise InputError("the data set holds no images, so there is no order to take them in")
         self.num_samples = num_samples
         self.seed = seed
         # Fewer than 3 bits a side would leave a tiny data set with few different permutations.

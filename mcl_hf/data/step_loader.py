@@ -165,7 +165,7 @@ def read_or_stand_in(
         except BrokenImage as error:
             tried.append(f"{name(index)}: {error}")
     raise InputError(
-        f"An image and its {_TRIES - 1} stand-ins are all broken. Are these images at all? "
+        f"an image and its {_TRIES - 1} stand-ins are all broken. Are these images at all? "
         f"Examples: {'; '.join(tried[:BROKEN_EXAMPLES])}"
     )
 

@@ -54,7 +54,7 @@ class TimedBatches(Iterator[B], Generic[B]):
             failed = torch.tensor(int(error is not None))
             torch.distributed.all_reduce(failed, group=self._group)
             if failed and error is None:
-                raise DataError("The data of another process could not be read: see its message.")
+                raise DataError("the data of another process could not be read: see its message")
         if error is not None:
             raise DataError(str(error)) from error
         self.seconds += time.perf_counter() - start

@@ -201,7 +201,7 @@ def test_a_data_set_of_the_hub(server: Server, monkeypatch: pytest.MonkeyPatch) 
             open_source("user/images", data_files=["data/t*", "val*"], **options)
     with pytest.raises(InputError, match="or name the files with --data-files"):
         open_source("hf://datasets/user/images/")
-    with pytest.raises(InputError, match="No file of the data set user/images on the Hub matches"):
+    with pytest.raises(InputError, match="no file of the data set user/images on the Hub matches"):
         open_source("hf://datasets/user/images/data/*.tar")
     with pytest.raises(InputError, match="has no split 'validation': its shards belong to test, train"):
         open_source("user/images", streaming=True, split="validation")
@@ -213,7 +213,7 @@ def test_a_hub_that_cannot_be_reached_is_said_in_one_line(monkeypatch: pytest.Mo
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
     monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(InputError, match="The Hub cannot be asked for the data set user/images"):
+    with pytest.raises(InputError, match="the Hub cannot be asked for the data set user/images"):
         open_source("user/images", streaming=True)
 
 

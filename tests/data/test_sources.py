@@ -178,7 +178,7 @@ def _wrong_inputs(root: Path) -> dict[str, tuple[dict, str]]:
     return {
         "name": ({"data": "someone/imagenet"}, "could not be loaded as a data set of the Hub"),
         "nothing": ({"data": str(root / "empty")}, "holds no images"),
-        "glob": ({"data": str(root / "*.tar")}, "No file matches"),
+        "glob": ({"data": str(root / "*.tar")}, "no file matches"),
         "other-file": ({"data": str(root / "notes.txt")}, "is no parquet file"),
         "damaged": ({"data": str(root / "damaged.parquet")}, "cannot be read as parquet"),
         "both": ({"data": str(root / "both")}, "both images and parquet files"),

@@ -486,7 +486,7 @@ except InputError as error:
         launch, cwd=repository, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "rank 0: The data of another process could not be read" in done.stdout
+    assert "rank 0: the data of another process could not be read" in done.stdout
     assert "rank 1: part-003.tar is not there" in done.stdout
     state = json.loads((tmp_path / "run/checkpoints/last/training_state.json").read_text())
     assert (state["world_size"], state["step"]) == (2, 2)

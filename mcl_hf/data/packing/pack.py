@@ -144,7 +144,7 @@ def pack_images(
         folder.finish(total)
     if not total.images:
         examples = "; ".join(f"{name}: {reason}" for name, reason in total.broken[:3])
-        raise InputError(f"Not one of the {len(source)} images of {data} can be decoded, for example {examples}.")
+        raise InputError(f"not one of the {len(source)} images of {data} can be decoded, for example {examples}")
     return PackReport(total, folder.num_shards, continued, source.description.partition("\n")[0])
 
 
@@ -161,8 +161,8 @@ def _columns(source: ImageSource, label_column: str | None, group_column: str | 
     for taken in (IMAGE_COLUMN, NAME_COLUMN):
         if taken in columns:
             raise InputError(
-                f"Column '{taken}' cannot be carried along as labels or groups, because packed shards have a column "
-                "of that name themselves: rename it in the source."
+                f"column '{taken}' cannot be carried along as labels or groups, because packed shards have a column "
+                "of that name themselves: rename it in the source"
             )
     return columns
 
@@ -259,10 +259,10 @@ def _relative(name: str, data: str) -> str:
 
 def _check_settings(max_side: int, jpeg_quality: int, images_per_shard: int, num_workers: int) -> None:
     if not 1 <= max_side <= MAX_JPEG_SIDE:
-        raise InputError(f"max_side is {max_side} px; it lies between 1 and {MAX_JPEG_SIDE}.")
+        raise InputError(f"max_side is {max_side} px; it lies between 1 and {MAX_JPEG_SIDE}")
     if not 1 <= jpeg_quality <= 95:
-        raise InputError(f"jpeg_quality is {jpeg_quality}; it lies between 1 and 95.")
+        raise InputError(f"jpeg_quality is {jpeg_quality}; it lies between 1 and 95")
     if images_per_shard < 1:
-        raise InputError(f"images_per_shard is {images_per_shard}; it has to be at least 1.")
+        raise InputError(f"images_per_shard is {images_per_shard}; it has to be at least 1")
     if num_workers < 0:
-        raise InputError(f"num_workers is {num_workers}; it has to be at least 0.")
+        raise InputError(f"num_workers is {num_workers}; it has to be at least 0")

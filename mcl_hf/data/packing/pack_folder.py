@@ -73,11 +73,11 @@ class PackFolder:
             if there.get("data") != settings["data"]:
                 raise InputError(
                     f"{self.out} holds a pack of other data (or the data changed since): give another folder, or "
-                    "remove this one."
+                    "remove this one"
                 )
             if there.get("settings") != settings["settings"]:
                 was = ", ".join(f"{name} {value}" for name, value in there["settings"].items())
-                raise InputError(f"{self.out} was begun with {was}: give the same again, or another folder.")
+                raise InputError(f"{self.out} was begun with {was}: give the same again, or another folder")
         else:
             with _whole_file(file) as stream:
                 stream.write(json.dumps(settings, indent=1).encode())
@@ -171,11 +171,11 @@ def check_folder(data: str, out: Path) -> None:
         InputError: with what to give instead.
     """
     if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; give a folder for the shards, one that is new or empty.")
+        raise InputError(f"{out} is a file; give a folder for the shards, one that is new or empty")
     if Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
-        raise InputError(f"{out} lies inside of {data}, which is what is to be packed: give a folder outside of it.")
+        raise InputError(f"{out} lies inside of {data}, which is what is to be packed: give a folder outside of it")
     if out.exists() and any(out.iterdir()) and not (out / _STATE_FOLDER).is_dir():
-        raise InputError(f"{out} holds something else already: give a folder that is new or empty.")
+        raise InputError(f"{out} holds something else already: give a folder that is new or empty")
 
 
 @contextmanager
@@ -187,5 +187,5 @@ def explain_disk_errors(out: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         raise InputError(
             f"{out} cannot be written ({reason}): mend that and give the same command again, which continues "
-            "behind the last whole shard."
+            "behind the last whole shard"
         ) from error

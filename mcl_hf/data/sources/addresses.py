@@ -40,7 +40,7 @@ def split_mix(data: Sequence[str]) -> tuple[list[str], list[float] | None]:
         InputError: nothing given, some with weights and some without, or a weight that is no positive number.
     """
     if not data:
-        raise InputError("data is empty: name a folder, files, an address or a data set.")
+        raise InputError("data is empty: name a folder, files, an address or a data set")
     if len(data) == 1:
         return list(data), None
     parts = [text.rpartition("=") for text in data]
@@ -51,7 +51,7 @@ def split_mix(data: Sequence[str]) -> tuple[list[str], list[float] | None]:
         if weight is None or weight <= 0:
             raise InputError(
                 f"data '{text}' has no weight above 0: write SOURCE=WEIGHT for each source of a mix, as a=0.7 b=0.3, "
-                "or no weight at all to take every image once an epoch."
+                "or no weight at all to take every image once an epoch"
             )
     return [name for name, _, _ in parts], [float(weight) for weight in weights if weight is not None]
 
@@ -73,7 +73,7 @@ def addressed_shards(data: str, patterns: Sequence[str] = ("",)) -> Shards | Non
     """
     if is_remote(data):
         if "*" in data:
-            raise InputError(f"{data}: a web server cannot list its files; write them with braces, as in {{000..127}}.")
+            raise InputError(f"{data}: a web server cannot list its files; write them with braces, as in {{000..127}}")
         addresses = list(expand_braces(data))
         return Shards("shards from " + data.partition("://")[2].partition("/")[0].rpartition("@")[2], addresses)
     if not data.startswith("hf://"):
@@ -82,7 +82,7 @@ def addressed_shards(data: str, patterns: Sequence[str] = ("",)) -> Shards | Non
     if match is None or not (match["path"] or any(patterns)):
         raise InputError(
             f"{data} cannot be read: write hf://datasets/USER/NAME/PATH, with wildcards if you like, or name the files "
-            "with --data-files."
+            "with --data-files"
         )
     files, revision = _hub_files(match["repo"], match["revision"])
     wanted = [match["path"] + pattern for pattern in patterns]
@@ -105,7 +105,7 @@ def matching_files(files: Sequence[str], patterns: Sequence[str], data: str) -> 
         if not found:
             listed = ", ".join(files[:_FILES_LISTED]) or "no data files at all"
             more = f" and {len(files) - _FILES_LISTED} more" if len(files) > _FILES_LISTED else ""
-            raise InputError(f"No file of {data} matches '{pattern}': there are {listed}{more}.")
+            raise InputError(f"no file of {data} matches '{pattern}': there are {listed}{more}")
         chosen.update(found)
     return [file for file in files if file in chosen]
 
@@ -131,11 +131,11 @@ def hub_shards(name: str, split: str, patterns: Sequence[str] | None = None) -> 
             folders = sorted({file.partition("/")[0] for file in chosen}) if revision else []
             if len(folders) > 1:
                 raise InputError(
-                    f"The data set {name} has the configurations {', '.join(folders)}: name one, as in "
+                    f"the data set {name} has the configurations {', '.join(folders)}: name one, as in "
                     f"hf://datasets/{name}@{_CONVERTED}/{folders[0]}/{split}/*.parquet"
                 )
             return Shards(f"Hub data set {name}, split {split}", _hub_addresses(name, commit, chosen))
-    raise InputError(f"The data set {name} on the Hub has no parquet or tar shards: leave out --streaming.")
+    raise InputError(f"the data set {name} on the Hub has no parquet or tar shards: leave out --streaming")
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
@@ -149,7 +149,7 @@ def expand_braces(pattern: str) -> Iterator[str]:
     if numbers:
         first, last = int(numbers[1]), int(numbers[2])
         if last < first:
-            raise InputError(f"'{{{match[1]}}}' in {pattern} counts down: write the smaller number first.")
+            raise InputError(f"'{{{match[1]}}}' in {pattern} counts down: write the smaller number first")
         choices = [str(number).zfill(len(numbers[1])) for number in range(first, last + 1)]
     else:
         choices = match[1].split(",")
@@ -172,7 +172,7 @@ def _of_split(name: str, files: list[str], split: str) -> list[str]:
     chosen = [file for file, found in named.items() if found == canonical_split(split)]
     if not chosen:
         found = ", ".join(sorted({value for value in named.values() if value}))
-        raise InputError(f"The data set {name} has no split '{split}': its shards belong to {found}.")
+        raise InputError(f"the data set {name} has no split '{split}': its shards belong to {found}")
     return chosen
 
 
@@ -192,16 +192,16 @@ def _hub_files(repo: str, revision: str | None) -> tuple[list[str], str]:
     except RevisionNotFoundError:
         if revision == _CONVERTED:  # not every data set has been converted
             return [], _CONVERTED
-        raise InputError(f"The data set {repo} on the Hub has no revision {revision}.") from None
+        raise InputError(f"the data set {repo} on the Hub has no revision {revision}") from None
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise InputError(
             f"'{repo}' is no local file or folder, and no data set on the Hub that can be seen from here: check the "
-            f"name, and {show_a_token()} if it is private."
+            f"name, and {show_a_token()} if it is private"
         ) from error
     except Exception as error:  # the connection errors of whichever HTTP library the client uses: httpx or httpx2
         unknown = f"it does not know your token; {mend_the_token()}."
         reason = unknown if is_unknown_token(error) else _first_line(error)
-        raise InputError(f"The Hub cannot be asked for the data set {repo}: {reason}") from error
+        raise InputError(f"the Hub cannot be asked for the data set {repo}: {reason}") from error
     return sorted(sibling.rfilename for sibling in info.siblings or []), info.sha or "main"
 
 

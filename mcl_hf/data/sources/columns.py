@@ -39,7 +39,7 @@ def find_image_column(table: "Dataset", data: str, asked: str | None) -> str:
     if asked is not None:
         require_column(table, data, "image_column", asked)
         if asked not in ready + binary + texts:
-            raise InputError(f"image_column '{asked}' of {data} holds {features[asked]}, not images, bytes or paths.")
+            raise InputError(f"image_column '{asked}' of {data} holds {features[asked]}, not images, bytes or paths")
         return asked
     candidates = ready or binary or [name for name in texts if name == "image"]
     if len(candidates) == 1:
@@ -47,8 +47,8 @@ def find_image_column(table: "Dataset", data: str, asked: str | None) -> str:
     if "image" in candidates:
         return "image"
     if candidates:
-        raise InputError(f"{data}: columns {', '.join(candidates)} could all be the images; give one as image_column.")
-    raise InputError(f"{data}: no column holds images; its columns are {names}. Give one as image_column.")
+        raise InputError(f"{data}: columns {', '.join(candidates)} could all be the images; give one as image_column")
+    raise InputError(f"{data}: no column holds images; its columns are {names}. Give one as image_column")
 
 
 def require_paths(data: str, column: str, first: str | None) -> None:
@@ -64,14 +64,14 @@ def require_paths(data: str, column: str, first: str | None) -> None:
         shown = "no text at all" if first is None else f"'{first[:_SHOWN_OF_A_TEXT]}'"
         raise InputError(
             f"image_column '{column}' of {data} holds texts that are no paths of files ({shown} is the first): it is "
-            "not the column of the images."
+            "not the column of the images"
         )
 
 
 def require_column(table: "Dataset", data: str, option: str, column: str) -> None:
     """Raise `InputError`, naming the columns that exist, where `column` does not."""
     if column not in table.column_names:
-        raise InputError(f"{option} '{column}' is not in {data}: its columns are {', '.join(table.column_names)}.")
+        raise InputError(f"{option} '{column}' is not in {data}: its columns are {', '.join(table.column_names)}")
 
 
 def is_text(table: "Dataset", column: str) -> bool:
@@ -96,13 +96,13 @@ def label_ids(table: "Dataset", column: str) -> tuple[np.ndarray, list[str] | No
     """
     places, values = _distinct(table, column)
     if not all(isinstance(value, int | str) for value in values):
-        raise InputError(f"label_column '{column}' holds {table.features[column]}; labels are integers or texts.")
+        raise InputError(f"label_column '{column}' holds {table.features[column]}; labels are integers or texts")
     if isinstance(values[0], str):
         names = sorted(values)
         number = {name: index for index, name in enumerate(names)}
         return np.array([number[value] for value in values], dtype=np.int64)[places], names
     if min(values) < 0:
-        raise InputError(f"label_column '{column}' holds {min(values)}, which means 'no label': remove such rows.")
+        raise InputError(f"label_column '{column}' holds {min(values)}, which means 'no label': remove such rows")
     ids = np.array(values, dtype=np.int64)[places]
     return ids, list(table.features[column].names) if has_class_names(table, column) else None
 
@@ -125,10 +125,10 @@ def _distinct(table: "Dataset", column: str) -> tuple[np.ndarray, list[Any]]:
     values = table.select_columns([column]).with_format("arrow")[:].column(column)
     if values.null_count:
         raise InputError(
-            f"Column '{column}' has {values.null_count} empty rows: fill them in, or go without the column."
+            f"column '{column}' has {values.null_count} empty rows: fill them in, or go without the column"
         )
     if pyarrow.types.is_nested(values.type):
-        raise InputError(f"Column '{column}' holds {values.type}; labels and groups are single numbers or texts.")
+        raise InputError(f"column '{column}' holds {values.type}; labels and groups are single numbers or texts")
     encoded = values.dictionary_encode().unify_dictionaries()
     places = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in encoded.chunks])
     return places.astype(np.int64), encoded.chunk(0).dictionary.to_pylist()

@@ -48,17 +48,17 @@ def read_metadata(root: Path, tables: Sequence[str], images: Sequence[str]) -> F
         if FILE_NAME not in table:
             raise InputError(
                 f"{root / name} has no column '{FILE_NAME}' that says which image a row belongs to: its columns are "
-                f"{', '.join(table)}."
+                f"{', '.join(table)}"
             )
         folder = name.rpartition("/")[0]
         files = [posixpath.normpath(posixpath.join(folder, str(file))) for file in table[FILE_NAME]]
         twice = next((file for file, count in Counter(files).items() if count > 1 and file in place), None)
         if twice is not None:
-            raise InputError(f"{root / name} has two rows or more for {plain_text(twice)}: an image takes one.")
+            raise InputError(f"{root / name} has two rows or more for {plain_text(twice)}: an image takes one")
         found = [(row, place[file]) for row, file in enumerate(files) if file in place]
         rows, missing = rows + len(files), missing + len(files) - len(found)
         if files and not found:
-            raise InputError(f"{root / name}: no row belongs to an image; the first names '{files[0]}', not there.")
+            raise InputError(f"{root / name}: no row belongs to an image; the first names '{files[0]}', not there")
         for column, values in table.items():
             if column in _OWN_COLUMNS:
                 continue

@@ -55,7 +55,7 @@ def folder_files(data: str, folder: Path, patterns: Sequence[str], streaming: bo
     chosen = matching_files(names, patterns, data)
     images = [name for name in chosen if name.lower().endswith(IMAGE_SUFFIXES)]
     if images and len(images) < len(chosen):
-        raise InputError(f"data_files of {data} match both images and other files: name those of one kind.")
+        raise InputError(f"data_files of {data} match both images and other files: name those of one kind")
     if images:
         return _image_table(folder, images, metadata, f"folder of images, {len(images)} files chosen")
     return local_files(data, [folder / name for name in chosen], None, streaming)
@@ -90,9 +90,9 @@ def open_folder(folder: Path, split: str, streaming: bool) -> LocalTable | Shard
     if splits and not loose and (splits == children or len({split_of_folder(name) for name in splits}) > 1):
         matching = [name for name in splits if split_of_folder(name) == canonical_split(split)]
         if not matching:
-            raise InputError(f"{folder} has no split '{split}': its folders are {', '.join(children)}.")
+            raise InputError(f"{folder} has no split '{split}': its folders are {', '.join(children)}")
         if len(matching) > 1:
-            raise InputError(f"{folder}: {', '.join(matching)} could all be split '{split}': give one of them as data.")
+            raise InputError(f"{folder}: {', '.join(matching)} could all be split '{split}': give one of them as data")
         start = f"{above}{matching[0]}/"
         root, kind = folder / start, f"folder of images, split {matching[0]}"
         names = [name.removeprefix(start) for name in names if name.startswith(start)]
@@ -103,10 +103,10 @@ def open_folder(folder: Path, split: str, streaming: bool) -> LocalTable | Shard
         kind += split_note(split)
     images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
     if not images:
-        raise InputError(f"{root} holds no images: no file below it ends in {', '.join(IMAGE_SUFFIXES)} or .parquet.")
+        raise InputError(f"{root} holds no images: no file below it ends in {', '.join(IMAGE_SUFFIXES)} or .parquet")
     if len(images) < len(names):
         raise InputError(
-            f"{folder} holds both images and parquet files: give one of the two, such as '{folder}/*.parquet'."
+            f"{folder} holds both images and parquet files: give one of the two, such as '{folder}/*.parquet'"
         )
     kind += "".join(f", {count} {reason} left out" for reason, count in sorted(left_out.items()))
     return _image_table(root, images, metadata, kind)

@@ -64,7 +64,7 @@ def embedded_folder(data: str) -> str:
     if data != BCCD_MINI:
         return data
     if not BCCD_MINI_FOLDER.is_dir():
-        raise InputError(f"The embedded data are missing from {BCCD_MINI_FOLDER}: install the package again.")
+        raise InputError(f"the embedded data are missing from {BCCD_MINI_FOLDER}: install the package again")
     return str(BCCD_MINI_FOLDER)
 
 
@@ -76,7 +76,7 @@ def photos_table(split: str = "train") -> LocalTable:
     """
     files = sorted(PHOTOS_FOLDER.glob("*.parquet"))
     if not files:
-        raise InputError(f"The embedded photos are missing from {PHOTOS_FOLDER}: install the package again.")
+        raise InputError(f"the embedded photos are missing from {PHOTOS_FOLDER}: install the package again")
     opened = parquet_table("photos", files, None)
     return LocalTable(opened.table, f"embedded photos{split_note(split)}", opened.files)
 
@@ -93,7 +93,7 @@ def parquet_table(data: str, files: list[Path], split: str | None) -> LocalTable
     files, note = files_of_split(data, files, split, (".parquet",))
     files = [file for file in files if _num_rows(file)]  # `datasets` stumbles over a file without rows
     if not files:
-        raise InputError(f"{data} holds no images: its tables have no rows.")
+        raise InputError(f"{data} holds no images: its tables have no rows")
     # `datasets` would read brackets in a path as a pattern
     escaped = [glob.escape(str(file.resolve())) for file in files]
     try:
@@ -119,22 +119,22 @@ def files_of_split(
         InputError: no files, a file of another kind than `suffixes`, or no such split.
     """
     if not files:
-        raise InputError(f"No file matches '{data}'.")
+        raise InputError(f"no file matches '{data}'")
     other = [file.name for file in files if file.suffix.lower() not in suffixes]
     if other:
         raise InputError(
             f"{data}: '{other[0]}' is no {suffixes[0][1:]} file. Give a .parquet, .arrow or .tar file, a folder or "
-            "glob of one kind of them, or a folder of images."
+            "glob of one kind of them, or a folder of images"
         )
     files = without_caches(files)
     if not files:
-        raise InputError(f"{data} holds caches of `datasets` only, no data: give the folder that save_to_disk wrote.")
+        raise InputError(f"{data} holds caches of `datasets` only, no data: give the folder that save_to_disk wrote")
     splits = splits_of_files(files, Path(data))
     told = {name for name in splits if name}
     if split is None or not told or (None in splits and len(told) == 1):
         return files, "" if split is None else split_note(split)
     if canonical_split(split) not in told:
-        raise InputError(f"{data} has no split '{split}': its files belong to {', '.join(sorted(told))}.")
+        raise InputError(f"{data} has no split '{split}': its files belong to {', '.join(sorted(told))}")
     chosen = [file for file, name in zip(files, splits, strict=True) if name == canonical_split(split)]
     left = splits.count(None)
     return chosen, f", {left} files that tell no split left out" if left else ""
@@ -192,7 +192,7 @@ def arrow_table(data: str, files: list[Path], split: str | None) -> LocalTable:
     except Exception as error:  # as in parquet_table
         raise InputError(f"{data} cannot be read as arrow: {one_line(error.__cause__ or error)}") from error
     if not len(table):
-        raise InputError(f"{data} holds no images: its tables have no rows.")
+        raise InputError(f"{data} holds no images: its tables have no rows")
     kind = "arrow file" if len(files) == 1 else f"{len(files)} arrow files"
     return LocalTable(table, kind + note, [(file.name, str(file)) for file in files], roots=folders_of(data, files))
 
@@ -222,7 +222,7 @@ def hub_table(name: str, split: str, patterns: list[str] | None = None) -> Local
             f"'{name}' is no local file or folder, and could not be loaded as a data set of the Hub: {reason}"
         ) from error
     if not len(table):
-        raise InputError(f"The data set {name} has no rows in split {split}.")
+        raise InputError(f"the data set {name} has no rows in split {split}")
     part = f"split {split}" if patterns is None else f"files {', '.join(patterns)}"
     caches = (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE)
     return LocalTable(table, f"Hub data set {name}, {part}", [], roots=tuple(map(Path, caches)))

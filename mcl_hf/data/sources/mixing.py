@@ -79,7 +79,7 @@ class MixedSource(ImageSource):
             if count * images_per_step > len(source) * STRETCH:
                 raise InputError(
                     f"A source of {len(source)} images cannot fill {count / STRETCH:.1%} of a step of "
-                    f"{images_per_step}: give it less weight, or use smaller steps."
+                    f"{images_per_step}: give it less weight, or use smaller steps"
                 )
         orders = [
             source.order(seed + 101 * (number + 1), max(1, round(images_per_step * count / STRETCH)))
@@ -155,8 +155,8 @@ def _places(weights: np.ndarray) -> np.ndarray:
     if counts.min() < 1:
         number = int(counts.argmin())
         raise InputError(
-            f"The share of source {number + 1} of {len(counts)} is {weights[number] / weights.sum():.2g}; "
-            f"it has to be at least 1 in {STRETCH}: give it more weight."
+            f"the share of source {number + 1} of {len(counts)} is {weights[number] / weights.sum():.2g}; "
+            f"it has to be at least 1 in {STRETCH}: give it more weight"
         )
     return counts
 
@@ -171,7 +171,7 @@ def _join_labels(sources: Sequence[_HasLabels]) -> tuple[np.ndarray | None, list
         return np.concatenate(parts), None
     if len(named) < len(sources):
         raise InputError(
-            "Some of the sources have labels with names and some have bare numbers: give them labels of one kind."
+            "some of the sources have labels with names and some have bare numbers: give them labels of one kind"
         )
     names = sorted({name for part in named for name in part})
     number = {name: index for index, name in enumerate(names)}

@@ -99,13 +99,13 @@ class RemoteFile:
             if total != self.size:
                 raise InputError(
                     f"{plain_address(self.address)} has changed: {total} bytes instead of {self.size}. "
-                    "Start again with --resume auto, or from the version that the run began with."
+                    "Start again with --resume auto, or from the version that the run began with"
                 )
             etag, start_of = response.headers.get("etag", ""), response.headers.get("content-range", "")
             if etag != self.etag:
                 raise InputError(
                     f"{plain_address(self.address)} has changed since the run began (its ETag is another). Start "
-                    "again with --resume auto, or from the version that the run began with."
+                    "again with --resume auto, or from the version that the run began with"
                 )
             if not start_of.removeprefix("bytes ").startswith(f"{first}-"):
                 raise ConnectionError(f"asked for bytes from {first} on, and got {start_of[:60]!r}")
@@ -199,15 +199,15 @@ def open_binary(file: "RemoteFile | Path", buffered: bool = False) -> BinaryIO:
 def _check(response: "httpx.Response", address: str) -> None:
     if response.status_code in (401, 403):
         then = _how_to_get_in(response, address)
-        raise InputError(f"{plain_address(address)} refuses access (HTTP {response.status_code}): {then}.")
+        raise InputError(f"{plain_address(address)} refuses access (HTTP {response.status_code}): {then}")
     if response.status_code == 200:
         raise InputError(
-            f"{plain_address(address)}: its server sends whole files only; download it and give the local copy."
+            f"{plain_address(address)}: its server sends whole files only; download it and give the local copy"
         )
     if response.status_code != 206:
         private = response.status_code == 404 and _is_of_the_hub(address)  # the Hub hides what one may not see
         then = f", or private: {show_a_token()}" if private else ""
-        raise InputError(f"{plain_address(address)} is not there (HTTP {response.status_code}){then}.")
+        raise InputError(f"{plain_address(address)} is not there (HTTP {response.status_code}){then}")
 
 
 def _how_to_get_in(response: "httpx.Response", address: str) -> str:
@@ -223,7 +223,7 @@ def _total(response: "httpx.Response") -> int:
     """Size of the whole file, from `Content-Range: bytes 0-0/12345`."""
     total = response.headers.get("content-range", "").rpartition("/")[2]
     if not total.isdigit():
-        raise InputError(f"{plain_address(str(response.url))}: its server does not say how large the file is.")
+        raise InputError(f"{plain_address(str(response.url))}: its server does not say how large the file is")
     return int(total)
 
 

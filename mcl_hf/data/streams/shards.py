@@ -95,7 +95,7 @@ def open_shard(address: str) -> Shard:
         return _open_parquet(file, name)
     if name.lower().endswith(".tar"):
         return _open_tar(file, name)
-    raise InputError(f"{name} is neither a .parquet nor a .tar file: give one of these, or a glob of them.")
+    raise InputError(f"{name} is neither a .parquet nor a .tar file: give one of these, or a glob of them")
 
 
 # ---- parquet ---------------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ class StreamOrder(PositionOrder):
         rows = np.asarray(shard_rows, dtype=np.int64)
         self.num_samples = int(rows.sum())
         if self.num_samples < 1:
-            raise InputError("The data set holds no images, so there is no order to take them in.")
+            raise InputError("the data set holds no images, so there is no order to take them in")
         self.seed = seed
         self.chunk = chunk
         self.lanes = max(1, min(_LANE_STEPS * max(1, images_per_step // chunk), self.num_samples // block_rows))

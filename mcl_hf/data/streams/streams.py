@@ -59,7 +59,7 @@ class StreamSource(ImageSource):
             shards = list(threads.map(open_shard, addresses))
         self._shards = [shard for shard in shards if shard.rows]
         if not self._shards:
-            raise InputError(f"{data} holds no images: its shards have no rows.")
+            raise InputError(f"{data} holds no images: its shards have no rows")
         self._rows = np.array([shard.rows for shard in self._shards], dtype=np.int64)
         self.shard_rows = self._rows
         self._first_index = np.cumsum(self._rows) - self._rows
@@ -77,7 +77,7 @@ class StreamSource(ImageSource):
             if missing:
                 raise InputError(
                     f"{shard.name} has no column '{missing[0]}', which {self._shards[0].name} has: "
-                    "leave it out, or give data of one kind."
+                    "leave it out, or give data of one kind"
                 )
         if label_column is not None:
             self.labels, self.label_names = label_ids(self._read_column(label_column), label_column)
@@ -147,7 +147,7 @@ class StreamSource(ImageSource):
             return Dataset(pyarrow.concat_tables(tables))
         except pyarrow.ArrowInvalid as error:
             raise InputError(
-                f"Column '{column}' is not of one type in all shards: {' '.join(str(error).split())}"
+                f"column '{column}' is not of one type in all shards: {' '.join(str(error).split())}"
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:

@@ -82,11 +82,11 @@ def render_views(
 def check_rendering(rendering: str, num_channels: int) -> None:
     """Raise `InputError` where there is no such rendering of such images."""
     if rendering not in VIEW_RENDERINGS:
-        raise InputError(f"view_rendering '{rendering}' is unknown: it is one of {', '.join(VIEW_RENDERINGS)}.")
+        raise InputError(f"view_rendering '{rendering}' is unknown: it is one of {', '.join(VIEW_RENDERINGS)}")
     if rendering == "published" and num_channels not in (1, 3):
         raise InputError(
             f"view_rendering 'published' is defined for 1 and 3 channels, not {num_channels}: use direct, which leaves "
-            "saturation and hue alone."
+            "saturation and hue alone"
         )
 
 

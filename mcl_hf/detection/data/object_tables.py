@@ -149,7 +149,7 @@ def _parts(table: "Dataset", column: str) -> dict[str, Any]:
     if isinstance(feature, list):
         feature = feature[0]
     if not isinstance(feature, dict):
-        raise InputError(f"Column '{column}' holds {feature}, not objects with bbox and category")
+        raise InputError(f"column '{column}' holds {feature}, not objects with bbox and category")
     return {name: getattr(part, "feature", part) for name, part in feature.items()}
 
 

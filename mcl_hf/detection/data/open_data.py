@@ -174,7 +174,7 @@ def _parts(data: str, options: _Options) -> list[Part]:
     if glob.has_magic(data):
         _refuse_images(data, options)
         return _table_parts(data, [Path(file) for file in _matching(data)], options)
-    raise InputError(f"Data '{data}' is no local file or folder and no name of a data set on the Hub")
+    raise InputError(f"data '{data}' is no local file or folder and no name of a data set on the Hub")
 
 
 def _folder_parts(folder: Path, options: _Options) -> list[Part]:
