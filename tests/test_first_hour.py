@@ -10,7 +10,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL = {
-    "images": "[4]", "seeds": "2", "primary": "[[mcl, random, 4]]", "visits": "32", "steps": "2", "batch_size": "16",
+    "images": "[4]", "seeds": "1", "primary": "[[mcl, random, 4]]", "visits": "32", "steps": "2", "batch_size": "16",
     "precise_bn_steps": "2",
 }  # fmt: skip
 
@@ -34,7 +34,7 @@ def test_notebook_ends_in_an_answer(tmp_path, monkeypatch):
     said = ["".join(output.get("text", "") for output in cell.outputs) for cell in codes]
     assert not any("mcl-hf: error" in text for text in said), said
     report = (tmp_path / "first-hour" / "report.md").read_text(encoding="utf-8")
-    assert "4 labelled images" in report and "2 seeds" in report
+    assert "4 labelled images" in report and "1 seed from 0" in report
     assert report.splitlines()[2] in codes[-2].outputs[0].data["text/markdown"]
     assert "image/png" in codes[-1].outputs[0].data
 

@@ -137,7 +137,7 @@ def _protocol(answer: Answer) -> list[str]:
     counts = ", ".join(f"{images} ({about['counts'][images]:,})" for images in plan.images)
     lines.append(f"* {about['unit']}: {counts}; images without objects are left out of training")
     lines.append(
-        f"* {plan.seeds} seeds from {plan.first_seed} on: one pre-training each, and {plan.subsets} labelled subset(s) "
+        f"* {plan.seeds} seed{'s' if plan.seeds > 1 else ''} from {plan.first_seed} on: one pre-training each, and {plan.subsets} labelled subset(s) "
         "of its own, whose figures are averaged. Subsets, order, flips and new weights of a seed are the same for "
         "every start, and fewer labelled images lie within more"
     )
