@@ -136,10 +136,11 @@ def _protocol(answer: Answer) -> list[str]:
         )
     counts = ", ".join(f"{images} ({about['counts'][images]:,})" for images in plan.images)
     lines.append(f"* {about['unit']}: {counts}; images without objects are left out of training")
+    seeds = f"{plan.seeds} seed{'s' if plan.seeds > 1 else ''} from {plan.first_seed} on"
     lines.append(
-        f"* {plan.seeds} seed{'s' if plan.seeds > 1 else ''} from {plan.first_seed} on: one pre-training each, and {plan.subsets} labelled subset(s) "
-        "of its own, whose figures are averaged. Subsets, order, flips and new weights of a seed are the same for "
-        "every start, and fewer labelled images lie within more"
+        f"* {seeds}: one pre-training each, and {plan.subsets} labelled subset(s) of its own, whose figures are "
+        "averaged. Subsets, order, flips and new weights of a seed are the same for every start, and fewer labelled "
+        "images lie within more"
     )
     steps = {f"{start} {images}": answer.main_steps(start, images) for images in plan.images for start in answer.starts}
     plain = {images: steps[f"{answer.starts[0]} {images}"] for images in plan.images}
