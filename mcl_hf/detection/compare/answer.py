@@ -171,7 +171,11 @@ class Answer:
         scores = self.scores(self.primary[0].images)
         if max(max(of.values(), default=0) for of in scores.values()) < 100 * LEAST_AP:
             return f"No start has reached a {self.title} of {100 * LEAST_AP:g} %: train for longer."
-        parts = [_told(difference, self.about["unit"]) for difference in self.primary]
+        counts = [difference.images for difference in self.primary]
+        parts = [
+            ("" if images == before else f"with {images} {self.about['unit']} ") + said
+            for before, images, said in zip([None, *counts], counts, map(_told, self.primary), strict=False)
+        ]
         seeds = self.primary[0].seeds
         text = "; ".join(parts)
         subsets = f" of {self.plan.subsets} labelled subsets each" if self.plan.subsets > 1 else ""
@@ -249,14 +253,13 @@ def read_answer(output_dir: str | Path) -> Answer:
     )
 
 
-def _told(difference: Difference, unit: str) -> str:
-    count = f"all {unit}" if difference.images == "all" else f"{difference.images} {unit}"
-    where = f"with {count}"
+def _told(difference: Difference) -> str:
+    one, other = difference.one, difference.other
     if difference.low is None or difference.high is None:
         side = "ahead of" if difference.mean >= 0 else "behind"
-        return f"{where} one seed cannot tell {difference.one}, {abs(difference.mean):.1f} {side} {difference.other}"
+        return f"one seed cannot tell {one}, {abs(difference.mean):.1f} {side} {other}"
     bounds = f"{difference.mean:+.1f}, 95 % {difference.low:+.1f} to {difference.high:+.1f}"
     if not difference.tells:
-        return f"{where} the data cannot tell {difference.one} from {difference.other} ({bounds})"
+        return f"the data cannot tell {one} from {other} ({bounds})"
     side = "above" if difference.mean > 0 else "below"
-    return f"{where} {difference.one} is {side} {difference.other} ({bounds})"
+    return f"{one} is {side} {other} ({bounds})"
