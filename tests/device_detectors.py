@@ -1,6 +1,7 @@
 """Detectors on a device give what they give on the CPU, and make the host wait as seldom as written here."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,6 +40,15 @@ EVALUATION_WAITS: dict[str, dict[str, int]] = {
 }
 TORCHVISION_EVALUATION_WAITS = {"mask_rcnn": 12, "faster_rcnn": 12, "retinanet": 40}
 TORCHVISION_WAITS = {"mask_rcnn": 14, "faster_rcnn": 14, "retinanet": 13}
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_the_page_on_speed_has_these_numbers(name):
+    train, evaluation = OWN_WAITS[name], sum(EVALUATION_WAITS[name].values())
+    own = sum(count for line, count in train.items() if "elsewhere" not in line)
+    whole = sum(train.values()) + TORCHVISION_WAITS[name], evaluation + TORCHVISION_EVALUATION_WAITS[name]
+    page = (Path(__file__).parents[1] / "docs" / "speed.md").read_text(encoding="utf-8")
+    assert f"| {name} | {whole[0]} | {own} | {whole[1]} | {evaluation} |" in page
 
 
 def pixels() -> torch.Tensor:

@@ -3,13 +3,14 @@
 Where it sits: a run's folder, its `pretraining/`, a checkpoint, a detector -> **checkpoint** -> convert -> export.
 """
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import PreTrainedConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from ..errors import InputError
 from ..models.configuration_mcl import MCLConfig
@@ -34,7 +35,7 @@ class Checkpoint:
         config: of the network; a detector's shared fields in an `MCLConfig`.
         network: `online` or `target`.
         tensors: name of `MCLModel` -> tensor; a detector's own heads keep their names.
-        description: config.json as it stands.
+        description: config.json; a detector's with the defaults of what it leaves out, such as names of two classes.
         detector: kind of a fine-tuned detector, else None.
         stale_levels: pyramid levels that training never ran in this network: their batch-norm statistics are those it
             started with, and in the online network their convolutions, too.
@@ -83,7 +84,10 @@ def open_checkpoint(source: str | Path, network: str = "online") -> Checkpoint:
         raise InputError(" ".join(str(error).split())) from error
     if not any(name.startswith("backbone.") for name in tensors):
         raise InputError(f"{source} holds no backbone: {len(tensors)} tensors such as {next(iter(tensors), 'none')!r}")
-    detector = description.get("detector", "mask_rcnn") if kind == DETECTOR_TYPE else None
+    if kind == DETECTOR_TYPE:
+        whole = checked_config(CONFIG_MAPPING[kind], description, folder)
+        description = json.loads(whole.to_json_string(use_diff=False))
+    detector = description["detector"] if kind == DETECTOR_TYPE else None
     if network == "target":
         tensors = {name.removeprefix("target."): t for name, t in tensors.items() if name.startswith("target.")}
         if not tensors:

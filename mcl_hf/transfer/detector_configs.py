@@ -14,8 +14,11 @@ from typing import Any
 
 import yaml
 
-from ..errors import InputError
 from .checkpoint import Checkpoint
+
+ANCHORS = "WholePixelAnchors"
+ANCHORS_FILE = "mcl_anchors.py"
+"""Class of the file beside the config that gives a fine-tuned detector its anchors (`mcl_anchors.py.jinja`)."""
 
 RESNET_DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
 
@@ -129,6 +132,7 @@ def _detectron2_settings(given: Mapping[str, Any], detector: str, names: Sequenc
         return found
     thresholds = [given["box_bg_iou_thresh"], given["box_fg_iou_thresh"]]
     found |= {
+        "MODEL.ANCHOR_GENERATOR.NAME": ANCHORS,
         "MODEL.ANCHOR_GENERATOR.SIZES": given["anchor_sizes"],
         "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [given["aspect_ratios"]],
         "TEST.DETECTIONS_PER_IMAGE": given["box_detections_per_img"],
@@ -190,9 +194,9 @@ def mmdet_config(checkpoint: Checkpoint, detector: str) -> str:
         "neck": {"in_channels": channels, "out_channels": width, "norm_cfg": norm},
     }
     if dense:
-        model["bbox_head"] = {"in_channels": width}
+        model["bbox_head"] = {"in_channels": width, "feat_channels": width}
     else:
-        model["rpn_head"] = {"in_channels": width}
+        model["rpn_head"] = {"in_channels": width, "feat_channels": width}
         model["roi_head"] = {
             "bbox_roi_extractor": {"out_channels": width},
             "bbox_head": {
@@ -205,7 +209,7 @@ def mmdet_config(checkpoint: Checkpoint, detector: str) -> str:
     if detector == "mask_rcnn":
         model["roi_head"] |= {
             "mask_roi_extractor": {"out_channels": width},
-            "mask_head": {"in_channels": width, "norm_cfg": norm},
+            "mask_head": {"in_channels": width, "conv_out_channels": width, "norm_cfg": norm},
         }
     given, names = settings(checkpoint, detector), class_names(checkpoint)
     if names is not None:
@@ -215,7 +219,10 @@ def mmdet_config(checkpoint: Checkpoint, detector: str) -> str:
         _set_dense(model, given) if dense else _set_rcnn(model, given, detector)
     if given.get("size_divisible"):
         model["data_preprocessor"]["pad_size_divisor"] = given["size_divisible"]
-    parts = {"load_from": "model.pth", "model": model} | _mmdet_data(given, names, detector)
+    parts: dict[str, Any] = {"load_from": "model.pth", "model": model}
+    if "anchor_sizes" in given:
+        parts["custom_imports"] = {"imports": [ANCHORS_FILE.removesuffix(".py")], "allow_failed_imports": False}
+    parts |= _mmdet_data(given, names, detector)
     return (
         "# Laid over a stock config: add the line below with the path of your mmdet, and train with this file.\n"
         f"# _base_ = '.../mmdetection/configs/{_STOCK[detector]}'\n"
@@ -233,27 +240,13 @@ _STOCK = {
 
 
 def _mmdet_anchors(given: Mapping[str, Any], strides: Sequence[int]) -> dict[str, Any]:
-    """Anchors of a fine-tuned detector; mmdet's levels have one table of scales.
-
-    Raises:
-        InputError: The levels' sizes are not multiples of each other.
-    """
-    bases = [sizes[0] for sizes in given["anchor_sizes"]]
-    scales = [
-        [round(size / base, 2) for size in sizes] for sizes, base in zip(given["anchor_sizes"], bases, strict=True)
-    ]
-    if any(level != scales[0] for level in scales):
-        raise InputError(
-            f"mmdet has one table of scales for all levels, and the anchors {given['anchor_sizes']} do not"
-        )
-    exact = [size / bases[-1] for size in given["anchor_sizes"][-1]]  # of the largest, which rounding changes least
+    """Anchors of a fine-tuned detector."""
     return {
         "_delete_": True,
-        "type": "AnchorGenerator",
+        "type": ANCHORS,
+        "sizes": given["anchor_sizes"],
+        "ratios": given["aspect_ratios"],
         "strides": list(strides),
-        "ratios": list(given["aspect_ratios"]),
-        "base_sizes": bases,
-        "scales": exact,
     }
 
 

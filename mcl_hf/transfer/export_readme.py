@@ -9,6 +9,7 @@ from ..files import fill_template
 from ..version import __version__
 from .checkpoint import Checkpoint
 from .convert import Coverage
+from .detector_configs import ANCHORS_FILE
 from .to_timm import feature_options
 
 
@@ -35,6 +36,7 @@ def note(checkpoint: Checkpoint, coverage: Coverage, to: str, out: Path, folder:
         feature_options=feature_options(config.backbone, config.num_channels, config.backbone_kwargs)
         if to == "timm"
         else "",
+        own_anchors=(folder / ANCHORS_FILE).is_file(),
         with_code=(folder / "modeling_mcl.py").is_file(),
         mean=mean,
         std=std,

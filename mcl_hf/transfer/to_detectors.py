@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from ..errors import InputError
+from ..files import fill_template
 from ..models.timm_backbone import layer_arguments
 from .checkpoint import Checkpoint
 from .convert import Coverage, convert
-from .detector_configs import RESNET_DEPTHS, detectron2_yaml, mmdet_config, settings
+from .detector_configs import ANCHORS_FILE, RESNET_DEPTHS, detectron2_yaml, mmdet_config, settings
 from .detector_heads import head_table, head_values
 from .keymaps import RESNET, TABLES, Table, to_theirs
 from .targets import DETECTORS
@@ -57,6 +58,7 @@ def write_detectron2(checkpoint: Checkpoint, detector: str | None, folder: Path)
     torch.save({"model": tensors}, folder / "model.pth")
     text = detectron2_yaml(checkpoint, detector, _built_convs(checkpoint))
     (folder / "config.yaml").write_text(text, encoding="utf-8")
+    _write_anchors(checkpoint, "detectron2", detector, folder)
     given = settings(checkpoint, detector)
     coverage.notes += _without_a_key(given, "detectron2", {"roi_canonical_size": 224, "rpn_score_thresh": 0})
     return coverage
@@ -75,6 +77,7 @@ def write_mmdet(checkpoint: Checkpoint, detector: str | None, folder: Path) -> C
     text = mmdet_config(checkpoint, detector)
     torch.save({"state_dict": tensors, "meta": {}}, folder / "model.pth")
     (folder / "mcl.py").write_text(text, encoding="utf-8")
+    _write_anchors(checkpoint, "mmdet", detector, folder)
     coverage.notes += _without_a_key(settings(checkpoint, detector), "mmdet", {"rpn_score_thresh": 0})
     return coverage
 
@@ -92,6 +95,13 @@ def _converted(checkpoint: Checkpoint, target: str, detector: str) -> tuple[dict
     if more:
         coverage.notes.append("P6 and P7: mmdet has batch norm there, which adds the bias and changes nothing else")
     return converted, coverage
+
+
+def _write_anchors(checkpoint: Checkpoint, to: str, detector: str, folder: Path) -> None:
+    """The class that a fine-tuned detector's config names: boxes are relative to anchors."""
+    if _has_heads_of(checkpoint, detector):
+        text = fill_template(Path(__file__).with_name(f"{ANCHORS_FILE}.jinja"), to=to)
+        (folder / ANCHORS_FILE).write_text(text, encoding="utf-8")
 
 
 def _has_heads_of(checkpoint: Checkpoint, detector: str) -> bool:

@@ -2,7 +2,10 @@
 
 import json
 import runpy
+import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +16,6 @@ from PIL import Image
 
 from mcl_hf import MCLDetectorConfig, MCLForInstanceSegmentation, MCLForObjectDetection, MCLImageProcessor
 from mcl_hf.detection.models.anchors import FixedStrideAnchors
-from mcl_hf.errors import InputError
 from mcl_hf.transfer import export_checkpoint
 from mcl_hf.transfer.checkpoint import open_checkpoint
 from mcl_hf.transfer.convert import convert
@@ -81,6 +83,25 @@ def test_torchvision_builds_the_same_detector(tmp_path: Path, capsys, detector: 
     theirs.train()
     labels = {"boxes": torch.tensor([[5.0, 5.0, 60.0, 60.0]]), "labels": torch.tensor([1])}
     theirs([pixels.permute(2, 0, 1) / 255], [labels | {"masks": torch.ones(1, 96, 130, dtype=torch.uint8)}])
+
+
+@pytest.mark.parametrize("detector", KINDS)
+def test_what_a_configuration_leaves_out_is_what_the_detector_has(tmp_path: Path, detector: str) -> None:
+    """transformers writes no names of two classes that have none, and whoever writes by hand leaves out more."""
+    kind = MCLForInstanceSegmentation if detector == "mask_rcnn" else MCLForObjectDetection
+    kind(MCLDetectorConfig(detector=detector, backbone="resnet18", fpn_channels=8)).save_pretrained(tmp_path / "plain")
+    written = json.loads((tmp_path / "plain" / "config.json").read_text())
+    assert "id2label" not in written
+    shutil.copytree(tmp_path / "plain", tmp_path / "short")
+    short = {name: written[name] for name in ("model_type", "detector", "backbone", "fpn_channels")}
+    (tmp_path / "short" / "config.json").write_text(json.dumps(short))
+    for target, file in (("torchvision", "build_detector.py"), ("detectron2", "config.yaml"), ("mmdet", "mcl.py")):
+        texts = []
+        for name in ("plain", "short"):
+            coverage = export_checkpoint(tmp_path / name, tmp_path / f"{target}-{name}", target)
+            assert coverage.given == coverage.total and not coverage.left_out
+            texts.append((tmp_path / f"{target}-{name}" / file).read_text())
+        assert texts[0] == texts[1] and "LABEL_1" in texts[0]
 
 
 @torch.no_grad()
@@ -174,8 +195,11 @@ def test_mmdet_has_heads_and_settings(tmp_path: Path) -> None:
     assert len(theirs["roi_head.mask_head.conv_logits.weight"]) == 4
     parts = runpy.run_path(str(tmp_path / "out" / "mcl.py"))
     assert parts["model"]["roi_head"]["mask_head"]["num_classes"] == 4
+    assert parts["model"]["roi_head"]["mask_head"]["conv_out_channels"] == 8, "mmdet's heads are 256 wide unasked"
+    assert parts["model"]["rpn_head"]["feat_channels"] == 8
     assert parts["model"]["test_cfg"]["rcnn"]["max_per_img"] == 15
-    assert parts["model"]["rpn_head"]["anchor_generator"]["base_sizes"] == [16, 32, 64, 128, 256]
+    assert parts["model"]["rpn_head"]["anchor_generator"]["sizes"] == [[16], [32], [64], [128], [256]]
+    assert parts["custom_imports"]["imports"] == ["mcl_anchors"] and (tmp_path / "out" / "mcl_anchors.py").is_file()
     test = parts["test_dataloader"]["dataset"]
     assert test["metainfo"]["classes"] == tuple(NAMES.values()) and test["pipeline"][1]["scale"] == (160, 96)
 
@@ -191,8 +215,51 @@ def test_mmdet_has_heads_and_settings(tmp_path: Path) -> None:
     assert torch.allclose(p6, dense.extra_levels.p6(c5), atol=1e-5)
     assert "bbox_head.reg_convs.3.conv.bias" in theirs and len(theirs["bbox_head.retina_reg.bias"]) == 24
     anchors = runpy.run_path(str(tmp_path / "dense-out" / "mcl.py"))["model"]["bbox_head"]["anchor_generator"]
-    assert anchors["scales"] == [1.0, 1.25] and anchors["strides"][0] == 8
-    saved_detector(tmp_path / "uneven", "retinanet")
-    with pytest.raises(InputError, match="one table of scales"):
-        export_checkpoint(tmp_path / "uneven", tmp_path / "no", "mmdet")
-    assert not (tmp_path / "no").exists()
+    assert runpy.run_path(str(tmp_path / "dense-out" / "mcl.py"))["model"]["bbox_head"]["feat_channels"] == 8
+    assert anchors["sizes"] == sizes and anchors["strides"][0] == 8
+
+
+class GeneratorOfMmdet:
+    """What of mmdet's `AnchorGenerator` ours builds upon: its formula."""
+
+    def __init__(self, strides, ratios, scales, base_sizes):
+        self.ratios = torch.tensor(ratios)
+        self.base_anchors = self.gen_base_anchors()
+
+    def gen_single_level_base_anchors(self, base_size, scales, ratios):
+        w, h = ((base_size * side[:, None] * scales).flatten() for side in (ratios**-0.5, ratios**0.5))
+        return torch.stack([-0.5 * w, -0.5 * h, 0.5 * w, 0.5 * h], dim=1)
+
+
+class GeneratorOfDetectron2:
+    """The same of detectron2's `DefaultAnchorGenerator`."""
+
+    def generate_cell_anchors(self, sizes, aspect_ratios):
+        sides = [((s**2.0 / a) ** 0.5, a * (s**2.0 / a) ** 0.5) for s in sizes for a in aspect_ratios]
+        return torch.tensor([[-w / 2, -h / 2, w / 2, h / 2] for w, h in sides])
+
+
+def test_anchors_of_other_frameworks_are_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frameworks are not here: `scripts/check_doors.py` runs the real ones."""
+    config = saved_detector(tmp_path / "dense", "retinanet").config
+    register = {"register": lambda: lambda kind: kind, "register_module": lambda: lambda kind: kind}
+    names = {
+        "detectron2.modeling.anchor_generator": {
+            "ANCHOR_GENERATOR_REGISTRY": SimpleNamespace(**register), "DefaultAnchorGenerator": GeneratorOfDetectron2,
+        },
+        "mmdet.models.task_modules.prior_generators": {"AnchorGenerator": GeneratorOfMmdet},
+        "mmdet.registry": {"TASK_UTILS": SimpleNamespace(**register)},
+    }  # fmt: skip
+    for name, members in names.items():
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**members))
+    kinds = {}
+    for to in ("detectron2", "mmdet"):
+        export_checkpoint(tmp_path / "dense", tmp_path / to, to)
+        kinds[to] = runpy.run_path(str(tmp_path / to / "mcl_anchors.py"))["WholePixelAnchors"]
+        assert "mcl_anchors" in (tmp_path / to / "README.md").read_text()
+    ours = FixedStrideAnchors(config.anchor_sizes, config.aspect_ratios, (8, 16, 32, 64, 128)).cell_anchors
+    of_mmdet = kinds["mmdet"](config.anchor_sizes, config.aspect_ratios, [8, 16, 32, 64, 128]).base_anchors
+    for sizes, one, other in zip(config.anchor_sizes, ours, of_mmdet, strict=True):
+        assert torch.equal(one, other) and torch.equal(one, one.round())
+        of_detectron2 = kinds["detectron2"]().generate_cell_anchors(sizes, config.aspect_ratios)
+        assert torch.equal(one, of_detectron2.unflatten(0, (3, 3)).transpose(0, 1).flatten(0, 1))
