@@ -1,5 +1,7 @@
 """Every class and command opens a model by repository and revision, and says in one line why it cannot."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mcl_hf import MCLForPreTraining, MCLImageProcessor
+from mcl_hf.engine.state import RECORD, TrainingState
 from mcl_hf.remote.checkpoints import HubSource, hub_source
 from mcl_hf.transfer import export_checkpoint
 from tests.models.tiny import tiny_config
@@ -124,6 +127,34 @@ save_file({{"timm": network.state_dict()["conv1.0.weight"], "ours": model.backbo
     expected = models[1].mcl.backbone.conv1[0].weight
     for found in load_file(tmp_path / "found").values():
         assert torch.equal(found, expected)
+
+
+def test_the_licence_of_a_start_is_that_of_its_card_or_of_what_its_run_recorded(hub, client, folders, tmp_path):
+    recorded = json.dumps(asdict(TrainingState(step=4, start={"kind": "timm", "name": "x", "licence": "of-its-start"})))
+    for name, card, more in [
+        ("card", "license: cc-by-nc-4.0", {RECORD: recorded}),
+        ("named", "license: other\nlicense_name: own-terms", {}),
+        ("run", "library_name: transformers", {RECORD: recorded}),
+        ("silent", "license: unknown", {}),
+        ("broken", "license: [mit", {}),
+    ]:
+        files = read(folders[0]) | {name: text.encode() for name, text in more.items()}
+        hub.store.add(f"alice/{name}", files | {"README.md": f"---\n{card}\n---\n# Net\n".encode()})
+    hub.store.add("alice/bare", read(folders[0]))
+    starts = ["alice/card", "alice/card@main", "alice/card/pretraining", *(
+        f"alice/{name}" for name in ("named", "run", "silent", "broken", "bare"))]  # fmt: skip
+    code = f"""
+from mcl_hf.engine.provenance import start_record
+from mcl_hf.transfer.starting_weights import check_start
+for start in {starts}:
+    check_start(start)
+    print("found", start_record(start).get("licence"))
+"""
+    expected = ["cc-by-nc-4.0"] * 3 + ["own-terms", "of-its-start", "None", "None", "None"]
+    for offline in ({}, {"HF_HUB_OFFLINE": "1"}):  # the second time all of it is in the cache
+        done = client(code, **offline)
+        assert done.code == 0, done.text
+        assert [line.split()[1] for line in done.out.splitlines() if line.startswith("found")] == expected
 
 
 def test_commands_take_a_revision_a_folder_and_the_last_checkpoint_of_an_unfinished_run(
