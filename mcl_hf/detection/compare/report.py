@@ -14,7 +14,7 @@ from ...viz.detections import detections_picture
 from ..data.detection_data import DetectionData
 from ..evaluation.evaluation_files import draw_image
 from .answer import ABOUT, PICTURE, REPORT, SHOWN, Answer
-from .run_job import shown_images
+from .run_job import SHOWN_SCORE, shown_images
 from .starts import MATCHED
 from .statistics import Difference, mean_and_sd, seeds_needed
 
@@ -57,7 +57,7 @@ def _draw_found(answer: Answer, test: DetectionData) -> Image.Image:
                 {"image_id": item.image_id, "bbox": row[:4], "category_id": int(row[4]), "score": row[5]}
                 for row in rows
             ]
-            drawn.append(draw_image(item, test, found, f"{job.start}: {len(found)} found"))
+            drawn.append(draw_image(item, test, found, SHOWN_SCORE, f"{job.start}: "))
     return detections_picture(drawn, f"found with {answer.plan.images[0]} {answer.about['unit']}", panel_width=300)
 
 
