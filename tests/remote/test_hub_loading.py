@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mcl_hf import MCLForPreTraining, MCLImageProcessor
@@ -273,6 +274,30 @@ def test_bytes_that_are_not_those_of_the_hub_are_fetched_again_and_else_refused(
     done = command("export", "alice/net", "--to", "timm", "never", home=tmp_path / "other")
     assert done.code == 2 and len(done.err.splitlines()) == 1, done.text
     assert f"{name} of alice/net has not the hash that the Hub gives for it" in done.err
+
+
+MISSPELT = ("./my-rum", "/nowhere/my-rum", "~/my-rum", "runs/of/my-rum", "my-rum")
+
+
+@pytest.mark.parametrize("name", MISSPELT)
+def test_a_misspelt_folder_is_not_looked_for_on_the_hub(hub, client, name):
+    done = client(f"import mcl_hf\nmcl_hf.MCLModel.from_pretrained({name!r})")
+    assert f"OSError: there is no folder {name} here" in done.err.splitlines()[-1] and not hub.requests, done.text
+
+
+@pytest.mark.parametrize("line", [
+    "finetune --data bccd-mini --output-dir run --init NAME", "pretrain --recipe demo --output-dir run --init NAME",
+    "compare --data bccd-mini --output-dir run --dry-run --starts NAME", "export NAME --to timm out",
+    "probe NAME --data photos", "predict NAME photo.png", "evaluate NAME --data bccd-mini",
+    "show similarity NAME --image photo.png", "push NAME user/name", "card NAME",
+], ids=lambda line: line.split()[0])  # fmt: skip
+def test_commands_do_not_look_for_a_misspelt_folder_on_the_hub(hub, command, tmp_path, line):
+    (tmp_path / "client").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "client" / "photo.png")
+    done = command(*line.replace("NAME", MISSPELT[0]).split())
+    assert done.code == 2 and not hub.requests, done.text
+    last = done.err.splitlines()[-1]
+    assert last.startswith("mcl-hf: error: ") and "my-rum" in last and "Traceback" not in done.text, done.text
 
 
 def test_a_hub_that_sends_round_in_circles_is_one_line(hub, command):
