@@ -114,12 +114,14 @@ def _price(answer: Answer) -> list[str]:
 
 
 def _health(answer: Answer) -> Iterable[str]:
-    """What went wrong in jobs that ended: each kind of it once, with the number of jobs and the first of them."""
+    """What went wrong in jobs that ended: each kind of it once, with the number of jobs and the first of them. What a
+    run of its own would be told to do then is left out of detectors, whose options are the plan's."""
     found: dict[tuple[str, str], list[str]] = {}
     for job, result in answer.results.items():
         lines = ["the loss diverged: there are no figures"] if "diverged" in result else result.get("warnings", [])
         for line in lines:
-            found.setdefault((job.kind, line), []).append(job.name)
+            told = line if job.kind == "pretrain" else line.partition(". ")[0]
+            found.setdefault((job.kind, told), []).append(job.name)
     for (kind, line), names in found.items():
         if kind != "tune":  # a rate that does not work is what tuning is to find
             others = f" and {len(names) - 1} other {kind} jobs" if len(names) > 1 else ""
