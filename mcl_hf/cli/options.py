@@ -92,8 +92,9 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Options], shown: Colle
                 nargs, text = _reading(entry).get("nargs", None if entry.is_required() else "?"), _help(entry)
                 parser.add_argument(name, nargs=nargs, default=argparse.SUPPRESS, metavar=name.upper(), help=text)
                 continue
+            about: Any = entry.json_schema_extra
             flags.add_argument(
-                f"--{name.replace('_', '-')}",
+                *(f"--{known.replace('_', '-')}" for known in (about["flag"], name) if known),
                 dest=name,
                 default=argparse.SUPPRESS,
                 help=_help(entry) if shown is None or name in shown else argparse.SUPPRESS,
