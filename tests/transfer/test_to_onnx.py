@@ -66,9 +66,7 @@ def test_an_exporter_that_fails_is_one_line(tiny_run: Path, tmp_path: Path, monk
         raise AttributeError("'tuple' object has no attribute 'dtype'\nand pages more")
 
     monkeypatch.setattr("torch.onnx.export", fail)
-    with pytest.raises(
-        InputError, match=r"cannot write it as ONNX with .* \(AttributeError\): take a newer"
-    ):
+    with pytest.raises(InputError, match=r"cannot write it as ONNX with .* \(AttributeError\): take a newer"):
         export_checkpoint(tiny_run, tmp_path / "out", "onnx")
 
 
