@@ -89,7 +89,8 @@ def call_with_retries(
 
 
 def load_patiently(kind: Any) -> None:
-    """Let `from_pretrained` of a class, and of those that inherit it, ask the Hub again while it is away.
+    """Let `from_pretrained` of a class, and of those that inherit it, ask the Hub again while it is away, and only for
+    what can be a repository `user/name`: all else is a folder that is not there.
 
     transformers asks for a file's headers once and for its contents once: one reset connection ends it otherwise.
     """
@@ -100,6 +101,8 @@ def load_patiently(kind: Any) -> None:
         name = pretrained_model_name_or_path
         if _inside.get() or name is None or Path(name).exists():
             return load(cls, name, *args, **kwargs)
+        if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+            raise OSError(f"there is no folder {name} here, and no repository on the Hub is called so: check the name")
         token = _inside.set(True)
         try:
             return call_with_retries(load, cls, name, *args, what=f"loading {cls.__name__} from {name}", **kwargs)

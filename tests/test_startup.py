@@ -92,7 +92,7 @@ def test_what_needs_no_model_imports_none(tmp_path):
         "evaluate --data bccd-mini --pictures -1 detector", "evaluate --data nowhere.json detector",
         "doctor --epochs 3", "doctor --plan nothing", "doctor --plan demo --epochs ten", "push run user/name@v1",
         "card", "card --recipe demo auto --out one.md", "card run --recipe demo", "probe run --out picture.png",
-        "show run nowhere", "show data --images 0", "show montages --out montages.txt",
+        "show run nowhere", "show data --pictures 0", "show montages --out montages.txt",
         "show similarity run --image nowhere.png", "compare --data bccd-mini",
         *(f"{name} {end}" for name in names for end in ("--help", "--nothin")),
     ]  # fmt: skip

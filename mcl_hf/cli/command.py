@@ -1,10 +1,12 @@
 """What every command shares: a parser whose errors are one line, and the one place where errors become exit codes."""
 
 import argparse
+import difflib
 import errno
 import functools
 import itertools
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +33,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see {self.prog} --help)")
+        mistyped = re.match(r"unrecognized arguments: .*?(--[^\s=]+)", message)
+        close = difflib.get_close_matches(mistyped[1], self._option_string_actions, n=1) if mistyped else []
+        raise InputError(f"{message}{f': did you mean {close[0]}?' if close else ''} (see {self.prog} --help)")
 
 
 def import_torch() -> None:

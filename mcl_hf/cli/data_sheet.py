@@ -28,7 +28,9 @@ LARGE_SIDE = 800
 """Longer side in px, on average, from which on `mcl-hf pack` with its 512 px would save much."""
 
 
-def draw_sheet(arguments: PretrainArguments, images: int, compare: int, out: Path) -> None:
+def draw_sheet(
+    arguments: PretrainArguments, images: int, compare: int, out: Path, detector_size: int | None = None
+) -> None:
     """Print what was found, write the sheet and say where it is.
 
     Args:
@@ -36,6 +38,7 @@ def draw_sheet(arguments: PretrainArguments, images: int, compare: int, out: Pat
         images: to draw.
         compare: images to search for near-duplicates; 0: none.
         out: the picture to write.
+        detector_size: shorter side of the images that a detector will see, px; None: as the rules of auto have it.
 
     Raises:
         InputError: data that a run would refuse too.
@@ -62,7 +65,7 @@ def draw_sheet(arguments: PretrainArguments, images: int, compare: int, out: Pat
             title = f"{found.images} of {found.looked_at} images look like another one: {groups}"
             originals = [_originals(source, group[:IMAGES_SHOWN], channels) for group in shown]
             parts.append(duplicates_picture(originals, [len(group) for group in shown], title, columns=IMAGES_SHOWN))
-    scale = about_scale(arguments, source)
+    scale = about_scale(arguments, source, detector_size)
     if scale is not None:
         say(scale)
     say(_speed(arguments, source))

@@ -55,7 +55,7 @@ class EvaluateOptions(Options):
         "data set of the Hub with columns image and objects",
     )
     split: str | None = _data(None, "part of the data (val, where the data have splits)")
-    images: str | None = _data(None, "folder of a COCO JSON's or CSV's images, where it is elsewhere")
+    images: str | None = _data(None, "folder of a COCO JSON's or CSV's images, where it is elsewhere", "image_root")
     image_column: str | None = _data(None, "column of images (the only one that can be)")
     objects_column: str = _data("objects", "column of boxes")
     box_format: Literal["xywh", "xyxy"] = _data("xywh", "of a table's boxes, px: corner and sides, or two corners")

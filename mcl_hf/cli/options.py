@@ -7,7 +7,7 @@ Values stay text (bools and JSON apart): the options themselves turn them into t
 import argparse
 import json
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -24,7 +24,9 @@ _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 _MAPPING_HINT = "write for example '{\"drop_path_rate\": 0.1}'"
 
 
-def recipe_parser(prog: str, description: str, epilog: str, task: str, kind: type[Options]) -> Parser:
+def recipe_parser(
+    prog: str, description: str, epilog: str, task: str, kind: type[Options], shown: Collection[str] | None = None
+) -> Parser:
     """A parser for a run: `--recipe` and one flag for each of its options.
 
     Args:
@@ -33,6 +35,7 @@ def recipe_parser(prog: str, description: str, epilog: str, task: str, kind: typ
         epilog: examples.
         task: whose recipes are meant (`mcl_hf.recipes.TASKS`).
         kind: of options.
+        shown: names of those that the help tells of; None: all.
     """
     parser = Parser(
         prog=prog,
@@ -46,7 +49,7 @@ def recipe_parser(prog: str, description: str, epilog: str, task: str, kind: typ
         metavar="NAME_OR_FILE",
         help=f"options to start from, which the flags below override: {', '.join(recipe_names(task))}, or a YAML file",
     )
-    add_flags(parser, kind)
+    add_flags(parser, kind, shown)
     return parser
 
 
@@ -79,8 +82,9 @@ def read_options(parser: Parser, kind: type[T], argv: list[str]) -> T:
         raise InputError(f"--{name.replace('_', '-')} {told}") from error
 
 
-def add_flags(parser: argparse.ArgumentParser, kind: type[Options]) -> None:
-    """Add one flag for each option, in the groups of `kind`; those of the group `ARGUMENTS` have no flag."""
+def add_flags(parser: argparse.ArgumentParser, kind: type[Options], shown: Collection[str] | None = None) -> None:
+    """Add one flag for each option, in the groups of `kind`; those of the group `ARGUMENTS` have no flag. The help
+    tells of those that are `shown`, None: of all."""
     for title, entries in kind.grouped().items():
         flags = parser if title == ARGUMENTS else parser.add_argument_group(title)
         for name, entry in entries.items():
@@ -88,11 +92,12 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Options]) -> None:
                 nargs, text = _reading(entry).get("nargs", None if entry.is_required() else "?"), _help(entry)
                 parser.add_argument(name, nargs=nargs, default=argparse.SUPPRESS, metavar=name.upper(), help=text)
                 continue
+            about: Any = entry.json_schema_extra
             flags.add_argument(
-                f"--{name.replace('_', '-')}",
+                *(f"--{known.replace('_', '-')}" for known in (about["flag"], name) if known),
                 dest=name,
                 default=argparse.SUPPRESS,
-                help=_help(entry),
+                help=_help(entry) if shown is None or name in shown else argparse.SUPPRESS,
                 **_reading(entry),
             )
 

@@ -69,8 +69,10 @@ def main(argv: list[str]) -> None:
         print(f"broken, left out: {len(found.broken) - _MOST_NAMED} more images")
     print(f"written: {' '.join(map(str, found.files))}")
     if len(found.data) and not found.results:
-        print(f"no detection has a score of {options['threshold']:g}: a lower --threshold shows what comes closest")
+        least = options["threshold"]
+        best = f", the highest is {max(found.highest.values()):.3g}" if found.highest else ""
+        print(f"no detection has a score of {least:g}{best}: a lower --threshold shows what comes closest")
     elif "coco" in options["formats"] and len(found.data):
-        print(f"to train on them: mcl-hf finetune --data {found.files[0]} --images {images_folder(found.data)} ...")
+        print(f"to train on them: mcl-hf finetune --data {found.files[0]} --image-root {images_folder(found.data)} ...")
     if not len(found.data):
         raise InputError("none of the images can be read")

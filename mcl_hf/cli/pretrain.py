@@ -1,6 +1,7 @@
 """`mcl-hf pretrain`: a recipe, overrides, and a run with its pictures. Also behind `scripts/pretrain.py`."""
 
 import argparse
+from collections.abc import Collection
 
 from ..new_folder import output_folder
 from ..pretraining.arguments import PretrainArguments, load_arguments
@@ -17,9 +18,10 @@ examples:
 """
 
 
-def build_parser(prog: str, description: str, epilog: str = "") -> Parser:
-    """A parser that understands a pre-training run: `--recipe` and one flag for each field of `PretrainArguments`."""
-    return recipe_parser(prog, description, epilog, "pretrain", PretrainArguments)
+def build_parser(prog: str, description: str, epilog: str = "", shown: Collection[str] | None = None) -> Parser:
+    """A parser that understands a pre-training run: `--recipe` and one flag for each field of `PretrainArguments`, of
+    which the help tells of those that are `shown`, None: of all."""
+    return recipe_parser(prog, description, epilog, "pretrain", PretrainArguments, shown)
 
 
 def read_arguments(namespace: argparse.Namespace) -> PretrainArguments:

@@ -8,6 +8,13 @@ from ..errors import InputError
 from .command import check_picture, import_torch, unused
 from .pretrain import build_parser, read_arguments
 
+READ = (
+    *("data", "split", "data_files", "streaming", "image_column", "label_column", "group_column", "tile", "max_broken"),
+    *("allow_outside_paths", "view_rendering", "min_crop_scale", "augment_on", "objective", "probe_data", "seed"),
+    *("num_channels", "region_size", "montage_ratios", "montage_fractions", "level_weights"),
+)
+"""Options of a run that the pictures follow. All others are understood, so that a run's line can be taken as it is."""
+
 EXAMPLES = """
 examples:
   mcl-hf show data --data my_images/
@@ -22,19 +29,29 @@ def run(argv: list[str]) -> None:
         InputError: Options or data that a run would refuse too.
     """
     parser = build_parser(
-        "mcl-hf show data", "Draw images with their views and montages, near-duplicates, and time each stage.", EXAMPLES
+        "mcl-hf show data",
+        "Draw images with their views and montages, near-duplicates, and time each stage. Options of pretrain are "
+        "understood, too.",
+        EXAMPLES,
+        {*READ, "num_workers"},
     )
     parser.add_argument(
         "--out", metavar="FILE", type=Path, help="picture to write (default: sheet.png, or a free name beside it)"
     )
-    parser.add_argument("--images", metavar="N", type=int, default=8, help="images to draw (default: 8)")
+    parser.add_argument("--pictures", metavar="N", type=int, default=8, help="images to draw (default: 8)")
     parser.add_argument(
         "--compare", metavar="N", type=int, default=2000,
         help="images to search for near-duplicates, drawn at random where there are more; 0: none (default: 2000)",
     )  # fmt: skip
+    parser.add_argument(
+        "--min-size-test", metavar="N", type=int,
+        help="as finetune's: shorter side of the images that a detector will see, px (default: as auto chooses)",
+    )  # fmt: skip
     namespace = parser.parse_args(argv)
-    if namespace.images < 1:
-        raise InputError(f"--images must be at least 1, got {namespace.images}")
+    if namespace.pictures < 1:
+        raise InputError(f"--pictures must be at least 1, got {namespace.pictures}")
+    if namespace.min_size_test is not None and namespace.min_size_test < 1:
+        raise InputError(f"--min-size-test must be at least 1, got {namespace.min_size_test}")
     if namespace.compare < 0:
         raise InputError(f"--compare must be at least 0, got {namespace.compare}")
     out = namespace.out or unused(Path("sheet.png"))
@@ -44,4 +61,4 @@ def run(argv: list[str]) -> None:
     import_torch()
     from .data_sheet import draw_sheet
 
-    draw_sheet(arguments, namespace.images, namespace.compare, out)
+    draw_sheet(arguments, namespace.pictures, namespace.compare, out, namespace.min_size_test)

@@ -5,6 +5,7 @@ from pathlib import Path
 from ..plain_text import plain_text
 from .command import check_picture, import_torch, save_picture, say, unused
 from .pretrain import build_parser, read_arguments
+from .show_data import READ
 
 EXAMPLES = """
 examples:
@@ -20,7 +21,10 @@ def run(argv: list[str]) -> None:
         InputError: Options or data that such a run would refuse too.
     """
     parser = build_parser(
-        "mcl-hf show montages", "Draw the first montages that a run with these options would see.", EXAMPLES
+        "mcl-hf show montages",
+        "Draw the first montages that a run would see. Options of pretrain are understood, too.",
+        EXAMPLES,
+        {*READ, "batch_size", "global_batch_size"} - {"probe_data"},
     )
     parser.add_argument(
         "--out", metavar="FILE", type=Path, help="picture to write (default: montages.png, or a free name beside it)"

@@ -186,4 +186,6 @@ def draw_detections(
     objects = DrawnObjects(found.boxes[kept], found.labels[kept], texts, masks)
     counted = ", ".join(f"{count} {label}" for label, count in Counter(labels).most_common())
     said = f"{len(kept)} of {len(found.scores)} objects score at least {threshold:.2f}"
+    if not labels and len(found.scores):
+        said += f", the highest {found.scores.max():.3g}"
     return draw_objects(np.asarray(picture.convert("RGB")), objects, size), f"{said}: {counted}" if counted else said

@@ -54,13 +54,13 @@ def group(title: str) -> Callable[..., Any]:
     """What declares the fields of one group of the command line's help.
 
     Returns:
-        A function of a field's default and its help text; further arguments are bounds, as pydantic's `Field` takes
-        them (`ge=1`).
+        A function of a field's default, its help text, and the name of its flag where it is not the field's, which
+        stays another one; further arguments are bounds, as pydantic's `Field` takes them (`ge=1`).
     """
 
-    def option(default: Any, help: str, **bounds: float) -> Any:
+    def option(default: Any, help: str, flag: str | None = None, **bounds: float) -> Any:
         limits: Any = bounds
-        return Field(default, description=help, json_schema_extra={"group": title}, **limits)
+        return Field(default, description=help, json_schema_extra={"group": title, "flag": flag}, **limits)
 
     return option
 

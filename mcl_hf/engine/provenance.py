@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from torchvision.models import get_model_weights
 
+from ..data.sources.licences import card_licence
 from ..data.sources.remote_files import plain_address
 from ..errors import InputError
 from ..models.weight_files import read_json_object
-from ..remote.checkpoints import hub_source
+from ..remote.checkpoints import CARD, hub_source
 from ..transfer.starting_weights import plain_source
 from ..transfer.torchvision_detectors import TORCHVISION
 from ..version import __version__
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from .state import TrainingState
 
 _PACKAGES = ("torch", "torchvision", "timm", "transformers", "accelerate", "datasets")
+_CONFIG = "config.json"
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -97,8 +100,9 @@ def start_record(init: str | None) -> dict[str, Any]:
 
     Returns:
         `kind` is `random`, `timm`, `torchvision`, `folder` or `hub`; all but the first have a `name`, weights of the
-        Hub their `repository`, a folder of ours, as `run`, what its own run recorded, and where timm names one, also
-        for what that run started from, the weights have their `licence`. Nothing is asked over the network.
+        Hub their `repository`, a folder of ours, as `run`, what its own run recorded, and where timm, torchvision or
+        a card names one, also for what that run started from, the weights have their `licence`. Of torchvision's it
+        is None where torchvision states none. Nothing is asked over the network.
     """
     if init is None or init == "random":
         return {"kind": "random"}
@@ -110,7 +114,8 @@ def start_record(init: str | None) -> dict[str, Any]:
         found = {"kind": "timm", "name": name} | ({"repository": repository} if repository else {})
         return found | _licence(described)
     if init.startswith(TORCHVISION):
-        return {"kind": "torchvision", "name": init.removeprefix(TORCHVISION)}
+        name = init.removeprefix(TORCHVISION)
+        return {"kind": "torchvision", "name": name, "licence": None} | _licence(get_model_weights(name).DEFAULT.meta)
     path = Path(init)
     if path.exists():
         found = {"kind": "folder", "name": path.resolve().name}
@@ -118,9 +123,13 @@ def start_record(init: str | None) -> dict[str, Any]:
         if state is not None:
             licence = state.start.get("licence")
             return found | {"run": _run_record(state)} | ({"licence": licence} if licence else {})
-        return found | _licence(_described(path / "config.json"))
+        return found | _licence_in(path if path.is_dir() else path.parent)
     source = hub_source(init)
-    return {"kind": "hub", "name": init, "repository": source.repository if source else init}
+    if source is None:
+        return {"kind": "hub", "name": init, "repository": init}
+    found = {"kind": "hub", "name": init, "repository": source.repository}
+    cached = [try_to_load_from_cache(source.repository, file, revision=source.revision) for file in (CARD, _CONFIG)]
+    return found | next((_licence_in(Path(file).parent) for file in cached if isinstance(file, str)), {})
 
 
 def recipe_record(recipe: dict[str, Any] | None, without_influence: Collection[str]) -> dict[str, Any]:
@@ -141,7 +150,7 @@ def _of_timm(name: str) -> dict[str, Any]:
 
     if name.startswith("hf-hub:"):
         repository, _, revision = name.removeprefix("hf-hub:").partition("@")
-        cached = try_to_load_from_cache(repository, "config.json", revision=revision or None)
+        cached = try_to_load_from_cache(repository, _CONFIG, revision=revision or None)
         return {**(_described(Path(cached)) if isinstance(cached, str) else {}), "hf_hub_id": repository}
     try:
         found = timm.models.get_pretrained_cfg(name)
@@ -164,6 +173,16 @@ def _licence(described: Mapping[str, Any]) -> dict[str, str]:
     """`licence`, where one is named."""
     name = described.get("license")
     return {"licence": str(name)} if name and name not in ("unknown", "other") else {}
+
+
+def _licence_in(folder: Path) -> dict[str, str]:
+    """`licence` as the card in a folder has it, or the record of the run, or the weights' configuration."""
+    state = _state_of(folder)
+    return (
+        _licence({"license": card_licence(folder / CARD)})
+        or _licence({"license": None if state is None else state.start.get("licence")})
+        or _licence(_described(folder / _CONFIG))
+    )
 
 
 def _state_of(path: Path) -> "TrainingState | None":

@@ -33,10 +33,8 @@ from torch import nn
 
 from ..errors import InputError
 from ..models.weight_files import read_json
+from ..remote.checkpoints import RECORD
 from .options import refusal
-
-RECORD = "training_state.json"
-"""File of a run's `TrainingState`, in checkpoints and, as a record, beside the finished model."""
 
 _OPTIMIZER = "training_state.safetensors"
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")

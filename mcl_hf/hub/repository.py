@@ -15,10 +15,10 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import get_session, hf_raise_for_status, validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
 from ..errors import InputError
@@ -115,8 +115,7 @@ class Repository:
             InputError: it does not take it; the message is the Hub's.
         """
         try:
-            card = ModelCard(text, ignore_metadata_errors=True)
-            self._call("checking the card of", card.validate, repo_type=self.kind)
+            self._call("checking the card of", _check_card, text, self.kind)
         except ValueError as error:
             if isinstance(error, InputError):
                 raise
@@ -242,6 +241,20 @@ def _is_same(file: Path, there: RepoFile) -> bool:
 def _sha256(file: Path) -> str:
     with file.open("rb") as opened:
         return file_digest(opened, "sha256").hexdigest()
+
+
+def _check_card(text: str, kind: str) -> None:
+    """Ask the Hub about a card, as the client's `RepoCard.validate` does, which before 2.0 asks huggingface.co whatever
+    HF_ENDPOINT says.
+
+    Raises:
+        ValueError: what the Hub says against it.
+    """
+    body = {"repoType": kind, "content": text}
+    answer = get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=body, headers={"Accept": "text/plain"})
+    if answer.status_code == 400:
+        raise ValueError(answer.text)
+    hf_raise_for_status(answer)
 
 
 def _said_of_card(answer: str) -> str:

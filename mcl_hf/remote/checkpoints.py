@@ -32,6 +32,9 @@ from ..retry import call_with_retries, chain, is_transient, reason_of, without_s
 MODEL_FILES = ("*.safetensors", "*.json")
 """What a model is opened from: weights, configuration, processor."""
 
+CARD, RECORD = "README.md", "training_state.json"
+"""Fetched along with them: the licence of the weights, and the record of their run (`engine/state.py`)."""
+
 DEMO = "demo"
 """Names the checkpoint that comes with the package, where there is no folder of that name."""
 
@@ -113,7 +116,8 @@ def local_checkpoint(source: str, patterns: Sequence[str], others: str = "") -> 
             f"no checkpoint at {source}: neither {others}a file, a folder nor a repository user/name[@revision]"
         )
     prefix = f"{wanted.folder}/" if wanted.folder else ""
-    folder = fetch(wanted, [prefix + pattern for pattern in patterns], ignore=[f"{prefix}*/*"]) / wanted.folder
+    wants = [CARD, RECORD, *(prefix + pattern for pattern in patterns)]
+    folder = fetch(wanted, wants, ignore=[f"{prefix}*/*"]) / wanted.folder
     if any(found for pattern in patterns for found in folder.glob(pattern)):
         return _checked(folder)
     if not wanted.folder:

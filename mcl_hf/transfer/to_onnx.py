@@ -9,6 +9,7 @@ Source: `torch.export` and `torch.onnx.export(dynamo=True)`.
 import logging
 import re
 import warnings
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -156,13 +157,17 @@ def trace(
         RuntimeError: torch cannot trace it.
     """
     free = tuple(dict.fromkeys(axes[name], torch.export.Dim.DYNAMIC) for name in inputs)
-    return torch.export.export(graph, tuple(inputs.values()), dynamic_shapes=free)
+    return torch.export.export(graph, tuple(inputs.values()), dynamic_shapes=free, strict=False)  # torch 2.6: True
 
 
 def write_onnx(
     program: torch.export.ExportedProgram, path: Path, axes: dict[str, dict[int, str]], outputs: list[str]
 ) -> None:
-    """One file, weights inside."""
+    """One file, weights inside.
+
+    Raises:
+        InputError: torch's exporter fails, as that of torch 2.6 does on batch norm.
+    """
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -177,6 +182,11 @@ def write_onnx(
                 external_data=False,
                 verbose=False,
             )
+    except Exception as error:  # torch raises many types, with pages of text
+        raise InputError(
+            f"torch {torch.__version__} cannot write it as ONNX with onnxscript {version('onnxscript')} "
+            f"({type(error).__name__}): take a newer torch"
+        ) from error
     finally:
         logging.getLogger("torch.onnx").setLevel(level)
     if written is None:

@@ -87,8 +87,22 @@ def detections_picture(
     return picture
 
 
-def draw_objects(pixels: np.ndarray, objects: DrawnObjects, size: tuple[int, int]) -> Image.Image:
-    """Pixels uint8 `(H, W, 3)` as a picture of (width, height) `size` px with the objects over it."""
+def none_found(least: float, highest: float | None) -> str:
+    """What a picture says in which no detection reaches the score `least`.
+
+    Args:
+        least: in [0, 1].
+        highest: score that there is; None: not even one was found.
+
+    Example:
+        >>> none_found(0.5, 0.1234)
+        'none of score 0.5 or more, the highest is 0.123'
+    """
+    return f"none of score {least:g} or more" + ("" if highest is None else f", the highest is {highest:.3g}")
+
+
+def draw_objects(pixels: np.ndarray, objects: DrawnObjects, size: tuple[int, int], note: str = "") -> Image.Image:
+    """Pixels uint8 `(H, W, 3)` as a picture of (width, height) `size` px with the objects over it, and a note."""
     colours = [
         _IGNORED if objects.ignored is not None and objects.ignored[n] else class_colour(int(label))
         for n, label in enumerate(objects.labels)
@@ -113,6 +127,9 @@ def draw_objects(pixels: np.ndarray, objects: DrawnObjects, size: tuple[int, int
         y = y0 - (lower - upper) - 6 if y0 > lower - upper + 6 else y0
         draw.rectangle((x, y, x + right - left + 6, y + lower - upper + 6), fill=colours[n])
         draw.text((x + 3 - left, y + 3 - upper), text, "white" if _is_dark(colours[n]) else "black", font)
+    if note:
+        draw.rectangle(draw.textbbox((GAP, GAP), note, font=font), outline=PAPER, fill=PAPER, width=4)
+        draw.text((GAP, GAP), note, INK, font)
     return picture
 
 

@@ -55,7 +55,19 @@ def test_exit_code_is_the_commands_own():
         (["pretain"], "mcl-hf: error: unknown command 'pretain': did you mean 'pretrain'?\n"),
         (["--recipe"], "mcl-hf: error: unknown option '--recipe': choose from"),
         (["show", "runn"], "mcl-hf: error: mcl-hf show has no 'runn': choose from data, run, montages, similarity\n"),
-        (["pretrain", "--bogus"], "mcl-hf: error: unrecognized arguments: --bogus"),
+        (["pretrain", "--bogus"], "mcl-hf: error: unrecognized arguments: --bogus (see mcl-hf pretrain --help)\n"),
+        (
+            ["pretrain", "--recipe", "demo", "--bacth-size=4", "stray"],
+            "mcl-hf: error: unrecognized arguments: --bacth-size=4 stray: did you mean --batch-size? (see mcl-hf",
+        ),
+        (
+            ["evaluate", "det", "--thershold", "1", "--splitt", "x"],
+            "mcl-hf: error: unrecognized arguments: --thershold",
+        ),
+        (
+            ["push", "run", "user/name", "--pubilc"],
+            "mcl-hf: error: unrecognized arguments: --pubilc: did you mean --pub",
+        ),
         (
             ["pretrain", "--recipe", "demoo"],
             "mcl-hf: error: argument --recipe: there is no recipe 'demoo': did you mean 'demo'?",

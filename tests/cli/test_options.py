@@ -5,8 +5,11 @@ from typing import Any, Literal
 import pytest
 
 from mcl_hf.cli.command import Parser
+from mcl_hf.cli.evaluate import EvaluateOptions
 from mcl_hf.cli.options import add_flags, given_flags
 from mcl_hf.cli.pretrain import build_parser, read_arguments
+from mcl_hf.detection.compare.plan import ComparePlan
+from mcl_hf.detection.finetuning.arguments import FinetuneArguments
 from mcl_hf.engine.options import Options, group, options_class
 from mcl_hf.errors import InputError
 from mcl_hf.pretraining.arguments import PretrainArguments
@@ -17,6 +20,7 @@ of_work, of_speed = group("work"), group("speed")
 @options_class
 class Arguments(Options):
     folder: str | None = of_work(None, "where to")
+    pictures: str | None = of_work(None, "where from", "picture_root")
     images_per_step: int = of_work(64, "images, 100 % of them")
     mode: Literal["lean", "published"] = of_work("lean", "of working")
     fast: bool = of_speed(True, "faster")
@@ -38,6 +42,17 @@ def test_only_what_was_given_is_returned():
 @pytest.mark.parametrize("words", [["1", "2", "1/4"], ["1,2,1/4"], ["1,", "2,", "1/4"]])
 def test_lists_are_split_at_spaces_and_commas(words):
     assert parse("--ratios", *words) == {"ratios": ["1", "2", "1/4"]}
+
+
+def test_a_flag_with_a_name_of_its_own_answers_to_the_fields_too():
+    assert parse("--picture-root", "x") == parse("--pictures", "x") == {"pictures": "x"}
+
+
+def test_folders_of_images_are_called_the_same_in_every_command():
+    for kind in (FinetuneArguments, EvaluateOptions, ComparePlan):
+        parser = Parser(prog="test")
+        add_flags(parser, kind)
+        assert "--image-root PATH" in (said := parser.format_help().replace("TEXT", "PATH")) and "folder of " in said
 
 
 def test_mappings_are_json():

@@ -1,5 +1,6 @@
 """The data sheet: what it prints and draws for sources of every kind, and one line for what the user got wrong."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,13 @@ import pytest
 from PIL import Image
 
 from mcl_hf.cli import main
+from mcl_hf.cli.data_sheet import draw_sheet
+from mcl_hf.cli.show_data import READ
+from mcl_hf.pretraining.arguments import PretrainArguments, load_arguments
 
+ROOT = Path(__file__).parents[2]
 SMALL = ["--region-size", "2", "--num-workers", "0"]
+SHORT = ["show", "data", "--data", "bccd-mini", "--pictures", "2", "--compare", "0", "--num-workers", "0"]
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_sheet_of_a_folder(folder, tmp_path, capsys):
     out = tmp_path / "sheet.png"
-    options = ["--data", str(folder), "--images", "4", "--out", str(out), "--max-broken", "1"]
+    options = ["--data", str(folder), "--pictures", "4", "--out", str(out), "--max-broken", "1"]
     assert main(["show", "data", *options, *SMALL]) == 0
     shown = capsys.readouterr().out
     for line in (
@@ -63,17 +69,17 @@ def test_the_sheet_of_packed_shards_and_a_sample(folder, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     assert main(["pack", str(folder), "packed", "--num-workers", "0"]) == 0
     capsys.readouterr()
-    assert main(["show", "data", "--data", "packed", "--images", "99", "--compare", "5", *SMALL]) == 0
+    assert main(["show", "data", "--data", "packed", "--pictures", "99", "--compare", "5", *SMALL]) == 0
     shown = capsys.readouterr().out
     assert "of 5 images (of 7; --compare N looks at N)" in shown and "picture: sheet.png" in shown
-    assert main(["show", "data", "--data", "packed", "--images", "2", "--compare", "0", *SMALL]) == 0
+    assert main(["show", "data", "--data", "packed", "--pictures", "2", "--compare", "0", *SMALL]) == 0
     shown = capsys.readouterr().out
     assert "near-duplicates" not in shown and "speed of one core" in shown
 
 
 def test_an_image_that_a_mix_repeats_is_no_duplicate_of_itself(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    mix = ["--data", f"{folder}/a=0.9", f"{folder}/b=0.1", "--images", "2", "--max-broken", "1"]
+    mix = ["--data", f"{folder}/a=0.9", f"{folder}/b=0.1", "--pictures", "2", "--max-broken", "1"]
     assert main(["show", "data", *mix, "--compare", "7", *SMALL]) == 0
     shown = capsys.readouterr().out
     assert "look like another one, in 1 group" in shown and f"  {folder}/a/0.jpg, {folder}/a/copy.png\n" in shown
@@ -81,7 +87,7 @@ def test_an_image_that_a_mix_repeats_is_no_duplicate_of_itself(folder, tmp_path,
 
 def test_supervised_runs_have_one_side_and_no_negatives(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    options = ["--data", str(folder / "a"), "--images", "3", *SMALL]
+    options = ["--data", str(folder / "a"), "--pictures", "3", *SMALL]
     supervised = ["--objective", "supervised", "--label-column", "folder"]
     assert main(["show", "data", *options, *supervised]) == 0
     assert "look like another one" in (shown := capsys.readouterr().out) and "negatives" not in shown
@@ -90,10 +96,47 @@ def test_supervised_runs_have_one_side_and_no_negatives(folder, tmp_path, monkey
     assert Image.open("one.png").size[0] < Image.open("two.png").size[0]
 
 
+def test_the_help_tells_of_what_is_read_and_of_nothing_else(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    read: set[str] = set()
+    arguments = load_arguments(data=[str(folder / "a")], region_size=2, num_workers=0)
+
+    class Watched:
+        def __getattr__(self, name):
+            read.add(name)
+            return getattr(arguments, name)
+
+        def model_config(self):
+            return arguments.model_config()
+
+    draw_sheet(Watched(), 2, 2, tmp_path / "sheet.png")
+    of_network = {"num_channels", "region_size", "montage_ratios", "montage_fractions", "level_weights"}
+    assert read - {"model_config"} | of_network == {*READ, "num_workers"}
+    with pytest.raises(SystemExit):
+        main(["show", "data", "--help"])
+    said = capsys.readouterr().out
+    told = {
+        name for name in PretrainArguments.__pydantic_fields__ if re.search(f"--{name.replace('_', '-')}[ ,]", said)
+    }
+    assert told >= {*READ, "num_workers"} and not told & {"max_steps", "optimizer", "output_dir", "backbone"}
+    assert main(["show", "data", "--data", str(folder / "a"), *SMALL, "--max-steps", "3", "--compare", "0"]) == 0
+
+
+def test_no_warning_about_the_sizes_of_the_first_hours_plan(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    line = re.search(r"^mcl-hf (show data .*?) +#", (ROOT / "docs" / "getting_started.md").read_text(), re.MULTILINE)
+    assert main([*line[1].split(), "--pictures", "2", "--compare", "0", "--num-workers", "0"]) == 0
+    said = capsys.readouterr().out
+    assert "the median object of" in said and "warning" not in said
+    assert main([*SHORT, "--tile", "160", "--region-size", "2"]) == 0  # for a detector of the usual size
+    assert "warning: the median object of" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--images", "0"], "--images must be at least 1, got 0"),
+        (["--pictures", "0"], "--pictures must be at least 1, got 0"),
+        (["--min-size-test", "0"], "--min-size-test must be at least 1, got 0"),
         (["--compare", "-1"], "--compare must be at least 0"),
         (["--data", "nowhere"], "'nowhere'"),
         (["--group-column", "colour"], "group_column 'colour'"),
@@ -102,6 +145,6 @@ def test_supervised_runs_have_one_side_and_no_negatives(folder, tmp_path, monkey
 )
 def test_wrong_input_is_one_line_and_code_2(folder, tmp_path, monkeypatch, capsys, options, said):
     monkeypatch.chdir(tmp_path)
-    assert main(["show", "data", "--data", str(folder / "a"), "--images", "2", *SMALL, *options]) == 2
+    assert main(["show", "data", "--data", str(folder / "a"), "--pictures", "2", *SMALL, *options]) == 2
     error = capsys.readouterr().err
     assert error.startswith("mcl-hf: error: ") and said in error and error.count("\n") == 1, error

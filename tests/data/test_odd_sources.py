@@ -235,7 +235,7 @@ def test_names_of_data_reach_the_terminal_as_text(tmp_path, monkeypatch, capsys)
     (tmp_path / "data" / "\x1b]0;owned\x07\nmcl-hf: done.jpg").write_bytes(b"broken")
     monkeypatch.chdir(tmp_path)
     assert main(["pack", "data", "packed", "--num-workers", "0"]) == 0
-    assert main(["show", "data", "--recipe", "demo", "--data", "data", "--images", "2", "--num-workers", "0"]) == 0
+    assert main(["show", "data", "--recipe", "demo", "--data", "data", "--pictures", "2", "--num-workers", "0"]) == 0
     said = capsys.readouterr().out
     assert said.replace("\n", "").isprintable() and "owned\\x07\\x0amcl-hf: done.jpg" in said
 

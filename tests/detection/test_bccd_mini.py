@@ -58,7 +58,7 @@ def test_they_are_pictures_to_pre_train_on_and_to_pack(tmp_path, monkeypatch, ca
     assert main(["pack", "bccd-mini", "packed", "--split", "test", "--max-side", "64", "--num-workers", "0"]) == 0
     names = [name for file in Path("packed").glob("*.parquet") for name in pq.read_table(file)["name"].to_pylist()]
     assert len(names) == 72 and all(name.startswith("test/BloodImage_") for name in names)
-    assert main(["show", "data", "--data", "bccd-mini", "--images", "2", "--compare", "0", *NETWORK]) == 0
+    assert main(["show", "data", "--data", "bccd-mini", "--pictures", "2", "--compare", "0", *NETWORK]) == 0
     assert "205 images" in (told := capsys.readouterr().out) and "median object" in told
 
 

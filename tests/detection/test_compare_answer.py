@@ -13,6 +13,7 @@ from mcl_hf.detection.compare.jobs import Job, list_jobs, result_file
 from mcl_hf.detection.compare.plan import load_plan
 from mcl_hf.detection.compare.report import to_markdown, write_report
 from mcl_hf.detection.compare.statistics import holm, label_equivalent, paired_difference, seeds_needed, t_quantile
+from mcl_hf.detection.finetuning.health import observe, verdicts
 from mcl_hf.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +89,15 @@ def test_a_clear_difference_is_told_and_a_small_one_is_not(tmp_path):
     assert answer.sentence.startswith("With 25 labelled images the data cannot tell image from random (")
     text = to_markdown(answer)
     assert text.index(answer.sentence) < text.index("It cost") < text.index("## Protocol") < text.index("## Limits")
+
+
+def test_warnings_of_detectors_speak_of_no_validation_data_and_no_folder(tmp_path):
+    folder = write_answer(tmp_path / "a", lambda start, images, seed, subset: 0.1)
+    (line,) = verdicts(observe({}, {"loss": 1.0}), {"loss": 1.0, "step": 10}, 10, 0.001).values()
+    for path in (folder / "results").glob("test-*.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "warnings": [line]}))
+    (told,) = [one for one in to_markdown(read_answer(folder)).splitlines() if "Beware" in one]
+    assert told.endswith("and 8 other test jobs: finds nothing: AP is 0.1 % on the images it is measured on.")
 
 
 def test_equal_starts_cannot_be_told_apart(tmp_path):

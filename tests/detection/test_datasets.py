@@ -80,7 +80,7 @@ def test_images_lie_elsewhere(tmp_path):
     folder = write_scenes(tmp_path / "a", 2)
     file = folder / "annotations" / "instances_train.json"
     (folder / "train").rename(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="its images are missing .*--images"):
+    with pytest.raises(InputError, match="its images are missing .*--image-root"):
         open_detection_data(file)
     assert len(open_detection_data(file, images=tmp_path / "elsewhere")) == 2
     with pytest.raises(InputError, match="is no folder"):
@@ -142,7 +142,7 @@ def test_pascal_voc(tmp_path):
     assert len(open_detection_data(tmp_path, split="test")) == 1
     with pytest.raises(InputError, match="no annotations of split 'train': its splits are test .*, trainval"):
         open_detection_data(tmp_path)
-    with pytest.raises(InputError, match="--images .* belongs to a COCO JSON or a CSV, which .* is not"):
+    with pytest.raises(InputError, match="--image-root .* belongs to a COCO JSON or a CSV, which .* is not"):
         open_detection_data(tmp_path, split="test", images=tmp_path)
 
 

@@ -259,7 +259,7 @@ def test_validation_images_that_do_not_decode_are_named(run, scenes, tmp_path, c
     file.write_bytes(content[:2000] + content[-12:])  # header and end are whole
     assert "eval/box/AP" in run(data=str(folder), max_steps=1).metrics
     said = "".join(capsys.readouterr())
-    assert "in 1 of 4 validation images nothing was looked for" in said and f"({file}: " in said
+    assert "in 1 of the 4 images to measure on nothing was looked for" in said and f"({file}: " in said
 
 
 def test_the_fingerprint_knows_masks(scenes, tmp_path):

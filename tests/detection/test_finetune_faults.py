@@ -17,7 +17,7 @@ from tests.training.ranks import run_ranks
 
 from .scenes import write_scenes
 from .test_finetune import TINY, assert_equal, logged
-from .test_transformers_detectors import SMALL
+from .test_transformers_detectors import OPTIONS
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["mcl_hf.detection.finetuning.finetune", "matplotlib.pyplot"])
@@ -87,11 +87,15 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_step_of_one_in_a_detector_of_transformers(tmp_path):
-    """Its loss is one an object, over all processes; transformers' own is twice as large in two."""
+@pytest.mark.parametrize("detector", ["deformable_detr", "deimv2"])
+def test_two_processes_take_the_step_of_one_in_a_detector_of_transformers(tmp_path, detector):
+    """Losses are one an object or a match, over all processes: of one of the detectors transformers' own are twice as
+    large in two, of the other those of single processes."""
+    noise = {"num_denoising": 0} if detector == "deimv2" else {}  # each process would draw its own
     scenes = write_scenes(tmp_path / "scenes", 8, width=96, height=72)
     options = {
-        "init": "demo", "detector": "deformable_detr", "detector_options": {**SMALL, "dropout": 0.0}, "flip": 0.0,
+        "init": "demo", "detector": detector, "detector_options": {**OPTIONS[detector], "dropout": 0.0, **noise},
+        "flip": 0.0,
         "data": str(scenes), "global_batch_size": 4, "max_steps": 1, "save_every_steps": 0, "num_workers": 0,
         "min_size_train": [96], "max_size_train": 128, "optimizer": "sgd", "base_learning_rate": 0.1, "augment": "off",
         "clip_grad_norm": 1e6, "warmup_steps": 0, "device": "cpu", "log_every_steps": 1,
@@ -101,7 +105,7 @@ def test_two_processes_take_the_step_of_one_in_a_detector_of_transformers(tmp_pa
     finetune(0, tmp_path, {**options, "output_dir": str(tmp_path / "one")})
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name, tensor in one.items():
-        assert torch.allclose(tensor, two[name], atol=1e-5), name
+        assert torch.allclose(tensor, two[name], atol=1e-5 if detector == "deformable_detr" else 3e-4), name
 
 
 @pytest.mark.slow

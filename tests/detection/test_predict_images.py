@@ -17,6 +17,7 @@ from mcl_hf.detection.prediction.predict_images import PREDICTIONS, find_images
 from mcl_hf.detection.prediction.tiles import cut, merge
 from mcl_hf.errors import InputError
 from mcl_hf.models import MCLImageProcessor
+from mcl_hf.viz.detections import none_found
 
 from .scenes import write_scenes
 from .test_transformers_detectors import KWARGS, OPTIONS
@@ -174,3 +175,69 @@ def test_odd_pictures_are_looked_at(detector, tmp_path):
     Image.fromarray(np.arange(64 * 80, dtype=np.uint16).reshape(64, 80)).save(tmp_path / "deep.png")
     Image.new("P", (40, 90)).save(tmp_path / "palette.gif")
     assert len(mcl_hf.predict(detector, tmp_path, device="cpu").data) == 2
+
+
+def test_pictures_without_a_detection_say_how_near_the_best_one_came(detector, pictures, tmp_path, capsys):
+    given = [str(detector), str(pictures), "--output-dir", str(tmp_path / "out"), "--threshold", "1", "--device", "cpu"]
+    assert main(given) == 0
+    found = mcl_hf.predict(detector, pictures, device="cpu", threshold=0.0)
+    best = {n: max(r["score"] for r in found.results if r["image_id"] == n) for n in found.data.image_ids}
+    assert found.highest == best and not mcl_hf.predict(detector, pictures, device="cpu", threshold=1.0).results
+    highest = f"{max(best.values()):.3g}"
+    assert f"no detection has a score of 1, the highest is {highest}: a lower --threshold" in capsys.readouterr().out
+    assert main([*given, "--resume"]) == 0 and f"the highest is {highest}" in capsys.readouterr().out
+    drawn = sorted((tmp_path / "out" / "pictures").glob("*.jpg"))
+    assert len(drawn) == 3
+    for path, scene in zip(drawn, sorted(pictures.glob("*.png")), strict=True):
+        changed = np.abs(np.asarray(Image.open(path), int) - np.asarray(Image.open(scene).convert("RGB"), int)).max(2)
+        assert (changed[8:24, 8:60] > 60).mean() > 0.3 and (changed[-20:] > 60).mean() < 0.02  # a line of text above
+    assert none_found(0.5, 0.1234) == "none of score 0.5 or more, the highest is 0.123"
+    assert none_found(0.5, None) == "none of score 0.5 or more"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A RetinaNet that has learned 16 scenes of 96 px by heart, and the scenes."""
+    scenes = write_scenes(tmp_path_factory.mktemp("scenes"), 16, width=96, height=96, num_classes=1, masks=None)
+    sides = {"min_size_train": [96], "max_size_train": 96, "min_size_test": 96, "max_size_test": 96}
+    result = mcl_hf.finetune(
+        init="demo", detector="retinanet", data=str(scenes), batch_size=4, max_steps=80, base_learning_rate=0.04,
+        detector_options={"dense_norm": "group_norm", "topk_candidates": 100}, flip=0.0, warmup_steps=5,
+        output_dir=str(tmp_path_factory.mktemp("trained") / "run"), save_every_steps=0, precise_bn_steps=0,
+        num_workers=0, device="cpu", callbacks=(), **sides,
+    )  # fmt: skip
+    return result.output_dir, open_detection_data(str(scenes), split="train")
+
+
+def hits(boxes, results) -> set[int]:
+    """Which of the boxes were found: IoU above 0.5."""
+    found = np.array([result["bbox"] for result in results]).reshape(-1, 4)
+    found[:, 2:] += found[:, :2]
+    lower, upper = np.maximum(boxes[:, None, :2], found[:, :2]), np.minimum(boxes[:, None, 2:], found[:, 2:])
+    shared = np.clip(upper - lower, 0, None).prod(2)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None] + (found[:, 2:] - found[:, :2]).prod(1)
+    return set(np.flatnonzero((shared / (areas - shared) > 0.5).any(1)).tolist())
+
+
+@pytest.mark.slow
+def test_tiles_find_what_is_found_without_them_and_tiny_objects_as_well(trained, tmp_path):
+    detector, scenes = trained
+    many, boxes = Image.new("RGB", (384, 384)), []
+    for number, scene in enumerate(scenes):  # side by side, of which the detector's 96 px show a quarter of the size
+        corner = (number % 4 * 96, number // 4 * 96)
+        many.paste(Image.fromarray(scene.decode()), corner)
+        boxes.append(scene.boxes + np.array([*corner, *corner]))
+    many.save(tmp_path / "many.png")
+    options = {"threshold": 0.3, "device": "cpu"}
+    plain, tiled = (mcl_hf.predict(detector, tmp_path / "many.png", tile=tile, **options) for tile in (0, 96))
+    count = len(np.concatenate(boxes))
+    assert len(hits(np.concatenate(boxes), plain.results)) < 0.1 * count
+    assert len(hits(np.concatenate(boxes), tiled.results)) > 0.7 * count
+    for number in range(4):  # one scene twice as large, of which the whole picture shows the objects as learned
+        Image.fromarray(scenes[number].decode()).resize((192, 192)).save(tmp_path / f"large{number}.png")
+        plain, tiled = (
+            mcl_hf.predict(detector, tmp_path / f"large{number}.png", tile=tile, **options) for tile in (0, 96)
+        )
+        found = np.array([result["bbox"] for result in plain.results]).reshape(-1, 4)
+        found[:, 2:] += found[:, :2]
+        assert len(found) and len(hits(found, tiled.results)) == len(found)

@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcl_hf.detection import ground_truth_results, open_detection_data
+from mcl_hf.detection.compare.run_job import shown_detections
 from mcl_hf.detection.data import detection_data
 from mcl_hf.detection.evaluation.evaluation_files import drawn_images
 from mcl_hf.detection.finetuning.augment import augment
@@ -40,6 +41,7 @@ def transform(**changes):
     return TrainTransform(**{"min_sizes": (64, 96), "max_size": 128, "flip": 0.5, "masks": True, "seed": 3, **changes})
 
 
+@settings(deadline=None)
 @given(
     wide=st.lists(st.booleans(), min_size=1, max_size=60),
     images_per_step=st.integers(1, 8),
@@ -102,6 +104,23 @@ def test_masks_are_made_one_at_a_time(data, monkeypatch):
     (drawn,) = drawn_images(data.select([data.image_ids.index(item.image_id)]), results, 1, 0.5)
     for objects in (drawn.annotated, drawn.predicted):
         assert draw_objects(drawn.pixels, objects, (128, 96)).size == (128, 96) and len(objects.masks) == len(whole)
+
+
+def test_a_picture_in_which_nothing_scores_enough_says_what_comes_closest(data):
+    weak = [{**result, "score": 0.125 + 0.01 * n} for n, result in enumerate(ground_truth_results(data)[:2])]
+    best = {result["image_id"]: result["score"] for result in weak}
+    first = data.select([data.image_ids.index(weak[0]["image_id"])])
+    for results, least, note in [
+        (weak, 0.5, f"none of score 0.5 or more, the highest is {best[weak[0]['image_id']]:.3g}"),
+        ([], 0.5, "none of score 0.5 or more"),
+        (weak[:1], 0.1, "1 of score 0.1 or more"),
+    ]:
+        (drawn,) = drawn_images(first, results, 1, least)
+        assert drawn.note == note and len(drawn.predicted.boxes) == (least < 0.2)
+    shown = shown_detections(first, weak)[str(weak[0]["image_id"])]
+    assert [row[-1] for row in shown] == [round(best[weak[0]["image_id"]], 3)]  # the best one alone
+    strong = [{**weak[0], "score": 0.4}, {**weak[0], "score": 0.3}, *weak]
+    assert [row[-1] for row in shown_detections(first, strong)[str(weak[0]["image_id"])]] == [0.4, 0.3]
 
 
 def test_scales_are_bounded_and_listed():

@@ -572,6 +572,19 @@ def test_a_licence_is_claimed_only_where_it_is_given(folder, tmp_path):
         assert ModelCard(given).data.license == "mit" and "The weights are under `mit`; the data" in given
 
 
+def test_the_licence_of_a_start_is_told_or_that_there_is_none(folder):
+    for start, words in [
+        ({"kind": "torchvision", "name": "x", "licence": None}, "torchvision states no licence of these weights."),
+        ({"kind": "torchvision", "name": "x"}, "they are not recorded."),  # of a run before it was looked up
+        ({"kind": "hub", "name": "user/x", "repository": "user/x"}, "they are not recorded."),
+        ({"kind": "hub", "name": "user/x", "licence": "gemma"}, "weights under the licence `gemma`, whose terms go"),
+    ]:
+        edit(folder / RECORD, lambda state, start=start: state.update(start=start))
+        assert words in render_card(folder)
+    with pytest.raises(InputError, match="'mit' is not yours to give"):
+        render_card(folder, license="mit")
+
+
 def test_history_of_options_and_what_auto_froze_are_told(folder):
     data = {"before": "/home/carol/a", "now": "b"}
     change = {"from_step": 2, "options": {"seed": {"before": 0, "now": 7}, "data": data}}

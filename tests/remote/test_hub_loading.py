@@ -1,12 +1,16 @@
 """Every class and command opens a model by repository and revision, and says in one line why it cannot."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mcl_hf import MCLForPreTraining, MCLImageProcessor
+from mcl_hf.engine.state import RECORD, TrainingState
 from mcl_hf.remote.checkpoints import HubSource, hub_source
 from mcl_hf.transfer import export_checkpoint
 from tests.models.tiny import tiny_config
@@ -126,6 +130,34 @@ save_file({{"timm": network.state_dict()["conv1.0.weight"], "ours": model.backbo
         assert torch.equal(found, expected)
 
 
+def test_the_licence_of_a_start_is_that_of_its_card_or_of_what_its_run_recorded(hub, client, folders, tmp_path):
+    recorded = json.dumps(asdict(TrainingState(step=4, start={"kind": "timm", "name": "x", "licence": "of-its-start"})))
+    for name, card, more in [
+        ("card", "license: cc-by-nc-4.0", {RECORD: recorded}),
+        ("named", "license: other\nlicense_name: own-terms", {}),
+        ("run", "library_name: transformers", {RECORD: recorded}),
+        ("silent", "license: unknown", {}),
+        ("broken", "license: [mit", {}),
+    ]:
+        files = read(folders[0]) | {name: text.encode() for name, text in more.items()}
+        hub.store.add(f"alice/{name}", files | {"README.md": f"---\n{card}\n---\n# Net\n".encode()})
+    hub.store.add("alice/bare", read(folders[0]))
+    starts = ["alice/card", "alice/card@main", "alice/card/pretraining", *(
+        f"alice/{name}" for name in ("named", "run", "silent", "broken", "bare"))]  # fmt: skip
+    code = f"""
+from mcl_hf.engine.provenance import start_record
+from mcl_hf.transfer.starting_weights import check_start
+for start in {starts}:
+    check_start(start)
+    print("found", start_record(start).get("licence"))
+"""
+    expected = ["cc-by-nc-4.0"] * 3 + ["own-terms", "of-its-start", "None", "None", "None"]
+    for offline in ({}, {"HF_HUB_OFFLINE": "1"}):  # the second time all of it is in the cache
+        done = client(code, **offline)
+        assert done.code == 0, done.text
+        assert [line.split()[1] for line in done.out.splitlines() if line.startswith("found")] == expected
+
+
 def test_commands_take_a_revision_a_folder_and_the_last_checkpoint_of_an_unfinished_run(
     hub, command, folders, tmp_path
 ):
@@ -242,6 +274,30 @@ def test_bytes_that_are_not_those_of_the_hub_are_fetched_again_and_else_refused(
     done = command("export", "alice/net", "--to", "timm", "never", home=tmp_path / "other")
     assert done.code == 2 and len(done.err.splitlines()) == 1, done.text
     assert f"{name} of alice/net has not the hash that the Hub gives for it" in done.err
+
+
+MISSPELT = ("./my-rum", "/nowhere/my-rum", "~/my-rum", "runs/of/my-rum", "my-rum")
+
+
+@pytest.mark.parametrize("name", MISSPELT)
+def test_a_misspelt_folder_is_not_looked_for_on_the_hub(hub, client, name):
+    done = client(f"import mcl_hf\nmcl_hf.MCLModel.from_pretrained({name!r})")
+    assert f"OSError: there is no folder {name} here" in done.err.splitlines()[-1] and not hub.requests, done.text
+
+
+@pytest.mark.parametrize("line", [
+    "finetune --data bccd-mini --output-dir run --init NAME", "pretrain --recipe demo --output-dir run --init NAME",
+    "compare --data bccd-mini --output-dir run --dry-run --starts NAME", "export NAME --to timm out",
+    "probe NAME --data photos", "predict NAME photo.png", "evaluate NAME --data bccd-mini",
+    "show similarity NAME --image photo.png", "push NAME user/name", "card NAME",
+], ids=lambda line: line.split()[0])  # fmt: skip
+def test_commands_do_not_look_for_a_misspelt_folder_on_the_hub(hub, command, tmp_path, line):
+    (tmp_path / "client").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "client" / "photo.png")
+    done = command(*line.replace("NAME", MISSPELT[0]).split())
+    assert done.code == 2 and not hub.requests, done.text
+    last = done.err.splitlines()[-1]
+    assert last.startswith("mcl-hf: error: ") and "my-rum" in last and "Traceback" not in done.text, done.text
 
 
 def test_a_hub_that_sends_round_in_circles_is_one_line(hub, command):

@@ -5,6 +5,7 @@ import socket
 from dataclasses import asdict
 
 import torch
+from torchvision.models import get_model_weights
 
 from mcl_hf.data.sources.licences import describe_sources
 from mcl_hf.engine.provenance import join_machines, machine, recipe_record, start_record
@@ -57,11 +58,18 @@ def test_starts(tmp_path):
     assert start_record("timm:resnet18.a1_in1k")["repository"] == "timm/resnet18.a1_in1k"
     assert start_record("timm:hf-hub:user/name-timm@v2")["repository"] == "user/name-timm"
     assert start_record("timm:no_such_network") == {"kind": "timm", "name": "no_such_network"}
+    assert start_record("torchvision:maskrcnn_resnet50_fpn_v2") == {
+        "kind": "torchvision", "name": "maskrcnn_resnet50_fpn_v2", "licence": None,  # which torchvision states for none
+    }  # fmt: skip
     assert start_record("user/name/pretraining@v2")["repository"] == "user/name"
     assert start_record("user/name@v2") == {"kind": "hub", "name": "user/name@v2", "repository": "user/name"}
     folder = tmp_path / "my-run"
     folder.mkdir()
     assert start_record(str(folder)) == {"kind": "folder", "name": "my-run"}
+    (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# Of the Hub\n")
+    (folder / "weights.pth").touch()
+    for start in (folder, folder / "weights.pth"):
+        assert start_record(str(start)) == {"kind": "folder", "name": start.name, "licence": "cc-by-nc-4.0"}
     state = TrainingState(
         step=4, data={"sources": [{"kind": "files", "name": "images"}]}, recipe={"name": "demo", "changed": []}
     )
@@ -69,6 +77,12 @@ def test_starts(tmp_path):
     run = start_record(str(folder))["run"]
     assert (run["recipe"], run["steps"], run["data"]) == ("demo", 4, ["images"])
     assert str(tmp_path) not in json.dumps(start_record(str(folder)))
+
+
+def test_a_licence_that_torchvision_states_is_recorded(monkeypatch):
+    weights = get_model_weights("retinanet_resnet50_fpn").DEFAULT
+    monkeypatch.setitem(weights.meta, "license", "cc-by-nc-4.0")
+    assert start_record("torchvision:retinanet_resnet50_fpn")["licence"] == "cc-by-nc-4.0"
 
 
 def test_what_differs_from_a_recipe_is_known(tmp_path):

@@ -30,6 +30,7 @@ def tiny_run(model: MCLModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="its exporter fails on batch norm")
 @torch.no_grad()
 def test_onnx_gives_the_maps_at_any_size(model: MCLModel, tiny_run: Path, tmp_path: Path) -> None:
     coverage = export_checkpoint(tiny_run, tmp_path / "out", "onnx")
@@ -58,6 +59,15 @@ def test_torch_export_gives_the_maps_at_any_size(model: MCLModel, tiny_run: Path
         pixels = torch.randn(batch, 3, height, width)
         for ours, theirs in zip(model(pixels).feature_maps, program(pixels), strict=True):
             assert (ours - theirs).abs().max() < 1e-4
+
+
+def test_an_exporter_that_fails_is_one_line(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AttributeError("'tuple' object has no attribute 'dtype'\nand pages more")
+
+    monkeypatch.setattr("torch.onnx.export", fail)
+    with pytest.raises(InputError, match=r"cannot write it as ONNX with .* \(AttributeError\): take a newer"):
+        export_checkpoint(tiny_run, tmp_path / "out", "onnx")
 
 
 def test_what_onnx_needs_is_asked_for_before_anything_is_traced(

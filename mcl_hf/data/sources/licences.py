@@ -52,16 +52,21 @@ def _describe(name: str) -> dict[str, Any]:
     return {"kind": "hub", "name": name, "licence": cached_licence(name)}
 
 
-def cached_licence(repository: str) -> str | None:
-    """The licence that the card of a data set on the Hub names, if the card lies in the client's cache."""
-    from huggingface_hub import DatasetCard, try_to_load_from_cache
+def cached_licence(repository: str, repo_type: str = "dataset", revision: str | None = None) -> str | None:
+    """The licence that the card of a repository on the Hub names, if the card lies in the client's cache."""
+    from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repository, "README.md", repo_type="dataset")
-    if not isinstance(found, str):
-        return None
+    found = try_to_load_from_cache(repository, "README.md", repo_type=repo_type, revision=revision)
+    return card_licence(Path(found)) if isinstance(found, str) else None
+
+
+def card_licence(card: Path) -> str | None:
+    """The licence that a card's header names; None: it names none, or there is no card that can be read."""
+    from huggingface_hub import RepoCard
+
     try:
-        data = DatasetCard.load(found).data
-    except (OSError, ValueError):  # a card that cannot be read names no licence
+        data = RepoCard.load(card).data
+    except Exception:  # the client raises whatever an odd header leads it to
         return None
     licence = getattr(data, "license_name", None) or getattr(data, "license", None)
     return ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence) if licence else None

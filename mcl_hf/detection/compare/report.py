@@ -14,7 +14,7 @@ from ...viz.detections import detections_picture
 from ..data.detection_data import DetectionData
 from ..evaluation.evaluation_files import draw_image
 from .answer import ABOUT, PICTURE, REPORT, SHOWN, Answer
-from .run_job import shown_images
+from .run_job import SHOWN_SCORE, shown_images
 from .starts import MATCHED
 from .statistics import Difference, mean_and_sd, seeds_needed
 
@@ -57,7 +57,7 @@ def _draw_found(answer: Answer, test: DetectionData) -> Image.Image:
                 {"image_id": item.image_id, "bbox": row[:4], "category_id": int(row[4]), "score": row[5]}
                 for row in rows
             ]
-            drawn.append(draw_image(item, test, found, f"{job.start}: {len(found)} found"))
+            drawn.append(draw_image(item, test, found, SHOWN_SCORE, f"{job.start}: "))
     return detections_picture(drawn, f"found with {answer.plan.images[0]} {answer.about['unit']}", panel_width=300)
 
 
@@ -114,12 +114,14 @@ def _price(answer: Answer) -> list[str]:
 
 
 def _health(answer: Answer) -> Iterable[str]:
-    """What went wrong in jobs that ended: each kind of it once, with the number of jobs and the first of them."""
+    """What went wrong in jobs that ended: each kind of it once, with the number of jobs and the first of them. What a
+    run of its own would be told to do then is left out of detectors, whose options are the plan's."""
     found: dict[tuple[str, str], list[str]] = {}
     for job, result in answer.results.items():
         lines = ["the loss diverged: there are no figures"] if "diverged" in result else result.get("warnings", [])
         for line in lines:
-            found.setdefault((job.kind, line), []).append(job.name)
+            told = line if job.kind == "pretrain" else line.partition(". ")[0]
+            found.setdefault((job.kind, told), []).append(job.name)
     for (kind, line), names in found.items():
         if kind != "tune":  # a rate that does not work is what tuning is to find
             others = f" and {len(names) - 1} other {kind} jobs" if len(names) > 1 else ""

@@ -158,7 +158,7 @@ def find_images(file: Path, names: Sequence[str], split: str | None) -> Path:
     looked = ", ".join(dict.fromkeys(str(place) for place in places[:6]))
     raise InputError(
         f"{file}: its images are missing ('{plain_text(names[0])}' is not below {looked}): give their folder with "
-        "--images"
+        "--image-root"
     )
 
 

@@ -187,7 +187,7 @@ def _by_stem(folder: Path, file: Path, names: list[str], split: str | None) -> t
     if not any(name in found for name in names[:10]):
         raise InputError(
             f"{file}: its images are missing (none below {folder}, or several, are called {shown(names[0])}): give "
-            "their folder with --images"
+            "their folder with --image-root"
         )
     return folder, found
 

@@ -140,7 +140,7 @@ def has_split(spec: str | Path, split: str) -> bool:
 
 def _read(data: str, split: str | None, options: _Options) -> RawData:
     if options.images is not None and not options.images.is_dir():
-        raise InputError(f"--images {options.images} is no folder")
+        raise InputError(f"--image-root {options.images} is no folder")
     if _is_on_hub(data):
         _refuse_images(data, options)
         return _hub(data, split or "train", options)
@@ -212,7 +212,7 @@ def _folder_parts(folder: Path, options: _Options) -> list[Part]:
 def _refuse_images(data: str, options: _Options) -> None:
     if options.images is not None:
         raise InputError(
-            f"--images {options.images} belongs to a COCO JSON or a CSV, which {data} is not and does not hold"
+            f"--image-root {options.images} belongs to a COCO JSON or a CSV, which {data} is not and does not hold"
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...data.decode import BrokenImage
 from ...errors import InputError
-from ...viz.detections import DrawnImage, DrawnObjects, detections_picture
+from ...viz.detections import DrawnImage, DrawnObjects, detections_picture, none_found
 from ...viz.precision_recall import precision_recall_picture
 from ..data.detection_data import DetectionData, DetectionItem, ImageId
 from ..models.masks import MaskSequence
@@ -71,25 +71,30 @@ def drawn_images(data: DetectionData, results: Sequence[Result], count: int, sco
     indices = np.unique(np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int))
     of_image: dict[ImageId, list[Result]] = {data.image_ids[index]: [] for index in indices}
     for result in results:
-        if result["image_id"] in of_image and result["score"] >= score:
+        if result["image_id"] in of_image:
             of_image[result["image_id"]].append(result)
     drawn = []
     for index in indices:
         item = data[int(index)]
-        found = of_image[item.image_id]
         with contextlib.suppress(BrokenImage):  # scored from a file, which needs no pixels
-            drawn.append(draw_image(item, data, found, f"{len(found)} of score {score:g} or more"))
+            drawn.append(draw_image(item, data, of_image[item.image_id], score))
     return drawn
 
 
-def draw_image(item: DetectionItem, data: DetectionData, found: Sequence[Result], note: str) -> DrawnImage:
-    """One image with its annotations and what was found in it, best first.
+def draw_image(
+    item: DetectionItem, data: DetectionData, results: Sequence[Result], least: float, title: str = ""
+) -> DrawnImage:
+    """One image with its annotations and what was found in it from the score `least` on, best first.
 
     Raises:
         BrokenImage: it does not decode.
     """
-    best = sorted(found, key=_score, reverse=True)
-    return DrawnImage(item.decode(), item.name, _annotated(item, data), _predicted(best, item, data), note)
+    best = sorted(results, key=_score, reverse=True)
+    found = [result for result in best if result["score"] >= least]
+    note = (
+        f"{len(found)} of score {least:g} or more" if found else none_found(least, best[0]["score"] if best else None)
+    )
+    return DrawnImage(item.decode(), item.name, _annotated(item, data), _predicted(found, item, data), title + note)
 
 
 def _annotated(item: DetectionItem, data: DetectionData) -> DrawnObjects:

@@ -83,8 +83,8 @@ class FinetuneArguments(RunOptions):
     group_column: str | None = of_data(
         None, "column of a table or CSV, or entry of COCO's images; val_fraction holds out whole groups of it"
     )
-    images: str | None = of_data(None, "folder of the images of a COCO JSON or CSV (found beside it)")
-    val_images: str | None = of_data(None, "the same for val_data")
+    images: str | None = of_data(None, "folder of the images of a COCO JSON or CSV (found beside it)", "image_root")
+    val_images: str | None = of_data(None, "the same for val_data", "val_image_root")
     objects_column: str = of_data("objects", "column that holds boxes and categories, in tables")
     box_format: Literal["xywh", "xyxy"] = of_data("xywh", "how tables write boxes, px")
     skip_broken: bool = of_data(False, "leave out annotations and files that the check would refuse")

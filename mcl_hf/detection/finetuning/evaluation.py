@@ -172,8 +172,8 @@ class EvaluationWatch:
             assert self.data is not None, "it was evaluated on"
             known = [f"{self.data.names[index]}: {reason}" for index, reason in broken.items()][:1]
             self.run.tracking.print(
-                f"warning: in {total} of {len(self.data)} validation images nothing was looked for, as they cannot be "
-                f"read{''.join(f' ({one})' for one in known)}: what is annotated there counts as missed"
+                f"warning: in {total} of the {len(self.data)} images to measure on nothing was looked for, as they "
+                f"cannot be read{''.join(f' ({one})' for one in known)}: what is annotated there counts as missed"
             )
 
     def _keep_if_best(self, figures: dict[str, float]) -> None:

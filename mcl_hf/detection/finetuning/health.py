@@ -65,8 +65,8 @@ def verdicts(streak: Streak, record: Mapping[str, Any], max_steps: int, final_ap
         )
     if final_ap is not None and final_ap < LEAST_AP:
         lines[FINDS_NOTHING] = (
-            f"{FINDS_NOTHING}: AP is {100 * final_ap:.2g} % on the validation data. Likely too few steps, or a "
-            "learning rate that is far too high or far too low: look at evaluation/detections.png, and at the losses "
-            "with mcl-hf show run"
+            f"{FINDS_NOTHING}: AP is {100 * final_ap:.2g} % on the images it is measured on. Likely too few steps, "
+            "or a learning rate that is far too high or far too low: look at evaluation/detections.png, and at the "
+            "losses with mcl-hf show run"
         )
     return lines

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import reduce
 from torch import Tensor
 from transformers.loss import loss_for_object_detection
+from transformers.loss.loss_deimv2 import Deimv2Loss
 from transformers.models.mask2former import modeling_mask2former
 
 from ...engine.host_copies import copy_to_device
@@ -114,18 +116,18 @@ def forward(run: FinetuneRun, model: Any, batch: DetectionBatch, position: int) 
     seeds = (run.arguments.seed, position, run.accelerator.process_index)
     torch.manual_seed(counter_seed("dropout", *seeds))
     generator = torch.Generator().manual_seed(counter_seed("regions", *seeds))
-    with _counted_over_processes(run.accelerator.num_processes):
+    with _counted_over_processes(run.accelerator), _matched_over_processes(run.accelerator):
         return model(pixel_values=normalise(run, batch), **other_inputs(run.network, batch, generator))
 
 
 @contextlib.contextmanager
-def _counted_over_processes(num_processes: int) -> Iterator[None]:
+def _counted_over_processes(accelerator: Accelerator) -> Iterator[None]:
     """The losses of DETR, Deformable DETR and Mask2Former divided by the objects of an average process.
 
     transformers adds them up by accelerate's `reduce`, which takes the mean if not told otherwise, and then divides by
     the number of processes: losses of boxes and masks would be so many times too large.
     """
-    modules: Any = (loss_for_object_detection, modeling_mask2former) if num_processes > 1 else ()
+    modules: Any = (loss_for_object_detection, modeling_mask2former) if accelerator.num_processes > 1 else ()
     theirs = [module.reduce for module in modules]
     for module in modules:
         module.reduce = lambda tensor, *_, **__: reduce(tensor, "sum")
@@ -134,6 +136,37 @@ def _counted_over_processes(num_processes: int) -> Iterator[None]:
     finally:
         for module, before in zip(modules, theirs, strict=True):
             module.reduce = before
+
+
+@contextlib.contextmanager
+def _matched_over_processes(accelerator: Accelerator) -> Iterator[None]:
+    """DEIMv2's losses of boxes divided by what an average process has matched.
+
+    They count the matches of all layers together, which do not go with the objects. What `_of_all_objects` weights them
+    by as well is taken off here.
+    """
+    if accelerator.num_processes == 1:
+        yield
+        return
+    match, part = Deimv2Loss._get_dense_o2o_indices, Deimv2Loss.get_loss
+    union: dict[str, Any] = {"pairs": None}
+
+    def counted(self: Any, last: Any, others: Any) -> Any:
+        union["pairs"] = match(self, last, others)
+        counts = [float(sum(len(rows) for rows, _ in pairs)) for pairs in (last, union["pairs"])]
+        own = torch.tensor(counts, device=accelerator.device)
+        objects, matches = accelerator.reduce(own, "mean").clamp(min=1).tolist()
+        union["count"] = matches * max(counts[0], 1.0) / objects
+        return union["pairs"]
+
+    def weighted(self: Any, loss: str, outputs: Any, targets: Any, pairs: Any, count: float) -> Any:
+        return part(self, loss, outputs, targets, pairs, union["count"] if pairs is union["pairs"] else count)
+
+    Deimv2Loss._get_dense_o2o_indices, Deimv2Loss.get_loss = counted, weighted
+    try:
+        yield
+    finally:
+        Deimv2Loss._get_dense_o2o_indices, Deimv2Loss.get_loss = match, part
 
 
 def other_inputs(network: Any, batch: DetectionBatch, generator: torch.Generator) -> dict[str, Any]:

@@ -31,13 +31,14 @@ STRIDE = 32
 _PICTURES = 64
 
 
-def about_scale(arguments: PretrainArguments, source: ImageSource) -> str | None:
+def about_scale(arguments: PretrainArguments, source: ImageSource, min_size: int | None = None) -> str | None:
     """A line about the objects of a run's annotated data, `probe_data` or its own; without any, a warning where views
     are much smaller than their pictures.
 
     Args:
         arguments: of the run.
         source: its images, opened.
+        min_size: shorter side of the detector's images, px; None: by the rules of auto.
 
     Raises:
         InputError: `probe_data` cannot be opened.
@@ -46,7 +47,8 @@ def about_scale(arguments: PretrainArguments, source: ImageSource) -> str | None
     if data is None:
         return shrink_warning(arguments, source)
     rule = auto_rules.choose(len(data), data.widths, data.heights, random_start=False)
-    return object_line(arguments, data, rule["min_size_test"], rule["max_size_test"])
+    own = min_size or rule["min_size_test"]
+    return object_line(arguments, data, own, round(rule["max_size_test"] * own / rule["min_size_test"]))
 
 
 def object_line(

@@ -20,7 +20,7 @@ from ...data.decode import BrokenImage, open_image
 from ...errors import InputError
 from ...plain_text import plain_text
 from ..data.annotation_files import is_image, walk
-from ..data.detection_data import AnnotationColumns, DetectionData, FileImages
+from ..data.detection_data import AnnotationColumns, DetectionData, FileImages, ImageId
 from ..evaluation import predict_data as prediction
 from ..evaluation.predict_data import Precision, open_detector
 from ..evaluation.results import ImageDetections, Result, to_results
@@ -40,12 +40,14 @@ class Predictions:
         results: COCO results, image after image, best first.
         broken: file -> what is wrong with it.
         files: what was written.
+        highest: id of an image -> highest score in it, below the threshold, too; without those where nothing is.
     """
 
     data: DetectionData
     results: list[Result]
     broken: dict[str, str] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
+    highest: dict[ImageId, float] = field(default_factory=dict)
 
 
 def predict(
@@ -105,42 +107,49 @@ def predict(
         )
         model = model.to(where)
         results: list[Result] = []
+        highest: dict[ImageId, float] = {}
         for done, item in enumerate(data, 1):
             name = data.names[done - 1]
             if name in known:
-                of_image = [{**result, "image_id": item.image_id} for result in known[name]]
+                of_image = [{**result, "image_id": item.image_id} for result in known[name]["results"]]
+                best = known[name].get("highest")
             else:
                 try:
-                    of_image = _detect(model, processor, item, data, threshold, tile, overlap, batch_size, precision)
+                    of_image, best = _detect(
+                        model, processor, item, data, threshold, tile, overlap, batch_size, precision
+                    )
                 except BrokenImage as error:
                     broken[name] = str(error)
                     continue
                 if log is not None:
-                    log.write(json.dumps({"image": name, "results": of_image}) + "\n")
+                    log.write(json.dumps({"image": name, "results": of_image, "highest": best}) + "\n")
                     log.flush()
             results += of_image
+            if best is not None:
+                highest[item.image_id] = best
             if progress is not None:
                 progress(done, len(data))
     if broken:
         data = data.select([index for index, name in enumerate(data.names) if name not in broken])
     written: list[Path] = []
     if output_dir is not None:
-        written = write_predictions(Path(output_dir), data, results, formats, pictures)
-    return Predictions(data, results, broken, written)
+        written = write_predictions(Path(output_dir), data, results, formats, pictures, threshold, highest)
+    return Predictions(data, results, broken, written, highest)
 
 
 def _detect(
     model: Any, processor: Any, item: Any, data: DetectionData, threshold: float, tile: int, overlap: float,
     batch_size: int, precision: Precision,
-) -> list[Result]:  # fmt: skip
-    """COCO results of one image."""
+) -> tuple[list[Result], float | None]:  # fmt: skip
+    """COCO results of one image, and the highest score in it, whatever the threshold."""
     tiles = cut(item.image_id, item.decode(), tile, overlap)
     found: list[ImageDetections] = []
     for start in range(0, len(tiles), batch_size):
         batch: Any = tiles[start : start + batch_size]  # tiles decode as images do
         found += prediction.predict(model, processor, batch, precision=precision)
+    best = max((float(np.max(image.scores)) for image in found if len(image.scores)), default=None)
     found = [_above(image, threshold) for image in found]
-    return to_results([found[0] if len(found) == 1 else merge(tiles, found)], data)
+    return to_results([found[0] if len(found) == 1 else merge(tiles, found)], data), best
 
 
 def _above(found: ImageDetections, threshold: float) -> ImageDetections:
@@ -211,7 +220,7 @@ def images_as_data(files: Sequence[str], class_names: Sequence[str]) -> tuple[De
     ), broken
 
 
-def _begin(folder: Path | None, asked: dict[str, Any], resume: bool) -> tuple[dict[str, list[Result]], Any]:
+def _begin(folder: Path | None, asked: dict[str, Any], resume: bool) -> tuple[dict[str, dict[str, Any]], Any]:
     """What is known already by name of the image, and the open file that further images go to."""
     if folder is None:
         return {}, None
@@ -229,7 +238,7 @@ def _begin(folder: Path | None, asked: dict[str, Any], resume: bool) -> tuple[di
         if changed:
             raise InputError(f"{folder} was begun with another {', '.join(changed)}: choose another --output-dir")
     try:
-        known = {entry["image"]: entry["results"] for entry in map(json.loads, lines[1:])}
+        known = {entry["image"]: {"results": entry["results"], **entry} for entry in map(json.loads, lines[1:])}
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(lines or [json.dumps(asked) + "\n"]), encoding="utf-8")  # without half a line
         return known, path.open("a", encoding="utf-8")

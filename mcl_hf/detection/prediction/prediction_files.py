@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -23,7 +23,7 @@ import yaml
 from PIL import Image
 
 from ...errors import InputError
-from ...viz.detections import DrawnObjects, draw_objects
+from ...viz.detections import DrawnObjects, draw_objects, none_found
 from ..data.annotation_files import unique_names
 from ..data.detection_data import DetectionData, ImageId
 from ..data.yolo import write_yolo
@@ -34,9 +34,11 @@ FORMATS = ("coco", "yolo", "voc")
 
 
 def write_predictions(
-    folder: Path, data: DetectionData, results: Sequence[Result], formats: Sequence[str], pictures: int
-) -> list[Path]:
-    """Write them and return the files that one names to `finetune --data`, and the folder of pictures.
+    folder: Path, data: DetectionData, results: Sequence[Result], formats: Sequence[str], pictures: int,
+    threshold: float, highest: Mapping[ImageId, float],
+) -> list[Path]:  # fmt: skip
+    """Write them and return the files that one names to `finetune --data`, and the folder of pictures, which say where
+    nothing scores `threshold`, and what the `highest` score of the image is.
 
     Raises:
         InputError: the folder cannot be written.
@@ -48,7 +50,11 @@ def write_predictions(
     try:
         written = [writers[name](folder, data, of_image) for name in formats]
         if pictures and len(data):
-            written.append(_draw(folder / "pictures", data, of_image, pictures))
+            notes = {
+                image_id: "" if found else none_found(threshold, highest.get(image_id))
+                for image_id, found in of_image.items()
+            }
+            written.append(_draw(folder / "pictures", data, of_image, notes, pictures))
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}; choose another --output-dir") from error
     return written
@@ -126,7 +132,9 @@ def _link_images(folder: Path, data: DetectionData) -> list[Path]:
     return placed
 
 
-def _draw(folder: Path, data: DetectionData, of_image: dict[ImageId, list[Result]], count: int) -> Path:
+def _draw(
+    folder: Path, data: DetectionData, of_image: dict[ImageId, list[Result]], notes: dict[ImageId, str], count: int
+) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     label_of = {category: label for label, category in enumerate(data.category_ids)}
@@ -142,6 +150,6 @@ def _draw(folder: Path, data: DetectionData, of_image: dict[ImageId, list[Result
         objects = DrawnObjects(
             np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1), labels, texts, masks
         )
-        picture: Image.Image = draw_objects(item.decode(), objects, (item.width, item.height))
+        picture: Image.Image = draw_objects(item.decode(), objects, (item.width, item.height), notes[item.image_id])
         picture.save(folder / f"{stem.replace('/', '_')}.jpg", quality=90)
     return folder
