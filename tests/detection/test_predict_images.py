@@ -241,3 +241,13 @@ def test_tiles_find_what_is_found_without_them_and_tiny_objects_as_well(trained,
         found = np.array([result["bbox"] for result in plain.results]).reshape(-1, 4)
         found[:, 2:] += found[:, :2]
         assert len(found) and len(hits(found, tiled.results)) == len(found)
+
+
+def test_what_was_written_among_the_images_is_not_looked_at_again(detector, tmp_path):
+    folder = write_scenes(tmp_path, 2, width=64, height=64) / "train"
+    options = {"threshold": 0.0, "formats": ("coco", "yolo", "voc")}
+    first = mcl_hf.predict(detector, folder, folder, **options)
+    again = mcl_hf.predict(detector, folder, folder, resume=True, **options)
+    assert again.data.names == first.data.names and len(first.data.names) == 2
+    with pytest.raises(InputError, match="written into"):
+        mcl_hf.predict(detector, folder / "pictures", folder, resume=True, **options)

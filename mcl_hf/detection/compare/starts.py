@@ -19,7 +19,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...models import MCLConfig
-from ...pretraining.arguments import MODEL_FIELDS, PretrainArguments, load_arguments
+from ...pretraining.arguments import PretrainArguments, load_arguments
 from ...transfer.starting_weights import check_start
 from ...transfer.torchvision_detectors import COCO_WEIGHTS, TORCHVISION
 from ..data.detection_data import DetectionData
@@ -259,11 +259,6 @@ def check_sources(starts: list[Start], pretrainings: Mapping[str, Pretraining]) 
         if pretraining.arguments.init is not None:
             check_start(pretraining.arguments.init, f"start {pretraining.name}: --init")
         _ = pretraining.config
-
-
-def model_fields(arguments: PretrainArguments) -> dict[str, Any]:
-    """Fields of the network that a pre-training's options set."""
-    return {name: getattr(arguments, name) for name in MODEL_FIELDS if getattr(arguments, name) is not None}
 
 
 def _text(value: Any) -> str:

@@ -7,6 +7,7 @@ every detector that `open_detector` opens: those of this library and those of tr
 import contextlib
 import glob
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from ..data.detection_data import AnnotationColumns, DetectionData, FileImages, 
 from ..evaluation import predict_data as prediction
 from ..evaluation.predict_data import Precision, open_detector
 from ..evaluation.results import ImageDetections, Result, to_results
-from .prediction_files import FORMATS, write_predictions
+from .prediction_files import FORMATS, WRITTEN, write_predictions
 from .tiles import cut, merge
 
 PREDICTIONS = "predictions.jsonl"
@@ -95,6 +96,8 @@ def predict(
     _check(threshold, tile, overlap, formats, pictures, batch_size)
     given = [images] if isinstance(images, str | Path) else list(images)
     files = find_images([str(entry) for entry in given])
+    if output_dir is not None:
+        files = without_written(files, Path(output_dir))
     model, processor = open_detector(str(detector))
     config: Any = model.config
     names = [config.id2label[index] for index in range(len(config.id2label))]
@@ -186,6 +189,19 @@ def find_images(given: Sequence[str], stdin: Iterable[str] | None = None) -> lis
             raise InputError(f"{plain_text(entry)} {kind}: name a folder, files, or a pattern in quotes")
         found |= dict.fromkeys(names)
     return list(found)
+
+
+def without_written(files: Sequence[str], folder: Path) -> list[str]:
+    """The files but for what an earlier call wrote into its output folder, which may lie among the images.
+
+    Raises:
+        InputError: there are no others.
+    """
+    places = [os.path.abspath(folder / name) + os.sep for name in WRITTEN]  # noqa: PTH100 - links stay as they are
+    others = [name for name in files if not os.path.abspath(name).startswith(tuple(places))]  # noqa: PTH100
+    if not others:
+        raise InputError(f"all images are what was written into {folder} before: name others, or another --output-dir")
+    return others
 
 
 def images_as_data(files: Sequence[str], class_names: Sequence[str]) -> tuple[DetectionData, dict[str, str]]:

@@ -31,6 +31,8 @@ from ..evaluation.results import Result
 from ..models.masks import MaskSequence, mask_area
 
 FORMATS = ("coco", "yolo", "voc")
+WRITTEN = ("yolo", "voc", "pictures")
+"""Folders with images that are written."""
 
 
 def write_predictions(
