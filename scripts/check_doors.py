@@ -3,8 +3,10 @@
     python scripts/check_doors.py                              a ResNet-50 with random weights and statistics
     python scripts/check_doors.py my-run --frameworks FOLDER   a checkpoint; FOLDER holds more packages
 
-Every format is exported, opened by the framework's own code, and fed the same pixels as our model. detectron2 and
-mmdet come with compiled operators; backbone, FPN and box head use none of them, so the Python sources are enough:
+Every format is exported, opened by the framework's own code, and fed the same pixels as our model; a small fine-tuned
+R-CNN of random weights, too, whose detections are compared. detectron2 and mmdet come with compiled operators; what is
+run here uses none of them but mmdet's RoIAlign and NMS, in whose place are torchvision's, so the Python sources are
+enough:
 
     pip install --no-deps --target FOLDER mmdet==3.3.0 mmcv-lite==2.1.0 mmengine addict yapf shapely terminaltables \
         six termcolor rich markdown-it-py pygments mdurl opencv-python-headless fvcore iopath omegaconf cloudpickle \
@@ -31,15 +33,24 @@ from typing import Any
 
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModel
 from transformers.utils.logging import disable_progress_bar
 
-from mcl_hf import MCLConfig, MCLImageProcessor, MCLModel
+from mcl_hf import (
+    MCLConfig,
+    MCLDetectorConfig,
+    MCLForInstanceSegmentation,
+    MCLForObjectDetection,
+    MCLImageProcessor,
+    MCLModel,
+)
 from mcl_hf.transfer import export_checkpoint
 
 Row = tuple[str, str, str, float]
+PICTURE = torch.randint(0, 256, (320, 416, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
 PIXELS = torch.randn(2, 3, 160, 224, generator=torch.Generator().manual_seed(0))
 
 
@@ -47,12 +58,33 @@ def random_checkpoint(folder: Path) -> MCLModel:
     """A ResNet-50 of the default configuration, with batch-norm statistics that are not 0 and 1."""
     torch.manual_seed(0)
     model = MCLModel(MCLConfig()).eval()
+    randomise_norms(model)
+    model.save_pretrained(folder)
+    MCLImageProcessor.from_config(model.config).save_pretrained(folder)
+    return model
+
+
+def randomise_norms(model: nn.Module) -> None:
+    """Statistics that matter."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
             module.running_mean.copy_(0.1 * torch.randn(module.num_features))
             module.running_var.copy_(0.5 + torch.rand(module.num_features))
+
+
+def random_detector(folder: Path, detector: str) -> Any:
+    """A small R-CNN with random weights that tells regions apart."""
+    torch.manual_seed(0)
+    sizes = {"fpn_channels": 16, "box_fc_dim": 32, "min_size": PICTURE.shape[0], "max_size": 640}
+    config = MCLDetectorConfig(
+        detector=detector, backbone="resnet18", num_labels=3, box_detections_per_img=15, box_score_thresh=0.01, **sizes
+    )
+    model = (MCLForInstanceSegmentation if detector == "mask_rcnn" else MCLForObjectDetection)(config).eval()
+    randomise_norms(model)
+    for name, parameter in model.named_parameters():
+        if "cls_score" in name or "cls_logits" in name or name.endswith("bbox_pred.bias"):
+            parameter.normal_(std=0.3)
     model.save_pretrained(folder)
-    MCLImageProcessor.from_config(model.config).save_pretrained(folder)
     return model
 
 
@@ -83,6 +115,23 @@ class Doors:
         out = self.folder / f"{to}-{detector}"
         coverage = export_checkpoint(self.source, out, to, detector=detector)
         return out, f"{coverage.given} of {coverage.total}"
+
+    def detection_rows(self, to: str, open_and_run: Callable[[Path], tuple[Tensor, Tensor, Tensor]]) -> list[Row]:
+        """What whole detectors find: a function of the exported folder gives boxes, scores and labels of `PICTURE`."""
+        rows = []
+        for detector in ("mask_rcnn", "faster_rcnn"):
+            source, out = self.folder / detector, self.folder / f"{to}-whole-{detector}"
+            ours = random_detector(source, detector)
+            coverage = export_checkpoint(source, out, to)
+            processor = MCLImageProcessor.from_config(ours.config)
+            output = ours(**processor(Image.fromarray(PICTURE.numpy()), return_tensors="pt"))
+            found = processor.post_process_object_detection(output, 0.0, [PICTURE.shape[:2]])[0]
+            boxes, scores, labels = open_and_run(out)
+            same = torch.equal(labels, found["labels"])
+            error = largest([found["boxes"], found["scores"]], [boxes, scores]) if same else float("inf")
+            names = f"{coverage.given} of {coverage.total}"
+            rows.append((f"{to} {detector}", names, f"boxes and scores of {len(labels)} detections", error))
+        return rows
 
     def region_error(self, convs: Sequence[nn.Module]) -> float:
         """Of the box head's convolutions, averaged over the region."""
@@ -124,14 +173,22 @@ class Doors:
     def detectron2(self) -> list[Row]:
         """Its models, built from the exported yaml."""
         without_operators("detectron2._C")
-        from PIL import Image
-
         if not hasattr(Image, "LINEAR"):
             Image.LINEAR = Image.BILINEAR  # type: ignore[attr-defined]  # a name that old releases use
         from detectron2.config import get_cfg
         from detectron2.modeling import build_model
 
-        rows = []
+        def find(out: Path) -> tuple[Tensor, Tensor, Tensor]:
+            import_anchors(out)
+            settings = get_cfg()
+            settings.merge_from_file(str(out / "config.yaml"))
+            settings.MODEL.DEVICE = "cpu"
+            model = build_model(settings).eval()
+            matched(model, torch.load(out / "model.pth", weights_only=True)["model"])
+            found = model([{"image": PICTURE.permute(2, 0, 1)}])[0]["instances"]
+            return found.pred_boxes.tensor, found.scores, found.pred_classes
+
+        rows = self.detection_rows("detectron2", find)
         for detector, first in (("mask_rcnn", 0), ("retinanet", 1)):
             out, _ = self.export("detectron2", detector)
             settings = get_cfg()
@@ -151,15 +208,38 @@ class Doors:
 
     def mmdet(self) -> list[Row]:
         """Its models, built from its stock configs with the exported fragment laid over them."""
-        without_operators("mmcv._ext")
+        import torchvision
+
+        without_operators("mmcv._ext").nms = (  # type: ignore[attr-defined]  # torchvision's in its place
+            lambda boxes, scores, iou_threshold, offset: torchvision.ops.nms(boxes, scores, iou_threshold)
+        )
         import mmdet
         from mmdet.registry import MODELS
+        from mmdet.structures import DetDataSample
         from mmdet.utils import register_all_modules
         from mmengine.config import Config
 
         register_all_modules()
         configs = Path(mmdet.__file__).parent / ".mim" / "configs" / "_base_" / "models"
-        rows = []
+
+        def find(out: Path) -> tuple[Tensor, Tensor, Tensor]:
+            import_anchors(out)
+            fragment = runpy.run_path(str(out / "mcl.py"))["model"]
+            stock = "mask-rcnn" if "mask_head" in fragment["roi_head"] else "faster-rcnn"
+            settings = Config.fromfile(configs / f"{stock}_r50_fpn.py")
+            settings.merge_from_dict({"model": fragment})
+            for name, part in settings.model.roi_head.items():
+                if name.endswith("_roi_extractor"):
+                    part.roi_layer["use_torchvision"] = True
+            model = MODELS.build(settings.model).eval()
+            matched(model, torch.load(out / "model.pth", weights_only=True)["state_dict"])
+            size = tuple(PICTURE.shape[:2])
+            sample = DetDataSample(metainfo={"img_shape": size, "ori_shape": size, "scale_factor": (1.0, 1.0)})
+            given = {"inputs": [PICTURE.permute(2, 0, 1).flip(0)], "data_samples": [sample]}  # BGR
+            found = model.test_step(given)[0].pred_instances
+            return found.bboxes, found.scores, found.labels
+
+        rows = self.detection_rows("mmdet", find)
         for detector, stock, first in (("mask_rcnn", "mask-rcnn", 0), ("retinanet", "retinanet", 1)):
             out, _ = self.export("mmdet", detector)
             settings = Config.fromfile(configs / f"{stock}_r50_fpn.py")
@@ -208,8 +288,20 @@ def matched(model: nn.Module, tensors: dict[str, Tensor]) -> str:
     return f"{len(tensors)} of {len(own)}"
 
 
-def without_operators(name: str) -> None:
-    """Where a framework's compiled operators are absent, let it be imported without them; calling one raises."""
+def import_anchors(out: Path) -> None:
+    """The module beside a config, once a framework: classes are registered but once."""
+    text = (out / "mcl_anchors.py").read_text(encoding="utf-8")
+    if text not in _IMPORTED:
+        _IMPORTED.add(text)
+        runpy.run_path(str(out / "mcl_anchors.py"))
+
+
+_IMPORTED: set[str] = set()
+
+
+def without_operators(name: str) -> types.ModuleType:
+    """Where a framework's compiled operators are absent, let it be imported without them; calling one raises. The
+    module of the operators."""
     package = name.partition(".")[0]
     if importlib.util.find_spec(package) is None:
         raise ImportError(f"{package} is not installed")
@@ -230,6 +322,7 @@ def without_operators(name: str) -> None:
         module.__spec__, module.__file__ = importlib.machinery.ModuleSpec(name, None), "absent"
         module.__getattr__ = operator  # type: ignore[method-assign]  # of the module (PEP 562)
         sys.modules[name] = module
+    return sys.modules[name]
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ Source: detectron2's `TEST.PRECISE_BN`, see `models/precise_bn`.
 from collections.abc import Iterator, Sequence
 
 import torch
+from tqdm.auto import tqdm
 
 from ..data.decode import BrokenImage, decode_image
 from ..data.open import ImageSource, open_source
@@ -59,7 +60,11 @@ def refresh_statistics(
             model.region_head(level)
 
     source = open_source(data, allow_outside_paths=allow_outside_paths)
-    if not update_statistics(model, forward, _batches(config, source, num_images, batch_size)):
+    batches = tqdm(
+        _batches(config, source, num_images, batch_size), total=-(-min(num_images, len(source)) // batch_size),
+        desc="batch-norm statistics", unit="batch", leave=False, dynamic_ncols=True,
+    )  # fmt: skip
+    if not update_statistics(model, forward, batches):
         raise InputError(f"--data {data}: fewer than two images could be read")
     return model.state_dict()
 

@@ -196,6 +196,7 @@ def test_images_of_statistics_outside_of_their_folder_are_asked_for(run: Path, t
     argv += ["--data", f"{tmp_path}/table", "--batch-size", "2"]
     assert main(argv) == 2 and "give --allow-outside-paths if" in capsys.readouterr().err
     assert main([*argv, "--allow-outside-paths"]) == 0
+    assert "batch-norm statistics" in capsys.readouterr().err, "the bar"
     assert (tmp_path / "out" / "detector.safetensors").is_file()
 
 
