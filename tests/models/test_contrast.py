@@ -125,6 +125,9 @@ def test_batch_larger_than_the_queue() -> None:
     assert torch.equal(contrast.queue[1, 0], keys[-3:]) and contrast.queue_present.all()
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6.") and not torch.cuda.is_available(), reason="its fake tensors ask for a driver"
+)
 @pytest.mark.parametrize("grouped", [True, False])
 def test_the_queue_takes_no_number_from_the_host(grouped):
     """CUDA alone copies a Python number of an index assignment to the device, and the host waits."""
