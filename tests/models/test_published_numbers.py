@@ -1,7 +1,7 @@
 """The published code's own numbers in float64: losses, cosines, gradients, buffers, a step, eval mode.
 
-The training step of 16 images takes a minute and a half of a core, and says nothing that the two of four images do not:
-it runs with MCL_ALL_NUMBERS=1.
+The training steps of the two larger cases take a minute and a half of a core each: they run with MCL_ALL_NUMBERS=1, as
+in the workflow.
 """
 
 import hashlib
@@ -79,7 +79,7 @@ def test_rebuilt_inputs_are_the_reference_inputs(case: dict[str, Any], checkpoin
 
 
 def test_training_step_in_published_scope(case: dict[str, Any], checkpoint: Path) -> None:
-    if case["case"] == "r18_n16_l4" and not os.environ.get("MCL_ALL_NUMBERS"):
+    if case["case"] != "r18_n4_l3" and not os.environ.get("MCL_ALL_NUMBERS"):
         pytest.skip("MCL_ALL_NUMBERS=1 runs it")
     model = open_model(checkpoint, region_scope="published").train()
     inputs = case_inputs(case)
