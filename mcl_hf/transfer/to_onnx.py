@@ -157,7 +157,8 @@ def trace(
         RuntimeError: torch cannot trace it.
     """
     free = tuple(dict.fromkeys(axes[name], torch.export.Dim.DYNAMIC) for name in inputs)
-    return torch.export.export(graph, tuple(inputs.values()), dynamic_shapes=free, strict=False)  # torch 2.6: True
+    # torch 2.6 traces strictly unless told otherwise, and then fixes the size of the batch
+    return torch.export.export(graph, tuple(inputs.values()), dynamic_shapes=free, strict=False)
 
 
 def write_onnx(

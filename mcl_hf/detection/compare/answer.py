@@ -171,11 +171,10 @@ class Answer:
         scores = self.scores(self.primary[0].images)
         if max(max(of.values(), default=0) for of in scores.values()) < 100 * LEAST_AP:
             return f"No start has reached a {self.title} of {100 * LEAST_AP:g} %: train for longer."
-        counts = [difference.images for difference in self.primary]
-        parts = [
-            ("" if images == before else f"with {images} {self.about['unit']} ") + said
-            for before, images, said in zip([None, *counts], counts, map(_told, self.primary), strict=False)
-        ]
+        parts: list[str] = []
+        for number, difference in enumerate(self.primary):
+            again = number > 0 and difference.images == self.primary[number - 1].images
+            parts.append(("" if again else f"with {difference.images} {self.about['unit']} ") + _told(difference))
         seeds = self.primary[0].seeds
         text = "; ".join(parts)
         subsets = f" of {self.plan.subsets} labelled subsets each" if self.plan.subsets > 1 else ""
