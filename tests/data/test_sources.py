@@ -203,3 +203,10 @@ def test_wrong_input_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.Monke
             open_source(**arguments)
         assert message in str(caught.value), case
         assert "\n" not in str(caught.value), case
+
+
+@pytest.mark.parametrize("data", ["./no-such", "../no-such", "a/b/c", "/no/such", "~/no-such"])
+def test_a_misspelt_folder_is_told_without_asking_the_hub(data, monkeypatch):
+    monkeypatch.setattr("mcl_hf.data.open.hub_table", lambda *given: pytest.fail("the Hub was asked"))
+    with pytest.raises(InputError, match="no local file or folder"):
+        open_source(data)

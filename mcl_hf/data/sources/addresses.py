@@ -18,7 +18,7 @@ from .remote_files import is_remote
 SHARD_SUFFIXES = (".parquet", ".tar")
 _FILES_LISTED = 5
 
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")  # ./name and ../name are folders, there or not
 _HUB_ADDRESS = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>refs/[^/]+/[^/]+|[^/]+))?/(?P<path>.*)")
 _CONVERTED = "refs/convert/parquet"
 _BRACES = re.compile(r"\{([^{}]*)\}")
