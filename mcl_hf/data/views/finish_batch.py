@@ -22,13 +22,15 @@ class BatchDraws:
     """What remains to be done to N cropped views of C channels.
 
     Attributes:
-        colour: float32 `(N, C, 2C)`, each image's `[A | K]` of `colour_map`.
+        colour: float32 `(N, C, C)`, each image's A of `colour_map`.
+        of_means: float32 `(N, C)`, its k.
         blurred: int64 `(B,)`, which images are blurred.
         weights: float32 `(B, reach + 1)`, half a Gaussian for each of them, in 1/256.
         solarised, flipped: bool `(N,)`.
     """
 
     colour: Tensor
+    of_means: Tensor
     blurred: Tensor
     weights: Tensor
     solarised: Tensor
@@ -38,6 +40,7 @@ class BatchDraws:
         """Each tensor through a function, such as one that copies it to a device."""
         return BatchDraws(
             function(self.colour),
+            function(self.of_means),
             function(self.blurred),
             function(self.weights),
             function(self.solarised),
@@ -53,15 +56,16 @@ def collect_draws(draws: Sequence[ViewDraw], num_channels: int, sigma_scale: flo
         num_channels: C of the images.
         sigma_scale: pixels of this view per pixel of the frame that the blur's sigmas refer to.
     """
-    unchanged = np.eye(num_channels, 2 * num_channels)
-    maps = [colour_map(draw, num_channels) for draw in draws]
+    unchanged = np.eye(num_channels), np.zeros(num_channels)
+    matrices, of_means = zip(*(colour_map(draw, num_channels) or unchanged for draw in draws), strict=True)
     halves = [_half_gaussian(draw.blur_sigma_px * sigma_scale) for draw in draws]
     blurred = [number for number, half in enumerate(halves) if len(half) > 1]
     weights = np.zeros((len(blurred), max((len(halves[number]) for number in blurred), default=1)), dtype=np.float32)
     for row, number in zip(weights, blurred, strict=True):
         row[: len(halves[number])] = halves[number]
     return BatchDraws(
-        colour=torch.from_numpy(np.stack([unchanged if one is None else one for one in maps]).astype(np.float32)),
+        colour=torch.from_numpy(np.stack(matrices).astype(np.float32)),
+        of_means=torch.from_numpy(np.stack(of_means).astype(np.float32)),
         blurred=torch.tensor(blurred, dtype=torch.int64),
         weights=torch.from_numpy(weights),
         solarised=torch.tensor([draw.solarise for draw in draws]),
@@ -79,7 +83,7 @@ def augment_batch(views: Tensor, draws: BatchDraws) -> Tensor:
     Returns:
         uint8 `(N, C, s, s)`.
     """
-    pixels = apply_colours(views, draws.colour)
+    pixels = apply_colours(views, draws.colour, draws.of_means)
     if len(draws.blurred):
         blurred = blur_batch(pixels.index_select(0, draws.blurred), draws.weights)
         pixels = pixels.index_copy(0, draws.blurred, blurred)
@@ -89,13 +93,12 @@ def augment_batch(views: Tensor, draws: BatchDraws) -> Tensor:
     return pixels.to(torch.uint8)
 
 
-def apply_colours(views: Tensor, colour: Tensor) -> Tensor:
-    """`A x + K m` of each image, rounded and clipped: uint8 `(N, C, s, s)` to whole numbers in float32."""
-    num_channels = views.shape[1]
+def apply_colours(views: Tensor, colour: Tensor, of_means: Tensor) -> Tensor:
+    """`A x + k m` of each image, rounded and clipped: uint8 `(N, C, s, s)` to whole numbers in float32."""
     pixels = views.float()
     means = views.sum((2, 3), dtype=torch.int64).float() / views[0, 0].numel()  # (N, C)
-    total = (colour[:, :, num_channels:] * means[:, None]).sum(2)[:, :, None, None] + 0.5  # (N, C, 1, 1)
-    for channel in range(num_channels):  # no matrix product: a GPU may round its factors to ten bits
+    total = (of_means * means).sum(1)[:, None, None, None] + 0.5  # (N, 1, 1, 1)
+    for channel in range(views.shape[1]):  # no matrix product: a GPU may round its factors to ten bits
         total = total + colour[:, :, channel, None, None] * pixels[:, channel, None]
     return total.clamp(0, 255).floor()
 

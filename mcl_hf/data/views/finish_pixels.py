@@ -18,16 +18,17 @@ from .draw import ViewDraw
 LUMA = np.array([0.299, 0.587, 0.114])
 """Shares of red, green and blue in the luma of ITU-R BT.601, which Pillow's and torchvision's gray is."""
 
-_EYE, _GRAY = np.eye(3), np.tile(LUMA, (3, 1))
 _CROSS = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
+_LARGEST_FLOAT32_SUM = 2**24 // 255  # pixels: below it each partial sum is a whole number that float32 holds
 
 
-def colour_map(draw: ViewDraw, num_channels: int = 3) -> np.ndarray | None:
-    """Jitter and grayscale of one draw as one map of pixels x with channel means m: `A x + K m`.
+def colour_map(draw: ViewDraw, num_channels: int = 3) -> tuple[np.ndarray, np.ndarray] | None:
+    """Jitter and grayscale of one draw as one map of pixels x with channel means m: `A x + k m`, the same `k m` for
+    every channel, since all of these operations leave gray gray.
 
     Returns:
-        `[A | K]`, float64 `(C, 2C)`, or None where nothing changes. Only contrast needs the means, those of the
-        cropped picture.
+        A, float64 `(C, C)`, and k, float64 `(C,)`, or None where nothing changes. Only contrast needs the means, those
+        of the cropped picture.
 
     Two approximations. Hue turns the colour about the gray axis: the hue angle is HSV's, but HSV keeps the largest of
     R, G, B where the rotation keeps their sum (6 gray levels apart on average on the embedded photos at the largest
@@ -38,44 +39,41 @@ def colour_map(draw: ViewDraw, num_channels: int = 3) -> np.ndarray | None:
         return None
     coloured = num_channels == 3
     luma = LUMA if coloured else np.full(num_channels, 1 / num_channels)
-    both = np.zeros((num_channels, 2 * num_channels))
-    both[:, :num_channels] = np.eye(num_channels)
+    matrix, of_means = np.eye(num_channels), np.zeros(num_channels)
     for operation in draw.jitter_order:
         if operation == 0:
-            both = draw.brightness * both
+            matrix, of_means = draw.brightness * matrix, draw.brightness * of_means
         elif operation == 1:
-            mean = luma @ (both[:, :num_channels] + both[:, num_channels:])  # (C,): of the luma, as weights of m
-            both = draw.contrast * both
-            both[:, num_channels:] += (1 - draw.contrast) * mean
+            mean = luma @ matrix + of_means  # (C,): of the luma, as weights of m
+            matrix, of_means = draw.contrast * matrix, draw.contrast * of_means + (1 - draw.contrast) * mean
+        elif coloured and operation == 2:
+            matrix = draw.saturation * matrix + (1 - draw.saturation) * (luma @ matrix)
         elif coloured:
-            both = (_saturation(draw.saturation) if operation == 2 else _hue_rotation(draw.hue)) @ both
+            matrix = _hue_rotation(draw.hue) @ matrix
     if draw.grayscale and num_channels > 1:
-        both = np.tile(luma @ both, (num_channels, 1))
-    return both
-
-
-def _saturation(factor: float) -> np.ndarray:
-    return factor * _EYE + (1 - factor) * _GRAY
+        matrix = np.tile(luma @ matrix, (num_channels, 1))
+    return matrix, of_means
 
 
 def _hue_rotation(turns: float) -> np.ndarray:
     """Rotation about (1, 1, 1) (Rodrigues); a third of a turn takes red to green to blue, as HSV does."""
     cosine, sine = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
-    return cosine * _EYE + sine * _CROSS + (1 - cosine) / 3
+    return cosine * np.eye(3) + sine * _CROSS + (1 - cosine) / 3
 
 
 def apply_colour(pixels: np.ndarray, draw: ViewDraw) -> np.ndarray:
     """Jitter and grayscale of `draw`: uint8 `(C, s, s)` in and out."""
     num_channels = pixels.shape[0]
-    both = colour_map(draw, num_channels)
-    if both is None:
+    found = colour_map(draw, num_channels)
+    if found is None:
         return pixels
+    matrix, of_means = found
     flat = torch.from_numpy(pixels.reshape(num_channels, -1)).float()  # (C, s * s)
-    # whole numbers in float64, so that the sum does not depend on the order of summation
-    means = flat.sum(1, dtype=torch.float64).numpy() / flat.shape[1]
-    matrix = torch.from_numpy(both[:, :num_channels].astype(np.float32))
-    offset = torch.from_numpy((both[:, num_channels:] @ means + 0.5).astype(np.float32))  # + 0.5: the cast cuts off
-    coloured = torch.addmm(offset[:, None], matrix, flat).clamp_(0, 255)
+    # whole numbers that the type holds, so that the sum does not depend on the order of summation
+    exact = torch.float32 if flat.shape[1] <= _LARGEST_FLOAT32_SUM else torch.float64
+    means = flat.sum(1, dtype=exact).numpy().astype(np.float64) / flat.shape[1]
+    offset = torch.tensor(of_means @ means + 0.5, dtype=torch.float32)  # + 0.5: the cast cuts off
+    coloured = torch.addmm(offset, torch.from_numpy(matrix.astype(np.float32)), flat).clamp_(0, 255)
     return coloured.numpy().astype(np.uint8).reshape(pixels.shape)  # NumPy's cast is several times as fast as torch's
 
 

@@ -16,6 +16,7 @@ Differs from the official code: only `direct` does; see `finish_pixels.colour_ma
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -32,15 +33,16 @@ from .finish_pixels import apply_colour, blur, solarise
 VIEW_RENDERINGS = ("direct", "published")
 
 
-def side_recipes(num_levels: int, sides: int, min_crop_scale: float | None = None) -> list[ViewRecipe]:
+@lru_cache
+def side_recipes(num_levels: int, sides: int, min_crop_scale: float | None = None) -> tuple[ViewRecipe, ...]:
     """Recipe of each of the `sides * num_levels` views: side a's levels, then side b's.
 
     `min_crop_scale`: smallest area of a crop as a share of the picture; None leaves the published one.
     """
-    recipes = [PUBLISHED_A] * num_levels + [PUBLISHED_B] * (num_levels if sides == 2 else 0)
+    recipes = (PUBLISHED_A,) * num_levels + (PUBLISHED_B,) * (num_levels if sides == 2 else 0)
     if min_crop_scale is None:
         return recipes
-    return [replace(recipe, crop_scale=(min_crop_scale, recipe.crop_scale[1])) for recipe in recipes]
+    return tuple(replace(recipe, crop_scale=(min_crop_scale, recipe.crop_scale[1])) for recipe in recipes)
 
 
 def render_views(
