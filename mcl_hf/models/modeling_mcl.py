@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin
@@ -78,6 +79,18 @@ class MCLPreTrainedModel(PreTrainedModel):
         else:
             keep_activations(backbone)
         self._recomputes = enable
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, **options: Any
+    ) -> None:
+        """transformers' switch, which knows of layers and of memory on the host: neither is how this works."""
+        function = getattr(gradient_checkpointing_func, "func", gradient_checkpointing_func)
+        if enable and (function is not checkpoint or options.get("every_n_layers", 1) != 1):
+            raise ValueError(
+                "every_n_layers and offload are for layers that are checkpointed; this backbone recomputes norms and "
+                "activations alone: leave both out"
+            )
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **options)
 
     def get_input_embeddings(self) -> nn.Module:
         """The convolution that reads the pixels."""

@@ -99,6 +99,17 @@ def losses(model: torch.nn.Module) -> torch.Tensor:
     return sum(map.square().mean() for map in model(tiny_views(config)[0]).feature_maps)
 
 
+@pytest.mark.skipif(SWITCH.startswith("gradient"), reason="transformers 5.21 knows neither")
+@pytest.mark.parametrize("option", [{"every_n_layers": 2}, {"offload": True}])
+def test_what_does_not_apply_to_recomputing_is_refused(option) -> None:
+    model = MCLModel(tiny_config())
+    with pytest.raises(ValueError, match="leave both out"):
+        model.activation_checkpointing_enable(**option)
+    assert not model.gradient_checkpointing
+    model.activation_checkpointing_enable(every_n_layers=1, offload=False)
+    assert model.gradient_checkpointing
+
+
 @pytest.mark.parametrize("kind", [MCLBackbone, MCLModel, MCLForPreTraining, MCLForSupervisedPreTraining])
 def test_transformers_switch_recomputes_by_our_means(kind) -> None:
     torch.manual_seed(0)
