@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torchvision.ops import roi_align
+from tqdm.auto import tqdm
 
 from ..data import BrokenImage, RawSample
 from ..errors import InputError
@@ -105,7 +106,8 @@ def features_of_boxes(
     mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (config.image_mean, config.image_std))
     size = max(1, _BATCH_PIXELS // (images.shape[-1] * images.shape[-2]))
     found: dict[str, list[torch.Tensor]] = {name: [] for name in (*names, "levels")}
-    for start in range(0, len(images), size):
+    starts = range(0, len(images), size)
+    for start in tqdm(starts, "probe", unit="batch", delay=1, leave=False, disable=None, dynamic_ncols=True):
         pixels = (images[start : start + size].to(device).float() / 255 - mean) / std  # (n, C, H, W)
         batch_boxes = [part.to(device) for part in boxes[start : start + size]]
         maps = model.backbone_maps(pixels.to(next(model.parameters()).dtype))
