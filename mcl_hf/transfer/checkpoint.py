@@ -97,7 +97,7 @@ def open_checkpoint(source: str | Path, network: str = "online") -> Checkpoint:
     else:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_OTHER_PARTS)}
     if detector is not None:
-        tensors = {_name_in_model(name, detector): tensor for name, tensor in tensors.items()}
+        tensors = {name_in_model(name, detector): tensor for name, tensor in tensors.items()}
     stale = [] if detector is not None else stale_levels(tensors)
     return Checkpoint(source, folder, config, network, tensors, description, detector, stale)
 
@@ -172,7 +172,7 @@ def stale_levels(tensors: dict[str, torch.Tensor]) -> list[str]:
     return [level for level, count in counts.items() if count < counts.get("P5", 0)]
 
 
-def _name_in_model(name: str, detector: str) -> str:
+def name_in_model(name: str, detector: str) -> str:
     """A detector's name -> that of `MCLModel`, where it has one."""
     if name.startswith("roi_heads.box_head.conv."):
         return name.replace("roi_heads.box_head.", "region_head.", 1)
