@@ -9,9 +9,9 @@ import torchvision.models.detection.roi_heads as torchvision_roi_heads
 
 from mcl_hf import MCLConfig, MCLDetectorConfig, MCLForInstanceSegmentation, MCLForObjectDetection, MCLModel
 from mcl_hf.detection.models.roi_heads import mask_targets
-from mcl_hf.transfer.checkpoint import name_in_model
 from mcl_hf.transfer.detector_heads import head_table
 from mcl_hf.transfer.keymaps import TABLES, to_theirs
+from mcl_hf.transfer.starting_weights import rename_from_detector
 
 from .tiny_detector import DETECTORS, FEW_REGIONS
 
@@ -39,7 +39,7 @@ def config_of(detector: str) -> MCLDetectorConfig:
 def torchvision_names(tensors, detector: str) -> dict[str, torch.Tensor]:
     """Our detector's names -> those of the torchvision model."""
     table = (*TABLES["torchvision", detector], *head_table("torchvision", detector, num_convs=4))
-    return {to_theirs(name_in_model(name, detector), table): tensor for name, tensor in tensors.items()}
+    return {to_theirs(name, table): tensor for name, tensor in rename_from_detector(tensors).items()}
 
 
 @pytest.fixture(scope="module", params=DETECTORS)
