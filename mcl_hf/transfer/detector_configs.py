@@ -24,7 +24,7 @@ ANCHORS_FILE = "mcl_anchors.py"
 """Class of the file beside the config that gives a fine-tuned detector its anchors (`mcl_anchors.py.jinja`)."""
 
 RESNET_DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
-_NEW = {
+_NEW: dict[str, Any] = {
     "rpn_pre_nms_top_n_train": 2000, "rpn_pre_nms_top_n_test": 1000, "rpn_post_nms_top_n_train": 1000,
     "rpn_post_nms_top_n_test": 1000, "box_pool_size": 7, "mask_pool_size": 14, "mask_head_convs": 4,
     "min_size": None, "aspect_ratios": [0.5, 1.0, 2.0],
@@ -67,8 +67,9 @@ def stock_anchors(detector: str) -> list[list[float]]:
 def detectron2_yaml(checkpoint: Checkpoint, detector: str, box_convs: int) -> str:
     """A whole config, in place of one that builds upon detectron2's bases, whose place on the disk is unknown."""
     given, names, dense = settings(checkpoint, detector), class_names(checkpoint), detector == "retinanet"
-    values = _NEW | {"anchor_sizes": [[round(side, 4) for side in level] for level in stock_anchors(detector)]} | given
-    values |= _shared_values(checkpoint, detector) | {
+    sizes = [[round(side, 4) for side in level] for level in stock_anchors(detector)]
+    values: dict[str, Any] = _NEW | {"anchor_sizes": sizes} | given | _shared_values(checkpoint, detector)
+    values |= {
         "architecture": "RetinaNet" if dense else "GeneralizedRCNN",
         "backbone_builder": f"build_{'retinanet_' if dense else ''}resnet_fpn_backbone",
         "basic": RESNET_DEPTHS[checkpoint.config.backbone] < 50,
@@ -84,7 +85,7 @@ def detectron2_yaml(checkpoint: Checkpoint, detector: str, box_convs: int) -> st
 def mmdet_config(checkpoint: Checkpoint, detector: str) -> str:
     """A fragment that is laid over a stock Mask R-CNN or RetinaNet config by `_base_`."""
     given, dense = settings(checkpoint, detector), detector == "retinanet"
-    values = {"size_divisible": None} | given | _shared_values(checkpoint, detector)
+    values: dict[str, Any] = {"size_divisible": None, **given} | _shared_values(checkpoint, detector)
     values |= {
         "own_dense": values["own"] and dense,
         "own_rcnn": values["own"] and not dense,
