@@ -103,6 +103,7 @@ setup(
             "recipes/*/*.yaml",
             "hub/*.md",
             "transfer/*.md",
+            "transfer/*.yaml",
             "transfer/*.jinja",
         ]
     },

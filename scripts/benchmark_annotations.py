@@ -10,11 +10,11 @@ import io
 import json
 import resource
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from measuring import take_turns
 from PIL import Image
 
 from mcl_hf.data import open_source
@@ -36,14 +36,10 @@ def write_coco(file: Path, num_images: int, seed: int = 0) -> int:
             x, y, w, h = (numbers.uniform(0, 1, 4) * [500, 350, 130, 120] + [0, 0, 5, 5]).round(2).tolist()
             points = numbers.uniform(0, 1, (int(numbers.integers(*POINTS)), 2)) * [w, h] + [x, y]
             annotation = {
-                "id": len(annotations) + 1,
-                "image_id": image,
-                "category_id": int(numbers.integers(1, 81)),
-                "bbox": [x, y, w, h],
-                "area": round(w * h / 2, 4),
-                "iscrowd": 0,
+                "id": len(annotations) + 1, "image_id": image, "category_id": int(numbers.integers(1, 81)),
+                "bbox": [x, y, w, h], "area": round(w * h / 2, 4), "iscrowd": 0,
                 "segmentation": [points.round(2).ravel().tolist()],
-            }
+            }  # fmt: skip
             if numbers.random() < CROWDS:
                 runs = numbers.integers(1, 1000, 300)
                 runs = [*runs.tolist(), 640 * 480 - int(runs.sum())]
@@ -65,37 +61,28 @@ def write_folder(folder: Path, count: int, in_each: int = 1000) -> None:
         file.write_bytes(packed.getvalue())
 
 
-def seconds(call: Callable[[], object], repeats: int) -> float:
-    """The shortest of some calls, in seconds."""
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--images", type=int, default=118_000, help="images of the made-up file; 0: none (default: 118000)"
-    )
-    parser.add_argument("--files", type=int, default=100_000, help="images of the folder; 0: none (default: 100000)")
-    parser.add_argument("--repeats", type=int, default=3, help="the shortest of so many is printed (default: 3)")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--images", type=int, default=118_000, help="images of the made-up file; 0: none")
+    parser.add_argument("--files", type=int, default=100_000, help="images of the folder; 0: none")
+    parser.add_argument("--repeats", type=int, default=3, help="the shortest of so many is printed")
     options = parser.parse_args(argv)
     if options.files:
         with tempfile.TemporaryDirectory() as folder:
             write_folder(Path(folder), options.files)
-            opened = seconds(lambda: open_source(folder), options.repeats)
-        print(f"folder of {options.files} images, open_source {opened:.2f} s")
+            taken = take_turns({"opened": lambda: open_source(folder)}, options.repeats, warmup=0)
+        print(f"folder of {options.files} images, open_source {min(taken['opened']):.2f} s")
     if not options.images:
         return
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "instances_train.json"
         objects = write_coco(file, options.images)
         print(f"{options.images} images, {objects} objects, {file.stat().st_size / 1e6:.0f} MB")
-        reference = seconds(lambda: json.loads(file.read_bytes()), options.repeats)
-        opened = seconds(lambda: open_detection_data(file, images=folder, check_files=False), options.repeats)
+        runs = {
+            "json.load": lambda: json.loads(file.read_bytes()),
+            "opened": lambda: open_detection_data(file, images=folder, check_files=False),
+        }
+        reference, opened = map(min, take_turns(runs, options.repeats, warmup=0).values())
     print(f"json.load {reference:.2f} s, open_detection_data {opened:.2f} s, ratio {opened / reference:.2f}")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB, json.load included")
 

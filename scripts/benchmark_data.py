@@ -26,23 +26,24 @@ Where some are missing, or where FOLDER holds other photographs, what is there i
 
 import argparse
 import io
+import itertools
 import random
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]  # no types of its own
 import torch
+from measuring import print_table, take_turns
 from PIL import Image, ImageFilter
 from torchvision import transforms as v1
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mcl_hf.data import RawSample, ViewLoader, open_image, open_source, render_views, side_recipes
 from mcl_hf.data.stage_times import STAGES, time_stages
@@ -67,79 +68,66 @@ PHOTOS = (
 MEMORY_AT = (1_000, 2_000, 5_000, 10_000)
 
 
-# ---- the two plain pipelines ----------------------------------------------------------------------------------------
+# ---- the two plain pipelines, and ours ------------------------------------------------------------------------------
 
 
-class PilBlur:
+def pil_blur(picture: Image.Image) -> Image.Image:
     """Gaussian blur of a PIL image with a random sigma, as in the published code."""
-
-    def __call__(self, picture: Image.Image) -> Image.Image:
-        return picture.filter(ImageFilter.GaussianBlur(radius=np.random.uniform(0.1, 2.0)))
+    return picture.filter(ImageFilter.GaussianBlur(radius=np.random.uniform(0.1, 2.0)))
 
 
-def plain_v1(blur_probability: float, solarise_probability: float) -> v1.Compose:
-    """One published view at 224 px."""
-    return v1.Compose(
-        [
-            v1.RandomResizedCrop(224, scale=(0.2, 1.0)),
-            v1.RandomHorizontalFlip(),
-            v1.RandomApply([v1.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
-            v1.RandomGrayscale(p=0.2),
-            v1.RandomApply([PilBlur()], p=blur_probability),
-            v1.RandomSolarize(128, p=solarise_probability),
-            v1.PILToTensor(),
-        ]
-    )
+def plain_views(version: Any, sizes: Sequence[int], blur: Callable[[int], Any]) -> list[Any]:
+    """Views of both sides by torchvision's transforms, `v1` or `v2`; `blur(size)` is that of a view of `size` px."""
+    return [
+        version.Compose(
+            [
+                version.RandomResizedCrop(size, scale=(0.2, 1.0)),
+                version.RandomHorizontalFlip(),
+                version.RandomApply([version.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
+                version.RandomGrayscale(p=0.2),
+                version.RandomApply([blur(size)], p=blur_probability),
+                version.RandomSolarize(128, p=solarise_probability),
+            ]
+        )
+        for blur_probability, solarise_probability in ((1.0, 0.0), (0.1, 0.2))
+        for size in sizes
+    ]
 
 
-def plain_v2(size: int, blur_probability: float, solarise_probability: float) -> v2.Compose:
-    """One view of `size` px from a uint8 tensor; the blur's kernel covers three sigmas."""
+def tensor_blur(size: int) -> v2.Transform:
+    """Scaled to the view; the kernel covers three sigmas."""
     largest = 2.0 * size / 224
-    kernel = 2 * max(1, int(np.ceil(3 * largest))) + 1
-    return v2.Compose(
-        [
-            v2.RandomResizedCrop(size, scale=(0.2, 1.0), antialias=True),
-            v2.RandomHorizontalFlip(),
-            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
-            v2.RandomGrayscale(p=0.2),
-            v2.RandomApply([v2.GaussianBlur(kernel, (0.1 * size / 224, largest))], p=blur_probability),
-            v2.RandomSolarize(128, p=solarise_probability),
-        ]
-    )
+    return v2.GaussianBlur(2 * max(1, int(np.ceil(3 * largest))) + 1, (0.1 * size / 224, largest))
 
 
 def run_v1(files: Sequence[bytes]) -> None:
-    pipelines = [plain_v1(1.0, 0.0)] * 4 + [plain_v1(0.1, 0.2)] * 4
+    pipelines = plain_views(v1, [224] * 4, lambda size: pil_blur)
     for data in files:
         picture = Image.open(io.BytesIO(data)).convert("RGB")
         for pipeline in pipelines:
-            pipeline(picture)
+            v1.functional.pil_to_tensor(pipeline(picture))
 
 
 def run_v2(files: Sequence[bytes], sizes: Sequence[int]) -> None:
-    pipelines = [plain_v2(size, 1.0, 0.0) for size in sizes] + [plain_v2(size, 0.1, 0.2) for size in sizes]
+    pipelines = plain_views(v2, sizes, tensor_blur)
     for data in files:
         pixels = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
         for pipeline in pipelines:
             pipeline(pixels)
 
 
-def run_library(files: Sequence[bytes], rendering: str) -> None:
+def run_library(files: Sequence[bytes], render: Callable[..., Any]) -> None:
     recipes = side_recipes(len(RATIOS), sides=2)
     buffers = [np.empty((3, 224 // ratio, 224 // ratio), np.uint8) for ratio in RATIOS * 2]
     for position, data in enumerate(files):
-        views = render_views(open_image(data), recipes, RATIOS, seed=0, position=position, rendering=rendering)
+        views = render(open_image(data), recipes, RATIOS, seed=0, position=position)
         for buffer, view in zip(buffers, views, strict=True):
             np.copyto(buffer, view)
 
 
-def run_crops(files: Sequence[bytes]) -> None:
-    recipes = side_recipes(len(RATIOS), sides=2)
-    buffers = [np.empty((3, 224 // ratio, 224 // ratio), np.uint8) for ratio in RATIOS * 2]
-    for position, data in enumerate(files):
-        views, _ = crop_views(open_image(data), recipes, RATIOS, seed=0, position=position)
-        for buffer, view in zip(buffers, views, strict=True):
-            np.copyto(buffer, view)
+def crops_only(*given: Any, **named: Any) -> Any:
+    """What is left for the processor with --augment-on device."""
+    return crop_views(*given, **named)[0]
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------
@@ -147,18 +135,17 @@ def run_crops(files: Sequence[bytes]) -> None:
 
 def find_photos(folder: Path | None) -> tuple[list[Image.Image], str]:
     """Photographs to cut the test images from, and a line that says which."""
-    if folder is None:
-        source = open_source("photos")
-        photos = [_photo(source.sample(index).bytes_) for index in range(60)]
-        return photos, "the embedded 208 px photos, upsampled: they decode too cheaply, give --photos"
-    stated = [next(iter(sorted(folder.rglob(name))), folder / Path(name).parts[0]) for name in PHOTOS]
-    stated = [path if path.is_file() else path.with_suffix(".jpg") for path in stated]  # or laid flat by hand
-    stated = [path for path in stated if path.is_file()]
+    stated: list[Path] = []
+    for name in PHOTOS if folder is not None else ():
+        laid_flat = folder / f"{Path(name).parts[0]}.jpg"  # by hand
+        stated += [path for path in [*sorted(folder.rglob(name)), laid_flat] if path.is_file()][:1]
     if len(stated) >= len(PHOTOS) / 2:
         photos = [_photo(path.read_bytes()) for path in stated]
         return photos, f"{len(stated)} of the {len(PHOTOS)} photographs of the stated set"
-    source = open_source(str(folder))
+    source = open_source("photos" if folder is None else str(folder))
     photos = [_photo(source.sample(index).bytes_) for index in range(min(len(source), 60))]
+    if folder is None:
+        return photos, "the embedded 208 px photos, upsampled: they decode too cheaply, give --photos"
     return photos, f"{len(photos)} images of {folder}, which are not the stated set"
 
 
@@ -177,7 +164,7 @@ def make_files(photos: Sequence[Image.Image], count: int) -> list[bytes]:
         left, top = chooser.uniform(0, photo.width - width), chooser.uniform(0, photo.height - height)
         picture = photo.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC, box=(left, top, left + width, top + height))
         encoded = [_encode(picture, quality) for quality in (70, 80, 88, 93, 96, 98, 99)]
-        files.append(min(encoded, key=_distance_from_target))
+        files.append(min(encoded, key=lambda data: abs(len(data) - TARGET_BYTES)))
     return files
 
 
@@ -187,46 +174,22 @@ def _encode(picture: Image.Image, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def _distance_from_target(data: bytes) -> int:
-    return abs(len(data) - TARGET_BYTES)
-
-
-def cpu_seconds(function: Callable[..., object], *arguments: object) -> float:
-    start = time.process_time()
-    function(*arguments)
-    return time.process_time() - start
-
-
-def wall_seconds(function: Callable[..., object], *arguments: object) -> float:
-    start = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - start
-
-
 def compare(files: Sequence[bytes], rounds: int) -> None:
-    variants: dict[str, tuple[Callable[..., None], tuple[object, ...]]] = {
-        "torchvision v1 on PIL": (run_v1, ()),
-        "torchvision v2 on uint8": (run_v2, ([224] * 4,)),
-        "torchvision v2, small views": (run_v2, ([224 // ratio for ratio in RATIOS],)),
-        "mcl_hf published": (run_library, ("published",)),
-        "mcl_hf direct": (run_library, ("direct",)),
-        "mcl_hf crops only": (run_crops, ()),
+    runs = {
+        "torchvision v1 on PIL": partial(run_v1, files),
+        "torchvision v2 on uint8": partial(run_v2, files, [224] * 4),
+        "torchvision v2, small views": partial(run_v2, files, [224 // ratio for ratio in RATIOS]),
+        "mcl_hf published": partial(run_library, files, partial(render_views, rendering="published")),
+        "mcl_hf direct": partial(run_library, files, partial(render_views, rendering="direct")),
+        "mcl_hf crops only": partial(run_library, files, crops_only),
     }
-    taken: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds + 1):
-        for name, (function, arguments) in variants.items():
-            taken[name].append(cpu_seconds(function, files, *arguments) / len(files))
-    medians = {name: statistics.median(times[1:]) for name, times in taken.items()}  # the first round warms up
+    taken = take_turns(runs, rounds, clock=time.process_time)
+    medians = {name: statistics.median(seconds) / len(files) for name, seconds in taken.items()}
     direct = medians["mcl_hf direct"]
-    print(f"\n{'one core, one thread':32}{'ms/image':>10}{'images/s':>10}{'direct is faster by':>21}")
-    for name, median in medians.items():
-        print(f"{name:32}{1e3 * median:10.2f}{1 / median:10.1f}{median / direct:20.2f}x")
-
-
-def stages(files: Sequence[bytes]) -> None:
-    """Where the time of the direct rendering goes."""
-    times = time_stages([RawSample(file) for file in files])
-    print("\nstages of direct, ms/image: " + ", ".join(f"{name} {times.milliseconds(name):.2f}" for name in STAGES))
+    print_table(
+        ["one core, one thread", "ms/image", "images/s", "direct is faster by"],
+        [[name, f"{1e3 * each:.2f}", f"{1 / each:.1f}", f"{each / direct:.2f}x"] for name, each in medians.items()],
+    )
 
 
 def workers(files: Sequence[bytes], count: int) -> None:
@@ -240,7 +203,8 @@ def workers(files: Sequence[bytes], count: int) -> None:
             batches = iter(ViewLoader(source, batch_size=16, seed=0, num_workers=num_workers))
             _take(batches, 4 * num_workers)
             steps = 60 * num_workers
-            rates.append(16 * steps / wall_seconds(_take, batches, steps))
+            taken = take_turns({"": partial(_take, batches, steps)}, 1, warmup=0)
+            rates.append(16 * steps / taken[""][0])
             del batches
         print(f"\nloader: {rates[0]:.1f} images/s with 1 worker, {rates[1]:.1f} with 2: {rates[1] / rates[0]:.2f}x")
         before = set(psutil.Process().children())
@@ -258,20 +222,18 @@ def _resident(process: psutil.Process) -> int:
     return process.memory_info().rss
 
 
-def _take(batches: object, count: int) -> None:
-    for _ in range(count):
-        next(batches)  # type: ignore[call-overload]
+def _take(batches: Iterator[Any], count: int) -> None:
+    for _ in itertools.islice(batches, count):
+        pass
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, help="folder of large photographs to cut the test images from")
-    parser.add_argument("--images", type=int, default=48, help="number of test images (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds over them (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=48, help="number of test images (48)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds over them (5)")
     parser.add_argument("--workers", action="store_true", help="also measure 1 and 2 workers, and memory")
-    parser.add_argument(
-        "--memory-images", type=int, default=10_000, help="images for the memory line (default: %(default)s)"
-    )
+    parser.add_argument("--memory-images", type=int, default=10_000, help="images for the memory line (10000)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     photos, which = find_photos(arguments.photos)
@@ -281,7 +243,8 @@ def main() -> None:
     print(f"test images: {len(files)} JPEGs of {WIDTH}x{HEIGHT} px from {which}")
     print(f"bytes per image: {statistics.mean(sizes):.0f} kB on average, {sizes[0]:.0f} to {sizes[-1]:.0f} kB")
     compare(files, arguments.rounds)
-    stages(files)
+    times = time_stages([RawSample(file) for file in files])
+    print("\nstages of direct, ms/image: " + ", ".join(f"{name} {times.milliseconds(name):.2f}" for name in STAGES))
     if arguments.workers:
         workers(files, arguments.memory_images)
 

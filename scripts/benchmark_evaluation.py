@@ -13,15 +13,16 @@ difference of any figure.
 
 import argparse
 import json
-import sys
-import time
+import tempfile
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from measuring import take_turns
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from mcl_hf.detection.data.detection_data import AnnotationColumns, DetectionData, FileImages
+from mcl_hf.detection import open_detection_data
+from mcl_hf.detection.data.detection_data import DetectionData
 from mcl_hf.detection.evaluation.coco_metrics import BACKENDS, import_backend
 from mcl_hf.detection.evaluation.evaluate import DetectionMetrics, evaluate_detections
 from mcl_hf.detection.evaluation.results import Result
@@ -29,11 +30,12 @@ from mcl_hf.detection.models.masks import encode_masks
 
 WIDTH, HEIGHT = 640, 480
 OBJECTS, EXTRA = 7.3, 18  # an image: objects, and predictions of nothing
+CROWDS = 0.01
 
 
 def synthetic(num_images: int, num_classes: int, seed: int = 0) -> tuple[DetectionData, list[Result]]:
     """Ground truth and predictions, both with boxes and masks, that follow from the seed."""
-    boxes, labels, offsets, pieces, areas = [], [], [0], [], []
+    annotations: list[dict[str, Any]] = []
     results: list[Result] = []
     for index in range(num_images):
         numbers = np.random.default_rng([seed, index])
@@ -44,12 +46,10 @@ def synthetic(num_images: int, num_classes: int, seed: int = 0) -> tuple[Detecti
         # few classes an image, so that several of one stand in it
         own = numbers.integers(0, num_classes, 3)[numbers.integers(0, 3, count)]
         truth = np.concatenate([corners, sides], axis=1).round(2)  # (count, 4), x y width height
-        rles = encode_masks(_ellipses(truth))
-        boxes.append(truth)
-        labels.append(own)
-        offsets.append(offsets[-1] + count)
-        pieces += [json.dumps(rle).encode() for rle in rles]
-        areas += (truth[:, 2] * truth[:, 3] * np.pi / 4).tolist()
+        for box, label, rle in zip(truth, own, encode_masks(_ellipses(truth)), strict=True):
+            area = float(box[2] * box[3] * np.pi / 4)
+            annotation = {"id": len(annotations) + 1, "image_id": index, "category_id": int(label), "area": area}
+            annotations.append(annotation | {"bbox": box.tolist(), "segmentation": rle})
 
         again = np.repeat(np.arange(count), numbers.integers(1, 4, count))
         found = truth[again]
@@ -64,40 +64,17 @@ def synthetic(num_images: int, num_classes: int, seed: int = 0) -> tuple[Detecti
         scores = np.concatenate([numbers.beta(3, 2, len(again)), numbers.beta(1, 4, extra)])
         kept = np.argsort(-scores)[:100]
         for n, rle in zip(kept, encode_masks(_ellipses(every[kept])), strict=True):
-            results.append(
-                {
-                    "image_id": index,
-                    "category_id": int(classes[n]),
-                    "bbox": every[n].tolist(),
-                    "score": float(scores[n]),
-                    "segmentation": rle,
-                }
-            )
-    total = offsets[-1]
-    columns = AnnotationColumns(
-        offsets=np.array(offsets, np.int64),
-        bbox=np.concatenate(boxes),
-        labels=np.concatenate(labels).astype(np.int64),
-        iscrowd=np.random.default_rng(seed).random(total) < 0.01,
-        difficult=np.zeros(total, bool),
-        areas=np.array(areas),
-        segmentation_ends=np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int64),
-        segmentations=np.frombuffer(b"".join(pieces), np.uint8),
-    )
-    data = DetectionData(
-        kind="synthetic",
-        source="synthetic",
-        category_ids=list(range(num_classes)),
-        category_names=[f"class {label}" for label in range(num_classes)],
-        image_ids=list(range(num_images)),
-        names=[f"{index}.jpg" for index in range(num_images)],
-        widths=np.full(num_images, WIDTH),
-        heights=np.full(num_images, HEIGHT),
-        columns=columns,
-        reader=FileImages([]),
-        positions=np.arange(num_images),
-    )
-    return data, results
+            figures = {"category_id": int(classes[n]), "bbox": every[n].tolist(), "score": float(scores[n])}
+            results.append({"image_id": index, **figures, "segmentation": rle})
+    for annotation, draw in zip(annotations, np.random.default_rng(seed).random(len(annotations)), strict=True):
+        annotation["iscrowd"] = int(draw < CROWDS)
+    sizes = {"width": WIDTH, "height": HEIGHT}
+    images = [{"id": index, "file_name": f"{index}.jpg", **sizes} for index in range(num_images)]
+    categories = [{"id": label, "name": f"class {label}"} for label in range(num_classes)]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "synthetic.json"
+        file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+        return open_detection_data(file, images=folder, check_files=False), results
 
 
 def largest_difference(one: DetectionMetrics, other: DetectionMetrics) -> float:
@@ -143,23 +120,22 @@ def main(argv: list[str] | None = None) -> None:
         f"{len(results)} predictions"
     )
     for masks in (False, True):
-        times: dict[str, list[float]] = {name: [] for name in names}
         metrics: dict[str, DetectionMetrics] = {}
-        for _ in range(options.rounds):
-            for name in names:
-                start = time.perf_counter()
-                metrics[name] = evaluate_detections(data, results, backend=name, masks=masks)
-                times[name].append(time.perf_counter() - start)
+
+        def evaluate(name: str, masks: bool, metrics: dict[str, DetectionMetrics]) -> None:
+            metrics[name] = evaluate_detections(data, results, backend=name, masks=masks)
+
+        taken = take_turns({name: partial(evaluate, name, masks, metrics) for name in names}, options.rounds, warmup=0)
+        fastest = {name: min(seconds) for name, seconds in taken.items()}
         record = metrics["pycocotools"]
         print(
             f"{'boxes and masks' if masks else 'boxes alone'}: box AP {100 * record.box.figures['AP']:.1f}"
             + (f", mask AP {100 * record.mask.figures['AP']:.1f}" if record.mask else "")
         )
-        for name in names:
-            ratio = min(times["pycocotools"]) / min(times[name])
+        for name, seconds in fastest.items():
             print(
-                f"  {name:<18}{min(times[name]):8.1f} s  {ratio:6.1f} times as fast as pycocotools, largest difference "
-                f"of a figure {largest_difference(record, metrics[name]):.1e}"
+                f"  {name:<18}{seconds:8.1f} s  {fastest['pycocotools'] / seconds:6.1f} times as fast as pycocotools, "
+                f"largest difference of a figure {largest_difference(record, metrics[name]):.1e}"
             )
 
 

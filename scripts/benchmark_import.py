@@ -11,17 +11,18 @@ import os
 import statistics
 import subprocess
 import sys
+from functools import partial
+
+from measuring import print_table, take_turns
 
 from mcl_hf.cli import COMMANDS
 from mcl_hf.cli.show import PICTURES
 
-BASE = "import torch, transformers"
+BASE, EMPTY = "import torch, transformers", "pass"
 COMMAND = "import sys; sys.argv = ['mcl-hf', *{!r}.split()]; from mcl_hf.cli import main; sys.exit(main())"
 CASES = {
-    BASE: BASE,
-    "import mcl_hf": "import mcl_hf",
-    "from mcl_hf import MCLModel": "from mcl_hf import MCLModel",
-    "from transformers import PreTrainedModel": "from transformers import PreTrainedModel",
+    **{code: code for code in (EMPTY, BASE, "import mcl_hf", "from mcl_hf import MCLModel",
+                               "from transformers import PreTrainedModel")},
     **{f"mcl-hf {line}": COMMAND.format(line) for line in (
         "--help", "--version", "pretrain --bach 3", "finetune --recipe nothing",
         "evaluate --data nowhere.json detector",
@@ -30,32 +31,26 @@ CASES = {
 }  # fmt: skip
 
 
-def processor_seconds(code: str) -> float:
-    """User and system time of a fresh interpreter that runs `code`."""
-    before = os.times()
-    subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-    after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
+def children_seconds() -> float:
+    """User and system time of all processes that this one has started and waited for."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
-    seconds: dict[str, list[float]] = {name: [] for name in CASES}
-    for code in CASES.values():  # once for the file cache
-        processor_seconds(code)
-    for _ in range(rounds):
-        empty = processor_seconds("pass")
-        for name, code in CASES.items():
-            seconds[name].append(processor_seconds(code) - empty)
-    print(f"{'':44} {'s':>6} {'ratio':>6}  spread of the ratio")
+    run = partial(subprocess.run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    runs = {name: partial(run, [sys.executable, "-c", code]) for name, code in CASES.items()}
+    taken = take_turns(runs, parser.parse_args().rounds, clock=children_seconds)  # the first fills the file cache
+    empty = taken.pop(EMPTY)
+    seconds = {name: [a - b for a, b in zip(values, empty, strict=True)] for name, values in taken.items()}
+    rows = []
     for name, values in seconds.items():
         ratios = [value / base for value, base in zip(values, seconds[BASE], strict=True)]
-        print(
-            f"{name:44} {statistics.median(values):6.2f} {statistics.median(ratios):6.3f}  "
-            f"{min(ratios):.3f} to {max(ratios):.3f}"
-        )
+        spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+        rows.append([name, f"{statistics.median(values):.2f}", f"{statistics.median(ratios):.3f}", spread])
+    print_table(["", "s", "ratio", "spread of the ratio"], rows)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from tests.hub_server import Hub  # noqa: E402  # beside the package, not in it
 
 
 def train(folder: Path, hub: Hub, steps: int, push: bool) -> list[float]:
-    """One run; its images per second, as logged at each step, turned into seconds a step."""
+    """Seconds between the lines that one run logs, one a step."""
     command = [
         sys.executable, "-m", "mcl_hf.cli", "pretrain", "--recipe", "demo", "--output-dir", str(folder),
         "--max-steps", str(steps), "--save-every-steps", "5", "--keep-last", "2", "--log-every-steps", "1",
@@ -37,8 +37,7 @@ def train(folder: Path, hub: Hub, steps: int, push: bool) -> list[float]:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    seconds = [line["seconds"] for line in lines]
+    seconds = [json.loads(line)["seconds"] for line in (folder / "log.jsonl").read_text().splitlines()]
     return [after - before for before, after in pairwise(seconds)]
 
 

@@ -5,9 +5,8 @@
     python scripts/benchmark_step.py --device cuda --batch-size 256
 
 A step is forward, backward, LARS and EMA (the supervised step: forward, backward, LARS). Every variant runs in a
-process of its own, since peak memory never falls again within one; "peak GiB" is the whole process, "of step" leaves
-out what the imports took. The variants take turns for `--rounds` rounds, so that a machine that slows down slows all of
-them, and ratios are formed from each variant's fastest step.
+process of its own; "peak GiB" is the whole process, "of step" leaves out what the imports took. The variants take turns
+for `--rounds` rounds, and ratios are formed from each variant's fastest step.
 
 `published` computes FPN, head and target everywhere, as the published code; `lean` only where the loss reads them;
 `supervised` is a plain timm classifier on the same N images. Where a step goes: `profile_step.py`.
@@ -15,151 +14,120 @@ them, and ratios are formed from each variant's fastest step.
 
 import argparse
 import json
-import platform
 import resource
-import subprocess
 import sys
-import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-import torch.nn.functional as F
-from torch import nn
+from measuring import in_a_process, machine, print_table, take_turns
 from torch.utils.flop_counter import FlopCounterMode
+from training_step import TrainingStep, Variant
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from step_variants import VARIANTS, Variant, print_ratios
-
-from mcl_hf import MCLConfig, MCLForPreTraining
 from mcl_hf.engine.arithmetic import set_arithmetic
-from mcl_hf.engine.compile_parts import compile_parts
-from mcl_hf.engine.optim import LARS, is_excluded
-from mcl_hf.models import recompute_activations
 
-
-def build_step(variant: Variant, args: argparse.Namespace, device: str) -> tuple[Any, nn.Module]:
-    """A function that runs one training step, and the model it trains."""
-    memory_format = torch.channels_last if variant.channels_last else torch.contiguous_format
-    side, n = 32 * args.region_size, args.batch_size
-    generator = torch.Generator().manual_seed(0)
-    if variant.scope == "supervised":
-        model = timm.create_model(args.backbone, num_classes=1000)
-        images = torch.randn(n, 3, side, side, generator=generator)
-        labels = torch.randint(0, 1000, (n,), generator=generator)
-    else:
-        config = MCLConfig(
-            backbone=args.backbone,
-            region_scope=variant.scope,
-            region_size=args.region_size,
-            queue_size=variant.queue,
+VARIANTS = (
+    "published, contiguous",
+    "published, channels last",
+    "published, channels last, bf16",
+    "lean, contiguous",
+    "lean, channels last",
+    "lean, channels last, in turn",
+    "lean, channels last, recompute",
+    "lean, channels last, recompute, in turn",
+    "lean, channels last, queue of 16384",
+    "lean, channels last, compiled",
+    "lean, channels last, compiled, in turn",
+    "lean, channels last, bf16",
+    "lean, channels last, bf16, compiled",
+    "lean, channels last, bf16, in turn",
+    "supervised, contiguous",
+    "supervised, channels last",
+    "supervised, channels last, compiled",
+    "supervised, channels last, bf16",
+    "supervised, channels last, bf16, compiled",
+    "lean, channels last, fp16",
+    "supervised, channels last, fp16",
+)
+_PUBLISHED, _LEAN, _SUPERVISED = "published, contiguous", "lean, channels last", "supervised, channels last"
+RATIOS = (
+    # (what, numerator, denominator, quantity, bound)
+    ("lean, best setting, against published as published", _PUBLISHED, "BEST", "seconds", ">= 3.3"),
+    ("lean, best setting, against plain fp32", "lean, contiguous", "BEST", "seconds", ">= 1.7 on a GPU"),
+    *(
+        (f"lean against published, both {setting}", f"published, {setting}", f"lean, {setting}", "seconds", ">= 2.5")
+        for setting in ("contiguous", "channels last", "channels last, bf16")
+    ),
+    *(
+        (f"memory {what}, {name} / published", f"{_LEAN}{suffix}", _PUBLISHED, quantity, bound)
+        for what, quantity in (("of the process", "peak_gib"), ("of the step", "step_gib"))
+        for name, suffix, bound in (
+            ("lean", "", "<= 0.65"),
+            ("lean recomputing", ", recompute", "<= 0.65"),
+            ("lean in turn", ", in turn", "<= 0.42"),
+            ("lean recomputing in turn", ", recompute, in turn", "<= 0.42"),
+            ("lean bf16 in turn", ", bf16, in turn", "<= 0.42"),
         )
-        model = MCLForPreTraining(config)
-        views = {
-            f"views_{name}": [
-                torch.randn(n, 3, side // ratio, side // ratio, generator=generator).to(device)
-                for ratio in config.montage_ratios
-            ]
-            for name in "ab"
-        }
-        montages = {f"montage_{name}": model.draw_montages(n, generator) for name in "ab"}
-    model = model.to(device, memory_format=memory_format).train()
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    optimizer = LARS(
-        [
-            {"params": [p for name, p in named if not is_excluded(name, p, args.backbone)]},
-            {
-                "params": [p for name, p in named if is_excluded(name, p, args.backbone)],
-                "weight_decay": 0.0,
-                "adapt": False,
-            },
-        ],
-        lr=0.1,
-        weight_decay=1e-5,
-    )
-    if variant.recompute:
-        recompute_activations(model.mcl.backbone)
-    if variant.compile and variant.scope == "supervised":  # timm's plain ResNet
-        model.compile()
-    elif variant.compile:
-        compile_parts(model)
-    if variant.scope == "supervised":
-        images = images.to(device, memory_format=memory_format)
-        labels = labels.to(device)
-
-    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[variant.precision]
-    scaler = torch.amp.GradScaler(device, enabled=variant.precision == "fp16")
-
-    def losses() -> Any:
-        """The losses to back-propagate, one after the other."""
-        if variant.scope == "supervised":
-            yield F.cross_entropy(model(images), labels)
-        elif variant.in_turn:
-            keys = model.compute_keys(**views, **montages)
-            for name in "ab":
-                yield model(**views, **montages, keys=keys, sides=(name,)).loss
-        else:
-            yield model(**views, **montages).loss
-
-    def step() -> None:
-        remaining = losses()
-        while True:
-            with nullcontext() if dtype is None else torch.autocast(device, dtype=dtype):
-                loss = next(remaining, None)
-            if loss is None:
-                break
-            scaler.scale(loss).backward()
-            del loss  # frees the side's activations before the next side
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        if variant.scope != "supervised":
-            model.update_target(0.99)
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    return step, model
+    ),
+    ("time, lean recomputing / lean", f"{_LEAN}, recompute", _LEAN, "seconds", "about 1"),
+    ("lean / supervised, channels last", _LEAN, _SUPERVISED, "seconds", "<= FLOPS"),
+    *(
+        (f"lean / supervised, {setting}", f"{_LEAN}, {setting}", f"{_SUPERVISED}, {setting}", "seconds", "<= FLOPS")
+        for setting in ("bf16", "compiled", "bf16, compiled")
+    ),
+)
 
 
-def count_flops(variant: Variant, args: argparse.Namespace) -> int:
+def peak_gib(device: str) -> float:
+    """Memory that this process has held at most, of the device where that is a GPU."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def measure_step(
+    variant: str, network: dict[str, Any], batch_size: int, device: str, warmup: int, steps: int
+) -> dict[str, Any]:
+    """Seconds and memory of a variant's steps in this process."""
+    settings = Variant(variant)
+    set_arithmetic(torch.device(device), settings.tf32, fixed_shapes=True)
+    torch.manual_seed(0)
+    imported = peak_gib(device)
+    step = TrainingStep(settings, network, batch_size, device)
+    seconds = take_turns({variant: step}, steps, warmup=warmup)[variant]
+    return {"seconds": seconds, "peak_gib": peak_gib(device), "step_gib": peak_gib(device) - imported}
+
+
+def count_flops(scope: str, network: dict[str, Any], batch_size: int) -> int:
     """Floating-point operations of forward and backward, counted on the meta device (2 a multiply-add)."""
     with torch.device("meta"):
-        step, _ = build_step(Variant(variant.scope), args, "meta")
-    counter = FlopCounterMode(display=False)
-    with counter:
+        step = TrainingStep(Variant(scope), network, batch_size, "meta")
+    with FlopCounterMode(display=False) as counter:
         step()
     return counter.get_total_flops()
 
 
-def run_worker(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Time one variant in this process."""
-    set_arithmetic(torch.device(args.device), VARIANTS[name].tf32, fixed_shapes=True)
-    torch.manual_seed(0)
-    imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    step, _ = build_step(VARIANTS[name], args, args.device)
-    seconds = []
-    for index in range(args.warmup + args.steps):
-        start = time.perf_counter()
-        step()
-        if index >= args.warmup:
-            seconds.append(time.perf_counter() - start)
-    if args.device == "cuda":
-        peak, imported = torch.cuda.max_memory_allocated(), 0
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "peak_gib": peak / 2**30, "step_gib": (peak - imported) / 2**30}
-
-
-def in_subprocess(worker: str, argv: list[str]) -> dict[str, Any]:
-    """Run this script as a worker and read its last line."""
-    command = [sys.executable, __file__, "--worker", worker, *argv]
-    finished = subprocess.run(command, capture_output=True, text=True)
-    if finished.returncode:
-        return {"failed": (finished.stderr.strip().splitlines() or [f"exit {finished.returncode}"])[-1]}
-    return json.loads(finished.stdout.strip().splitlines()[-1])
+def print_ratios(results: dict[str, dict[str, Any]], flops: dict[str, int]) -> None:
+    """The ratios that the project promises, each with its bound."""
+    lean = [name for name in results if name.startswith("lean")]
+    best = min(lean, key=lambda name: results[name]["seconds"], default="")
+    flop_ratio = flops["lean"] / flops["supervised"] if {"lean", "supervised"} <= flops.keys() else 0.0
+    print(f"\nbest lean setting: {best}")
+    if flop_ratio:
+        print(f"FLOPs: lean / supervised {flop_ratio:.2f}")
+    if {"lean", "published"} <= flops.keys():
+        print(f"FLOPs: published / lean {flops['published'] / flops['lean']:.2f}")
+    for name in lean:
+        same = name.replace("lean", "supervised")
+        if same in results:
+            # 3.9: what MCL costs in supervised steps by FLOPs, were its rate the supervised step's
+            share = 3.9 * results[same]["seconds"] / results[name]["seconds"]
+            print(f"{share:6.2f}  (>= 0.9 in bf16 on a GPU)  images/s of {name} / (supervised images/s / 3.9)")
+    for what, above, below, quantity, bound in RATIOS:
+        below = best if below == "BEST" else below
+        if above in results and below in results:
+            bound = bound.replace("FLOPS", f"{1.15 * flop_ratio:.2f}")
+            print(f"{results[above][quantity] / results[below][quantity]:6.2f}  ({bound})  {what}")
 
 
 def main() -> None:
@@ -186,47 +154,43 @@ def main() -> None:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        print(json.dumps(run_worker(args.worker, args)))
+        print(json.dumps(measure_step(**json.loads(args.worker))))
         return
 
-    argv = ["--backbone", args.backbone, "--device", args.device]
-    for name in ("batch_size", "region_size", "warmup", "steps"):
-        argv += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-    argv += ["--compiled" if args.compiled else "--no-compiled"]
-    names = [name for name, variant in VARIANTS.items() if args.compiled or not variant.compile]
-    names = [name for name in names if args.device == "cuda" or VARIANTS[name].precision != "fp16"]
+    names = [name for name in VARIANTS if args.compiled or "compiled" not in name]
+    names = [name for name in names if args.device == "cuda" or "fp16" not in name]
     if args.only:  # a variant's whole name means that one alone
         parts = [part for part in args.only if part not in VARIANTS]
         names = [name for name in names if name in args.only or any(part in name for part in parts)]
-    flops = {scope: count_flops(Variant(scope), args) for scope in {VARIANTS[name].scope for name in names}}
+    network = {"backbone": args.backbone, "region_size": args.region_size}
+    flops = {scope: count_flops(scope, network, args.batch_size) for scope in {name.split(",")[0] for name in names}}
     print(
-        f"{args.backbone}, {32 * args.region_size} px, N={args.batch_size}, {args.device}, torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads, {platform.machine()}, {args.rounds} rounds of {args.steps} steps"
+        f"{args.backbone}, {32 * args.region_size} px, N={args.batch_size}, {args.device}, {machine()}, "
+        f"{args.rounds} rounds of {args.steps} steps"
     )
+    given = {"network": network} | {name: getattr(args, name) for name in ("batch_size", "device", "warmup", "steps")}
     results: dict[str, dict[str, Any]] = {}
     for round_index in range(args.rounds):
         for name in names:
             print(f"  round {round_index + 1}/{args.rounds}: {name} ...", file=sys.stderr, flush=True)
-            found = in_subprocess(name, argv)
-            if "failed" in found:
-                print(f"  {name} failed: {found['failed']}", file=sys.stderr)
+            try:
+                found = in_a_process(__file__, {"variant": name, **given})
+            except RuntimeError as error:
+                print(f"  {name} failed: {error}", file=sys.stderr)
                 continue
             entry = results.setdefault(name, {"all_seconds": [], "peak_gib": 0.0, "step_gib": 0.0})
             entry["all_seconds"] += found["seconds"]
             for quantity in ("peak_gib", "step_gib"):
                 entry[quantity] = max(entry[quantity], found[quantity])
+    rows = []
     for name, entry in results.items():
-        entry["seconds"] = min(entry["all_seconds"])
-        entry["flops"] = flops[VARIANTS[name].scope]
-
-    titles = ("s/step", "slowest", "images/s", "GFLOP", "GFLOP/s", "peak GiB", "of step")
-    print(f"\n{'variant':42} " + " ".join(f"{title:>8}" for title in titles))
-    for name, entry in results.items():
+        entry["seconds"], entry["flops"] = min(entry["all_seconds"]), flops[name.split(",")[0]]
         seconds, gflop = entry["seconds"], entry["flops"] / 1e9
-        print(
-            f"{name:42} {seconds:8.2f} {max(entry['all_seconds']):8.2f} {args.batch_size / seconds:8.2f} {gflop:8.0f} "
-            f"{gflop / seconds:8.0f} {entry['peak_gib']:8.2f} {entry['step_gib']:8.2f}"
-        )
+        rows.append([
+            name, f"{seconds:.2f}", f"{max(entry['all_seconds']):.2f}", f"{args.batch_size / seconds:.2f}",
+            f"{gflop:.0f}", f"{gflop / seconds:.0f}", f"{entry['peak_gib']:.2f}", f"{entry['step_gib']:.2f}",
+        ])  # fmt: skip
+    print_table(["variant", "s/step", "slowest", "images/s", "GFLOP", "GFLOP/s", "peak GiB", "of step"], rows)
     print_ratios(results, flops)
     if args.json:
         args.json.write_text(json.dumps({"results": results, "flops": flops}, indent=1))

@@ -27,26 +27,21 @@ import sys
 import tempfile
 import types
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from benchmark_detector import detector_of, randomise_norms
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModel
 from transformers.utils.logging import disable_progress_bar
 
-from mcl_hf import (
-    MCLConfig,
-    MCLDetectorConfig,
-    MCLForInstanceSegmentation,
-    MCLForObjectDetection,
-    MCLImageProcessor,
-    MCLModel,
-)
+from mcl_hf import MCLConfig, MCLDetectorConfig, MCLImageProcessor, MCLModel
+from mcl_hf.hub.markdown import table
 from mcl_hf.transfer import export_checkpoint
 
 Row = tuple[str, str, str, float]
@@ -64,14 +59,6 @@ def random_checkpoint(folder: Path) -> MCLModel:
     return model
 
 
-def randomise_norms(model: nn.Module) -> None:
-    """Statistics that matter."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
-            module.running_mean.copy_(0.1 * torch.randn(module.num_features))
-            module.running_var.copy_(0.5 + torch.rand(module.num_features))
-
-
 def random_detector(folder: Path, detector: str) -> Any:
     """A small R-CNN with random weights that tells regions apart."""
     torch.manual_seed(0)
@@ -79,8 +66,7 @@ def random_detector(folder: Path, detector: str) -> Any:
     config = MCLDetectorConfig(
         detector=detector, backbone="resnet18", num_labels=3, box_detections_per_img=15, box_score_thresh=0.01, **sizes
     )
-    model = (MCLForInstanceSegmentation if detector == "mask_rcnn" else MCLForObjectDetection)(config).eval()
-    randomise_norms(model)
+    model = detector_of(config).eval()
     for name, parameter in model.named_parameters():
         if "cls_score" in name or "cls_logits" in name or name.endswith("bbox_pred.bias"):
             parameter.normal_(std=0.3)
@@ -116,7 +102,27 @@ class Doors:
         coverage = export_checkpoint(self.source, out, to, detector=detector)
         return out, f"{coverage.given} of {coverage.total}"
 
-    def detection_rows(self, to: str, open_and_run: Callable[[Path], tuple[Tensor, Tensor, Tensor]]) -> list[Row]:
+    def pyramid_rows(
+        self,
+        to: str,
+        open_folder: Callable[[Path], tuple[Any, str]],
+        maps_of: Callable[[Any], Sequence[Tensor] | Mapping[str, Tensor]],
+        convs_of: Callable[[Any], Sequence[nn.Module]],
+    ) -> list[Row]:
+        """What pre-training brings to two detectors; functions open what was exported, with the names that were
+        matched, run the pyramid from its finest level on, and take the convolutions out of an R-CNN's box head."""
+        rows = []
+        for detector, first in (("mask_rcnn", 0), ("retinanet", 1)):
+            model, names = open_folder(self.export(to, detector)[0])
+            maps = maps_of(model)
+            maps = list(maps.values() if isinstance(maps, Mapping) else maps)[: 4 - first]
+            rows.append((f"{to} {detector}", names, f"P{2 + first} to P5", largest(self.p[first:], maps)))
+            if detector == "mask_rcnn":
+                found = nn.Sequential(*convs_of(model))(self.cells).mean(dim=(2, 3))
+                rows.append((f"{to} {detector}", names, "box head convolutions", largest([self.regions], [found])))
+        return rows
+
+    def detection_rows(self, to: str, find: Callable[[Path], tuple[Tensor, Tensor, Tensor]]) -> list[Row]:
         """What whole detectors find: a function of the exported folder gives boxes, scores and labels of `PICTURE`."""
         rows = []
         for detector in ("mask_rcnn", "faster_rcnn"):
@@ -126,16 +132,14 @@ class Doors:
             processor = MCLImageProcessor.from_config(ours.config)
             output = ours(**processor(Image.fromarray(PICTURE.numpy()), return_tensors="pt"))
             found = processor.post_process_object_detection(output, 0.0, [PICTURE.shape[:2]])[0]
-            boxes, scores, labels = open_and_run(out)
+            if detector == "mask_rcnn":  # it registers a class, which goes but once in a framework
+                runpy.run_path(str(out / "mcl_anchors.py"))
+            boxes, scores, labels = find(out)
             same = torch.equal(labels, found["labels"])
             error = largest([found["boxes"], found["scores"]], [boxes, scores]) if same else float("inf")
             names = f"{coverage.given} of {coverage.total}"
             rows.append((f"{to} {detector}", names, f"boxes and scores of {len(labels)} detections", error))
         return rows
-
-    def region_error(self, convs: Sequence[nn.Module]) -> float:
-        """Of the box head's convolutions, averaged over the region."""
-        return largest([self.regions], [nn.Sequential(*convs)(self.cells).mean(dim=(2, 3))])
 
     # ------------------------------------------------------------------------------------------------------------
     # one method a framework
@@ -155,18 +159,16 @@ class Doors:
         """Its ResNet, and its Mask R-CNN and RetinaNet by the script that is exported with the weights."""
         import torchvision
 
-        rows = []
-        for detector, first in (("mask_rcnn", 0), ("retinanet", 1)):
-            out, names = self.export("torchvision", detector)
+        def open_folder(out: Path) -> tuple[Any, str]:
             model = runpy.run_path(str(out / "build_detector.py"))["build_detector"]().eval()
-            maps = list(model.backbone(PIXELS).values())[: 4 - first]
-            rows.append((f"torchvision {detector}", names, f"P{2 + first} to P5", largest(self.p[first:], maps)))
-            if detector == "mask_rcnn":
-                error = self.region_error(list(model.roi_heads.box_head)[:4])
-                rows.append((f"torchvision {detector}", names, "box head convolutions", error))
+            return model, matched(model, load_file(out / "detector.safetensors"))
+
+        rows = self.pyramid_rows(
+            "torchvision", open_folder, lambda model: model.backbone(PIXELS),
+            lambda model: list(model.roi_heads.box_head)[:4],
+        )  # fmt: skip
         plain = torchvision.models.get_model(self.model.config.backbone).eval()
-        tensors = load_file(self.folder / "torchvision-mask_rcnn" / "resnet.safetensors")
-        found = matched(plain, tensors)
+        found = matched(plain, load_file(self.folder / "torchvision-mask_rcnn" / "resnet.safetensors"))
         stages = nn.Sequential(*list(plain.children())[:-2])
         return [*rows, ("torchvision ResNet", found, "C5", largest(self.c[-1:], [stages(PIXELS)]))]
 
@@ -178,33 +180,24 @@ class Doors:
         from detectron2.config import get_cfg
         from detectron2.modeling import build_model
 
-        def find(out: Path) -> tuple[Tensor, Tensor, Tensor]:
-            import_anchors(out)
+        def open_folder(out: Path) -> tuple[Any, str]:
             settings = get_cfg()
             settings.merge_from_file(str(out / "config.yaml"))
             settings.MODEL.DEVICE = "cpu"
             model = build_model(settings).eval()
-            matched(model, torch.load(out / "model.pth", weights_only=True)["model"])
-            found = model([{"image": PICTURE.permute(2, 0, 1)}])[0]["instances"]
+            return model, matched(model, torch.load(out / "model.pth", weights_only=True)["model"])
+
+        def find(out: Path) -> tuple[Tensor, Tensor, Tensor]:
+            found = open_folder(out)[0]([{"image": PICTURE.permute(2, 0, 1)}])[0]["instances"]
             return found.pred_boxes.tensor, found.scores, found.pred_classes
 
-        rows = self.detection_rows("detectron2", find)
-        for detector, first in (("mask_rcnn", 0), ("retinanet", 1)):
-            out, _ = self.export("detectron2", detector)
-            settings = get_cfg()
-            settings.merge_from_file(str(out / "config.yaml"))
-            settings.MODEL.DEVICE = "cpu"
-            model = build_model(settings).eval()
-            tensors = torch.load(out / "model.pth", weights_only=True)["model"]
-            names = matched(model, tensors)
-            maps = model.backbone(PIXELS)
-            error = largest(self.p[first:], [maps[f"p{level}"] for level in range(2 + first, 6)])
-            rows.append((f"detectron2 {detector}", names, f"P{2 + first} to P5", error))
-            if detector == "mask_rcnn":
-                head = model.roi_heads.box_head
-                convs = [getattr(head, f"conv{number}") for number in range(1, 5)]
-                rows.append((f"detectron2 {detector}", names, "box head convolutions", self.region_error(convs)))
-        return rows
+        def convs(model: Any) -> list[nn.Module]:
+            return [getattr(model.roi_heads.box_head, f"conv{number}") for number in range(1, 5)]
+
+        return [
+            *self.detection_rows("detectron2", find),
+            *self.pyramid_rows("detectron2", open_folder, lambda model: model.backbone(PIXELS), convs),
+        ]
 
     def mmdet(self) -> list[Row]:
         """Its models, built from its stock configs with the exported fragment laid over them."""
@@ -222,38 +215,32 @@ class Doors:
         register_all_modules()
         configs = Path(mmdet.__file__).parent / ".mim" / "configs" / "_base_" / "models"
 
-        def find(out: Path) -> tuple[Tensor, Tensor, Tensor]:
-            import_anchors(out)
+        def open_folder(out: Path) -> tuple[Any, str]:
             fragment = runpy.run_path(str(out / "mcl.py"))["model"]
-            stock = "mask-rcnn" if "mask_head" in fragment["roi_head"] else "faster-rcnn"
+            heads = fragment.get("roi_head")
+            stock = "retinanet" if heads is None else "mask-rcnn" if "mask_head" in heads else "faster-rcnn"
             settings = Config.fromfile(configs / f"{stock}_r50_fpn.py")
             settings.merge_from_dict({"model": fragment})
-            for name, part in settings.model.roi_head.items():
+            for name, part in (settings.model.get("roi_head") or {}).items():
                 if name.endswith("_roi_extractor"):
                     part.roi_layer["use_torchvision"] = True
             model = MODELS.build(settings.model).eval()
-            matched(model, torch.load(out / "model.pth", weights_only=True)["state_dict"])
+            return model, matched(model, torch.load(out / "model.pth", weights_only=True)["state_dict"])
+
+        def find(out: Path) -> tuple[Tensor, Tensor, Tensor]:
             size = tuple(PICTURE.shape[:2])
             sample = DetDataSample(metainfo={"img_shape": size, "ori_shape": size, "scale_factor": (1.0, 1.0)})
             given = {"inputs": [PICTURE.permute(2, 0, 1).flip(0)], "data_samples": [sample]}  # BGR
-            found = model.test_step(given)[0].pred_instances
+            found = open_folder(out)[0].test_step(given)[0].pred_instances
             return found.bboxes, found.scores, found.labels
 
-        rows = self.detection_rows("mmdet", find)
-        for detector, stock, first in (("mask_rcnn", "mask-rcnn", 0), ("retinanet", "retinanet", 1)):
-            out, _ = self.export("mmdet", detector)
-            settings = Config.fromfile(configs / f"{stock}_r50_fpn.py")
-            fragment = runpy.run_path(str(out / "mcl.py"))
-            settings.merge_from_dict({"model": fragment["model"]})
-            model = MODELS.build(settings.model).eval()
-            tensors = torch.load(out / "model.pth", weights_only=True)["state_dict"]
-            names = matched(model, tensors)
-            maps = model.neck(model.backbone(PIXELS))[: 4 - first]
-            rows.append((f"mmdet {detector}", names, f"P{2 + first} to P5", largest(self.p[first:], list(maps))))
-            if detector == "mask_rcnn":
-                error = self.region_error(list(model.roi_head.bbox_head.shared_convs))
-                rows.append((f"mmdet {detector}", names, "box head convolutions", error))
-        return rows
+        return [
+            *self.detection_rows("mmdet", find),
+            *self.pyramid_rows(
+                "mmdet", open_folder, lambda model: model.neck(model.backbone(PIXELS)),
+                lambda model: model.roi_head.bbox_head.shared_convs,
+            ),
+        ]  # fmt: skip
 
     def onnx(self) -> list[Row]:
         """Graphs, run by onnxruntime."""
@@ -286,17 +273,6 @@ def matched(model: nn.Module, tensors: dict[str, Tensor]) -> str:
         raise ValueError(f"{len(homeless)} tensors without a place, such as {homeless[0]}")
     model.load_state_dict(tensors, strict=False)
     return f"{len(tensors)} of {len(own)}"
-
-
-def import_anchors(out: Path) -> None:
-    """The module beside a config, once a framework: classes are registered but once."""
-    text = (out / "mcl_anchors.py").read_text(encoding="utf-8")
-    if text not in _IMPORTED:
-        _IMPORTED.add(text)
-        runpy.run_path(str(out / "mcl_anchors.py"))
-
-
-_IMPORTED: set[str] = set()
 
 
 def without_operators(name: str) -> types.ModuleType:
@@ -340,17 +316,21 @@ def main() -> int:
         source = options.checkpoint or str(folder / "checkpoint")
         model = MCLModel.from_pretrained(source).eval() if options.checkpoint else random_checkpoint(Path(source))
         doors = Doors(source, model, folder)
-        print("| door | names | compared | largest difference |\n| --- | --- | --- | --- |", flush=True)
+        rows = []
         for door in (doors.timm, doors.torchvision, doors.detectron2, doors.mmdet, doors.onnx, doors.torch_export):
+            print(f"  {door.__name__} ...", file=sys.stderr, flush=True)
             try:
                 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                    rows = door()
-            except ImportError as error:
-                print(f"| {door.__name__} | | | not run: {error} |", flush=True)
+                    found = door()
+            except (ImportError, ValueError) as error:
+                failed |= isinstance(error, ValueError)
+                reason = "not run" if isinstance(error, ImportError) else "failed"
+                rows.append([door.__name__, "", "", f"{reason}: {error}"])
                 continue
-            for label, names, what, error in rows:
-                failed |= not error <= 1e-4
-                print(f"| {label} | {names} | {what} | {f'{error:.1e}' if error else '0, bit for bit'} |", flush=True)
+            for *words, largest_error in found:
+                failed |= not largest_error <= 1e-4
+                rows.append([*words, f"{largest_error:.1e}" if largest_error else "0, bit for bit"])
+    print(table(["door", "names", "compared", "largest difference"], rows, texts=4))
     return int(failed)
 
 

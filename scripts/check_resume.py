@@ -18,7 +18,7 @@ import contextlib
 import hashlib
 import importlib
 import json
-import mmap
+import multiprocessing
 import os
 import random
 import re
@@ -28,11 +28,11 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a fork must not inherit half of a thread pool
 
@@ -44,6 +44,7 @@ from PIL import Image
 import mcl_hf.cli.pretrain
 from mcl_hf.data import loader as loader_module
 from mcl_hf.engine import checkpoint_writer, saving
+from mcl_hf.hub.markdown import table
 from mcl_hf.pretraining import step as step_module
 
 KINDS = ("in a step", "in the loader", "writing a checkpoint", "any time")
@@ -55,16 +56,15 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 # Functions of the checkpoint's way to disk, in their order; a kill strikes before one of them or at a time after all.
 WRITING = ("save_file", "_write_manifest", "replace_folder", "link_last", "to_drop")
+_FORK = multiprocessing.get_context("fork")
 TIMINGS = {"seconds", "images_per_second", "data_wait_share", "peak_memory_gib"}
 THIS_ATTEMPT = {"output_dir", "resume", "num_workers"}
 
 
-@dataclass
-class Strike:
-    """Where a run is to be killed. `kind` is one of `KINDS` or "" for never; `at` the step, image or checkpoint that it
-    happens in, counted from 1; `share` (0 to 1) how far into it."""
+class Strike(NamedTuple):
+    """Where a run is to be killed: the step, image or checkpoint, counted from 1, and how far into it (0 to 1)."""
 
-    kind: str = ""
+    kind: str = ""  # one of `KINDS`, or never
     at: int = 0
     share: float = 0.0
 
@@ -74,34 +74,32 @@ class Row:
     """A line of the table."""
 
     run: str
-    moment: str
-    workers: str
-    resumed_from: str
+    moments: list[str]
+    workers: list[int]
+    resumed_from: list[str]
     differs: list[str]
 
     def cells(self) -> list[str]:
         """What the table shows."""
-        return [self.run, self.moment, self.workers, self.resumed_from, "equal" if not self.differs else "DIFFERS: "
-                + ", ".join(self.differs)]  # fmt: skip
+        end = f"DIFFERS: {', '.join(self.differs)}" if self.differs else "equal"
+        workers = " -> ".join(map(str, self.workers))
+        return [self.run, " / ".join(self.moments), workers, " / ".join(self.resumed_from), end]
 
 
 class Place:
     """Where a child is, in memory that its parent sees after its death: of the loop, and of the writing thread."""
 
-    SIZE = 128
-
     def __init__(self) -> None:
-        self.memory = mmap.mmap(-1, 2 * self.SIZE)
+        self.texts = [_FORK.Array("c", 128, lock=False) for _ in range(2)]
 
     def set(self, text: str, slot: int = 0) -> None:
-        self.memory[slot * self.SIZE : (slot + 1) * self.SIZE] = text.encode()[: self.SIZE].ljust(self.SIZE)
+        self.texts[slot].value = text.encode()[:127]
 
     def get(self, slot: int = 0) -> str:
-        return self.memory[slot * self.SIZE : (slot + 1) * self.SIZE].decode(errors="replace").strip("\0 ")
+        return self.texts[slot].value.decode(errors="replace")
 
     def words(self) -> str:
-        loop_place, writing = self.get(), self.get(1)
-        return f"{loop_place or 'before the first step'}{'; ' if writing else ''}{writing}"
+        return "; ".join(filter(None, (self.get() or "before the first step", self.get(1))))
 
     def step(self) -> int:
         """The step that the loop is in, counted from 1; 0 before the first."""
@@ -113,109 +111,95 @@ class Place:
 # in the child
 
 
+def watch(owner: Any, name: str, before: Callable[..., None], after: Callable[..., None] | None = None) -> None:
+    """Let a function of a module or class call `before` and `after` with its own arguments."""
+    function = getattr(owner, name)
+
+    def watched(*arguments: Any, **more: Any) -> Any:
+        before(*arguments)
+        result = function(*arguments, **more)
+        if after is not None:
+            after(*arguments)
+        return result
+
+    setattr(owner, name, watched)
+
+
 def install_hooks(place: Place, strike: Strike, step_seconds: float) -> None:
     """Let this process keep `place` up to date, and kill itself where `strike` says."""
     training_process = os.getpid()
+    counts = {"in the loader": 0, "writing a checkpoint": 0}
 
-    def kill() -> None:
-        os.kill(training_process, signal.SIGKILL)
+    def kill(after: float = 0.0) -> None:
+        if after:
+            timer = threading.Timer(after, kill)
+            timer.daemon = True
+            timer.start()
+        else:
+            os.kill(training_process, signal.SIGKILL)
 
-    def kill_after(seconds: float) -> None:
-        timer = threading.Timer(seconds, kill)
-        timer.daemon = True
-        timer.start()
-
-    pretraining = importlib.import_module("mcl_hf.pretraining.pretrain")  # the name in the package is the function
-    train_step, forward_backward = pretraining.train_step, step_module.forward_backward
-    render, write = loader_module._StepBatches._render, checkpoint_writer.write_checkpoint
-    counts = {"images": 0, "writes": 0}
-
-    def watched_step(run: Any, batches: Any, step: int, broken: list[str]) -> Any:
-        place.set(f"in the loader for step {step + 1}")
-        outputs = train_step(run, batches, step, broken)
-        place.set(f"after step {step + 1}")
-        return outputs
-
-    def watched_pass(run: Any, step: int, *others: Any) -> Any:
+    def in_step(run: Any, step: int, *others: Any) -> None:
         place.set(f"in step {step + 1}")
         if strike.kind == "in a step" and step + 1 == strike.at:
-            kill_after(strike.share * step_seconds)
-        return forward_backward(run, step, *others)
+            kill(strike.share * step_seconds)
 
-    def watched_render(self: Any, index: int, position: int) -> Any:
-        counts["images"] += 1
-        if strike.kind == "in the loader" and counts["images"] == strike.at:
+    def in_loader(*given: Any) -> None:
+        counts["in the loader"] += 1
+        if strike.kind == "in the loader" and counts[strike.kind] == strike.at:
             if os.getpid() == training_process:
-                place.set(f"{place.get()}, image {counts['images']}")
+                place.set(f"{place.get()}, image {strike.at}")
             else:
-                place.set(f"a worker at its image {counts['images']}", slot=1)
+                place.set(f"a worker at its image {strike.at}", slot=1)
             kill()
-        return render(self, index, position)
 
-    def watched_write(*arguments: Any) -> Any:
-        counts["writes"] += 1
+    def writing(*given: Any) -> None:
+        counts["writing a checkpoint"] += 1
         place.set("writing a checkpoint: weights", slot=1)
-        if strike.kind == "writing a checkpoint" and counts["writes"] == strike.at and strike.share > 0.5:
-            kill_after(0.1 * (strike.share - 0.5))
-        result = write(*arguments)
-        place.set("", slot=1)
-        return result
+        if strike.kind == "writing a checkpoint" and counts[strike.kind] == strike.at and strike.share > 0.5:
+            kill(0.1 * (strike.share - 0.5))
 
-    def watched_part(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def part(*arguments: Any, **more: Any) -> Any:
-            place.set(f"writing a checkpoint: before {name}", slot=1)
-            here = int(strike.share / 0.5 * len(WRITING)) == WRITING.index(name)
-            if strike.kind == "writing a checkpoint" and counts["writes"] == strike.at and here:
-                kill()
-            return function(*arguments, **more)
+    def before_part(name: str) -> None:
+        place.set(f"writing a checkpoint: before {name}", slot=1)
+        here = int(strike.share / 0.5 * len(WRITING)) == WRITING.index(name)
+        if strike.kind == "writing a checkpoint" and counts[strike.kind] == strike.at and here:
+            kill()
 
-        return part
-
-    setattr(pretraining, "train_step", watched_step)  # noqa: B010
-    step_module.forward_backward = watched_pass
-    loader_module._StepBatches._render = watched_render  # type: ignore[method-assign]
-    setattr(checkpoint_writer, "write_checkpoint", watched_write)  # noqa: B010
+    pretraining = importlib.import_module("mcl_hf.pretraining.pretrain")  # the name in the package is the function
+    watch(
+        pretraining, "train_step",
+        lambda run, batches, step, broken: place.set(f"in the loader for step {step + 1}"),
+        lambda run, batches, step, broken: place.set(f"after step {step + 1}"),
+    )  # fmt: skip
+    watch(step_module, "forward_backward", in_step)
+    watch(loader_module._StepBatches, "_render", in_loader)
+    watch(checkpoint_writer, "write_checkpoint", writing, lambda *given: place.set("", slot=1))
     for name in WRITING:
-        setattr(saving, name, watched_part(name, getattr(saving, name)))
+        watch(saving, name, lambda *given, name=name: before_part(name))
 
 
-def start(folder: Path, options: dict[str, Any], place: Place, strike: Strike, step_seconds: float) -> int:
-    """Fork a run of `mcl-hf pretrain` with its output beside its folder; returns its process id."""
-    place.set("")
-    place.set("", slot=1)
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        os.setsid()  # a terminal sends Ctrl-C to a whole process group: so do we
-        log = os.open(folder.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        torch.set_num_threads(1)
-        install_hooks(place, strike, step_seconds)
-        flags = {**options, "output-dir": folder}
-        code = mcl_hf.cli.pretrain.main([word for name, value in flags.items() for word in (f"--{name}", str(value))])
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+def run(folder: Path, options: dict[str, Any], place: Place, strike: Strike, step_seconds: float) -> None:
+    """`mcl-hf pretrain` in a fork of this process, with its output beside its folder."""
+    os.setsid()  # a terminal sends Ctrl-C to a whole process group: so do we
+    log = os.open(folder.with_suffix(".txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    torch.set_num_threads(1)
+    install_hooks(place, strike, step_seconds)
+    flags = {**options, "output-dir": folder}
+    sys.exit(mcl_hf.cli.pretrain.main([word for name, value in flags.items() for word in (f"--{name}", str(value))]))
 
 
 # ----------------------------------------------------------------------------------------------------------------
 # in the parent
 
 
-def wait(child: int) -> int:
+def wait(child: BaseProcess) -> int:
     """Exit code of a child, negative for a signal; whatever it started is gone after this."""
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    child.join()
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # workers that outlive a killed parent by some seconds
-    return code
+        os.killpg(child.pid, signal.SIGKILL)  # workers that outlive a killed parent by some seconds
+    return child.exitcode
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -242,11 +226,12 @@ class Check:
 
     def __init__(self, root: Path, steps: int, seed: int) -> None:
         self.root, self.steps, self.random = root, steps, random.Random(seed)
-        self.options = {**TINY, "max-steps": steps, "data": make_images(root / "images")}
+        self.options = {**TINY, "max-steps": steps, "data": make_images(root / "images"), "resume": "auto"}
         self.place = Place()
-        began = time.perf_counter()
+        self.step_seconds = 0.0
         left_alone = root / "left-alone"
-        if wait(start(left_alone, {**self.options, "num-workers": 0}, self.place, Strike(), 0.0)):
+        began = time.perf_counter()
+        if wait(self._start(left_alone, 0)):
             raise SystemExit(left_alone.with_suffix(".txt").read_text())
         self.run_seconds = time.perf_counter() - began
         self.step_seconds = json.loads((left_alone / "log.jsonl").read_text().splitlines()[-1])["seconds"] / steps
@@ -255,82 +240,89 @@ class Check:
     def killed(self, number: int, kind: str, kills: int = 1) -> Row:
         """A run that is killed (once, or on each of several attempts) and then left to finish."""
         folder = self.root / f"killed-{number}-{kills}"
-        moments, workers, resumed = [], [], []
+        row = Row(str(number), [], [], [], [])
         for _ in range(kills):
-            workers.append(self.random.choice((0, 2)))
-            code, moment = self._one_kill(folder, kind, workers[-1])
-            resumed.append(self._resumed_from(folder))
+            row.workers.append(self.random.choice((0, 2)))
+            code = self._one_kill(folder, kind, row)
             if code != -signal.SIGKILL:
-                return Row(str(number), f"{kind}: ended with {code} before it was killed", "", "", ["not killed"])
-            moments.append(f"{kind}: {moment}")
-        return self._finish(folder, str(number), moments, workers, resumed[1:])
-
-    def _one_kill(self, folder: Path, kind: str, workers: int) -> tuple[int, str]:
-        options = {**self.options, "num-workers": workers, "resume": "auto"}
-        if kind != "any time":
-            images = self.steps * TINY["batch-size"] // max(1, workers)  # of one worker
-            at = {"in a step": self.steps, "in the loader": images, "writing a checkpoint": self.steps // 3}[kind]
-            # a later attempt has less than the whole run before it
-            strike = Strike(kind, self.random.randint(1, at if not folder.exists() else 2), self.random.random())
-            if kind == "in a step" and folder.exists():
-                strike.at = self._next_step(folder)
-            return wait(start(folder, options, self.place, strike, self.step_seconds)), self.place.words()
-        delay = self.random.uniform(0.02, 0.8) * self.run_seconds
-        while True:
-            child = start(folder, options, self.place, Strike(), self.step_seconds)
-            time.sleep(delay)
-            os.kill(child, signal.SIGKILL)  # ours until it is waited for, also where it has ended
-            code = wait(child)
-            if code:
-                return code, f"after {delay:.2f} s, {self.place.words()}"
-            shutil.rmtree(folder)  # it was faster than the run that was left alone: once more, sooner
-            delay /= 2
-
-    def _next_step(self, folder: Path) -> int:
-        kept = sorted((folder / "checkpoints").glob("step-*"))
-        return (int(kept[-1].name[5:]) if kept else 0) + 2
+                return Row(row.run, [f"{kind}: ended with {code} before it was killed"], [], [], ["not killed"])
+        return self._finish(folder, row, self.random.choice((0, 1, 2)))
 
     def signalled(
         self, name: str, number: signal.Signals, expected_code: int, workers: tuple[int, int], to_all: bool = False
     ) -> Row:
         """A run that is asked to stop by a signal in the middle of some step, and continued."""
         folder = self.root / f"{name}-{workers[0]}".replace(" ", "-")
-        options = {**self.options, "num-workers": workers[0], "resume": "auto"}
-        child = start(folder, options, self.place, Strike(), self.step_seconds)
+        child = self._start(folder, workers[0])
         first = self.random.randint(2, self.steps - 5)
         while self.place.step() < first:
             time.sleep(self.step_seconds / 10)
         time.sleep(self.random.random() * self.step_seconds)
         moment = self.place.words()
-        if number == signal.SIGINT or to_all:  # as a terminal, torchrun and SLURM do
-            os.killpg(child, number)
-        else:
-            os.kill(child, number)
+        # to a terminal's group of processes, as a terminal, torchrun and SLURM do
+        (os.killpg if number == signal.SIGINT or to_all else os.kill)(child.pid, number)
         code = wait(child)
-        row = self._finish(folder, name, [f"{moment}; exit code {code}"], [workers[0]], [], last_workers=workers[1])
+        row = self._finish(folder, Row(name, [f"{moment}; exit code {code}"], [workers[0]], [], []), workers[1])
         row.differs += [f"exit code {code} instead of {expected_code}"] if code != expected_code else []
         return row
 
-    def _finish(
-        self, folder: Path, name: str, moments: list[str], workers: list[int], resumed: list[str],
-        last_workers: int | None = None,
-    ) -> Row:  # fmt: skip
-        workers = [*workers, self.random.choice((0, 1, 2)) if last_workers is None else last_workers]
-        options = {**self.options, "num-workers": workers[-1], "resume": "auto"}
-        code = wait(start(folder, options, self.place, Strike(), self.step_seconds))
+    def _start(self, folder: Path, workers: int, strike: Strike = Strike()) -> BaseProcess:  # noqa: B008 - a constant
+        self.place.set("")
+        self.place.set("", slot=1)
+        options = {**self.options, "num-workers": workers}
+        child = _FORK.Process(target=run, args=(folder, options, self.place, strike, self.step_seconds))
+        child.start()
+        return child
+
+    def _one_kill(self, folder: Path, kind: str, row: Row) -> int:
+        """The exit code of an attempt that is killed; where, goes into the row."""
+        workers, again = row.workers[-1], folder.exists()
+        if kind == "any time":
+            code, moment = self._kill_from_outside(folder, workers)
+        else:
+            images = self.steps * TINY["batch-size"] // max(1, workers)  # of one worker
+            most = {"in a step": self.steps, "in the loader": images, "writing a checkpoint": self.steps // 3}[kind]
+            # a later attempt has less than the whole run before it
+            at, share = self.random.randint(1, 2 if again else most), self.random.random()
+            if kind == "in a step" and again:
+                kept = sorted((folder / "checkpoints").glob("step-*"))
+                at = (int(kept[-1].name[5:]) if kept else 0) + 2
+            strike = Strike(kind, at, share)
+            code, moment = wait(self._start(folder, workers, strike)), self.place.words()
+        if len(row.workers) > 1:
+            row.resumed_from.append(resumed_from(folder))
+        row.moments.append(f"{kind}: {moment}")
+        return code
+
+    def _kill_from_outside(self, folder: Path, workers: int) -> tuple[int, str]:
+        delay = self.random.uniform(0.02, 0.8) * self.run_seconds
+        while True:
+            child = self._start(folder, workers)
+            time.sleep(delay)
+            child.kill()
+            code = wait(child)
+            if code:
+                return code, f"after {delay:.2f} s, {self.place.words()}"
+            shutil.rmtree(folder)  # it was faster than the run that was left alone: once more, sooner
+            delay /= 2
+
+    def _finish(self, folder: Path, row: Row, workers: int) -> Row:
+        code = wait(self._start(folder, workers))
         if code:
             print(folder.with_suffix(".txt").read_text(), file=sys.stderr)
-            differs = [f"resuming ended with {code}"]
+            row.differs.append(f"resuming ended with {code}")
         else:
             found = contents(folder)
-            differs = [part for part in self.expected if found[part] != self.expected[part]]
-        resumed = [*resumed, self._resumed_from(folder)]
-        return Row(name, " / ".join(moments), " -> ".join(map(str, workers)), " / ".join(resumed), differs)
+            row.differs += [part for part in self.expected if found[part] != self.expected[part]]
+        row.workers.append(workers)
+        row.resumed_from.append(resumed_from(folder))
+        return row
 
-    def _resumed_from(self, folder: Path) -> str:
-        text = folder.with_suffix(".txt").read_text() if folder.with_suffix(".txt").exists() else ""
-        found = re.search(r"resuming after step (\d+)", text)
-        return found.group(1) if found else "the start"
+
+def resumed_from(folder: Path) -> str:
+    """The step that the last attempt went on after, as its output says."""
+    found = re.search(r"resuming after step (\d+)", folder.with_suffix(".txt").read_text())
+    return found.group(1) if found else "the start"
 
 
 def make_images(folder: Path) -> Path:
@@ -342,13 +334,6 @@ def make_images(folder: Path) -> Path:
         Image.fromarray(coarse).resize((80, 60), Image.Resampling.BICUBIC).save(folder / f"{index:02}.jpg")
     (folder / "broken.jpg").write_bytes(b"no picture")
     return folder
-
-
-def as_table(rows: list[Row]) -> str:
-    """The rows as a table in Markdown."""
-    head = ["run", "killed or stopped", "workers", "resumed from step", "end"]
-    lines = [head, ["---"] * len(head), *(row.cells() for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
 def main() -> int:
@@ -382,10 +367,11 @@ def main() -> int:
             add(check.signalled("SIGTERM to workers, too", signal.SIGTERM, 0, (2, 0), to_all=True))
             for number, kind in enumerate(KINDS, start=options.runs + 1):
                 add(check.killed(number, kind, kills=2))
-    table = as_table(rows)
-    print(f"\n{table}")
+    titles = ["run", "killed or stopped", "workers", "resumed from step", "end"]
+    text = table(titles, [row.cells() for row in rows], texts=5) + "\n"
+    print(f"\n{text}")
     if options.out is not None:
-        options.out.write_text(table, encoding="utf-8")
+        options.out.write_text(text, encoding="utf-8")
     different = sum(bool(row.differs) for row in rows)
     print(f"{len(rows) - different} of {len(rows)} runs ended with the bytes of the run that was left alone")
     return 1 if different else 0

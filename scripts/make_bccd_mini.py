@@ -17,20 +17,12 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mcl_hf.data.sources.local_tables import BCCD_MINI_FOLDER
 from mcl_hf.detection import open_detection_data
 from mcl_hf.errors import InputError
 
 QUALITY = 70
 SPLITS = ("train", "val", "test")
-README = """# bccd-mini
-
-Blood cells under a microscope: 364 pictures of 320 x 240 px with 4,888 boxes of three classes (RBC, WBC, Platelets),
-as COCO JSON; 205 pictures to train on, 87 for validation, 72 for tests. `--data bccd-mini` opens them.
-
-Made by `scripts/make_bccd_mini.py` from BCCD (https://github.com/Shenggan/BCCD_Dataset, whose pictures and annotations
-are from https://github.com/cosmicad/dataset and https://github.com/akshaylamba/all_CELL_data). Changed: the pictures of
-640 x 480 px were halved and saved as JPEG of quality 70, the boxes halved. MIT licence, see LICENSE beside this file.
-"""
 
 
 def write_coco(source: Path, out: Path, factor: int) -> None:
@@ -64,11 +56,9 @@ def write_coco(source: Path, out: Path, factor: int) -> None:
                 picture = Image.fromarray(item.decode()).reduce(factor)
                 picture.save(out / split / name, quality=QUALITY, optimize=True)
             for (x0, y0, x1, y1), label in zip((item.boxes / factor).tolist(), item.labels.tolist(), strict=True):
-                box = [x0, y0, x1 - x0, y1 - y0]
-                annotations.append(
-                    {"id": len(annotations) + 1, "image_id": number, "category_id": label + 1, "bbox": box,
-                     "area": box[2] * box[3], "iscrowd": 0}
-                )  # fmt: skip
+                width, height = x1 - x0, y1 - y0
+                annotation = {"id": len(annotations) + 1, "image_id": number, "category_id": label + 1}
+                annotations.append(annotation | {"bbox": [x0, y0, width, height], "area": width * height, "iscrowd": 0})
         categories = [{"id": index + 1, "name": name} for index, name in data.id2label.items()]
         content = {"images": images, "annotations": annotations, "categories": categories}
         text = json.dumps(content, separators=(",", ":"))
@@ -86,7 +76,7 @@ def main() -> int:
         write_coco(arguments.source, arguments.out, factor=2)
     except InputError as error:
         parser.error(str(error))
-    (arguments.out / "README.md").write_text(README, encoding="utf-8")
+    shutil.copyfile(BCCD_MINI_FOLDER / "README.md", arguments.out / "README.md")
     return 0
 
 

@@ -12,22 +12,17 @@ them, such as copies, Python, and caches that a part alone finds warm.
 import argparse
 import json
 import statistics
-import sys
-import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import machine, print_table, take_turns
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from training_step import TrainingStep, Variant
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from mcl_hf import MCLConfig, MCLForPreTraining
 from mcl_hf.engine.arithmetic import set_arithmetic
-from mcl_hf.engine.optim import build_optimizer
 from mcl_hf.models import assemble_batch
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -43,129 +38,93 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class Profile:
-    """Parts of one step, each as a function that can run again and again."""
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.device, n = args.device, args.batch_size
-        config = MCLConfig(**NETWORKS[args.network], region_scope=args.scope)
-        self.model = MCLForPreTraining(config).to(self.device, memory_format=torch.channels_last).train()
-        self.optimizer = build_optimizer(self.model, args.optimizer, 1e-3, 1e-5)
-        dtype = {"fp32": None, "bf16": torch.bfloat16}[args.precision]
-        self.autocast = lambda: nullcontext() if dtype is None else torch.autocast(self.device, dtype=dtype)
-        generator = torch.Generator().manual_seed(0)
-        side = config.image_size
-        self.views = [
-            torch.randn(n, config.num_channels, side // ratio, side // ratio, generator=generator).to(
-                self.device, memory_format=torch.channels_last
-            )
-            for ratio in config.montage_ratios
-        ]
-        self.montage = [level.to(self.device) for level in self.model.draw_montages(n, generator)]
-        self.layout = self.model.layout(n)
-
-    def step(self) -> None:
-        """The whole: both sides, optimizer, moving average."""
-        with self.autocast():
-            loss = self.model(self.views, self.views, self.montage, self.montage).loss
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.model.update_target(0.99)
-
-    def parts(self) -> dict[str, tuple[Callable[[], Any], bool, int]]:
-        """Name -> (forward, whether it has a backward pass, times a step)."""
-        model, layout, mcl = self.model, self.layout, self.model.mcl
-        images = assemble_batch(self.views, self.montage, layout.ratios)
-        with self.autocast():
-            maps = [level.detach().requires_grad_() for level in mcl.backbone_maps(images)]
-            reads = dict(zip(mcl.config.level_maps, layout.slices, strict=True))
-            lean = mcl.config.region_scope == "lean"
-            run_fpn = (lambda: mcl.fpn(maps, reads=reads)) if lean else (lambda: mcl.fpn(maps))
-            pyramid = run_fpn()
-            read = {index: pyramid[index].detach().requires_grad_() for index in mcl.config.level_maps}
-            regions = [level.detach().float().requires_grad_() for level in mcl.embed_tiles(images, layout)]
-            queries = [p(r).detach().requires_grad_() for p, r in zip(model.predictors, regions, strict=True)]
-            keys = model.compute_keys(self.views, self.views, self.montage, self.montage)
-        cells = [torch.arange(layout.num_images, device=self.device), *self.montage]
-        target_layout = layout.only_level_0() if lean else layout
-        target_images = images[: layout.num_images] if lean else images
-        parts: dict[str, tuple[Callable[[], Any], bool, int]] = {
-            "montage assembly": (lambda: assemble_batch(self.views, self.montage, layout.ratios), False, 2)
-        }
-        for level, part in enumerate(layout.slices):
-            own = images[part]
-            parts[f"backbone, level {level} (r = {layout.ratios[level]})"] = (
-                lambda own=own: mcl.backbone_maps(own), True, 2,
-            )  # fmt: skip
-        parts["FPN"] = (run_fpn, True, 2)
-        parts["region head"] = (lambda: [mcl.region_head(read[index]) for index in mcl.config.level_maps], True, 2)
-        parts["predictors"] = (lambda: [p(r) for p, r in zip(model.predictors, regions, strict=True)], True, 2)
-        parts["contrast"] = (
-            lambda: model.contrast(queries, cells, keys.embeddings["b"], keys.present["b"], None, "b").level_losses,
-            True, 2,
-        )  # fmt: skip
-        parts["target network"] = (
-            torch.no_grad()(lambda: model.target.embed_tiles(target_images, target_layout)), False, 2,
-        )  # fmt: skip
-        return parts
+Part = tuple[Callable[[], Any], bool, int]
+"""Forward, whether it has a backward pass, times a step."""
 
 
-def flatten(output: Any) -> list[Tensor]:
-    """Tensors of an output that gradients can come from."""
-    found = [output] if isinstance(output, Tensor) else [t for t in output if isinstance(t, Tensor)]
-    return [tensor for tensor in found if tensor.requires_grad]
-
-
-def timed(function: Callable[[], Any], device: str) -> tuple[float, Any]:
-    """Seconds of a call, and what it returned."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    result = function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, result
-
-
-def measure(profile: Profile, rounds: int) -> list[dict[str, Any]]:
-    """A row for each part, the rest and the whole step; milliseconds a step."""
-    parts = profile.parts()
-    seconds: dict[str, list[tuple[float, float]]] = {
-        name: [] for name in [*parts, "optimizer", "moving average", "step"]
+def parts_of(step: TrainingStep) -> dict[str, Part]:
+    """The parts of one step by name, each as a function that can run again and again."""
+    model, mcl = step.model, step.model.mcl
+    views, montage = step.inputs["views_a"], step.inputs["montage_a"]
+    layout = model.layout(len(views[0]))
+    images = assemble_batch(views, montage, layout.ratios)
+    lean = mcl.config.region_scope == "lean"
+    with step.autocast():
+        maps = [level.detach().requires_grad_() for level in mcl.backbone_maps(images)]
+        reads = dict(zip(mcl.config.level_maps, layout.slices, strict=True)) if lean else None
+        pyramid = mcl.fpn(maps, reads=reads)
+        read = {index: pyramid[index].detach().requires_grad_() for index in mcl.config.level_maps}
+        regions = [level.detach().float().requires_grad_() for level in mcl.embed_tiles(images, layout)]
+        queries = [p(r).detach().requires_grad_() for p, r in zip(model.predictors, regions, strict=True)]
+        keys = model.compute_keys(**step.inputs)
+    cells = [torch.arange(layout.num_images, device=step.device), *montage]
+    target_layout = layout.only_level_0() if lean else layout
+    target_images = images[: layout.num_images] if lean else images
+    levels = {
+        f"backbone, level {level} (r = {layout.ratios[level]})": (lambda own=images[part]: mcl.backbone_maps(own))
+        for level, part in enumerate(layout.slices)
     }
+    trained: dict[str, Callable[[], Any]] = {
+        **levels,
+        "FPN": lambda: mcl.fpn(maps, reads=reads),
+        "region head": lambda: [mcl.region_head(read[index]) for index in mcl.config.level_maps],
+        "predictors": lambda: [p(r) for p, r in zip(model.predictors, regions, strict=True)],
+        "contrast": lambda: (
+            model.contrast(queries, cells, keys.embeddings["b"], keys.present["b"], None, "b").level_losses
+        ),
+    }
+    run_target = torch.no_grad()(lambda: model.target.embed_tiles(target_images, target_layout))
+    return {
+        "montage assembly": (lambda: assemble_batch(views, montage, layout.ratios), False, 2),
+        **{name: (forward, True, 2) for name, forward in trained.items()},
+        "target network": (run_target, False, 2),
+        "optimizer": (step.optimizer.step, False, 1),
+        "moving average": (lambda: model.update_target(0.99), False, 1),
+    }
+
+
+def passes(part: Part, step: TrainingStep) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Forward and backward of a part, to be called in this order; the second frees what the first has made."""
+    roots: list[Tensor] = []
+
+    def forward() -> None:
+        with step.autocast():
+            output = part[0]()
+        found = [output] if isinstance(output, Tensor) else output or []
+        roots.extend(tensor for tensor in found if isinstance(tensor, Tensor) and tensor.requires_grad)
+
+    def backward() -> None:
+        torch.autograd.backward(roots, [torch.ones_like(root) for root in roots])
+        roots.clear()
+
+    return forward, backward
+
+
+def measure(step: TrainingStep, rounds: int) -> list[dict[str, Any]]:
+    """A row for each part, the rest and the whole step; milliseconds a step."""
+    parts = parts_of(step)
+    runs: dict[str, Callable[[], None]] = {}
     flops: dict[str, int] = {}
-    for index in range(rounds + 1):  # the first round warms up, and counts operations
-        for name, (forward, has_backward, times) in parts.items():
-            with FlopCounterMode(display=False) if index == 0 else nullcontext() as counter:
-                with profile.autocast():
-                    ahead, output = timed(forward, profile.device)
-                back = 0.0
-                if has_backward:
-                    roots = flatten(output)
-                    ones = [torch.ones_like(root) for root in roots]
-                    back, _ = timed(lambda roots=roots, ones=ones: torch.autograd.backward(roots, ones), profile.device)
-            if index == 0:
-                flops[name] = counter.get_total_flops() * times
-            else:
-                seconds[name].append((ahead * times, back * times))
-        optimizing, _ = timed(profile.optimizer.step, profile.device)
-        profile.optimizer.zero_grad(set_to_none=True)
-        averaging, _ = timed(lambda: profile.model.update_target(0.99), profile.device)
-        whole, _ = timed(profile.step, profile.device)
-        if index:
-            seconds["optimizer"].append((optimizing, 0.0))
-            seconds["moving average"].append((averaging, 0.0))
-            seconds["step"].append((whole, 0.0))
+    for name, part in parts.items():
+        forward, backward = passes(part, step)
+        runs[f"{name}, forward"] = forward
+        if part[1]:
+            runs[f"{name}, backward"] = backward
+        with FlopCounterMode(display=False) as counter:
+            forward()
+            backward()
+        flops[name] = counter.get_total_flops() * part[2]
+    seconds = take_turns({**runs, "step": step}, rounds, alternate=False)
+    milliseconds = {name: 1000 * statistics.median(taken) for name, taken in seconds.items()}
     rows = []
-    for name, values in seconds.items():
-        ahead, back = (1000 * statistics.median(column) for column in zip(*values, strict=True))
-        rows.append({"part": name, "forward_ms": ahead, "backward_ms": back, "gflop": flops.get(name, 0) / 1e9})
-    whole = rows.pop()
+    for name, (_, _, times) in parts.items():
+        ahead, back = (times * milliseconds.get(f"{name}, {way}", 0.0) for way in ("forward", "backward"))
+        rows.append({"part": name, "forward_ms": ahead, "backward_ms": back, "gflop": flops[name] / 1e9})
+    whole = milliseconds["step"]
     used = sum(row["forward_ms"] + row["backward_ms"] for row in rows)
-    rows.append({"part": "rest", "forward_ms": whole["forward_ms"] - used, "backward_ms": 0.0, "gflop": 0.0})
-    whole["gflop"] = sum(row["gflop"] for row in rows)
-    return [*rows, whole]
+    gflop = sum(row["gflop"] for row in rows)
+    rows.append({"part": "rest", "forward_ms": whole - used, "backward_ms": 0.0, "gflop": 0.0})
+    return [*rows, {"part": "step", "forward_ms": whole, "backward_ms": 0.0, "gflop": gflop}]
 
 
 def main() -> None:
@@ -181,24 +140,26 @@ def main() -> None:
     args = parser.parse_args()
     set_arithmetic(torch.device(args.device), tf32=True, fixed_shapes=True)
     torch.manual_seed(0)
-    rows = measure(Profile(args), args.rounds)
-    total = rows[-1]["forward_ms"]
-    print(
-        f"{args.network}, {args.scope}, {args.precision}, N={args.batch_size}, {args.device}, "
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, medians of {args.rounds} rounds"
+    variant = Variant(f"{args.scope}, channels last, {args.precision}")
+    rows = measure(
+        TrainingStep(variant, NETWORKS[args.network], args.batch_size, args.device, args.optimizer), args.rounds
     )
-    print(f"{'part':32} {'forward ms':>11} {'backward ms':>12} {'share':>7} {'GFLOP':>8} {'GFLOP/s':>8}")
+    print(
+        f"{args.network}, {args.scope}, {args.precision}, N={args.batch_size}, {args.device}, {machine()}, "
+        f"medians of {args.rounds} rounds"
+    )
+    cells = []
     for row in rows:
         milliseconds = row["forward_ms"] + row["backward_ms"]
-        rate = f"{1000 * row['gflop'] / milliseconds:8.0f}" if row["gflop"] else f"{'':8}"
-        print(
-            f"{row['part']:32} {row['forward_ms']:11.1f} {row['backward_ms']:12.1f} {milliseconds / total:7.1%} "
-            f"{row['gflop']:8.1f} {rate}"
-        )
+        cells.append([
+            row["part"], f"{row['forward_ms']:.1f}", f"{row['backward_ms']:.1f}",
+            f"{milliseconds / rows[-1]['forward_ms']:.1%}", f"{row['gflop']:.1f}",
+            f"{1000 * row['gflop'] / milliseconds:.0f}" if row["gflop"] else "",
+        ])  # fmt: skip
+    print_table(["part", "forward ms", "backward ms", "share", "GFLOP", "GFLOP/s"], cells)
     if args.json:
-        args.json.write_text(
-            json.dumps({"options": {k: str(v) for k, v in vars(args).items()}, "rows": rows}, indent=1)
-        )
+        options = {name: str(value) for name, value in vars(args).items()}
+        args.json.write_text(json.dumps({"options": options, "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

@@ -26,29 +26,21 @@ from unittest import mock
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from mcl_hf import (
     MCLBackbone,
     MCLConfig,
-    MCLDetectorConfig,
     MCLForInstanceSegmentation,
     MCLForObjectDetection,
     MCLImageProcessor,
     MCLModel,
 )
+from tests.detection.tiny_detector import DETECTORS, tiny_config, tiny_labels  # beside the package, not in it
 
 SOURCE = "TRANSFORMERS_SOURCE"
 """Environment variable through which pytest's process knows the folder."""
-TINY: dict[str, Any] = {
-    "backbone": "resnet10t",
-    "backbone_kwargs": {"channels": [8, 16, 24, 32], "stem_width": 4},
-    "fpn_channels": 8,
-}
-FEW_REGIONS = {
-    "box_head_convs": 1, "mask_head_convs": 1, "box_fc_dim": 16, "num_labels": 3, "min_size": 64, "max_size": 96,
-    "box_score_thresh": 0.001, "rpn_pre_nms_top_n_train": 60, "rpn_pre_nms_top_n_test": 40,
-    "rpn_post_nms_top_n_train": 40, "rpn_post_nms_top_n_test": 30, "rpn_batch_size_per_image": 32,
-    "box_batch_size_per_image": 16, "box_detections_per_img": 10, "topk_candidates": 20,
-}  # fmt: skip
+TINY: dict[str, Any] = {name: getattr(tiny_config(), name) for name in ("backbone", "backbone_kwargs", "fpn_channels")}
 _CHECKPOINTING = "wants transformers' own checkpointing layers; tests/models/test_recompute.py tests ours"
 NOT_OURS = {
     "MCLBackboneTest.test_config": "wants the last stage alone by default; detectors read C2 to C5",
@@ -103,98 +95,89 @@ class Tester:
         return self.get_config(), {"pixel_values": torch.rand(self.batch_size, 3, 64, 64)}
 
 
-def labels() -> list[dict[str, torch.Tensor]]:
-    """One object in each of two images."""
-    label = {
-        "class_labels": torch.tensor([1]),
-        "boxes": torch.tensor([[0.5, 0.5, 0.5, 0.5]]),
-        "masks": torch.ones(1, 64, 64),
-    }
-    return [label, label]
+class OurCase:
+    """What our models are to the suites; stands before a mixin of transformers."""
+
+    all_model_classes: tuple[Any, ...]
+    config: Any
+    has_attentions = test_resize_embeddings = False
+
+    def setUp(self) -> None:
+        self.model_tester = Tester(self.config)
+
+
+class ModelCase(OurCase):
+    """Before the mixin of models, some of whose tests vision models of transformers replace as well."""
+
+    def _prepare_for_class(self, inputs: Any, chosen: Any, return_labels: bool = False) -> dict[str, Any]:
+        inputs = super()._prepare_for_class(inputs, chosen, return_labels)  # type: ignore[misc]
+        if not return_labels or not self.model_tester.is_training:
+            return inputs
+        return {**inputs, "labels": [tiny_labels(64, 64, objects=1)] * 2}
+
+    def _prepare_config_and_inputs_for_retain_grad_hidden_states_attentions(self) -> tuple[Any, dict[str, Any]]:
+        chosen, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        return chosen, self._prepare_for_class(inputs, self.all_model_classes[0], return_labels=True)
+
+    def test_model_get_set_embeddings(self) -> None:
+        embeddings = self.all_model_classes[0](self.config).get_input_embeddings()
+        self.assertIsInstance(embeddings, torch.nn.Conv2d)  # type: ignore[attr-defined]
+
+    def test_gradient_checkpointing_enable_disable(self) -> None:
+        common = vars(sys.modules["suites.test_modeling_common"])
+        # our switch is of a whole network; the rest of the test holds for it, too
+        with mock.patch.dict(common, GradientCheckpointingLayer=torch.nn.Module):
+            super().test_gradient_checkpointing_enable_disable()  # type: ignore[misc]
+
+
+class MapsCase(ModelCase):
+    """Of models whose first output is maps."""
+
+    def test_retain_grad_hidden_states_attentions(self) -> None:
+        chosen, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        chosen.output_hidden_states = True
+        output = self.all_model_classes[0](chosen)(**inputs)
+        output.hidden_states[0].retain_grad()
+        output[0][-1].flatten()[0].backward()
+        assert output.hidden_states[0].grad is not None
 
 
 def make_cases(suites: dict[str, Any]) -> dict[str, type]:
     """One test case a class of ours."""
-    models = {
-        "MCLModelTest": (MCLModel, MCLConfig(**TINY, region_size=2, region_convs=1, hidden_dim=16, embedding_dim=8)),
-        "MCLBackboneModelTest": (MCLBackbone, MCLConfig(**TINY)),
-        **{
-            f"{detector}_Test": (
-                MCLForInstanceSegmentation if detector == "mask_rcnn" else MCLForObjectDetection,
-                MCLDetectorConfig(detector=detector, **TINY, **FEW_REGIONS),
-            )
-            for detector in ("mask_rcnn", "faster_rcnn", "retinanet")
-        },
-    }
 
-    def model_case(model_class: Any, config: Any) -> dict[str, Any]:
-        has_loss, common = hasattr(config, "detector"), vars(sys.modules["suites.test_modeling_common"])
+    def case(name: str, *bases: type, **members: Any) -> type:
+        return type(name, (*bases, unittest.TestCase), {"__module__": __name__, **members})
 
-        def set_up(self: Any) -> None:
-            self.model_tester = Tester(config)
+    def models(name: str, model_class: Any, config: Any) -> type:
+        kind = ModelCase if hasattr(config, "detector") else MapsCase
+        return case(name, kind, suites["ModelTesterMixin"], all_model_classes=(model_class,), config=config)
 
-        def inputs_with_gradient(self: Any) -> tuple[Any, dict[str, Any]]:
-            chosen, inputs = self.model_tester.prepare_config_and_inputs_for_common()
-            return chosen, prepare(self, inputs, model_class, return_labels=True)
-
-        def reads_pixels(self: Any) -> None:  # vision models of transformers replace this test as well
-            self.assertIsInstance(model_class(config).get_input_embeddings(), torch.nn.Conv2d)
-
-        def switches(self: Any) -> None:  # our switch is of a whole network; the rest of the test holds for it, too
-            with mock.patch.dict(common, GradientCheckpointingLayer=torch.nn.Module):
-                suites["ModelTesterMixin"].test_gradient_checkpointing_enable_disable(self)
-
-        def keeps_gradients(self: Any) -> None:  # backbones of transformers, whose first output is maps, replace it too
-            chosen, inputs = self.model_tester.prepare_config_and_inputs_for_common()
-            chosen.output_hidden_states = True
-            output = model_class(chosen)(**inputs)
-            output.hidden_states[0].retain_grad()
-            output[0][-1].flatten()[0].backward()
-            self.assertIsNotNone(output.hidden_states[0].grad)
-
-        def prepare(self: Any, inputs: Any, chosen: Any, return_labels: bool = False) -> dict[str, Any]:
-            inputs = suites["ModelTesterMixin"]._prepare_for_class(self, inputs, chosen, return_labels)
-            return {**inputs, "labels": labels()} if return_labels and has_loss else inputs
-
-        return {
-            "setUp": set_up,
-            "_prepare_for_class": prepare,
-            "_prepare_config_and_inputs_for_retain_grad_hidden_states_attentions": inputs_with_gradient,
-            "test_model_get_set_embeddings": reads_pixels,
-            "test_gradient_checkpointing_enable_disable": switches,
-            **({} if has_loss else {"test_retain_grad_hidden_states_attentions": keeps_gradients}),
-            "all_model_classes": (model_class,),
-            "has_attentions": False,
-            "test_resize_embeddings": False,
-            "__module__": __name__,
-        }
-
-    cases: dict[str, type] = {
-        name: type(name, (suites["ModelTesterMixin"], unittest.TestCase), model_case(*pair))
-        for name, pair in models.items()
-    }
-    backbone = {**model_case(MCLBackbone, MCLConfig(**TINY)), "config_class": MCLConfig}
-    cases["MCLBackboneTest"] = type("MCLBackboneTest", (suites["BackboneTesterMixin"], unittest.TestCase), backbone)
     size = {"size": {"shortest_edge": 20}, "crop_size": {"height": 18, "width": 18}, "do_center_crop": True}
-    tester = type(
-        "ProcessorTester",
-        (suites["ImageProcessingTester"],),
-        {
-            "__init__": lambda self, parent: suites["ImageProcessingTester"].__init__(self, parent, **size),
-            "_get_image_processing_classes": lambda self: {"torchvision": MCLImageProcessor},
-        },
-    )
-    cases["MCLImageProcessorTest"] = type(
-        "MCLImageProcessorTest",
-        (suites["ImageProcessingTestMixin"], unittest.TestCase),
-        {"image_processor_tester_class": tester, "__module__": __name__},
-    )
-    for case in cases.values():
+
+    class ProcessorTester(suites["ImageProcessingTester"]):  # type: ignore[misc]
+        def __init__(self, parent: Any) -> None:
+            super().__init__(parent, **size)
+
+        def _get_image_processing_classes(self) -> dict[str, Any]:
+            return {"torchvision": MCLImageProcessor}
+
+    backbone = {"all_model_classes": (MCLBackbone,), "config": MCLConfig(**TINY), "config_class": MCLConfig}
+    whole = MCLConfig(**TINY, region_size=2, region_convs=1, hidden_dim=16, embedding_dim=8)
+    cases = [
+        models("MCLModelTest", MCLModel, whole),
+        models("MCLBackboneModelTest", MCLBackbone, MCLConfig(**TINY)),
+        case("MCLBackboneTest", OurCase, suites["BackboneTesterMixin"], **backbone),
+        case("MCLImageProcessorTest", suites["ImageProcessingTestMixin"], image_processor_tester_class=ProcessorTester),
+    ]
+    for detector in DETECTORS:
+        kind = MCLForInstanceSegmentation if detector == "mask_rcnn" else MCLForObjectDetection
+        cases.append(models(f"{detector}_Test", kind, tiny_config(detector, box_score_thresh=0.001)))
+    for each in cases:
         for name, reason in NOT_OURS.items():
             owner, _, test = name.rpartition(".")
-            if owner in ("", case.__name__) and hasattr(case, test):
-                setattr(case, test, pytest.mark.xfail(reason=reason, strict=True)(_whole(getattr(case, test))))
-    return cases
+            if owner in ("", each.__name__) and hasattr(each, test):
+                setattr(each, test, pytest.mark.xfail(reason=reason, strict=True)(_whole(getattr(each, test))))
+    return {each.__name__: each for each in cases}
 
 
 def _whole(test: Any) -> Any:

@@ -17,7 +17,7 @@ from ..models.configuration_mcl import MCLConfig
 from ..models.timm_backbone import describe_backbone
 from ..models.weight_files import read_json_object
 from ..remote.checkpoints import MODEL_FILES, local_checkpoint
-from .starting_weights import read_checkpoint
+from .starting_weights import read_checkpoint, rename_from_detector
 
 DETECTOR_TYPE = "mcl_detector"
 _SHARED_FIELDS = ("backbone", "backbone_kwargs", "num_channels", "image_mean", "image_std", "fpn_channels")
@@ -97,7 +97,7 @@ def open_checkpoint(source: str | Path, network: str = "online") -> Checkpoint:
     else:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_OTHER_PARTS)}
     if detector is not None:
-        tensors = {_name_in_model(name, detector): tensor for name, tensor in tensors.items()}
+        tensors = rename_from_detector(tensors)
     stale = [] if detector is not None else stale_levels(tensors)
     return Checkpoint(source, folder, config, network, tensors, description, detector, stale)
 
@@ -170,13 +170,3 @@ def stale_levels(tensors: dict[str, torch.Tensor]) -> list[str]:
         if f"fpn.output.{index}.bn.num_batches_tracked" in tensors
     }
     return [level for level, count in counts.items() if count < counts.get("P5", 0)]
-
-
-def _name_in_model(name: str, detector: str) -> str:
-    """A detector's name -> that of `MCLModel`, where it has one."""
-    if name.startswith("roi_heads.box_head.conv."):
-        return name.replace("roi_heads.box_head.", "region_head.", 1)
-    if detector == "retinanet" and name.startswith("fpn."):  # its pyramid starts at P3
-        part, kind, index, rest = name.split(".", 3)
-        return f"{part}.{kind}.{int(index) + 1}.{rest}"
-    return name

@@ -75,7 +75,7 @@ class DetectorGraph(nn.Module):
         return boxes.gather(1, chosen), scores, places % classes
 
 
-def write_detector(folder: Path, partial: Path, out: Path) -> Coverage:
+def write_detector_graph(folder: Path, partial: Path, out: Path) -> Coverage:
     """`detector.onnx`, the image processor's settings and a README.md that shows how to run it.
 
     Args:

@@ -14,17 +14,17 @@ from ..models.image_processing_mcl import MCLImageProcessor
 from ..new_folder import check_new, whole_folder
 from .checkpoint import Checkpoint, find_folder, open_checkpoint, tensor_names
 from .convert import Coverage
-from .detector_to_onnx import EXPORTED, write_detector
+from .detector_to_onnx import EXPORTED, write_detector_graph
 from .export_readme import note
-from .remote_code import refuse_detector, write_with_code
+from .remote_code import add_code, refuse_detector
 from .target_statistics import refresh_statistics
 from .targets import NETWORKS, TARGETS
-from .to_detectors import write_detectron2, write_mmdet, write_torchvision
+from .to_detectors import write_detector
 from .to_onnx import write_graphs
 from .to_timm import write_timm
 
 _BACKBONE_ONLY = ("timm",)
-_DETECTOR_WRITERS = {"torchvision": write_torchvision, "detectron2": write_detectron2, "mmdet": write_mmdet}
+_WITH_DETECTORS = ("torchvision", "detectron2", "mmdet")
 
 
 def export_checkpoint(
@@ -70,7 +70,7 @@ def export_checkpoint(
         if to != "onnx" or network is not None:
             raise InputError(f"{source} is a {kind} of transformers, of which --to onnx alone makes something else")
         with whole_folder(out) as partial:
-            return write_detector(folder, partial, out)
+            return write_detector_graph(folder, partial, out)
     if with_code:
         refuse_detector(kind)
     checkpoint = open_checkpoint(source, network or "online")
@@ -89,8 +89,8 @@ def _check_options(
 ) -> None:
     if to not in TARGETS:
         raise InputError(f"--to must be one of {', '.join(TARGETS)}, got {to!r}")
-    if detector is not None and to not in _DETECTOR_WRITERS:
-        raise InputError(f"--detector is for {', '.join(_DETECTOR_WRITERS)}; {to} gets no detector")
+    if detector is not None and to not in _WITH_DETECTORS:
+        raise InputError(f"--detector is for {', '.join(_WITH_DETECTORS)}; {to} gets no detector")
     if network not in (None, *NETWORKS):
         raise InputError(f"--network must be one of {', '.join(NETWORKS)}, got {network!r}")
     if data is not None and network != "target":
@@ -137,8 +137,8 @@ def _write(
 ) -> Coverage:
     if to == "timm":
         return write_timm(checkpoint, folder)
-    if to in _DETECTOR_WRITERS:
-        return _DETECTOR_WRITERS[to](checkpoint, detector, folder)
+    if to in _WITH_DETECTORS:
+        return write_detector(checkpoint, detector, folder, to)
     if to in ("onnx", "pt2"):
         return write_graphs(checkpoint, folder, to)
     return _write_transformers(checkpoint, folder, whole, with_code)
@@ -148,32 +148,25 @@ def _write_transformers(checkpoint: Checkpoint, folder: Path, whole: bool, with_
     """Our own format: all that the checkpoint holds, or one network of it."""
     if checkpoint.detector is not None and not whole:
         raise InputError(f"{checkpoint.source} is a detector: it has one network, leave --network out")
-    model = folder if not with_code else folder / "model"
-    model.mkdir(exist_ok=True)
     coverage = Coverage("transformers")
     if whole:
         names = ("config.json", "preprocessor_config.json")
         for path in sorted(checkpoint.folder.iterdir()):
             weights = path.name.startswith("model") and path.name.endswith((".safetensors", ".safetensors.index.json"))
             if path.name in names or weights:
-                shutil.copyfile(path, model / path.name)
-        held = [name for path in sorted(model.glob("*.safetensors")) for name in tensor_names(path)]
+                shutil.copyfile(path, folder / path.name)
+        held = [name for path in sorted(folder.glob("*.safetensors")) for name in tensor_names(path)]
         coverage.parts["all that the checkpoint holds"] = (len(held), len(held))
     else:
         checkpoint.config.architectures = ["MCLModel"]
-        checkpoint.config.save_pretrained(model)
-        MCLImageProcessor.from_config(checkpoint.config).save_pretrained(model)
+        checkpoint.config.save_pretrained(folder)
+        MCLImageProcessor.from_config(checkpoint.config).save_pretrained(folder)
         tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
-        save_file(tensors, model / "model.safetensors", {"format": "pt"})
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
         for part in ("backbone", "fpn", "region_head"):
             count = sum(name.startswith(f"{part}.") for name in tensors)
             if count:
                 coverage.parts[part] = (count, count)
     if with_code:
-        packed = folder / "packed"
-        write_with_code(model, packed)
-        for path in packed.iterdir():
-            path.replace(folder / path.name)
-        packed.rmdir()
-        shutil.rmtree(model)
+        add_code(folder)
     return coverage

@@ -6,7 +6,7 @@ Source: the layouts of facebookresearch/moco, WXinlong/DenseCL (OpenSelfSup), ho
 torchvision and timm, as their own converters read them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def read_foreign(path: str | Path) -> ForeignFile:
         InputError: No such file, it would have to run code to be read, or no layout that is known here.
     """
     path = Path(path)
-    tensors, remarks = _read_tensors(path)
+    tensors, remarks = read_tensors(path)
     for marks, layout in _MARKS:
         if all(mark in tensors for mark in marks):
             return ForeignFile(path, layout, tensors, remarks)
@@ -94,16 +94,12 @@ def read_foreign(path: str | Path) -> ForeignFile:
     )
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Named tensors of a file, less `module.`.
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Named tensors of a file, less `module.`, and a remark where it has several sets of them.
 
     Raises:
         InputError: No such file, none with tensors, or it would have to run code to be read.
     """
-    return _read_tensors(path)[0]
-
-
-def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     tensors, remarks = _find_tensors(_content(path))
     if not tensors:
         raise InputError(f"{path} holds no tensors")
@@ -111,18 +107,12 @@ def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
 
 
 def _content(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        return _read(read_safetensors, path)
-    if path.is_dir():
+    if path.suffix != ".safetensors" and path.is_dir():
         raise InputError(f"{path} is a folder without a config.json of timm's: name the file of weights in it")
-    if path.suffix not in _PICKLED:
+    if path.suffix not in (".safetensors", *_PICKLED):
         raise InputError(f"{path}: give a {', '.join(_PICKLED)} or .safetensors file")
-    return _read(read_pickled, path)
-
-
-def _read(reader: Callable[[Path], Any], path: Path) -> Any:
     try:
-        return reader(path)
+        return read_safetensors(path) if path.suffix == ".safetensors" else read_pickled(path)
     except FileNotFoundError as error:
         raise InputError(f"no file {path}") from error
     except (ValueError, OSError) as error:
@@ -156,15 +146,12 @@ def _sets(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
     """Every mapping of names to tensors down to a depth, and its place."""
     if not isinstance(content, Mapping) or len(place) > _DEEPEST:
         return
-    tensors = {k.removeprefix("module."): v for k, v in content.items() if _is_named_tensor(k, v)}
+    named = [(name, value) for name, value in content.items() if isinstance(name, str)]
+    tensors = {name.removeprefix("module."): value for name, value in named if isinstance(value, torch.Tensor)}
     if tensors:
         yield place, tensors
     for name, value in content.items():
         yield from _sets(value, (*place, str(name)))
-
-
-def _is_named_tensor(name: Any, value: Any) -> bool:
-    return isinstance(name, str) and isinstance(value, torch.Tensor)
 
 
 def _rank(place: tuple[str, ...]) -> int:

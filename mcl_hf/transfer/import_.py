@@ -105,14 +105,10 @@ def _import_mcl(foreign: ForeignFile, folder: Path) -> tuple[WeightReport, list[
         raise InputError(" ".join(str(error).split())) from error
     model.save_pretrained(folder)
     MCLImageProcessor.from_config(model.config).save_pretrained(folder)
-    report = WeightReport(str(foreign.path))
-    for part in ("backbone", "fpn", "region_head"):
-        count = len(getattr(model.mcl, part).state_dict())
-        report.parts[_PARTS[f"{part}."]] = (count, count)
-    for part in ("predictors", "target"):
-        count = len(getattr(model, part).state_dict())
-        report.parts[part] = (count, count)
-    return report, []
+    parts = {title: getattr(model.mcl, prefix.removesuffix(".")) for prefix, title in _PARTS.items()}
+    parts |= {"predictors": model.predictors, "target": model.target}
+    counts = {title: len(part.state_dict()) for title, part in parts.items()}
+    return WeightReport(str(foreign.path), {title: (count, count) for title, count in counts.items()}), []
 
 
 def _import_weights(foreign: ForeignFile, folder: Path) -> tuple[WeightReport, list[str]]:
@@ -158,7 +154,7 @@ def _import_timm(path: Path, folder: Path) -> tuple[WeightReport, list[str]]:
         config = MCLConfig(**fields)
     except ValueError as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from error
-    given = read_tensors(path / "model.safetensors")
+    given, _ = read_tensors(path / "model.safetensors")
     names = plain_names(config)
     tensors = {f"backbone.{name}": given[plain] for plain, name in names.items() if name and plain in given}
     left = [plain for plain in given if not names.get(plain)]

@@ -6,10 +6,14 @@ Source: detectron2 `modeling/backbone/{resnet,fpn}.py`, mmdet `models/{backbones
 `models/detection`; other programs' checkpoints: facebookresearch/moco, WXinlong/DenseCL, hologerry/SoCo.
 """
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
+
+from .targets import DETECTORS
 
 _NUMBER, _WORD = r"(?P<{}>\d+)", {"leaf": r"(?P<leaf>[^.]+)", "rest": r"(?P<rest>.+)"}
 
@@ -97,55 +101,37 @@ _DETECTRON2_BACKBONE = (
 )
 
 
-def _detectron2(first: int) -> Table:
-    return (
-        *_DETECTRON2_BACKBONE,
-        *conv_norms("fpn.lateral.{i}", "backbone.fpn_lateral{i}", "backbone.fpn_lateral{i}.norm", 2, first, 3),
-        *conv_norms("fpn.output.{i}", "backbone.fpn_output{i}", "backbone.fpn_output{i}.norm", 2, first, 3),
-    )
-
-
-def _mmdet(first: int) -> Table:
-    """mmdet counts pyramid levels from the first that it uses."""
-    lateral, output = "neck.lateral_convs.{i}", "neck.fpn_convs.{i}"
-    return (
-        Rule("backbone.{rest}", "backbone.{rest}"),
-        *conv_norms("fpn.lateral.{i}", f"{lateral}.conv", f"{lateral}.bn", -first, first, 3),
-        *conv_norms("fpn.output.{i}", f"{output}.conv", f"{output}.bn", -first, first, 3),
-    )
-
-
-def _torchvision(first: int) -> Table:
-    """torchvision counts pyramid levels from the first that it uses, too."""
-    inner, layer = "backbone.fpn.inner_blocks.{i}", "backbone.fpn.layer_blocks.{i}"
-    return (
-        Rule("backbone.{rest}", "backbone.body.{rest}"),
-        *conv_norms("fpn.lateral.{i}", f"{inner}.0", f"{inner}.1", -first, first, 3),
-        *conv_norms("fpn.output.{i}", f"{layer}.0", f"{layer}.1", -first, first, 3),
-    )
-
-
-_MMDET_BOX_HEAD = "roi_head.bbox_head.shared_convs.{i}"
-_TABLES: Mapping[tuple[str, str], Table] = {
-    ("detectron2", "mask_rcnn"): (
-        *_detectron2(0),
-        *conv_norms("region_head.conv.{i}", "roi_heads.box_head.conv{i}", "roi_heads.box_head.conv{i}.norm", 1),
+_FRAMEWORKS: Mapping[str, tuple[Any, ...]] = {
+    # rows of the backbone; lateral, output and box convolutions; endings of a convolution and its norm; numbers of P2,
+    # or None where they count from the first level that they use, and of the box head's first convolution
+    "detectron2": (
+        _DETECTRON2_BACKBONE, "backbone.fpn_lateral{i}", "backbone.fpn_output{i}", "roi_heads.box_head.conv{i}",
+        ("", ".norm"), 2, 1,
     ),
-    ("detectron2", "retinanet"): _detectron2(1),
-    ("mmdet", "mask_rcnn"): (
-        *_mmdet(0),
-        *conv_norms("region_head.conv.{i}", f"{_MMDET_BOX_HEAD}.conv", f"{_MMDET_BOX_HEAD}.bn"),
+    "mmdet": (
+        (Rule("backbone.{rest}", "backbone.{rest}"),), "neck.lateral_convs.{i}", "neck.fpn_convs.{i}",
+        "roi_head.bbox_head.shared_convs.{i}", (".conv", ".bn"), None, 0,
     ),
-    ("mmdet", "retinanet"): _mmdet(1),
-    ("torchvision", "mask_rcnn"): (
-        *_torchvision(0),
-        *conv_norms("region_head.conv.{i}", "roi_heads.box_head.{i}.0", "roi_heads.box_head.{i}.1"),
+    "torchvision": (
+        (Rule("backbone.{rest}", "backbone.body.{rest}"),), "backbone.fpn.inner_blocks.{i}",
+        "backbone.fpn.layer_blocks.{i}", "roi_heads.box_head.{i}", (".0", ".1"), None, 0,
     ),
-    ("torchvision", "retinanet"): _torchvision(1),
-}
+}  # fmt: skip
+
+
+def _table(target: str, detector: str) -> Table:
+    backbone, lateral, output, box, (conv, norm), of_p2, of_conv = _FRAMEWORKS[target]
+    first = 1 if detector == "retinanet" else 0
+    shift = -first if of_p2 is None else of_p2
+    blocks: list[Any] = [("fpn.lateral.{i}", lateral, shift, first, 3), ("fpn.output.{i}", output, shift, first, 3)]
+    if detector != "retinanet":
+        blocks.append(("region_head.conv.{i}", box, of_conv))
+    rows = (conv_norms(ours, theirs + conv, theirs + norm, *rest) for ours, theirs, *rest in blocks)
+    return (*backbone, *itertools.chain.from_iterable(rows))
+
+
 TABLES: Mapping[tuple[str, str], Table] = {
-    **_TABLES,
-    **{(target, "faster_rcnn"): table for (target, detector), table in _TABLES.items() if detector == "mask_rcnn"},
+    (target, detector): _table(target, detector) for target in _FRAMEWORKS for detector in DETECTORS
 }
 """(target, detector) -> table: what pre-training brings to a detector of that framework."""
 

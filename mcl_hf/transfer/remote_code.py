@@ -56,12 +56,15 @@ def write_with_code(model_folder: str | Path, out: str | Path) -> list[str]:
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.startswith(_TRAINING_FILES) and path.name != "log.jsonl":
             shutil.copyfile(path, out / path.name)
+    return add_code(out)
+
+
+def add_code(folder: Path) -> list[str]:
+    """Put the code beside a model, and name it; the names of its files."""
     names = code_files()
     for name in names:
-        shutil.copyfile(_code_folder() / name, out / name)
-    _add_to_json(out / "config.json", MODEL_MAP)
-    if (out / "preprocessor_config.json").is_file():
-        _add_to_json(out / "preprocessor_config.json", PROCESSOR_MAP)
+        shutil.copyfile(_code_folder() / name, folder / name)
+    _name_classes(folder)
     return names
 
 
@@ -70,9 +73,7 @@ def name_code(folder: Path) -> None:
     names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
     if not CARRIED.intersection(names):
         return
-    _add_to_json(folder / "config.json", MODEL_MAP)
-    if (folder / "preprocessor_config.json").is_file():
-        _add_to_json(folder / "preprocessor_config.json", PROCESSOR_MAP)
+    _name_classes(folder)
 
 
 def refuse_detector(model_type: object) -> None:
@@ -101,6 +102,8 @@ def _code_folder() -> Path:
     return Path(str(configuration.__file__)).parent
 
 
-def _add_to_json(path: Path, auto_map: dict[str, str]) -> None:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(content | {"auto_map": auto_map}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def _name_classes(folder: Path) -> None:
+    for name, auto_map in (("config.json", MODEL_MAP), ("preprocessor_config.json", PROCESSOR_MAP)):
+        if (folder / name).is_file():
+            content = json.loads((folder / name).read_text(encoding="utf-8")) | {"auto_map": auto_map}
+            (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -3,7 +3,6 @@
 Where it sits: checkpoint -> convert -> **to_detectors** (files) + detector_configs (settings) -> export.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,62 +22,62 @@ from .torchvision_script import torchvision_script
 
 _LAYERS = {"conv_norm": "batch_norm", "roi_aligned": True, "fixed_anchor_strides": True, "box_head_fcs": 1,
            "p6_of": "c5", "dense_norm": "none"}  # fmt: skip
+_WITHOUT_A_KEY = {
+    "detectron2": {"roi_canonical_size": 224, "rpn_score_thresh": 0},
+    "mmdet": {"rpn_score_thresh": 0},
+}
+"""Settings that a framework has no option for -> what they are there."""
 
 
-def write_torchvision(checkpoint: Checkpoint, detector: str | None, folder: Path) -> Coverage:
-    """`resnet.safetensors` for `torchvision.models`, `detector.safetensors` and `build_detector.py` that reads it.
+def write_detector(checkpoint: Checkpoint, detector: str | None, folder: Path, target: str) -> Coverage:
+    """Weights under the names of a framework, and the settings that go with them.
 
     A fine-tuned detector goes over whole, with its heads and settings, to a detector of the same kind.
+
+    * torchvision: `resnet.safetensors` for `torchvision.models`, `detector.safetensors` and `build_detector.py` that
+      reads it;
+    * detectron2: `model.pth` with full names, which it loads without its matching heuristics, and `config.yaml`;
+    * mmdet: `model.pth` for `load_from`, and `mcl.py`, the fragment of a config that goes with it.
 
     Args:
         checkpoint: to be exported.
         detector: `mask_rcnn`, `faster_rcnn` or `retinanet`; None follows the checkpoint.
         folder: exists and is empty.
+        target: `torchvision`, `detectron2` or `mmdet`.
 
     Raises:
-        InputError: The backbone is none that torchvision's detectors have by these names.
-    """
-    detector = detector_for(checkpoint, detector)
-    tensors, coverage = _converted(checkpoint, "torchvision", detector)
-    save_file(tensors, folder / "detector.safetensors", {"format": "pt"})
-    resnet = {to_theirs(name, RESNET): tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
-    save_file({name: t for name, t in resnet.items() if name is not None}, folder / "resnet.safetensors")
-    script = torchvision_script(checkpoint, detector, _built_convs(checkpoint))
-    (folder / "build_detector.py").write_text(script, encoding="utf-8")
-    return coverage
-
-
-def write_detectron2(checkpoint: Checkpoint, detector: str | None, folder: Path) -> Coverage:
-    """`model.pth` with full names, which detectron2 loads without its matching heuristics, and `config.yaml`.
-
-    Args, Raises: as of `write_torchvision`.
-    """
-    detector = detector_for(checkpoint, detector)
-    tensors, coverage = _converted(checkpoint, "detectron2", detector)
-    torch.save({"model": tensors}, folder / "model.pth")
-    text = detectron2_yaml(checkpoint, detector, _built_convs(checkpoint))
-    (folder / "config.yaml").write_text(text, encoding="utf-8")
-    _write_anchors(checkpoint, "detectron2", detector, folder)
-    given = settings(checkpoint, detector)
-    coverage.notes += _without_a_key(given, "detectron2", {"roi_canonical_size": 224, "rpn_score_thresh": 0})
-    return coverage
-
-
-def write_mmdet(checkpoint: Checkpoint, detector: str | None, folder: Path) -> Coverage:
-    """`model.pth` for `load_from`, and `mcl.py`, the fragment of a config that goes with it.
-
-    Args, Raises: as of `write_torchvision`; also where the box head has not the four convolutions that mmdet's has.
+        InputError: The backbone is none that these detectors have by such names, or the box head has not the four
+            convolutions that mmdet's has.
     """
     detector = detector_for(checkpoint, detector)
     convs = _built_convs(checkpoint)
-    if detector != "retinanet" and convs != 4:
+    if target == "mmdet" and detector != "retinanet" and convs != 4:
         raise InputError(f"mmdet's Shared4Conv1FCBBoxHead has 4 convolutions, {checkpoint.source} {convs}")
-    tensors, coverage = _converted(checkpoint, "mmdet", detector)
-    text = mmdet_config(checkpoint, detector)
-    torch.save({"state_dict": tensors, "meta": {}}, folder / "model.pth")
-    (folder / "mcl.py").write_text(text, encoding="utf-8")
-    _write_anchors(checkpoint, "mmdet", detector, folder)
-    coverage.notes += _without_a_key(settings(checkpoint, detector), "mmdet", {"rpn_score_thresh": 0})
+    tensors, coverage = _converted(checkpoint, target, detector)
+    if target == "torchvision":
+        save_file(tensors, folder / "detector.safetensors", {"format": "pt"})
+        resnet = {to_theirs(name, RESNET): tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+        save_file({name: t for name, t in resnet.items() if name is not None}, folder / "resnet.safetensors")
+        script = torchvision_script(checkpoint, detector, convs)
+        (folder / "build_detector.py").write_text(script, encoding="utf-8")
+        return coverage
+    if target == "detectron2":
+        name, text = "config.yaml", detectron2_yaml(checkpoint, detector, convs)
+        content: dict[str, Any] = {"model": tensors}
+    else:
+        name, text = "mcl.py", mmdet_config(checkpoint, detector)
+        content = {"state_dict": tensors, "meta": {}}
+    torch.save(content, folder / "model.pth")
+    (folder / name).write_text(text, encoding="utf-8")
+    if _has_heads_of(checkpoint, detector):  # their class of anchors, which the config names
+        text = fill_template(Path(__file__).with_name(f"{ANCHORS_FILE}.jinja"), to=target)
+        (folder / ANCHORS_FILE).write_text(text, encoding="utf-8")
+    given = settings(checkpoint, detector)
+    coverage.notes += [
+        f"{name} {given[name]} has no option in {target}, where it is {value}"
+        for name, value in _WITHOUT_A_KEY[target].items()
+        if given.get(name, value) != value
+    ]
     return coverage
 
 
@@ -97,13 +96,6 @@ def _converted(checkpoint: Checkpoint, target: str, detector: str) -> tuple[dict
     return converted, coverage
 
 
-def _write_anchors(checkpoint: Checkpoint, to: str, detector: str, folder: Path) -> None:
-    """The class that a fine-tuned detector's config names: boxes are relative to anchors."""
-    if _has_heads_of(checkpoint, detector):
-        text = fill_template(Path(__file__).with_name(f"{ANCHORS_FILE}.jinja"), to=to)
-        (folder / ANCHORS_FILE).write_text(text, encoding="utf-8")
-
-
 def _has_heads_of(checkpoint: Checkpoint, detector: str) -> bool:
     return checkpoint.detector is not None and (checkpoint.detector == "retinanet") == (detector == "retinanet")
 
@@ -112,15 +104,6 @@ def _built_convs(checkpoint: Checkpoint) -> int:
     """Convolutions of the box head that the target is built with: a fine-tuned R-CNN's own, or pre-training's, or 4."""
     own = checkpoint.detector is not None and checkpoint.detector != "retinanet"
     return box_convs(checkpoint) if own else box_convs(checkpoint) or 4
-
-
-def _without_a_key(given: Mapping[str, Any], target: str, usual: Mapping[str, Any]) -> list[str]:
-    """What of a detector's settings a framework has no option for, where it is not the usual value."""
-    return [
-        f"{name} {given[name]} has no option in {target}, where it is {value}"
-        for name, value in usual.items()
-        if given.get(name, value) != value
-    ]
 
 
 def detector_for(checkpoint: Checkpoint, detector: str | None) -> str:

@@ -78,9 +78,9 @@ def write_graphs(checkpoint: Checkpoint, folder: Path, kind: str) -> Coverage:
     if kind == "onnx":
         need_onnx()  # before the graphs are traced, which takes minutes
     coverage = Coverage({"onnx": "ONNX", "pt2": "torch.export"}[kind])
-    coverage.parts["backbone"] = _counts(checkpoint, "backbone.")
+    backbone, fpn = (sum(name.startswith(part) for name in checkpoint.tensors) for part in ("backbone.", "fpn."))
+    coverage.parts["backbone"] = (backbone, backbone)
     graphs = {"backbone": PyramidGraph(checkpoint, with_fpn=False)}
-    fpn = sum(name.startswith("fpn.") for name in checkpoint.tensors)
     if fpn == 48:  # four levels, 2 x 6 tensors each
         graphs["backbone_fpn"] = PyramidGraph(checkpoint, with_fpn=True)
         coverage.parts["FPN"] = (fpn, fpn)
@@ -136,11 +136,6 @@ def need_onnx() -> None:
     for name in ("onnx", "onnxscript"):
         if find_spec(name) is None:
             raise InputError(f"--to onnx needs {name}: pip install 'mcl-hf[onnx]'")
-
-
-def _counts(checkpoint: Checkpoint, prefix: str) -> tuple[int, int]:
-    count = sum(name.startswith(prefix) for name in checkpoint.tensors)
-    return count, count
 
 
 def trace(

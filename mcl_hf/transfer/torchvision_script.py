@@ -14,7 +14,7 @@ from typing import Any
 from ..files import fill_template
 from .checkpoint import Checkpoint
 from .convert import DETECTOR_TITLES
-from .detector_configs import RESNET_DEPTHS, class_names, settings
+from .detector_configs import channels, class_names, settings, stock_anchors
 
 _CLASSES = {"mask_rcnn": "MaskRCNN", "faster_rcnn": "FasterRCNN", "retinanet": "RetinaNet"}
 _SIZES = ("min_size", "max_size", "size_divisible")
@@ -43,9 +43,8 @@ def torchvision_script(checkpoint: Checkpoint, detector: str, box_convs: int) ->
     given, names = settings(checkpoint, detector), class_names(checkpoint)
     if names is not None and not dense:
         names = ["__background__", *names]
-    channels = [stage * (1 if RESNET_DEPTHS[config.backbone] < 50 else 4) for stage in (64, 128, 256, 512)]
-    octaves = (0, 1 / 3, 2 / 3) if dense else (0,)
-    anchors = [[int(side * 2**octave) for octave in octaves] for side in (32, 64, 128, 256, 512)]
+    widths = channels(checkpoint)
+    anchors = [[int(side) for side in level] for level in stock_anchors(detector)]
     renamed = _DENSE_OPTIONS if dense else {name: name for name in _RCNN_OPTIONS}
     options: dict[str, Any] = {"image_mean": checkpoint.statistics[0], "image_std": checkpoint.statistics[1]}
     options |= {theirs: given[ours] for ours, theirs in renamed.items() if given.get(ours) is not None}
@@ -57,8 +56,8 @@ def torchvision_script(checkpoint: Checkpoint, detector: str, box_convs: int) ->
         resnet=config.backbone,
         num_channels=config.num_channels,
         stages="1, 4" if dense else "4",
-        channels=channels[1:] if dense else channels,
-        last=channels[-1],
+        channels=widths[1:] if dense else widths,
+        last=widths[-1],
         width=config.fpn_channels,
         convs=box_convs,
         fc=given.get("box_fc_dim", 1024),

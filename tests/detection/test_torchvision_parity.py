@@ -1,6 +1,6 @@
-"""The same weights and images: ours against torchvision models built by hand, and maps against MCLModel's."""
+"""The same weights and images: ours against torchvision's own models, and maps against MCLModel's."""
 
-import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,13 +9,15 @@ import torchvision.models.detection.roi_heads as torchvision_roi_heads
 
 from mcl_hf import MCLConfig, MCLDetectorConfig, MCLForInstanceSegmentation, MCLForObjectDetection, MCLModel
 from mcl_hf.detection.models.roi_heads import mask_targets
+from mcl_hf.transfer.detector_heads import head_table
+from mcl_hf.transfer.keymaps import TABLES, to_theirs
+from mcl_hf.transfer.starting_weights import rename_from_detector
 
 from .tiny_detector import DETECTORS, FEW_REGIONS
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_detector.py"
-_spec = importlib.util.spec_from_file_location("benchmark_detector", SCRIPT)
-benchmark = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(benchmark)
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+import benchmark_detector as benchmark
 
 SIDE = 128
 
@@ -34,15 +36,22 @@ def config_of(detector: str) -> MCLDetectorConfig:
     )
 
 
+def torchvision_names(tensors, detector: str) -> dict[str, torch.Tensor]:
+    """Our detector's names -> those of the torchvision model."""
+    table = (*TABLES["torchvision", detector], *head_table("torchvision", detector, num_convs=4))
+    return {to_theirs(name, table): tensor for name, tensor in rename_from_detector(tensors).items()}
+
+
 @pytest.fixture(scope="module", params=DETECTORS)
-def models(request: pytest.FixtureRequest):
+def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     torch.manual_seed(0)
-    return request.param, *benchmark.pair_of_models(config_of(request.param), SIDE)
+    folder = tmp_path_factory.mktemp(request.param)
+    return request.param, *benchmark.pair_of_models(config_of(request.param), SIDE, folder)
 
 
 def test_every_tensor_has_a_partner(models) -> None:
-    _, ours, theirs = models
-    own = benchmark.torchvision_names(ours.state_dict(), ours.config.box_head_convs)
+    detector, ours, theirs = models
+    own = torchvision_names(ours.state_dict(), detector)
     for name, tensor in theirs.state_dict().items():
         if not name.startswith("backbone.body.fc."):
             assert torch.equal(tensor, own.pop(name)), name
@@ -52,7 +61,7 @@ def test_every_tensor_has_a_partner(models) -> None:
 def test_detections_are_torchvisions(models) -> None:
     detector, ours, theirs = models
     images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(3))
-    with torch.no_grad(), benchmark.aligned_torchvision():
+    with torch.no_grad():
         expected = theirs.eval()(list(images))
     with torch.no_grad():
         found = ours.eval().detections(images)
@@ -66,16 +75,16 @@ def test_detections_are_torchvisions(models) -> None:
         assert torch.equal(output.pred_labels[index] + first_class, reference["labels"])
 
 
-def test_pasted_masks_are_near_torchvisions() -> None:
+def test_pasted_masks_are_near_torchvisions(tmp_path: Path) -> None:
     """torchvision rounds boxes to whole pixels before it pastes, which ours does not, on purpose."""
     from mcl_hf import MCLImageProcessor
 
     torch.manual_seed(0)
-    ours, theirs = benchmark.pair_of_models(config_of("mask_rcnn"), SIDE)
+    ours, theirs = benchmark.pair_of_models(config_of("mask_rcnn"), SIDE, tmp_path)
     torch.nn.init.normal_(ours.roi_heads.mask_predictor.mask_fcn_logits.weight)  # masks that are neither empty nor full
-    theirs.load_state_dict(benchmark.torchvision_names(ours.state_dict(), 4), strict=False)
+    theirs.load_state_dict(torchvision_names(ours.state_dict(), "mask_rcnn"), strict=False)
     image = torch.randn(1, 3, SIDE, SIDE)
-    with torch.no_grad(), benchmark.aligned_torchvision():
+    with torch.no_grad():
         expected = theirs.eval()(list(image))[0]["masks"][:, 0] > 0.5
         outputs = ours.eval()(image)
     found = MCLImageProcessor.from_config(ours.config).post_process_instance_segmentation(
@@ -96,8 +105,7 @@ def test_training_losses_and_gradients_are_torchvisions(models, monkeypatch) -> 
     labels = [benchmark.synthetic_labels(count, SIDE, 4, generator) for count in (3, 1)]
     first_class = 0 if detector == "retinanet" else 1
     torch.manual_seed(5)
-    with benchmark.aligned_torchvision():
-        expected = theirs.train()(list(images), [benchmark.for_torchvision(label, first_class) for label in labels])
+    expected = theirs.train()(list(images), [benchmark.for_torchvision(label, first_class) for label in labels])
     sum(expected.values()).backward()
     torch.manual_seed(5)
     output = ours.train()(images, labels=[benchmark.for_ours(label, SIDE) for label in labels])
@@ -107,7 +115,7 @@ def test_training_losses_and_gradients_are_torchvisions(models, monkeypatch) -> 
     for name, loss in expected.items():
         assert output.loss_dict[names.get(name, name)].item() == pytest.approx(loss.item(), rel=1e-6), name
     theirs_by_name = dict(theirs.named_parameters())
-    for name, parameter in benchmark.torchvision_names(dict(ours.named_parameters()), 4).items():
+    for name, parameter in torchvision_names(dict(ours.named_parameters()), detector).items():
         gradient = theirs_by_name[name].grad
         assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max().item()), name
     ours.zero_grad(), theirs.zero_grad()

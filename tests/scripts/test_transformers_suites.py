@@ -45,7 +45,7 @@ SWITCH = """    def test_gradient_checkpointing_enable_disable(self):
 def test_suites_of_a_source_release_are_run_on_our_classes(tmp_path):
     """Of five models one's own test, embeddings, the switch; gradients of maps of three; the processor."""
     done = run(release(tmp_path / "release", USES))
-    assert done.returncode == 0 and "22 passed, 7 xfailed" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "19 passed, 7 xfailed" in done.stdout, done.stdout + done.stderr
     assert "FOLDER is transformers' unpacked source distribution" in run(str(tmp_path / "nowhere")).stderr
 
 
@@ -53,7 +53,7 @@ def test_suites_of_a_source_release_are_run_on_our_classes(tmp_path):
 def test_a_new_failure_and_a_known_one_that_is_none_any_more_are_told(tmp_path):
     part = "with self.subTest('part'):\n            assert False"
     done = run(release(tmp_path / "known", USES, known=part))
-    assert done.returncode == 0 and "22 passed, 7 xfailed" in done.stdout, done.stdout + done.stderr
-    for name, texts, passed in (("new", ("assert False",), "17 passed"), ("mended", ("pass", "pass"), "22 passed")):
+    assert done.returncode == 0 and "19 passed, 7 xfailed" in done.stdout, done.stdout + done.stderr
+    for name, texts, passed in (("new", ("assert False",), "14 passed"), ("mended", ("pass", "pass"), "19 passed")):
         done = run(release(tmp_path / name, *texts))
         assert done.returncode == 1 and f"5 failed, {passed}" in done.stdout, done.stdout + done.stderr
