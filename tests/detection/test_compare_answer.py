@@ -17,7 +17,8 @@ from mcl_hf.detection.finetuning.health import observe, verdicts
 from mcl_hf.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-DEMONSTRATIONS, PROOF = ROOT / "evaluation" / "demonstrations", ROOT / "evaluation" / "deeppcb"
+DEMONSTRATIONS = ROOT / "evaluation" / "demonstrations"
+PROOFS = (ROOT / "evaluation" / "deeppcb", ROOT / "evaluation" / "bccd")
 
 
 def write_answer(folder, scores, *, images=("25",), subsets=1, figure="AP50", more="", tuned=None):
@@ -68,11 +69,13 @@ def test_the_demonstrations_say_what_they_have_to(name, pair, tells):
     assert all(result["commit"] and result["machine"] for result in answer.results.values())
 
 
-def test_report_page_and_readme_of_the_proof_say_what_its_results_say():
-    report = (PROOF / "report.md").read_text()
-    assert to_markdown(read_answer(PROOF)) == report
+def test_reports_page_and_readme_of_the_proofs_say_what_their_results_say():
+    reports = [(proof / "report.md").read_text() for proof in PROOFS]
+    for proof, report in zip(PROOFS, reports, strict=True):
+        assert to_markdown(read_answer(proof)) == report
+    report = "\n".join(reports)
     rows = [line for line in (ROOT / "docs" / "proof.md").read_text().splitlines() if line.startswith("|")]
-    assert len(rows) > 10 and set(rows) <= set(report.splitlines())
+    assert len(rows) > 20 and set(rows) <= set(report.splitlines())
     told = (ROOT / "README.md").read_text().partition("## Does it help?")[2].partition("\n## ")[0]
     figures = re.findall(r"[+-]?\d+\.\d", told)
     assert len(figures) >= 4 and all(figure in report for figure in figures), figures
