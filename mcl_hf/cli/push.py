@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
 
     import_torch()
     from ..hub.bundle import Contents, make_bundles
-    from ..hub.publish import check_request, check_sizes, describe, push_checkpoint
+    from ..hub.publish import check_request, describe, push_checkpoint
 
     contents = Contents(**options)
     if not dry_run:
@@ -90,6 +90,4 @@ def main(argv: list[str]) -> None:
     check_request(repository, how["create_pr"], how["tag"])
     with tempfile.TemporaryDirectory(prefix="mcl-hf-push-") as folder:
         bundles = make_bundles(checkpoint, repository, Path(folder), contents)
-        for bundle in bundles:
-            check_sizes(bundle)
         say(describe(bundles, how["public"]))

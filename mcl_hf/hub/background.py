@@ -80,13 +80,11 @@ class PushToHub:
         contents: Contents | None = None,
         end_seconds: float = 1800.0,
         stop_seconds: float = 60.0,
-        say: Say | None = None,
     ) -> None:
         self.repository, self.private, self.continues = Repository(repository, attempts=1), private, continues
         self.public = public
         self.contents = contents or Contents()
         self.end_seconds, self.stop_seconds = end_seconds, stop_seconds
-        self._say = say or _say
         self._worker = PushWorker(self._push)
         self._ready = False
         self._output_dir: Path | None = None
@@ -106,7 +104,7 @@ class PushToHub:
         try:
             self._prepare()
         except HubAwayError as error:
-            self._say(f"warning: {error}. Training goes on; pushing is tried again at every checkpoint and at the end")
+            _say(f"warning: {error}. Training goes on; pushing is tried again at every checkpoint and at the end")
         self._bars_shown = not are_progress_bars_disabled()
         if self._bars_shown:
             disable_progress_bars()  # the client's would run across that of training
@@ -124,7 +122,7 @@ class PushToHub:
             done = self._wait(limit)
         except KeyboardInterrupt:
             done = False
-        self._worker.stop()
+        self._worker.submit(None)
         if self._bars_shown:
             enable_progress_bars()
         self._tell()
@@ -137,21 +135,17 @@ class PushToHub:
     # --- in the loop --------------------------------------------------------------------------------------------------
     def on_save(self, run: "Run", checkpoint: Path) -> None:
         """Hand a whole checkpoint to the thread."""
-        if not run.accelerator.is_main_process or not self._worker.started:
+        if not self._takes_part(run):
             return
-        self._open(run)
         self._tell(run.tracking.print)
-        step = step_of(checkpoint)
         try:
-            staged = _link_files(checkpoint, run.output_dir / STAGING / checkpoint.name)
-            files = {f"checkpoints/{checkpoint.name}/{path.name}": path for path in sorted(staged.iterdir())}
-            files |= _log(run.output_dir, step, staged)
+            staged = run.output_dir / STAGING / checkpoint.name
+            files = _hold(checkpoint, staged) | _log(run.output_dir, step_of(checkpoint), staged)
         except OSError as error:
             run.tracking.print(f"warning: {checkpoint.name} is not pushed: it cannot be held in {STAGING} ({error})")
             return
         self._newest = checkpoint
-        kept = (run.arguments.keep_last, run.arguments.keep_every)
-        self._worker.submit(Upload(files, f"Checkpoint of step {step:,} (mcl_hf {__version__})", step, kept, staged))
+        self._submit(run, files, f"Checkpoint of step {step_of(checkpoint):,}", step_of(checkpoint), staged)
 
     def on_log(self, run: "Run", record: dict[str, Any]) -> None:
         """Print what the thread has to say."""
@@ -160,26 +154,35 @@ class PushToHub:
 
     def on_end(self, run: "Run") -> None:
         """Hand the finished model, and the last checkpoint with it, to the thread."""
-        if not run.accelerator.is_main_process or not self._worker.started:
+        if not self._takes_part(run):
             return
-        self._open(run)
         self._finished = True
         folder = run.output_dir / STAGING / "release"
         try:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            bundle, *_ = make_bundles(run.output_dir, self.repository.name, folder, self.contents)
-            files = dict(bundle.files)
+            files = dict(make_bundles(run.output_dir, self.repository.name, folder, self.contents)[0].files)
             if self._newest is not None:
-                last = _link_files(self._newest, run.output_dir / STAGING / f"{self._newest.name}-end")
-                files |= {f"checkpoints/{self._newest.name}/{path.name}": path for path in sorted(last.iterdir())}
+                files |= _hold(self._newest, run.output_dir / STAGING / f"{self._newest.name}-end")
             files |= _log(run.output_dir, run.state.step, folder)
         except (InputError, OSError) as error:  # the run is finished, and stays so
             self._bundle_error = str(error)
             return
+        self._submit(run, files, "The finished model", run.state.step, folder, release=True)
+
+    def _takes_part(self, run: "Run") -> bool:
+        if not run.accelerator.is_main_process or not self._worker.started:
+            return False
+        if self._output_dir is None:
+            self._output_dir = run.output_dir
+            shutil.rmtree(run.output_dir / STAGING, ignore_errors=True)  # of an attempt that was killed
+        return True
+
+    def _submit(
+        self, run: "Run", files: dict[str, Path], what: str, step: int, folder: Path, release: bool = False
+    ) -> None:
         kept = (run.arguments.keep_last, run.arguments.keep_every)
-        message = f"The finished model (mcl_hf {__version__})"
-        self._worker.submit(Upload(files, message, run.state.step, kept, folder, release=True))
+        self._worker.submit(Upload(files, f"{what} (mcl_hf {__version__})", step, kept, folder, release))
 
     # --- in the thread ------------------------------------------------------------------------------------------------
     def _push(self, upload: Upload) -> None:
@@ -209,14 +212,10 @@ class PushToHub:
         self._ready = True
 
     # --- telling ------------------------------------------------------------------------------------------------------
-    def _open(self, run: "Run") -> None:
-        if self._output_dir is None:
-            self._output_dir = run.output_dir
-            shutil.rmtree(run.output_dir / STAGING, ignore_errors=True)  # of an attempt that was killed
-
     def _tell(self, say: Say | None = None) -> None:
-        for line in self._worker.take_lines():
-            (say or self._say)(f"warning: {line}; training is not affected, and pushing is tried again")
+        while self._worker.lines:
+            line = self._worker.lines.popleft()
+            (say or _say)(f"warning: {line}; training is not affected, and pushing is tried again")
 
     def _wait(self, limit: float) -> bool:
         """Whether all has been pushed within so many seconds."""
@@ -228,7 +227,7 @@ class PushToHub:
             if now - told >= _TELL_EVERY:
                 told = now
                 self._tell()
-                self._say(f"pushing to {self.repository.name}: {now:.0f} s, at most {limit:.0f} s; Ctrl-C leaves it")
+                _say(f"pushing to {self.repository.name}: {now:.0f} s, at most {limit:.0f} s; Ctrl-C leaves it")
         return self._worker.error is None
 
     def _say_how_it_ended(self, done: bool) -> None:
@@ -236,21 +235,25 @@ class PushToHub:
         visibility = " --public" if self.public else " --private" if self.private else ""
         if self._finished and (self._bundle_error or not done):
             reason = self._bundle_error or last or "it took too long"
-            self._say(
+            _say(
                 f"warning: the finished model is not on the Hub ({reason}). It is whole in {self._output_dir}; publish "
                 f"it with: mcl-hf push {self._output_dir} {name}{visibility}"
             )
         elif self._finished:
-            self._say(f"published: {name} holds the finished model and its last checkpoint")
+            _say(f"published: {name} holds the finished model and its last checkpoint")
         elif not done:
-            self._say(
+            _say(
                 f"warning: the last checkpoint is not on the Hub ({last or 'it took too long'}). It is whole in "
                 f"{self._output_dir}; the run pushes again when it goes on"
             )
 
 
-def _link_files(checkpoint: Path, folder: Path) -> Path:
-    """Hold a checkpoint's files, which the run may delete meanwhile: hard links, or copies where there are none."""
+def _hold(checkpoint: Path, folder: Path) -> dict[str, Path]:
+    """Hold a checkpoint's files, which the run may delete meanwhile: hard links, or copies where there are none.
+
+    Returns:
+        Path in the repository -> file here.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for path in checkpoint.iterdir():
@@ -258,7 +261,7 @@ def _link_files(checkpoint: Path, folder: Path) -> Path:
             os.link(path, folder / path.name)
         except OSError:
             shutil.copyfile(path, folder / path.name)
-    return folder
+    return {f"checkpoints/{checkpoint.name}/{path.name}": path for path in sorted(folder.iterdir())}
 
 
 def _log(output_dir: Path, step: int, folder: Path) -> dict[str, Path]:

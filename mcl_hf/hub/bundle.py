@@ -30,6 +30,7 @@ from ..transfer.to_timm import feature_options
 from .card import PICTURES, check_card, render_card
 from .card_data import ARGUMENTS_FILE, SUMMARY_FILE, read_state, whole_class, without_private_parts, write_run_record
 from .metadata import licence_fields
+from .repository import MAX_FILE_BYTES
 from .space import space_repository, write_space
 
 _MODEL_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model*.safetensors.index.json")
@@ -140,7 +141,18 @@ def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: 
         space = space_repository(repository)
         write_space(into / "space", repository, contents.title or space.split("/")[-1], contents.license)
         bundles.append(Bundle(space, into / "space", "space"))
+    for bundle in bundles:
+        _check_sizes(bundle)
     return bundles
+
+
+def _check_sizes(bundle: Bundle) -> None:
+    for path, size in bundle.sizes().items():
+        if size > MAX_FILE_BYTES:
+            raise InputError(
+                f"{path} of {bundle.repository} is too large for the Hub: {size / 1e9:.1f} GB, at most "
+                f"{MAX_FILE_BYTES / 1e9:.0f} GB a file"
+            )
 
 
 def timm_repository(repository: str) -> str:

@@ -103,11 +103,7 @@ def render_card(
 
 
 def write_card(target: Path, text: str) -> None:
-    """Write a card whole or not at all, making its folder.
-
-    Raises:
-        InputError: it cannot be written.
-    """
+    """Write a card whole or not at all, making its folder."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.partial")
@@ -165,9 +161,6 @@ def _draw(model: Recorded, beside: Path, of_data: bool) -> list[tuple[str, str]]
 
     Returns:
         (what it shows, path from the card's folder) of each.
-
-    Raises:
-        InputError: the folder cannot be written, or pictures of the data are asked for and there are none.
     """
     shown: list[tuple[str, str]] = []
     wanted = {name: what for name, what in _OF_DATA.items() if of_data and (model.run_folder / name).is_file()}

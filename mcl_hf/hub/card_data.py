@@ -156,11 +156,7 @@ def _of_transformers(description: dict[str, Any], folder: Path) -> dict[str, Any
 
 
 def read_state(folder: Path) -> TrainingState | None:
-    """The record of the run that a model came of; None where nothing is recorded (an imported checkpoint).
-
-    Raises:
-        InputError: there is a record that cannot be read, or that no run has written so.
-    """
+    """The record of the run that a model came of; None where nothing is recorded (an imported checkpoint)."""
     folder = folder.resolve()
     run = run_folder(folder)
     holders = [place for place in (folder, run, run / "checkpoints" / "last") if (place / RECORD).is_file()]
@@ -175,11 +171,7 @@ def run_folder(folder: Path) -> Path:
 
 
 def read_run_log(run: Path, last: int | None) -> list[dict[str, Any]]:
-    """The log of a run's folder up to a step; empty where there is none.
-
-    Raises:
-        InputError: naming a line that is no record.
-    """
+    """The log of a run's folder up to a step; empty where there is none."""
     path = run / LOG
     lines = read_log(path) if path.is_file() and path.stat().st_size else []
     return [line for line in lines if last is None or line["step"] <= last]

@@ -19,15 +19,7 @@ def how_to_load(
     with_code: bool = False,
     pretraining: str | None = None,
 ) -> dict[str, Any]:
-    """Values of the template.
-
-    Args:
-        model: what is loaded.
-        repository: `user/name` that it is published as; None: its folder.
-        with_timm: `repository`-timm is there.
-        with_code: the repository carries its code.
-        pretraining: class of the whole model that the repository carries in `pretraining/`; None: it carries none.
-    """
+    """Values of the template; the options are those of `render_card`."""
     config, place = model.config, repository or model.name
     named_alike = config["backbone"] in RESNET_DEPTHS and not layer_arguments(config.get("backbone_kwargs"))
     targets = ["timm"] if model.detector is not None and not with_timm else []

@@ -43,15 +43,26 @@ def metadata(recorded: Recorded, results: Results, title: str, license: str | No
         tags += (
             ["supervised-pre-training"] if recorded.supervised else ["self-supervised-learning", "contrastive-learning"]
         )
-    entries = _entries(results)
+    rows = [found for found in results.detections if found.relation != "other"] + results.compared
+    entries = [
+        _entry(row, name, value)
+        for row in rows
+        for name, value in row.figures.items()
+        if name in ("box AP", "box AP50", "mask AP", "mask AP50", "VOC AP50") and is_number(value)
+    ]
     named: dict[str, Any] = {"model_name": one_line(title), "eval_results": entries} if entries else {}
+    state = recorded.state
+    sources = (state.data.get("sources") or []) if state is not None else []
+    # a start on the Hub; a folder of ours counts for what it started from itself
+    start = state.start if state is not None else {}
+    base = start.get("repository") or ((start.get("run") or {}).get("start") or {}).get("repository")
     return ModelCardData(
-        **licence_fields(recorded.state, license),
+        **licence_fields(state, license),
         library_name="transformers",
         pipeline_tag=pipeline_tag(recorded.detector),
         tags=tags,
-        datasets=_datasets(recorded) or None,
-        base_model=_base_model(recorded),
+        datasets=sorted({source["name"] for source in sources if source["kind"] == "hub"}) or None,
+        base_model=base,
         **named,
     )
 
@@ -91,29 +102,6 @@ def check_card(text: str) -> None:
         raise InputError(f"the card's header does not parse: {one_line(error)}") from error
     if not header:
         raise InputError("the card has no header: it must begin with '---', YAML and '---'")
-
-
-def _datasets(recorded: Recorded) -> list[str]:
-    """Data sets of the Hub that it was trained on."""
-    sources = (recorded.state.data.get("sources") or []) if recorded.state is not None else []
-    return sorted({source["name"] for source in sources if source["kind"] == "hub"})
-
-
-def _base_model(recorded: Recorded) -> str | None:
-    """What it started from, if that is on the Hub; a folder of ours counts for what it started from itself."""
-    start = recorded.state.start if recorded.state is not None else {}
-    return start.get("repository") or ((start.get("run") or {}).get("start") or {}).get("repository")
-
-
-def _entries(results: Results) -> list[EvalResult]:
-    rows = [found for found in results.detections if found.relation != "other"]
-    rows += results.compared
-    return [
-        _entry(row, name, value)
-        for row in rows
-        for name, value in row.figures.items()
-        if name in ("box AP", "box AP50", "mask AP", "mask AP50", "VOC AP50") and is_number(value)
-    ]
 
 
 def _entry(row: DetectionResult, name: str, value: Any) -> EvalResult:

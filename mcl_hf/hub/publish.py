@@ -8,7 +8,7 @@ sends nothing twice. A repository that was made for a push that then failed stay
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,10 @@ from ..errors import InputError
 from ..version import __version__
 from .bundle import CARD, Bundle, Contents, is_ours, make_bundles
 from .refusals import HubAwayError
-from .repository import MAX_FILE_BYTES, Commit, Repository, check_name
+from .repository import Commit, Repository, check_name
 
-ATTEMPTS = 6
 _TAG = re.compile(r"(?!.*(\.\.|//|/\.|\.lock(/|$)))[^\W_][\w.+@/-]*(?<![./])", re.ASCII)
 """Names that git takes, and a little fewer: the Hub looks at them only after the commit."""
-Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -80,15 +78,11 @@ def push_checkpoint(
     check_request(repository, create_pr, tag)
     with tempfile.TemporaryDirectory(prefix="mcl-hf-push-") as folder:
         bundles = make_bundles(checkpoint, repository, Path(folder), contents)
-        return publish(bundles, public=public, private=private, create_pr=create_pr, tag=tag, message=message)
+        return _publish(bundles, public=public, private=private, create_pr=create_pr, tag=tag, message=message)
 
 
 def check_request(repository: str, create_pr: bool, tag: str | None) -> None:
-    """Refuse what no push can do, whatever lies on the Hub.
-
-    Raises:
-        InputError: no name of a repository, no name of a tag, or a tag for a pull request.
-    """
+    """Refuse what no push can do, whatever lies on the Hub: names that are none, a tag for a pull request."""
     check_name(repository)
     if create_pr and tag is not None:
         raise InputError("--tag and --create-pr are both given: a release is tagged when the pull request is merged")
@@ -96,30 +90,14 @@ def check_request(repository: str, create_pr: bool, tag: str | None) -> None:
         raise InputError(f"--tag {tag!r} cannot be a tag: write one such as v1, of letters, digits and . _ - + / @")
 
 
-def publish(
-    bundles: Sequence[Bundle],
-    *,
-    public: bool = False,
-    private: bool = False,
-    create_pr: bool = False,
-    tag: str | None = None,
-    message: str | None = None,
-    attempts: int = ATTEMPTS,
-    say: Say = print,
+def _publish(
+    bundles: Sequence[Bundle], *, public: bool, private: bool, create_pr: bool, tag: str | None, message: str | None
 ) -> list[Published]:
-    """Publish bundles, the first one last, as its card may name the others; see `push_checkpoint`.
-
-    Raises:
-        InputError: as `push_checkpoint`.
-        HubAwayError: the Hub cannot be reached, or not any more.
-    """
-    for bundle in bundles:
-        check_request(bundle.repository, create_pr, tag)
-        check_sizes(bundle)
+    """Publish bundles, the first one last, as its card may name the others."""
     order = list(reversed(bundles))
-    progress = _Progress([bundle.repository for bundle in order])
+    states, sending = {bundle.repository: "as it was" for bundle in order}, ""
     try:
-        repositories = [Repository(bundle.repository, attempts, bundle.kind) for bundle in order]
+        repositories = [Repository(bundle.repository, kind=bundle.kind) for bundle in order]
         there = [repository.check(private, create_pr) for repository in repositories]
         for repository, bundle in zip(repositories, order, strict=True):
             repository.check_card(bundle.card)
@@ -131,28 +109,40 @@ def publish(
         for repository, bundle, exists in zip(repositories, order, there, strict=True):
             if not exists:
                 repository.create(private=not public)
-                progress.made(repository.name)
-            progress.committing(repository.name)
+                states[repository.name] = "new and empty"
+            sending = repository.name
             commits.append(repository.commit(bundle.files, title, is_ours, create_pr))
-            progress.committed(repository.name, create_pr)
+            states[sending] = "published as a pull request" if create_pr else "published, but not tagged"
+            sending = ""
         if name is not None:
             name = _earlier_name(commits, tags, tag) or name
             for repository, commit in zip(repositories, commits, strict=True):
                 repository.tag(name, commit.oid)
-                progress.done(repository.name)
+                states[repository.name] = "published"
     except InputError as error:
-        told = progress.tell(uncertain=isinstance(error, HubAwayError))
+        told = _how_far(states, sending if isinstance(error, HubAwayError) else "")
         raise type(error)(f"{error}. {told}") from error
     except KeyboardInterrupt:
-        print(progress.tell(uncertain=True), file=sys.stderr)
+        print(_how_far(states, sending), file=sys.stderr)
         raise
     published = [
         Published(bundle.repository, commit, name, tagged=name is not None and name not in known)
         for bundle, commit, known in zip(order, commits, tags, strict=True)
     ]
     for one in published:
-        say(_told(one))
+        print(_told(one))
     return published
+
+
+def _how_far(states: Mapping[str, str], sending: str) -> str:
+    """How far a push has come that came no further; `sending` names a repository whose answer may have been lost."""
+    if not sending and set(states.values()) == {"as it was"}:
+        return "Nothing was changed on the Hub."
+    told = [
+        f"{name} is {state}{' (or holds the whole release)' if name == sending else ''}"
+        for name, state in states.items()
+    ]
+    return f"On the Hub, {'; '.join(told)}. The same command goes on from there and sends nothing twice."
 
 
 def _told(one: Published) -> str:
@@ -166,11 +156,8 @@ def _told(one: Published) -> str:
 def _release_name(
     repositories: Sequence[Repository], bundles: Sequence[Bundle], tags: Sequence[dict[str, str]], wanted: str | None
 ) -> str:
-    """The tag of this release: the one that is wanted, or the next after all `v1`, `v2`, ... that there are.
-
-    Raises:
-        InputError: the one that is wanted names something else than this release.
-    """
+    """The tag of this release: the one that is wanted, which must name nothing else yet, or the next after all `v1`,
+    `v2`, ... that there are."""
     if wanted is None:
         return next_tag([tag for known in tags for tag in known])
     for repository, bundle, known in zip(repositories, bundles, tags, strict=True):
@@ -203,20 +190,6 @@ def _earlier_name(commits: Sequence[Commit], tags: Sequence[dict[str, str]], wan
     return next((name for name in reversed(names[-1]) if all(name in others for others in names)), None)
 
 
-def check_sizes(bundle: Bundle) -> None:
-    """Refuse a file that the Hub does not take.
-
-    Raises:
-        InputError: naming it.
-    """
-    for path, size in bundle.sizes().items():
-        if size > MAX_FILE_BYTES:
-            raise InputError(
-                f"{path} of {bundle.repository} is too large for the Hub: {size / 1e9:.1f} GB, at most "
-                f"{MAX_FILE_BYTES / 1e9:.0f} GB a file"
-            )
-
-
 def describe(bundles: Sequence[Bundle], public: bool = False) -> str:
     """Visibility, licence, files, sizes and cards, for a reader."""
     seen = "public" if public else "private (--public makes it public)"
@@ -242,31 +215,3 @@ def _size(count: int) -> str:
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
     return f"{count} B"
-
-
-class _Progress:
-    """How far a push has come, for whoever has to be told that it came no further."""
-
-    def __init__(self, names: list[str]) -> None:
-        self._states = dict.fromkeys(names, "as it was")
-
-    def made(self, name: str) -> None:
-        self._states[name] = "new and empty"
-
-    def committing(self, name: str) -> None:
-        self._states[name] += " (or holds the whole release)"
-
-    def committed(self, name: str, create_pr: bool) -> None:
-        self._states[name] = "published as a pull request" if create_pr else "published, but not tagged"
-
-    def done(self, name: str) -> None:
-        self._states[name] = "published"
-
-    def tell(self, uncertain: bool) -> str:
-        """One sentence or two; where an answer may have been lost, what it may have been stays in."""
-        maybe = " (or holds the whole release)"
-        states = {name: state if uncertain else state.removesuffix(maybe) for name, state in self._states.items()}
-        if set(states.values()) == {"as it was"}:
-            return "Nothing was changed on the Hub."
-        told = "; ".join(f"{name} is {state}" for name, state in states.items())
-        return f"On the Hub, {told}. The same command goes on from there and sends nothing twice."

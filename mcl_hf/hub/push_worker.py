@@ -6,10 +6,12 @@ Where it sits: `background.py` hands it uploads and asks it what became of them 
 import itertools
 import shutil
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .markdown import one_line
 from .refusals import HubAwayError
 
 WAITS = (1.0, 4.0, 15.0)
@@ -43,6 +45,7 @@ class PushWorker:
     Attributes:
         started: whether there is a thread.
         busy: whether it is pushing.
+        lines: to be printed.
         error: why the last upload is not on the Hub, in one line; None where it is.
     """
 
@@ -50,9 +53,8 @@ class PushWorker:
         self._push = push
         self._changed = threading.Condition()
         self._waiting: Upload | None = None
-        self._lines: list[str] = []
-        self._stopping = False
-        self.started = self.busy = False
+        self._ending = self.started = self.busy = False
+        self.lines: deque[str] = deque()
         self.error: str | None = None
 
     def start(self) -> None:
@@ -61,18 +63,12 @@ class PushWorker:
         # A daemon: a push that hangs must not keep a finished process from ending. A commit is whole or absent.
         threading.Thread(target=self._work, name="push-to-hub", daemon=True).start()
 
-    def stop(self) -> None:
-        """Let the thread end once it can; it is not waited for."""
-        with self._changed:
-            self._stopping, self._waiting = True, None
-            self._changed.notify_all()
-
-    def submit(self, upload: Upload) -> None:
-        """Take the place of what waits or did not get through: the newest counts."""
+    def submit(self, upload: Upload | None) -> None:
+        """Take the place of what waits or did not get through: the newest counts. None ends the thread once it can."""
         with self._changed:
             if self._waiting is not None:
                 shutil.rmtree(self._waiting.folder, ignore_errors=True)
-            self._waiting = upload
+            self._waiting, self._ending = upload, upload is None
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> bool:
@@ -80,17 +76,11 @@ class PushWorker:
         with self._changed:
             return self._changed.wait_for(lambda: not self.busy and self._waiting is None, seconds)
 
-    def take_lines(self) -> list[str]:
-        """What is to be printed, once."""
-        with self._changed:
-            lines, self._lines = self._lines, []
-            return lines
-
     def _work(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(self._is_wanted)
-                if self._stopping or self._waiting is None:
+                if self._waiting is None:
                     return
                 upload, self._waiting, self.busy = self._waiting, None, True
             self._try(upload)
@@ -100,23 +90,20 @@ class PushWorker:
                 self._changed.notify_all()
 
     def _is_wanted(self) -> bool:
-        return self._stopping or self._waiting is not None
+        return self._ending or self._waiting is not None
 
     def _try(self, upload: Upload) -> None:
         """Push; while the Hub is away, again, until something newer waits."""
         for tries in itertools.count(1):
             try:
                 self._push(upload)
-            except Exception as error:  # training must not end by it, whatever it is: it is told
-                told = " ".join((str(error) or type(error).__name__).split())
-                with self._changed:
-                    if told != self.error and (tries >= len(WAITS) or not isinstance(error, HubAwayError)):
-                        self._lines.append(f"step {upload.step:,} is not on the Hub: {told}")
-                    self.error = told
-                    if not isinstance(error, HubAwayError):
-                        return
-                    if self._changed.wait_for(self._is_wanted, WAITS[min(tries, len(WAITS)) - 1]):
-                        return
-            else:
                 self.error = None
                 return
+            except Exception as error:  # training must not end by it, whatever it is: it is told
+                told, away = one_line(str(error) or type(error).__name__), isinstance(error, HubAwayError)
+            if told != self.error and (tries >= len(WAITS) or not away):
+                self.lines.append(f"step {upload.step:,} is not on the Hub: {told}")
+            self.error = told
+            with self._changed:
+                if not away or self._changed.wait_for(self._is_wanted, WAITS[min(tries, len(WAITS)) - 1]):
+                    return

@@ -25,16 +25,8 @@ class HubAwayError(InputError):
 
 @contextmanager
 def one_line(repository: str, doing: str) -> Iterator[None]:
-    """Turn what the client raises inside the block into one line; what is no matter of the Hub passes.
-
-    Args:
-        repository: `user/name`, for the message.
-        doing: what is being done, as in "reading".
-
-    Raises:
-        InputError: the Hub refuses it.
-        HubAwayError: it cannot be reached, or is overloaded.
-    """
+    """Turn what the client raises inside the block into one line, an `InputError` or a `HubAwayError`; what is no
+    matter of the Hub passes. `doing` is for the message, as in "reading"."""
     try:
         yield
     except InputError:

@@ -47,11 +47,7 @@ class Commit:
 
 
 def check_name(repository: str) -> None:
-    """Refuse what cannot be a repository's name.
-
-    Raises:
-        InputError: naming the rule.
-    """
+    """Refuse what cannot be a repository's name, and name the rule."""
     if repository.count("/") != 1 or not all(repository.split("/")):
         raise InputError(f"{repository} is no name of a repository: write user/name or organisation/name")
     try:
@@ -63,6 +59,8 @@ def check_name(repository: str) -> None:
 @dataclass
 class Repository:
     """A repository, as the user's token may use it.
+
+    Every method raises `InputError` where the Hub refuses something, and `HubAwayError` where it cannot be reached.
 
     Attributes:
         name: `user/name`.
@@ -82,10 +80,6 @@ class Repository:
         Args:
             private: it is wanted private.
             create_pr: a pull request is wanted, which needs no rights on the repository.
-
-        Raises:
-            InputError: name, token, permission, or a repository that does not fit.
-            HubAwayError: the Hub cannot be reached.
         """
         check_name(self.name)
         if constants.HF_HUB_OFFLINE:
@@ -109,17 +103,10 @@ class Repository:
         return True
 
     def check_card(self, text: str) -> None:
-        """Let the Hub check a card.
-
-        Raises:
-            InputError: it does not take it; the message is the Hub's.
-        """
-        try:
-            self._call("checking the card of", _check_card, text, self.kind)
-        except ValueError as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"the Hub does not take the card of {self.name}: {_said_of_card(str(error))}") from error
+        """Let the Hub check a card."""
+        said = self._call("checking the card of", _objection, text, self.kind)
+        if said is not None:
+            raise InputError(f"the Hub does not take the card of {self.name}: {without_secrets(said)}")
 
     def _check_rights(self, user: Mapping[str, Any], create_pr: bool) -> None:
         role = user.get("auth", {}).get("accessToken", {}).get("role")
@@ -158,11 +145,7 @@ class Repository:
 
     # --- what changes -------------------------------------------------------------------------------------------------
     def create(self, private: bool = True) -> None:
-        """Make the repository.
-
-        Raises:
-            InputError: no permission, or the name is taken by one that the token may not see.
-        """
+        """Make the repository; a name that is taken, by what the token may not see, is refused."""
         exist_ok = itertools.chain([False], itertools.repeat(True))  # again: the answer to the first was lost
 
         def attempt() -> None:
@@ -187,9 +170,7 @@ class Repository:
             obsolete: whether a path that is there, and not in `files`, is to go.
             create_pr: open a pull request instead; asked for once, as a second request would open another.
 
-        Raises:
-            InputError: the Hub refuses it; nothing was changed.
-            HubAwayError: whether it was done is not known; calling again finds out.
+        Where the Hub refuses, nothing was changed; where it is away, calling again finds out whether it was done.
         """
         before: list[str | None] = []
 
@@ -243,27 +224,18 @@ def _sha256(file: Path) -> str:
         return file_digest(opened, "sha256").hexdigest()
 
 
-def _check_card(text: str, kind: str) -> None:
-    """Ask the Hub about a card, as the client's `RepoCard.validate` does, which before 2.0 asks huggingface.co whatever
-    HF_ENDPOINT says.
-
-    Raises:
-        ValueError: what the Hub says against it.
-    """
+def _objection(text: str, kind: str) -> str | None:
+    """What the Hub says against a card; asked as the client's `RepoCard.validate` does, which before 2.0 asks
+    huggingface.co whatever HF_ENDPOINT says."""
     body = {"repoType": kind, "content": text}
     answer = get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=body, headers={"Accept": "text/plain"})
-    if answer.status_code == 400:
-        raise ValueError(answer.text)
-    hf_raise_for_status(answer)
-
-
-def _said_of_card(answer: str) -> str:
-    """The messages in the Hub's answer, or the answer where it has another form."""
+    if answer.status_code != 400:
+        hf_raise_for_status(answer)
+        return None
     try:
-        said = "; ".join(entry["message"] for entry in json.loads(answer)["errors"])
-    except (ValueError, KeyError, TypeError):
-        said = answer
-    return without_secrets(said)
+        return "; ".join(entry["message"] for entry in json.loads(answer.text)["errors"])
+    except (ValueError, KeyError, TypeError):  # another form
+        return str(answer.text)
 
 
 __all__ = ["MAX_FILE_BYTES", "Commit", "Repository", "check_name"]

@@ -33,14 +33,7 @@ def space_repository(repository: str) -> str:
 
 
 def write_space(folder: Path, repository: str, title: str, license: str | None) -> None:
-    """Write app.py, requirements.txt and README.md.
-
-    Args:
-        folder: to make.
-        repository: `user/name` of the model.
-        title: of the Space.
-        license: as the Hub names it; None: none is claimed.
-    """
+    """Write app.py, requirements.txt and README.md of the Space beside the model `repository` into a new folder."""
     folder.mkdir()
     metadata = SpaceCardData(
         title=title,
