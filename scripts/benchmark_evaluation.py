@@ -74,15 +74,9 @@ def synthetic(num_images: int, num_classes: int, seed: int = 0) -> tuple[Detecti
                 }
             )
     total = offsets[-1]
-    columns = AnnotationColumns(
-        offsets=np.array(offsets, np.int64),
-        bbox=np.concatenate(boxes),
-        labels=np.concatenate(labels).astype(np.int64),
-        iscrowd=np.random.default_rng(seed).random(total) < 0.01,
-        difficult=np.zeros(total, bool),
-        areas=np.array(areas),
-        segmentation_ends=np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int64),
-        segmentations=np.frombuffer(b"".join(pieces), np.uint8),
+    crowds = np.random.default_rng(seed).random(total) < 0.01
+    columns = AnnotationColumns.of(
+        np.diff(offsets), np.concatenate(boxes), np.concatenate(labels), crowds, np.zeros(total), areas, pieces
     )
     data = DetectionData(
         kind="synthetic",

@@ -8,9 +8,7 @@ without splits of its own, those are taken that folders tell (`images/train` or 
 """
 
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,9 @@ import yaml
 
 from ...errors import InputError
 from ...plain_text import plain_text
-from .annotation_files import Part, is_image, read_text, refuse_pipe, split_word, unique_names, walk
+from .annotation_files import Part, by_split, in_threads, is_image, read_text, refuse_pipe, unique_names, walk
 from .annotation_values import shown
-from .detection_data import DetectionData, FileImages
+from .detection_data import DetectionData
 from .raw_data import RawData, RawImage
 
 _SPLITS = ("train", "val", "test")
@@ -147,14 +145,12 @@ def _load_yaml(file: Path) -> Any:
 
 def _folder_parts(folder: Path, names: dict[int, str], files: Sequence[str]) -> list[Part]:
     """Images by the splits that their folders tell; all of them as one part where these tell none."""
-    told: dict[str | None, list[str]] = defaultdict(list)
-    for name in files:
-        if is_image(name):
-            told[split_word(name.rpartition("/")[0])].append(str(folder / name))
-    return [
-        Part(split, f"{len(found)} images", partial(_read_images, str(folder), found, names, split, [folder]))
-        for split, found in told.items()
-    ]
+    parts = []
+    for split, found in by_split(filter(is_image, files)).items():
+        paths = [str(folder / name) for name in found]
+        read = partial(_read_images, str(folder), paths, names, split, [folder])
+        parts.append(Part(split, f"{len(found)} images", read))
+    return parts
 
 
 def _read_entries(
@@ -219,21 +215,17 @@ def _read_images(
     paths = list(dict.fromkeys(paths))
     kind = "YOLO" if split is None else f"YOLO, split {split}"
     images = [RawImage(name, path) for name, path in zip(unique_names(paths), paths, strict=True)]
-    raw = RawData(kind, source, images, [], names, FileImages(paths), in_shares=True, roots=roots)
-    with ThreadPoolExecutor(8) as pool:
-        texts = list(pool.map(_label_text, paths))
+    raw = RawData(kind, source, images, names, in_shares=True, roots=roots)
+    texts = in_threads(_label_text, paths)
     if paths and not any(text is not None for text in texts):
         raise InputError(f"{source}: none of {len(paths)} images has a label file, such as {_label_files(paths[0])[0]}")
-    for position, text in enumerate(texts):
+    for image, text in zip(images, texts, strict=True):
         for number, line in enumerate((text or "").splitlines(), start=1):
-            if not line.strip():
-                continue
             try:
-                annotation = _object(line.split())
+                image.objects += [_object(line.split())] if line.strip() else []
             except (ValueError, OverflowError) as error:
-                raw.faults.append(f"{_label_files(paths[position])[0]}, line {number}: {error}")
-                continue
-            raw.annotations.append((position, {**annotation, "id": len(raw.annotations) + 1}))
+                raw.faults.append(f"{_label_files(image.name)[0]}, line {number}: {error}")
+    raw.number_objects()
     without = [path for path, text in zip(paths, texts, strict=True) if text is None]
     raw.notes.append(("images without a label file", without, "taken as images without objects"))
     return raw
