@@ -305,13 +305,14 @@ def _report_objects(
 
     low, has_area = data.columns.bbox[:, :2], data.has_area
     past_end = low + data.columns.bbox[:, 2:] > data.image_sides + _SLACK
-    sticks_out = np.flatnonzero(has_area & ((low < -_SLACK) | past_end).any(axis=1))
+    sticks_out = np.flatnonzero(has_area & ((low < -_SLACK) | past_end).any(axis=1)).tolist()
     found = [f"{box(n)} in {kept[n][0].width}x{kept[n][0].height} px" for n in sticks_out]
     report.add("boxes that stick out of the image", found, "clipped in training, as annotated in evaluation")
-    found = [box(n) for n in np.flatnonzero(~has_area)]
+    found = [box(n) for n in np.flatnonzero(~has_area).tolist()]
     report.add("boxes without area in the image", found, "left out in training, as annotated in evaluation")
     if any(entry.get("segmentation") for _, entry in raw.objects):
-        found = [_name(*kept[n]) for n in np.flatnonzero(np.diff(data.columns.segmentation_ends) == 0)]
+        without = np.flatnonzero(np.diff(data.columns.segmentation_ends) == 0)
+        found = [_name(*kept[n]) for n in without.tolist()]
         done = "left out where masks are trained, never found where they are scored"
         report.add("objects without a mask", found, done)
     odd = [(image, entry) for image, entry in kept if entry.get("area") is not None and not is_area(entry["area"])]

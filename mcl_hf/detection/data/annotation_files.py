@@ -19,7 +19,8 @@ from ...errors import InputError
 from ...plain_text import plain_text
 from .raw_data import RawData
 
-A, B = TypeVar("A"), TypeVar("B")
+A = TypeVar("A")
+B = TypeVar("B")
 _LEFTOVERS = ("__MACOSX", "@eaDir")  # of macOS' archives and of network drives
 
 

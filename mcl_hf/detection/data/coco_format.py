@@ -78,16 +78,12 @@ def read_coco(file: Path, how: Reading, split: str | None = None, root: Path | N
     for annotation in content["annotations"]:
         image_id = annotation.get("image_id")
         try:
-            image = image_of.get(image_id)
-        except TypeError:
-            raw.faults.append(
-                f"{file}, annotation {shown(annotation.get('id', '?'))}: image_id {shown(image_id)} is no id"
-            )
-            continue
-        if image is None:
+            image_of[image_id].objects.append(annotation)
+        except KeyError:
             unlisted.append(f"annotation {shown(annotation.get('id', '?'))} of image {shown(image_id)}")
-        else:
-            image.objects.append(annotation)
+        except TypeError:
+            name = f"annotation {shown(annotation.get('id', '?'))}"
+            raw.faults.append(f"{file}, {name}: image_id {shown(image_id)} is no id")
     raw.notes.append(("annotations of images that are not listed", unlisted, "left out"))
     return raw
 

@@ -95,7 +95,7 @@ def collect(raw: RawData, values: Sequence[Any], how: Reading, names: list[str] 
         for entry in entries:
             annotation = {_RENAMED.get(name, name): entry[name] for name in _OPTIONAL if entry.get(name) is not None}
             annotation["category_id"] = next((entry[name] for name in _CATEGORY_NAMES if name in entry), None)
-            box = next((entry[name] for name in _BOX_NAMES if name in entry), None)
+            box: Any = next((entry[name] for name in _BOX_NAMES if name in entry), None)
             if how.box_format == "xyxy" and _is_box(box):
                 box = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
             annotation["bbox"] = box

@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -137,9 +138,7 @@ def _read(folder: Path, files: Sequence[str], *, images: list[str], kind: str) -
 def _distance(file: str, image: str) -> tuple[int, bool, int, str]:
     """How far an image of the same name lies from an XML file: VOC has masks of that name, other splits too."""
     one, other = file.split("/")[:-1], image.split("/")[:-1]
-    shared = 0
-    while shared < min(len(one), len(other)) and one[shared] == other[shared]:
-        shared += 1
+    shared = len([*takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))])
     usual = one == other or any(part.lower() in _IMAGE_FOLDERS for part in other)
     alike = len(set(one) & set(other))  # annotations/train and images/train
     return -shared - alike, not usual, len(other), image

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from ...errors import InputError
@@ -110,26 +111,30 @@ def write_yolo(folder: str | Path, data: DetectionData, results: Iterable[dict[s
     lines: dict[Any, list[str]] = {image_id: [] for image_id in data.image_ids}
     for item in data if results is None else ():
         sides = [item.width, item.height]
-        for box, label, part in zip(item.boxes, item.labels, item.segmentations, strict=True):
-            polygon = part[0] if isinstance(part, list) and len(part) == 1 else None
-            if polygon is None:
-                numbers = [*(box[:2] + box[2:]) / 2 / sides, *(box[2:] - box[:2]) / sides]
+        for n in np.flatnonzero(~item.iscrowd):
+            box, part = item.boxes[n], item.segmentations[n]
+            if isinstance(part, list) and len(part) == 1:
+                numbers = [side / sides[place % 2] for place, side in enumerate(part[0])]
             else:
-                numbers = [side / sides[place % 2] for place, side in enumerate(polygon)]
-            lines[item.image_id].append(_line(label, numbers))
-    if results is not None:
-        label_of = {category: label for label, category in enumerate(data.category_ids)}
-        size_of = dict(zip(data.image_ids, zip(data.widths, data.heights, strict=True), strict=True))
-        for result in results:
-            (x, y, w, h), (width, height) = result["bbox"], size_of[result["image_id"]]
-            numbers = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height, result["score"]]
-            lines[result["image_id"]].append(_line(label_of[result["category_id"]], numbers))
+                numbers = [*(box[:2] + box[2:]) / 2 / sides, *(box[2:] - box[:2]) / sides]
+            lines[item.image_id].append(_line(item.labels[n], numbers))
+    label_of = {category: label for label, category in enumerate(data.category_ids)}
+    size_of = dict(zip(data.image_ids, zip(data.widths, data.heights, strict=True), strict=True))
+    for result in results or ():
+        (x, y, w, h), (width, height) = result["bbox"], size_of[result["image_id"]]
+        numbers = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height, result["score"]]
+        lines[result["image_id"]].append(_line(label_of[result["category_id"]], numbers))
     written = [folder / "classes.txt"]
     written[0].write_text("".join(f"{name}\n" for name in data.category_names), encoding="utf-8")
-    for image_id, stem in zip(data.image_ids, unique_names(data.names), strict=True):
-        written.append(folder / f"{stem.replace('/', '_')}.txt")
+    for image_id, stem in zip(data.image_ids, label_stems(data), strict=True):
+        written.append(folder / f"{stem}.txt")
         written[-1].write_text("".join(lines[image_id]), encoding="utf-8")
     return written
+
+
+def label_stems(data: DetectionData) -> list[str]:
+    """What the files of labels of each image are called, without their ending."""
+    return [name.replace("/", "_") for name in unique_names(data.names)]
 
 
 def _line(label: int, numbers: Sequence[float]) -> str:
