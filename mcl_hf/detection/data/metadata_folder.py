@@ -17,7 +17,8 @@ from ...data.sources.folder_metadata import FILE_NAME, METADATA_NAMES
 from ...errors import InputError
 from .annotation_files import Part, by_split, read_text, split_word
 from .annotation_values import shown
-from .object_tables import collect, raw_image
+from .detection_data import FileImages
+from .object_tables import collect
 from .raw_data import RawData, Reading
 
 Row = tuple[str, dict[str, Any]]
@@ -87,7 +88,7 @@ def _read(folder: Path, rows: Iterable[Row], how: Reading) -> RawData:
             twice.append(f"{folder / path}: a second row, with objects {shown(row.get(how.objects_column))}")
         first.setdefault(path, row)
     paths = sorted(first)
-    images = [raw_image(first[path], number, str(folder / path), how) for number, path in enumerate(paths)]
-    raw = RawData("folder of images with metadata", str(folder), images, {}, faults=twice, roots=[folder])
-    collect(raw, [first[path].get(how.objects_column) for path in paths], how)
+    reader = FileImages([str(folder / path) for path in paths])
+    raw = RawData("folder of images with metadata", str(folder), [], {}, reader, faults=twice, roots=[folder])
+    collect(raw, ((str(folder / path), first[path]) for path in paths), how)
     return raw

@@ -6,7 +6,7 @@ where they are there.
 Layout: https://huggingface.co/docs/datasets/image_dataset#object-detection
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ...data.sources.columns import find_image_column, require_column
@@ -44,7 +44,7 @@ def read_object_table(opened: LocalTable, data: str, how: Reading) -> RawData:
         )
     if how.group_column is not None:
         require_column(table, data, "group_column", how.group_column)
-    names = _class_names(_parts(table, objects_column), data, objects_column)
+    names = _class_names(table, data, objects_column)
     pictures = table.select_columns([image_column]).cast_column(image_column, Image(decode=False))
     wanted = ("image_id", "width", "height", objects_column, how.group_column)
     others = table.select_columns([name for name in dict.fromkeys(wanted) if name in table.column_names])
@@ -53,44 +53,41 @@ def read_object_table(opened: LocalTable, data: str, how: Reading) -> RawData:
     has_bytes = compute.is_valid(compute.struct_field(stored, "bytes")).to_pylist()
     files = [None if inside else path for path, inside in zip(paths, has_bytes, strict=True)]
     raw = RawData(opened.kind, data, [], {}, TableImages(pictures, image_column, files), roots=[*opened.roots])
-    values = []
-    for position, row in enumerate(_rows(others)):
-        path = {"path": paths[position], "bytes": b"" if has_bytes[position] else None}
-        raw.images.append(raw_image(row, position, row_name(path, f"row {position}"), how))
-        values.append(row[objects_column])
-    collect(raw, values, how, names)
+    named = (
+        (row_name({"path": path, "bytes": b"" if inside else None}, f"row {number}"), row)
+        for number, (path, inside, row) in enumerate(zip(paths, has_bytes, _rows(others), strict=True))
+    )
+    collect(raw, named, how, names)
     return raw
 
 
-def raw_image(row: dict[str, Any], position: int, name: str, how: Reading) -> RawImage:
-    """The image of a row, by its `image_id` or its position; what is wrong with id or sides is its fault."""
-    image = RawImage(position, name, group=None if how.group_column is None else row.get(how.group_column))
-    try:
-        if row.get("image_id") is not None:
-            image.image_id = image_id_of(row["image_id"])
-        image.width, image.height = side_in_px(row.get("width")), side_in_px(row.get("height"))
-    except ValueError as error:
-        image.fault = str(error)
-    return image
-
-
-def collect(raw: RawData, values: Sequence[Any], how: Reading, names: list[str] | None = None) -> None:
-    """Put the objects of each image, in any of the usual forms, and their classes into `raw`.
+def collect(
+    raw: RawData, rows: Iterable[tuple[str, dict[str, Any]]], how: Reading, names: list[str] | None = None
+) -> None:
+    """Put the image of each row, its objects in any of the usual forms, and their classes into `raw`.
 
     Args:
-        raw: with its images.
-        values: the objects of each.
-        how: tells the form of their boxes.
+        raw: without images.
+        rows: with the names of their images, whose ids are `image_id` or positions.
+        how: tells columns, and the form of boxes.
         names: of classes that are numbered from 0; None: classes are texts, in alphabetical order, or numbers.
 
     Raises:
         InputError: the boxes are evidently of the other format.
     """
-    for image, value in zip(raw.images, values, strict=True):
+    for position, (name, row) in enumerate(rows):
+        image = RawImage(position, name, group=how.group_column and row.get(how.group_column))
+        raw.images.append(image)
         try:
-            entries = list(_entries(value))
+            if row.get("image_id") is not None:
+                image.image_id = image_id_of(row["image_id"])
+            image.width, image.height = side_in_px(row.get("width")), side_in_px(row.get("height"))
         except ValueError as error:
-            raw.faults.append(f"{image.name}: {error}")
+            image.fault = str(error)
+        try:
+            entries = list(_entries(row.get(how.objects_column)))
+        except ValueError as error:
+            raw.faults.append(f"{name}: {error}")
             continue
         for entry in entries:
             annotation = {_RENAMED.get(name, name): entry[name] for name in _OPTIONAL if entry.get(name) is not None}
@@ -98,8 +95,7 @@ def collect(raw: RawData, values: Sequence[Any], how: Reading, names: list[str] 
             box: Any = next((entry[name] for name in _BOX_NAMES if name in entry), None)
             if how.box_format == "xyxy" and _is_box(box):
                 box = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
-            annotation["bbox"] = box
-            image.objects.append(annotation)
+            image.objects.append(annotation | {"bbox": box})
     given = [entry["category_id"] for _, entry in raw.objects]
     if any(isinstance(category, str) for category in given):
         raw.number_classes()
@@ -114,36 +110,29 @@ def collect(raw: RawData, values: Sequence[Any], how: Reading, names: list[str] 
 
 def _rows(table: "Dataset") -> Iterator[dict[str, Any]]:
     """Rows as plain Python, a thousand at a time."""
-    plain = table.with_format("arrow")
-    for start in range(0, len(table), 1000):
-        yield from plain[start : min(start + 1000, len(table))].to_pylist()
+    return (row for piece in table.with_format("arrow").iter(1000) for row in piece.to_pylist())
 
 
-def _parts(table: "Dataset", column: str) -> dict[str, Any]:
-    """Name -> feature of the parts of an object, for a struct of lists and for a list of structs."""
-    feature = table.features[column]
-    feature = getattr(feature, "feature", feature)  # List, LargeList
-    if isinstance(feature, list):
-        feature = feature[0]
-    if not isinstance(feature, dict):
-        raise InputError(f"column '{column}' holds {feature}, not objects with bbox and category")
-    return {name: getattr(part, "feature", part) for name, part in feature.items()}
-
-
-def _class_names(parts: dict[str, Any], data: str, column: str) -> list[str] | None:
-    """Names of the classes, where the category of objects has some.
+def _class_names(table: "Dataset", data: str, column: str) -> list[str] | None:
+    """Names of the classes, where the category of objects has some; a struct of lists and a list of structs are alike.
 
     Raises:
         InputError: objects have no boxes or no category.
     """
+    parts = _inside(table.features[column])
+    if not isinstance(parts, dict):
+        raise InputError(f"column '{column}' holds {parts}, not objects with bbox and category")
     for wanted in (_BOX_NAMES, _CATEGORY_NAMES):
         if not any(name in parts for name in wanted):
             raise InputError(f"{data}: column '{column}' has no {wanted[0]}: its parts are {', '.join(parts)}")
-    feature = next(parts[name] for name in _CATEGORY_NAMES if name in parts)
-    if isinstance(feature, list):
-        feature = feature[0]
-    names = getattr(feature, "names", None)
+    names = getattr(_inside(next(parts[name] for name in _CATEGORY_NAMES if name in parts)), "names", None)
     return None if names is None else list(names)
+
+
+def _inside(feature: Any) -> Any:
+    """What a list holds, in whichever way `datasets` says so; anything else as it is."""
+    feature = getattr(feature, "feature", feature)  # List, LargeList
+    return feature[0] if isinstance(feature, list) else feature
 
 
 def _entries(value: Any) -> Iterator[dict[str, Any]]:
