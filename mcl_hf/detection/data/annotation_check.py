@@ -41,6 +41,7 @@ from .annotation_values import finite_box, flag_of, in_px, is_area, shown
 from .detection_data import AnnotationColumns, DetectionData, ImageId, ImageReader
 from .raw_data import RawData, RawImage
 
+_Kept = list[tuple[RawImage, dict[str, Any]]]  # objects in the order of the columns, with their images
 HEADER_BYTES = 65536
 _THREADS = 16
 _EXAMPLES = 3
@@ -252,13 +253,11 @@ def _size(reader: ImageReader, to_the_end: bool, position: int) -> tuple[tuple[i
     return opened.stored_size, (opened.width, opened.height)
 
 
-def _check_objects(
-    raw: RawData, images: Sequence[RawImage]
-) -> tuple[list[tuple[RawImage, dict[str, Any]]], AnnotationColumns, list[str]]:
+def _check_objects(raw: RawData, images: Sequence[RawImage]) -> tuple[_Kept, AnnotationColumns, list[str]]:
     """The objects of images that can be used, their values, and what is wrong with the others."""
     index_of = {category: index for index, category in enumerate(sorted(raw.categories))}
     undrawable = _run_length_faults(raw)
-    kept: list[tuple[RawImage, dict[str, Any]]] = []
+    kept: _Kept = []
     rows: list[tuple[Any, ...]] = []
     counts: list[int] = []
     faults: list[str] = []
@@ -297,9 +296,7 @@ def _values(
     return box, label, *flags, area, b"" if segmentation is None else json.dumps(segmentation).encode()
 
 
-def _report_objects(
-    raw: RawData, kept: Sequence[tuple[RawImage, dict[str, Any]]], data: DetectionData, report: DataReport
-) -> None:
+def _report_objects(raw: RawData, kept: _Kept, data: DetectionData, report: DataReport) -> None:
     def box(number: int) -> str:
         return f"{_name(*kept[number])}: box {shown(kept[number][1]['bbox'])}"
 

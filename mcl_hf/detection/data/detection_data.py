@@ -215,7 +215,7 @@ class AnnotationColumns:
         return json.loads(self.segmentations[start:end].tobytes()) if end > start else None
 
 
-def _ends(lengths: Sequence[int]) -> np.ndarray:
+def _ends(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
     """0, and the sum of the lengths so far after each."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 

@@ -25,7 +25,6 @@ from .annotation_files import (
     read_text,
     refuse_pipe,
     split_word,
-    stem_of,
     unique_names,
 )
 from .annotation_values import side_in_px
@@ -123,7 +122,7 @@ def _read(folder: Path, files: Sequence[str], *, images: list[str], kind: str) -
     for file, image_id, image in zip(files, unique_names(files), parsed, strict=True):
         image.image_id = image_id
         stem, listed = file.rpartition("/")[2][:-4], image.name.replace("\\", "/").rpartition("/")[2]
-        candidates = there.get(stem) or there.get(stem_of(listed), [])
+        candidates = there.get(stem) or there.get(listed.rpartition(".")[0], [])
         beside = f"{file.rpartition('/')[0]}/{listed or f'{stem}.jpg'}"
         image.name = str(folder / (min(candidates, key=partial(_distance, file)) if candidates else beside))
         unmatched += not candidates
