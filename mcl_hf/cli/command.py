@@ -121,6 +121,14 @@ def say(text: object, file: TextIO | None = None) -> None:
     print(plain_text(text, keep="\n"), file=file, flush=True)
 
 
+def say_left_out(faults: Sequence[str], kind: str, most: int = 10) -> None:
+    """Name what was left out, the first of it one by one."""
+    for fault in faults[:most]:
+        say(f"broken, left out: {plain_text(fault)}")
+    if len(faults) > most:
+        say(f"broken, left out: {len(faults) - most} more {kind}")
+
+
 def _fail(message: str) -> int:
     say(f"mcl-hf: error: {' '.join(message.split())}", sys.stderr)
     return 2

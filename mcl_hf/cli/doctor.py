@@ -5,14 +5,16 @@ network), and rehearses the smallest run there is: three steps, a checkpoint, an
 """
 
 import importlib.util
+import itertools
 import os
 import platform
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil  # type: ignore[import-untyped]  # comes with accelerate
 from packaging.requirements import Requirement
@@ -25,6 +27,7 @@ from ..recipes import load_recipe, recipe_names
 from ..version import __version__
 from .command import command, import_torch, say
 from .options import given_flags, recipe_parser
+from .pack import num_cores
 from .pretrain import build_parser, read_arguments
 
 # The newest releases that the tests have passed with.
@@ -61,14 +64,9 @@ examples:
 """
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report.
-
-    Attributes:
-        grade: "ok", "note", "warning" or "FAILED".
-        text: what was found and, where it is not well, what to do.
-    """
+class Finding(NamedTuple):
+    """One line of the report: "ok", "note", "warning" or "FAILED", and what was found and, where it is not well, what
+    to do."""
 
     grade: str
     text: str
@@ -86,26 +84,26 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--plan", metavar="RECIPE", help="plan a run: name of a recipe or a YAML file, options on top")
     parser.add_argument("--processes", metavar="N", type=int, default=1, help="of the planned run (default: 1)")
     namespace = parser.parse_args(argv)
-    if namespace.plan is None and len(argv) > 0:
-        raise InputError("mcl-hf doctor takes options with --plan RECIPE only: name the run they belong to")
-    if namespace.plan is not None:
-        if namespace.recipe is not None:
-            raise InputError("--plan names the recipe already: leave --recipe out")
-        if namespace.processes < 1:
-            raise InputError(f"--processes must be at least 1, got {namespace.processes}")
-        namespace.recipe = namespace.plan
-        if finetunes:
-            given = given_flags(namespace, FinetuneArguments)
-            arguments: FinetuneArguments | PretrainArguments = load_finetune_arguments(namespace.plan, **given)
-        else:
-            arguments = read_arguments(namespace)
+    if namespace.plan is None:
+        if argv:
+            raise InputError("mcl-hf doctor takes options with --plan RECIPE only: name the run they belong to")
+        return report(CHECKS)
+    if namespace.recipe is not None:
+        raise InputError("--plan names the recipe already: leave --recipe out")
+    if namespace.processes < 1:
+        raise InputError(f"--processes must be at least 1, got {namespace.processes}")
+    namespace.recipe = namespace.plan
+    arguments: FinetuneArguments | PretrainArguments
+    if finetunes:
+        arguments = load_finetune_arguments(namespace.plan, **given_flags(namespace, FinetuneArguments))
+    else:
+        arguments = read_arguments(namespace)
 
-        import_torch()
-        from .doctor_plan import print_plan
+    import_torch()
+    from .doctor_plan import print_plan
 
-        print_plan(arguments, namespace.processes)
-        return 0
-    return report(CHECKS)
+    print_plan(arguments, namespace.processes)
+    return 0
 
 
 def _is_finetuning(recipe: str) -> bool:
@@ -120,14 +118,13 @@ def _is_finetuning(recipe: str) -> bool:
 
 def report(checks: Sequence[Callable[[], Iterator[Finding]]]) -> int:
     """Print what the checks find, as they find it; 2 if anything failed, else 0."""
-    counts: dict[str, int] = {}
-    for check in checks:
-        for finding in check():
-            counts[finding.grade] = counts.get(finding.grade, 0) + 1
-            say(f"{finding.grade:<8} {finding.text}")
-    failed = counts.get("FAILED", 0)
-    say(f"\n{failed} failed, {counts.get('warning', 0)} warnings: " + ("mend these first" if failed else "ready"))
-    return 2 if failed else 0
+    counts: Counter[str] = Counter()
+    for finding in itertools.chain.from_iterable(check() for check in checks):
+        counts[finding.grade] += 1
+        say(f"{finding.grade:<8} {finding.text}")
+    ready = "mend these first" if counts["FAILED"] else "ready"
+    say(f"\n{counts['FAILED']} failed, {counts['warning']} warnings: {ready}")
+    return 2 if counts["FAILED"] else 0
 
 
 def versions() -> Iterator[Finding]:
@@ -177,20 +174,18 @@ def machine() -> Iterator[Finding]:
         native = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
         bf16 = "with" if native is not None and native() else "without"
         yield Finding("note", f"no GPU: training runs on the CPU, {bf16} bf16 instructions")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = psutil.virtual_memory()
+    memory, cores = psutil.virtual_memory(), num_cores()
     yield Finding("ok", f"{cores} cores, {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB memory free")
-    shared = Path("/dev/shm")
-    if shared.is_dir():
-        size = shutil.disk_usage(shared).total / 2**30
-        if size < SMALL_SHARED_MEMORY:
+    if Path("/dev/shm").is_dir():
+        size = shutil.disk_usage("/dev/shm").total / 2**30
+        if size >= SMALL_SHARED_MEMORY:
+            yield Finding("ok", f"/dev/shm has {size:.1f} GiB")
+        else:
             yield Finding(
                 "warning",
                 f"/dev/shm has {size:.2f} GiB: data workers hand their batches over in it and may die of a bus error; "
                 "in Docker use --shm-size=8g, or train with --num-workers 0",
             )
-        else:
-            yield Finding("ok", f"/dev/shm has {size:.1f} GiB")
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     yield Finding("ok" if free > 5 else "warning", f"{free:.1f} GiB of disk are free in this folder")
 

@@ -5,8 +5,7 @@ own, and extrapolated; what several processes lose by talking to each other is n
 """
 
 import dataclasses
-import functools
-import os
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -27,6 +26,9 @@ from ..pretraining.plan import SPARE, Line, Measured, Plan, disagreement, larges
 from ..pretraining.rehearsal import OutOfMemory, backbone_images, images_per_core_second, rehearse
 from ..pretraining.run_data import open_data, open_loader
 from .command import say
+from .pack import num_cores
+
+Arguments = PretrainArguments | FinetuneArguments
 
 DISAGREEMENT = 1.5
 """Ratio of the times of an image at two batch sizes from which on a plan is called rough."""
@@ -41,7 +43,7 @@ SAVERS: tuple[dict[str, Any], ...] = (
 """What makes a batch smaller in memory at the same gradients, cheapest first."""
 
 
-def print_plan(arguments: PretrainArguments | FinetuneArguments, world_size: int) -> None:
+def print_plan(arguments: Arguments, world_size: int) -> None:
     """Measure and print.
 
     Args:
@@ -74,7 +76,7 @@ def print_plan(arguments: PretrainArguments | FinetuneArguments, world_size: int
     plan = make_plan(
         measured,
         batch_size=batch_size,
-        backbone_images=functools.partial(_images, arguments),
+        backbone_images=lambda size: _images(arguments, size),
         passes=arguments.gradient_accumulation_steps,
         world_size=world_size,
         max_steps=max_steps,
@@ -104,7 +106,7 @@ def print_plan(arguments: PretrainArguments | FinetuneArguments, world_size: int
     say("\n".join(lines))
 
 
-def measure(arguments: PretrainArguments | FinetuneArguments, batch_size: int) -> list[Measured]:
+def measure(arguments: Arguments, batch_size: int) -> list[Measured]:
     """Rehearse two batch sizes, the run's own or smaller ones, smaller first.
 
     Raises:
@@ -118,11 +120,8 @@ def measure(arguments: PretrainArguments | FinetuneArguments, batch_size: int) -
         try:
             for size in sorted({min(largest, max(2, largest // 2)), largest}):
                 _say(f"rehearsing {size} images a step ...")
-                measured.append(
-                    rehearse_detector(arguments, size)
-                    if isinstance(arguments, FinetuneArguments)
-                    else rehearse(arguments, size)
-                )
+                run: Any = rehearse_detector if detects else rehearse
+                measured.append(run(arguments, size))
             return measured
         except OutOfMemory as error:
             if largest <= 4:
@@ -132,11 +131,7 @@ def measure(arguments: PretrainArguments | FinetuneArguments, batch_size: int) -
 
 
 def _memory_lines(
-    arguments: PretrainArguments | FinetuneArguments,
-    measured: Sequence[Measured],
-    plan: Plan,
-    batch_size: int,
-    room: float,
+    arguments: Arguments, measured: Sequence[Measured], plan: Plan, batch_size: int, room: float
 ) -> list[str]:
     """What the batch takes, the largest that fits, and, where it does not, what would make it fit."""
     where = "of the GPU" if _on_gpu(arguments) else "of the machine's free memory"
@@ -162,7 +157,7 @@ def _memory_lines(
     return lines
 
 
-def _applies(arguments: PretrainArguments | FinetuneArguments, saver: dict[str, bool]) -> bool:
+def _applies(arguments: Arguments, saver: dict[str, bool]) -> bool:
     """Whether the run could take these options at all."""
     if isinstance(arguments, FinetuneArguments):
         return set(saver) == {"activation_checkpointing"}
@@ -170,21 +165,18 @@ def _applies(arguments: PretrainArguments | FinetuneArguments, saver: dict[str, 
     return not in_turn and not ("activation_checkpointing" in saver and arguments.compile)
 
 
-def _largest(arguments: PretrainArguments | FinetuneArguments, measured: Sequence[Measured], room: float) -> int:
+def _largest(arguments: Arguments, measured: Sequence[Measured], room: float) -> int:
     memory = Line.through([(run.backbone_images, run.peak_gib) for run in measured])
-    return largest_batch(memory, functools.partial(_images, arguments), room)
+    return largest_batch(memory, lambda size: _images(arguments, size), room)
 
 
-def _images(arguments: PretrainArguments | FinetuneArguments, size: int) -> int:
+def _images(arguments: Arguments, size: int) -> int:
     """That the backbone sees of a batch of `size`: montages come with it in pre-training."""
     return size if isinstance(arguments, FinetuneArguments) else backbone_images(arguments, size)
 
 
-def _data_lines(
-    arguments: PretrainArguments | FinetuneArguments, plan: Plan, per_core: float, world_size: int
-) -> list[str]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = max(1, -int(-plan.data_cores // 1))
+def _data_lines(arguments: Arguments, plan: Plan, per_core: float, world_size: int) -> list[str]:
+    cores, workers = num_cores(), max(1, math.ceil(plan.data_cores))
     lines = [
         f"data     one core prepares {per_core:.0f} images/s, a process needs {plan.data_cores:.2f} cores: "
         f"--num-workers {workers}"
@@ -201,7 +193,7 @@ def _data_lines(
     return [*lines, "         on a machine without a GPU, workers take their cores from the training itself"]
 
 
-def _disk_line(arguments: PretrainArguments | FinetuneArguments, plan: Plan) -> str:
+def _disk_line(arguments: Arguments, plan: Plan) -> str:
     folder = Path(arguments.output_dir or ".").absolute()
     place = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(place).free / 2**30
@@ -209,19 +201,19 @@ def _disk_line(arguments: PretrainArguments | FinetuneArguments, plan: Plan) -> 
     return f"disk     {plan.disk_gib:.2f} GiB for checkpoints and the finished model; {free:.0f} GiB are free{verdict}"
 
 
-def _kept_checkpoints(arguments: PretrainArguments | FinetuneArguments, max_steps: int) -> int:
+def _kept_checkpoints(arguments: Arguments, max_steps: int) -> int:
     steps = [step for step in range(1, max_steps + 1) if should_save(step, arguments.save_every_steps, max_steps)]
     return most_checkpoints(steps, arguments.keep_last, arguments.keep_every)
 
 
-def _room_gib(arguments: PretrainArguments | FinetuneArguments, world_size: int) -> float:
+def _room_gib(arguments: Arguments, world_size: int) -> float:
     """GiB that one process may fill."""
     if _on_gpu(arguments):
         return SPARE * torch.cuda.get_device_properties(0).total_memory / 2**30
     return SPARE * psutil.virtual_memory().available / 2**30 / world_size
 
 
-def _on_gpu(arguments: PretrainArguments | FinetuneArguments) -> bool:
+def _on_gpu(arguments: Arguments) -> bool:
     return arguments.device == "auto" and torch.cuda.is_available()
 
 

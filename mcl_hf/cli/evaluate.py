@@ -26,10 +26,9 @@ from ..engine.options import Options, group, options_class
 from ..errors import InputError
 from ..new_folder import kept_if_used
 from ..plain_text import plain_text
-from .command import Parser, command, import_torch, say
+from .command import Parser, command, import_torch, say, say_left_out
 from .options import ARGUMENTS, read_options
 
-_MOST_NAMED = 10
 DESCRIPTION = "Measure a detector on annotated images: COCO's figures for boxes and masks, Pascal VOC's AP50, pictures."
 EXAMPLES = """
 examples:
@@ -113,10 +112,7 @@ def _evaluate(options: EvaluateOptions, folder: Path) -> None:
         say(data.description)
         left_out: list[str] | None = [] if options.skip_broken else None
         results = read_results(options.predictions, data, left_out)
-        for fault in (left_out or [])[:_MOST_NAMED]:
-            say(f"broken, left out: {fault}")
-        if left_out and len(left_out) > _MOST_NAMED:
-            say(f"broken, left out: {len(left_out) - _MOST_NAMED} more results")
+        say_left_out(left_out or [], "results")
 
     import_torch()
     from ..detection.evaluation.evaluation_files import write_evaluation

@@ -9,7 +9,7 @@ from ..engine.options import Options, group, options_class
 from ..errors import InputError
 from ..new_folder import kept_if_used
 from ..plain_text import plain_text
-from .command import Parser, command, import_torch, progress_bar
+from .command import Parser, command, import_torch, progress_bar, say_left_out
 from .options import ARGUMENTS, read_options
 
 EXAMPLES = """
@@ -17,7 +17,6 @@ examples:
   mcl-hf predict my-detector photos
   mcl-hf predict my-detector 'shots/*.jpg' --threshold 0.3 --tile 640 --format yolo --output-dir labels
 """
-_MOST_NAMED = 10
 
 
 _argument, _option = group(ARGUMENTS), group("how")
@@ -63,10 +62,7 @@ def main(argv: list[str]) -> None:
         if scores[category]:
             mean = sum(scores[category]) / len(scores[category])
             print(f"  {plain_text(name):<24} {len(scores[category]):>7}   mean score {mean:.2f}")
-    for name, reason in list(found.broken.items())[:_MOST_NAMED]:
-        print(f"broken, left out: {plain_text(name)}: {reason}")
-    if len(found.broken) > _MOST_NAMED:
-        print(f"broken, left out: {len(found.broken) - _MOST_NAMED} more images")
+    say_left_out([f"{name}: {reason}" for name, reason in found.broken.items()], "images")
     print(f"written: {' '.join(map(str, found.files))}")
     if len(found.data) and not found.results:
         least = options["threshold"]

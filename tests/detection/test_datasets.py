@@ -305,12 +305,13 @@ def test_a_table_is_not_copied_to_find_its_names(tmp_path):
 
     from mcl_hf.data.sources.local_tables import LocalTable
     from mcl_hf.detection.data.object_tables import read_object_table
+    from mcl_hf.detection.data.raw_data import Reading
 
     table = Dataset.from_parquet(str(write_table(tmp_path / "x.parquet", [2, 0, 1])), cache_dir=str(tmp_path))
     image = pyarrow.array([{"bytes": b"\0" * 2**24, "path": "0.png"}] * 3, table.data.column("image").type)
     whole = table.data.table.set_column(table.column_names.index("image"), "image", image)
     large = Dataset(pyarrow.concat_tables([whole] * 50), fingerprint="many")  # 2.5 GB
-    raw = read_object_table(LocalTable(large, "many", []), "many", image_column="image")
+    raw = read_object_table(LocalTable(large, "many", []), "many", Reading(image_column="image"))
     assert len(raw.images) == 150 and raw.images[-1].name == "row 149 (0.png)"
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from mcl_hf.detection import list_splits, open_detection_data, write_yolo
 from mcl_hf.detection.evaluation.results import ground_truth_results, read_results
 from mcl_hf.errors import InputError
-from tests.detection.scenes import write_scenes
+from tests.detection.scenes import add_crowds, write_scenes
 from tests.detection.test_datasets import voc_xml
 
 WIDTH, HEIGHT = 40, 30
@@ -128,6 +128,15 @@ def test_yolo_labels_that_are_wrong(tmp_path):
         assert len(data[0].boxes) == 1 and "broken annotations: 1, left out" in data.description
 
 
+def test_yolo_has_no_crowds(tmp_path):
+    folder = write_scenes(tmp_path / "scenes", 2)
+    add_crowds(folder / "annotations" / "instances_train.json", every=2)
+    data = open_detection_data(folder)
+    files = write_yolo(tmp_path / "labels", data)[1:]
+    assert data.columns.iscrowd.any()
+    assert [len(file.read_text().splitlines()) for file in files] == data.num_objects.tolist()
+
+
 def test_yolo_is_written_as_it_is_read(tmp_path):
     data = open_detection_data(write_scenes(tmp_path / "scenes", 3))
     write_yolo(tmp_path / "scenes" / "labels", data)
@@ -238,6 +247,13 @@ def test_csv_with_and_without_a_header(tmp_path, lines):
     text(file, "\n".join([*lines, lines[-2].replace("18", "x")]))
     with pytest.raises(InputError, match=r"labels\.csv, line \d: "):
         open_detection_data(file)
+
+
+def test_a_csv_row_that_ends_before_its_group(tmp_path):
+    picture(tmp_path / "a.jpg")
+    header = "filename,class,xmin,ymin,xmax,ymax,patient"
+    file = text(tmp_path / "labels.csv", f"{header}\na.jpg,cup,4,6,24,18\na.jpg,cup,4,6,24,18,one\n")
+    assert open_detection_data(file, group_column="patient").groups == ["one"]
 
 
 def test_a_quote_in_a_csv_swallows_no_rows(tmp_path):

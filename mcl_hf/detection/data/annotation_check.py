@@ -24,9 +24,10 @@ annotation ids missing, zero or used twice       numbered anew (pycocotools coun
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ from .annotation_values import finite_box, flag_of, in_px, is_area, shown
 from .detection_data import AnnotationColumns, DetectionData, ImageId, ImageReader
 from .raw_data import RawData, RawImage
 
+_Kept = list[tuple[RawImage, dict[str, Any]]]  # objects in the order of the columns, with their images
 HEADER_BYTES = 65536
 _THREADS = 16
 _EXAMPLES = 3
@@ -93,8 +95,8 @@ def check_annotations(
     """
     if not raw.images:
         raise InputError(f"{raw.source} lists no images")
-    if not raw.annotations:
-        more = [f"; {kind}: {plain_text(names[0])}" for kind, names, _ in raw.notes if names]
+    if not any(image.objects for image in raw.images):
+        more = [f"; {kind}: {plain_text(next(iter(names)))}" for kind, names, _ in raw.notes if names]
         more += [f"; {plain_text(fault)}" for fault in raw.faults[:1]]
         more += [f"; {plain_text(image.fault)}" for image in raw.images if image.fault]
         raise InputError(
@@ -104,15 +106,34 @@ def check_annotations(
     report = DataReport()
     _refuse_twins(raw)
     _check_class_names(raw)
-    broken, turned = _check_images(raw, check_files, allow_outside_paths)
+    broken, turned = check_images(raw, check_files, allow_outside_paths)
     broken |= _listed_twice(raw, broken, report)
-    _settle(report, "broken images", broken.values(), skip_broken)
-    index_of = {category: index for index, category in enumerate(sorted(raw.categories))}
-    columns, faults = _columns(raw, index_of, set(broken), report)
+    _settle(report, "broken images", (f"{raw.images[n].name}: {fault}" for n, fault in broken.items()), skip_broken)
+    kept, columns, faults = _check_objects(raw, [image for n, image in enumerate(raw.images) if n not in broken])
+    data = checked_data(raw, broken, columns)
+    data.report = report
+    _report_objects(raw, kept, data, report)
     _settle(report, "broken annotations", raw.faults + faults, skip_broken)
-    keep = np.array([position for position in range(len(raw.images)) if position not in broken], np.int64)
-    images = [raw.images[position] for position in keep]
-    data = DetectionData(
+    if not kept:
+        left_out = "; ".join(report.lines())
+        raise InputError(f"{raw.source}: no annotation is left after the broken ones were taken out: {left_out}")
+    if not raw.in_shares:
+        _refuse_shares(data, report)
+    report.add("images that were annotated unturned", (raw.images[n].name for n in sorted(turned)), "read unturned")
+    crowds = columns.owners[columns.iscrowd]
+    report.add("crowd regions", (data.names[n] for n in crowds), "left out in training, ignored in evaluation")
+    empty = np.flatnonzero(data.num_objects == 0)
+    report.add("images without objects", (data.names[n] for n in empty), "kept")
+    for kind, names, done in raw.notes:
+        report.add(kind, names, done)
+    return data
+
+
+def checked_data(raw: RawData, broken: Collection[int], columns: AnnotationColumns) -> DetectionData:
+    """Images without the broken ones, which are given by position, with the annotations of the others."""
+    keep = np.array([n for n in range(len(raw.images)) if n not in broken], np.int64)
+    images = [raw.images[n] for n in keep]
+    return DetectionData(
         kind=raw.kind,
         source=raw.source,
         category_ids=sorted(raw.categories),
@@ -124,23 +145,9 @@ def check_annotations(
         columns=columns,
         reader=raw.reader,
         positions=keep,
-        report=report,
         is_voc=raw.is_voc,
         groups=[image.group for image in images],
     )
-    if not len(columns.labels):
-        left_out = "; ".join(report.lines())
-        raise InputError(f"{raw.source}: no annotation is left after the broken ones were taken out: {left_out}")
-    if not raw.in_shares:
-        _refuse_shares(data, report)
-    report.add("images that were annotated unturned", (raw.images[n].name for n in sorted(turned)), "read unturned")
-    crowds = np.repeat(np.arange(len(images)), np.diff(columns.offsets))[columns.iscrowd]
-    report.add("crowd regions", (images[n].name for n in crowds), "left out in training, ignored in evaluation")
-    empty = np.flatnonzero(data.num_objects == 0)
-    report.add("images without objects", (images[n].name for n in empty), "kept")
-    for kind, names, done in raw.notes:
-        report.add(kind, names, done)
-    return data
 
 
 def _settle(report: DataReport, kind: str, faults: Iterable[str], skip_broken: bool) -> None:
@@ -183,39 +190,39 @@ def _listed_twice(raw: RawData, broken: dict[int, str], report: DataReport) -> d
             again[n] = first[path]
     if not again:
         return {}
-    objects: dict[int, list[str]] = {n: [] for n in (*again, *again.values())}
-    for position, annotation in raw.annotations:
-        if position in objects:
-            objects[position].append(repr((annotation.get("category_id"), annotation.get("bbox"))))
-    same = {n for n, other in again.items() if sorted(objects[n]) == sorted(objects[other])}
+    objects = {
+        n: sorted(repr((entry.get("category_id"), entry.get("bbox"))) for entry in raw.images[n].objects)
+        for n in (*again, *again.values())
+    }
+    same = {n for n, other in again.items() if objects[n] == objects[other]}
     report.add("images that are listed twice", (raw.images[n].name for n in sorted(same)), "kept")
     return {
-        n: f"{raw.images[n].name}: listed twice, as images {shown(raw.images[other].image_id)} and "
-        f"{shown(raw.images[n].image_id)}, with different objects: put them into one"
+        n: f"listed twice, as images {shown(raw.images[other].image_id)} and {shown(raw.images[n].image_id)}, with "
+        "different objects: put them into one"
         for n, other in again.items()
         if n not in same
     }
 
 
-def _check_images(raw: RawData, check_files: bool, allow_outside: bool) -> tuple[dict[int, str], set[int]]:
+def check_images(raw: RawData, check_files: bool, allow_outside: bool) -> tuple[dict[int, str], set[int]]:
     """Faults by position, and the positions of images that were annotated as stored, before EXIF turned them (which
     `DetectionItem.decode` sees for itself).
 
     Sizes that the annotations do not give are filled in.
     """
-    broken = {n: f"{image.name}: {image.fault}" for n, image in enumerate(raw.images) if image.fault is not None}
+    broken = {n: image.fault for n, image in enumerate(raw.images) if image.fault is not None}
     if raw.roots and not allow_outside:
         prefixes = folder_prefixes(raw.roots)
         for n, path in enumerate(raw.reader.paths):
             if path and n not in broken and leaves(path, prefixes):
-                broken[n] = f"{raw.images[n].name}: {outside(prefixes)}"
+                broken[n] = outside(prefixes)
     turned = set()
     asked = [n for n, i in enumerate(raw.images) if n not in broken and (check_files or not (i.width and i.height))]
     with ThreadPoolExecutor(_THREADS) as pool:
-        for position, size in zip(asked, pool.map(_Header(raw.reader, check_files), asked), strict=True):
+        for position, size in zip(asked, pool.map(partial(_size, raw.reader, check_files), asked), strict=True):
             image = raw.images[position]
             if isinstance(size, str):
-                broken[position] = f"{image.name}: {size}"
+                broken[position] = size
                 continue
             stored, upright = size
             listed = (image.width, image.height)
@@ -225,114 +232,94 @@ def _check_images(raw: RawData, check_files: bool, allow_outside: bool) -> tuple
                 turned.add(position)
             elif listed != upright:
                 broken[position] = (
-                    f"{image.name}: annotated as {listed[0]}x{listed[1]} px, but the file has {upright[0]}x{upright[1]}"
+                    f"annotated as {listed[0]}x{listed[1]} px, but the file has {upright[0]}x{upright[1]}"
                 )
     return dict(sorted(broken.items())), turned
 
 
-@dataclass(frozen=True)
-class _Header:
-    reader: ImageReader
-    to_the_end: bool
-
-    def __call__(self, position: int) -> tuple[tuple[int, int], tuple[int, int]] | str:
-        """(width, height) as stored and upright, or what is wrong."""
+def _size(reader: ImageReader, to_the_end: bool, position: int) -> tuple[tuple[int, int], tuple[int, int]] | str:
+    """(width, height) as stored and upright, or what is wrong."""
+    try:
         try:
-            data = self.reader.read(position, HEADER_BYTES)
-            try:
-                opened = open_image(data)
-            except BrokenImage:  # some formats keep what is needed at their end
-                opened = open_image(self.reader.read(position))
-            end = _END_OF.get(opened.picture.format or "")
-            # of a file without its mark of the end, decoding alone tells whether it is whole
-            if self.to_the_end and end is not None and end not in self.reader.end(position, _END_BYTES):
-                open_image(self.reader.read(position)).decode()
-        except BrokenImage as error:
-            return str(error)
-        return opened.stored_size, (opened.width, opened.height)
+            opened = open_image(reader.read(position, HEADER_BYTES))
+        except BrokenImage:  # some formats keep what is needed at their end
+            opened = open_image(reader.read(position))
+        end = _END_OF.get(opened.picture.format or "")
+        # of a file without its mark of the end, decoding alone tells whether it is whole
+        if to_the_end and end is not None and end not in reader.end(position, _END_BYTES):
+            open_image(reader.read(position)).decode()
+    except BrokenImage as error:
+        return str(error)
+    return opened.stored_size, (opened.width, opened.height)
 
 
-def _columns(
-    raw: RawData, index_of: dict[int, int], left_out: set[int], report: DataReport
-) -> tuple[AnnotationColumns, list[str]]:
-    """Annotations in the order of their images, and what is wrong with those that are not among them."""
-    by_image: list[list[dict[str, Any]]] = [[] for _ in raw.images]
-    for position, annotation in raw.annotations:
-        by_image[position].append(annotation)
+def _check_objects(raw: RawData, images: Sequence[RawImage]) -> tuple[_Kept, AnnotationColumns, list[str]]:
+    """The objects of images that can be used, their values, and what is wrong with the others."""
+    index_of = {category: index for index, category in enumerate(sorted(raw.categories))}
+    undrawable = _run_length_faults(raw)
+    kept: _Kept = []
+    rows: list[tuple[Any, ...]] = []
+    counts: list[int] = []
     faults: list[str] = []
-    outside: list[str] = []
-    flat: list[str] = []
-    no_mask: list[str] = []
-    no_area: list[str] = []
-    boxes, labels, crowds, difficult, areas, counts, pieces = [], [], [], [], [], [], []
-    with_masks = any(annotation.get("segmentation") for _, annotation in raw.annotations)
-    undrawable = _run_length_faults(raw) if with_masks else {}
-    for position, annotations in enumerate(by_image):
-        if position in left_out:
-            continue
-        image, kept = raw.images[position], 0
-        width, height = image.width or 0, image.height or 0
-        for annotation in annotations:
+    for image in images:
+        width, height, before = image.width or 0, image.height or 0, len(kept)
+        for entry in image.objects:
             try:
+                mask_fault = undrawable.get(id(entry))
                 if raw.in_shares:
-                    annotation = in_px(annotation, width, height)
-                box = finite_box(annotation.get("bbox"))
-                category = annotation["category_id"]
-                if isinstance(category, list | dict):
-                    raise KeyError(category)
-                label = index_of[category]
-                given = annotation.get("segmentation")
-                segmentation = clean_segmentation(given, height, width) if given else None
-                if id(annotation) in undrawable:
-                    raise ValueError(undrawable[id(annotation)])
-                crowd, hard = annotation.get("iscrowd"), annotation.get("difficult")
-                crowd = flag_of("iscrowd", crowd) if crowd else False
-                hard = flag_of("difficult", hard) if hard else False
-                area = annotation.get("area")
-                is_odd = area is not None and not is_area(area)
-                if area is None or is_odd:
-                    area = box[2] * box[3] if segmentation is None else mask_area(segmentation, height, width)
-                area = float(area)
-            except KeyError:
-                category = shown(annotation.get("category_id"))
-                faults.append(f"{_name(image, annotation)}: category {category} is not in the list of categories")
-                continue
+                    entry = in_px(entry, width, height)
+                rows.append(_values(entry, width, height, index_of, mask_fault))
+                kept.append((image, entry))
             except (ValueError, TypeError, IndexError, OverflowError) as error:
-                faults.append(f"{_name(image, annotation)}: {error}")
-                continue
-            x, y, w, h = box
-            if w <= 0 or h <= 0 or x >= width or y >= height or x + w <= 0 or y + h <= 0:
-                flat.append(f"{_name(image, annotation)}: box {shown(annotation['bbox'])}")
-            elif x < -_SLACK or y < -_SLACK or x + w > width + _SLACK or y + h > height + _SLACK:
-                outside.append(f"{_name(image, annotation)}: box {shown(annotation['bbox'])} in {width}x{height} px")
-            if with_masks and segmentation is None:
-                no_mask.append(_name(image, annotation))
-            if is_odd:
-                no_area.append(f"{_name(image, annotation)}: {shown(annotation['area'])}")
-            boxes.append(box)
-            labels.append(label)
-            crowds.append(crowd)
-            difficult.append(hard)
-            areas.append(area)
-            pieces.append(b"" if segmentation is None else json.dumps(segmentation).encode())
-            kept += 1
-        counts.append(kept)
-    report.add("boxes that stick out of the image", outside, "clipped in training, as annotated in evaluation")
-    report.add("boxes without area in the image", flat, "left out in training, as annotated in evaluation")
-    report.add("objects without a mask", no_mask, "left out where masks are trained, never found where they are scored")
-    report.add("areas that are negative or no number", no_area, "computed from mask or box")
-    _report_ids(raw, report)
-    columns = AnnotationColumns(
-        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        bbox=np.array(boxes, np.float64).reshape(-1, 4),
-        labels=np.array(labels, np.int64),
-        iscrowd=np.array(crowds, bool),
-        difficult=np.array(difficult, bool),
-        areas=np.array(areas, np.float64),
-        segmentation_ends=np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int64),
-        segmentations=np.frombuffer(b"".join(pieces), np.uint8),
-    )
-    return columns, faults
+                faults.append(f"{_name(image, entry)}: {error}")
+        counts.append(len(kept) - before)
+    return kept, AnnotationColumns.of(counts, *zip(*rows, strict=True)), faults
+
+
+def _values(
+    entry: dict[str, Any], width: int, height: int, index_of: dict[int, int], mask_fault: str | None
+) -> tuple[Any, ...]:
+    """Of each of the columns, in their order."""
+    box, category, given = finite_box(entry.get("bbox")), entry.get("category_id"), entry.get("segmentation")
+    try:
+        label = index_of[category]  # type: ignore[index]
+    except (KeyError, TypeError):
+        raise ValueError(f"category {shown(category)} is not in the list of categories") from None
+    segmentation = clean_segmentation(given, height, width) if given else None
+    if mask_fault is not None:
+        raise ValueError(mask_fault)
+    flags = [bool(entry.get(name)) and flag_of(name, entry[name]) for name in ("iscrowd", "difficult")]
+    if is_area(entry.get("area")):
+        area = float(entry["area"])
+    else:
+        area = box[2] * box[3] if segmentation is None else mask_area(segmentation, height, width)
+    return box, label, *flags, area, b"" if segmentation is None else json.dumps(segmentation).encode()
+
+
+def _report_objects(raw: RawData, kept: _Kept, data: DetectionData, report: DataReport) -> None:
+    def box(number: int) -> str:
+        return f"{_name(*kept[number])}: box {shown(kept[number][1]['bbox'])}"
+
+    low, has_area = data.columns.bbox[:, :2], data.has_area
+    past_end = low + data.columns.bbox[:, 2:] > data.image_sides + _SLACK
+    sticks_out = np.flatnonzero(has_area & ((low < -_SLACK) | past_end).any(axis=1)).tolist()
+    found = [f"{box(n)} in {kept[n][0].width}x{kept[n][0].height} px" for n in sticks_out]
+    report.add("boxes that stick out of the image", found, "clipped in training, as annotated in evaluation")
+    found = [box(n) for n in np.flatnonzero(~has_area).tolist()]
+    report.add("boxes without area in the image", found, "left out in training, as annotated in evaluation")
+    if any(entry.get("segmentation") for _, entry in raw.objects):
+        without = np.flatnonzero(np.diff(data.columns.segmentation_ends) == 0)
+        found = [_name(*kept[n]) for n in without.tolist()]
+        done = "left out where masks are trained, never found where they are scored"
+        report.add("objects without a mask", found, done)
+    odd = [(image, entry) for image, entry in kept if entry.get("area") is not None and not is_area(entry["area"])]
+    found = [f"{_name(image, entry)}: {shown(entry['area'])}" for image, entry in odd]
+    report.add("areas that are negative or no number", found, "computed from mask or box")
+    ids = [entry["id"] for _, entry in raw.objects if "id" in entry]
+    usable = Counter(number for number in ids if isinstance(number, int | str))
+    found = [f"id {shown(number)}" for number, count in usable.items() if count > 1 or number == 0]
+    found += [f"id {shown(number)}" for number in ids if not isinstance(number, int | str)]
+    report.add("annotation ids that are zero or used twice", found, "numbered anew")
 
 
 def _name(image: RawImage, annotation: dict[str, Any]) -> str:
@@ -343,13 +330,12 @@ def _name(image: RawImage, annotation: dict[str, Any]) -> str:
 def _run_length_faults(raw: RawData) -> dict[int, str]:
     """What is wrong with compressed run lengths, by the `id` of their annotation."""
     owners, texts, pixels = [], [], []
-    for position, annotation in raw.annotations:
+    for image, annotation in raw.objects:
         given = annotation.get("segmentation")
         if isinstance(given, list | tuple) and len(given) == 1:
             given = given[0]
         counts = given.get("counts") if isinstance(given, dict) else None
         if isinstance(counts, str | bytes):
-            image = raw.images[position]
             owners.append(id(annotation))
             texts.append(counts if isinstance(counts, str) else counts.decode("latin-1"))
             pixels.append((image.width or 0) * (image.height or 0))
@@ -358,23 +344,15 @@ def _run_length_faults(raw: RawData) -> dict[int, str]:
 
 def _refuse_shares(data: DetectionData, report: DataReport) -> None:
     """Boxes that all end within the first pixel are shares of the image, from 0 to 1; some such boxes are reported."""
-    boxes, counts = data.columns.bbox, np.diff(data.columns.offsets)
+    boxes = data.columns.bbox
     ends = (boxes[:, :2] + boxes[:, 2:]).max(axis=1)
-    large = np.repeat(np.minimum(data.widths, data.heights), counts) > 8
+    large = data.image_sides.min(axis=1) > 8
     tiny = large & (boxes >= 0).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1) & (ends <= 1)
     if tiny.all() and (boxes % 1).any():
         raise InputError(
             f"{data.source}: all {len(boxes)} boxes end within the first pixel, such as {boxes[0].tolist()}: they look "
             "like shares of the image; multiply them by its width and height, as boxes are in px"
         )
-    owners = np.repeat(np.arange(len(data)), counts)
+    owners = data.columns.owners
     names = [f"{data.names[owners[n]]}: box {boxes[n].tolist()}" for n in np.flatnonzero(tiny)]
     report.add("boxes that end within the first pixel", names, "kept, but they look like shares of the image")
-
-
-def _report_ids(raw: RawData, report: DataReport) -> None:
-    ids = [annotation["id"] for _, annotation in raw.annotations if "id" in annotation]
-    usable = Counter(number for number in ids if isinstance(number, int | str))
-    odd = [f"id {shown(number)}" for number, count in usable.items() if count > 1 or number == 0]
-    odd += [f"id {shown(number)}" for number in ids if not isinstance(number, int | str)]
-    report.add("annotation ids that are zero or used twice", odd, "numbered anew")

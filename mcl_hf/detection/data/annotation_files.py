@@ -7,15 +7,20 @@ annotation_check.
 import errno
 import os
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ...data.sources.local_tables import IMAGE_SUFFIXES, SPLIT_OF, canonical_split
 from ...errors import InputError
 from ...plain_text import plain_text
 from .raw_data import RawData
 
+A = TypeVar("A")
+B = TypeVar("B")
 _LEFTOVERS = ("__MACOSX", "@eaDir")  # of macOS' archives and of network drives
 
 
@@ -78,6 +83,27 @@ def split_meant(word: str) -> str:
     return canonical_split(re.sub(r"\d+$", "", word))
 
 
+def by_split(files: Iterable[str]) -> dict[str | None, list[str]]:
+    """Files by the split that their folders tell; None: those that tell none."""
+    told: dict[str | None, list[str]] = defaultdict(list)
+    for name in files:
+        told[split_word(name.rpartition("/")[0])].append(name)
+    return told
+
+
+def by_stem(files: Iterable[str]) -> dict[str, list[str]]:
+    """Files by their names without folders and ending."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in files:
+        found[stem_of(name)].append(name)
+    return found
+
+
+def stem_of(path: str) -> str:
+    """A file's name without folders and ending."""
+    return path.rpartition("/")[2].rpartition(".")[0]
+
+
 def walk(folder: Path) -> list[str]:
     """Paths of all files below a folder, relative to it, with /, sorted; links are followed, each folder once.
 
@@ -117,6 +143,12 @@ def refuse_pipe(file: Path) -> None:
     """Raise `OSError` where a path is there and no regular file: a pipe or a device may never end."""
     if not file.is_file() and file.exists():
         raise OSError(errno.EINVAL, "is no regular file")
+
+
+def in_threads(read: Callable[[A], B], files: Iterable[A]) -> list[B]:
+    """`map`, for functions that wait for the disk."""
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(read, files))
 
 
 def read_text(file: Path) -> str:
@@ -165,7 +197,7 @@ def find_images(file: Path, names: Sequence[str], split: str | None) -> Path:
 def unique_names(paths: Iterable[str]) -> list[str]:
     """Short ids of files: their names without folders and ending, or their whole paths where names come twice."""
     paths = list(paths)
-    stems = [path.rpartition("/")[2].rpartition(".")[0] for path in paths]
+    stems = [stem_of(path) for path in paths]
     if len(set(stems)) == len(stems):
         return stems
     return [path.rpartition(".")[0] for path in paths]

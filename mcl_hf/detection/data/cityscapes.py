@@ -5,7 +5,6 @@ preparation/json2instanceImg.py: a pixel is `label id x 1000 + number`, or the l
 not be told apart (a crowd).
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import InputError
-from .annotation_files import Part
-from .detection_data import FileImages
+from .annotation_files import Part, in_threads
 from .raw_data import RawData, RawImage
 
 INSTANCE_CLASSES = {
@@ -61,21 +59,14 @@ def read_cityscapes(folder: Path, split: str) -> RawData:
         stem = file.name.removesuffix(_IMAGE_END)
         images.append(RawImage(stem, str(file)))
         ids.append(folder / "gtFine" / split / file.parent.name / f"{stem}{_IDS_END}")
-    annotations: list[tuple[int, dict[str, Any]]] = []
-    with ThreadPoolExecutor(8) as pool:
-        for position, found in enumerate(pool.map(_instances, ids)):
-            if isinstance(found, str):
-                images[position].fault = f"{ids[position]} cannot be read: {found}"
-                continue
-            annotations += [(position, {**entry, "id": len(annotations) + n}) for n, entry in enumerate(found, start=1)]
-    return RawData(
-        kind=f"Cityscapes, split {split}",
-        source=str(folder),
-        images=images,
-        annotations=annotations,
-        categories=dict(INSTANCE_CLASSES),
-        reader=FileImages([image.name for image in images]),
-    )
+    for image, file, found in zip(images, ids, in_threads(_instances, ids), strict=True):
+        if isinstance(found, str):
+            image.fault = f"{file} cannot be read: {found}"
+        else:
+            image.objects = found
+    raw = RawData(f"Cityscapes, split {split}", str(folder), images, dict(INSTANCE_CLASSES))
+    raw.number_objects()
+    return raw
 
 
 def _instances(file: Path) -> list[dict[str, Any]] | str:

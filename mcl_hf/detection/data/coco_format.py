@@ -5,32 +5,15 @@ Flow: open_data -> **coco_format** -> annotation_check. The format: https://coco
 
 import json
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from .annotation_files import Part, find_images, is_file, refuse_pipe, split_word
+from .annotation_files import find_images, is_file, refuse_pipe
 from .annotation_values import image_id_of, shown, side_in_px
-from .detection_data import FileImages
-from .raw_data import RawData, RawImage
+from .raw_data import RawData, RawImage, Reading
 
 _NOT_BOXES = ("captions_", "person_keypoints_", "image_info_", "stuff_", "panoptic_")  # COCO's other files
-_DEEPEST = 3  # folders, the given one included
-
-
-def coco_parts(
-    folder: Path, files: list[str], image_folder: Path | None = None, group_column: str | None = None
-) -> list[Part]:
-    """The COCO JSONs of a folder, one part each; `files` are all that it holds."""
-    found = []
-    for name in files:
-        if name.lower().endswith(".json") and name.count("/") < _DEEPEST and looks_like_coco(folder / name):
-            read = partial(
-                read_coco, folder / name, image_folder, split_word(name[:-5]), root=folder, group_column=group_column
-            )
-            found.append(Part(split_word(name[:-5]), name, read))
-    return [Part(None, found[0].name, found[0].read)] if len(found) == 1 and not found[0].split else found
 
 
 def looks_like_coco(file: Path) -> bool:
@@ -50,22 +33,15 @@ def looks_like_coco(file: Path) -> bool:
     )
 
 
-def read_coco(
-    file: Path,
-    image_folder: Path | None = None,
-    split: str | None = None,
-    *,
-    root: Path | None = None,
-    group_column: str | None = None,
-) -> RawData:
+def read_coco(file: Path, how: Reading, split: str | None = None, root: Path | None = None) -> RawData:
     """Images and annotations of a COCO JSON.
 
     Args:
         file: the JSON.
-        image_folder: where `file_name` starts from; found beside the JSON where left out.
+        how: names the folder where `file_name` starts from, which is else found beside the JSON, and the entry of an
+            image that names its group.
         split: that the file belongs to, whose folder is a usual place of images.
         root: folder that images must be in; that of the JSON where left out, or the one above `annotations`.
-        group_column: entry of an image that names its group.
 
     Raises:
         InputError: no such file, another format, or the images are nowhere near it.
@@ -81,7 +57,7 @@ def read_coco(
     _refuse_other_kinds(file, content["annotations"])
     try:
         categories = _categories(file, content)
-        images = [_image(entry, group_column) for entry in content["images"]]
+        images = [_image(entry, how) for entry in content["images"]]
     except KeyError as error:
         raise InputError(f"{file}: an image or category lacks {error}") from error
     except InputError:
@@ -89,30 +65,25 @@ def read_coco(
     except ValueError as error:
         raise InputError(f"{file}: an image or category cannot be read: {error}") from error
     whole = [image.name for image in images if image.fault is None]
-    folder = image_folder if image_folder is not None else find_images(file, [_slashes(n) for n in whole[:10]], split)
+    folder = how.images or find_images(file, [_slashes(name) for name in whole[:10]], split)
     for image in images:
         if "\\" in image.name and not is_file(folder / image.name):  # as Windows writes it
             image.name = _slashes(image.name)
         image.name = str(folder / image.name)
     if root is None:
         root = file.parent.parent if file.parent.name.lower() in ("annotations", "annotation") else file.parent
-    raw = RawData("COCO format", str(file), images, [], categories, FileImages([image.name for image in images]))
-    raw.roots = [root, folder]
-    position_of = {image.image_id: position for position, image in enumerate(images)}
+    raw = RawData("COCO format", str(file), images, categories, roots=[root, folder])
+    image_of = {image.image_id: image for image in images}
     unlisted: list[str] = []
     for annotation in content["annotations"]:
         image_id = annotation.get("image_id")
         try:
-            position = position_of.get(image_id)
-        except TypeError:
-            raw.faults.append(
-                f"{file}, annotation {shown(annotation.get('id', '?'))}: image_id {shown(image_id)} is no id"
-            )
-            continue
-        if position is None:
+            image_of[image_id].objects.append(annotation)
+        except KeyError:
             unlisted.append(f"annotation {shown(annotation.get('id', '?'))} of image {shown(image_id)}")
-        else:
-            raw.annotations.append((position, annotation))
+        except TypeError:
+            name = f"annotation {shown(annotation.get('id', '?'))}"
+            raw.faults.append(f"{file}, {name}: image_id {shown(image_id)} is no id")
     raw.notes.append(("annotations of images that are not listed", unlisted, "left out"))
     return raw
 
@@ -134,7 +105,7 @@ def load_json(file: Path) -> Any:
         raise InputError(f"{file} nests too deeply to be annotations or results") from error
 
 
-def _image(entry: dict[str, Any], group_column: str | None) -> RawImage:
+def _image(entry: dict[str, Any], how: Reading) -> RawImage:
     """Raises: KeyError, without id or file_name; ValueError, an id that cannot be one."""
     name, fault = entry["file_name"], None
     image_id = image_id_of(entry["id"])
@@ -145,7 +116,7 @@ def _image(entry: dict[str, Any], group_column: str | None) -> RawImage:
         width, height = side_in_px(entry.get("width")), side_in_px(entry.get("height"))
     except ValueError as error:
         fault = fault or str(error)
-    return RawImage(image_id, name, width, height, None if group_column is None else entry.get(group_column), fault)
+    return RawImage(image_id, name, width, height, how.group_column and entry.get(how.group_column), fault)
 
 
 def _slashes(name: str) -> str:

@@ -8,16 +8,14 @@ is an image without objects. Kaggle's `image_id,width,height,bbox,source` opens,
 """
 
 import csv
-from functools import partial
+import itertools
 from pathlib import Path
-from typing import Any
 
 from ...errors import InputError
-from .annotation_files import Part, find_images, is_image, read_text, split_word, walk
+from .annotation_files import by_stem, find_images, is_image, read_text, split_word, walk
 from .annotation_values import shown, side_in_px
-from .detection_data import FileImages
-from .object_tables import BoxFormat, refuse_corners
-from .raw_data import RawData, RawImage
+from .object_tables import refuse_corners
+from .raw_data import RawData, RawImage, Reading
 
 _NAMES = {
     "path": (
@@ -39,24 +37,6 @@ _ONLY_CLASS = "object"
 _SNIFFED = 4096  # bytes
 
 
-def csv_parts(
-    folder: Path,
-    files: list[str],
-    image_folder: Path | None = None,
-    group_column: str | None = None,
-    box_format: BoxFormat = "xywh",
-) -> list[Part]:
-    """The CSV files of a folder that hold boxes, one part each; `files` are all that it holds."""
-    found = []
-    for name in files:
-        if name.lower().endswith(".csv") and name.count("/") < 3 and looks_like_boxes(folder / name):
-            split = split_word(name[:-4])
-            options = {"root": folder, "group_column": group_column, "box_format": box_format}
-            read = partial(read_csv, folder / name, image_folder, split, **options)  # type: ignore[arg-type]
-            found.append(Part(split, name, read))
-    return found
-
-
 def looks_like_boxes(file: Path) -> bool:
     """Whether a CSV begins with a header that names boxes, or with a row that holds one."""
     try:
@@ -69,17 +49,9 @@ def looks_like_boxes(file: Path) -> bool:
     return set(_REQUIRED) <= columns or set(_IN_ONE_COLUMN) <= columns or _is_row(first)
 
 
-def read_csv(
-    file: Path,
-    image_folder: Path | None = None,
-    split: str | None = None,
-    *,
-    root: Path | None = None,
-    group_column: str | None = None,
-    box_format: BoxFormat = "xywh",
-) -> RawData:
-    """Images and boxes of a CSV; arguments are those of `coco_format.read_coco`, and the form of boxes in one column.
-    Classes are numbered from 0 in alphabetical order, images in the order of their first rows.
+def read_csv(file: Path, how: Reading, split: str | None = None, root: Path | None = None) -> RawData:
+    """Images and boxes of a CSV; arguments are those of `coco_format.read_coco`. Classes are numbered from 0 in
+    alphabetical order, images in the order of their first rows.
 
     Raises:
         InputError: no such file, neither header nor rows of boxes, or the images are nowhere near it.
@@ -103,11 +75,14 @@ def read_csv(
         header = []
     else:
         header, rows = rows[0], rows[1:]
-    if group_column is not None and group_column not in header:
-        raise InputError(f"{file} has no column '{group_column}': its columns are {', '.join(header) or 'not named'}")
+    group = how.group_column
+    if group is not None and group not in header:
+        raise InputError(f"{file} has no column '{group}': its columns are {', '.join(header) or 'not named'}")
+    place |= {} if group is None else {"group": header.index(group)}
+    is_sides = in_one and how.box_format == "xywh"
     images: dict[str, RawImage] = {}
     faults: list[str] = []
-    objects: list[tuple[str, str, list[float]]] = []
+    ids = itertools.count(1)
     for number, row in enumerate(rows, start=2 if header else 1):
         if not any(cell.strip() for cell in row):
             continue
@@ -126,36 +101,26 @@ def read_csv(
                 label = cells.get("class", _ONLY_CLASS)
                 if not label:
                     raise ValueError("a box without a class")
-                is_sides = in_one and box_format == "xywh"
-                objects.append((path, label, [x1, y1, x2, y2] if is_sides else [x1, y1, x2 - x1, y2 - y1]))
+                box = [x1, y1, x2, y2] if is_sides else [x1, y1, x2 - x1, y2 - y1]
+                image.objects.append({"id": next(ids), "category_id": label, "bbox": box})
         except ValueError as error:
             faults.append(f"{file}, line {number}: {error}")
             continue
-        if group_column is not None:
-            image.group = row[header.index(group_column)]
+        image.group = cells.get("group")
     names = list(images)
     if names and not any(map(is_image, names[:10])):  # names without an ending
-        folder, found = _by_stem(root or file.parent if image_folder is None else image_folder, file, names, split)
-        for name, image in images.items():
-            image.name = found.get(name, image.name)
+        folder = how.images or root or file.parent
+        found = _by_stem(folder, file, names, split)
     else:
-        folder = image_folder if image_folder is not None else find_images(file, names, split)
-    position_of = {path: position for position, path in enumerate(names)}
-    numbers = {name: number for number, name in enumerate(sorted({name for _, name, _ in objects}))}
-    annotations: list[tuple[int, dict[str, Any]]] = [
-        (position_of[path], {"id": count, "category_id": numbers[name], "bbox": box})
-        for count, (path, name, box) in enumerate(objects, start=1)
-    ]
-    for image in images.values():
-        image.name = str(folder / image.name)
-    categories = {number: name for name, number in numbers.items()}
-    reader = FileImages([image.name for image in images.values()])
-    raw = RawData("CSV", str(file), list(images.values()), annotations, categories, reader, faults=faults)
-    raw.roots = [root or file.parent, folder]
-    if in_one and box_format == "xywh":
+        folder, found = how.images or find_images(file, names, split), {}
+    for name, image in images.items():
+        image.name = str(folder / found.get(name, name))
+    kind = "CSV" if "class" in place else f"CSV without classes, all boxes are '{_ONLY_CLASS}'"
+    roots = [root or file.parent, folder]
+    raw = RawData(kind, str(file), list(images.values()), {}, faults=faults, roots=roots)
+    raw.number_classes()
+    if is_sides:
         refuse_corners(raw)
-    if "class" not in place:
-        raw.kind = f"CSV without classes, all boxes are '{_ONLY_CLASS}'"
     return raw
 
 
@@ -167,20 +132,17 @@ def _numbers(text: str) -> list[str]:
     return numbers
 
 
-def _by_stem(folder: Path, file: Path, names: list[str], split: str | None) -> tuple[Path, dict[str, str]]:
-    """A folder, and the paths in it of images that a list names without their ending; those of the list's split where
+def _by_stem(folder: Path, file: Path, names: list[str], split: str | None) -> dict[str, str]:
+    """Paths in a folder of images that a list names without their ending; those of the list's split where
     several have the name.
 
     Raises:
         InputError: not one of the first is there.
     """
-    by_stem: dict[str, list[str]] = {}
-    for path in walk(folder):
-        if is_image(path):
-            by_stem.setdefault(path.rpartition("/")[2].rpartition(".")[0], []).append(path)
+    there = by_stem(filter(is_image, walk(folder)))
     found: dict[str, str] = {}
     for name in names:
-        candidates = by_stem.get(name.rpartition("/")[2], [])
+        candidates = there.get(name.rpartition("/")[2], [])
         of_split = [path for path in candidates if split is not None and split_word(path.rpartition("/")[0]) == split]
         if len(candidates) == 1 or len(of_split) == 1:
             found[name] = (of_split or candidates)[0]
@@ -189,7 +151,7 @@ def _by_stem(folder: Path, file: Path, names: list[str], split: str | None) -> t
             f"{file}: its images are missing (none below {folder}, or several, are called {shown(names[0])}): give "
             "their folder with --image-root"
         )
-    return folder, found
+    return found
 
 
 def _delimiter(lines: list[str]) -> str:

@@ -181,10 +181,43 @@ class AnnotationColumns:
     segmentation_ends: np.ndarray
     segmentations: np.ndarray
 
+    @classmethod
+    def of(
+        cls,
+        counts: Sequence[int],
+        bbox: Any = (),
+        labels: Any = (),
+        iscrowd: Any = (),
+        difficult: Any = (),
+        areas: Any = (),
+        segmentations: Sequence[Any] = (),
+    ) -> "AnnotationColumns":
+        """From how many annotations each image has, and A of everything; segmentations are bytes of JSON, or none."""
+        return cls(
+            offsets=_ends(counts),
+            bbox=np.array(bbox, np.float64).reshape(-1, 4),
+            labels=np.array(labels, np.int64),
+            iscrowd=np.array(iscrowd, bool),
+            difficult=np.array(difficult, bool),
+            areas=np.array(areas, np.float64),
+            segmentation_ends=_ends([len(piece) for piece in segmentations]),
+            segmentations=np.frombuffer(b"".join(segmentations), np.uint8),
+        )
+
+    @property
+    def owners(self) -> np.ndarray:
+        """The image of each annotation, int64 `(A,)`."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
     def segmentation(self, number: int) -> Segmentation | None:
         """The polygons or run lengths of annotation `number`."""
         start, end = self.segmentation_ends[number : number + 2]
         return json.loads(self.segmentations[start:end].tobytes()) if end > start else None
+
+
+def _ends(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """0, and the sum of the lengths so far after each."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 @dataclass
@@ -262,19 +295,25 @@ class DetectionData:
     @property
     def num_objects(self) -> np.ndarray:
         """Annotations of each image that are no crowds, int64 `(N,)`."""
-        single = np.concatenate([[0], np.cumsum(~self.columns.iscrowd)])
+        single = _ends(~self.columns.iscrowd)
         return single[self.columns.offsets[1:]] - single[self.columns.offsets[:-1]]
+
+    @property
+    def image_sides(self) -> np.ndarray:
+        """Width and height of the image of each annotation, px, int64 `(A, 2)`."""
+        return np.stack([self.widths, self.heights], axis=1)[self.columns.owners]
+
+    @property
+    def has_area(self) -> np.ndarray:
+        """Which boxes have some area inside of their image, bool `(A,)`."""
+        low = self.columns.bbox[:, :2]
+        high = low + self.columns.bbox[:, 2:]
+        return (np.minimum(high, self.image_sides) > np.maximum(low, 0)).all(axis=1)
 
     @property
     def num_learnable(self) -> int:
         """Objects that a detector can learn from: no crowds, some area inside of their image."""
-        columns = self.columns
-        counts = np.diff(columns.offsets)
-        width, height = np.repeat(self.widths, counts), np.repeat(self.heights, counts)  # (A,)
-        left, top, box_width, box_height = (columns.bbox[:, column] for column in range(4))
-        wide = np.minimum(left + box_width, width) > np.maximum(left, 0)
-        high = np.minimum(top + box_height, height) > np.maximum(top, 0)
-        return int((~columns.iscrowd & wide & high).sum())
+        return int((~self.columns.iscrowd & self.has_area).sum())
 
     @property
     def has_masks(self) -> bool:
@@ -299,16 +338,8 @@ class DetectionData:
         rows = np.concatenate([np.zeros(0, np.int64), *pieces])
         ends = old.segmentation_ends
         blocks = [old.segmentations[ends[row] : ends[row + 1]] for row in rows]
-        new.columns = AnnotationColumns(
-            offsets=np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int64),
-            bbox=old.bbox[rows],
-            labels=old.labels[rows],
-            iscrowd=old.iscrowd[rows],
-            difficult=old.difficult[rows],
-            areas=old.areas[rows],
-            segmentation_ends=np.concatenate([[0], np.cumsum([len(block) for block in blocks])]).astype(np.int64),
-            segmentations=np.concatenate([np.zeros(0, np.uint8), *blocks]),
-        )
+        each = (old.bbox[rows], old.labels[rows], old.iscrowd[rows], old.difficult[rows], old.areas[rows])
+        new.columns = AnnotationColumns.of([len(piece) for piece in pieces], *each, blocks)
         new.image_ids = [self.image_ids[index] for index in chosen]
         new.names = [self.names[index] for index in chosen]
         new.groups = [self.groups[index] for index in chosen] if self.groups else []

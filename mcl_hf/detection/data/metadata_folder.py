@@ -15,45 +15,36 @@ from typing import Any
 
 from ...data.sources.folder_metadata import FILE_NAME, METADATA_NAMES
 from ...errors import InputError
-from .annotation_files import Part, read_text, split_word
+from .annotation_files import Part, by_split, read_text, split_word
 from .annotation_values import shown
 from .detection_data import FileImages
-from .object_tables import BoxFormat, collect, raw_image
-from .raw_data import RawData
+from .object_tables import collect
+from .raw_data import RawData, Reading
 
 Row = tuple[str, dict[str, Any]]
 """Path of an image from the data's folder, and what the table says of it."""
 
 
-def metadata_parts(
-    folder: Path,
-    files: list[str],
-    *,
-    objects_column: str = "objects",
-    box_format: BoxFormat = "xywh",
-    group_column: str | None = None,
-) -> list[Part]:
+def metadata_parts(folder: Path, files: list[str], how: Reading) -> list[Part]:
     """The tables of a folder, by the splits that folders tell; `files` are all that it holds."""
     tables = [name for name in files if name.rpartition("/")[2] in METADATA_NAMES and name.count("/") < 3]
-    found: dict[str | None, list[str]] = defaultdict(list)
-    for name in tables:
-        found[split_word(name.rpartition("/")[0])].append(name)
-    read = partial(
-        _read, folder, objects_column=objects_column, box_format=box_format, group_column=group_column
-    )  # of rows
+    found = by_split(tables)
+
+    def rows_of(names: list[str]) -> list[Row]:
+        return [row for name in names for row in _rows(folder, name, how.objects_column)]
+
     if [*found] == [None]:
-        rows = [row for name in tables for row in _rows(folder, name, objects_column)]
+        rows = rows_of(tables)
         told: dict[str | None, list[Row]] = defaultdict(list)
         for row in rows:
             told[split_word(row[0].partition("/")[0] if "/" in row[0] else "")].append(row)
         if None in told:
-            return [Part(None, ", ".join(tables), partial(read, rows))]
-        return [Part(split, ", ".join(tables), partial(read, rows)) for split, rows in told.items()]
-
-    def read_tables(names: list[str]) -> RawData:
-        return read([row for name in names for row in _rows(folder, name, objects_column)])
-
-    return [Part(split, ", ".join(names), partial(read_tables, names)) for split, names in found.items()]
+            told = {None: rows}
+        return [Part(split, ", ".join(tables), partial(_read, folder, rows, how)) for split, rows in told.items()]
+    return [
+        Part(split, ", ".join(names), lambda names=names: _read(folder, rows_of(names), how))  # type: ignore[misc]
+        for split, names in found.items()
+    ]
 
 
 def _rows(folder: Path, name: str, objects_column: str) -> list[Row]:
@@ -88,20 +79,16 @@ def _rows(folder: Path, name: str, objects_column: str) -> list[Row]:
     return found
 
 
-def _read(
-    folder: Path, rows: Iterable[Row], *, objects_column: str, box_format: BoxFormat, group_column: str | None
-) -> RawData:
+def _read(folder: Path, rows: Iterable[Row], how: Reading) -> RawData:
     """One image a path, in the order of paths; a second row for a file is a fault."""
     first: dict[str, dict[str, Any]] = {}
     twice: list[str] = []
     for path, row in rows:
         if path in first:
-            twice.append(f"{folder / path}: a second row, with objects {shown(row.get(objects_column))}")
+            twice.append(f"{folder / path}: a second row, with objects {shown(row.get(how.objects_column))}")
         first.setdefault(path, row)
     paths = sorted(first)
-    images = [raw_image(first[path], number, str(folder / path), group_column) for number, path in enumerate(paths)]
-    raw = RawData("folder of images with metadata", str(folder), images, [], {}, FileImages([i.name for i in images]))
-    raw.roots = [folder]
-    raw.faults = twice
-    collect(raw, [first[path].get(objects_column) for path in paths], box_format, None)
+    reader = FileImages([str(folder / path) for path in paths])
+    raw = RawData("folder of images with metadata", str(folder), [], {}, reader, faults=twice, roots=[folder])
+    collect(raw, ((str(folder / path), first[path]) for path in paths), how)
     return raw

@@ -6,8 +6,8 @@ where they are there.
 Layout: https://huggingface.co/docs/datasets/image_dataset#object-detection
 """
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from ...data.sources.columns import find_image_column, require_column
 from ...data.sources.image_source import row_name
@@ -15,12 +15,10 @@ from ...data.sources.local_tables import LocalTable
 from ...errors import InputError
 from .annotation_values import image_id_of, shown, side_in_px
 from .detection_data import TableImages
-from .raw_data import RawData, RawImage
+from .raw_data import RawData, RawImage, Reading
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-BoxFormat = Literal["xywh", "xyxy"]
 
 _CATEGORY_NAMES = ("category", "category_id", "label", "labels", "categories")
 _BOX_NAMES = ("bbox", "bboxes", "boxes")
@@ -28,24 +26,8 @@ _OPTIONAL = ("id", "bbox_id", "area", "iscrowd", "is_crowd", "segmentation", "di
 _RENAMED = {"bbox_id": "id", "is_crowd": "iscrowd"}
 
 
-def read_object_table(
-    opened: LocalTable,
-    data: str,
-    *,
-    image_column: str | None = None,
-    objects_column: str = "objects",
-    box_format: BoxFormat = "xywh",
-    group_column: str | None = None,
-) -> RawData:
-    """Images and objects of a table.
-
-    Args:
-        opened: from `mcl_hf.data.sources.local_tables`.
-        data: what the user gave, for messages.
-        image_column: found by itself where there is only one candidate.
-        objects_column: as above.
-        box_format: `xywh` (x, y, width, height, as COCO and most of the Hub) or `xyxy` (two corners), both in px.
-        group_column: names the group of each image.
+def read_object_table(opened: LocalTable, data: str, how: Reading) -> RawData:
+    """Images and objects of a table; `data` is what the user gave, for messages.
 
     Raises:
         InputError: a column or a part of one is missing, or the boxes are evidently of the other format.
@@ -54,119 +36,103 @@ def read_object_table(
     from pyarrow import compute
 
     table = opened.table
-    image_column = find_image_column(table, data, image_column)
+    image_column, objects_column = find_image_column(table, data, how.image_column), how.objects_column
     if objects_column not in table.column_names:
         raise InputError(
             f"{data} has no column '{objects_column}': its columns are {', '.join(table.column_names)}; detection "
             "needs one with bbox and category for each image"
         )
-    if group_column is not None:
-        require_column(table, data, "group_column", group_column)
-    names = _class_names(_parts(table, objects_column), data, objects_column)
+    if how.group_column is not None:
+        require_column(table, data, "group_column", how.group_column)
+    names = _class_names(table, data, objects_column)
     pictures = table.select_columns([image_column]).cast_column(image_column, Image(decode=False))
-    wanted = ("image_id", "width", "height", objects_column, group_column)
+    wanted = ("image_id", "width", "height", objects_column, how.group_column)
     others = table.select_columns([name for name in dict.fromkeys(wanted) if name in table.column_names])
     stored = pictures.with_format("arrow")[:].column(image_column)  # chunks of the file, of which no bytes are copied
     paths = compute.struct_field(stored, "path").to_pylist()
     has_bytes = compute.is_valid(compute.struct_field(stored, "bytes")).to_pylist()
     files = [None if inside else path for path, inside in zip(paths, has_bytes, strict=True)]
-    raw = RawData(opened.kind, data, [], [], {}, TableImages(pictures, image_column, files))
-    raw.roots = list(opened.roots)
-    values = []
-    for position, row in enumerate(_rows(others)):
-        path = {"path": paths[position], "bytes": b"" if has_bytes[position] else None}
-        raw.images.append(raw_image(row, position, row_name(path, f"row {position}"), group_column))
-        values.append(row[objects_column])
-    collect(raw, values, box_format, names)
+    raw = RawData(opened.kind, data, [], {}, TableImages(pictures, image_column, files), roots=[*opened.roots])
+    named = (
+        (row_name({"path": path, "bytes": b"" if inside else None}, f"row {number}"), row)
+        for number, (path, inside, row) in enumerate(zip(paths, has_bytes, _rows(others), strict=True))
+    )
+    collect(raw, named, how, names)
     return raw
 
 
-def raw_image(row: dict[str, Any], position: int, name: str, group_column: str | None) -> RawImage:
-    """The image of a row, by its `image_id` or its position; what is wrong with id or sides is its fault."""
-    image = RawImage(position, name, group=None if group_column is None else row.get(group_column))
-    try:
-        if row.get("image_id") is not None:
-            image.image_id = image_id_of(row["image_id"])
-        image.width, image.height = side_in_px(row.get("width")), side_in_px(row.get("height"))
-    except ValueError as error:
-        image.fault = str(error)
-    return image
-
-
-def collect(raw: RawData, values: Sequence[Any], box_format: BoxFormat, names: list[str] | None) -> None:
-    """Put the objects of each image, in any of the usual forms, and their classes into `raw`.
+def collect(
+    raw: RawData, rows: Iterable[tuple[str, dict[str, Any]]], how: Reading, names: list[str] | None = None
+) -> None:
+    """Put the image of each row, its objects in any of the usual forms, and their classes into `raw`.
 
     Args:
-        raw: with its images.
-        values: the objects of each.
-        box_format: of their boxes.
+        raw: without images.
+        rows: with the names of their images, whose ids are `image_id` or positions.
+        how: tells columns, and the form of boxes.
         names: of classes that are numbered from 0; None: classes are texts, in alphabetical order, or numbers.
 
     Raises:
         InputError: the boxes are evidently of the other format.
     """
-    texts: set[str] = set()
-    for position, (image, value) in enumerate(zip(raw.images, values, strict=True)):
+    for position, (name, row) in enumerate(rows):
+        image = RawImage(position, name, group=how.group_column and row.get(how.group_column))
+        raw.images.append(image)
         try:
-            entries = list(_entries(value))
+            if row.get("image_id") is not None:
+                image.image_id = image_id_of(row["image_id"])
+            image.width, image.height = side_in_px(row.get("width")), side_in_px(row.get("height"))
         except ValueError as error:
-            raw.faults.append(f"{image.name}: {error}")
+            image.fault = str(error)
+        try:
+            entries = list(_entries(row.get(how.objects_column)))
+        except ValueError as error:
+            raw.faults.append(f"{name}: {error}")
             continue
         for entry in entries:
             annotation = {_RENAMED.get(name, name): entry[name] for name in _OPTIONAL if entry.get(name) is not None}
             annotation["category_id"] = next((entry[name] for name in _CATEGORY_NAMES if name in entry), None)
-            annotation["bbox"] = _xywh(next((entry[name] for name in _BOX_NAMES if name in entry), None), box_format)
-            if isinstance(annotation["category_id"], str):
-                texts.add(annotation["category_id"])
-            raw.annotations.append((position, annotation))
-    if texts:
-        names = sorted(texts)
-        number = {name: index for index, name in enumerate(names)}
-        for _, annotation in raw.annotations:  # a number among texts is none of them
-            category = annotation["category_id"]
-            annotation["category_id"] = number[category] if isinstance(category, str) else (category,)
-    if names is not None:
+            box: Any = next((entry[name] for name in _BOX_NAMES if name in entry), None)
+            if how.box_format == "xyxy" and _is_box(box):
+                box = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+            image.objects.append(annotation | {"bbox": box})
+    given = [entry["category_id"] for _, entry in raw.objects]
+    if any(isinstance(category, str) for category in given):
+        raw.number_classes()
+    elif names is not None:
         raw.categories = dict(enumerate(names))
     else:  # plain numbers: their own names; what is none is refused by name later
-        given = {entry["category_id"] for _, entry in raw.annotations if isinstance(entry["category_id"], int | float)}
-        numbers = sorted(int(number) for number in given if number % 1 == 0)  # neither NaN nor infinite
-        raw.categories = {number: str(number) for number in numbers if abs(number) < 2**63}
-    if box_format == "xywh":
+        numbers = {number for number in given if isinstance(number, int | float) and number % 1 == 0}  # nor infinite
+        raw.categories = {number: str(number) for number in sorted(map(int, numbers)) if abs(number) < 2**63}
+    if how.box_format == "xywh":
         refuse_corners(raw)
 
 
 def _rows(table: "Dataset") -> Iterator[dict[str, Any]]:
     """Rows as plain Python, a thousand at a time."""
-    plain = table.with_format("arrow")
-    for start in range(0, len(table), 1000):
-        yield from plain[start : min(start + 1000, len(table))].to_pylist()
+    return (row for piece in table.with_format("arrow").iter(1000) for row in piece.to_pylist())
 
 
-def _parts(table: "Dataset", column: str) -> dict[str, Any]:
-    """Name -> feature of the parts of an object, for a struct of lists and for a list of structs."""
-    feature = table.features[column]
-    feature = getattr(feature, "feature", feature)  # List, LargeList
-    if isinstance(feature, list):
-        feature = feature[0]
-    if not isinstance(feature, dict):
-        raise InputError(f"column '{column}' holds {feature}, not objects with bbox and category")
-    return {name: getattr(part, "feature", part) for name, part in feature.items()}
-
-
-def _class_names(parts: dict[str, Any], data: str, column: str) -> list[str] | None:
-    """Names of the classes, where the category of objects has some.
+def _class_names(table: "Dataset", data: str, column: str) -> list[str] | None:
+    """Names of the classes, where the category of objects has some; a struct of lists and a list of structs are alike.
 
     Raises:
         InputError: objects have no boxes or no category.
     """
+    parts = _inside(table.features[column])
+    if not isinstance(parts, dict):
+        raise InputError(f"column '{column}' holds {parts}, not objects with bbox and category")
     for wanted in (_BOX_NAMES, _CATEGORY_NAMES):
         if not any(name in parts for name in wanted):
             raise InputError(f"{data}: column '{column}' has no {wanted[0]}: its parts are {', '.join(parts)}")
-    feature = next(parts[name] for name in _CATEGORY_NAMES if name in parts)
-    if isinstance(feature, list):
-        feature = feature[0]
-    names = getattr(feature, "names", None)
+    names = getattr(_inside(next(parts[name] for name in _CATEGORY_NAMES if name in parts)), "names", None)
     return None if names is None else list(names)
+
+
+def _inside(feature: Any) -> Any:
+    """What a list holds, in whichever way `datasets` says so; anything else as it is."""
+    feature = getattr(feature, "feature", feature)  # List, LargeList
+    return feature[0] if isinstance(feature, list) else feature
 
 
 def _entries(value: Any) -> Iterator[dict[str, Any]]:
@@ -194,12 +160,6 @@ def _entries(value: Any) -> Iterator[dict[str, Any]]:
         yield dict(zip(lists, parts, strict=True))
 
 
-def _xywh(box: Any, box_format: str) -> Any:
-    if box_format == "xyxy" and _is_box(box):
-        return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
-    return box
-
-
 def _is_box(box: Any) -> bool:
     return isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
 
@@ -207,8 +167,8 @@ def _is_box(box: Any) -> bool:
 def refuse_corners(raw: RawData) -> None:
     """Boxes of which most, read as x y width height, leave the image, and none does as two corners, are corners."""
     leaving = total = 0
-    for position, annotation in raw.annotations:
-        image, box = raw.images[position], annotation["bbox"]
+    for image, annotation in raw.objects:
+        box = annotation["bbox"]
         if image.width is None or image.height is None or not _is_box(box):
             continue
         if box[2] > image.width + 1 or box[3] > image.height + 1 or box[2] < box[0] or box[3] < box[1]:

@@ -7,15 +7,12 @@ object_tables -> annotation_check -> detection_data.
 import gc
 import glob
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from ...data.sources.addresses import is_hub_name
 from ...data.sources.local_tables import (
     SPLIT_OF,
-    LocalTable,
     arrow_table,
     canonical_split,
     embedded_folder,
@@ -28,30 +25,22 @@ from ...errors import InputError
 from .annotation_check import check_annotations
 from .annotation_files import Part, choose_part, is_image, split_meant, split_word, walk
 from .cityscapes import cityscapes_parts, is_cityscapes
-from .coco_format import coco_parts, read_coco
-from .csv_boxes import csv_parts, read_csv
+from .coco_format import looks_like_coco, read_coco
+from .csv_boxes import looks_like_boxes, read_csv
 from .detection_data import DetectionData
 from .metadata_folder import metadata_parts
-from .object_tables import BoxFormat, read_object_table
-from .raw_data import RawData
+from .object_tables import read_object_table
+from .raw_data import BoxFormat, RawData, Reading
 from .voc import voc_parts
 from .yolo import looks_like_labels, yaml_parts, yolo_parts
 
 __all__ = ["list_splits", "open_detection_data"]
 
 _TABLES = (".parquet", ".arrow")
-
-
-@dataclass(frozen=True)
-class _Options:
-    """How a source is to be read; see `open_detection_data`."""
-
-    images: Path | None = None
-    image_column: str | None = None
-    objects_column: str = "objects"
-    box_format: BoxFormat = "xywh"
-    group_column: str | None = None
-    allow_outside_paths: bool = False
+_LISTS = {".json": (looks_like_coco, read_coco), ".csv": (looks_like_boxes, read_csv)}
+"""Files that list images which lie in folders: ending -> how one in a folder is told, and read."""
+_NAMED_FILES = (*_LISTS, ".yaml", ".yml")
+_DEEPEST = 3  # folders that lists are looked for in, the given one included
 
 
 def open_detection_data(
@@ -87,8 +76,9 @@ def open_detection_data(
             without splits of their own (`list_splits`) are `train` or None, as a whole; of a file that was named, all
             is read, and the description says so.
         images: folder of the images of a COCO JSON or a CSV; found beside it where left out. Refused for other formats.
-        image_column, objects_column, box_format: of tables; see `read_object_table`. The last is also that of a CSV's
-            boxes where these are in one column.
+        image_column, objects_column: of tables; the first is found by itself where only one can be it.
+        box_format: of tables, and of a CSV with boxes in one column: `xywh` (x, y, width, height, as COCO and most of
+            the Hub) or `xyxy` (two corners), both in px.
         group_column: column of a table or CSV, or entry of COCO's images, that names the group of each image.
         skip_broken: leave out, and name, what would be refused.
         check_files: read the header and the end of each image file first (some seconds for a hundred thousand on a
@@ -100,11 +90,11 @@ def open_detection_data(
         InputError: nothing there, no such split, or what `check_annotations` refuses.
     """
     folder = None if images is None else Path(images)
-    options = _Options(folder, image_column, objects_column, box_format, group_column, allow_outside_paths)
+    how = Reading(folder, image_column, objects_column, box_format, group_column, allow_outside_paths)
     collects = gc.isenabled()
     gc.disable()  # it would look through a million annotations again and again, none of which is garbage yet
     try:
-        raw = _read(embedded_folder(str(spec)), split, options)
+        raw = _read(embedded_folder(str(spec)), split, how)
         return check_annotations(
             raw, skip_broken=skip_broken, check_files=check_files, allow_outside_paths=allow_outside_paths
         )
@@ -128,7 +118,7 @@ def list_splits(spec: str | Path) -> list[str]:
             return [str(name) for name in get_dataset_split_names(data)]
         except Exception:  # whatever keeps it from being listed keeps it from being opened, where it is named
             return []
-    return list(dict.fromkeys(part.split for part in _parts(data, _Options()) if part.split))
+    return list(dict.fromkeys(part.split for part in _parts(data, Reading()) if part.split))
 
 
 def has_split(spec: str | Path, split: str) -> bool:
@@ -138,13 +128,13 @@ def has_split(spec: str | Path, split: str) -> bool:
     return any(split_meant(word) == canonical_split(split) for word in list_splits(spec))
 
 
-def _read(data: str, split: str | None, options: _Options) -> RawData:
-    if options.images is not None and not options.images.is_dir():
-        raise InputError(f"--image-root {options.images} is no folder")
+def _read(data: str, split: str | None, how: Reading) -> RawData:
+    if how.images is not None and not how.images.is_dir():
+        raise InputError(f"--image-root {how.images} is no folder")
     if _is_on_hub(data):
-        _refuse_images(data, options)
-        return _hub(data, split or "train", options)
-    parts = _parts(data, options)
+        _refuse_images(data, how)
+        return _hub(data, split or "train", how)
+    parts = _parts(data, how)
     if Path(data).is_file() and len(parts) == 1 and parts[0].split is None:
         raw = parts[0].read()
         own = split_meant(split_word(Path(data).stem) or "")
@@ -154,65 +144,66 @@ def _read(data: str, split: str | None, options: _Options) -> RawData:
     return choose_part(data, parts, split).read()
 
 
-def _parts(data: str, options: _Options) -> list[Part]:
+def _parts(data: str, how: Reading) -> list[Part]:
     """What a local file, folder or glob holds, by split."""
     path, suffix = Path(data), Path(data).suffix.lower()
-    if path.is_file():
-        if suffix in (".json", ".csv"):
-            read: Callable[..., RawData]
-            read = read_coco if suffix == ".json" else partial(read_csv, box_format=options.box_format)
-            group = options.group_column
-            return [Part(None, data, partial(read, path, options.images, split_word(path.stem), group_column=group))]
-        _refuse_images(data, options)
-        if suffix in (".yaml", ".yml"):
-            return yaml_parts(path)
-        return _table_parts(data, [path], options)
-    if suffix in (".json", ".csv", ".yaml", ".yml") and not path.exists():  # which the Hub need not be asked about
-        raise InputError(f"{path} is not there: name an annotation file, or the folder that holds it")
     if path.is_dir():
-        return _folder_parts(path, options)
-    if glob.has_magic(data):
-        _refuse_images(data, options)
-        return _table_parts(data, [Path(file) for file in _matching(data)], options)
-    raise InputError(f"data '{data}' is no local file or folder and no name of a data set on the Hub")
+        return _folder_parts(path, how)
+    if path.is_file() and suffix in _LISTS:
+        return [Part(None, data, partial(_LISTS[suffix][1], path, how, split_word(path.stem)))]
+    if not path.exists() and suffix in _NAMED_FILES:  # which the Hub need not be asked about
+        raise InputError(f"{path} is not there: name an annotation file, or the folder that holds it")
+    if not path.is_file() and not glob.has_magic(data):
+        raise InputError(f"data '{data}' is no local file or folder and no name of a data set on the Hub")
+    _refuse_images(data, how)
+    if suffix in _NAMED_FILES:
+        return yaml_parts(path)
+    return _table_parts(data, [path] if path.is_file() else [Path(file) for file in _matching(data)], how)
 
 
-def _folder_parts(folder: Path, options: _Options) -> list[Part]:
-    images, group = options.images, options.group_column
+def _folder_parts(folder: Path, how: Reading) -> list[Part]:
     if is_cityscapes(folder):
-        _refuse_images(str(folder), options)
+        _refuse_images(str(folder), how)
         return cityscapes_parts(folder)
     files = walk(folder)
-    coco = partial(coco_parts, folder, files, images, group)
-    boxes = partial(csv_parts, folder, files, images, group, options.box_format)
-    if images is not None:
-        found = coco() or boxes()
+    if how.images is not None:
+        found = _listed(folder, files, ".json", how) or _listed(folder, files, ".csv", how)
         if not found:
-            _refuse_images(str(folder), options)
+            _refuse_images(str(folder), how)
         return found
     # a folder may hold its annotations in several formats: the one that says the most is read
-    table = {"objects_column": options.objects_column, "box_format": options.box_format, "group_column": group}
     is_voc = any("ImageSets" in name.split("/")[:-1] for name in files)
     found = (
         (voc_parts(folder, files) if is_voc else [])
-        or coco()
-        or yolo_parts(folder, files, options.allow_outside_paths)
-        or metadata_parts(folder, files, **table)  # type: ignore[arg-type]
+        or _listed(folder, files, ".json", how)
+        or yolo_parts(folder, files, how.allow_outside_paths)
+        or metadata_parts(folder, files, how)
         or voc_parts(folder, files)
-        or boxes()
+        or _listed(folder, files, ".csv", how)
     )
     shards = [name for end in _TABLES for name in files if name.lower().endswith(end)]
     if not found and shards:
-        return _table_parts(str(folder), [folder / name for name in shards], options)
+        return _table_parts(str(folder), [folder / name for name in shards], how)
     if not found:
         raise InputError(f"{folder} holds no annotations that are known: {_seen(folder, files)}")
     return found
 
 
-def _refuse_images(data: str, options: _Options) -> None:
-    if options.images is not None:
+def _listed(folder: Path, files: list[str], suffix: str, how: Reading) -> list[Part]:
+    """The COCO JSONs or the CSVs of boxes of a folder, one part each."""
+    is_list, read = _LISTS[suffix]
+    found = []
+    for name in files:
+        if name.lower().endswith(suffix) and name.count("/") < _DEEPEST and is_list(folder / name):
+            split = split_word(name.removesuffix(Path(name).suffix))
+            found.append(Part(split, name, partial(read, folder / name, how, split, folder)))
+    return found
+
+
+def _refuse_images(data: str, how: Reading) -> None:
+    if how.images is not None:
         raise InputError(
-            f"--image-root {options.images} belongs to a COCO JSON or a CSV, which {data} is not and does not hold"
+            f"--image-root {how.images} belongs to a COCO JSON or a CSV, which {data} is not and does not hold"
         )
 
 
@@ -240,7 +231,7 @@ def _matching(data: str) -> list[str]:
     return sorted(glob.glob(str(Path(glob.escape(str(fixed))) / rest), recursive=True))  # noqa: PTH207
 
 
-def _table_parts(data: str, files: list[Path], options: _Options) -> list[Part]:
+def _table_parts(data: str, files: list[Path], how: Reading) -> list[Part]:
     suffix = files[0].suffix.lower() if files else ""
     if suffix not in ("", *_TABLES):
         raise InputError(
@@ -249,7 +240,7 @@ def _table_parts(data: str, files: list[Path], options: _Options) -> list[Part]:
     opener = arrow_table if suffix == ".arrow" else parquet_table
 
     def read(split: str | None) -> RawData:
-        return _read_table(opener(data, files, split), data, options)
+        return read_object_table(opener(data, files, split), data, how)
 
     files = without_caches(files)
     told = splits_of_files(files, Path(data))
@@ -259,30 +250,19 @@ def _table_parts(data: str, files: list[Path], options: _Options) -> list[Part]:
     return [Part(split, data, partial(read, split)) for split in splits]
 
 
-def _read_table(opened: LocalTable, data: str, options: _Options) -> RawData:
-    return read_object_table(
-        opened,
-        data,
-        image_column=options.image_column,
-        objects_column=options.objects_column,
-        box_format=options.box_format,
-        group_column=options.group_column,
-    )
-
-
 def _is_on_hub(data: str) -> bool:
     path = Path(data)
-    named_file = path.suffix.lower() in (".json", ".csv", ".yaml", ".yml")
-    return not path.exists() and not named_file and not glob.has_magic(data) and is_hub_name(data)
+    is_local = path.exists() or path.suffix.lower() in _NAMED_FILES or glob.has_magic(data)
+    return not is_local and is_hub_name(data)
 
 
-def _hub(data: str, split: str, options: _Options) -> RawData:
+def _hub(data: str, split: str, how: Reading) -> RawData:
     """A data set of the Hub; where it has no split of this name, that of another name for the same."""
     names = [split, *(name for name, of in SPLIT_OF.items() if of == canonical_split(split) and name != split)]
     refused: InputError | None = None
     for name in names:
         try:
-            return _read_table(hub_table(data, name), data, options)
+            return read_object_table(hub_table(data, name), data, how)
         except InputError as error:
             refused = refused or error
             if "split" not in str(error).lower():

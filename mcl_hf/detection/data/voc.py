@@ -10,15 +10,24 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from .annotation_files import Part, is_image, read_text, refuse_pipe, split_word, unique_names
+from .annotation_files import (
+    Part,
+    by_split,
+    by_stem,
+    in_threads,
+    is_image,
+    read_text,
+    refuse_pipe,
+    split_word,
+    unique_names,
+)
 from .annotation_values import side_in_px
-from .detection_data import FileImages
 from .raw_data import RawData, RawImage
 
 VOC_CLASSES = (
@@ -57,12 +66,9 @@ def voc_parts(folder: Path, files: list[str]) -> list[Part]:
             )
             for split in sorted(lists)
         ]
-    told: dict[str | None, list[str]] = defaultdict(list)
-    for name in named_so:
-        told[split_word(name.rpartition("/")[0])].append(name)
     return [
         Part(split, f"{len(found)} .xml files", partial(_read_unlisted, folder, found, named_so, images, split))
-        for split, found in told.items()
+        for split, found in by_split(named_so).items()
     ]
 
 
@@ -111,48 +117,34 @@ def _read(folder: Path, files: Sequence[str], *, images: list[str], kind: str) -
     Raises:
         InputError: not one of the files belongs to an image.
     """
-    with ThreadPoolExecutor(8) as pool:
-        parsed = list(pool.map(partial(_read_xml, folder), files))
-    found = {annotation["category"] for _, annotations in parsed for annotation in annotations}
-    names = list(VOC_CLASSES) if found <= set(VOC_CLASSES) else sorted(found)
-    number = {name: index for index, name in enumerate(names, start=1)}
-    annotations: list[tuple[int, dict[str, Any]]] = []
-    for position, (_, listed_here) in enumerate(parsed):
-        for annotation in listed_here:
-            annotation |= {"id": len(annotations) + 1, "category_id": number[annotation["category"]]}
-            annotations.append((position, annotation))
-    by_stem: dict[str, list[str]] = defaultdict(list)
-    for path in images:
-        by_stem[path.rpartition("/")[2].rpartition(".")[0]].append(path)
-    unmatched = 0
-    for file, image_id, (image, _) in zip(files, unique_names(files), parsed, strict=True):
+    parsed = in_threads(partial(_read_xml, folder), files)
+    there, unmatched = by_stem(images), 0
+    for file, image_id, image in zip(files, unique_names(files), parsed, strict=True):
         image.image_id = image_id
         stem, listed = file.rpartition("/")[2][:-4], image.name.replace("\\", "/").rpartition("/")[2]
-        candidates = by_stem.get(stem) or by_stem.get(listed.rpartition(".")[0], [])
+        candidates = there.get(stem) or there.get(listed.rpartition(".")[0], [])
         beside = f"{file.rpartition('/')[0]}/{listed or f'{stem}.jpg'}"
         image.name = str(folder / (min(candidates, key=partial(_distance, file)) if candidates else beside))
         unmatched += not candidates
     if unmatched == len(files):
         raise InputError(f"{folder}: {len(files)} VOC .xml files, but no image has the name of any")
-    raws = [image for image, _ in parsed]
-    reader = FileImages([image.name for image in raws])
-    categories = {index: name for name, index in number.items()}
-    return RawData(kind, str(folder), raws, annotations, categories, reader, is_voc=True, roots=[folder])
+    raw = RawData(kind, str(folder), parsed, {}, is_voc=True, roots=[folder])
+    raw.number_classes(1, VOC_CLASSES)
+    raw.number_objects()
+    return raw
 
 
 def _distance(file: str, image: str) -> tuple[int, bool, int, str]:
     """How far an image of the same name lies from an XML file: VOC has masks of that name, other splits too."""
     one, other = file.split("/")[:-1], image.split("/")[:-1]
-    shared = 0
-    while shared < min(len(one), len(other)) and one[shared] == other[shared]:
-        shared += 1
+    shared = len([*takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))])
     usual = one == other or any(part.lower() in _IMAGE_FOLDERS for part in other)
     alike = len(set(one) & set(other))  # annotations/train and images/train
     return -shared - alike, not usual, len(other), image
 
 
-def _read_xml(folder: Path, name: str) -> tuple[RawImage, list[dict[str, Any]]]:
-    """An image, called as the file says, and its objects; what is wrong with the file is the image's fault."""
+def _read_xml(folder: Path, name: str) -> RawImage:
+    """An image, called as the file says, with its objects; what is wrong with the file is the image's fault."""
     file = folder / name
     try:
         refuse_pipe(file)
@@ -161,13 +153,13 @@ def _read_xml(folder: Path, name: str) -> tuple[RawImage, list[dict[str, Any]]]:
             raise ValueError(f"it holds <{root.tag[:60]}>, not <annotation>")
         size = root.find("size")
         width, height = (side_in_px(size.findtext(side)) if size is not None else None for side in ("width", "height"))
-        annotations = list(_objects(root))
-        return RawImage(name, root.findtext("filename") or "", width or None, height or None), annotations
+        listed = root.findtext("filename") or ""
+        return RawImage(name, listed, width or None, height or None, objects=list(_objects(root)))
     except OSError as error:
         fault = f"{file} cannot be read: {error.strerror or error}"
     except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
         fault = f"{file} is not in Pascal VOC's format: {error}"
-    return RawImage(name, "", fault=fault), []
+    return RawImage(name, "", fault=fault)
 
 
 def _objects(root: ElementTree.Element) -> Iterator[dict[str, Any]]:
@@ -176,7 +168,7 @@ def _objects(root: ElementTree.Element) -> Iterator[dict[str, Any]]:
         x0, y0, x1, y1 = (float(_text(box, side)) for side in ("xmin", "ymin", "xmax", "ymax"))
         difficult = (entry.findtext("difficult") or "").strip()
         yield {
-            "category": _text(entry, "name").strip(),
+            "category_id": _text(entry, "name").strip(),
             "bbox": [x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1],
             "difficult": 0 if difficult.lower() == "unspecified" else difficult,
         }

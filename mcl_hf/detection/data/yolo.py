@@ -8,20 +8,19 @@ without splits of its own, those are taken that folders tell (`images/train` or 
 """
 
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from ...errors import InputError
 from ...plain_text import plain_text
-from .annotation_files import Part, is_image, read_text, refuse_pipe, split_word, unique_names, walk
+from .annotation_files import Part, by_split, in_threads, is_image, read_text, refuse_pipe, unique_names, walk
 from .annotation_values import shown
-from .detection_data import DetectionData, FileImages
+from .detection_data import DetectionData
 from .raw_data import RawData, RawImage
 
 _SPLITS = ("train", "val", "test")
@@ -112,26 +111,30 @@ def write_yolo(folder: str | Path, data: DetectionData, results: Iterable[dict[s
     lines: dict[Any, list[str]] = {image_id: [] for image_id in data.image_ids}
     for item in data if results is None else ():
         sides = [item.width, item.height]
-        for box, label, part in zip(item.boxes, item.labels, item.segmentations, strict=True):
-            polygon = part[0] if isinstance(part, list) and len(part) == 1 else None
-            if polygon is None:
-                numbers = [*(box[:2] + box[2:]) / 2 / sides, *(box[2:] - box[:2]) / sides]
+        for n in np.flatnonzero(~item.iscrowd):
+            box, part = item.boxes[n], item.segmentations[n]
+            if isinstance(part, list) and len(part) == 1:
+                numbers = [side / sides[place % 2] for place, side in enumerate(part[0])]
             else:
-                numbers = [side / sides[place % 2] for place, side in enumerate(polygon)]
-            lines[item.image_id].append(_line(label, numbers))
-    if results is not None:
-        label_of = {category: label for label, category in enumerate(data.category_ids)}
-        size_of = dict(zip(data.image_ids, zip(data.widths, data.heights, strict=True), strict=True))
-        for result in results:
-            (x, y, w, h), (width, height) = result["bbox"], size_of[result["image_id"]]
-            numbers = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height, result["score"]]
-            lines[result["image_id"]].append(_line(label_of[result["category_id"]], numbers))
+                numbers = [*(box[:2] + box[2:]) / 2 / sides, *(box[2:] - box[:2]) / sides]
+            lines[item.image_id].append(_line(item.labels[n], numbers))
+    label_of = {category: label for label, category in enumerate(data.category_ids)}
+    size_of = dict(zip(data.image_ids, zip(data.widths, data.heights, strict=True), strict=True))
+    for result in results or ():
+        (x, y, w, h), (width, height) = result["bbox"], size_of[result["image_id"]]
+        numbers = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height, result["score"]]
+        lines[result["image_id"]].append(_line(label_of[result["category_id"]], numbers))
     written = [folder / "classes.txt"]
     written[0].write_text("".join(f"{name}\n" for name in data.category_names), encoding="utf-8")
-    for image_id, stem in zip(data.image_ids, unique_names(data.names), strict=True):
-        written.append(folder / f"{stem.replace('/', '_')}.txt")
+    for image_id, stem in zip(data.image_ids, label_stems(data), strict=True):
+        written.append(folder / f"{stem}.txt")
         written[-1].write_text("".join(lines[image_id]), encoding="utf-8")
     return written
+
+
+def label_stems(data: DetectionData) -> list[str]:
+    """What the files of labels of each image are called, without their ending."""
+    return [name.replace("/", "_") for name in unique_names(data.names)]
 
 
 def _line(label: int, numbers: Sequence[float]) -> str:
@@ -147,14 +150,12 @@ def _load_yaml(file: Path) -> Any:
 
 def _folder_parts(folder: Path, names: dict[int, str], files: Sequence[str]) -> list[Part]:
     """Images by the splits that their folders tell; all of them as one part where these tell none."""
-    told: dict[str | None, list[str]] = defaultdict(list)
-    for name in files:
-        if is_image(name):
-            told[split_word(name.rpartition("/")[0])].append(str(folder / name))
-    return [
-        Part(split, f"{len(found)} images", partial(_read_images, str(folder), found, names, split, [folder]))
-        for split, found in told.items()
-    ]
+    parts = []
+    for split, found in by_split(filter(is_image, files)).items():
+        paths = [str(folder / name) for name in found]
+        read = partial(_read_images, str(folder), paths, names, split, [folder])
+        parts.append(Part(split, f"{len(found)} images", read))
+    return parts
 
 
 def _read_entries(
@@ -219,21 +220,17 @@ def _read_images(
     paths = list(dict.fromkeys(paths))
     kind = "YOLO" if split is None else f"YOLO, split {split}"
     images = [RawImage(name, path) for name, path in zip(unique_names(paths), paths, strict=True)]
-    raw = RawData(kind, source, images, [], names, FileImages(paths), in_shares=True, roots=roots)
-    with ThreadPoolExecutor(8) as pool:
-        texts = list(pool.map(_label_text, paths))
+    raw = RawData(kind, source, images, names, in_shares=True, roots=roots)
+    texts = in_threads(_label_text, paths)
     if paths and not any(text is not None for text in texts):
         raise InputError(f"{source}: none of {len(paths)} images has a label file, such as {_label_files(paths[0])[0]}")
-    for position, text in enumerate(texts):
+    for image, text in zip(images, texts, strict=True):
         for number, line in enumerate((text or "").splitlines(), start=1):
-            if not line.strip():
-                continue
             try:
-                annotation = _object(line.split())
+                image.objects += [_object(line.split())] if line.strip() else []
             except (ValueError, OverflowError) as error:
-                raw.faults.append(f"{_label_files(paths[position])[0]}, line {number}: {error}")
-                continue
-            raw.annotations.append((position, {**annotation, "id": len(raw.annotations) + 1}))
+                raw.faults.append(f"{_label_files(image.name)[0]}, line {number}: {error}")
+    raw.number_objects()
     without = [path for path, text in zip(paths, texts, strict=True) if text is None]
     raw.notes.append(("images without a label file", without, "taken as images without objects"))
     return raw

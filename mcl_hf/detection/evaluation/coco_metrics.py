@@ -8,7 +8,7 @@ does.
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
@@ -82,11 +82,25 @@ def count_matches(
     Raises:
         InputError: the library is not installed.
     """
-    module = import_backend(backend)
+    module: Any = import_backend(backend)
     truth, found = _coco_inputs(data, results, kind, class_agnostic)
+    if backend == "pycocotools":
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    else:
+        COCO, COCOeval = module.COCO, module.COCOeval_faster
     with contextlib.redirect_stdout(io.StringIO()):  # these libraries report their progress by print
-        evaluation = _RUN[backend](module, truth, found, kind)
-    return CocoArrays(np.asarray(evaluation["precision"], np.float64), np.asarray(evaluation["recall"], np.float64))
+        annotated, predicted = COCO(), COCO()
+        annotated.dataset, predicted.dataset = truth, {**truth, "annotations": []}
+        annotated.createIndex()
+        predicted.createIndex()
+        if found:  # loadRes looks at the first result
+            predicted = annotated.loadRes(found)
+        evaluation = COCOeval(annotated, predicted, kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    counted = evaluation.eval
+    return CocoArrays(np.asarray(counted["precision"], np.float64), np.asarray(counted["recall"], np.float64))
 
 
 def import_backend(backend: str) -> Any:
@@ -118,7 +132,9 @@ def _coco_inputs(
     COCO's tools take an object of id 0 for unmatched, and the fast ones take no texts as ids. The order is kept because
     it decides which of two equal scores comes first.
     """
-    order = sorted(range(len(data)), key=_by_id(data))
+    are_numbers = all(isinstance(image_id, int) for image_id in data.image_ids)
+    keys: list[Any] = data.image_ids if are_numbers else list(map(str, data.image_ids))
+    order = sorted(range(len(data)), key=keys.__getitem__)
     image_number = {data.image_ids[index]: number for number, index in enumerate(order, start=1)}
     label_of = {category: index for index, category in enumerate(data.category_ids)}
     images: list[dict[str, Any]] = []
@@ -151,7 +167,7 @@ def _coco_inputs(
         "categories": [{"id": number, "name": name} for number, name in enumerate(names, start=1)],
     }
     if class_agnostic:  # as useCats = 0 does: of equal scores in an image, the class with the smaller id comes first
-        results = sorted(results, key=_by_label(label_of))
+        results = sorted(results, key=lambda result: label_of[result["category_id"]])
     found = []
     for result in results:
         number = image_number[result["image_id"]]
@@ -164,50 +180,3 @@ def _coco_inputs(
             entry["segmentation"] = to_rle(result["segmentation"], size["height"], size["width"])
         found.append(entry)
     return truth, found
-
-
-def _by_id(data: DetectionData) -> Any:
-    numbers = all(isinstance(image_id, int) for image_id in data.image_ids)
-
-    def key(index: int) -> Any:
-        image_id = data.image_ids[index]
-        return image_id if numbers else str(image_id)
-
-    return key
-
-
-def _by_label(label_of: Mapping[int, int]) -> Any:
-    def key(result: Result) -> int:
-        return label_of[result["category_id"]]
-
-    return key
-
-
-def _pycocotools(module: Any, truth: dict[str, Any], found: list[Result], kind: str) -> Mapping[str, Any]:
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    return _python_coco(COCO, COCOeval, truth, found, kind)
-
-
-def _faster_coco_eval(module: Any, truth: dict[str, Any], found: list[Result], kind: str) -> Mapping[str, Any]:
-    return _python_coco(module.COCO, module.COCOeval_faster, truth, found, kind)
-
-
-def _python_coco(coco: Any, coco_eval: Any, truth: dict[str, Any], found: list[Result], kind: str) -> Mapping[str, Any]:
-    annotated = coco()
-    annotated.dataset = truth
-    annotated.createIndex()
-    if found:
-        predicted = annotated.loadRes(found)
-    else:  # loadRes looks at the first result
-        predicted = coco()
-        predicted.dataset = {**truth, "annotations": []}
-        predicted.createIndex()
-    evaluation = coco_eval(annotated, predicted, kind)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return evaluation.eval
-
-
-_RUN = {"pycocotools": _pycocotools, "faster-coco-eval": _faster_coco_eval}

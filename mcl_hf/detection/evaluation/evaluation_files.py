@@ -16,11 +16,11 @@ from ...data.decode import BrokenImage
 from ...errors import InputError
 from ...viz.detections import DrawnImage, DrawnObjects, detections_picture, none_found
 from ...viz.precision_recall import precision_recall_picture
-from ..data.detection_data import DetectionData, DetectionItem, ImageId
+from ..data.detection_data import DetectionData, DetectionItem
 from ..models.masks import MaskSequence
 from .coco_metrics import RECALLS
 from .evaluate import DetectionMetrics, KindMetrics
-from .results import Result, write_results
+from .results import Result, by_image, write_results
 
 
 def write_evaluation(
@@ -69,10 +69,7 @@ def write_evaluation(
 def drawn_images(data: DetectionData, results: Sequence[Result], count: int, score: float) -> list[DrawnImage]:
     """Evenly spread images with their annotations and their predictions from a score on, best first."""
     indices = np.unique(np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int))
-    of_image: dict[ImageId, list[Result]] = {data.image_ids[index]: [] for index in indices}
-    for result in results:
-        if result["image_id"] in of_image:
-            of_image[result["image_id"]].append(result)
+    of_image = by_image(results, [data.image_ids[index] for index in indices])
     drawn = []
     for index in indices:
         item = data[int(index)]
@@ -89,12 +86,14 @@ def draw_image(
     Raises:
         BrokenImage: it does not decode.
     """
-    best = sorted(results, key=_score, reverse=True)
+    best = sorted(results, key=lambda result: result["score"], reverse=True)
     found = [result for result in best if result["score"] >= least]
     note = (
         f"{len(found)} of score {least:g} or more" if found else none_found(least, best[0]["score"] if best else None)
     )
-    return DrawnImage(item.decode(), item.name, _annotated(item, data), _predicted(found, item, data), title + note)
+    return DrawnImage(
+        item.decode(), item.name, _annotated(item, data), predicted_objects(found, item, data), title + note
+    )
 
 
 def _annotated(item: DetectionItem, data: DetectionData) -> DrawnObjects:
@@ -106,7 +105,8 @@ def _annotated(item: DetectionItem, data: DetectionData) -> DrawnObjects:
     return DrawnObjects(item.boxes, item.labels, names, item.each_mask() if data.has_masks else None, ignored)
 
 
-def _predicted(found: Sequence[Result], item: DetectionItem, data: DetectionData) -> DrawnObjects:
+def predicted_objects(found: Sequence[Result], item: DetectionItem, data: DetectionData) -> DrawnObjects:
+    """What was found in an image, with its names and scores."""
     label_of = {category: index for index, category in enumerate(data.category_ids)}
     labels = np.array([label_of[result["category_id"]] for result in found], np.int64)
     boxes = np.array([result.get("bbox", (0, 0, 0, 0)) for result in found], np.float64).reshape(-1, 4)
@@ -115,10 +115,6 @@ def _predicted(found: Sequence[Result], item: DetectionItem, data: DetectionData
     if found and all("segmentation" in result for result in found):
         masks = MaskSequence([result["segmentation"] for result in found], item.height, item.width)
     return DrawnObjects(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1), labels, names, masks)
-
-
-def _score(result: Result) -> float:
-    return result["score"]
 
 
 def _summary(name: str, kind: KindMetrics) -> str:

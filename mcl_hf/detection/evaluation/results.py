@@ -18,8 +18,8 @@ from ...errors import InputError
 from ...plain_text import plain_text
 from ..data.annotation_values import shown
 from ..data.coco_format import load_json
-from ..data.detection_data import DetectionData, ImageId
-from ..models.masks import clean_segmentation, run_length_faults, to_rle
+from ..data.detection_data import DetectionData, DetectionItem, ImageId
+from ..models.masks import as_text, clean_segmentation, run_length_faults, to_rle
 
 Result = dict[str, Any]
 
@@ -71,23 +71,16 @@ def to_results(detections: Iterable[ImageDetections], data: DetectionData) -> li
 
 def ground_truth_results(data: DetectionData) -> list[Result]:
     """The annotations themselves as results of score 1, crowds left out: what a perfect detector would say."""
-    results = []
-    for item in data:
-        bbox = np.concatenate([item.boxes[:, :2], item.boxes[:, 2:] - item.boxes[:, :2]], axis=1)
-        for n in np.flatnonzero(~item.iscrowd):
-            result: Result = {
-                "image_id": item.image_id,
-                "category_id": data.category_ids[int(item.labels[n])],
-                "bbox": bbox[n].tolist(),
-                "score": 1.0,
-            }
-            if data.has_masks:
-                rle = to_rle(item.segmentations[n], item.height, item.width)
-                counts = rle["counts"]
-                text = counts.decode("ascii") if isinstance(counts, bytes) else counts
-                result["segmentation"] = {"size": [int(side) for side in rle["size"]], "counts": text}
-            results.append(result)
-    return results
+    with_masks = data.has_masks
+
+    def perfect(item: DetectionItem) -> ImageDetections:
+        single = ~item.iscrowd
+        masks = None
+        if with_masks:
+            masks = [as_text(to_rle(item.segmentations[n], item.height, item.width)) for n in np.flatnonzero(single)]
+        return ImageDetections(item.image_id, item.boxes[single], np.ones(single.sum()), item.labels[single], masks)
+
+    return to_results(map(perfect, data), data)
 
 
 def write_results(path: str | Path, results: Sequence[Result]) -> None:
@@ -133,29 +126,27 @@ def check_results(
     """
     sizes = image_sizes(data)
     categories = set(data.category_ids)
-    kept: list[Result] = []
-    numbers: list[int] = []  # of those that are kept
+    kept: dict[int, Result] = {}
     faults: dict[int, str] = {}
     for number, result in enumerate(results, start=1):
         try:
-            kept.append(_checked(result, data, sizes, categories))
-            numbers.append(number)
+            kept[number] = _checked(result, data, sizes, categories)
         except (ValueError, TypeError, OverflowError) as error:
             faults[number] = f"{name}, result {number}{error}"
             if left_out is None:
                 break
-    masks = [place for place, result in enumerate(kept) if isinstance(_counts(result), str)]
-    pixels = [math.prod(sizes[kept[place]["image_id"]]) for place in masks]
-    for place, fault in run_length_faults([_counts(kept[place]) for place in masks], pixels).items():
-        faults[numbers[masks[place]]] = f"{name}, result {numbers[masks[place]]}: its mask cannot be scored: {fault}"
-    if left_out is not None and data.has_masks and any("segmentation" in result for result in kept):
-        bare = [number for number, result in zip(numbers, kept, strict=True) if "segmentation" not in result]
-        faults |= {number: f"{name}, result {number} has no mask, as others have" for number in bare}
+    masks = [number for number, result in kept.items() if isinstance(_counts(result), str)]
+    pixels = [math.prod(sizes[kept[number]["image_id"]]) for number in masks]
+    for place, fault in run_length_faults([_counts(kept[number]) for number in masks], pixels).items():
+        faults[masks[place]] = f"{name}, result {masks[place]}: its mask cannot be scored: {fault}"
     if faults and left_out is None:
         raise InputError(plain_text(faults[min(faults)]))
     if left_out is not None:
+        if data.has_masks and any("segmentation" in result for result in kept.values()):
+            bare = [number for number, result in kept.items() if "segmentation" not in result]
+            faults |= {number: f"{name}, result {number} has no mask, as others have" for number in bare}
         left_out += [plain_text(faults[number]) for number in sorted(faults)]
-    return [result for number, result in zip(numbers, kept, strict=True) if number not in faults]
+    return [result for number, result in kept.items() if number not in faults]
 
 
 def _checked(result: Any, data: DetectionData, sizes: dict[ImageId, tuple[int, int]], categories: set[int]) -> Result:
@@ -214,19 +205,27 @@ def image_sizes(data: DetectionData) -> dict[ImageId, tuple[int, int]]:
     }
 
 
+def by_image(results: Iterable[Result], image_ids: Iterable[ImageId]) -> dict[ImageId, list[Result]]:
+    """Those of each of these images, in their order."""
+    of_image: dict[ImageId, list[Result]] = {image_id: [] for image_id in image_ids}
+    for result in results:
+        if result["image_id"] in of_image:
+            of_image[result["image_id"]].append(result)
+    return of_image
+
+
 def merge_results(shards: Sequence[Sequence[Result]], data: DetectionData) -> list[Result]:
     """The results of several processes as one process would have given them: image after image, in the data's order.
 
     An image that several shards hold, as samplers that fill up the last batch make it, is taken from the first. The
     order within an image is kept, so that scores that are equal stay in it and figures agree to the last digit.
     """
-    of_image: dict[ImageId, list[Result]] = {}
-    for shard in shards:
-        here: dict[ImageId, list[Result]] = {}
-        for result in shard:
-            here.setdefault(result["image_id"], []).append(result)
-        of_image = here | of_image
-    return [result for image_id in data.image_ids for result in of_image.get(image_id, ())]
+    found = [by_image(shard, data.image_ids) for shard in shards]
+    return [
+        result
+        for image_id in data.image_ids
+        for result in next((of_image[image_id] for of_image in found if of_image[image_id]), ())
+    ]
 
 
 def gather_results(results: Sequence[Result], data: DetectionData) -> list[Result]:
@@ -235,9 +234,7 @@ def gather_results(results: Sequence[Result], data: DetectionData) -> list[Resul
 
     from ...models.collectives import world_size
 
-    shards: list[Any] = [None] * world_size()
-    if world_size() == 1:
-        shards = [results]
-    else:
+    shards: list[Any] = [results] * world_size()
+    if world_size() > 1:
         dist.all_gather_object(shards, list(results))
     return merge_results(shards, data)

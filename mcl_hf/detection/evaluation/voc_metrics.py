@@ -60,9 +60,7 @@ def _curve(
         return None, np.zeros(0)
     taken = np.zeros(len(columns.labels), bool)
     hits, misses = np.zeros(len(found)), np.zeros(len(found))
-    order = np.argsort([-result["score"] for result in found], kind="stable")
-    for place, number in enumerate(order):
-        result = found[number]
+    for place, result in enumerate(sorted(found, key=lambda result: -result["score"])):
         start, end = columns.offsets[index_of[result["image_id"]] :][:2]
         rows = np.arange(start, end)[columns.labels[start:end] == label]
         overlaps = box_iou(np.asarray(result["bbox"], np.float64), columns.bbox[rows])

@@ -198,8 +198,14 @@ def encode_masks(masks: Iterable[np.ndarray]) -> list[dict[str, Any]]:
     """Run lengths with counts as text, which JSON can hold, of masks `(height, width)` each, bool or 0 and 1."""
     from pycocotools import mask as coco_mask
 
-    rles = [coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks]
-    return [{"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")} for rle in rles]
+    return [as_text(coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))) for mask in masks]
+
+
+def as_text(rle: dict[str, Any]) -> dict[str, Any]:
+    """Compressed run lengths whose counts are text and no bytes."""
+    counts = rle["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return {"size": [int(side) for side in rle["size"]], "counts": text}
 
 
 def boxes_around(masks: Sequence[dict[str, Any]]) -> np.ndarray:

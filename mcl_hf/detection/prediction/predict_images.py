@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...data.decode import BrokenImage, open_image
+from ...data.decode import BrokenImage
 from ...errors import InputError
 from ...plain_text import plain_text
+from ..data.annotation_check import check_images, checked_data
 from ..data.annotation_files import is_image, walk
-from ..data.detection_data import AnnotationColumns, DetectionData, FileImages, ImageId
+from ..data.detection_data import AnnotationColumns, DetectionData, ImageId
+from ..data.raw_data import RawData, RawImage
 from ..evaluation import predict_data as prediction
 from ..evaluation.predict_data import Precision, open_detector
 from ..evaluation.results import ImageDetections, Result, to_results
@@ -206,34 +208,11 @@ def without_written(files: Sequence[str], folder: Path) -> list[str]:
 
 def images_as_data(files: Sequence[str], class_names: Sequence[str]) -> tuple[DetectionData, dict[str, str]]:
     """Images without annotations, ids from 1, and what is wrong with those that cannot be opened."""
-    sizes: dict[str, tuple[int, int]] = {}
-    broken: dict[str, str] = {}
-    reader = FileImages(list(files))
-    for position, name in enumerate(files):
-        try:
-            opened = open_image(reader.read(position))
-            sizes[name] = (opened.width, opened.height)
-        except BrokenImage as error:
-            broken[name] = str(error)
-    whole = [position for position, name in enumerate(files) if name in sizes]
-    none = np.zeros(0)
-    columns = AnnotationColumns(
-        np.zeros(len(whole) + 1, np.int64), np.zeros((0, 4)), none.astype(np.int64), none.astype(bool),
-        none.astype(bool), none, np.zeros(1, np.int64), none.astype(np.uint8),
-    )  # fmt: skip
-    return DetectionData(
-        kind="images",
-        source=files[0],
-        category_ids=list(range(1, len(class_names) + 1)),
-        category_names=list(class_names),
-        image_ids=list(range(1, len(whole) + 1)),
-        names=[files[position] for position in whole],
-        widths=np.array([sizes[files[position]][0] for position in whole], np.int64),
-        heights=np.array([sizes[files[position]][1] for position in whole], np.int64),
-        columns=columns,
-        reader=reader,
-        positions=np.array(whole, np.int64),
-    ), broken
+    raw = RawData("images", files[0], [RawImage(name, name) for name in files], dict(enumerate(class_names, start=1)))
+    broken, _ = check_images(raw, check_files=False, allow_outside=True)
+    data = checked_data(raw, broken, AnnotationColumns.of([0] * (len(files) - len(broken))))
+    data.image_ids = list(range(1, len(data) + 1))
+    return data, {files[position]: fault for position, fault in broken.items()}
 
 
 def _begin(folder: Path | None, asked: dict[str, Any], resume: bool) -> tuple[dict[str, dict[str, Any]], Any]:

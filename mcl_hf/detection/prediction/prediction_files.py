@@ -18,17 +18,15 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
 import yaml
-from PIL import Image
 
 from ...errors import InputError
-from ...viz.detections import DrawnObjects, draw_objects, none_found
-from ..data.annotation_files import unique_names
+from ...viz.detections import draw_objects, none_found
 from ..data.detection_data import DetectionData, ImageId
-from ..data.yolo import write_yolo
-from ..evaluation.results import Result
-from ..models.masks import MaskSequence, mask_area
+from ..data.yolo import label_stems, write_yolo
+from ..evaluation.evaluation_files import predicted_objects
+from ..evaluation.results import Result, by_image
+from ..models.masks import mask_area
 
 FORMATS = ("coco", "yolo", "voc")
 WRITTEN = ("yolo", "voc", "pictures")
@@ -45,9 +43,7 @@ def write_predictions(
     Raises:
         InputError: the folder cannot be written.
     """
-    of_image: dict[ImageId, list[Result]] = {image_id: [] for image_id in data.image_ids}
-    for result in results:
-        of_image[result["image_id"]].append(result)
+    of_image = by_image(results, data.image_ids)
     writers = {"coco": _write_coco, "yolo": _write_yolo, "voc": _write_voc}
     try:
         written = [writers[name](folder, data, of_image) for name in formats]
@@ -125,8 +121,8 @@ def _link_images(folder: Path, data: DetectionData) -> list[Path]:
     """The images in one folder, called as `write_yolo` calls their labels."""
     folder.mkdir(parents=True)
     placed = []
-    for name, stem in zip(data.names, unique_names(data.names), strict=True):
-        placed.append(folder / f"{stem.replace('/', '_')}{Path(name).suffix}")
+    for name, stem in zip(data.names, label_stems(data), strict=True):
+        placed.append(folder / f"{stem}{Path(name).suffix}")
         with contextlib.suppress(OSError):
             os.link(os.path.realpath(name), placed[-1])
             continue
@@ -139,19 +135,8 @@ def _draw(
 ) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    label_of = {category: label for label, category in enumerate(data.category_ids)}
-    stems = unique_names(data.names)[:count]
-    for item, stem in zip(data, stems, strict=False):  # the first `count` of the data
-        found = of_image[item.image_id]
-        boxes = np.array([result["bbox"] for result in found], np.float64).reshape(-1, 4)
-        labels = np.array([label_of[result["category_id"]] for result in found], np.int64)
-        texts = [f"{data.category_names[n]} {r['score']:.2f}" for n, r in zip(labels, found, strict=True)]
-        masks = None
-        if found and all("segmentation" in result for result in found):
-            masks = MaskSequence([result["segmentation"] for result in found], item.height, item.width)
-        objects = DrawnObjects(
-            np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1), labels, texts, masks
-        )
-        picture: Image.Image = draw_objects(item.decode(), objects, (item.width, item.height), notes[item.image_id])
-        picture.save(folder / f"{stem.replace('/', '_')}.jpg", quality=90)
+    for item, stem in zip(data, label_stems(data)[:count], strict=False):
+        objects = predicted_objects(of_image[item.image_id], item, data)
+        picture = draw_objects(item.decode(), objects, (item.width, item.height), notes[item.image_id])
+        picture.save(folder / f"{stem}.jpg", quality=90)
     return folder

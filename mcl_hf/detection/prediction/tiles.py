@@ -99,12 +99,10 @@ def merge(tiles: Sequence[Tile], found: Sequence[ImageDetections]) -> ImageDetec
 def _is_cut(tile: Tile, found: ImageDetections, height: int, width: int) -> np.ndarray:
     """Which detections end at a border of the tile that is none of the picture; bool `(n,)`."""
     boxes, slack = np.asarray(found.boxes).reshape(-1, 4), 1.5  # px
-    cut_off = np.zeros(len(boxes), bool)
-    cut_off |= (boxes[:, 0] < slack) & (tile.x > 0)
-    cut_off |= (boxes[:, 1] < slack) & (tile.y > 0)
-    cut_off |= (boxes[:, 2] > tile.width - slack) & (tile.x + tile.width < width)
-    cut_off |= (boxes[:, 3] > tile.height - slack) & (tile.y + tile.height < height)
-    return cut_off
+    corner, sides = np.array([tile.x, tile.y]), np.array([tile.width, tile.height])
+    at_start = (boxes[:, :2] < slack) & (corner > 0)
+    at_end = (boxes[:, 2:] > sides - slack) & (corner + sides < [width, height])
+    return (at_start | at_end).any(axis=1)
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:
