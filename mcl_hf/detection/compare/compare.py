@@ -110,6 +110,7 @@ class _Comparison:
         self.folder, self.setting, self.plan = folder, setting, setting.plan
         of_start = {start.name: start.pretraining for start in setting.starts}
         self.needs = list_jobs(self.plan, of_start, setting.lengths, setting.rates)
+        self.listed = [asdict(job) for job in self.needs]
         self.commit = _commit_of_this()
         self.results: Results = {}
         self.failed: dict[str, str] = {}
@@ -285,8 +286,7 @@ class _Comparison:
     # what is told
 
     def _about(self) -> dict[str, Any]:
-        of_jobs = {"jobs": [asdict(job) for job in self.needs], "failed": dict(self.failed)}
-        return {**self.setting.about(self._pace()), **of_jobs}
+        return {**self.setting.about(self._pace()), "jobs": self.listed, "failed": dict(self.failed)}
 
     def _answer(self) -> Answer:
         done = {job: self.results[job] for job in self.needs if job in self.results}
