@@ -102,6 +102,7 @@ setup(
             "pretrained/demo/pictures/*",
             "recipes/*/*.yaml",
             "hub/*.md",
+            "detection/compare/*.md",
             "transfer/*.md",
             "transfer/*.yaml",
             "transfer/*.jinja",

@@ -1,15 +1,12 @@
 """`mcl-hf compare`: several starts, the user's own annotated images, and which of the starts helps."""
 
 from pathlib import Path
-from typing import Any
 
 from ..detection.compare.plan import ComparePlan, load_plan
-from ..errors import InputError
 from ..new_folder import output_folder
 from .command import Parser, command, import_torch
 from .options import add_flags, given_flags
 
-_LISTS = ("starts", "images", "steps", "primary")
 EXAMPLES = """
 examples:
   mcl-hf compare --data my-coco --unlabelled my-images --starts random,timm:resnet50,mcl --images 25,100,all \\
@@ -38,15 +35,7 @@ def build_parser() -> Parser:
 def main(argv: list[str]) -> int:
     """Run the command."""
     namespace = build_parser().parse_args(argv)
-    given: dict[str, Any] = given_flags(namespace, ComparePlan)
-    for name in _LISTS:
-        if isinstance(given.get(name), str):
-            given[name] = _parts(given[name])
-    if "steps" in given:
-        given["steps"] = _numbers(given["steps"])
-    if "primary" in given:
-        given["primary"] = [entry.split(":") for entry in given["primary"]]
-    plan = load_plan(namespace.plan, **given)
+    plan = load_plan(namespace.plan, **given_flags(namespace, ComparePlan))
     if plan.output_dir is None and namespace.plan is not None:
         plan.output_dir = str(Path(namespace.plan).parent)  # a plan's answer lies beside it
     output_folder(plan.output_dir, [])  # refused before the seconds that torch takes
@@ -56,14 +45,3 @@ def main(argv: list[str]) -> int:
 
     answer = compare(plan, dry_run=namespace.dry_run, new_plan=namespace.new_plan, only=namespace.only)
     return 130 if answer.stopped_by == "SIGINT" else 0
-
-
-def _parts(text: str) -> list[str]:
-    """Items at commas; a folder whose name has a comma stays whole."""
-    return [text] if Path(text).exists() else [part for part in text.split(",") if part]
-
-
-def _numbers(texts: list[str]) -> list[int] | int:
-    if not all(text.isdigit() for text in texts):
-        raise InputError(f"--steps must be a number, or one for each of --images, got {','.join(texts)}")
-    return [int(text) for text in texts] if len(texts) > 1 else int(texts[0])

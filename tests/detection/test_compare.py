@@ -18,7 +18,7 @@ from mcl_hf.cli import main
 from mcl_hf.detection.compare.answer import read_answer
 from mcl_hf.detection.compare.labelled import open_labelled
 from mcl_hf.detection.compare.plan import ComparePlan, load_plan
-from mcl_hf.detection.compare.setting import about_setting, open_setting
+from mcl_hf.detection.compare.setting import open_setting
 from mcl_hf.detection.compare.starts import read_starts
 from mcl_hf.detection.finetuning.arguments import load_finetune_arguments
 from mcl_hf.errors import InputError
@@ -93,8 +93,17 @@ def test_a_whole_comparison_is_run_once_and_keeps_its_plan(plan, capsys, tmp_pat
     with pytest.raises(InputError, match="another seeds: a plan that changes after looking"):
         mcl_hf.compare(**plan | {"seeds": 2})
     assert len(figures(folder)) == 3
-    again = mcl_hf.compare(**plan | {"seeds": 2, "new_plan": True, "only": "pretrain-mcl-s0"})
+    new = {"new_plan": True, "only": "pretrain-mcl-s0"}
+    again = mcl_hf.compare(**plan | new | {"seeds": 2})
     assert len(figures(folder / "before-1")) == 3 and list(figures(folder)) == ["pretrain-mcl-s0.json"]
+    file = folder / "before-1" / "results" / "test-mcl-i4-t4-s0-k0.json"
+    file.write_text(json.dumps(result | {"digest": "of other data"}))
+    plan["output_dir"] = str(folder / "before-1")
+    with pytest.raises(InputError, match="is of other options, data or starts"):
+        mcl_hf.compare(**plan)
+    mcl_hf.compare(**plan | new)
+    assert (folder / "before-1" / "plan.yaml").read_text() == (folder / "before-1/before-1/plan.yaml").read_text()
+    assert list(figures(folder / "before-1")) == ["pretrain-mcl-s0.json"]
 
 
 def test_equal_starts_learn_from_the_same_images_and_end_alike(plan, tmp_path):
@@ -207,7 +216,7 @@ def test_detectors_of_transformers_are_compared_on_the_backbone_of_the_pre_train
     sizes = {"min_size_train": [64, 96], "max_size_train": 96, "min_size_test": 96, "max_size_test": 96}
     own = {"detector": detector, "detector_options": OPTIONS[detector], "batch_size": 2, "device": "cpu", **sizes}
     setting = open_setting(load_plan(**plan | {"finetune": own}), tmp_path)
-    random, mcl = (setting.arguments(start, "4", 4, 1e-4) for start in setting.starts)
+    random, mcl = (setting.arguments(start, 4, 1e-4) for start in setting.starts)
     assert random.backbone == "resnet10t" and mcl.detector == detector
     assert random.detector_options["backbone_kwargs"] == PRETRAIN["backbone_kwargs"]
     assert not [line for line in setting.warnings if "another network" in line]
@@ -215,8 +224,8 @@ def test_detectors_of_transformers_are_compared_on_the_backbone_of_the_pre_train
 
 def test_seconds_are_made_equal_once_all_are_timed(plan, tmp_path):
     setting = open_setting(load_plan(**plan | {"starts": ["mcl", "image"], "equal": "seconds"}), tmp_path)
-    assert about_setting(setting, {})["visits"] == about_setting(setting, {"mcl": 0.2})["visits"] == {}
-    assert about_setting(setting, {"mcl": 0.2, "image": 0.1})["visits"] == {"mcl": 16, "image": 32}
+    assert setting.about({})["visits"] == setting.about({"mcl": 0.2})["visits"] == {}
+    assert setting.about({"mcl": 0.2, "image": 0.1})["visits"] == {"mcl": 16, "image": 32}
 
 
 def test_the_command_answers_in_one_line(plan, capsys, tmp_path):
@@ -242,7 +251,7 @@ def test_val_fraction_holds_out_validation_and_where_there_is_none_the_test(tmp_
 
     def opened(**fields):
         plan = ComparePlan(data=str(folder), val_fraction=0.2, label_group=group, **fields)
-        return open_labelled(plan, {}, ["val", "test"])
+        return open_labelled(plan, ["val", "test"])
 
     data = opened()
     parts = [set(part.image_ids) for part in (data.train, data.val, data.test)]
@@ -257,6 +266,6 @@ def test_val_fraction_holds_out_validation_and_where_there_is_none_the_test(tmp_
     own = opened(test_data=str(tmp_path / "other"))
     assert len(own.test) == 5 and len(own.val) == 4 and len(own.train) == 16
     with pytest.raises(InputError, match="test images: .* --val-fraction 0.2 holds out"):
-        open_labelled(ComparePlan(data=str(folder)), {}, ["test"])
+        open_labelled(ComparePlan(data=str(folder)), ["test"])
     with pytest.raises(InputError, match="not both"):
         opened(val_split="val")

@@ -12,7 +12,7 @@ from mcl_hf.detection.compare.answer import ABOUT, PLAN, read_answer, read_prima
 from mcl_hf.detection.compare.jobs import Job, list_jobs, result_file
 from mcl_hf.detection.compare.plan import load_plan
 from mcl_hf.detection.compare.report import to_markdown, write_report
-from mcl_hf.detection.compare.statistics import holm, label_equivalent, paired_difference, seeds_needed, t_quantile
+from mcl_hf.detection.compare.statistics import holm, label_equivalent, paired_difference, seeds_needed, t_bound
 from mcl_hf.detection.finetuning.health import observe, verdicts
 from mcl_hf.errors import InputError
 
@@ -147,7 +147,7 @@ def test_labels_that_another_start_would_need(tmp_path):
 
 
 def test_holm_and_t_agree_with_tables():
-    assert t_quantile(0.975, 5) == pytest.approx(2.5706, abs=1e-4)
+    assert t_bound(5) == pytest.approx(2.5706, abs=1e-4)
     assert holm([0.04, 0.01]) == [0.04, 0.02]
     one = paired_difference("a", "b", "25", {"a": {0: 3.0, 1: 5.0, 2: 4.0}, "b": {0: 1.0, 1: 2.0, 2: 3.0}})
     assert one.p == pytest.approx(0.0742, abs=1e-4)  # scipy.stats.ttest_rel
@@ -165,19 +165,32 @@ def test_primary_pairs_must_name_starts_and_images():
 
 
 def test_jobs_need_what_they_start_from_and_the_rates_they_are_to_use():
-    found = list_jobs(
-        of_start={"random": None, "mcl": "mcl", "mcl-backbone": "mcl"}, pretrainings=["mcl"], pace=False,
-        images=["25", "all"], lengths={(s, i): 10 for s in ("random", "mcl", "mcl-backbone") for i in ("25", "all")},
-        curve_steps=[5], seeds=[0, 1], tuning_seed=9, subsets=2, rates=[0.1, 0.2],
-    )  # fmt: skip
-    names = [job.name for job in found.jobs]
+    plan = load_plan(images=["25", "all"], curve_steps=[5], seeds=2, tuning_seed=9, subsets=2)
+    of_start = {"random": None, "mcl": "mcl", "mcl-backbone": "mcl"}
+    needs = list_jobs(plan, of_start, {(start, i): 10 for start in of_start for i in plan.images}, [0.1, 0.2])
+    names = [job.name for job in needs]
     assert len(set(names)) == len(names) == 3 + 3 * 2 * 2 * 2 + 2 * 2 * 3 * (2 + 1)
-    test = next(job for job in found.jobs if job.name == "test-mcl-backbone-i25-t10-s1-k0")
-    needs = list(found.needs(test))
-    assert needs[0] == "pretrain-mcl-s1" and len(needs) == 1 + 2 * 2
-    assert all(name.startswith("tune-mcl-backbone-i25") for name in needs[1:])
-    tune = next(job for job in found.jobs if job.kind == "tune" and job.start == "mcl")
-    assert list(found.needs(tune)) == ["pretrain-mcl-s9"]
+    of_test = next(of for job, of in needs.items() if job.name == "test-mcl-backbone-i25-t10-s1-k0")
+    tunes = {job.name for job in of_test} - {"pretrain-mcl-s1"}
+    assert len(of_test) == 1 + len(tunes) and len(tunes) == 2 * 2
+    assert all(name.startswith("tune-mcl-backbone-i25") for name in tunes)
+    of_tune = next(of for job, of in needs.items() if job.kind == "tune" and job.start == "mcl")
+    assert [job.name for job in of_tune] == ["pretrain-mcl-s9"]
+    timed = list_jobs(load_plan(equal="seconds"), of_start, {(start, "all"): 10 for start in of_start}, [0.1])
+    assert [job.name for job in timed][:2] == ["pace-mcl-s0", "pretrain-mcl-s0"]
+    assert {job.name for job in next(of for job, of in timed.items() if job.kind == "pretrain")} == {"pace-mcl-s0"}
+
+
+def test_a_plan_takes_texts_of_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a,b").mkdir()
+    assert load_plan(starts="a,b").starts == ["a,b"]
+    long = [f"timm:{'x' * 60}{number}" for number in range(9)]  # together longer than a file's name may be
+    plan = load_plan(starts=",".join(long), primary="mcl:random:25,mcl:image", steps="3,4", images=["25", "all"])
+    assert plan.starts == long and plan.primary == [["mcl", "random", "25"], ["mcl", "image"]]
+    assert plan.steps == [3, 4] and load_plan(steps="3").steps == 3
+    with pytest.raises(InputError, match="steps must be a number"):
+        load_plan(steps="many")
 
 
 @pytest.mark.parametrize(

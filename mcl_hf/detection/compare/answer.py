@@ -7,7 +7,8 @@ Flow: plan + results of the jobs -> **answer** (statistics) -> report. An answer
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 
 from ...errors import InputError
 from ..finetuning.health import LEAST_AP
-from .jobs import Job, read_result
+from .jobs import Job, Results, read_results
 from .plan import ComparePlan, load_plan
 from .statistics import Difference, holm, label_equivalent, mean_and_sd, paired_difference
 
@@ -32,24 +33,21 @@ class Answer:
     Attributes:
         output_dir: of the comparison.
         plan: what was asked.
-        starts: names, in the plan's order.
-        of_start: start -> its pre-training of this comparison, or None.
         results: job -> its result, of those that are done.
-        planned: number of jobs.
-        failed: name of a job -> why it has no result.
-        about: `data`, `counts` (labelled images by the plan's number of them), `warnings`, `starts` as recorded.
+        about: what `Setting.about` records, `jobs`, all that are planned, and `failed`, name -> why it has no result.
         stopped_by: "SIGTERM" or "SIGINT" where a signal ended the call early, else None.
     """
 
     output_dir: Path
     plan: ComparePlan
-    starts: list[str]
-    of_start: dict[str, str | None]
-    results: dict[Job, dict[str, Any]]
-    planned: int
-    failed: dict[str, str]
+    results: Results
     about: dict[str, Any]
     stopped_by: str | None = None
+
+    @property
+    def starts(self) -> list[str]:
+        """Names, in the plan's order."""
+        return list(self.about["starts"])
 
     @property
     def kind(self) -> str:
@@ -82,61 +80,58 @@ class Answer:
             steps: of fine-tuning, for the curve over steps.
             scale: of the test images; then the first subset alone.
         """
-        found: dict[str, dict[int, dict[int, float]]] = {start: {} for start in self.starts}
+        found: dict[str, dict[int, list[float]]] = {start: defaultdict(list) for start in self.starts}
         for job, result in self.results.items():
-            wanted = self.main_steps(job.start, images) if job.kind == "test" and steps is None else steps
-            if job.kind != "test" or job.images != images or job.steps != wanted:
+            if job.kind != "test" or job.images != images:
                 continue
             figures = result["figures"] if scale is None else result.get("scales", {}).get(f"{scale:g}", {})
             value = figures.get(figure or self.figure)
-            if value is not None:
-                found[job.start].setdefault(job.seed, {})[job.subset] = 100 * value
+            if value is not None and job.steps == (steps or self.main_steps(job.start, images)):
+                found[job.start][job.seed].append(100 * value)
         need = 1 if scale is not None else self.plan.subsets
         return {
-            start: {seed: float(np.mean(list(of.values()))) for seed, of in sorted(of_seed.items()) if len(of) >= need}
+            start: {seed: float(np.mean(of)) for seed, of in sorted(of_seed.items()) if len(of) >= need}
             for start, of_seed in found.items()
         }
 
-    def rates(self, start: str, images: str) -> dict[float, float]:
-        """Learning rate -> validation score in percent, the mean over subsets of which all are done; a run that
-        diverged counts as 0."""
-        found: dict[float, list[float]] = {}
+    @functools.cached_property
+    def rates(self) -> dict[tuple[str, str], dict[float, float]]:
+        """(start, images) -> learning rate -> validation score in percent, the mean over subsets of which all are done;
+        a run that diverged counts as 0."""
+        found: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
         for job, result in self.results.items():
-            if job.kind == "tune" and (job.start, job.images) == (start, images):
-                found.setdefault(job.rate or 0.0, []).append(100 * (result["figures"].get(self._tuned_by(result)) or 0))
-        return {rate: float(np.mean(of)) for rate, of in sorted(found.items()) if len(of) == self.plan.subsets}
-
-    def _tuned_by(self, result: Mapping[str, Any]) -> str:
-        kind = "mask" if "mask/AP" in result["figures"] else "box"
-        return f"{kind}/{self.plan.figure}"
+            if job.kind == "tune":
+                figure = f"{'mask' if 'mask/AP' in result['figures'] else 'box'}/{self.plan.figure}"
+                found[job.start, job.images][job.rate or 0.0].append(100 * (result["figures"].get(figure) or 0))
+        means = {
+            (start, images): {rate: float(np.mean(of)) for rate, of in sorted(found[start, images].items())
+                              if len(of) == self.plan.subsets}
+            for images in self.plan.images for start in self.starts
+        }  # fmt: skip
+        return {pair: rates for pair, rates in means.items() if rates}
 
     def chosen_rate(self, start: str, images: str) -> float | None:
         """The learning rate that validation chose; None where none was or is yet to be."""
-        rates = self.rates(start, images)
-        return max(rates, key=rates.__getitem__) if rates else None
+        rates = self.rates.get((start, images), {})
+        return max(rates, key=rates.__getitem__, default=None)
 
     @functools.cached_property
     def primary(self) -> list[Difference]:
         """The differences that the plan is for, as far as they can be made, with Holm's p."""
-        found = []
-        for one, others, images in self._primary_pairs():
-            difference = paired_difference(one, self._best_of(others, images), images, self.scores(images))
-            if difference is not None:
-                found.append(difference)
+        pairs = read_primary(self.plan.primary, self.starts, self.plan.images)
+        made = [
+            paired_difference(one, self._best_of(others, images), images, self.scores(images))
+            for one, others, images in pairs
+        ]
+        found = [difference for difference in made if difference is not None]
         values = [difference.p for difference in found if difference.p is not None]
-        if not values or len(values) < len(found):
+        if len(values) < len(found):
             return found
         return [dataclasses.replace(one, holm=p) for one, p in zip(found, holm(values), strict=True)]
 
-    def _primary_pairs(self) -> list[tuple[str, list[str], str]]:
-        if self.plan.primary is None:
-            return [(start, [self.starts[0]], self.plan.images[0]) for start in self.starts[1:]]
-        return read_primary(self.plan.primary, self.starts, self.plan.images)
-
     def _best_of(self, others: Sequence[str], images: str) -> str:
         """The one that validation says is the best; the first where nothing was measured there."""
-        best = {name: max(self.rates(name, images).values(), default=-1.0) for name in others}
-        return max(others, key=lambda name: best[name])
+        return max(others, key=lambda name: max(self.rates.get((name, images), {}).values(), default=-1.0))
 
     def differences(self, images: str) -> list[Difference]:
         """Every start against the first one, and primary pairs besides, at so many labelled images."""
@@ -175,8 +170,7 @@ class Answer:
         for number, difference in enumerate(self.primary):
             again = number > 0 and difference.images == self.primary[number - 1].images
             parts.append(("" if again else f"with {difference.images} {self.about['unit']} ") + _told(difference))
-        seeds = self.primary[0].seeds
-        text = "; ".join(parts)
+        seeds, text = self.primary[0].seeds, "; ".join(parts)
         subsets = f" of {self.plan.subsets} labelled subsets each" if self.plan.subsets > 1 else ""
         return (
             f"{text[0].upper()}{text[1:]} ({self.title}, {seeds} seed{'s' if seeds > 1 else ''}{subsets}, "
@@ -189,8 +183,8 @@ class Answer:
             "sentence": self.sentence,
             "figure": self.figure,
             "jobs_done": len(self.results),
-            "jobs_planned": self.planned,
-            "failed": self.failed,
+            "jobs_planned": len(self.about["jobs"]),
+            "failed": self.about.get("failed", {}),
             "primary": [dataclasses.asdict(one) for one in self.primary],
             "differences": [dataclasses.asdict(one) for images in self.plan.images for one in self.differences(images)],
             "means": [
@@ -201,26 +195,21 @@ class Answer:
                 for mean, sd in [mean_and_sd(list(of.values()))]
             ],
             "equivalents": self.equivalents(),
-            "learning_rates": {
-                f"{start} {images}": self.rates(start, images) for images in self.plan.images for start in self.starts
-                if self.rates(start, images)
-            },
+            "learning_rates": {f"{start} {images}": rates for (start, images), rates in self.rates.items()},
         }  # fmt: skip
 
 
 def read_primary(given: Any, starts: Sequence[str], images: Sequence[str]) -> list[tuple[str, list[str], str]]:
-    """The plan's `primary`, checked: (start, starts it is held against, labelled images).
-
-    Raises:
-        InputError: an entry that names no starts or no number of images of the plan.
-    """
-    found: list[tuple[str, list[str], str]] = []
+    """The plan's `primary`, checked, or what stands for it: (start, starts it is held against, labelled images)."""
+    if given is None:
+        return [(start, [starts[0]], images[0]) for start in starts[1:]]
     if not isinstance(given, list):
         raise InputError(f"primary must be a list of [start, other, images], got {given!r}")
+    found: list[tuple[str, list[str], str]] = []
     for entry in given:
         whole = isinstance(entry, list) and len(entry) in (2, 3)
         one, others, *rest = entry if whole else (None, None)
-        others = list(others) if isinstance(others, list) else [others]
+        others = others if isinstance(others, list) else [others]
         count = str(rest[0]) if rest else images[0]
         unknown = [name for name in (one, *others) if name not in starts]
         if not whole or unknown or count not in images or one in others:
@@ -242,14 +231,10 @@ def read_answer(output_dir: str | Path) -> Answer:
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         planned = [Job(**job) for job in about["jobs"]]
-        starts = dict(about["starts"])
+        about["starts"] = dict(about["starts"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder} holds no comparison: {ABOUT} is not there, or is damaged") from error
-    results = {job: read_result(folder, job.name) for job in planned}
-    done = {job: result for job, result in results.items() if result is not None}
-    return Answer(
-        folder, load_plan(str(folder / PLAN)), list(starts), starts, done, len(planned), about.get("failed", {}), about
-    )
+    return Answer(folder, load_plan(str(folder / PLAN)), read_results(folder, planned), about)
 
 
 def _told(difference: Difference) -> str:

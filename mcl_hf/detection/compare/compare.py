@@ -13,6 +13,7 @@ The same call again skips jobs that are done and continues those that were inter
 import fnmatch
 import json
 import shutil
+import subprocess
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,13 +28,13 @@ from ...files import write_json
 from ...new_folder import output_folder
 from ...plain_text import plain_text
 from .answer import ABOUT, PICTURE, PLAN, REPORT, SHOWN, Answer
-from .jobs import Job, JobList, digest_of, list_jobs, read_result, result_file
+from .jobs import Job, Results, digest_of, list_jobs, read_results, result_file
 from .labelled import subset_seed
 from .outlook import outlook
 from .plan import ComparePlan, load_plan
-from .report import summary, write_report
-from .runner import Progress, run_jobs
-from .setting import Setting, about_setting, commit_of_this, open_setting, pretraining_arguments
+from .report import means_table, write_report
+from .runner import Work, run_jobs
+from .setting import Setting, open_setting
 
 _FREE = ("output_dir", "work_dir", "jobs")
 """Fields of a plan that may change at any time."""
@@ -78,8 +79,8 @@ def compare(
         plan = load_plan(plan, **fields)
     elif fields:
         raise InputError("give either a plan, or fields of one, not both")
-    given = [path for name in _PATHS for path in _listed(getattr(plan, name))]
-    folder = output_folder(plan.output_dir, given)
+    given = [getattr(plan, name) for name in _PATHS if name != "unlabelled"]
+    folder = output_folder(plan.output_dir, [path for path in (*given, *(plan.unlabelled or ())) if path])
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output_dir {folder} is a file: choose a folder")
     work = Path(plan.work_dir) if plan.work_dir else folder / "work"
@@ -107,21 +108,11 @@ class _Comparison:
 
     def __init__(self, folder: Path, setting: Setting) -> None:
         self.folder, self.setting, self.plan = folder, setting, setting.plan
-        self.jobs: JobList = list_jobs(
-            of_start={start.name: start.pretraining for start in setting.starts},
-            pretrainings=list(setting.pretrainings),
-            pace=self.plan.equal == "seconds",
-            images=self.plan.images,
-            lengths=setting.lengths(),
-            curve_steps=self.plan.curve_steps,
-            seeds=self.plan.seed_list,
-            tuning_seed=self.plan.tuning_seed,
-            subsets=self.plan.subsets,
-            rates=setting.rates,
-        )
-        self.records = setting.data.records()
-        self.commit = commit_of_this()
-        self.results: dict[str, dict[str, Any]] = {}
+        of_start = {start.name: start.pretraining for start in setting.starts}
+        self.needs = list_jobs(self.plan, of_start, setting.lengths, setting.rates)
+        self.listed = [asdict(job) for job in self.needs]
+        self.commit = _commit_of_this()
+        self.results: Results = {}
         self.failed: dict[str, str] = {}
 
     def run(self, dry_run: bool, new_plan: bool, only: str | None) -> Answer:
@@ -132,9 +123,8 @@ class _Comparison:
             print("\n".join(outlook(self.setting, planned)))
             return self._answer()
         self._settle_plan(new_plan)
-        progress = Progress(planned, self.results, self.failed)
         kinds = Counter(job.kind for job in planned)
-        done = sum(job.name in self.results for job in planned)
+        done = sum(job in self.results for job in planned)
         print(
             f"{len(planned)} jobs: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}"
             + (f"; {done} done before" if done else ""),
@@ -142,21 +132,14 @@ class _Comparison:
         )
         stop = StopRequest()
         with stop.listening():
-            run_jobs(
-                progress,
-                lambda job: set(self.jobs.needs(job)),
-                self._content,
-                self.plan.jobs,
-                stop,
-                lambda job: write_report(self._answer()),
-            )
+            work = Work(planned, self.needs, self.results, self.failed)
+            run_jobs(work, self._content, self.plan.jobs, stop, lambda: write_report(self._answer()))
         answer = replace(self._answer(), stopped_by=stop.name)
         write_report(answer, self.setting.data.test)
         if stop.name is not None:
             print(f"stopped by {stop.name} after {len(self.results)} of {len(planned)} jobs: the same command goes on")
             return answer
-        print("\n".join(summary(answer)))
-        print(f"written: {self.folder / REPORT}", flush=True)
+        print(f"{means_table(answer)}\n{answer.sentence}\nwritten: {self.folder / REPORT}", flush=True)
         if self.failed:
             name, reason = next(iter(self.failed.items()))
             raise InputError(
@@ -167,146 +150,126 @@ class _Comparison:
 
     def _chosen(self, only: str | None) -> list[Job]:
         """Jobs that fit `only`, and those that they need, in order."""
-        if only is None:
-            return list(self.jobs.jobs)
-        by_name = {job.name: job for job in self.jobs.jobs}
-        wanted = [name for name in by_name if fnmatch.fnmatchcase(name, only)]
+        wanted = [job for job in self.needs if only is None or fnmatch.fnmatchcase(job.name, only)]
         if not wanted:
-            raise InputError(f"--only {only} fits none of {len(by_name)} jobs, such as {next(iter(by_name))}")
-        found: set[str] = set()
+            such = next(iter(self.needs)).name
+            raise InputError(f"--only {only} fits none of {len(self.needs)} jobs, such as {such}")
+        found: set[Job] = set()
         while wanted:
-            name = wanted.pop()
-            if name not in found:
-                found.add(name)
-                wanted += self.jobs.needs(by_name[name])
-        return [job for job in self.jobs.jobs if job.name in found]
+            job = wanted.pop()
+            found.add(job)
+            wanted += self.needs[job] - found
+        return [job for job in self.needs if job in found]
 
     # ----------------------------------------------------------------------------------------------------------------
     # what a job is told
 
     def _content(self, job: Job) -> dict[str, Any]:
         """All that a job's process needs; what it depends on must be done."""
-        if job.kind in ("pace", "pretrain"):
-            options, flop, start = self._pretraining(job)
-            data: dict[str, Any] = {"unlabelled": self._about()["unlabelled"]}
-        else:
-            options, flop, start = self._finetuning(job)
-            part = "validation" if job.kind == "tune" else "test"
-            data = {name: record["fingerprint"] for name, record in self.records.items() if name in ("train", part)}
+        options, flop, start, data = self._finetuning(job) if job.images else self._pretraining(job)
         plain = json.loads(json.dumps(options, default=str))
         shown = {name: value for name, value in plain.items() if name not in _WITHOUT_INFLUENCE}
-        first = job.subset == 0 and job.images == self.plan.images[0] and job.kind == "test"
-        show = first and job.seed == self.plan.first_seed
+        first = job.kind == "test" and job.subset == 0 and job.images == self.plan.images[0]
         scales = self.plan.scales if first else []
         settings = {**shown, "scales": scales, "label_group": self.plan.label_group}
         return {
-            "job": asdict(job),
+            "record": {
+                "job": asdict(job),
+                "digest": digest_of(job, settings, data, start),
+                "command": f"mcl-hf compare {PLAN} --only '{job.name}'",
+                "options": shown,
+                "data": data,
+                "commit": self.commit,
+            },
             "folder": str(self.setting.work / job.name),
-            "lock": str(self.setting.work / f".{job.name}.lock"),
-            "output": str(self.setting.work / f"{job.name}.txt"),
             "result": str(result_file(self.folder, job.name)),
-            "digest": digest_of(job, settings, data, start),
             "options": plain,
-            "shown_options": shown,
-            "data": data,
             "plan": asdict(self.plan),
-            "reading": self.setting.reading,
             "flop": flop,
             "scales": scales,
-            "show": show,
-            "commit": self.commit,
-            "command": f"mcl-hf compare {PLAN} --only '{job.name}'",
+            "show": first and job.seed == self.plan.first_seed,
         }
 
-    def _pretraining(self, job: Job) -> tuple[dict[str, Any], float, None]:
-        pretraining = self.setting.pretrainings[job.start]
-        arguments = pretraining_arguments(self.setting, pretraining)
+    def _pretraining(self, job: Job) -> tuple[dict[str, Any], float, None, dict[str, Any]]:
+        """Options, operations (of a visit), no start, and data."""
+        own = self.setting.pretrainings[job.start]
         steps = 1 if job.kind == "pace" else self.setting.pretraining_steps(self._pace())[job.start]
-        options = asdict(replace(arguments, seed=job.seed, max_steps=steps, epochs=None))
-        return options, self.setting.visit_flops[job.start], None
+        options = asdict(replace(own.arguments, seed=job.seed, max_steps=steps, epochs=None))
+        return options, own.visit_flop, None, {"unlabelled": self._about()["unlabelled"]}
 
-    def _finetuning(self, job: Job) -> tuple[dict[str, Any], float, str]:
+    def _finetuning(self, job: Job) -> tuple[dict[str, Any], float, str, dict[str, Any]]:
+        """Options, operations, digest of the start, and data."""
         start = next(start for start in self.setting.starts if start.name == job.start)
-        rate = job.rate if job.rate is not None else self._answer().chosen_rate(job.start, job.images)
-        assert rate is not None, "its tuning is done"
-        arguments = self.setting.arguments(start, job.images, job.steps, rate)
+        arguments = self.setting.arguments(
+            start, job.steps, job.rate or self._answer().chosen_rate(job.start, job.images)
+        )
         digest = f"{start.init}"
         if start.pretraining is not None:
             source = Job("pretrain", start.pretraining, job.seed)
             arguments = replace(arguments, init=str(self.setting.work / source.name))
-            digest = self.results[source.name]["digest"]
+            digest = self.results[source]["digest"]
         options = asdict(replace(arguments, seed=subset_seed(job.seed, job.subset)))
-        return options, self.setting.step_flop * job.steps, digest
+        parts = ("train", "validation" if job.kind == "tune" else "test")
+        data = {name: record["fingerprint"] for name, record in self.setting.data.records.items() if name in parts}
+        return options, self.setting.step_flop * job.steps, digest, data
 
     def _pace(self) -> dict[str, float]:
         """Pre-training -> seconds of a visit, of those that are timed."""
-        names = {name: Job("pace", name, 0).name for name in self.setting.pretrainings}
-        return {name: 1 / self.results[job]["images_per_second"] for name, job in names.items() if job in self.results}
+        timed = {job.start: result for job, result in self.results.items() if job.kind == "pace"}
+        return {name: 1 / result["images_per_second"] for name, result in timed.items()}
 
     # ----------------------------------------------------------------------------------------------------------------
     # the plan and the results of before
 
     def _settle_plan(self, new_plan: bool) -> None:
         """Take over results that are of this plan, drop those of an earlier one as long as no test image was asked, and
-        refuse to mix after that.
-
-        Raises:
-            InputError: the plan or its data changed after the test images were asked.
-        """
+        refuse to mix after that."""
         file = self.folder / PLAN
         before = load_plan(str(file)) if file.is_file() else None
-        known = list((self.folder / "results").glob("*.json"))
-        asked = any(path.name.startswith("test-") for path in known)
-        if before is not None and asked:
-            changed = [
-                name for name, value in asdict(self.plan).items()
-                if name not in (*_FREE, *_PATHS) and value != getattr(before, name)
-            ]  # fmt: skip
-            if changed and not new_plan:
-                raise InputError(
-                    f"{self.folder} has asked the test images by a plan with another {', '.join(changed)}: a plan that "
-                    "changes after looking proves nothing; --new-plan puts that answer away and begins anew"
-                )
-            if changed:
-                self._put_away()
-                known = []
+        asked = any((self.folder / "results").glob("test-*.json"))
+        changed = [
+            name for name, value in asdict(self.plan).items()
+            if asked and before is not None and name not in (*_FREE, *_PATHS) and value != getattr(before, name)
+        ]  # fmt: skip
+        if changed and not new_plan:
+            raise InputError(
+                f"{self.folder} has asked the test images by a plan with another {', '.join(changed)}: a plan that "
+                "changes after looking proves nothing; --new-plan puts that answer away and begins anew"
+            )
+        if changed:
+            self._put_away()
         stale = self._take_over()
-        if stale and any(name.startswith("test-") for name in stale) and not new_plan:
+        asked = any(name.startswith("test-") for name in stale)
+        if asked and not new_plan:
             raise InputError(
                 f"{result_file(self.folder, min(stale))} is of other options, data or starts, and the test images have "
                 "been asked: use the same ones, or --new-plan, which puts that answer away and begins anew"
             )
-        if stale and any(name.startswith("test-") for name in stale):
+        if asked:
             self._put_away()
-            self.results.clear()
         elif stale:
             print(f"{len(stale)} results are of an earlier plan and are made anew")
             for name in stale:
                 result_file(self.folder, name).unlink()
         (self.folder / "results").mkdir(exist_ok=True)
         fields = {name: value for name, value in asdict(self.plan).items() if name not in ("output_dir", "work_dir")}
-        if before is None or any(getattr(before, name) != value for name, value in fields.items()):
+        if not file.is_file() or any(getattr(before, name) != value for name, value in fields.items()):
             file.write_text(yaml.safe_dump(fields, sort_keys=False, width=120), encoding="utf-8")
         write_json(self.folder / ABOUT, self._about())
 
     def _take_over(self) -> list[str]:
         """Read results that are of this plan, with the weights that jobs to come need; names of those of another."""
         stale = []
-        for job in self.jobs.jobs:
-            found = read_result(self.folder, job.name)
-            if found is None:
-                continue
-            if not set(self.jobs.needs(job)) <= set(self.results) or self._content(job)["digest"] != found["digest"]:
-                stale.append(job.name)
+        for job, found in read_results(self.folder, list(self.needs)).items():
+            if self.needs[job] <= set(self.results) and self._content(job)["record"]["digest"] == found["digest"]:
+                self.results[job] = found
             else:
-                self.results[job.name] = found
-        for job in self.jobs.jobs:
-            weights = self.setting.work / job.name / "model.safetensors"
-            if job.kind == "pretrain" and job.name in self.results and not weights.exists():
-                of_it = [other for other in self.jobs.jobs if job.name in self.jobs.needs(other)]
-                if any(other.name not in self.results for other in of_it):
-                    print(f"{job.name} is made again: its weights are not in {self.setting.work}")
-                    del self.results[job.name]
+                stale.append(job.name)
+        for job in [job for job in self.results if job.kind == "pretrain"]:
+            wanted = any(job in needs and other not in self.results for other, needs in self.needs.items())
+            if wanted and not (self.setting.work / job.name / "model.safetensors").exists():
+                print(f"{job.name} is made again: its weights are not in {self.setting.work}")
+                del self.results[job]
         return stale
 
     def _put_away(self) -> None:
@@ -316,25 +279,18 @@ class _Comparison:
         for name in (PLAN, ABOUT, REPORT, PICTURE, SHOWN, "results"):
             if (self.folder / name).exists():
                 shutil.move(self.folder / name, target / name)
+        self.results.clear()
         print(f"the earlier answer is in {target}")
 
     # ----------------------------------------------------------------------------------------------------------------
     # what is told
 
     def _about(self) -> dict[str, Any]:
-        return {**about_setting(self.setting, self._pace()), "jobs": [asdict(job) for job in self.jobs.jobs]}
+        return {**self.setting.about(self._pace()), "jobs": self.listed, "failed": dict(self.failed)}
 
     def _answer(self) -> Answer:
-        done = {job: self.results[job.name] for job in self.jobs.jobs if job.name in self.results}
-        of_start = {start.name: start.pretraining for start in self.setting.starts}
-        return Answer(
-            self.folder, self.plan, list(of_start), of_start, done, len(self.jobs.jobs), dict(self.failed),
-            self._about(),
-        )  # fmt: skip
-
-
-def _listed(value: str | list[str] | None) -> list[str]:
-    return [] if value is None else [value] if isinstance(value, str) else list(value)
+        done = {job: self.results[job] for job in self.needs if job in self.results}
+        return Answer(self.folder, self.plan, done, self._about())
 
 
 def _check_folder(folder: Path) -> None:
@@ -344,3 +300,14 @@ def _check_folder(folder: Path) -> None:
             f"{folder} holds something else than a comparison ({', '.join(sorted(there)[:3])}): choose a new or an "
             "empty --output-dir"
         )
+
+
+def _commit_of_this() -> str | None:
+    """The commit of the checkout that this package runs from, where it is as committed; None otherwise."""
+    command = ["git", "status", "--porcelain=v2", "--branch", "--", "mcl_hf"]  # its first line names the commit
+    try:
+        told = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    lines = told.stdout.splitlines()
+    return lines[0].split()[-1] if all(line.startswith("#") for line in lines) else None

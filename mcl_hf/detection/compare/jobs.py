@@ -1,6 +1,6 @@
 """Which jobs a comparison consists of, what each depends on, and where its result lies.
 
-Flow: plan, starts, labelled, costs -> **jobs** -> runner. A job is done when its result is there:
+Flow: plan, starts, setting (lengths, rates) -> **jobs** -> runner. A job is done when its result is there:
 
     OUTPUT_DIR/results/NAME.json      figures, options, command, seed, seconds, versions, machine, digest
     WORK_DIR/NAME/, NAME.txt          the run while it is at work, and what it printed
@@ -10,15 +10,19 @@ a learning rate on validation images, `test` asks the test images, once.
 """
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import InputError
+from .plan import ComparePlan
 
-Kind = Literal["pace", "pretrain", "tune", "test"]
+Results = dict["Job", dict[str, Any]]
+"""What the files of the jobs that are done hold."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Job:
         rate: base learning rate of fine-tuning; None where it is yet to be chosen.
     """
 
-    kind: Kind
+    kind: Literal["pace", "pretrain", "tune", "test"]
     start: str
     seed: int
     images: str = ""
@@ -46,87 +50,54 @@ class Job:
     @property
     def name(self) -> str:
         """Of its result and its folder; the chosen learning rate of a test job stays out of it."""
-        parts = [self.kind, self.start]
-        if self.images:
-            parts += [f"i{self.images}", f"t{self.steps}"]
-        if self.kind == "tune":
-            parts.append(f"lr{self.rate:g}")
-        return "-".join([*parts, f"s{self.seed}", *([f"k{self.subset}"] if self.images else [])])
-
-
-@dataclass(frozen=True)
-class JobList:
-    """All jobs of a plan, in the order in which they are run.
-
-    Attributes:
-        jobs: in that order; those of tests have no learning rate yet where one is to be chosen.
-        of_start: start -> name of its pre-training; None for starts that are there already.
-    """
-
-    jobs: Sequence[Job]
-    of_start: Mapping[str, str | None]
-
-    def needs(self, job: Job) -> Iterator[str]:
-        """Names of the jobs that must be done before."""
-        if job.kind == "pretrain":
-            yield from (other.name for other in self.jobs if other.kind == "pace")
-            return
-        if job.kind in ("tune", "test") and self.of_start[job.start] is not None:
-            yield Job("pretrain", self.of_start[job.start] or "", job.seed).name
-        if job.kind == "test" and job.rate is None:
-            yield from (
-                other.name for other in self.jobs if other.kind == "tune" and other.start == job.start
-                and other.images == job.images
-            )  # fmt: skip
+        if not self.images:
+            return f"{self.kind}-{self.start}-s{self.seed}"
+        rate = f"-lr{self.rate:g}" if self.kind == "tune" else ""
+        return f"{self.kind}-{self.start}-i{self.images}-t{self.steps}{rate}-s{self.seed}-k{self.subset}"
 
 
 def list_jobs(
-    *,
+    plan: ComparePlan,
     of_start: Mapping[str, str | None],
-    pretrainings: Sequence[str],
-    pace: bool,
-    images: Sequence[str],
     lengths: Mapping[tuple[str, str], int],
-    curve_steps: Sequence[int],
-    seeds: Sequence[int],
-    tuning_seed: int,
-    subsets: int,
     rates: Sequence[float],
-) -> JobList:
-    """All jobs: learning rates first, then one seed of everything after the other.
+) -> dict[Job, set[Job]]:
+    """All jobs in the order in which they are run, learning rates first, then one seed of everything after the other,
+    and those that must be done before each.
 
     Args:
-        of_start: see `JobList`, in the plan's order.
-        pretrainings: their names.
-        pace: whether they are to be timed.
-        images: numbers of labelled images.
+        plan: what is asked.
+        of_start: start -> name of its pre-training; None for starts that are there already.
         lengths: (start, images) -> steps of fine-tuning.
-        curve_steps: further lengths, at the fewest images, for every start alike.
-        seeds, tuning_seed, subsets: of the plan.
-        rates: grid of learning rates; one of them is not chosen.
+        rates: grid of learning rates; one of them is not chosen, and stands in the test jobs.
     """
-    jobs = [Job("pace", name, 0) for name in pretrainings] if pace else []
-    chosen = len(rates) > 1
-    if chosen:
-        jobs += [Job("pretrain", name, tuning_seed) for name in pretrainings]
-        jobs += [
-            Job("tune", start, tuning_seed, count, subset, lengths[start, count], rate)
-            for count in images for subset in range(subsets) for rate in rates for start in of_start
-        ]  # fmt: skip
-    fixed = None if chosen else rates[0]
-    for seed in seeds:
-        jobs += [Job("pretrain", name, seed) for name in pretrainings]
-        for count in images:
-            for subset in range(subsets):
-                for start in of_start:
-                    own = lengths[start, count]
-                    more = [steps for steps in curve_steps if count == images[0] and steps != own]
-                    jobs += [Job("test", start, seed, count, subset, steps, fixed) for steps in (own, *more)]
-    return JobList(jobs, of_start)
+    pretrainings = list(dict.fromkeys(filter(None, of_start.values())))
+    paces = [Job("pace", name, 0) for name in pretrainings if plan.equal == "seconds"]
+    tunes: dict[tuple[str, str], set[Job]] = defaultdict(set)
+    needs: dict[Job, set[Job]] = {job: set() for job in paces}
 
+    def pretrain(seed: int) -> None:
+        needs.update({Job("pretrain", name, seed): set(paces) for name in pretrainings})
 
-# ----------------------------------------------------------------------------------------------------------------
-# results
+    def weights(start: str, seed: int) -> set[Job]:
+        source = of_start[start]
+        return set() if source is None else {Job("pretrain", source, seed)}
+
+    subsets = range(plan.subsets)
+    if len(rates) > 1:
+        pretrain(plan.tuning_seed)
+        for images, subset, rate, start in itertools.product(plan.images, subsets, rates, of_start):
+            job = Job("tune", start, plan.tuning_seed, images, subset, lengths[start, images], rate)
+            needs[job] = weights(start, plan.tuning_seed)
+            tunes[start, images].add(job)
+    for seed in plan.seed_list:
+        pretrain(seed)
+        for images, subset, start in itertools.product(plan.images, subsets, of_start):
+            further = plan.curve_steps if images == plan.images[0] else []
+            for steps in dict.fromkeys([lengths[start, images], *further]):
+                job = Job("test", start, seed, images, subset, steps, None if len(rates) > 1 else rates[0])
+                needs[job] = weights(start, seed) | tunes[start, images]
+    return needs
 
 
 def result_file(output_dir: Path, name: str) -> Path:
@@ -134,23 +105,21 @@ def result_file(output_dir: Path, name: str) -> Path:
     return output_dir / "results" / f"{name}.json"
 
 
-def read_result(output_dir: Path, name: str) -> dict[str, Any] | None:
-    """The result of a job, None where it is not done.
-
-    Raises:
-        InputError: its file is not what a job writes.
-    """
-    file = result_file(output_dir, name)
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (ValueError, OSError) as error:
-        raise InputError(f"{file} is damaged: delete it to run this job again") from error
-    wanted = ({"job", "digest", "figures"}, dict)
-    if not isinstance(content, wanted[1]) or not wanted[0] <= set(content) or not isinstance(content["figures"], dict):
-        raise InputError(f"{file} is damaged: delete it to run this job again")
-    return content
+def read_results(output_dir: Path, jobs: Sequence[Job]) -> Results:
+    """Results of those jobs that are done, each of which has to be what a job writes."""
+    found = {}
+    for job in jobs:
+        file = result_file(output_dir, job.name)
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if not ({"job", "digest"} <= set(content) and isinstance(content["figures"], dict)):
+                raise ValueError("lacks what every job writes")
+            found[job] = content
+        except FileNotFoundError:
+            continue
+        except (ValueError, OSError, TypeError, KeyError) as error:
+            raise InputError(f"{file} is damaged: delete it to run this job again") from error
+    return found
 
 
 def digest_of(job: Job, options: Mapping[str, Any], data: Mapping[str, Any], start: str | None) -> str:

@@ -6,6 +6,8 @@ its folder as `plan.yaml`.
 
 import difflib
 import math
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +17,7 @@ from pydantic import ValidationInfo, field_validator
 from ...engine.options import Options, group, options_class
 from ...errors import InputError
 
-FIGURES = ("AP", "AP50", "AP75")
 _LISTS = ("starts", "images", "learning_rates", "curve_steps", "scales", "unlabelled")
-
 
 _place, _data, _compared = group("where to"), group("data"), group("what is compared")
 _pretraining, _finetuning = group("pre-training"), group("fine-tuning")
@@ -115,16 +115,22 @@ class ComparePlan(Options):
             value = [value]
         return [str(item) for item in value] if info.field_name == "images" and isinstance(value, list) else value
 
-    def __post_init__(self) -> None:
-        self._check_ranges()
-        self._check_images()
-        if isinstance(self.steps, str) and self.steps.isdigit():
-            self.steps = int(self.steps)
-        listed = self.steps if isinstance(self.steps, list) else [self.steps] * len(self.images)
-        if len(listed) != len(self.images) or not all(step is None or (_whole(step) and step > 0) for step in listed):
-            raise InputError(f"steps must be a number above 0, or one for each of images, got {self.steps}")
+    @field_validator("starts", "primary", "steps", mode="before")
+    @classmethod
+    def _of_text(cls, value: Any, info: ValidationInfo) -> Any:
+        """What the command line gives, parted at commas; a start may be a folder whose name has one."""
+        if not isinstance(value, str):
+            return value
+        there = os.path.exists(value)  # noqa: PTH110 - a list longer than a file's name may be is no error
+        parts: list[Any] = [value] if there else [part for part in value.split(",") if part]
+        if info.field_name == "primary":
+            return [part.split(":") for part in parts]
+        if info.field_name == "steps" and parts and all(part.isdigit() for part in parts):
+            parts = [int(part) for part in parts]
+            return parts if len(parts) > 1 else parts[0]
+        return parts
 
-    def _check_ranges(self) -> None:
+    def __post_init__(self) -> None:
         if self.val_fraction is not None and (self.val_data is not None or self.val_split is not None):
             raise InputError("val_fraction holds out images of data: give it, or val_data and val_split, not both")
         for name in ("learning_rates", "curve_steps", "scales"):
@@ -133,20 +139,20 @@ class ComparePlan(Options):
                 raise InputError(f"{name} must be different numbers above 0, got {values}")
         if self.first_seed <= self.tuning_seed < self.first_seed + self.seeds:
             raise InputError(f"tuning_seed {self.tuning_seed} is one of the seeds: it must not be used again")
-
-    def _check_images(self) -> None:
         counts = [math.inf if value == "all" else int(value) if value.isdigit() else 0 for value in self.images]
         if not counts or min(counts) < 1 or counts != sorted(set(counts)):
             raise InputError(
                 "images must be ascending numbers above 0, the last of which may be 'all', "
                 f"got {', '.join(self.images)}"
             )
+        listed = self.steps if isinstance(self.steps, list) else [self.steps] * len(self.images)
+        whole = all(step is None or (type(step) is int and step > 0) for step in listed)
+        if not whole or len(listed) != len(self.images):
+            raise InputError(f"steps must be a number above 0, or one for each of images, got {self.steps}")
 
     def steps_at(self, images: str) -> int | None:
         """Steps of fine-tuning with so many labelled images; None: by the rules of `auto`."""
-        if isinstance(self.steps, list):
-            return int(self.steps[self.images.index(images)])
-        return None if self.steps is None else int(self.steps)
+        return self.steps[self.images.index(images)] if isinstance(self.steps, list) else self.steps
 
     @property
     def seed_list(self) -> list[int]:
@@ -168,10 +174,15 @@ def load_plan(file: str | None = None, **fields: Any) -> ComparePlan:
     known = list(ComparePlan.__pydantic_fields__)
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f": did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"unknown field {str(name)!r} of a comparison's plan{hint}")
+            hint = nearest(name, known)
+            raise InputError(f"unknown field {str(name)!r} of a comparison's plan{': ' if hint else ''}{hint}")
     return ComparePlan(**values)
+
+
+def nearest(name: Any, known: Iterable[str]) -> str:
+    """A question after the nearest name that is known; empty where none is near."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -184,7 +195,3 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"plan {file} must be a mapping of fields, such as 'data: my-coco'")
     return content
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,22 +1,26 @@
 """An answer for reading: first the sentence, the picture and what it cost; then protocol, tables, limits.
 
-Flow: answer -> **report** (viz.comparison draws) -> report.md, report.png, detections.png, comparison.json.
+Flow: answer -> **report** (viz.comparison draws, report_template.md has the text) -> report.md, report.png,
+detections.png, comparison.json.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 from PIL import Image
 
 from ...engine.finish import duration
-from ...files import write_json
+from ...files import fill_template, write_json
 from ...viz.detections import detections_picture
 from ..data.detection_data import DetectionData
 from ..evaluation.evaluation_files import draw_image
-from .answer import ABOUT, PICTURE, REPORT, SHOWN, Answer
+from .answer import ABOUT, PICTURE, REPORT, SHOWN, Answer, Scores
 from .run_job import SHOWN_SCORE, shown_images
 from .starts import MATCHED
-from .statistics import Difference, mean_and_sd, seeds_needed
+from .statistics import MOST_SEEDS, Difference, mean_and_sd, seeds_needed
+
+_FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
 
 def write_report(answer: Answer, test: DetectionData | None = None) -> None:
@@ -26,16 +30,15 @@ def write_report(answer: Answer, test: DetectionData | None = None) -> None:
         answer: of the jobs done.
         test: to draw what was found in; None draws nothing.
     """
-    folder = answer.output_dir
-    write_json(folder / ABOUT, {**answer.about, "failed": answer.failed, "answer": answer.to_json()})
-    drawn = find_spec("matplotlib") is not None and bool(answer.primary)
-    if drawn:
+    folder, plan = answer.output_dir, answer.plan
+    write_json(folder / ABOUT, {**answer.about, "answer": answer.to_json()})
+    if find_spec("matplotlib") is not None and answer.primary:
         from ...viz.comparison import comparison_picture
 
         comparison_picture(
-            {images: answer.scores(images) for images in answer.plan.images},
+            {images: answer.scores(images) for images in plan.images},
             answer.about["counts"],
-            [one for images in answer.plan.images for one in answer.differences(images)],
+            [one for images in plan.images for one in answer.differences(images)],
             answer.title,
             answer.about["unit"],
             answer.sentence,
@@ -63,215 +66,130 @@ def _draw_found(answer: Answer, test: DetectionData) -> Image.Image:
 
 def to_markdown(answer: Answer) -> str:
     """The whole report."""
-    folder, done = answer.output_dir, len(answer.results)
-    lines = ["# Does it help?", "", f"**{answer.sentence}**", ""]
-    if done < answer.planned:
-        lines += [f"{done} of {answer.planned} jobs are done; this will change.", ""]
-    if (folder / PICTURE).exists():
-        lines += [f"![{answer.title} of every start, and the differences]({PICTURE})", ""]
-    lines += [*_equivalents(answer), *_price(answer), ""]
-    lines += [f"* **Beware:** {warning}." for warning in [*answer.about["warnings"], *_health(answer)]]
-    lines += [f"* **Failed:** {job}: {reason}" for job, reason in answer.failed.items()]
-    lines += ["", "## Protocol", "", *_protocol(answer)]
-    lines += ["", "## Figures", "", *_means(answer), "", *_differences(answer)]
-    lines += _curves(answer)
-    lines += ["", f"{answer.title} of each class, %, with {answer.plan.images[0]} {answer.about['unit']}:", ""]
-    lines += _classes(answer)
-    if any(answer.rates(start, images) for start in answer.starts for images in answer.plan.images):
-        lines += ["", "Learning rates, and what they came to on the validation images:", "", *_rates(answer)]
-    lines += ["", "What pre-training cost:", "", *_costs(answer)]
-    if (folder / SHOWN).exists():
-        lines += ["", f"![Annotated and found objects of the same test images]({SHOWN})", ""]
-    lines += ["", "## Limits", "", *_limits(answer)]
-    return "\n".join(lines) + "\n"
+    plan, about, folder = answer.plan, answer.about, answer.output_dir
+    first, fewest = answer.starts[0], plan.images[0]
+    lengths = sorted({*plan.curve_steps, answer.main_steps(first, fewest)})
+    over_steps = {f"{steps:,}": answer.scores(fewest, steps=steps) for steps in lengths}
+    over_scales = {f"x {scale:g}": answer.scores(fewest, scale=scale) for scale in plan.scales}
+    classes = {name: answer.scores(fewest, f"{answer.figure} of {name}") for name in about["data"]["test"]["classes"]}
+    return fill_template(
+        Path(__file__).with_name("report_template.md"),
+        answer=answer,
+        plan=plan,
+        about=about,
+        first=first,
+        fewest=fewest,
+        number="{:,}".format,
+        picture=PICTURE if (folder / PICTURE).exists() else None,
+        shown=SHOWN if (folder / SHOWN).exists() else None,
+        equivalents=", ".join(
+            f"{start} like {'more than there are' if images is None else f'{images:.0f}'}"
+            for start, images in answer.equivalents().items()
+        ),
+        price=" and ".join(_prices(answer)),
+        machines=", ".join(sorted({result["machine"]["device"] for result in answer.results.values()})),
+        warnings=[*about["warnings"], *_health(answer)],
+        failed=about.get("failed", {}),
+        means=means_table(answer),
+        differences=_differences(answer),
+        over_steps=plan.curve_steps and _by_start(answer, over_steps),
+        over_scales=over_scales and _by_start(answer, over_scales),
+        classes=_by_start(answer, {name: of for name, of in classes.items() if any(of.values())}),
+        rates=_rates(answer),
+        costs=_costs(answer),
+    )
 
 
-def summary(answer: Answer) -> list[str]:
-    """The table of means and the sentence, for the terminal."""
-    return [*_means(answer), answer.sentence]
+def _prices(answer: Answer) -> Iterator[str]:
+    for name, kinds in (("pre-trainings", ("pretrain",)), ("detectors", ("tune", "test"))):
+        seconds = [result["process_seconds"] for job, result in answer.results.items() if job.kind in kinds]
+        if seconds:
+            yield f"{len(seconds)} {name} in {duration(sum(seconds))}"
 
 
-def _equivalents(answer: Answer) -> list[str]:
-    found, first, fewest = answer.equivalents(), answer.starts[0], answer.plan.images[0]
-    if not found:
-        return []
-    told = [
-        f"{start} like {number:.0f}" if number is not None else f"{start} like more than there are"
-        for start, number in found.items()
-    ]
-    return [f"In labels: {fewest} {answer.about['unit']} of {first} and of {', '.join(told)} of {first}.", ""]
-
-
-def _price(answer: Answer) -> list[str]:
-    pretraining = [r for job, r in answer.results.items() if job.kind == "pretrain"]
-    detectors = [r for job, r in answer.results.items() if job.kind in ("tune", "test")]
-    parts = [
-        f"{len(found)} {name} in {duration(sum(result['process_seconds'] for result in found))}"
-        for name, found in (("pre-trainings", pretraining), ("detectors", detectors)) if found
-    ]  # fmt: skip
-    machines = sorted({result["machine"]["device"] for result in answer.results.values()})
-    return [f"It cost {' and '.join(parts)} of processes on {', '.join(machines)}."] if parts else []
-
-
-def _health(answer: Answer) -> Iterable[str]:
+def _health(answer: Answer) -> Iterator[str]:
     """What went wrong in jobs that ended: each kind of it once, with the number of jobs and the first of them. What a
     run of its own would be told to do then is left out of detectors, whose options are the plan's."""
     found: dict[tuple[str, str], list[str]] = {}
     for job, result in answer.results.items():
         lines = ["the loss diverged: there are no figures"] if "diverged" in result else result.get("warnings", [])
-        for line in lines:
+        for line in lines if job.kind != "tune" else ():  # a rate that does not work is what tuning is to find
             told = line if job.kind == "pretrain" else line.partition(". ")[0]
             found.setdefault((job.kind, told), []).append(job.name)
     for (kind, line), names in found.items():
-        if kind != "tune":  # a rate that does not work is what tuning is to find
-            others = f" and {len(names) - 1} other {kind} jobs" if len(names) > 1 else ""
-            yield f"{names[0]}{others}: {line.rstrip('.')}"
+        others = f" and {len(names) - 1} other {kind} jobs" if len(names) > 1 else ""
+        yield f"{names[0]}{others}: {line.rstrip('.')}"
 
 
-def _protocol(answer: Answer) -> list[str]:
-    plan, about = answer.plan, answer.about
-    lines = []
-    for name, data in about["data"].items():
-        lines.append(
-            f"* {name}: {data['images']:,} images, {data['objects']:,} objects of {len(data['classes'])} classes "
-            f"(digest `{data['fingerprint']}`)"
-        )
-    counts = ", ".join(f"{images} ({about['counts'][images]:,})" for images in plan.images)
-    lines.append(f"* {about['unit']}: {counts}; images without objects are left out of training")
-    seeds = f"{plan.seeds} seed{'s' if plan.seeds > 1 else ''} from {plan.first_seed} on"
-    lines.append(
-        f"* {seeds}: one pre-training each, and {plan.subsets} labelled subset(s) of its own, whose figures are "
-        "averaged. Subsets, order, flips and new weights of a seed are the same for every start, and fewer labelled "
-        "images lie within more"
-    )
-    steps = {f"{start} {images}": answer.main_steps(start, images) for images in plan.images for start in answer.starts}
-    plain = {images: steps[f"{answer.starts[0]} {images}"] for images in plan.images}
-    told = ", ".join(f"{number:,} steps with {images}" for images, number in plain.items())
-    lines.append(f"* fine-tuning: {about['finetune']}; {told}; everything trains unless a start says otherwise")
-    for start, options in about["differs"].items():
-        lines.append(f"* {start} differs in fine-tuning: {options}")
-    if about["visits"]:
-        told = ", ".join(f"{name} {visits:,}" for name, visits in about["visits"].items())
-        lines.append(
-            f"* pre-training: {about['unlabelled']['images']:,} images without labels "
-            f"(digest `{about['unlabelled']['fingerprint']}`); visits of images: {told} (equal {plan.equal})"
-        )
-    return lines
-
-
-def _means(answer: Answer) -> list[str]:
-    names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
-    rows = [[answer.about["unit"], "start", "steps", *(f"{answer.kind} {name}" for name in names), "seeds"]]
+def means_table(answer: Answer) -> str:
+    """Every figure's mean over seeds, and its standard deviation."""
+    rows = [[answer.about["unit"], "start", "steps", *(f"{answer.kind} {name}" for name in _FIGURES), "seeds"]]
     for images in answer.plan.images:
-        scores = {name: answer.scores(images, f"{answer.kind}/{name}") for name in names}
-        for start in answer.starts:
-            if not scores["AP"][start]:
-                continue
-            cells = [_spread(list(scores[name][start].values())) for name in names]
-            steps = f"{answer.main_steps(start, images):,}"
-            rows.append([images, start, steps, *cells, str(len(scores["AP"][start]))])
+        scores = [answer.scores(images, f"{answer.kind}/{name}") for name in _FIGURES]
+        for start, of in scores[0].items():
+            if of:
+                cells = [_spread(figure[start]) for figure in scores]
+                rows.append([images, start, f"{answer.main_steps(start, images):,}", *cells, str(len(of))])
     return _table(rows, 2)
 
 
-def _differences(answer: Answer) -> list[str]:
+def _differences(answer: Answer) -> str:
     rows = [[answer.about["unit"], "start", "against", "difference", "95 %", "p", "Holm's p", "seeds that would tell"]]
     for images in answer.plan.images:
         for one in answer.differences(images):
-            rows.append(
-                [images, one.one, one.other, f"{one.mean:+.1f}" + ("" if one.sd is None else f" ± {one.sd:.1f}"),
-                 _bounds(one), _p(one.p), _p(one.holm), _needed(one)]
-            )  # fmt: skip
-    title = f"Differences in {answer.title}, points, seed by seed; those with Holm's p are what the plan is for:"
-    return [title, "", *_table(rows, 3)]
+            sd = "" if one.sd is None else f" ± {one.sd:.1f}"
+            bounds = "-" if one.low is None else f"{one.low:+.1f} to {one.high:+.1f}"
+            found = [f"{one.mean:+.1f}{sd}", bounds, _p(one.p), _p(one.holm), _needed(one)]
+            rows.append([images, one.one, one.other, *found])
+    return _table(rows, 3)
 
 
-def _curves(answer: Answer) -> list[str]:
-    plan, lines = answer.plan, []
-    fewest = plan.images[0]
-    if plan.curve_steps:
-        lengths = sorted({*plan.curve_steps, answer.main_steps(answer.starts[0], fewest)})
-        columns = {f"{steps:,}": answer.scores(fewest, steps=steps) for steps in lengths}
-        lines += ["", f"{answer.title} over steps, each a whole schedule, with {fewest} {answer.about['unit']}:", ""]
-        lines += _by_start(answer, columns)
-    if plan.scales:
-        columns = {f"x {scale:g}": answer.scores(fewest, scale=scale) for scale in plan.scales}
-        lines += ["", f"{answer.title} with the test images at other sizes, first subset of each seed:", ""]
-        lines += _by_start(answer, columns)
-    return lines
+def _rates(answer: Answer) -> str:
+    """Empty where none was chosen."""
+    grid = sorted({rate for rates in answer.rates.values() for rate in rates})
+    rows = [[answer.about["unit"], "start", *(f"{rate:g}" for rate in grid), "chosen"]]
+    for (start, images), rates in answer.rates.items():
+        cells = [f"{rates[rate]:.1f}" if rate in rates else "-" for rate in grid]
+        chosen = answer.chosen_rate(start, images)
+        edge = " (at the grid's edge)" if chosen in (grid[0], grid[-1]) else ""
+        rows.append([images, start, *cells, f"{chosen:g}{edge}"])
+    return _table(rows, 2) if grid else ""
 
 
-def _by_start(answer: Answer, columns: dict[str, dict[str, dict[int, float]]]) -> list[str]:
-    rows = [["start", *columns]]
-    rows += [[start, *(_spread(list(of[start].values())) for of in columns.values())] for start in answer.starts]
-    return _table(rows, 1)
-
-
-def _classes(answer: Answer) -> list[str]:
-    names = answer.about["data"]["test"]["classes"]
-    columns = {name: answer.scores(answer.plan.images[0], f"{answer.figure} of {name}") for name in names}
-    return _by_start(answer, {name: of for name, of in columns.items() if any(of.values())})
-
-
-def _rates(answer: Answer) -> list[str]:
-    rates = sorted({rate for start in answer.starts for im in answer.plan.images for rate in answer.rates(start, im)})
-    rows = [[answer.about["unit"], "start", *(f"{rate:g}" for rate in rates), "chosen"]]
-    for images in answer.plan.images:
-        for start in answer.starts:
-            found = answer.rates(start, images)
-            if found:
-                cells = [f"{found[rate]:.1f}" if rate in found else "-" for rate in rates]
-                chosen = answer.chosen_rate(start, images) or 0.0
-                edge = " (at the grid's edge)" if chosen in (rates[0], rates[-1]) else ""
-                rows.append([images, start, *cells, f"{chosen:g}{edge}"])
-    return _table(rows, 2)
-
-
-def _costs(answer: Answer) -> list[str]:
+def _costs(answer: Answer) -> str:
     rows = [["start", "visits of images", "TFLOP", "hours", "images/s", "waiting for data"]]
-    for start in answer.starts:
-        source = answer.of_start[start]
+    for start, source in answer.about["starts"].items():
         found = [r for job, r in answer.results.items() if job.kind == "pretrain" and job.start == source]
-        if not found:
-            extra = answer.about["matched_steps"]
-            told = f"{extra:,} further steps of fine-tuning" if start == MATCHED else "none here"
-            rows.append([start, told, "", "", "", ""])
-            continue
-        mean = {key: sum(result[key] for result in found) / len(found) for key in (
-            "visits", "flop", "seconds", "images_per_second", "data_wait_share")}  # fmt: skip
-        rows.append(
-            [start, f"{mean['visits']:,.0f}", f"{mean['flop'] / 1e12:.1f}", f"{mean['seconds'] / 3600:.2f}",
-             f"{mean['images_per_second']:.0f}", f"{100 * mean['data_wait_share']:.0f} %"]
-        )  # fmt: skip
+        if found:
+            visits, flop, seconds, rate, waiting = (
+                sum(result[key] for result in found) / len(found)
+                for key in ("visits", "flop", "seconds", "images_per_second", "data_wait_share")
+            )
+            cells = [f"{visits:,.0f}", f"{flop / 1e12:.1f}", f"{seconds / 3600:.2f}", f"{rate:.0f}"]
+            cells.append(f"{100 * waiting:.0f} %")
+        else:
+            more = f"{answer.about['matched_steps']:,} further steps of fine-tuning"
+            cells = [more if start == MATCHED else "none here", "", "", "", ""]
+        rows.append([start, *cells])
     return _table(rows, 1)
 
 
-def _limits(answer: Answer) -> list[str]:
-    return [
-        "* Intervals are Student's t over seeds, of each difference alone; Holm's p holds for all that the plan is for "
-        "together. They cover what a seed changes: the pre-training (where a start has one here), the labelled "
-        "subsets, their order and new weights. They do not cover other test images, other data, or other options.",
-        "* They are too narrow where seeds were added until something told, or where the test images were asked "
-        "before the plan was made.",
-        "* Seeds that would tell: how many a difference of this size and spread needs, an order of magnitude.",
-        "* A start that is there already (timm's, a folder) is one start: another run of its pre-training differs.",
-    ]
+def _by_start(answer: Answer, columns: Mapping[str, Scores]) -> str:
+    rows = [[start, *(_spread(of[start]) for of in columns.values())] for start in answer.starts]
+    return _table([["start", *columns], *rows], 1)
 
 
-def _table(rows: Sequence[Sequence[str]], texts: int) -> list[str]:
+def _table(rows: Sequence[Sequence[str]], texts: int) -> str:
     """Markdown; the first so many columns are texts, the others are set to the right."""
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return [lines[0], "|" + "---|" * texts + "---:|" * (len(rows[0]) - texts), *lines[1:]]
+    return "\n".join([lines[0], "|" + "---|" * texts + "---:|" * (len(rows[0]) - texts), *lines[1:]])
 
 
-def _spread(values: list[float]) -> str:
-    if not values:
+def _spread(of_seed: Mapping[int, float]) -> str:
+    if not of_seed:
         return "-"
-    mean, sd = mean_and_sd(values)
+    mean, sd = mean_and_sd(list(of_seed.values()))
     return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
-
-
-def _bounds(one: Difference) -> str:
-    return "-" if one.low is None or one.high is None else f"{one.low:+.1f} to {one.high:+.1f}"
 
 
 def _p(value: float | None) -> str:
@@ -284,4 +202,4 @@ def _needed(one: Difference) -> str:
     if one.tells:
         return f"{one.seeds} did"
     needed = seeds_needed(one.mean, one.sd)
-    return "above 50" if needed is None else f"about {max(needed, one.seeds + 1)}"
+    return f"above {MOST_SEEDS}" if needed is None else f"about {max(needed, one.seeds + 1)}"

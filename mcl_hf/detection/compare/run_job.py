@@ -15,7 +15,7 @@ import threading
 import time
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import psutil
 import torch
@@ -29,6 +29,7 @@ from ...engine.state import newest_whole_checkpoint
 from ...errors import InputError
 from ...files import write_json
 from ...plain_text import plain_text
+from ...viz.curves import read_log
 from ..data.detection_data import DetectionData
 from .labelled import open_labelled
 from .plan import ComparePlan
@@ -40,55 +41,46 @@ SHOWN = 4
 SHOWN_SCORE = 0.3
 _LOCK_SECONDS = 600
 _PACE_STEPS = 12
-_START_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "training_state.json", "log.jsonl")
-_DIGEST = ".digest"
-_SIZES = ("APs", "APm", "APl")
+_HEALTH = (
+    "level_losses", "random_losses", "positive_similarity", "negative_similarity", "feature_std", "effective_rank",
+    "loss",
+)  # fmt: skip
 
 
 def main() -> int:
     """Read a job from standard input, run it, and return an exit code."""
     logging.disable_progress_bar()  # of writing models, amid the run's own lines
-    content = json.loads(_read_line(0))
-    saved = threading.Event()
-    threading.Thread(target=_stop_when_alone, args=(saved,), daemon=True).start()
+    stdin = os.fdopen(0, "rb", buffering=0)  # at exit, no thread may wait in a reader with a buffer
+    line = stdin.readline()
+    if not line:
+        raise SystemExit("a job is read from standard input: this is started by mcl-hf compare")
+    content = json.loads(line)
+    folder = Path(content["folder"])
+    threading.Thread(target=_stop_when_alone, args=(stdin,), daemon=True).start()
     try:
-        with FileLock(content["lock"], timeout=_LOCK_SECONDS):  # a job of a killed comparison may still be saving
-            return run_job(content, saved)
+        # a job of a killed comparison may still be saving
+        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=_LOCK_SECONDS):
+            return run_job(content, folder)
     except Timeout:
-        return _fail(f"another process still writes {content['folder']}: wait for it, or end it")
+        return _fail(f"another process still writes {folder}: wait for it, or end it")
     except InputError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         return STOPPED
 
 
-def run_job(content: dict[str, Any], saved: threading.Event) -> int:
-    """Run a job from wherever it stopped, write its result, and drop what nothing needs any more.
-
-    Args:
-        content: of `compare.py`.
-        saved: set once the run needs no saving any more.
-
-    Returns:
-        `DONE` or `STOPPED`.
-    """
-    folder, started = Path(content["folder"]), time.time()
-    _begin(folder, content["digest"])
-    run = _train_detector if content["job"]["kind"] in ("tune", "test") else _pretrain
-    found = run(content, folder, saved)
+def run_job(content: dict[str, Any], folder: Path) -> int:
+    """Run a job from wherever it stopped, write its result, and drop what nothing needs any more; its exit code."""
+    started, pretrains = time.time(), not content["record"]["job"]["images"]
+    _begin(folder, content["record"]["digest"])
+    found = _pretrain(content, folder) if pretrains else _train_detector(content, folder)
     if found is None:
         return STOPPED
-    saved.set()
     device = torch.device("cuda" if torch.cuda.is_available() and content["options"]["device"] != "cpu" else "cpu")
     write_json(
         Path(content["result"]),
         {
-            "job": content["job"],
-            "digest": content["digest"],
-            "command": content["command"],
-            "options": content["shown_options"],
-            "data": content["data"],
-            "commit": content["commit"],
+            **content["record"],
             "machine": machine(device),
             "load_average": [round(value, 1) for value in os.getloadavg()],
             "threads": torch.get_num_threads(),
@@ -97,14 +89,18 @@ def run_job(content: dict[str, Any], saved: threading.Event) -> int:
             **found,
         },
     )
-    _keep(folder, _START_FILES if content["job"]["kind"] == "pretrain" else ())
+    if content["record"]["job"]["kind"] == "pretrain":  # of which jobs start; what is beside the model weighs most
+        for name in ("checkpoints", "pretraining"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    else:
+        shutil.rmtree(folder)
     print(f"done in {time.time() - started:.0f} s", flush=True)
     return DONE
 
 
 def _begin(folder: Path, digest: str) -> None:
     """Empty a folder whose run was of other options, or left nothing to go on from."""
-    note = folder / _DIGEST
+    note = folder / ".digest"
     same = note.is_file() and note.read_text(encoding="utf-8") == digest
     if not same or newest_whole_checkpoint(folder)[0] is None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -112,43 +108,41 @@ def _begin(folder: Path, digest: str) -> None:
     note.write_text(digest, encoding="utf-8")
 
 
-def _pretrain(content: dict[str, Any], folder: Path, saved: threading.Event) -> dict[str, Any] | None:
+def _pretrain(content: dict[str, Any], folder: Path) -> dict[str, Any] | None:
+    """What a pre-training came to; None where it was stopped."""
     from ...pretraining.arguments import PretrainArguments
     from ...pretraining.pretrain import pretrain
 
-    options = dict(content["options"])
-    if content["job"]["kind"] == "pace":
+    options = {**content["options"], "output_dir": str(folder), "resume": "auto"}
+    if content["record"]["job"]["kind"] == "pace":
         options["max_steps"] = _PACE_STEPS
-    arguments = PretrainArguments(**{**options, "output_dir": str(folder), "resume": "auto"})
+    arguments = PretrainArguments(**options)
     result = pretrain(arguments)
     if result.stopped_by is not None:
         return None
-    saved.set()
-    log = _log(folder)
+    log = read_log(folder)
+    last, later = log[-1], log[1:] or log
     visits = result.steps * arguments.batch_sizes(1)[1]
-    health = ("level_losses", "random_losses", "positive_similarity", "negative_similarity", "feature_std",
-              "effective_rank", "loss")  # fmt: skip
-    rates = [record["images_per_second"] for record in log[1:] or log]
     return {
-        "figures": {name: log[-1][name] for name in health if name in log[-1]},
+        "figures": {name: last[name] for name in _HEALTH if name in last},
         "steps": result.steps,
         "visits": visits,
         "flop": content["flop"] * visits,
-        "seconds": log[-1]["seconds"],
-        "images_per_second": statistics.median(rates),
-        "data_wait_share": statistics.median(record["data_wait_share"] for record in log[1:] or log),
+        "seconds": last["seconds"],
+        **{name: statistics.median(r[name] for r in later) for name in ("images_per_second", "data_wait_share")},
         "warnings": [line for record in log for line in record.get("health", [])],
         "losses": [[record["step"], record["loss"]] for record in log[:: max(1, len(log) // 20)]],
     }
 
 
-def _train_detector(content: dict[str, Any], folder: Path, saved: threading.Event) -> dict[str, Any] | None:
+def _train_detector(content: dict[str, Any], folder: Path) -> dict[str, Any] | None:
+    """What a fine-tuning came to; None where it was stopped."""
     from ..finetuning.arguments import FinetuneArguments
     from ..finetuning.finetune import finetune
 
-    job, plan = content["job"], ComparePlan(**content["plan"])
+    job = content["record"]["job"]
     part = "val" if job["kind"] == "tune" else "test"
-    data = open_labelled(plan, content["reading"], [part])
+    data = open_labelled(ComparePlan(**content["plan"]), [part])
     train, measured = data.subset(job["images"], job["seed"], job["subset"]), getattr(data, part)
     arguments = FinetuneArguments(**{**content["options"], "output_dir": str(folder), "resume": "auto"})
     try:
@@ -157,10 +151,9 @@ def _train_detector(content: dict[str, Any], folder: Path, saved: threading.Even
         return {"figures": {}, "diverged": str(error), "images": len(train), "seconds": 0.0}
     if result.stopped_by is not None:
         return None
-    metrics = json.loads((folder / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
-    log = _log(folder)
+    log = read_log(folder)
     found: dict[str, Any] = {
-        "figures": _figures(metrics),
+        "figures": _figures(_evaluated(folder, "metrics")),
         "images": len(train),
         "objects": int(train.num_objects.sum()),
         "flop": content["flop"],
@@ -173,17 +166,18 @@ def _train_detector(content: dict[str, Any], folder: Path, saved: threading.Even
             f"{scale:g}": _figures(_evaluate_at(folder, measured, arguments, scale)) for scale in content["scales"]
         }
     if content["show"]:
-        results = json.loads((folder / "evaluation" / "results.json").read_text(encoding="utf-8"))
-        found["shown"] = shown_detections(measured, results)
+        found["shown"] = shown_detections(measured, _evaluated(folder, "results"))
     return found
+
+
+def _evaluated(folder: Path, name: str) -> Any:
+    return json.loads((folder / "evaluation" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _figures(metrics: dict[str, Any]) -> dict[str, Any]:
     """`box/AP` and so on in [0, 1], and AP and AP50 of each class as `box/AP of NAME`."""
     found: dict[str, Any] = {}
-    for kind in ("box", "mask"):
-        if kind not in metrics:
-            continue
+    for kind in (kind for kind in ("box", "mask") if kind in metrics):
         found |= {f"{kind}/{name}": value for name, value in metrics[kind].items() if isinstance(value, float)}
         for name, figures in metrics[kind]["per_class"].items():
             found |= {f"{kind}/{figure} of {name}": figures[figure] for figure in ("AP", "AP50")}
@@ -240,11 +234,7 @@ def shown_detections(data: DetectionData, results: list[dict[str, Any]]) -> dict
 
 
 def check_readable(data: DetectionData) -> None:
-    """Decode the images shown, so that the report can draw them.
-
-    Raises:
-        InputError: one is broken.
-    """
+    """Decode the images shown, so that the report can draw them."""
     for index in shown_images(data):
         try:
             data[index].decode()
@@ -252,42 +242,10 @@ def check_readable(data: DetectionData) -> None:
             raise InputError(f"test image {data.names[index]}: {error}") from error
 
 
-def _log(folder: Path) -> list[dict[str, Any]]:
-    from ...viz import read_log
-
-    return read_log(folder / "log.jsonl")
-
-
-def _keep(folder: Path, names: tuple[str, ...]) -> None:
-    """Delete all of a finished job's folder but some files, and the folder where nothing is kept."""
-    for path in folder.iterdir():
-        if path.name in names:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    if not names:
-        folder.rmdir()
-
-
-def _read_line(descriptor: int) -> bytes:
-    """One line, without Python's buffered reader, which a thread must not be left waiting in at exit."""
-    line = b""
-    while not line.endswith(b"\n"):
-        part = os.read(descriptor, 65536)
-        if not part:
-            raise SystemExit("a job is read from standard input: this is started by mcl-hf compare")
-        line += part
-    return line
-
-
-def _stop_when_alone(saved: threading.Event) -> None:
+def _stop_when_alone(stdin: BinaryIO) -> None:
     """Ask this process to save and leave when whoever started it is gone."""
-    while os.read(0, 1):
-        pass
-    if not saved.is_set():
-        os.kill(os.getpid(), signal.SIGTERM)
+    stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _fail(message: str) -> int:

@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -22,179 +24,158 @@ from ...engine.signals import StopRequest
 from ...engine.tracking import last_step
 from ...errors import InputError
 from . import run_job
-from .jobs import Job
+from .jobs import Job, Results
 
 _POLL_SECONDS = 0.2
 
 
 @dataclass
-class Progress:
-    """What is known of a comparison's jobs while it runs.
-
-    Attributes:
-        planned: all jobs.
-        results: name -> result of those that are done.
-        failed: name -> why it has no result.
-    """
+class Work:
+    """Jobs that are to be done, in order, those that each needs, and what is known of them: results, and by name why
+    one has none."""
 
     planned: list[Job]
-    results: dict[str, dict[str, Any]]
-    failed: dict[str, str] = field(default_factory=dict)
+    needs: Mapping[Job, set[Job]]
+    results: Results
+    failed: dict[str, str]
 
+    @property
     def remaining(self) -> list[Job]:
         """Jobs without a result that have not failed."""
-        return [job for job in self.planned if job.name not in self.results and job.name not in self.failed]
+        return [job for job in self.planned if job not in self.results and job.name not in self.failed]
+
+    def ready(self) -> list[Job]:
+        """Jobs that can start now; one whose needs have failed is failed, too."""
+        for job in self.remaining:
+            broken = {needed.name for needed in self.needs[job]} & set(self.failed)
+            if broken:
+                self.failed[job.name] = f"it needs {min(broken)}, which failed"
+        return [job for job in self.remaining if self.needs[job] <= set(self.results)]
 
     def seconds_left(self) -> float | None:
         """An estimate from the jobs done: one takes as long a step as those of its kind and start did on average, else
         those of its kind; None where none of a kind is done."""
-        known: dict[tuple[str, ...], list[float]] = {}
-        for job in self.planned:
-            if job.name in self.results:
-                seconds = self.results[job.name]["process_seconds"] / max(1, job.steps)
-                for key in ((_rough(job), job.start), (_rough(job),)):
-                    known.setdefault(key, []).append(seconds)
+        known: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        for job, result in self.results.items():
+            for key in ((_rough(job), job.start), (_rough(job),)):
+                known[key].append(result["process_seconds"] / max(1, job.steps))
         total = 0.0
-        for job in self.remaining():
-            alike = known.get((_rough(job), job.start)) or known.get((_rough(job),))
+        for job in self.remaining:
+            alike = known[_rough(job), job.start] or known[_rough(job),]
             if not alike:
                 return None
-            total += max(1, job.steps) * sum(alike) / len(alike)
+            total += max(1, job.steps) * mean(alike)
         return total
 
 
+class _Running:
+    """A job's process, and its bar."""
+
+    def __init__(self, job: Job, content: Mapping[str, Any], beside: int) -> None:
+        root = str(Path(__file__).resolve().parents[3])  # also where the package is not installed
+        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {"TQDM_MININTERVAL": "30", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        if beside > 1:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // beside)))
+        self.log, self.result = Path(content["folder"]) / "log.jsonl", Path(content["result"])
+        self.output = Path(f"{content['folder']}.txt")
+        with self.output.open("a", encoding="utf-8") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mcl_hf.detection.compare.run_job"],
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # Ctrl-C in the terminal reaches it through this process, once
+            )
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # the job has ended already; its exit code says why
+            self.process.stdin.write(json.dumps(content).encode() + b"\n")
+            self.process.stdin.flush()  # left open: its end tells the job that this process is gone
+        steps = content["options"].get("max_steps")
+        self.bar = tqdm(total=steps, desc=job.name, unit="step", leave=False, dynamic_ncols=True)
+
+    def exit_code(self) -> int | None:
+        """None while it is at work; the bar moves to where the log is, and what follows the last step takes a while,
+        too."""
+        done = last_step(self.log)
+        if done > self.bar.n:
+            self.bar.update(done - self.bar.n)
+            if self.bar.total is not None and done >= self.bar.total:
+                self.bar.set_postfix_str("evaluating and saving")
+        return self.process.poll()
+
+    def close(self) -> None:
+        """Wait for the process, which has ended or soon will."""
+        self.bar.close()
+        self.process.communicate()  # closes its standard input
+
+    def why(self) -> str:
+        """The last thing that it printed, its complaint, or how it ended."""
+        if self.process.returncode < 0:
+            return f"killed by {signal.Signals(-self.process.returncode).name} (too little memory, perhaps)"
+        lines = [line.strip() for line in self.output.read_text(encoding="utf-8", errors="replace").splitlines()]
+        told = next(filter(None, reversed(lines)), f"exit code {self.process.returncode}")
+        return told.removeprefix("mcl-hf: error: ")
+
+
 def run_jobs(
-    progress: Progress,
-    needs: Callable[[Job], set[str]],
-    content: Callable[[Job], Mapping[str, Any]],
-    beside: int,
-    stop: StopRequest,
-    done: Callable[[Job], None],
+    work: Work, content: Callable[[Job], Mapping[str, Any]], beside: int, stop: StopRequest, done: Callable[[], None]
 ) -> None:
-    """Run what remains, at most `beside` jobs at a time, in their order as far as what they need is there.
+    """Run what remains, in order as far as what a job needs is there, and bring `work` up to date. Where a job finds
+    input that cannot be used, those beside it are stopped, and it is raised.
 
     Args:
-        progress: brought up to date.
-        needs: names of the jobs that must be done before one.
         content: what a job's process is told; called when its needs are done.
         beside: processes at a time.
         stop: handed on to the jobs at work, which are waited for.
         done: called after each job with a result.
-
-    Raises:
-        InputError: a job found input that cannot be used; those beside it are stopped first.
     """
-    at_work: dict[Job, subprocess.Popen[bytes]] = {}
-    bars: dict[Job, tqdm] = {}
-    folders: dict[Job, Path] = {}
+    at_work: dict[Job, _Running] = {}
     wrong: str | None = None
     told = False
     try:
         while True:
             if stop.name is None and wrong is None:
-                for job in _ready(progress, at_work, needs)[: beside - len(at_work)]:
-                    _say(f"job {progress.planned.index(job) + 1} of {len(progress.planned)}: {job.name}")
-                    told_of = content(job)
-                    at_work[job], folders[job] = _start(told_of, beside), Path(told_of["folder"])
-                    bars[job] = tqdm(
-                        total=told_of["options"].get("max_steps"), desc=job.name, unit="step", leave=False,
-                        dynamic_ncols=True,
-                    )  # fmt: skip
+                for job in [job for job in work.ready() if job not in at_work][: beside - len(at_work)]:
+                    _say(f"job {work.planned.index(job) + 1} of {len(work.planned)}: {job.name}")
+                    at_work[job] = _Running(job, content(job), beside)
             elif not told:
-                for process in at_work.values():
-                    process.terminate()
+                for running in at_work.values():
+                    running.process.terminate()
                 told = True
             if not at_work:
                 break
             time.sleep(_POLL_SECONDS)
-            for job, bar in bars.items():
-                _follow(bar, folders[job])
-            for job in [job for job, process in at_work.items() if process.poll() is not None]:
-                code, told_of = at_work[job].returncode, content(job)
-                _close(at_work.pop(job))
-                bars.pop(job).close()
-                result = json.loads(Path(told_of["result"]).read_text()) if Path(told_of["result"]).is_file() else None
-                if code == run_job.DONE and result is not None:
-                    progress.results[job.name] = result
-                    left = progress.seconds_left()
-                    more = "" if left is None or not progress.remaining() else f"; about {duration(left / beside)} left"
-                    _say(f"  {job.name}: {_found(result)} in {duration(result['process_seconds'])}{more}")
-                    done(job)
+            for job, running in list(at_work.items()):
+                code = running.exit_code()
+                if code is None:
+                    continue
+                at_work.pop(job).close()
+                if code == run_job.DONE and running.result.is_file():
+                    found = work.results[job] = json.loads(running.result.read_text(encoding="utf-8"))
+                    left = work.seconds_left()
+                    more = f"; about {duration(left / beside)} left" if left and work.remaining else ""
+                    _say(f"  {job.name}: {_found(found)} in {duration(found['process_seconds'])}{more}")
+                    done()
                 elif code == run_job.WRONG_INPUT and wrong is None:
-                    wrong = f"job {job.name} could not go on: {_last_line(Path(told_of['output']))}"
+                    wrong = f"job {job.name} could not go on: {running.why()}"
                 elif stop.name is None and wrong is None:
-                    progress.failed[job.name] = _why(code, Path(told_of["output"]))
-                    _say(f"  {job.name} failed: {progress.failed[job.name]}; see {told_of['output']}")
+                    work.failed[job.name] = running.why()
+                    _say(f"  {job.name} failed: {work.failed[job.name]}; see {running.output}")
     finally:
-        for bar in bars.values():
-            bar.close()
-        for process in at_work.values():
-            process.kill()
-            process.wait()
-            _close(process)
+        for running in at_work.values():
+            running.process.kill()
+            running.close()
     if wrong is not None:
         raise InputError(wrong)
-
-
-def _follow(bar: tqdm, folder: Path) -> None:
-    """Move a job's bar to where its log is; what follows the last step takes a while, too."""
-    done = last_step(folder / "log.jsonl")
-    if done > bar.n:
-        bar.update(done - bar.n)
-        if bar.total is not None and done >= bar.total:
-            bar.set_postfix_str("evaluating and saving")
 
 
 def _say(line: str) -> None:
     """Print above the bars."""
     tqdm.write(line)
     sys.stdout.flush()
-
-
-def _ready(progress: Progress, at_work: Mapping[Job, Any], needs: Callable[[Job], set[str]]) -> list[Job]:
-    """Jobs that can start now; one whose needs have failed is failed, too."""
-    ready = []
-    for job in progress.remaining():
-        wanted = needs(job) - set(progress.results)
-        broken = wanted & set(progress.failed)
-        if broken:
-            progress.failed[job.name] = f"it needs {min(broken)}, which failed"
-        elif not wanted and job not in at_work:
-            ready.append(job)
-    return ready
-
-
-def _start(content: Mapping[str, Any], beside: int) -> subprocess.Popen[bytes]:
-    root = str(Path(__file__).resolve().parents[3])  # also where the package is not installed
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {"TQDM_MININTERVAL": "30", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    if beside > 1:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // beside)))
-    output = Path(content["output"])
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("a", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mcl_hf.detection.compare.run_job"],
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # Ctrl-C in the terminal reaches it through this process, once
-        )
-    assert process.stdin is not None
-    try:
-        process.stdin.write(json.dumps(content).encode() + b"\n")
-        process.stdin.flush()  # left open: its end tells the job that this process is gone
-    except BrokenPipeError:  # the job has ended already; its exit code says why
-        pass
-    return process
-
-
-def _close(process: subprocess.Popen[bytes]) -> None:
-    if process.stdin is not None:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
 
 
 def _rough(job: Job) -> str:
@@ -210,17 +191,3 @@ def _found(result: Mapping[str, Any]) -> str:
         kinds = [kind for kind in ("box", "mask") if f"{kind}/AP" in figures]
         return ", ".join(f"{kind} AP {100 * figures[f'{kind}/AP']:.1f} %" for kind in kinds)
     return f"{result['visits']:,} visits, loss {figures['loss']:.3f}"
-
-
-def _last_line(file: Path) -> str:
-    """Of what a job printed: its complaint."""
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
-    told = [line.strip() for line in lines if line.strip()]
-    return told[-1].removeprefix("mcl-hf: error: ") if told else ""
-
-
-def _why(code: int, output: Path) -> str:
-    """Why a job has no result."""
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name} (too little memory, perhaps)"
-    return _last_line(output) or f"exit code {code}"

@@ -9,6 +9,7 @@ is repeated within a seed is no new seed. Several differences that a plan is for
 procedure ("A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979).
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ import numpy as np
 
 LEVEL = 0.95
 """Of intervals; 1 - LEVEL is the error rate that primary differences share."""
+MOST_SEEDS = 50
+"""Beyond these nobody would go to tell two starts apart."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,9 @@ class Difference:
         one, other: names of starts.
         images: labelled images, as the plan has it.
         mean: over seeds.
-        sd: over seeds; None with one seed.
-        low, high: bounds of the 95 % interval of this difference alone; None with one seed.
-        p: two-sided p value of its t test; None with one seed.
+        sd: over seeds; None with one seed, as are
+        low, high: bounds of the 95 % interval of this difference alone, and
+        p: two-sided p value of its t test.
         seeds: number of pairs.
         holm: p adjusted over the primary differences; None for others.
     """
@@ -66,13 +69,8 @@ def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
 def paired_difference(
     one: str, other: str, images: str, scores: Mapping[str, Mapping[int, float]]
 ) -> Difference | None:
-    """The difference of two starts on the seeds that both have; None where there are none.
-
-    Args:
-        one, other, images: see `Difference`.
-        scores: start -> seed -> score.
-    """
-    seeds = sorted(set(scores.get(one, {})) & set(scores.get(other, {})))
+    """The difference of two starts on the seeds that both have (start -> seed -> score); None where there are none."""
+    seeds = sorted(set(scores[one]) & set(scores[other]))
     if not seeds:
         return None
     pairs = [scores[one][seed] - scores[other][seed] for seed in seeds]
@@ -80,7 +78,7 @@ def paired_difference(
     if sd is None:
         return Difference(one, other, images, mean, None, None, None, None, 1)
     error = sd / math.sqrt(len(pairs))
-    half = t_quantile((1 + LEVEL) / 2, len(pairs) - 1) * error
+    half = t_bound(len(pairs) - 1) * error
     p = 1 - _t_inside(abs(mean) / error, len(pairs) - 1) if error else (0.0 if mean else 1.0)
     return Difference(one, other, images, mean, sd, mean - half, mean + half, p, len(pairs))
 
@@ -92,26 +90,22 @@ def holm(values: Sequence[float]) -> list[float]:
         >>> [round(value, 3) for value in holm([0.01, 0.04, 0.03])]
         [0.03, 0.06, 0.06]
     """
-    adjusted, least = [0.0] * len(values), 0.0
-    for rank, index in enumerate(sorted(range(len(values)), key=lambda index: values[index])):
-        least = max(least, min(1.0, (len(values) - rank) * values[index]))
-        adjusted[index] = least
-    return adjusted
+    order = np.argsort(values, kind="stable")
+    adjusted = np.empty(len(values))
+    adjusted[order] = np.maximum.accumulate(np.arange(len(values), 0, -1) * np.array(values)[order])
+    return np.minimum(adjusted, 1.0).tolist()
 
 
-def seeds_needed(mean: float, sd: float, most: int = 50) -> int | None:
-    """The smallest number of seeds with which a difference of this mean and spread would be told; None above `most`.
-
-    Only as good as the spread is known, which is badly from few seeds.
+def seeds_needed(mean: float, sd: float) -> int | None:
+    """The smallest number of seeds with which a difference of this mean and spread would be told; None above
+    `MOST_SEEDS`. Only as good as the spread is known, which is badly from few seeds.
 
     Example:
         >>> seeds_needed(1.0, 1.0), seeds_needed(0.01, 1.0)
         (7, None)
     """
-    for seeds in range(2, most + 1):
-        if t_quantile((1 + LEVEL) / 2, seeds - 1) * sd / math.sqrt(seeds) < abs(mean):
-            return seeds
-    return None
+    numbers = range(2, MOST_SEEDS + 1)
+    return next((seeds for seeds in numbers if t_bound(seeds - 1) * sd / math.sqrt(seeds) < abs(mean)), None)
 
 
 def label_equivalent(images: Sequence[int], scores: Sequence[float], score: float) -> float | None:
@@ -129,34 +123,29 @@ def label_equivalent(images: Sequence[int], scores: Sequence[float], score: floa
         >>> round(label_equivalent([25, 100], [40.0, 60.0], 50.0), 6)
         50.0
     """
-    if scores and scores[0] >= score:
+    if scores[0] >= score:
         return float(images[0])
     for (few, low), (many, high) in itertools.pairwise(zip(images, scores, strict=True)):
         if low < score <= high:
-            share = (score - low) / (high - low)
-            return float(few * (many / few) ** share)
+            return float(few * (many / few) ** ((score - low) / (high - low)))
     return None
 
 
-def t_quantile(probability: float, degrees: int) -> float:
-    """The quantile of Student's t distribution, for probabilities from 0.5 up.
+@functools.cache
+def t_bound(degrees: int) -> float:
+    """Standard errors between the mean and a bound of the 95 % interval: the 97.5 % quantile of Student's t.
 
     By bisection of the finite sums that the distribution function has for whole degrees of freedom (Abramowitz and
     Stegun, "Handbook of Mathematical Functions", 26.7.3 and 26.7.4).
 
     Example:
-        >>> round(t_quantile(0.975, 2), 3), round(t_quantile(0.975, 10), 3)
+        >>> round(t_bound(2), 3), round(t_bound(10), 3)
         (4.303, 2.228)
     """
-    if not 0.5 <= probability < 1 or degrees < 1:
-        raise ValueError(f"t_quantile needs 0.5 <= probability < 1 and degrees >= 1, got {probability}, {degrees}")
-    inside = 2 * probability - 1
-    low, high = 0.0, 1.0
-    while _t_inside(high, degrees) < inside:
-        low, high = high, 2 * high
+    low, high = 0.0, 64.0
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if _t_inside(middle, degrees) < inside else (low, middle)
+        low, high = (middle, high) if _t_inside(middle, degrees) < LEVEL else (low, middle)
     return (low + high) / 2
 
 
