@@ -1,3 +1,8 @@
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -35,6 +40,30 @@ def test_the_cpu_keeps_its_precision_and_drops_denormals(restored):
     set_arithmetic(torch.device("cpu"), tf32=True, fixed_shapes=True)
     assert torch.get_float32_matmul_precision() == before
     assert (torch.tensor([1e-40]) * 1.0).item() == 0.0
+
+
+PAGES_AGAIN = """
+import os, resource, sys, torch
+from mcl_hf.engine.arithmetic import keep_freed_memory
+told = keep_freed_memory(os.environ)
+for _ in range(30):  # glibc's aligned blocks wander at first
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)  # 64 MiB, freed at once
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(told, faults)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+@pytest.mark.parametrize(("environment", "told"), [({}, True), ({"MALLOC_TOP_PAD_": "0"}, False)])
+def test_freed_memory_is_kept_for_the_next_tensor(environment, told):
+    """Pages that a tensor of 64 MiB touches for the first time, after others of that size were freed."""
+    run = subprocess.run(
+        [sys.executable, "-c", PAGES_AGAIN], env=os.environ | environment, text=True, capture_output=True
+    )
+    was_told, faults = run.stdout.split()
+    assert was_told == str(told)
+    assert int(faults) < 100 if told else int(faults) >= 32  # pages of 4 KiB, or of 2 MiB where they are huge
 
 
 def test_a_copy_on_the_cpu_is_the_tensor_itself():
