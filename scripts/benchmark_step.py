@@ -90,7 +90,8 @@ def measure_step(
 ) -> dict[str, Any]:
     """Seconds and memory of a variant's steps in this process."""
     settings = Variant(variant)
-    set_arithmetic(torch.device(device), settings.tf32, fixed_shapes=True)
+    spare_memory = settings.in_turn or settings.recompute
+    set_arithmetic(torch.device(device), settings.tf32, fixed_shapes=True, spare_memory=spare_memory)
     torch.manual_seed(0)
     imported = peak_gib(device)
     step = TrainingStep(settings, network, batch_size, device)

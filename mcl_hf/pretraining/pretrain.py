@@ -96,7 +96,8 @@ def pretrain(
     check_trackers(arguments.report_to)
     hung_in = callbacks(arguments) if callable(callbacks) else callbacks
     with launched(arguments, output_dir) as accelerator:
-        set_arithmetic(accelerator.device, arguments.tf32, fixed_shapes=True)
+        spare_memory = arguments.sides_in_turn or arguments.activation_checkpointing
+        set_arithmetic(accelerator.device, arguments.tf32, fixed_shapes=True, spare_memory=spare_memory)
         return _pretrain(arguments, output_dir, accelerator, hung_in, model_class)
 
 

@@ -45,25 +45,32 @@ def test_the_cpu_keeps_its_precision_and_drops_denormals(restored):
 PAGES_AGAIN = """
 import os, resource, sys, torch
 from mcl_hf.engine.arithmetic import keep_freed_memory
-told = keep_freed_memory(os.environ)
+told = keep_freed_memory(os.environ, spare_memory=sys.argv[1] == "spare")
 for _ in range(30):  # glibc's aligned blocks wander at first
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**24)  # 64 MiB, freed at once
+    torch.ones(int(sys.argv[2]), dtype=torch.uint8)  # freed at once
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 print(told, faults)
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
-@pytest.mark.parametrize(("environment", "told"), [({}, True), ({"MALLOC_TOP_PAD_": "0"}, False)])
-def test_freed_memory_is_kept_for_the_next_tensor(environment, told):
-    """Pages that a tensor of 64 MiB touches for the first time, after others of that size were freed."""
-    run = subprocess.run(
-        [sys.executable, "-c", PAGES_AGAIN], env=os.environ | environment, text=True, capture_output=True
-    )
+@pytest.mark.parametrize(
+    ("environment", "how", "size", "told", "kept"),
+    [
+        ({}, "all", 2**26, True, True),
+        ({}, "spare", 2**26, True, False),
+        ({}, "spare", 2**24, True, True),
+        ({"MALLOC_TOP_PAD_": "0"}, "all", 2**26, False, False),
+    ],
+)
+def test_freed_memory_is_kept_for_the_next_tensor(environment, how, size, told, kept):
+    """Pages that a tensor touches for the first time, after others of its size were freed."""
+    command = [sys.executable, "-c", PAGES_AGAIN, how, str(size)]
+    run = subprocess.run(command, env=os.environ | environment, text=True, capture_output=True, check=True)
     was_told, faults = run.stdout.split()
     assert was_told == str(told)
-    assert int(faults) < 100 if told else int(faults) >= 32  # pages of 4 KiB, or of 2 MiB where they are huge
+    assert int(faults) < 20 if kept else int(faults) >= 32  # pages of 4 KiB, or of 2 MiB where they are huge
 
 
 def test_a_copy_on_the_cpu_is_the_tensor_itself():

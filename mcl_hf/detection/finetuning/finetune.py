@@ -126,7 +126,8 @@ def finetune(
     hung_in = callbacks(arguments) if callable(callbacks) else callbacks
     import_backend(arguments.eval_backend)  # before hours of training
     with launched(arguments, output_dir) as accelerator:
-        set_arithmetic(accelerator.device, arguments.tf32, fixed_shapes=False)
+        spare_memory = arguments.activation_checkpointing
+        set_arithmetic(accelerator.device, arguments.tf32, fixed_shapes=False, spare_memory=spare_memory)
         return _finetune(arguments, output_dir, accelerator, hung_in, train_on, measure_on)
 
 
