@@ -17,8 +17,10 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch.utils.flop_counter import FlopCounterMode
 
+from ...engine.options import Options, options_class
 from ...errors import InputError
 from ...models import MCLConfig, MCLForPreTraining
 from ...pretraining.arguments import PretrainArguments, load_arguments
@@ -40,10 +42,21 @@ NAMED: dict[str, dict[str, Any]] = {
     "image-all": {"of": "image"},
     "coco": {"init": "coco"},
 }
-_KEYS = ("init", "pretrain", "of", "parts", "visits", "finetune")
 _OF_A_RUN = {"output_dir", "data", "seed", "resume", "epochs", "max_steps", "report_to", "objective"}
 _COUNTED_BATCH = 64  # every level of the paper's four has whole montages from 32 images on
 _start_config = lru_cache(read_start_config)
+
+
+@options_class
+class StartFields(Options):
+    """What a plan may say of a start; see `ComparePlan`."""
+
+    init: str | None = None
+    pretrain: dict[str, Any] | None = None
+    of: str | None = None
+    parts: list[str] | None = None
+    visits: int | None = Field(None, ge=2)
+    finetune: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +130,7 @@ def read_starts(plan: ComparePlan) -> tuple[list[Start], dict[str, Pretraining]]
         wrong = [part for part in parts if part not in PARTS]
         if wrong:
             raise InputError(f"start {name} takes {wrong[0]!r}: parts are {', '.join(PARTS)}")
-        init = str(entry.get("init", name)) if own is None else None
+        init = (entry.get("init") or name) if own is None else None
         starts.append(Start(name, init, own, parts, dict(entry.get("finetune") or {})))
         if name == "random" and plan.compute_matched:
             starts.append(Start(MATCHED, "random"))
@@ -133,6 +146,7 @@ def _entries(plan: ComparePlan) -> dict[str, dict[str, Any]]:
     given = plan.starts
     if not given or not isinstance(given, list | dict):
         raise InputError("starts is missing: name two or more, such as random,timm:resnet50,mcl")
+    known = list(StartFields.__pydantic_fields__)
     found: dict[str, dict[str, Any]] = {}
     for name, entry in given.items() if isinstance(given, dict) else [(str(name), None) for name in given]:
         if name in found:
@@ -140,12 +154,17 @@ def _entries(plan: ComparePlan) -> dict[str, dict[str, Any]]:
         if not isinstance(name, str) or not name or name == MATCHED or ("/" in name and entry):
             raise InputError(f"starts: {name!r} cannot be the name of a start")
         if entry is not None and not isinstance(entry, dict):
-            raise InputError(f"start {name} must be a mapping of {', '.join(_KEYS)}, got {entry!r}")
-        found[name] = dict(entry or NAMED.get(name, {}))
-        for key in found[name]:
-            if key not in _KEYS:
-                hint = nearest(key, _KEYS) or f"known are {', '.join(_KEYS)}"
+            raise InputError(f"start {name} must be a mapping of {', '.join(known)}, got {entry!r}")
+        told = entry or NAMED.get(name, {})
+        for key in told:
+            if key not in known:
+                hint = nearest(key, known) or f"known are {', '.join(known)}"
                 raise InputError(f"start {name} has an unknown field {str(key)!r}: {hint}")
+        try:
+            fields = StartFields(**told)
+        except InputError as error:
+            raise InputError(f"start {name}: {error}") from error
+        found[name] = {key: getattr(fields, key) for key in told}
         if len({"init", "pretrain", "of"} & set(found[name])) > 1:
             raise InputError(f"start {name} has more than one of init, pretrain and of: give one")
     return found
