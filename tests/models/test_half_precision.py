@@ -67,6 +67,9 @@ def test_features_of_c5_read_the_box_that_was_asked_for(model):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6.") and not torch.cuda.is_available(), reason="its fake tensors ask for a driver"
+)
 @pytest.mark.parametrize(
     ("fields", "dtype"),
     [({"queue_size": 6, "level_pairing": "all"}, torch.bfloat16), ({"region_scope": "published"}, torch.float16)],

@@ -50,6 +50,7 @@ def tiny_detector(detector: str, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="its exporter fails on symbolic sizes")
 @pytest.mark.parametrize("detector", [name for name in EXPORTED if name == "detr" or os.environ.get("MCL_ALL_GRAPHS")])
 @torch.no_grad()
 def test_the_graph_finds_what_the_detector_finds(detector, tmp_path):
