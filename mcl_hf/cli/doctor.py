@@ -160,6 +160,8 @@ def machine() -> Iterator[Finding]:
     import_torch()
     import torch
 
+    from ..engine.arithmetic import cpu_computes_bf16
+
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(index)
@@ -170,9 +172,7 @@ def machine() -> Iterator[Finding]:
     elif torch.accelerator.is_available():
         yield Finding("warning", f"{torch.accelerator.current_accelerator()}: never tried with this library")
     else:
-        # torch has no public name for it, and builds for other processors do not have it at all.
-        native = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-        bf16 = "with" if native is not None and native() else "without"
+        bf16 = "with" if cpu_computes_bf16() else "without"
         yield Finding("note", f"no GPU: training runs on the CPU, {bf16} bf16 instructions")
     memory, cores = psutil.virtual_memory(), num_cores()
     yield Finding("ok", f"{cores} cores, {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB memory free")

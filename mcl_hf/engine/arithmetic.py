@@ -1,4 +1,4 @@
-"""How this process computes: denormal numbers, TensorFloat-32, choice of convolution algorithms, and freed memory.
+"""How this process computes: denormal numbers, TensorFloat-32, bf16, choice of convolution algorithms, freed memory.
 
 Where it sits: `pretrain.py` sets it once, before the model is built. These switches belong to the process, not to a
 model, and stay as they were set when the run ends.
@@ -60,3 +60,22 @@ def keep_freed_memory(environment: Mapping[str, str], spare_memory: bool = False
     large = {_M_MMAP_THRESHOLD: _LARGEST_THRESHOLD} if spare_memory else {_M_MMAP_MAX: 0}
     settings = {**large, _M_TRIM_THRESHOLD: _LARGEST_INT}
     return all(library.mallopt(name, value) == 1 for name, value in settings.items())
+
+
+def cpu_computes_bf16() -> bool:
+    """Whether oneDNN, which torch's convolutions and products run on, has kernels in bf16 for this CPU; also where a
+    build of torch does not say."""
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # built without oneDNN
+        return True
+
+
+def emulation_warning(device: torch.device, precision: str) -> list[str]:
+    """A line for a run in bf16 on a CPU that has no instructions for it; else none."""
+    if precision != "bf16" or device.type != "cpu" or cpu_computes_bf16():
+        return []
+    return [
+        "warning: this CPU has no bf16 instructions, and bf16 without them is many times slower than fp32: give "
+        "--precision fp32"
+    ]

@@ -1,14 +1,11 @@
-"""What the models ask of other processes: rank, world size, a gather of keys, a sum with gradient.
+"""What the models ask of other processes: rank, world size, a gather of keys.
 
 Everything works undistributed too, where a gather returns its input: one process is the same code with world size 1.
 Every function but `rank` and `world_size` must be called by all ranks.
 """
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
-from torch.autograd import Function
 
 
 def is_distributed() -> bool:
@@ -34,23 +31,3 @@ def gather(tensor: torch.Tensor) -> torch.Tensor:
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(parts, tensor.detach().contiguous())
     return torch.cat(parts)
-
-
-class _SumOverRanks(Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
-        total = tensor.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        # Every rank's loss depends on every rank's input through the sum, so gradients are summed as well.
-        gradient = gradient.contiguous().clone()
-        dist.all_reduce(gradient)
-        return gradient
-
-
-def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
-    """Sum of a tensor over all ranks; gradients flow to every rank's input."""
-    return _SumOverRanks.apply(tensor) if world_size() > 1 else tensor

@@ -21,7 +21,7 @@ from accelerate import Accelerator
 
 from ..data import ImageSource
 from ..data.sources.licences import describe_sources
-from ..engine.arithmetic import set_arithmetic
+from ..engine.arithmetic import emulation_warning, set_arithmetic
 from ..engine.compile_parts import compile_parts
 from ..engine.finish import write_finished
 from ..engine.launch import launched
@@ -138,6 +138,7 @@ def _pretrain(
         machines=[machine(accelerator.device)],
     )
     lines += continue_state(checkpoint, state, RULES)
+    lines += emulation_warning(accelerator.device, arguments.precision)
     loader = open_loader(
         arguments,
         config,

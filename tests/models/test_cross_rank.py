@@ -151,3 +151,30 @@ def compiling_worker(process: int, port: int) -> None:
 
 def test_compiled_norms_are_one_graph_over_two_processes() -> None:
     mp.spawn(compiling_worker, (free_port(),), nprocs=WORLD)
+
+
+def uneven_worker(process: int, port: int) -> None:
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=process, world_size=WORLD)
+    torch.set_num_threads(1)
+    whole = 1e3 + torch.randn(5, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weights = torch.randn(whole.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for first in (5, 3):  # images of rank 0; rank 1 may have none
+        share = slice(0, first) if process == 0 else slice(first, None)
+        joint = convert_cross_rank_norm(nn.Sequential(nn.BatchNorm2d(4)).double())
+        plain = nn.BatchNorm2d(4).double()
+        for norm in (joint[0], plain):
+            nn.init.uniform_(norm.weight, generator=torch.Generator().manual_seed(2))
+        own, every = whole[share].clone().requires_grad_(), whole.clone().requires_grad_()
+        (joint(own).pow(2) * weights[share]).sum().backward()
+        (plain(every).pow(2) * weights).sum().backward()
+        torch.testing.assert_close(joint(own), plain(every)[share])
+        torch.testing.assert_close(own.grad, every.grad[share])
+        dist.all_reduce(joint[0].weight.grad)
+        torch.testing.assert_close(joint[0].weight.grad, plain.weight.grad)
+        torch.testing.assert_close(joint[0].running_var, plain.running_var)
+        torch.testing.assert_close(joint[0].running_mean, plain.running_mean)
+    dist.destroy_process_group()
+
+
+def test_ranks_may_have_different_numbers_of_images_or_none() -> None:
+    mp.spawn(uneven_worker, (free_port(),), nprocs=WORLD)

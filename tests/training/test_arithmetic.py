@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 
-from mcl_hf.engine.arithmetic import set_arithmetic
+from mcl_hf.engine import arithmetic
+from mcl_hf.engine.arithmetic import emulation_warning, set_arithmetic
 from mcl_hf.engine.host_copies import copy_to_device
 from mcl_hf.engine.peak_memory import peak_memory_gib
 
@@ -40,6 +41,20 @@ def test_the_cpu_keeps_its_precision_and_drops_denormals(restored):
     set_arithmetic(torch.device("cpu"), tf32=True, fixed_shapes=True)
     assert torch.get_float32_matmul_precision() == before
     assert (torch.tensor([1e-40]) * 1.0).item() == 0.0
+
+
+@pytest.mark.parametrize(("device", "precision"), [("cpu", "fp32"), ("cuda", "bf16"), ("cpu", "bf16")])
+@pytest.mark.parametrize("native", [False, True])
+def test_bf16_on_a_cpu_without_it_is_warned_of(monkeypatch, device, precision, native):
+    monkeypatch.setattr(arithmetic, "cpu_computes_bf16", lambda: native)
+    slow = (device, precision, native) == ("cpu", "bf16", False)
+    assert ["--precision fp32" in line for line in emulation_warning(torch.device(device), precision)] == [True] * slow
+
+
+def test_a_run_in_emulated_bf16_says_so(monkeypatch, tiny_run, capfd):
+    monkeypatch.setattr(arithmetic, "cpu_computes_bf16", lambda: False)
+    tiny_run("slow", precision="bf16", max_steps=1)
+    assert "this CPU has no bf16 instructions" in capfd.readouterr().out
 
 
 PAGES_AGAIN = """

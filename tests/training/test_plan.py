@@ -1,12 +1,18 @@
 """The sums of a plan on numbers made up here, and a rehearsal of a tiny run."""
 
+import json
+
 import pytest
 
+from mcl_hf.detection.finetuning.arguments import FinetuneArguments
+from mcl_hf.detection.finetuning.rehearsal import rehearse_detector
 from mcl_hf.errors import InputError
 from mcl_hf.pretraining.arguments import PretrainArguments
 from mcl_hf.pretraining.plan import Line, Measured, disagreement, largest_batch, make_plan
 from mcl_hf.pretraining.rehearsal import backbone_images, rehearse
 
+from ..detection.scenes import write_scenes
+from ..detection.test_finetune import TINY as FINETUNE
 from .conftest import TINY
 
 
@@ -74,3 +80,15 @@ def test_a_rehearsal_says_what_the_run_itself_would_say(tmp_path):
     options = {**TINY, "data": str(tmp_path / "nowhere"), "output_dir": "unused"}
     with pytest.raises(InputError, match="nowhere"):
         rehearse(PretrainArguments(**options), batch_size=4)
+
+
+def test_a_detectors_rehearsal_measures_on_an_image_with_objects(tmp_path):
+    for split in ("train", "val"):
+        write_scenes(tmp_path / "data", 4, split=split)
+    file = tmp_path / "data/annotations/instances_val.json"
+    content = json.loads(file.read_text())
+    first = content["images"][0]["id"]
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] != first]
+    file.write_text(json.dumps(content))
+    options = {**FINETUNE, "data": str(tmp_path / "data"), "val_split": "val", "output_dir": str(tmp_path / "run")}
+    assert rehearse_detector(FinetuneArguments(**options), batch_size=2).seconds > 0

@@ -14,6 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...data import ImageSource
+from ...engine.arithmetic import emulation_warning
 from ...errors import InputError
 from ...pretraining.arguments import load_arguments
 from ...pretraining.run_data import open_data
@@ -218,6 +219,10 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
     if source is not None:
         lines.append(source.description)
         _tell_scale(setting)
+    on_cpu = base.device == "cpu" or not torch.accelerator.is_available()
+    used = {base.precision, *(own.arguments.precision for own in pretrainings.values())}
+    if on_cpu and "bf16" in used:
+        setting.warnings += [line.removeprefix("warning: ") for line in emulation_warning(torch.device("cpu"), "bf16")]
     check_apart(data, apart, work / "image-hashes.json")
     return setting
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from ...engine.arithmetic import set_arithmetic
+from ...engine.arithmetic import emulation_warning, set_arithmetic
 from ...engine.finish import duration
 from ...engine.host_copies import copy_to_device
 from ...engine.launch import launched
@@ -188,6 +188,7 @@ def _finetune(
         machines=[machine(accelerator.device)],
     )
     lines += continue_state(checkpoint, state, RULES)
+    lines += emulation_warning(accelerator.device, arguments.precision)
     transform = TrainTransform.of(arguments, batch_size * world_size, max_steps * global_batch_size)
 
     def loader(num_workers: int, start_step: int = 0) -> DetectionLoader:

@@ -53,7 +53,9 @@ def _main(options: dict[str, Any]) -> None:
     arguments = FinetuneArguments(**options)
     data = training_data(arguments)
     validation = validation_data(arguments, data, [])
-    finetune(arguments, train_on=data, measure_on=None if validation is None else validation.select([0]))
+    # one image is enough, if it has something to find: there is no AP without objects
+    fullest = None if validation is None else validation.select([int(validation.num_objects.argmax())])
+    finetune(arguments, train_on=data, measure_on=fullest)
 
 
 if __name__ == "__main__":
