@@ -172,8 +172,8 @@ def machine() -> Iterator[Finding]:
     elif torch.accelerator.is_available():
         yield Finding("warning", f"{torch.accelerator.current_accelerator()}: never tried with this library")
     else:
-        bf16 = "with" if cpu_computes_bf16() else "without"
-        yield Finding("note", f"no GPU: training runs on the CPU, {bf16} bf16 instructions")
+        bf16 = "with kernels for bf16" if cpu_computes_bf16() else "without bf16: --precision fp32"
+        yield Finding("note", f"no GPU: training runs on the CPU, {bf16}")
     memory, cores = psutil.virtual_memory(), num_cores()
     yield Finding("ok", f"{cores} cores, {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB memory free")
     if Path("/dev/shm").is_dir():

@@ -149,13 +149,15 @@ def _detect(options: EvaluateOptions, data: DetectionData, folder: Path) -> tupl
     from tqdm import tqdm
 
     from ..detection.evaluation.predict_data import match_categories, open_detector, predict_data
+    from ..engine.arithmetic import emulation_warning
 
     state = PartialState(cpu=options.device == "cpu")
     model, processor = open_detector(str(options.checkpoint))
     known: Any = model.config
     classes = match_categories(dict(known.id2label), data)
     if state.is_main_process:
-        say(data.description)
+        for line in (data.description, *emulation_warning(state.device, options.precision)):
+            say(line)
         others = [name for index, name in known.id2label.items() if classes[int(index)] < 0]
         if others:
             named = plain_text(", ".join(others[:10]))

@@ -9,7 +9,7 @@ from ..engine.options import Options, group, options_class
 from ..errors import InputError
 from ..new_folder import kept_if_used
 from ..plain_text import plain_text
-from .command import Parser, command, import_torch, progress_bar, say_left_out
+from .command import Parser, command, import_torch, progress_bar, say, say_left_out
 from .options import ARGUMENTS, read_options
 
 EXAMPLES = """
@@ -48,9 +48,15 @@ def main(argv: list[str]) -> None:
     options: dict[str, Any] = asdict(read_options(parser, PredictOptions, argv))
     options["formats"] = options.pop("format")
     import_torch()
+    import torch
+
     from ..detection.prediction.predict_images import predict
     from ..detection.prediction.prediction_files import images_folder
+    from ..engine.arithmetic import emulation_warning
 
+    on_cpu = options["device"] == "cpu" or not torch.accelerator.is_available()
+    for line in emulation_warning(torch.device("cpu"), options["precision"]) if on_cpu else ():
+        say(line)
     detector, images = options.pop("detector"), options.pop("images")
     with kept_if_used(options["output_dir"]), progress_bar("image", leave=False) as progress:
         found = predict(detector, images, progress=progress, **options)
