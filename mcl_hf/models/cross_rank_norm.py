@@ -3,8 +3,8 @@
 The published model is converted to SyncBN as a whole (backbone, FPN, head, predictors and target). torch's
 SyncBatchNorm has fused kernels, runs on CUDA only, and asks the device in every forward pass which ranks had images:
 the host waits there, and torch.compile cuts its graph at each norm. The classes here do the same with one
-collective a pass. They serve the CPU, which they keep as busy as one process does, and networks that will be compiled:
-they are traced without a cut and fused by the compiler.
+collective a pass. They serve the CPU, by torch's own kernels for one process, and networks that will be compiled: they
+are traced without a cut and fused by the compiler.
 """
 
 from typing import Any
