@@ -102,7 +102,7 @@ setup(
             "pretrained/demo/pictures/*",
             "recipes/*/*.yaml",
             "hub/*.md",
-            "detection/compare/*.md",
+            "comparison/*.md",
             "transfer/*.md",
             "transfer/*.yaml",
             "transfer/*.jinja",

@@ -14,9 +14,9 @@ import torch
 
 from mcl_hf import MCLForInstanceSegmentation, MCLImageProcessor
 from mcl_hf.detection import evaluate_detections, open_detection_data, predict_data, to_results
-from mcl_hf.detection.evaluation.evaluation_files import drawn_images
-from mcl_hf.detection.finetuning.train_loader import DetectionBatch, DetectionLoader
-from mcl_hf.detection.finetuning.train_transform import TrainTransform
+from mcl_hf.evaluation.evaluation_files import drawn_images
+from mcl_hf.finetuning.train_loader import DetectionBatch, DetectionLoader
+from mcl_hf.finetuning.train_transform import TrainTransform
 from mcl_hf.viz.detections import detections_picture
 
 

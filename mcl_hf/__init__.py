@@ -13,10 +13,9 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .callbacks import finetune, pretrain
-    from .detection.compare.compare import compare
-    from .detection.models.configuration_detector import MCLDetectorConfig
-    from .detection.models.modeling_detector import MCLForInstanceSegmentation, MCLForObjectDetection
-    from .detection.prediction.predict_images import predict
+    from .comparison.compare import compare
+    from .detectors.configuration_detector import MCLDetectorConfig
+    from .detectors.modeling_detector import MCLForInstanceSegmentation, MCLForObjectDetection
     from .models.configuration_mcl import MCLConfig
     from .models.contrast import MultiLevelContrast
     from .models.fpn import FeaturePyramid
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from .models.modeling_mcl_supervised import MCLForSupervisedPreTraining
     from .models.montage import assemble_montage
     from .models.region_head import RegionHead
+    from .prediction.predict_images import predict
     from .remote.checkpoints import demo_checkpoint
     from .transfer.starting_weights import load_backbone_weights, load_starting_weights
 
@@ -33,9 +33,9 @@ _HOME = {
     "FeaturePyramid": "models.fpn",
     "MCLBackbone": "models.modeling_mcl",
     "MCLConfig": "models.configuration_mcl",
-    "MCLDetectorConfig": "detection.models.configuration_detector",
-    "MCLForInstanceSegmentation": "detection.models.modeling_detector",
-    "MCLForObjectDetection": "detection.models.modeling_detector",
+    "MCLDetectorConfig": "detectors.configuration_detector",
+    "MCLForInstanceSegmentation": "detectors.modeling_detector",
+    "MCLForObjectDetection": "detectors.modeling_detector",
     "MCLForPreTraining": "models.modeling_mcl_pretraining",
     "MCLForSupervisedPreTraining": "models.modeling_mcl_supervised",
     "MCLImageProcessor": "models.image_processing_mcl",
@@ -43,12 +43,12 @@ _HOME = {
     "MultiLevelContrast": "models.contrast",
     "RegionHead": "models.region_head",
     "assemble_montage": "models.montage",
-    "compare": "detection.compare.compare",
+    "compare": "comparison.compare",
     "demo_checkpoint": "remote.checkpoints",
     "finetune": "callbacks",
     "load_backbone_weights": "transfer.starting_weights",
     "load_starting_weights": "transfer.starting_weights",
-    "predict": "detection.prediction.predict_images",
+    "predict": "prediction.predict_images",
     "pretrain": "callbacks",
 }
 """Public name -> the file that defines it."""

@@ -23,7 +23,7 @@ def register_when_imported() -> None:
 
 
 def _register_configurations(auto: Any) -> None:
-    from .detection.models.configuration_detector import MCLDetectorConfig
+    from .detectors.configuration_detector import MCLDetectorConfig
     from .models.configuration_mcl import MCLConfig
 
     for config in (MCLConfig, MCLDetectorConfig):
@@ -31,7 +31,7 @@ def _register_configurations(auto: Any) -> None:
 
 
 def _register_models(auto: Any) -> None:
-    from .detection.models.modeling_detector import MCLDetectorConfig, MCLForInstanceSegmentation, MCLForObjectDetection
+    from .detectors.modeling_detector import MCLDetectorConfig, MCLForInstanceSegmentation, MCLForObjectDetection
     from .models.modeling_mcl import MCLBackbone, MCLConfig, MCLModel
     from .models.modeling_mcl_pretraining import MCLForPreTraining
 
@@ -49,7 +49,7 @@ def _register_models(auto: Any) -> None:
 
 
 def _register_processors(auto: Any) -> None:
-    from .detection.models.configuration_detector import MCLDetectorConfig
+    from .detectors.configuration_detector import MCLDetectorConfig
     from .models.configuration_mcl import MCLConfig
     from .models.image_processing_mcl import MCLImageProcessor
 
@@ -60,7 +60,7 @@ def _register_processors(auto: Any) -> None:
 
 
 def _choose_maps(module: Any) -> None:
-    from .detection.models.encoder_maps import choose_maps_of_encoders
+    from .detectors.encoder_maps import choose_maps_of_encoders
 
     choose_maps_of_encoders(module)
 

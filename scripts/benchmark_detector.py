@@ -31,17 +31,17 @@ from torch import nn
 from transformers import TimmBackboneConfig
 
 from mcl_hf import MCLDetectorConfig, MCLForInstanceSegmentation, MCLForObjectDetection, MCLImageProcessor
-from mcl_hf.detection.evaluation.predict_data import predict
-from mcl_hf.detection.finetuning.arguments import FinetuneArguments
-from mcl_hf.detection.finetuning.finetune import build_optimizer
-from mcl_hf.detection.finetuning.step import FinetuneRun, finetune_step, other_inputs
-from mcl_hf.detection.finetuning.train_loader import DetectionBatch
-from mcl_hf.detection.models.transformers_detectors import (
+from mcl_hf.detectors.transformers_detectors import (
     TRANSFORMERS_DETECTORS,
     pixel_statistics,
     start_transformers_detector,
 )
 from mcl_hf.engine.state import TrainingState
+from mcl_hf.evaluation.predict_data import predict
+from mcl_hf.finetuning.arguments import FinetuneArguments
+from mcl_hf.finetuning.finetune import build_optimizer
+from mcl_hf.finetuning.step import FinetuneRun, finetune_step, other_inputs
+from mcl_hf.finetuning.train_loader import DetectionBatch
 from mcl_hf.transfer import export_checkpoint
 
 Runs = dict[str, dict[str, Callable[[], object]]]

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from measuring import take_turns
 
+from mcl_hf.annotations.detection_data import DetectionData
+from mcl_hf.annotations.masks import encode_masks
 from mcl_hf.detection import open_detection_data
-from mcl_hf.detection.data.detection_data import DetectionData
-from mcl_hf.detection.evaluation.coco_metrics import BACKENDS, import_backend
-from mcl_hf.detection.evaluation.evaluate import DetectionMetrics, evaluate_detections
-from mcl_hf.detection.evaluation.results import Result
-from mcl_hf.detection.models.masks import encode_masks
+from mcl_hf.evaluation.coco_metrics import BACKENDS, import_backend
+from mcl_hf.evaluation.evaluate import DetectionMetrics, evaluate_detections
+from mcl_hf.evaluation.results import Result
 
 WIDTH, HEIGHT = 640, 480
 OBJECTS, EXTRA = 7.3, 18  # an image: objects, and predictions of nothing

@@ -36,7 +36,7 @@ from mcl_hf import (
     MCLImageProcessor,
     MCLModel,
 )
-from tests.detection.tiny_detector import DETECTORS, tiny_config, tiny_labels  # beside the package, not in it
+from tests.tiny_detector import DETECTORS, tiny_config, tiny_labels  # beside the package, not in it
 
 SOURCE = "TRANSFORMERS_SOURCE"
 """Environment variable through which pytest's process knows the folder."""

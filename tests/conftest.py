@@ -1,4 +1,4 @@
-"""A Hub of their own for the tests that publish, load and stream. Nothing is started for tests that do not ask."""
+"""What tests of several folders share: a Hub of their own and written scenes. Nothing is made that no test asks for."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from mcl_hf.annotations.detection_data import DetectionData
+from mcl_hf.annotations.open_data import open_detection_data
 from tests.hub_client import Done, Forge
 from tests.hub_server import Hub
+from tests.scenes import add_crowds, write_scenes
 
 LONGEST = (
-    "models/test_published_numbers.py", "detection/test_compare.py", "detection/test_finetune_faults.py",
+    "models/test_published_numbers.py", "comparison/test_compare.py", "finetuning/test_finetune_faults.py",
     "training/test_host_sync.py", "training/test_many_processes.py", "training/test_pretrain.py", "test_project.py",
     "scripts/test_benchmark_step.py",
 )  # fmt: skip
@@ -55,3 +58,16 @@ def client(hub: Hub, _forge: Forge, tmp_path: Path) -> Callable[..., Done]:
 def command(hub: Hub, _forge: Forge, tmp_path: Path) -> Callable[..., Done]:
     """`command("push", ..., token="hf_alice")` runs `mcl-hf push ...` likewise."""
     return partial(_forge.command, home=tmp_path / "client")
+
+
+@pytest.fixture(scope="session")
+def scene_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 scenes of four classes with polygons, every fifth annotation a crowd."""
+    folder = write_scenes(tmp_path_factory.mktemp("scenes"), 24, num_classes=4, most_objects=4, size=(0.15, 0.6))
+    add_crowds(folder / "annotations" / "instances_train.json", every=5)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scene_data(scene_folder: Path) -> DetectionData:
+    return open_detection_data(scene_folder)

@@ -6,7 +6,7 @@ and more dimensions than none) raises, as on CUDA, and whatever makes the host w
 
     with Device() as device:
         output = model(device.put(pixels))
-    device.waits       # Counter: "nonzero at detection/models/proposals.py" -> how often
+    device.waits       # Counter: "nonzero at detectors/proposals.py" -> how often
 
 What it does not have are CUDA's own rules: kernels, autocast, and numbers in an index assignment, which CUDA alone
 copies from the host.

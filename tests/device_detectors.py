@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mcl_hf import MCLImageProcessor
-from tests.detection.tiny_detector import DETECTORS, tiny_detector, tiny_labels
 from tests.device import Device, host
+from tests.tiny_detector import DETECTORS, tiny_detector, tiny_labels
 
 SIZES = [(64, 96), (60, 80)]
 
@@ -16,27 +16,27 @@ SIZES = [(64, 96), (60, 80)]
 # image and stage; a region's level and its being an object decide on shapes.
 OWN_WAITS: dict[str, dict[str, int]] = {
     "mask_rcnn": {
-        "nonzero at detection/models/proposals.py": 8,
+        "nonzero at detectors/proposals.py": 8,
         "tolist at models/region_cut.py": 2,
-        "nonzero at detection/models/roi_heads.py": 2,
+        "nonzero at detectors/roi_heads.py": 2,
     },
-    "faster_rcnn": {"nonzero at detection/models/proposals.py": 8, "tolist at models/region_cut.py": 1},
+    "faster_rcnn": {"nonzero at detectors/proposals.py": 8, "tolist at models/region_cut.py": 1},
     "retinanet": {"boolean index at elsewhere": 2},  # backward of torchvision's choice of anchors
 }
 # In evaluation, as `predict` asks: sizes from the mask of pixels, boxes, and masks drawn. Also of two images.
 EVALUATION_WAITS: dict[str, dict[str, int]] = {
     "mask_rcnn": {
-        "tolist at detection/models/modeling_detector.py": 1,
+        "tolist at detectors/modeling_detector.py": 1,
         "tolist at models/region_cut.py": 2,
         "nonzero at models/image_processing_mcl.py": 4,
         "tolist at models/image_processing_mcl.py": 4,
     },
     "faster_rcnn": {
-        "tolist at detection/models/modeling_detector.py": 1,
+        "tolist at detectors/modeling_detector.py": 1,
         "tolist at models/region_cut.py": 1,
         "nonzero at models/image_processing_mcl.py": 2,
     },
-    "retinanet": {"tolist at detection/models/modeling_detector.py": 1, "nonzero at models/image_processing_mcl.py": 2},
+    "retinanet": {"tolist at detectors/modeling_detector.py": 1, "nonzero at models/image_processing_mcl.py": 2},
 }
 TORCHVISION_EVALUATION_WAITS = {"mask_rcnn": 12, "faster_rcnn": 12, "retinanet": 40}
 TORCHVISION_WAITS = {"mask_rcnn": 14, "faster_rcnn": 14, "retinanet": 13}

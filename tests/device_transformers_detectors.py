@@ -9,15 +9,15 @@ import pytest
 import torch
 import transformers
 
-from mcl_hf.detection.evaluation.predict_data import predict
-from mcl_hf.detection.finetuning import ema
-from mcl_hf.detection.finetuning.step import forward_backward
-from mcl_hf.detection.finetuning.train_loader import DetectionBatch
-from mcl_hf.detection.models.transformers_detectors import TRANSFORMERS_DETECTORS, start_transformers_detector
+from mcl_hf.detectors.transformers_detectors import TRANSFORMERS_DETECTORS, start_transformers_detector
 from mcl_hf.engine.health import FiniteGuard
-from tests.detection.test_transformers_detectors import OPTIONS
-from tests.detection.tiny_detector import tiny_labels
+from mcl_hf.evaluation.predict_data import predict
+from mcl_hf.finetuning import ema
+from mcl_hf.finetuning.step import forward_backward
+from mcl_hf.finetuning.train_loader import DetectionBatch
+from tests.detectors.test_transformers_detectors import OPTIONS
 from tests.device import DEVICE, Device, host
+from tests.tiny_detector import tiny_labels
 
 WAITS = {
     "rt_detr_v2": (58, 8), "d_fine": (98, 8), "deimv2": (102, 8), "deformable_detr": (17, 7), "detr": (18, 8),
@@ -113,9 +113,9 @@ def test_what_is_found_is_what_the_cpu_finds(name):
     with Device() as device, torch.no_grad():
         found = predict.__wrapped__(device.put(tiny(name)).eval(), processor, items)
         waits = device.waits.copy()
-    sizes = {"new_tensor at detection/evaluation/predict_data.py": 2} if kind.masks else {}
+    sizes = {"new_tensor at evaluation/predict_data.py": 2} if kind.masks else {}
     own, theirs = parted(waits)
-    assert own == {"copy to the host at detection/evaluation/predict_data.py": 6, **sizes}
+    assert own == {"copy to the host at evaluation/predict_data.py": 6, **sizes}
     if COUNTED:
         ours = sum(sizes.values())
         assert theirs == WAITS[name][1], waits

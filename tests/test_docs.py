@@ -16,10 +16,10 @@ from PIL import Image
 from mcl_hf import MCLDetectorConfig, MCLForInstanceSegmentation, MCLImageProcessor
 from mcl_hf.cli import COMMANDS as COMMAND_NAMES
 from mcl_hf.cli import main
+from mcl_hf.comparison.plan import ComparePlan
 from mcl_hf.demo.subject import open_subject
 from mcl_hf.detection import ground_truth_results, open_detection_data, write_results
-from mcl_hf.detection.compare.plan import ComparePlan
-from tests.detection.scenes import write_scenes
+from tests.scenes import write_scenes
 
 ROOT = Path(__file__).parents[1]
 PAGES = {

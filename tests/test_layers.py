@@ -1,9 +1,10 @@
 """The import direction between packages, which keeps every stage usable and testable without the ones after it.
 
-`models`, `data` | `remote` | `viz` | `transfer` | `engine` | `pretraining` | `detection` | `probe` | `hub` |
-`callbacks` | `demo` | `cli`: a package imports only from packages to its left, and so do the folders inside `data` and
-`detection`. `models` and `data` do not know each other, but for the one conversion of pictures, which travels with the
-models' code and serves the decoder of training too. Inside the package all imports are relative.
+`models`, `data` | `annotations`, `remote` | `viz` | `transfer` | `engine` | `pretraining` | `detectors` |
+`evaluation` | `prediction`, `finetuning` | `comparison` | `probe` | `hub` | `callbacks` | `demo` | `cli`: a package
+imports only from packages to its left, and so do the folders inside `data`. `models` and `data` do not know each
+other, but for the one conversion of pictures, which travels with the models' code and serves the decoder of training
+too. Inside the package all imports are relative.
 """
 
 import ast
@@ -20,22 +21,22 @@ PACKAGE = ROOT / "mcl_hf"
 COLUMNS = [
     {"recipes"},  # YAML files and their reader
     {"models", "data"},
-    {"remote"},
+    {"annotations", "remote"},
     {"viz"},
     {"transfer"},
     {"engine"},
     {"pretraining"},
-    {"detection"},
+    {"detectors"},
+    {"evaluation"},
+    {"prediction", "finetuning"},
+    {"comparison"},
     {"probe"},
     {"hub"},
     {"callbacks"},
     {"demo"},
     {"cli"},
 ]
-INNER = {
-    "data": [{"sources"}, {"streams"}, {"packing"}],
-    "detection": [{"models"}, {"data"}, {"evaluation"}, {"prediction", "finetuning"}, {"compare"}],
-}
+INNER = {"data": [{"sources"}, {"streams"}, {"packing"}]}
 # Single files at the top of the package.
 FREE = {"errors", "plain_text", "version", "startup", "hub_token", "retry", "new_folder", "files", "lazy"}
 EXCEPTIONS = {("data", "mcl_hf.models.pixels")}  # package -> module that it may import nevertheless
@@ -170,7 +171,7 @@ def test_every_name_that_is_loaded_on_first_use_is_there():
         "",
         ".data",
         ".detection",
-        ".detection.compare",
+        ".comparison",
         ".models",
         ".probe",
         ".engine",

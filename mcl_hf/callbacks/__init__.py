@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
-from ..detection.finetuning import finetune as _finetune
+from ..finetuning import finetune as _finetune
 from ..pretraining.arguments import PretrainArguments
 from ..pretraining.pretrain import pretrain as _pretrain
 from .card import CardWriter

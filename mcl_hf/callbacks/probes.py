@@ -48,7 +48,7 @@ class RunProbe:
         self._expected: float | None = None  # of the next one: a guess, then the longest so far
         self._probed = False
         if arguments.probe_data is not None and not self._off:
-            from ..detection.data.open_data import open_detection_data
+            from ..annotations.open_data import open_detection_data
 
             data = open_detection_data(
                 arguments.probe_data,

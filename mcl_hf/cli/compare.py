@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..detection.compare.plan import ComparePlan, load_plan
+from ..comparison.plan import ComparePlan, load_plan
 from ..new_folder import output_folder
 from .command import Parser, command, import_torch
 from .options import add_flags, given_flags
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     output_folder(plan.output_dir, [])  # refused before the seconds that torch takes
 
     import_torch()
-    from ..detection.compare.compare import compare
+    from ..comparison.compare import compare
 
     answer = compare(plan, dry_run=namespace.dry_run, new_plan=namespace.new_plan, only=namespace.only)
     return 130 if answer.stopped_by == "SIGINT" else 0

@@ -12,8 +12,8 @@ from PIL import Image
 from ..data import BrokenImage, ImageSource, RawSample, ViewBatch, open_image
 from ..data.sources.near_duplicates import NearDuplicates, find_near_duplicates
 from ..data.stage_times import STAGES, StageTimes, time_stages
-from ..detection.finetuning.view_scale import about_scale
 from ..errors import InputError
+from ..finetuning.view_scale import about_scale
 from ..models.montage import MontageLayout, draw_montages
 from ..plain_text import plain_text
 from ..pretraining.arguments import PretrainArguments

@@ -20,8 +20,8 @@ import psutil  # type: ignore[import-untyped]  # comes with accelerate
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from ..detection.finetuning.arguments import FinetuneArguments, load_finetune_arguments
 from ..errors import InputError
+from ..finetuning.arguments import FinetuneArguments, load_finetune_arguments
 from ..pretraining.arguments import PretrainArguments
 from ..recipes import load_recipe, recipe_names
 from ..version import __version__

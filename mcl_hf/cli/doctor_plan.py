@@ -15,12 +15,12 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]  # comes with accelerate
 import torch
 
-from ..detection.finetuning.arguments import FinetuneArguments
-from ..detection.finetuning.rehearsal import open_train_loader, rehearse_detector, resolve
-from ..detection.finetuning.view_scale import about_scale
 from ..engine.saving import most_checkpoints
 from ..engine.state import should_save
 from ..errors import InputError
+from ..finetuning.arguments import FinetuneArguments
+from ..finetuning.rehearsal import open_train_loader, rehearse_detector, resolve
+from ..finetuning.view_scale import about_scale
 from ..pretraining.arguments import PretrainArguments
 from ..pretraining.plan import SPARE, Line, Measured, Plan, disagreement, largest_batch, make_plan
 from ..pretraining.rehearsal import OutOfMemory, backbone_images, images_per_core_second, rehearse

@@ -9,12 +9,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from ..detection.data.annotation_files import split_meant, split_word
-from ..detection.data.detection_data import DetectionData
-from ..detection.data.open_data import list_splits, open_detection_data
-from ..detection.evaluation.coco_metrics import Backend, import_backend
-from ..detection.evaluation.evaluate import evaluate_detections
-from ..detection.evaluation.results import (
+from ..annotations.annotation_files import split_meant, split_word
+from ..annotations.detection_data import DetectionData
+from ..annotations.open_data import list_splits, open_detection_data
+from ..engine.options import Options, group, options_class
+from ..errors import InputError
+from ..evaluation.coco_metrics import Backend, import_backend
+from ..evaluation.evaluate import evaluate_detections
+from ..evaluation.results import (
     Result,
     gather_results,
     merge_results,
@@ -22,8 +24,6 @@ from ..detection.evaluation.results import (
     to_results,
     write_results,
 )
-from ..engine.options import Options, group, options_class
-from ..errors import InputError
 from ..new_folder import kept_if_used
 from ..plain_text import plain_text
 from .command import Parser, command, import_torch, say, say_left_out
@@ -115,7 +115,7 @@ def _evaluate(options: EvaluateOptions, folder: Path) -> None:
         say_left_out(left_out or [], "results")
 
     import_torch()
-    from ..detection.evaluation.evaluation_files import write_evaluation
+    from ..evaluation.evaluation_files import write_evaluation
 
     if options.max_images is not None:
         data = data.select(range(min(options.max_images, len(data))))
@@ -148,8 +148,8 @@ def _detect(options: EvaluateOptions, data: DetectionData, folder: Path) -> tupl
     from accelerate import PartialState
     from tqdm import tqdm
 
-    from ..detection.evaluation.predict_data import match_categories, open_detector, predict_data
     from ..engine.arithmetic import emulation_warning
+    from ..evaluation.predict_data import match_categories, open_detector, predict_data
 
     state = PartialState(cpu=options.device == "cpu")
     model, processor = open_detector(str(options.checkpoint))

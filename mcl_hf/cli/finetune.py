@@ -3,7 +3,7 @@
 Also behind `scripts/finetune_detection.py`.
 """
 
-from ..detection.finetuning.arguments import RECIPES, FinetuneArguments, load_finetune_arguments
+from ..finetuning.arguments import RECIPES, FinetuneArguments, load_finetune_arguments
 from ..new_folder import output_folder
 from .command import Parser, command, import_torch
 from .hub_flags import add_hub_flags, hub_callbacks
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
 
     import_torch()
     from ..callbacks import default_callbacks
-    from ..detection.finetuning.finetune import finetune
+    from ..finetuning.finetune import finetune
 
     with hub_callbacks(namespace, arguments) as push:
         result = finetune(arguments, callbacks=[*default_callbacks(arguments), *push])

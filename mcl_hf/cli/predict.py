@@ -50,9 +50,9 @@ def main(argv: list[str]) -> None:
     import_torch()
     import torch
 
-    from ..detection.prediction.predict_images import predict
-    from ..detection.prediction.prediction_files import images_folder
     from ..engine.arithmetic import emulation_warning
+    from ..prediction.predict_images import predict
+    from ..prediction.prediction_files import images_folder
 
     on_cpu = options["device"] == "cpu" or not torch.accelerator.is_available()
     for line in emulation_warning(torch.device("cpu"), options["precision"]) if on_cpu else ():

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ..annotations.masks import MaskSequence
 from ..data import decode_image, open_source
-from ..detection.evaluation import predict_data
-from ..detection.evaluation.results import ImageDetections
-from ..detection.models.masks import MaskSequence
-from ..detection.prediction.tiles import cut
 from ..errors import InputError
+from ..evaluation import predict_data
+from ..evaluation.results import ImageDetections
 from ..hub.card_data import LOG, run_folder
 from ..models.configuration_mcl import MCLConfig
 from ..plain_text import plain_text
+from ..prediction.tiles import cut
 from ..probe.networks import open_checkpoint
 from ..remote.checkpoints import fetch, hub_source
 from ..transfer.checkpoint import find_folder

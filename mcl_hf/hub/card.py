@@ -15,11 +15,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..detection.finetuning.arguments import FinetuneArguments
-from ..detection.finetuning.finish import TITLES
-from ..detection.models.transformers_detectors import TRANSFORMERS_DETECTORS
+from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS
 from ..engine.finish import duration
 from ..errors import InputError
+from ..finetuning.arguments import FinetuneArguments
+from ..finetuning.finish import TITLES
 from ..version import __version__
 from ..viz.curves import draw_curves
 from . import markdown, results, training

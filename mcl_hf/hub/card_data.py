@@ -16,13 +16,13 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedConfig
 
-from ..detection.finetuning.finish import is_best_chosen
-from ..detection.models.configuration_detector import MCLDetectorConfig
-from ..detection.models.transformers_detectors import TRANSFORMERS_DETECTORS
+from ..detectors.configuration_detector import MCLDetectorConfig
+from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS
 from ..engine.hub_resume import LOG
 from ..engine.provenance import without_keys
 from ..engine.state import RECORD, TrainingState, read_training_state, step_of
 from ..errors import InputError
+from ..finetuning.finish import is_best_chosen
 from ..models.configuration_mcl import MCLConfig
 from ..models.weight_files import read_json
 from ..transfer.checkpoint import DETECTOR_TYPE, checked_config, find_folder

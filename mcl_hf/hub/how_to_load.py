@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..detection.models.transformers_detectors import TRANSFORMERS_DETECTORS
+from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS
 from ..models.timm_backbone import layer_arguments
 from ..transfer.detector_configs import RESNET_DEPTHS
 from ..transfer.remote_code import CARRIED

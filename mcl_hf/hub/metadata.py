@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..detection.models.transformers_detectors import TRANSFORMERS_DETECTORS
+from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS
 from ..engine.state import TrainingState
 from ..errors import InputError
 from .card_data import Recorded

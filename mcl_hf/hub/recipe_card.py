@@ -12,11 +12,11 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from ..detection.finetuning.arguments import RECIPES, load_finetune_arguments
-from ..detection.models.configuration_detector import MCLDetectorConfig
-from ..detection.models.transformers_detectors import TRANSFORMERS_DETECTORS
+from ..detectors.configuration_detector import MCLDetectorConfig
+from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS
 from ..engine.provenance import start_record
 from ..errors import InputError
+from ..finetuning.arguments import RECIPES, load_finetune_arguments
 from ..pretraining.arguments import load_arguments
 from ..recipes import TASKS, load_recipe, recipe_names
 from .card import fill_template

@@ -9,9 +9,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from ..detection.finetuning.arguments import FinetuneArguments
-from ..detection.finetuning.finetune import RULES, TASK
 from ..engine.resume import WITHOUT_INFLUENCE
+from ..finetuning.arguments import FinetuneArguments
+from ..finetuning.finetune import RULES, TASK
 from ..pretraining.arguments import PretrainArguments
 from ..recipes import TASKS, recipe_names
 from .card_data import Recorded, without_private_parts

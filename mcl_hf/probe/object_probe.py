@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..detection.data.detection_data import DetectionData
+from ..annotations.detection_data import DetectionData
 from ..errors import InputError
 from ..models import MCLConfig, MCLModel
 from .classify import NEIGHBOURS, knn_classes, linear_classes, summarise_levels
@@ -44,7 +44,7 @@ class ObjectProbe:
     """Objects of annotated images, rendered once, to be classified with any network of this input size and channels.
 
     Args:
-        data: from `mcl_hf.detection.data.open_data.open_detection_data`.
+        data: from `mcl_hf.annotations.open_data.open_detection_data`.
         config: of the network: size of regions, levels, channels.
         num_images: images with objects that are read, spread evenly over the data.
         seed: of the halves.

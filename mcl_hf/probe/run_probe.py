@@ -89,7 +89,7 @@ def probe_checkpoint(
     config = opened[0][0].config
     objects = views = None
     if probe_data is not None:
-        from ..detection.data.open_data import open_detection_data
+        from ..annotations.open_data import open_detection_data
 
         annotated = open_detection_data(
             probe_data,

@@ -7,8 +7,8 @@ import pytest
 
 from mcl_hf.cli import doctor, main
 from mcl_hf.cli.doctor import Finding, report
-from tests.detection.scenes import write_scenes
-from tests.detection.tiny_detector import FEW_REGIONS
+from tests.scenes import write_scenes
+from tests.tiny_detector import FEW_REGIONS
 
 
 def failing():

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from mcl_hf import MCLDetectorConfig, MCLForInstanceSegmentation, MCLImageProcessor
+from mcl_hf.annotations.open_data import open_detection_data
 from mcl_hf.cli import main
-from mcl_hf.detection.data.open_data import open_detection_data
-from mcl_hf.detection.evaluation.results import ground_truth_results, to_results, write_results
-from tests.detection.scenes import noisy_detections, write_scenes
+from mcl_hf.evaluation.results import ground_truth_results, to_results, write_results
+from tests.scenes import noisy_detections, write_scenes
 
 ROOT = Path(__file__).parents[2]
 

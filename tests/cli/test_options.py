@@ -8,10 +8,10 @@ from mcl_hf.cli.command import Parser
 from mcl_hf.cli.evaluate import EvaluateOptions
 from mcl_hf.cli.options import add_flags, given_flags
 from mcl_hf.cli.pretrain import build_parser, read_arguments
-from mcl_hf.detection.compare.plan import ComparePlan
-from mcl_hf.detection.finetuning.arguments import FinetuneArguments
+from mcl_hf.comparison.plan import ComparePlan
 from mcl_hf.engine.options import Options, group, options_class
 from mcl_hf.errors import InputError
+from mcl_hf.finetuning.arguments import FinetuneArguments
 from mcl_hf.pretraining.arguments import PretrainArguments
 
 of_work, of_speed = group("work"), group("speed")

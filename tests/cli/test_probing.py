@@ -12,7 +12,7 @@ from mcl_hf import pretrain
 from mcl_hf.callbacks.probes import RunProbe, is_due
 from mcl_hf.cli import main
 from mcl_hf.pretraining.arguments import load_arguments
-from tests.detection.scenes import write_scenes
+from tests.scenes import write_scenes
 
 TINY = {
     "recipe": "demo", "batch_size": 8, "num_workers": 0, "log_every_steps": 1, "fpn_channels": 16, "hidden_dim": 32,

@@ -14,7 +14,7 @@ from PIL import Image
 import mcl_hf
 from mcl_hf import MCLForInstanceSegmentation, MCLModel
 from mcl_hf.cli import main
-from tests.detection.scenes import write_scenes
+from tests.scenes import write_scenes
 
 ROOT = Path(__file__).parents[2]
 TINY = [

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from mcl_hf import MCLImageProcessor
-from tests.detection.tiny_detector import tiny_config, tiny_detector
+from tests.tiny_detector import tiny_config, tiny_detector
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'mcl_hf[demo]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")

@@ -23,7 +23,7 @@ from mcl_hf.demo.subject import (
     with_region,
 )
 from mcl_hf.errors import InputError
-from tests.detection.tiny_detector import tiny_config, tiny_detector
+from tests.tiny_detector import tiny_config, tiny_detector
 
 BACKBONE = {"backbone": "resnet10t", "backbone_kwargs": {"channels": [8, 16, 24, 32], "stem_width": 8}}
 

@@ -15,10 +15,10 @@ import yaml
 from huggingface_hub import ModelCard
 
 from mcl_hf.cli.pretrain import build_parser, read_arguments
-from mcl_hf.detection.finetuning.arguments import load_finetune_arguments
-from mcl_hf.detection.models.configuration_detector import MCLDetectorConfig
+from mcl_hf.detectors.configuration_detector import MCLDetectorConfig
 from mcl_hf.engine.state import RECORD, TrainingState
 from mcl_hf.errors import InputError
+from mcl_hf.finetuning.arguments import load_finetune_arguments
 from mcl_hf.hub.card import check_card, render_card
 from mcl_hf.hub.card_data import read_recorded
 from mcl_hf.hub.run_command import run_command

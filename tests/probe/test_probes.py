@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 from mcl_hf import MCLConfig, MCLForObjectDetection, MCLForPreTraining, MCLModel
+from mcl_hf.annotations.open_data import open_detection_data
 from mcl_hf.data import open_source
-from mcl_hf.detection.data.open_data import open_detection_data
 from mcl_hf.errors import InputError
 from mcl_hf.probe import ObjectProbe, ViewProbe, probe_checkpoint
 from mcl_hf.probe.networks import open_networks
 from mcl_hf.probe.region_features import calibrate_norms, features_of_boxes, read_levels, undisturbed
-from tests.detection.scenes import write_scenes
-from tests.detection.tiny_detector import tiny_config
+from tests.scenes import write_scenes
+from tests.tiny_detector import tiny_config
 
 TINY = {
     "backbone": "resnet10t", "backbone_kwargs": {"channels": [8, 16, 16, 32], "stem_width": 8}, "fpn_channels": 8,

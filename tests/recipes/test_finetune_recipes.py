@@ -3,8 +3,8 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from mcl_hf.detection.finetuning.arguments import RECIPES, FinetuneArguments, load_finetune_arguments
 from mcl_hf.errors import InputError
+from mcl_hf.finetuning.arguments import RECIPES, FinetuneArguments, load_finetune_arguments
 from mcl_hf.recipes import recipe_names
 
 NAMES = (

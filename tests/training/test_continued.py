@@ -15,7 +15,7 @@ from mcl_hf.errors import InputError
 from mcl_hf.hub.card import render_card
 from mcl_hf.pretraining.arguments import load_arguments
 from mcl_hf.transfer import export_checkpoint
-from tests.detection.scenes import write_scenes
+from tests.scenes import write_scenes
 
 RECIPE = "mcl-convnext-tiny-dinov3"
 SMALL = {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32], "ls_init_value": 1.0}  # in trained weights branches are open

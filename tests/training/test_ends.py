@@ -17,14 +17,14 @@ import mcl_hf
 from mcl_hf.cli.command import run_command
 from mcl_hf.engine.folder_lock import LOCK, FolderLock
 from mcl_hf.errors import InputError
+from tests.finetuning.test_finetune import TINY as TINY_DETECTOR
+from tests.scenes import write_scenes
 
-from ..detection.scenes import write_scenes
-from ..detection.test_finetune import TINY as TINY_DETECTOR
 from .conftest import TINY
 from .ranks import run_ranks, said
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["mcl_hf.detection.finetuning.finetune", "mcl_hf.cli.command"])
+_CONTEXT.set_forkserver_preload(["mcl_hf.finetuning.finetune", "mcl_hf.cli.command"])
 
 
 class At:

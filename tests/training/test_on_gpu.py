@@ -10,10 +10,10 @@ import torch.distributed as dist
 import mcl_hf
 from mcl_hf.models import MCLConfig, MCLForPreTraining, MCLModel, convert_cross_rank_norm
 from mcl_hf.pretraining.step import train_step
-from tests.detection.scenes import write_scenes
-from tests.detection.test_finetune import TINY as FINETUNE
-from tests.detection.test_transformers_detectors import OPTIONS as SMALL
-from tests.detection.test_transformers_detectors import RUN as OF_TRANSFORMERS
+from tests.detectors.test_transformers_detectors import OPTIONS as SMALL
+from tests.detectors.test_transformers_detectors import RUN as OF_TRANSFORMERS
+from tests.finetuning.test_finetune import TINY as FINETUNE
+from tests.scenes import write_scenes
 from tests.training.conftest import TINY
 from tests.training.ranks import run_ranks, said
 

@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from mcl_hf.detection.finetuning.arguments import FinetuneArguments
-from mcl_hf.detection.finetuning.rehearsal import rehearse_detector
 from mcl_hf.errors import InputError
+from mcl_hf.finetuning.arguments import FinetuneArguments
+from mcl_hf.finetuning.rehearsal import rehearse_detector
 from mcl_hf.pretraining.arguments import PretrainArguments
 from mcl_hf.pretraining.plan import Line, Measured, disagreement, largest_batch, make_plan
 from mcl_hf.pretraining.rehearsal import backbone_images, rehearse
+from tests.finetuning.test_finetune import TINY as FINETUNE
+from tests.scenes import write_scenes
 
-from ..detection.scenes import write_scenes
-from ..detection.test_finetune import TINY as FINETUNE
 from .conftest import TINY
 
 

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from mcl_hf import MCLDetectorConfig, MCLForInstanceSegmentation, MCLForObjectDetection, MCLImageProcessor
-from mcl_hf.detection.models.anchors import FixedStrideAnchors
+from mcl_hf.detectors.anchors import FixedStrideAnchors
 from mcl_hf.transfer import export_checkpoint
 from mcl_hf.transfer.checkpoint import open_checkpoint
 from mcl_hf.transfer.convert import convert

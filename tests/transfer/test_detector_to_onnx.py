@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mcl_hf.detection.models.transformers_detectors import TRANSFORMERS_DETECTORS, start_transformers_detector
+from mcl_hf.detectors.transformers_detectors import TRANSFORMERS_DETECTORS, start_transformers_detector
 from mcl_hf.errors import InputError
 from mcl_hf.transfer import export_checkpoint
 from mcl_hf.transfer.detector_to_onnx import EXPORTED

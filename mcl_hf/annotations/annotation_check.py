@@ -1,0 +1,358 @@
+"""What is wrong with annotations is found, named and settled here, before a model sees them.
+
+Flow: coco_format | yolo | voc | csv_boxes | ... -> **annotation_check** -> detection_data. What COCO's own tools live
+with is kept and reported; what they would stumble over, or silently score wrongly, is refused in one line, or left
+out with `skip_broken`:
+
+================================================ ====================================================================
+file missing, cut short, or of another size      refused
+file outside of the data's folder                refused, unless `allow_outside_paths`
+unknown category, malformed box, mask or flag    refused
+masks that pycocotools cannot draw               refused
+two images with one id, categories with one name refused, with `skip_broken` too
+a file listed twice, with different objects      refused; kept and reported where the objects are the same
+all boxes within the first pixel: shares, not px refused, with `skip_broken` too
+boxes that stick out of the image                kept for evaluation; clipped in training
+boxes without area, or wholly outside            kept for evaluation, where nothing can match; left out in training
+crowd regions                                    left out in training, ignored in evaluation
+images without objects                           kept (`DetectionData.without_empty` is the choice for training)
+annotations of images that are not listed        left out, as pycocotools does
+areas that are negative or no number             computed from mask or box
+annotation ids missing, zero or used twice       numbered anew (pycocotools counts an object with id 0 as never found)
+================================================ ====================================================================
+"""
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..data.decode import BrokenImage, open_image
+from ..data.sources.image_source import folder_prefixes, leaves, outside
+from ..errors import InputError
+from ..plain_text import plain_text
+from .annotation_values import finite_box, flag_of, in_px, is_area, shown
+from .detection_data import AnnotationColumns, DetectionData, ImageId, ImageReader
+from .masks import clean_segmentation, mask_area, run_length_faults
+from .raw_data import RawData, RawImage
+
+_Kept = list[tuple[RawImage, dict[str, Any]]]  # objects in the order of the columns, with their images
+HEADER_BYTES = 65536
+_THREADS = 16
+_EXAMPLES = 3
+_END_BYTES = 64
+_END_OF = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+_SLACK = 1.0  # px that a box may stick out without a word: COCO's own are rounded
+
+
+@dataclass
+class DataReport:
+    """What a check found: kind -> (count, what was done about it, the first few by name)."""
+
+    findings: dict[str, tuple[int, str, list[str]]] = field(default_factory=dict)
+
+    def add(self, kind: str, names: Iterable[str], done: str) -> None:
+        """Record a finding, if there is any."""
+        listed = list(names)
+        if listed:
+            self.findings[kind] = (len(listed), done, [plain_text(name) for name in listed[:_EXAMPLES]])
+
+    def settled_as(self, kind: str, done: str) -> "DataReport":
+        """The same report, with something else done about a finding, if it is there."""
+        count, _, names = self.findings.get(kind, (0, "", []))
+        return DataReport(self.findings | ({kind: (count, done, names)} if count else {}))
+
+    def lines(self) -> list[str]:
+        """One line a finding."""
+        return [
+            f"{kind}: {count}, {done} ({', '.join(names)}{', ...' if count > len(names) else ''})"
+            for kind, (count, done, names) in self.findings.items()
+        ]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines()) or "nothing to report"
+
+
+def check_annotations(
+    raw: RawData, *, skip_broken: bool = False, check_files: bool = True, allow_outside_paths: bool = False
+) -> DetectionData:
+    """Check what a reader gave and put it into columns.
+
+    Args:
+        raw: from a reader.
+        skip_broken: leave out, and name, what would be refused.
+        check_files: read the header and the end of every image file, to see that it is there, has the annotated size
+            and was not cut short.
+        allow_outside_paths: take files of images wherever they lie.
+
+    Raises:
+        InputError: what the table above says is refused; no images; no annotations.
+    """
+    if not raw.images:
+        raise InputError(f"{raw.source} lists no images")
+    if not any(image.objects for image in raw.images):
+        more = [f"; {kind}: {plain_text(next(iter(names)))}" for kind, names, _ in raw.notes if names]
+        more += [f"; {plain_text(fault)}" for fault in raw.faults[:1]]
+        more += [f"; {plain_text(image.fault)}" for image in raw.images if image.fault]
+        raise InputError(
+            f"{raw.source} holds no annotations of its {len(raw.images)} images: there is nothing to use"
+            f"{''.join(more[:1])}"
+        )
+    report = DataReport()
+    _refuse_twins(raw)
+    _check_class_names(raw)
+    broken, turned = check_images(raw, check_files, allow_outside_paths)
+    broken |= _listed_twice(raw, broken, report)
+    _settle(report, "broken images", (f"{raw.images[n].name}: {fault}" for n, fault in broken.items()), skip_broken)
+    kept, columns, faults = _check_objects(raw, [image for n, image in enumerate(raw.images) if n not in broken])
+    data = checked_data(raw, broken, columns)
+    data.report = report
+    _report_objects(raw, kept, data, report)
+    _settle(report, "broken annotations", raw.faults + faults, skip_broken)
+    if not kept:
+        left_out = "; ".join(report.lines())
+        raise InputError(f"{raw.source}: no annotation is left after the broken ones were taken out: {left_out}")
+    if not raw.in_shares:
+        _refuse_shares(data, report)
+    report.add("images that were annotated unturned", (raw.images[n].name for n in sorted(turned)), "read unturned")
+    crowds = columns.owners[columns.iscrowd]
+    report.add("crowd regions", (data.names[n] for n in crowds), "left out in training, ignored in evaluation")
+    empty = np.flatnonzero(data.num_objects == 0)
+    report.add("images without objects", (data.names[n] for n in empty), "kept")
+    for kind, names, done in raw.notes:
+        report.add(kind, names, done)
+    return data
+
+
+def checked_data(raw: RawData, broken: Collection[int], columns: AnnotationColumns) -> DetectionData:
+    """Images without the broken ones, which are given by position, with the annotations of the others."""
+    keep = np.array([n for n in range(len(raw.images)) if n not in broken], np.int64)
+    images = [raw.images[n] for n in keep]
+    return DetectionData(
+        kind=raw.kind,
+        source=raw.source,
+        category_ids=sorted(raw.categories),
+        category_names=[raw.categories[category] for category in sorted(raw.categories)],
+        image_ids=[image.image_id for image in images],
+        names=[image.name for image in images],
+        widths=np.array([image.width for image in images], np.int64),
+        heights=np.array([image.height for image in images], np.int64),
+        columns=columns,
+        reader=raw.reader,
+        positions=keep,
+        is_voc=raw.is_voc,
+        groups=[image.group for image in images],
+    )
+
+
+def _settle(report: DataReport, kind: str, faults: Iterable[str], skip_broken: bool) -> None:
+    """Record faults as left out, or refuse the first of them."""
+    listed = list(faults)
+    if listed and not skip_broken:
+        more = f" (and {len(listed) - 1} more {kind})" if len(listed) > 1 else ""
+        raise InputError(f"{plain_text(listed[0])}{more}: mend the data, or leave such ones out with --skip-broken")
+    report.add(kind, listed, "left out")
+
+
+def _refuse_twins(raw: RawData) -> None:
+    first: dict[ImageId, str] = {}
+    for image in raw.images:
+        if image.image_id in first:
+            raise InputError(
+                f"{raw.source}: {plain_text(first[image.image_id])} and {plain_text(image.name)} share the id "
+                f"{shown(image.image_id)}"
+            )
+        first[image.image_id] = image.name
+
+
+def _check_class_names(raw: RawData) -> None:
+    """Models and data know their classes by name: of two with one name, the first would never be found."""
+    first: dict[str, int] = {}
+    for category, name in sorted(raw.categories.items()):
+        if not name.strip() or name != name.encode(errors="replace").decode():
+            raise InputError(f"{raw.source}: category {category} has the name {name!r}, which is no text to call it by")
+        if name in first:
+            raise InputError(f"{raw.source}: the categories {first[name]} and {category} share the name {name!r}")
+        first[name] = category
+
+
+def _listed_twice(raw: RawData, broken: dict[int, str], report: DataReport) -> dict[int, str]:
+    """Images whose file another image has listed before with other objects: each would teach that those are nothing."""
+    first: dict[str, int] = {}
+    again: dict[int, int] = {}
+    for n, path in enumerate(raw.reader.paths):
+        if path and n not in broken and first.setdefault(path, n) != n:
+            again[n] = first[path]
+    if not again:
+        return {}
+    objects = {
+        n: sorted(repr((entry.get("category_id"), entry.get("bbox"))) for entry in raw.images[n].objects)
+        for n in (*again, *again.values())
+    }
+    same = {n for n, other in again.items() if objects[n] == objects[other]}
+    report.add("images that are listed twice", (raw.images[n].name for n in sorted(same)), "kept")
+    return {
+        n: f"listed twice, as images {shown(raw.images[other].image_id)} and {shown(raw.images[n].image_id)}, with "
+        "different objects: put them into one"
+        for n, other in again.items()
+        if n not in same
+    }
+
+
+def check_images(raw: RawData, check_files: bool, allow_outside: bool) -> tuple[dict[int, str], set[int]]:
+    """Faults by position, and the positions of images that were annotated as stored, before EXIF turned them (which
+    `DetectionItem.decode` sees for itself).
+
+    Sizes that the annotations do not give are filled in.
+    """
+    broken = {n: image.fault for n, image in enumerate(raw.images) if image.fault is not None}
+    if raw.roots and not allow_outside:
+        prefixes = folder_prefixes(raw.roots)
+        for n, path in enumerate(raw.reader.paths):
+            if path and n not in broken and leaves(path, prefixes):
+                broken[n] = outside(prefixes)
+    turned = set()
+    asked = [n for n, i in enumerate(raw.images) if n not in broken and (check_files or not (i.width and i.height))]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for position, size in zip(asked, pool.map(partial(_size, raw.reader, check_files), asked), strict=True):
+            image = raw.images[position]
+            if isinstance(size, str):
+                broken[position] = size
+                continue
+            stored, upright = size
+            listed = (image.width, image.height)
+            if not (image.width and image.height):
+                image.width, image.height = upright
+            elif listed == stored and listed != upright:
+                turned.add(position)
+            elif listed != upright:
+                broken[position] = (
+                    f"annotated as {listed[0]}x{listed[1]} px, but the file has {upright[0]}x{upright[1]}"
+                )
+    return dict(sorted(broken.items())), turned
+
+
+def _size(reader: ImageReader, to_the_end: bool, position: int) -> tuple[tuple[int, int], tuple[int, int]] | str:
+    """(width, height) as stored and upright, or what is wrong."""
+    try:
+        try:
+            opened = open_image(reader.read(position, HEADER_BYTES))
+        except BrokenImage:  # some formats keep what is needed at their end
+            opened = open_image(reader.read(position))
+        end = _END_OF.get(opened.picture.format or "")
+        # of a file without its mark of the end, decoding alone tells whether it is whole
+        if to_the_end and end is not None and end not in reader.end(position, _END_BYTES):
+            open_image(reader.read(position)).decode()
+    except BrokenImage as error:
+        return str(error)
+    return opened.stored_size, (opened.width, opened.height)
+
+
+def _check_objects(raw: RawData, images: Sequence[RawImage]) -> tuple[_Kept, AnnotationColumns, list[str]]:
+    """The objects of images that can be used, their values, and what is wrong with the others."""
+    index_of = {category: index for index, category in enumerate(sorted(raw.categories))}
+    undrawable = _run_length_faults(raw)
+    kept: _Kept = []
+    rows: list[tuple[Any, ...]] = []
+    counts: list[int] = []
+    faults: list[str] = []
+    for image in images:
+        width, height, before = image.width or 0, image.height or 0, len(kept)
+        for entry in image.objects:
+            try:
+                mask_fault = undrawable.get(id(entry))
+                if raw.in_shares:
+                    entry = in_px(entry, width, height)
+                rows.append(_values(entry, width, height, index_of, mask_fault))
+                kept.append((image, entry))
+            except (ValueError, TypeError, IndexError, OverflowError) as error:
+                faults.append(f"{_name(image, entry)}: {error}")
+        counts.append(len(kept) - before)
+    return kept, AnnotationColumns.of(counts, *zip(*rows, strict=True)), faults
+
+
+def _values(
+    entry: dict[str, Any], width: int, height: int, index_of: dict[int, int], mask_fault: str | None
+) -> tuple[Any, ...]:
+    """Of each of the columns, in their order."""
+    box, category, given = finite_box(entry.get("bbox")), entry.get("category_id"), entry.get("segmentation")
+    try:
+        label = index_of[category]  # type: ignore[index]
+    except (KeyError, TypeError):
+        raise ValueError(f"category {shown(category)} is not in the list of categories") from None
+    segmentation = clean_segmentation(given, height, width) if given else None
+    if mask_fault is not None:
+        raise ValueError(mask_fault)
+    flags = [bool(entry.get(name)) and flag_of(name, entry[name]) for name in ("iscrowd", "difficult")]
+    if is_area(entry.get("area")):
+        area = float(entry["area"])
+    else:
+        area = box[2] * box[3] if segmentation is None else mask_area(segmentation, height, width)
+    return box, label, *flags, area, b"" if segmentation is None else json.dumps(segmentation).encode()
+
+
+def _report_objects(raw: RawData, kept: _Kept, data: DetectionData, report: DataReport) -> None:
+    def box(number: int) -> str:
+        return f"{_name(*kept[number])}: box {shown(kept[number][1]['bbox'])}"
+
+    low, has_area = data.columns.bbox[:, :2], data.has_area
+    past_end = low + data.columns.bbox[:, 2:] > data.image_sides + _SLACK
+    sticks_out = np.flatnonzero(has_area & ((low < -_SLACK) | past_end).any(axis=1)).tolist()
+    found = [f"{box(n)} in {kept[n][0].width}x{kept[n][0].height} px" for n in sticks_out]
+    report.add("boxes that stick out of the image", found, "clipped in training, as annotated in evaluation")
+    found = [box(n) for n in np.flatnonzero(~has_area).tolist()]
+    report.add("boxes without area in the image", found, "left out in training, as annotated in evaluation")
+    if any(entry.get("segmentation") for _, entry in raw.objects):
+        without = np.flatnonzero(np.diff(data.columns.segmentation_ends) == 0)
+        found = [_name(*kept[n]) for n in without.tolist()]
+        done = "left out where masks are trained, never found where they are scored"
+        report.add("objects without a mask", found, done)
+    odd = [(image, entry) for image, entry in kept if entry.get("area") is not None and not is_area(entry["area"])]
+    found = [f"{_name(image, entry)}: {shown(entry['area'])}" for image, entry in odd]
+    report.add("areas that are negative or no number", found, "computed from mask or box")
+    ids = [entry["id"] for _, entry in raw.objects if "id" in entry]
+    usable = Counter(number for number in ids if isinstance(number, int | str))
+    found = [f"id {shown(number)}" for number, count in usable.items() if count > 1 or number == 0]
+    found += [f"id {shown(number)}" for number in ids if not isinstance(number, int | str)]
+    report.add("annotation ids that are zero or used twice", found, "numbered anew")
+
+
+def _name(image: RawImage, annotation: dict[str, Any]) -> str:
+    number = annotation.get("id", "?")
+    return f"{image.name}, annotation {number if isinstance(number, str) else shown(number)}"
+
+
+def _run_length_faults(raw: RawData) -> dict[int, str]:
+    """What is wrong with compressed run lengths, by the `id` of their annotation."""
+    owners, texts, pixels = [], [], []
+    for image, annotation in raw.objects:
+        given = annotation.get("segmentation")
+        if isinstance(given, list | tuple) and len(given) == 1:
+            given = given[0]
+        counts = given.get("counts") if isinstance(given, dict) else None
+        if isinstance(counts, str | bytes):
+            owners.append(id(annotation))
+            texts.append(counts if isinstance(counts, str) else counts.decode("latin-1"))
+            pixels.append((image.width or 0) * (image.height or 0))
+    return {owners[place]: fault for place, fault in run_length_faults(texts, pixels).items()}
+
+
+def _refuse_shares(data: DetectionData, report: DataReport) -> None:
+    """Boxes that all end within the first pixel are shares of the image, from 0 to 1; some such boxes are reported."""
+    boxes = data.columns.bbox
+    ends = (boxes[:, :2] + boxes[:, 2:]).max(axis=1)
+    large = data.image_sides.min(axis=1) > 8
+    tiny = large & (boxes >= 0).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1) & (ends <= 1)
+    if tiny.all() and (boxes % 1).any():
+        raise InputError(
+            f"{data.source}: all {len(boxes)} boxes end within the first pixel, such as {boxes[0].tolist()}: they look "
+            "like shares of the image; multiply them by its width and height, as boxes are in px"
+        )
+    owners = data.columns.owners
+    names = [f"{data.names[owners[n]]}: box {boxes[n].tolist()}" for n in np.flatnonzero(tiny)]
+    report.add("boxes that end within the first pixel", names, "kept, but they look like shares of the image")

@@ -1,0 +1,182 @@
+"""Tables with a column of images and a column of objects: the usual layout of detection data sets on the Hub.
+
+Flow: open_data -> **object_tables** (metadata_folder) -> annotation_check. `objects` holds, for each image, a list of
+`bbox` and one of `category` (or a list of objects with both); `id`, `area`, `iscrowd` and `segmentation` are taken
+where they are there.
+Layout: https://huggingface.co/docs/datasets/image_dataset#object-detection
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..data.sources.columns import find_image_column, require_column
+from ..data.sources.image_source import row_name
+from ..data.sources.local_tables import LocalTable
+from ..errors import InputError
+from .annotation_values import image_id_of, shown, side_in_px
+from .detection_data import TableImages
+from .raw_data import RawData, RawImage, Reading
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_CATEGORY_NAMES = ("category", "category_id", "label", "labels", "categories")
+_BOX_NAMES = ("bbox", "bboxes", "boxes")
+_OPTIONAL = ("id", "bbox_id", "area", "iscrowd", "is_crowd", "segmentation", "difficult")
+_RENAMED = {"bbox_id": "id", "is_crowd": "iscrowd"}
+
+
+def read_object_table(opened: LocalTable, data: str, how: Reading) -> RawData:
+    """Images and objects of a table; `data` is what the user gave, for messages.
+
+    Raises:
+        InputError: a column or a part of one is missing, or the boxes are evidently of the other format.
+    """
+    from datasets import Image
+    from pyarrow import compute
+
+    table = opened.table
+    image_column, objects_column = find_image_column(table, data, how.image_column), how.objects_column
+    if objects_column not in table.column_names:
+        raise InputError(
+            f"{data} has no column '{objects_column}': its columns are {', '.join(table.column_names)}; detection "
+            "needs one with bbox and category for each image"
+        )
+    if how.group_column is not None:
+        require_column(table, data, "group_column", how.group_column)
+    names = _class_names(table, data, objects_column)
+    pictures = table.select_columns([image_column]).cast_column(image_column, Image(decode=False))
+    wanted = ("image_id", "width", "height", objects_column, how.group_column)
+    others = table.select_columns([name for name in dict.fromkeys(wanted) if name in table.column_names])
+    stored = pictures.with_format("arrow")[:].column(image_column)  # chunks of the file, of which no bytes are copied
+    paths = compute.struct_field(stored, "path").to_pylist()
+    has_bytes = compute.is_valid(compute.struct_field(stored, "bytes")).to_pylist()
+    files = [None if inside else path for path, inside in zip(paths, has_bytes, strict=True)]
+    raw = RawData(opened.kind, data, [], {}, TableImages(pictures, image_column, files), roots=[*opened.roots])
+    named = (
+        (row_name({"path": path, "bytes": b"" if inside else None}, f"row {number}"), row)
+        for number, (path, inside, row) in enumerate(zip(paths, has_bytes, _rows(others), strict=True))
+    )
+    collect(raw, named, how, names)
+    return raw
+
+
+def collect(
+    raw: RawData, rows: Iterable[tuple[str, dict[str, Any]]], how: Reading, names: list[str] | None = None
+) -> None:
+    """Put the image of each row, its objects in any of the usual forms, and their classes into `raw`.
+
+    Args:
+        raw: without images.
+        rows: with the names of their images, whose ids are `image_id` or positions.
+        how: tells columns, and the form of boxes.
+        names: of classes that are numbered from 0; None: classes are texts, in alphabetical order, or numbers.
+
+    Raises:
+        InputError: the boxes are evidently of the other format.
+    """
+    for position, (name, row) in enumerate(rows):
+        image = RawImage(position, name, group=how.group_column and row.get(how.group_column))
+        raw.images.append(image)
+        try:
+            if row.get("image_id") is not None:
+                image.image_id = image_id_of(row["image_id"])
+            image.width, image.height = side_in_px(row.get("width")), side_in_px(row.get("height"))
+        except ValueError as error:
+            image.fault = str(error)
+        try:
+            entries = list(_entries(row.get(how.objects_column)))
+        except ValueError as error:
+            raw.faults.append(f"{name}: {error}")
+            continue
+        for entry in entries:
+            annotation = {_RENAMED.get(name, name): entry[name] for name in _OPTIONAL if entry.get(name) is not None}
+            annotation["category_id"] = next((entry[name] for name in _CATEGORY_NAMES if name in entry), None)
+            box: Any = next((entry[name] for name in _BOX_NAMES if name in entry), None)
+            if how.box_format == "xyxy" and _is_box(box):
+                box = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+            image.objects.append(annotation | {"bbox": box})
+    given = [entry["category_id"] for _, entry in raw.objects]
+    if any(isinstance(category, str) for category in given):
+        raw.number_classes()
+    elif names is not None:
+        raw.categories = dict(enumerate(names))
+    else:  # plain numbers: their own names; what is none is refused by name later
+        numbers = {number for number in given if isinstance(number, int | float) and number % 1 == 0}  # nor infinite
+        raw.categories = {number: str(number) for number in sorted(map(int, numbers)) if abs(number) < 2**63}
+    if how.box_format == "xywh":
+        refuse_corners(raw)
+
+
+def _rows(table: "Dataset") -> Iterator[dict[str, Any]]:
+    """Rows as plain Python, a thousand at a time."""
+    return (row for piece in table.with_format("arrow").iter(1000) for row in piece.to_pylist())
+
+
+def _class_names(table: "Dataset", data: str, column: str) -> list[str] | None:
+    """Names of the classes, where the category of objects has some; a struct of lists and a list of structs are alike.
+
+    Raises:
+        InputError: objects have no boxes or no category.
+    """
+    parts = _inside(table.features[column])
+    if not isinstance(parts, dict):
+        raise InputError(f"column '{column}' holds {parts}, not objects with bbox and category")
+    for wanted in (_BOX_NAMES, _CATEGORY_NAMES):
+        if not any(name in parts for name in wanted):
+            raise InputError(f"{data}: column '{column}' has no {wanted[0]}: its parts are {', '.join(parts)}")
+    names = getattr(_inside(next(parts[name] for name in _CATEGORY_NAMES if name in parts)), "names", None)
+    return None if names is None else list(names)
+
+
+def _inside(feature: Any) -> Any:
+    """What a list holds, in whichever way `datasets` says so; anything else as it is."""
+    feature = getattr(feature, "feature", feature)  # List, LargeList
+    return feature[0] if isinstance(feature, list) else feature
+
+
+def _entries(value: Any) -> Iterator[dict[str, Any]]:
+    """One dict an object, from a list of them or from a dict of lists.
+
+    Raises:
+        ValueError: neither, or lists of different lengths.
+    """
+    if value is None:
+        return
+    if isinstance(value, list):
+        if not all(isinstance(entry, dict) for entry in value):
+            raise ValueError(f"its objects {shown(value)} are not a list of objects")
+        yield from value
+        return
+    if not isinstance(value, dict):
+        raise ValueError(f"its objects {shown(value)} are neither a list of objects nor lists of their parts")
+    lists = {part_name: part for part_name, part in value.items() if part is not None}
+    if not all(isinstance(part, list) for part in lists.values()):
+        raise ValueError("its objects are one object: a list of them belongs there, or lists of their parts")
+    if len({len(part) for part in lists.values()}) > 1:
+        counts = ", ".join(f"{len(part)} {part_name}" for part_name, part in lists.items())
+        raise ValueError(f"the parts of its objects are not equally many: {counts}")
+    for parts in zip(*lists.values(), strict=True):
+        yield dict(zip(lists, parts, strict=True))
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
+
+
+def refuse_corners(raw: RawData) -> None:
+    """Boxes of which most, read as x y width height, leave the image, and none does as two corners, are corners."""
+    leaving = total = 0
+    for image, annotation in raw.objects:
+        box = annotation["bbox"]
+        if image.width is None or image.height is None or not _is_box(box):
+            continue
+        if box[2] > image.width + 1 or box[3] > image.height + 1 or box[2] < box[0] or box[3] < box[1]:
+            return
+        total += 1
+        leaving += box[0] + box[2] > image.width + 1 or box[1] + box[3] > image.height + 1
+    if total and leaving > 0.3 * total:
+        raise InputError(
+            f"{raw.source}: {leaving} of {total} boxes leave their image when read as x, y, width, height, and none as "
+            "two corners: give --box-format xyxy"
+        )

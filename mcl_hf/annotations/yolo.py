@@ -1,0 +1,274 @@
+"""YOLO's labels: a text file an image, a line an object, in shares of the image's sides.
+
+Flow: open_data -> **yolo** -> annotation_check. The format: https://docs.ultralytics.com/datasets/detect/ and
+https://docs.ultralytics.com/datasets/segment/. A line is `class x y width height` (the box's middle; perhaps a score
+or a track's number after it) or `class x0 y0 x1 y1 x2 y2 ...`, a polygon. An image without a file, or with an empty
+one, has no objects. `data.yaml` names classes and, for each split, a folder of images or a text file that lists them;
+without splits of its own, those are taken that folders tell (`images/train` or `train/images`).
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ..errors import InputError
+from ..plain_text import plain_text
+from .annotation_files import Part, by_split, in_threads, is_image, read_text, refuse_pipe, unique_names, walk
+from .annotation_values import shown
+from .detection_data import DetectionData
+from .raw_data import RawData, RawImage
+
+_SPLITS = ("train", "val", "test")
+_NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")
+_LARGEST_YAML = 10**6  # bytes
+
+
+def yolo_parts(folder: Path, files: list[str], allow_outside_paths: bool = False) -> list[Part]:
+    """The splits of a folder with a `data.yaml` (of any name), or with a list of class names and labels beside it."""
+    for name in files:
+        if name.lower().endswith((".yaml", ".yml")) and name.count("/") < 2:
+            content = _load_yaml(folder / name) if (folder / name).stat().st_size < _LARGEST_YAML else None
+            if isinstance(content, dict) and isinstance(content.get("names"), list | dict):
+                return yaml_parts(folder / name, content, None if allow_outside_paths else folder)
+    named = next((name for name in files if name.rpartition("/")[2] in _NAME_FILES), None)
+    if named is None or not looks_like_labels(folder, files):
+        return []
+    lines = [line.strip() for line in read_text(folder / named).splitlines()]
+    return _folder_parts(folder, dict(enumerate(line for line in lines if line)), files)
+
+
+def yaml_parts(file: Path, content: Any = None, root: Path | None = None) -> list[Part]:
+    """The splits that a `data.yaml` names.
+
+    Args:
+        file: the YAML.
+        content: what it holds, if it has been read.
+        root: folder that everything must be in, where the YAML was found in it and not named by the user, who may let
+            their own point anywhere.
+
+    Raises:
+        InputError: it is none, or names no classes.
+    """
+    content = _load_yaml(file) if content is None else content
+    content = content if isinstance(content, dict) else {}
+    names = content.get("names")
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    values = [content.get("path"), *([*names, *names.values()] if isinstance(names, dict) else [])]
+    for entry in map(content.get, (*_SPLITS, "valid")):
+        values += entry if isinstance(entry, list) else [entry]
+    if not all(value is None or isinstance(value, str | int | float) for value in values):
+        raise InputError(f"{file}: its paths and names are not all texts or numbers")  # aliases may make them endless
+    if not isinstance(names, dict) or not names:
+        raise InputError(f"{file} names no classes: a list or mapping 'names' belongs there")
+    try:
+        names = {int(number): str(name) for number, name in names.items()}
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{file}: the classes in 'names' are not numbered: {error}") from error
+    base = file.parent / str(content.get("path") or ".")
+    parts = []
+    for split in _SPLITS:
+        given = content.get(split) or (content.get("valid") if split == "val" else None)
+        entries = [str(entry) for entry in (given if isinstance(given, list) else [given]) if entry]
+        if entries:
+            read = partial(_read_entries, file, base, entries, names, split, root)
+            parts.append(Part(split, f"{file.name}: {', '.join(entries)[:100]}", read))
+    return parts or _folder_parts(file.parent, names, walk(file.parent))
+
+
+def looks_like_labels(folder: Path, files: Sequence[str]) -> bool:
+    """Whether text files lie where YOLO's labels would, and the first of them that is not empty holds such lines."""
+    stems = {image.rpartition(".")[0] for image in files if is_image(image)}
+    for name in files:
+        if name.endswith(".txt") and (
+            "labels" in name.split("/")[:-1] or (name[:-4] in stems and name.rpartition("/")[2] not in _NAME_FILES)
+        ):
+            with (folder / name).open(encoding="utf-8", errors="replace") as text:
+                words = text.readline().split()
+            if words:
+                try:
+                    return len([float(word) for word in words]) >= 5
+                except ValueError:
+                    return False
+    return False
+
+
+def write_yolo(folder: str | Path, data: DetectionData, results: Iterable[dict[str, Any]] | None = None) -> list[Path]:
+    """Write labels, one text file an image, and a `classes.txt` with the names, and return the files.
+
+    Args:
+        folder: made if it is not there.
+        data: images and, without results, their objects, crowds left out; polygons are written where they have any.
+        results: COCO results (`to_results`), of which boxes are written with their scores after them.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines: dict[Any, list[str]] = {image_id: [] for image_id in data.image_ids}
+    for item in data if results is None else ():
+        sides = [item.width, item.height]
+        for n in np.flatnonzero(~item.iscrowd):
+            box, part = item.boxes[n], item.segmentations[n]
+            if isinstance(part, list) and len(part) == 1:
+                numbers = [side / sides[place % 2] for place, side in enumerate(part[0])]
+            else:
+                numbers = [*(box[:2] + box[2:]) / 2 / sides, *(box[2:] - box[:2]) / sides]
+            lines[item.image_id].append(_line(item.labels[n], numbers))
+    label_of = {category: label for label, category in enumerate(data.category_ids)}
+    size_of = dict(zip(data.image_ids, zip(data.widths, data.heights, strict=True), strict=True))
+    for result in results or ():
+        (x, y, w, h), (width, height) = result["bbox"], size_of[result["image_id"]]
+        numbers = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height, result["score"]]
+        lines[result["image_id"]].append(_line(label_of[result["category_id"]], numbers))
+    written = [folder / "classes.txt"]
+    written[0].write_text("".join(f"{name}\n" for name in data.category_names), encoding="utf-8")
+    for image_id, stem in zip(data.image_ids, label_stems(data), strict=True):
+        written.append(folder / f"{stem}.txt")
+        written[-1].write_text("".join(lines[image_id]), encoding="utf-8")
+    return written
+
+
+def label_stems(data: DetectionData) -> list[str]:
+    """What the files of labels of each image are called, without their ending."""
+    return [name.replace("/", "_") for name in unique_names(data.names)]
+
+
+def _line(label: int, numbers: Sequence[float]) -> str:
+    return " ".join([str(int(label)), *(f"{number:.8g}" for number in numbers)]) + "\n"
+
+
+def _load_yaml(file: Path) -> Any:
+    try:
+        return yaml.safe_load(read_text(file))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{file} is no YAML: {' '.join(str(error).split())[:200]}") from error
+
+
+def _folder_parts(folder: Path, names: dict[int, str], files: Sequence[str]) -> list[Part]:
+    """Images by the splits that their folders tell; all of them as one part where these tell none."""
+    parts = []
+    for split, found in by_split(filter(is_image, files)).items():
+        paths = [str(folder / name) for name in found]
+        read = partial(_read_images, str(folder), paths, names, split, [folder])
+        parts.append(Part(split, f"{len(found)} images", read))
+    return parts
+
+
+def _read_entries(
+    file: Path, base: Path, entries: list[str], names: dict[int, str], split: str, root: Path | None
+) -> RawData:
+    """The images of a split: those in its folders, and those that its text files list."""
+    images: list[str] = []
+    roots = [file.parent if root is None else root]
+    notes = []
+    for entry in entries:
+        place = _find(file, base, entry, split, root)
+        if place is None:
+            raise InputError(f"{file} has '{plain_text(entry)}' for {split}, which is no folder and no list of images")
+        if place.name != entry.rstrip("/").rpartition("/")[2]:
+            notes.append((f"{file} names a folder that is not there", [entry], f"{place} is read"))
+        if place.is_dir():
+            images += [str(place / name) for name in walk(place) if is_image(name)]
+            roots += [place] if root is None else []
+            continue
+        for number, line in enumerate(read_text(place).splitlines(), start=1):
+            name = line.strip().replace("\\", "/")
+            if not name:
+                continue
+            if not is_image(name):
+                raise InputError(f"{place}, line {number}, names no image: paths that end as .jpg, .png, ... belong")
+            near = [place.parent / name, base / name, file.parent / name]
+            images.append(str(next((path for path in near if path.is_file()), near[0])))
+        roots += [base, place.parent] if root is None else []
+    raw = _read_images(str(file), images, names, split, roots)
+    raw.notes += notes
+    return raw
+
+
+def _find(file: Path, base: Path, entry: str, split: str, root: Path | None) -> Path | None:
+    """A folder or list of images, from `path` or from the YAML's own folder, in which Roboflow's `../train/images`
+    lies too; else the folder of that split in a usual place.
+    """
+    inside = entry.replace("\\", "/")
+    while inside.startswith("../"):
+        inside = inside[3:]
+    places = [base / entry, file.parent / entry, file.parent / inside]
+    words = ("val", "valid", "validation") if split == "val" else (split,)
+    places += [file.parent / place for word in words for place in (f"images/{word}", f"{word}/images", word)]
+    left: Path | None = None
+    for place in places:
+        outside = root is not None and not Path(os.path.abspath(place)).is_relative_to(os.path.abspath(root))  # noqa: PTH100
+        if place.is_dir() or (place.is_file() and place.suffix.lower() == ".txt"):
+            if not outside:
+                return place
+            left = place
+    if left is not None:
+        raise InputError(
+            f"{file} names {left} for {split}, outside of {root}: give the YAML itself as data if this is meant"
+        )
+    return None
+
+
+def _read_images(
+    source: str, paths: Sequence[str], names: dict[int, str], split: str | None, roots: list[Path]
+) -> RawData:
+    """Images with what their label files say; sizes are those of the files."""
+    paths = list(dict.fromkeys(paths))
+    kind = "YOLO" if split is None else f"YOLO, split {split}"
+    images = [RawImage(name, path) for name, path in zip(unique_names(paths), paths, strict=True)]
+    raw = RawData(kind, source, images, names, in_shares=True, roots=roots)
+    texts = in_threads(_label_text, paths)
+    if paths and not any(text is not None for text in texts):
+        raise InputError(f"{source}: none of {len(paths)} images has a label file, such as {_label_files(paths[0])[0]}")
+    for image, text in zip(images, texts, strict=True):
+        for number, line in enumerate((text or "").splitlines(), start=1):
+            try:
+                image.objects += [_object(line.split())] if line.strip() else []
+            except (ValueError, OverflowError) as error:
+                raw.faults.append(f"{_label_files(image.name)[0]}, line {number}: {error}")
+    raw.number_objects()
+    without = [path for path, text in zip(paths, texts, strict=True) if text is None]
+    raw.notes.append(("images without a label file", without, "taken as images without objects"))
+    return raw
+
+
+def _label_files(image: str) -> list[str]:
+    """Where the labels of an image may lie: in `labels` in place of the last `images` of its path, or beside it."""
+    stem = "/" + image.rpartition(".")[0]
+    before, middle, after = stem.rpartition("/images/")
+    return ([f"{before}/labels/{after}.txt"[1:]] if middle else []) + [f"{stem}.txt"[1:]]
+
+
+def _label_text(image: str) -> str | None:
+    for name in _label_files(image):
+        try:
+            refuse_pipe(Path(name))
+            return Path(name).read_text(encoding="utf-8-sig", errors="replace")
+        except OSError:
+            continue
+    return None
+
+
+def _object(words: list[str]) -> dict[str, Any]:
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        raise ValueError("words that are no numbers") from None
+    if len(numbers) not in (5, 6) and (len(numbers) < 7 or len(numbers) % 2 == 0):
+        raise ValueError(f"{len(numbers)} numbers, where 5 (a box) or 7, 9, ... (a polygon) belong")
+    if not numbers[0].is_integer():
+        raise ValueError(f"class {shown(words[0])} is no whole number")
+    places = numbers[1:5] if len(numbers) < 7 else numbers[1:]
+    if not all(-1 <= place <= 2 for place in places):
+        raise ValueError("coordinates that are no shares of the image, from 0 to 1")
+    annotation: dict[str, Any] = {"category_id": int(numbers[0])}
+    if len(numbers) < 7:
+        x, y, w, h = places
+        return annotation | {"bbox": [x - w / 2, y - h / 2, w, h]}
+    xs, ys = places[::2], places[1::2]
+    box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    return annotation | {"bbox": box, "segmentation": [places]}

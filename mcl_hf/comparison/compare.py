@@ -1,0 +1,313 @@
+"""`compare`: a plan, its jobs, and the answer, as the command and as a Python call.
+
+Where it sits: plan -> setting (all checks) -> **compare** -> runner (jobs) -> answer -> report, after each job anew:
+
+    OUTPUT_DIR/
+        plan.yaml, comparison.json, results/     all that the answer is made of
+        report.md, report.png, detections.png    the answer
+        work/                                    weights and checkpoints while it runs
+
+The same call again skips jobs that are done and continues those that were interrupted, whatever interrupted them.
+"""
+
+import fnmatch
+import json
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from ..engine.signals import StopRequest
+from ..errors import InputError
+from ..files import write_json
+from ..new_folder import output_folder
+from ..plain_text import plain_text
+from .answer import ABOUT, PICTURE, PLAN, REPORT, SHOWN, Answer
+from .jobs import Job, Results, digest_of, list_jobs, read_results, result_file
+from .labelled import subset_seed
+from .outlook import outlook
+from .plan import ComparePlan, load_plan
+from .report import means_table, write_report
+from .runner import Work, run_jobs
+from .setting import Setting, open_setting
+
+_FREE = ("output_dir", "work_dir", "jobs")
+"""Fields of a plan that may change at any time."""
+_PATHS = ("data", "val_data", "test_data", "image_root", "val_image_root", "test_image_root", "unlabelled")
+"""Fields that may change as long as the data are the same."""
+_WITHOUT_INFLUENCE = {
+    "output_dir", "data", "init", "resume", "num_workers", "save_every_steps", "keep_last", "keep_every",
+    "log_every_steps", "eval_batch_size", "eval_backend", "report_to", "log_images", "image_column", "objects_column",
+}  # fmt: skip
+
+
+def compare(
+    plan: ComparePlan | str | None = None,
+    *,
+    dry_run: bool = False,
+    new_plan: bool = False,
+    only: str | None = None,
+    **fields: Any,
+) -> Answer:
+    """Pre-train and fine-tune from every start of a plan, and say what they are worth.
+
+    Args:
+        plan: all fields, or a YAML file of them; or leave it out and give
+        fields: of `ComparePlan`, on top of the file.
+        dry_run: check everything and print jobs, operations, hours and disk; nothing is trained.
+        new_plan: put the answer of another plan away into `before-N/` and begin anew.
+        only: run only the jobs whose name fits this pattern (`test-mcl-*-s0-*`), and those that they need.
+
+    Raises:
+        InputError: something given cannot be used, no job was started; or a job found it out, or jobs have failed. What
+            is done stays done.
+
+    Example:
+        >>> import mcl_hf
+        >>> answer = mcl_hf.compare(
+        ...     data="my-coco", starts=["random", "timm:resnet50", "my-run"], images=[25, "all"], output_dir="answer"
+        ... )  # doctest: +SKIP
+        >>> answer.sentence  # doctest: +SKIP
+        'With 25 labelled images my-run is above random (+7.1, 95 % +3.2 to +10.7); ...'
+    """
+    if not isinstance(plan, ComparePlan):
+        plan = load_plan(plan, **fields)
+    elif fields:
+        raise InputError("give either a plan, or fields of one, not both")
+    given = [getattr(plan, name) for name in _PATHS if name != "unlabelled"]
+    folder = output_folder(plan.output_dir, [path for path in (*given, *(plan.unlabelled or ())) if path])
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output_dir {folder} is a file: choose a folder")
+    work = Path(plan.work_dir) if plan.work_dir else folder / "work"
+    made = [path for path in (folder, work) if not path.exists()]
+    settled = False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        work.mkdir(parents=True, exist_ok=True)
+        with FileLock(work / ".comparison.lock", timeout=0):
+            _check_folder(folder)
+            setting = open_setting(plan, work)
+            settled = not dry_run
+            return _Comparison(folder, setting).run(dry_run, new_plan, only)
+    except Timeout as error:
+        raise InputError(f"another comparison is at work in {work}: wait for it, or end it") from error
+    except PermissionError as error:
+        raise InputError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
+    finally:
+        for path in reversed([] if settled else made):  # nothing was done here
+            shutil.rmtree(path, ignore_errors=True)
+
+
+class _Comparison:
+    """One call: the setting, its jobs and their results."""
+
+    def __init__(self, folder: Path, setting: Setting) -> None:
+        self.folder, self.setting, self.plan = folder, setting, setting.plan
+        of_start = {start.name: start.pretraining for start in setting.starts}
+        self.needs = list_jobs(self.plan, of_start, setting.lengths, setting.rates)
+        self.listed = [asdict(job) for job in self.needs]
+        self.commit = _commit_of_this()
+        self.results: Results = {}
+        self.failed: dict[str, str] = {}
+
+    def run(self, dry_run: bool, new_plan: bool, only: str | None) -> Answer:
+        for line in [*self.setting.lines, *(f"warning: {line}" for line in self.setting.warnings)]:
+            print(plain_text(line, keep="\n"))
+        planned = self._chosen(only)
+        if dry_run:
+            print("\n".join(outlook(self.setting, planned)))
+            return self._answer()
+        self._settle_plan(new_plan)
+        kinds = Counter(job.kind for job in planned)
+        done = sum(job in self.results for job in planned)
+        print(
+            f"{len(planned)} jobs: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}"
+            + (f"; {done} done before" if done else ""),
+            flush=True,
+        )
+        stop = StopRequest()
+        with stop.listening():
+            work = Work(planned, self.needs, self.results, self.failed)
+            run_jobs(work, self._content, self.plan.jobs, stop, lambda: write_report(self._answer()))
+        answer = replace(self._answer(), stopped_by=stop.name)
+        write_report(answer, self.setting.data.test)
+        if stop.name is not None:
+            print(f"stopped by {stop.name} after {len(self.results)} of {len(planned)} jobs: the same command goes on")
+            return answer
+        print(f"{means_table(answer)}\n{answer.sentence}\nwritten: {self.folder / REPORT}", flush=True)
+        if self.failed:
+            name, reason = next(iter(self.failed.items()))
+            raise InputError(
+                f"{len(self.failed)} of {len(planned)} jobs failed, and the tables lack them; the same command tries "
+                f"them again. The first, {name}: {reason}"
+            )
+        return answer
+
+    def _chosen(self, only: str | None) -> list[Job]:
+        """Jobs that fit `only`, and those that they need, in order."""
+        wanted = [job for job in self.needs if only is None or fnmatch.fnmatchcase(job.name, only)]
+        if not wanted:
+            such = next(iter(self.needs)).name
+            raise InputError(f"--only {only} fits none of {len(self.needs)} jobs, such as {such}")
+        found: set[Job] = set()
+        while wanted:
+            job = wanted.pop()
+            found.add(job)
+            wanted += self.needs[job] - found
+        return [job for job in self.needs if job in found]
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # what a job is told
+
+    def _content(self, job: Job) -> dict[str, Any]:
+        """All that a job's process needs; what it depends on must be done."""
+        options, flop, start, data = self._finetuning(job) if job.images else self._pretraining(job)
+        plain = json.loads(json.dumps(options, default=str))
+        shown = {name: value for name, value in plain.items() if name not in _WITHOUT_INFLUENCE}
+        first = job.kind == "test" and job.subset == 0 and job.images == self.plan.images[0]
+        scales = self.plan.scales if first else []
+        settings = {**shown, "scales": scales, "label_group": self.plan.label_group}
+        return {
+            "record": {
+                "job": asdict(job),
+                "digest": digest_of(job, settings, data, start),
+                "command": f"mcl-hf compare {PLAN} --only '{job.name}'",
+                "options": shown,
+                "data": data,
+                "commit": self.commit,
+            },
+            "folder": str(self.setting.work / job.name),
+            "result": str(result_file(self.folder, job.name)),
+            "options": plain,
+            "plan": asdict(self.plan),
+            "flop": flop,
+            "scales": scales,
+            "show": first and job.seed == self.plan.first_seed,
+        }
+
+    def _pretraining(self, job: Job) -> tuple[dict[str, Any], float, None, dict[str, Any]]:
+        """Options, operations (of a visit), no start, and data."""
+        own = self.setting.pretrainings[job.start]
+        steps = 1 if job.kind == "pace" else self.setting.pretraining_steps(self._pace())[job.start]
+        options = asdict(replace(own.arguments, seed=job.seed, max_steps=steps, epochs=None))
+        return options, own.visit_flop, None, {"unlabelled": self._about()["unlabelled"]}
+
+    def _finetuning(self, job: Job) -> tuple[dict[str, Any], float, str, dict[str, Any]]:
+        """Options, operations, digest of the start, and data."""
+        start = next(start for start in self.setting.starts if start.name == job.start)
+        arguments = self.setting.arguments(
+            start, job.steps, job.rate or self._answer().chosen_rate(job.start, job.images)
+        )
+        digest = f"{start.init}"
+        if start.pretraining is not None:
+            source = Job("pretrain", start.pretraining, job.seed)
+            arguments = replace(arguments, init=str(self.setting.work / source.name))
+            digest = self.results[source]["digest"]
+        options = asdict(replace(arguments, seed=subset_seed(job.seed, job.subset)))
+        parts = ("train", "validation" if job.kind == "tune" else "test")
+        data = {name: record["fingerprint"] for name, record in self.setting.data.records.items() if name in parts}
+        return options, self.setting.step_flop * job.steps, digest, data
+
+    def _pace(self) -> dict[str, float]:
+        """Pre-training -> seconds of a visit, of those that are timed."""
+        timed = {job.start: result for job, result in self.results.items() if job.kind == "pace"}
+        return {name: 1 / result["images_per_second"] for name, result in timed.items()}
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # the plan and the results of before
+
+    def _settle_plan(self, new_plan: bool) -> None:
+        """Take over results that are of this plan, drop those of an earlier one as long as no test image was asked, and
+        refuse to mix after that."""
+        file = self.folder / PLAN
+        before = load_plan(str(file)) if file.is_file() else None
+        asked = any((self.folder / "results").glob("test-*.json"))
+        changed = [
+            name for name, value in asdict(self.plan).items()
+            if asked and before is not None and name not in (*_FREE, *_PATHS) and value != getattr(before, name)
+        ]  # fmt: skip
+        if changed and not new_plan:
+            raise InputError(
+                f"{self.folder} has asked the test images by a plan with another {', '.join(changed)}: a plan that "
+                "changes after looking proves nothing; --new-plan puts that answer away and begins anew"
+            )
+        if changed:
+            self._put_away()
+        stale = self._take_over()
+        asked = any(name.startswith("test-") for name in stale)
+        if asked and not new_plan:
+            raise InputError(
+                f"{result_file(self.folder, min(stale))} is of other options, data or starts, and the test images have "
+                "been asked: use the same ones, or --new-plan, which puts that answer away and begins anew"
+            )
+        if asked:
+            self._put_away()
+        elif stale:
+            print(f"{len(stale)} results are of an earlier plan and are made anew")
+            for name in stale:
+                result_file(self.folder, name).unlink()
+        (self.folder / "results").mkdir(exist_ok=True)
+        fields = {name: value for name, value in asdict(self.plan).items() if name not in ("output_dir", "work_dir")}
+        if not file.is_file() or any(getattr(before, name) != value for name, value in fields.items()):
+            file.write_text(yaml.safe_dump(fields, sort_keys=False, width=120), encoding="utf-8")
+        write_json(self.folder / ABOUT, self._about())
+
+    def _take_over(self) -> list[str]:
+        """Read results that are of this plan, with the weights that jobs to come need; names of those of another."""
+        stale = []
+        for job, found in read_results(self.folder, list(self.needs)).items():
+            if self.needs[job] <= set(self.results) and self._content(job)["record"]["digest"] == found["digest"]:
+                self.results[job] = found
+            else:
+                stale.append(job.name)
+        for job in [job for job in self.results if job.kind == "pretrain"]:
+            wanted = any(job in needs and other not in self.results for other, needs in self.needs.items())
+            if wanted and not (self.setting.work / job.name / "model.safetensors").exists():
+                print(f"{job.name} is made again: its weights are not in {self.setting.work}")
+                del self.results[job]
+        return stale
+
+    def _put_away(self) -> None:
+        number = next(n for n in range(1, 10_000) if not (self.folder / f"before-{n}").exists())
+        target = self.folder / f"before-{number}"
+        target.mkdir()
+        for name in (PLAN, ABOUT, REPORT, PICTURE, SHOWN, "results"):
+            if (self.folder / name).exists():
+                shutil.move(self.folder / name, target / name)
+        self.results.clear()
+        print(f"the earlier answer is in {target}")
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # what is told
+
+    def _about(self) -> dict[str, Any]:
+        return {**self.setting.about(self._pace()), "jobs": self.listed, "failed": dict(self.failed)}
+
+    def _answer(self) -> Answer:
+        done = {job: self.results[job] for job in self.needs if job in self.results}
+        return Answer(self.folder, self.plan, done, self._about())
+
+
+def _check_folder(folder: Path) -> None:
+    there = {path.name for path in folder.iterdir() if path.name[0] != "."} - {"work", "prepare.py", "README.md"}
+    if there and not there & {PLAN, "results", ABOUT}:
+        raise InputError(
+            f"{folder} holds something else than a comparison ({', '.join(sorted(there)[:3])}): choose a new or an "
+            "empty --output-dir"
+        )
+
+
+def _commit_of_this() -> str | None:
+    """The commit of the checkout that this package runs from, where it is as committed; None otherwise."""
+    command = ["git", "status", "--porcelain=v2", "--branch", "--", "mcl_hf"]  # its first line names the commit
+    try:
+        told = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    lines = told.stdout.splitlines()
+    return lines[0].split()[-1] if all(line.startswith("#") for line in lines) else None

@@ -1,0 +1,193 @@
+"""Jobs side by side, each in a process of its own, until all are done or something asks to stop.
+
+Flow: jobs -> **runner** -> run_job. What is done is never run again; what was interrupted goes on where it stopped.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from ..engine.finish import duration
+from ..engine.signals import StopRequest
+from ..engine.tracking import last_step
+from ..errors import InputError
+from . import run_job
+from .jobs import Job, Results
+
+_POLL_SECONDS = 0.2
+
+
+@dataclass
+class Work:
+    """Jobs that are to be done, in order, those that each needs, and what is known of them: results, and by name why
+    one has none."""
+
+    planned: list[Job]
+    needs: Mapping[Job, set[Job]]
+    results: Results
+    failed: dict[str, str]
+
+    @property
+    def remaining(self) -> list[Job]:
+        """Jobs without a result that have not failed."""
+        return [job for job in self.planned if job not in self.results and job.name not in self.failed]
+
+    def ready(self) -> list[Job]:
+        """Jobs that can start now; one whose needs have failed is failed, too."""
+        for job in self.remaining:
+            broken = {needed.name for needed in self.needs[job]} & set(self.failed)
+            if broken:
+                self.failed[job.name] = f"it needs {min(broken)}, which failed"
+        return [job for job in self.remaining if self.needs[job] <= set(self.results)]
+
+    def seconds_left(self) -> float | None:
+        """An estimate from the jobs done: one takes as long a step as those of its kind and start did on average, else
+        those of its kind; None where none of a kind is done."""
+        known: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        for job, result in self.results.items():
+            for key in ((_rough(job), job.start), (_rough(job),)):
+                known[key].append(result["process_seconds"] / max(1, job.steps))
+        total = 0.0
+        for job in self.remaining:
+            alike = known[_rough(job), job.start] or known[_rough(job),]
+            if not alike:
+                return None
+            total += max(1, job.steps) * mean(alike)
+        return total
+
+
+class _Running:
+    """A job's process, and its bar."""
+
+    def __init__(self, job: Job, content: Mapping[str, Any], beside: int) -> None:
+        root = str(Path(__file__).resolve().parents[3])  # also where the package is not installed
+        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {"TQDM_MININTERVAL": "30", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        if beside > 1:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // beside)))
+        self.log, self.result = Path(content["folder"]) / "log.jsonl", Path(content["result"])
+        self.output = Path(f"{content['folder']}.txt")
+        with self.output.open("a", encoding="utf-8") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mcl_hf.comparison.run_job"],
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # Ctrl-C in the terminal reaches it through this process, once
+            )
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # the job has ended already; its exit code says why
+            self.process.stdin.write(json.dumps(content).encode() + b"\n")
+            self.process.stdin.flush()  # left open: its end tells the job that this process is gone
+        steps = content["options"].get("max_steps")
+        self.bar = tqdm(total=steps, desc=job.name, unit="step", leave=False, dynamic_ncols=True)
+
+    def exit_code(self) -> int | None:
+        """None while it is at work; the bar moves to where the log is, and what follows the last step takes a while,
+        too."""
+        done = last_step(self.log)
+        if done > self.bar.n:
+            self.bar.update(done - self.bar.n)
+            if self.bar.total is not None and done >= self.bar.total:
+                self.bar.set_postfix_str("evaluating and saving")
+        return self.process.poll()
+
+    def close(self) -> None:
+        """Wait for the process, which has ended or soon will."""
+        self.bar.close()
+        self.process.communicate()  # closes its standard input
+
+    def why(self) -> str:
+        """The last thing that it printed, its complaint, or how it ended."""
+        if self.process.returncode < 0:
+            return f"killed by {signal.Signals(-self.process.returncode).name} (too little memory, perhaps)"
+        lines = [line.strip() for line in self.output.read_text(encoding="utf-8", errors="replace").splitlines()]
+        told = next(filter(None, reversed(lines)), f"exit code {self.process.returncode}")
+        return told.removeprefix("mcl-hf: error: ")
+
+
+def run_jobs(
+    work: Work, content: Callable[[Job], Mapping[str, Any]], beside: int, stop: StopRequest, done: Callable[[], None]
+) -> None:
+    """Run what remains, in order as far as what a job needs is there, and bring `work` up to date. Where a job finds
+    input that cannot be used, those beside it are stopped, and it is raised.
+
+    Args:
+        content: what a job's process is told; called when its needs are done.
+        beside: processes at a time.
+        stop: handed on to the jobs at work, which are waited for.
+        done: called after each job with a result.
+    """
+    at_work: dict[Job, _Running] = {}
+    wrong: str | None = None
+    told = False
+    try:
+        while True:
+            if stop.name is None and wrong is None:
+                for job in [job for job in work.ready() if job not in at_work][: beside - len(at_work)]:
+                    _say(f"job {work.planned.index(job) + 1} of {len(work.planned)}: {job.name}")
+                    at_work[job] = _Running(job, content(job), beside)
+            elif not told:
+                for running in at_work.values():
+                    running.process.terminate()
+                told = True
+            if not at_work:
+                break
+            time.sleep(_POLL_SECONDS)
+            for job, running in list(at_work.items()):
+                code = running.exit_code()
+                if code is None:
+                    continue
+                at_work.pop(job).close()
+                if code == run_job.DONE and running.result.is_file():
+                    found = work.results[job] = json.loads(running.result.read_text(encoding="utf-8"))
+                    left = work.seconds_left()
+                    more = f"; about {duration(left / beside)} left" if left and work.remaining else ""
+                    _say(f"  {job.name}: {_found(found)} in {duration(found['process_seconds'])}{more}")
+                    done()
+                elif code == run_job.WRONG_INPUT and wrong is None:
+                    wrong = f"job {job.name} could not go on: {running.why()}"
+                elif stop.name is None and wrong is None:
+                    work.failed[job.name] = running.why()
+                    _say(f"  {job.name} failed: {work.failed[job.name]}; see {running.output}")
+    finally:
+        for running in at_work.values():
+            running.process.kill()
+            running.close()
+    if wrong is not None:
+        raise InputError(wrong)
+
+
+def _say(line: str) -> None:
+    """Print above the bars."""
+    tqdm.write(line)
+    sys.stdout.flush()
+
+
+def _rough(job: Job) -> str:
+    return "detector" if job.images else job.kind
+
+
+def _found(result: Mapping[str, Any]) -> str:
+    """A job's result in a few words."""
+    figures = result["figures"]
+    if "diverged" in result:
+        return "its loss diverged"
+    if "box/AP" in figures:
+        kinds = [kind for kind in ("box", "mask") if f"{kind}/AP" in figures]
+        return ", ".join(f"{kind} AP {100 * figures[f'{kind}/AP']:.1f} %" for kind in kinds)
+    return f"{result['visits']:,} visits, loss {figures['loss']:.3f}"

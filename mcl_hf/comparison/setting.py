@@ -1,0 +1,279 @@
+"""Everything that a comparison's jobs share, opened and checked once, before the first one.
+
+Flow: plan -> **setting** (starts, labelled) -> compare (jobs, answer).
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..annotations.detection_data import DetectionData
+from ..data import ImageSource
+from ..detectors.configuration_detector import LAYOUT, MCLDetectorConfig
+from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS
+from ..engine.arithmetic import emulation_warning
+from ..errors import InputError
+from ..evaluation.coco_metrics import import_backend
+from ..finetuning import auto_rules
+from ..finetuning.arguments import FinetuneArguments, load_finetune_arguments
+from ..finetuning.finetune import build_detector
+from ..finetuning.step import other_inputs
+from ..finetuning.train_loader import DetectionLoader
+from ..finetuning.train_transform import TrainTransform
+from ..finetuning.view_scale import object_line
+from ..pretraining.arguments import load_arguments
+from ..pretraining.run_data import open_data
+from .answer import read_primary
+from .labelled import CompareData, check_apart, check_subsets, open_labelled, without_labels
+from .plan import ComparePlan
+from .run_job import check_readable
+from .starts import (
+    MATCHED,
+    Pretraining,
+    Start,
+    check_sources,
+    network_fields,
+    read_starts,
+    reference_network,
+    with_coco_weights,
+    with_network,
+)
+
+# The comparison's to set in each job; see `ComparePlan`.
+_OF_A_JOB = {
+    "output_dir", "init", "init_parts", "resume", "seed", "data", "split", "val_data", "val_split", "images",
+    "val_images", "data_fraction", "epochs", "max_steps", "eval_every_steps", "early_stopping_patience", "report_to",
+    "base_learning_rate",
+}  # fmt: skip
+_GRID = (0.5, 1.0, 2.0)
+"""Learning rates that are tried, in terms of the recipe's."""
+
+
+@dataclass
+class Setting:
+    """A plan with its data and starts opened; `open_setting` makes one.
+
+    `starts` and `pretrainings` are those of `read_starts`, with weights, data and visits; `base` has the options of
+    fine-tuning without gaps but for start, folder, seed, steps and learning rate; `source` is what is pre-trained on,
+    `rates` the grid of learning rates. `lines` tell of data and starts, `warnings` of what is less than fair.
+    """
+
+    plan: ComparePlan
+    work: Path
+    starts: list[Start]
+    pretrainings: dict[str, Pretraining]
+    base: FinetuneArguments
+    data: CompareData
+    source: ImageSource | None
+    rates: list[float]
+    lines: list[str]
+    warnings: list[str] = field(default_factory=list)
+
+    @cached_property
+    def network(self) -> dict[str, Any]:
+        """Fields that make every start the same network."""
+        return reference_network(self.starts, self.pretrainings)
+
+    @cached_property
+    def fewest(self) -> DetectionData:
+        """The first of the smallest subsets."""
+        return self.data.subset(self.plan.images[0], self.plan.first_seed, 0)
+
+    def arguments(self, start: Start, steps: int = 1, rate: float | None = None) -> FinetuneArguments:
+        """Options of a start's fine-tuning, without folder and seed; pre-trained ones get `init` from their job."""
+        own = replace(self.base, init=start.init or "random", init_parts=list(start.parts), max_steps=steps)
+        own = replace(own, **{"base_learning_rate": rate or self.rates[0], **start.finetune})
+        return own if start.init is None else with_network(own, self.network, start.init)
+
+    @property
+    def plain_arguments(self) -> FinetuneArguments:
+        """Options of fine-tuning from a random start of the network that is compared."""
+        return self.arguments(Start("random", "random"))
+
+    @cached_property
+    def step_flop(self) -> float:
+        """Operations of an optimizer step of it, as `Pretraining.visit_flop`: which regions a detector looks at follows
+        from the images, so it is run."""
+        torch.manual_seed(0)
+        arguments = replace(self.plain_arguments, flip=0.0, augment="off")
+        network = build_detector(arguments, self.fewest, None, []).train()
+        batch_size, _ = arguments.batch_sizes(1)
+        transform = TrainTransform.of(arguments, batch_size, batch_size)
+        batch = next(iter(DetectionLoader(self.fewest, transform, batch_size=batch_size, seed=0, num_workers=0)))
+        pixels, draw = batch.pixels.float() / 127.5 - 1, torch.Generator().manual_seed(0)  # (N, C, H, W)
+        with FlopCounterMode(display=False) as counter:
+            network(pixel_values=pixels, **other_inputs(network, batch, draw)).loss.backward()
+        return counter.get_total_flops()
+
+    def pretraining_steps(self, pace: Mapping[str, float]) -> dict[str, int]:
+        """Optimizer steps of each pre-training: the first one's are the plan's, and the others get as much as it of
+        what the plan says. Where that is seconds, `pace` has those of a visit; empty where one is not timed yet."""
+        cost: Mapping[str, float] = pace
+        if self.plan.equal != "seconds":
+            flops = self.plan.equal == "flops"
+            cost = {name: own.visit_flop if flops else 1.0 for name, own in self.pretrainings.items()}
+        if set(cost) < set(self.pretrainings):
+            return {}
+        first = next(iter(self.pretrainings), "")
+        return {
+            name: max(1, round(own.visits * (cost[first] / cost[name]) / own.batch))
+            for name, own in self.pretrainings.items()
+        }
+
+    @cached_property
+    def matched_steps(self) -> int:
+        """Steps of fine-tuning that cost as much as the first pre-training."""
+        if not self.plan.compute_matched:
+            return 0
+        first = next(iter(self.pretrainings.values()))
+        return round(first.visits * first.visit_flop / self.step_flop)
+
+    @cached_property
+    def lengths(self) -> dict[tuple[str, str], int]:
+        """(start, images) -> optimizer steps of fine-tuning."""
+        found = {}
+        for images in self.plan.images:
+            steps = self.plan.steps_at(images) or self._auto_steps(images)
+            for start in self.starts:
+                more = self.matched_steps if start.name == MATCHED else 0
+                found[start.name, images] = int(start.finetune.get("max_steps", steps)) + more
+        return found
+
+    def _auto_steps(self, images: str) -> int:
+        """Steps of a pre-trained start by the rules of `auto`, for every start alike."""
+        subset = self.data.subset(images, self.plan.first_seed, 0)
+        rule = auto_rules.choose(len(subset), subset.widths, subset.heights, random_start=False)
+        return max(1, int(rule["max_steps"] * rule["global_batch_size"] / self.base.batch_sizes(1)[1]))
+
+    def about(self, pace: Mapping[str, float]) -> dict[str, Any]:
+        """What the answer records of a setting; see `answer.Answer`."""
+        plan, base = self.plan, self.base
+        steps = self.pretraining_steps(pace)
+        return {
+            "starts": {start.name: start.pretraining for start in self.starts},
+            "inits": {start.name: start.init for start in self.starts},
+            "data": self.data.records,
+            "unit": "labelled images" if plan.label_group is None else f"labelled {plan.label_group}s",
+            "counts": {images: self.data.count(images) for images in plan.images},
+            "lengths": {f"{start} {images}": steps for (start, images), steps in self.lengths.items()},
+            "finetune": f"{base.detector}, {base.batch_sizes(1)[1]} images a step, {base.optimizer}, images of "
+            f"{base.min_size_test} px, {base.precision}",
+            "differs": {start.name: str(dict(start.finetune)) for start in self.starts if start.finetune},
+            "visits": {name: count * self.pretrainings[name].batch for name, count in steps.items()},
+            "unlabelled": None if self.source is None else {
+                "images": len(self.source), "fingerprint": self.source.fingerprint,
+            },
+            "matched_steps": self.matched_steps,
+            "warnings": self.warnings,
+            "finetune_options": {key: value for key, value in asdict(base).items() if key not in _OF_A_JOB},
+        }  # fmt: skip
+
+
+def open_setting(plan: ComparePlan, work: Path) -> Setting:
+    """Open and check everything that jobs would stumble over. Nothing is trained; timm's weights are fetched."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("a comparison starts processes of its own: call mcl-hf compare without a launcher")
+    starts, pretrainings = read_starts(plan)
+    check_sources(starts, pretrainings)
+    read_primary(plan.primary, [start.name for start in starts], plan.images)
+    for name in sorted(_OF_A_JOB & set(plan.finetune or {})):
+        raise InputError(f"finetune: {name} is the comparison's to set: see the plan's own fields")
+    given = load_finetune_arguments(plan.recipe, **(plan.finetune or {}))
+    import_backend(given.eval_backend)
+    data = open_labelled(plan, ["test"] if len(plan.learning_rates) == 1 else ["test", "val"])
+    train, test = data.train, data.test
+    assert test is not None, "asked for"
+    check_subsets(plan, data)
+    check_readable(test)
+    if given.masks and not train.has_masks:
+        raise InputError(
+            f"{given.detector} learns from masks, and {train.source} has none: set detector faster_rcnn in finetune"
+        )
+    # the rate that the rules of `auto`, or the published protocol, have for all images
+    middle = given.base_learning_rate or given.resolved(train.widths, train.heights).base_learning_rate or 0.02
+    base = _filled(given, data.subset(plan.images[0], plan.first_seed, 0))
+    starts = [with_coco_weights(start, base.detector) for start in starts]
+    source, apart = None, None
+    if pretrainings:
+        unlabelled = plan.unlabelled or [str(without_labels(train, work / "unlabelled"))]
+        first = replace(next(iter(pretrainings.values())).arguments, data=unlabelled)
+        source = open_data(first)
+        apart = open_data(replace(first, tile=None)) if plan.unlabelled is not None else None
+        of_recipe = load_arguments(plan.pretrain_recipe, **(plan.pretrain or {}), data=["photos"])
+        batch = of_recipe.batch_sizes(1)[1]
+        visits = plan.visits or of_recipe.total_steps(len(source), batch) * batch
+        pretrainings = {
+            name: replace(own, arguments=replace(own.arguments, data=unlabelled), visits=own.visits or visits)
+            for name, own in pretrainings.items()
+        }
+    rates = plan.learning_rates or [factor * middle for factor in _GRID]
+    lines = [train.description, *data.held_out]
+    setting = Setting(plan, work, starts, pretrainings, base, data, source, rates, lines)
+    _check_starts(setting)
+    if source is not None:
+        lines.append(source.description)
+        _tell_scale(setting)
+    on_cpu = base.device == "cpu" or not torch.accelerator.is_available()
+    used = {base.precision, *(own.arguments.precision for own in pretrainings.values())}
+    if on_cpu and "bf16" in used:
+        setting.warnings += [line.removeprefix("warning: ") for line in emulation_warning(torch.device("cpu"), "bf16")]
+    check_apart(data, apart, work / "image-hashes.json")
+    return setting
+
+
+def _filled(given: FinetuneArguments, subset: DetectionData) -> FinetuneArguments:
+    """Options without gaps, equal for every start: nothing frozen unless asked for, a whole schedule, AP at its end."""
+    own = replace(
+        given, max_steps=1, epochs=None, init="timm:any", eval_every_steps=0, early_stopping_patience=0,
+        freeze_at=given.freeze_at or 0, frozen_bn=bool(given.frozen_bn), data="given", resume="auto", keep_last=1,
+    )  # fmt: skip
+    return replace(own.resolved(subset.widths, subset.heights, subset.has_masks), auto=False)
+
+
+def _check_starts(setting: Setting) -> None:
+    """Open each start that is there already, and name those that are another network."""
+    base, fewest = setting.base, setting.fewest
+    names = () if base.detector in TRANSFORMERS_DETECTORS else ("fpn_channels", *LAYOUT)
+    plain = {name: getattr(MCLDetectorConfig(), name) for name in names if name not in (base.detector_options or {})}
+    wanted = {**plain, **setting.network}
+    for start in setting.starts:
+        if start.finetune:
+            setting.warnings.append(f"{start.name} is fine-tuned otherwise: {dict(start.finetune)}")
+        if start.init is None or start.name == MATCHED:
+            continue
+        try:
+            network = build_detector(setting.arguments(start), setting.data.train, None, setting.lines)
+        except InputError as error:
+            raise InputError(f"start {start.name}: {error}") from error
+        own = {**plain, **network_fields(network.config)}
+        differing = [name for name in ("backbone", *plain) if setting.network and own.get(name) != wanted.get(name)]
+        if differing:
+            told = ", ".join(f"{name} {own.get(name)} in place of {wanted.get(name)}" for name in differing)
+            setting.warnings.append(f"{start.name} is another network, not only another start: {told}")
+    batch = base.batch_sizes(1)[1]
+    if len(fewest) < batch:
+        raise InputError(
+            f"images {setting.plan.images[0]}: {len(fewest)} image(s) with objects, and a step takes {batch} different "
+            "ones: ask for more, or set a smaller batch_size in finetune"
+        )
+
+
+def _tell_scale(setting: Setting) -> None:
+    """How large objects are in the views of pre-trainings and in the detector."""
+    least, most = setting.base.min_size_test, setting.base.max_size_test
+    assert least is not None and most is not None, "filled"
+    first = next(iter(setting.pretrainings.values())).arguments
+    told: dict[str, list[str]] = {}
+    for name, own in setting.pretrainings.items():
+        shown = setting.source if setting.plan.unlabelled and own.arguments.tile == first.tile else None
+        line = object_line(own.arguments, setting.data.train, least, most, shown)
+        told.setdefault(line or "", []).append(name)
+    for line, names in told.items():
+        kind = setting.warnings if line.startswith("warning: ") else setting.lines
+        kind += [f"{', '.join(names)}: {line.removeprefix('warning: ')}"] if line else []

@@ -1,0 +1,256 @@
+"""What each start of a plan is: where its weights come from, what is taken of them, and what pre-trains it.
+
+Flow: plan -> **starts** -> setting. Named starts that the comparison pre-trains itself:
+
+    mcl            MCL; backbone, FPN and region head are taken
+    mcl-backbone   of the same pre-training the backbone alone
+    image          image-level contrast (one level, the full view), the backbone is taken
+    image-all      of the same pre-training FPN and region head, too
+
+and `coco`, torchvision's weights for COCO of the detector that is compared.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..detectors.configuration_detector import LAYOUT, MCLDetectorConfig
+from ..detectors.from_pretraining import PARTS, is_backbone_alone, read_start_config
+from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS
+from ..engine.options import Options, options_class
+from ..errors import InputError
+from ..finetuning.arguments import FinetuneArguments
+from ..models import MCLConfig, MCLForPreTraining
+from ..pretraining.arguments import PretrainArguments, load_arguments
+from ..transfer.starting_weights import check_start
+from ..transfer.torchvision_detectors import COCO_WEIGHTS, TORCHVISION
+from .plan import ComparePlan, nearest
+
+MATCHED = "random-matched"
+"""`random` with the compute of a pre-training as further fine-tuning steps."""
+IMAGE_LEVEL = {"montage_ratios": [1], "montage_fractions": [1.0], "level_weights": [1.0], "level_pairing": "top"}
+NAMED: dict[str, dict[str, Any]] = {
+    "mcl": {"pretrain": {}},
+    "mcl-backbone": {"of": "mcl", "parts": ["backbone"]},
+    "image": {"pretrain": IMAGE_LEVEL, "parts": ["backbone"]},
+    "image-all": {"of": "image"},
+    "coco": {"init": "coco"},
+}
+_OF_A_RUN = {"output_dir", "data", "seed", "resume", "epochs", "max_steps", "report_to", "objective"}
+_COUNTED_BATCH = 64  # every level of the paper's four has whole montages from 32 images on
+_start_config = lru_cache(read_start_config)
+
+
+@options_class
+class StartFields(Options):
+    """What a plan may say of a start; see `ComparePlan`."""
+
+    init: str | None = None
+    pretrain: dict[str, Any] | None = None
+    of: str | None = None
+    parts: list[str] | None = None
+    visits: int | None = Field(None, ge=2)
+    finetune: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a comparison.
+
+    Attributes:
+        name: in tables and file names.
+        init: as `finetune` takes it; None where the comparison pre-trains it.
+        pretraining: name of the pre-training it comes from, of this comparison; None for others.
+        parts: what is taken of it; empty: all that it holds.
+        finetune: options of fine-tuning that differ for this start.
+    """
+
+    name: str
+    init: str | None
+    pretraining: str | None = None
+    parts: tuple[str, ...] = ()
+    finetune: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """One way to pre-train.
+
+    `arguments` are those of each run, less folder, seed and length, and less data until these are opened; `visits` are
+    in terms of the first pre-training of the plan (0: as many as that one).
+    """
+
+    arguments: PretrainArguments
+    visits: int
+
+    @property
+    def config(self) -> MCLConfig:
+        """Of its network."""
+        return self.arguments.model_config()
+
+    @property
+    def batch(self) -> int:
+        """Images a step."""
+        return self.arguments.batch_sizes(1)[1]
+
+    @cached_property
+    def visit_flop(self) -> float:
+        """Floating-point operations of an image's visit, counted by torch without computing anything: convolutions and
+        products of forward and backward passes, 2 a multiply-add; optimizer and moving average are left out."""
+        config = self.config
+        with torch.device("meta"):
+            network = MCLForPreTraining(config)
+            sides = [config.image_size // ratio for ratio in config.montage_ratios]
+            views = [torch.empty(_COUNTED_BATCH, config.num_channels, side, side) for side in sides]
+        with FlopCounterMode(display=False) as counter:
+            network(views, views).loss.backward()
+        return counter.get_total_flops() / _COUNTED_BATCH
+
+
+def read_starts(plan: ComparePlan) -> tuple[list[Start], dict[str, Pretraining]]:
+    """The starts in the plan's order, and the pre-trainings among them by name."""
+    entries = _entries(plan)
+    starts: list[Start] = []
+    pretrainings: dict[str, Pretraining] = {}
+    for name, entry in entries.items():
+        source = entry.get("of", name)
+        of = entries.get(source, NAMED.get(source, {}))
+        own = source if "pretrain" in of else None
+        if own is None and "of" in entry:
+            raise InputError(f"start {name} is of {source!r}, which is no pre-training of this comparison")
+        if own is not None and own not in pretrainings:
+            pretrainings[own] = _pretraining(plan, own, of)
+        parts = tuple(entry.get("parts") or ())
+        wrong = [part for part in parts if part not in PARTS]
+        if wrong:
+            raise InputError(f"start {name} takes {wrong[0]!r}: parts are {', '.join(PARTS)}")
+        init = (entry.get("init") or name) if own is None else None
+        starts.append(Start(name, init, own, parts, dict(entry.get("finetune") or {})))
+        if name == "random" and plan.compute_matched:
+            starts.append(Start(MATCHED, "random"))
+    if plan.compute_matched and ("random" not in entries or not pretrainings):
+        raise InputError("compute_matched needs the start random, and a pre-training whose compute it gets")
+    if len(starts) < 2:
+        raise InputError(f"starts needs two or more, such as random,mcl, got {', '.join(entries) or 'none'}")
+    return starts, pretrainings
+
+
+def _entries(plan: ComparePlan) -> dict[str, dict[str, Any]]:
+    """Name of a start -> its mapping, in the plan's order."""
+    given = plan.starts
+    if not given or not isinstance(given, list | dict):
+        raise InputError("starts is missing: name two or more, such as random,timm:resnet50,mcl")
+    known = list(StartFields.__pydantic_fields__)
+    found: dict[str, dict[str, Any]] = {}
+    for name, entry in given.items() if isinstance(given, dict) else [(str(name), None) for name in given]:
+        if name in found:
+            raise InputError(f"starts names {name} twice: a start cannot be compared with itself")
+        if not isinstance(name, str) or not name or name == MATCHED or ("/" in name and entry):
+            raise InputError(f"starts: {name!r} cannot be the name of a start")
+        if entry is not None and not isinstance(entry, dict):
+            raise InputError(f"start {name} must be a mapping of {', '.join(known)}, got {entry!r}")
+        told = entry or NAMED.get(name, {})
+        for key in told:
+            if key not in known:
+                hint = nearest(key, known) or f"known are {', '.join(known)}"
+                raise InputError(f"start {name} has an unknown field {str(key)!r}: {hint}")
+        try:
+            fields = StartFields(**told)
+        except InputError as error:
+            raise InputError(f"start {name}: {error}") from error
+        found[name] = {key: getattr(fields, key) for key in told}
+        if len({"init", "pretrain", "of"} & set(found[name])) > 1:
+            raise InputError(f"start {name} has more than one of init, pretrain and of: give one")
+    return found
+
+
+def _pretraining(plan: ComparePlan, name: str, entry: Mapping[str, Any]) -> Pretraining:
+    options = {**(plan.pretrain or {}), **(entry["pretrain"] or {})}
+    for option in sorted(_OF_A_RUN & set(options)):
+        raise InputError(f"start {name}: {option} of a pre-training is the comparison's to set: leave it out")
+    try:
+        arguments = load_arguments(plan.pretrain_recipe, **options, data=["photos"], max_steps=1)
+    except InputError as error:
+        raise InputError(f"start {name}: {error}") from error
+    return Pretraining(arguments, entry.get("visits") or 0)
+
+
+def check_sources(starts: list[Start], pretrainings: Mapping[str, Pretraining]) -> None:
+    """See that what starts and pre-trainings begin from is there, and that the networks of the latter can be made."""
+    for start in starts:
+        if start.init not in (None, "coco"):
+            check_start(start.init, "start" if start.name == start.init else f"start {start.name}:")
+    for name, pretraining in pretrainings.items():
+        if pretraining.arguments.init is not None:
+            check_start(pretraining.arguments.init, f"start {name}: --init")
+        _ = pretraining.config
+
+
+def with_coco_weights(start: Start, detector: str | None) -> Start:
+    """A start with the weights that `coco` stands for, where there are some for this detector; others as they are."""
+    if start.init != "coco":
+        return start
+    if detector not in COCO_WEIGHTS:
+        raise InputError(
+            f"start {start.name}: coco stands for weights of torchvision, which has no {detector}: name a detector of "
+            "this kind in a folder or on the Hub"
+        )
+    return replace(start, init=TORCHVISION + COCO_WEIGHTS[detector])
+
+
+def reference_network(starts: list[Start], pretrainings: Mapping[str, Pretraining]) -> dict[str, Any]:
+    """Fields of `MCLDetectorConfig` that make every start the same network: the first pre-training's, else those of the
+    first folder or repository, one with a pyramid before a backbone alone, else the first timm name."""
+    configs: list[Any] = [pretraining.config for pretraining in pretrainings.values()]
+    for start in starts if not configs else ():
+        try:
+            configs.append(_start_config(start.init or "random"))
+        except ValueError as error:
+            raise InputError(f"start {start.name}: {' '.join(str(error).split())}") from error
+    found = sorted((config for config in configs if config is not None), key=is_backbone_alone)
+    if found:
+        return network_fields(found[0])
+    names = [start.init for start in starts if start.init and start.init.startswith("timm:")]
+    return {"backbone": _timm_name(names[0])} if names else {}
+
+
+def network_fields(config: Any) -> dict[str, Any]:
+    """Backbone, widths and depth of the box head, as far as they are not the defaults; of a detector of transformers
+    the backbone's name."""
+    if not isinstance(config, MCLConfig | MCLDetectorConfig):
+        inner = config.backbone_config
+        return {"backbone": inner.backbone} if isinstance(inner, MCLConfig) else {}
+    detector = config if isinstance(config, MCLDetectorConfig) else MCLDetectorConfig.from_mcl(config)
+    plain = MCLDetectorConfig(backbone=detector.backbone)
+    names = ("backbone_kwargs", "num_channels", "image_mean", "image_std", "fpn_channels", *LAYOUT)
+    fields = {name: getattr(detector, name) for name in names if getattr(detector, name) != getattr(plain, name)}
+    return {"backbone": detector.backbone, **json.loads(json.dumps(fields))}
+
+
+def with_network(arguments: FinetuneArguments, network: Mapping[str, Any], init: str) -> FinetuneArguments:
+    """Options of a start with which it is the reference's network in all that it leaves open: `random`, timm's and a
+    backbone alone do not say how wide the pyramid is, a pre-training run and a detector do."""
+    own = _start_config(init)
+    if own is not None and not is_backbone_alone(own):
+        return arguments
+    backbone, left = arguments.backbone, {"backbone"}
+    if arguments.detector in TRANSFORMERS_DETECTORS:  # they take no more of it than the backbone
+        left |= set(network) - {"backbone_kwargs", "image_mean", "image_std"}
+    if init == "random":
+        backbone = backbone or network.get("backbone")
+    else:  # timm's own arguments and pixel statistics
+        left |= {"image_mean", "image_std"}
+        left |= {"backbone_kwargs"} if _timm_name(init) != network.get("backbone") else set()
+    fields = {name: value for name, value in network.items() if name not in left}
+    options = {**fields, **(arguments.detector_options or {})}
+    return replace(arguments, backbone=backbone, detector_options=options or None)
+
+
+def _timm_name(init: str) -> str:
+    return init.removeprefix("timm:").split(".")[0]

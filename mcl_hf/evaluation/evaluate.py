@@ -1,0 +1,192 @@
+"""From results to figures: COCO's twelve for boxes and for masks, by class and over all objects, and Pascal VOC's AP50.
+
+Flow: predict_data -> results -> **evaluate** (coco_metrics, voc_metrics) -> metrics JSON, pictures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..annotations.detection_data import DetectionData
+from ..annotations.masks import to_rle
+from ..errors import InputError
+from ..plain_text import plain_text
+from .coco_metrics import RECALLS, Backend, CocoArrays, count_matches
+from .results import Result, check_results, image_sizes, read_results
+from .voc_metrics import voc_average_precision
+
+Figures = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class KindMetrics:
+    """Figures of boxes or of masks, in [0, 1], None where there is no object of that size or class.
+
+    Attributes:
+        figures: COCO's twelve over all classes (`coco_metrics.FIGURES`).
+        per_class: the twelve of each class, by name.
+        class_agnostic: the twelve with every class taken as one.
+        arrays: what they were read from.
+    """
+
+    figures: Figures
+    per_class: dict[str, Figures]
+    class_agnostic: Figures
+    arrays: CocoArrays = field(repr=False)
+
+    def curves(self, threshold: float = 0.5) -> dict[str, np.ndarray]:
+        """Precision at recalls 0, 0.01, ... 1 of each class that has objects, float64 `(101,)`."""
+        found = {name: self.arrays.curve(label, threshold) for label, name in enumerate(self.per_class)}
+        return {name: curve for name, curve in found.items() if curve is not None}
+
+
+@dataclass(frozen=True)
+class DetectionMetrics:
+    """All figures of one evaluation; `mask` is None where data or results have no masks, `voc` for data other than
+    Pascal VOC.
+    """
+
+    backend: str
+    num_images: int
+    num_objects: int
+    num_results: int
+    box: KindMetrics
+    mask: KindMetrics | None
+    voc: dict[str, Any] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers, texts and None."""
+        content: dict[str, Any] = {
+            "backend": self.backend,
+            "images": self.num_images,
+            "objects": self.num_objects,
+            "results": self.num_results,
+        }
+        for name, kind in (("box", self.box), ("mask", self.mask)):
+            if kind is not None:
+                content[name] = {
+                    **kind.figures,
+                    "class_agnostic": kind.class_agnostic,
+                    "per_class": kind.per_class,
+                    "precision_at_recalls": {"recalls": RECALLS.round(2).tolist()}
+                    | {class_name: curve.tolist() for class_name, curve in kind.curves().items()},
+                }
+        if self.voc is not None:
+            content["voc"] = self.voc
+        return content
+
+    def lines(self, most_classes: int = 20) -> list[str]:
+        """A table for the terminal, figures times 100; of classes, the first that have objects, in the data's order."""
+        lines = [f"{self.num_images} images, {self.num_objects} objects, {self.num_results} results ({self.backend})"]
+        for name, kind in (("box", self.box), ("mask", self.mask)):
+            if kind is None:
+                continue
+            lines.append(_row("", list(kind.figures)))
+            lines.append(_row(name, [_percent(value) for value in kind.figures.values()]))
+            lines.append(_row(f"{name}, one class", [_percent(value) for value in kind.class_agnostic.values()]))
+            measured = [entry for entry in kind.per_class.items() if any(v is not None for v in entry[1].values())]
+            shown = measured[:most_classes]
+            lines += [
+                _row(f"  {plain_text(title)}", [_percent(v) for v in figures.values()]) for title, figures in shown
+            ]
+            if len(measured) > len(shown):
+                lines.append(f"  ... {len(measured) - len(shown)} more classes in the JSON")
+            if len(kind.per_class) > len(measured):
+                lines.append(f"  classes without objects: {len(kind.per_class) - len(measured)}, left out")
+        if self.voc is not None:
+            lines.append(
+                f"Pascal VOC AP50: {_percent(self.voc['AP50'])} by area, {_percent(self.voc['AP50_11'])} by 11 points"
+            )
+        return lines
+
+
+def evaluate_detections(
+    data: DetectionData,
+    predictions: Sequence[Result] | str | Path,
+    *,
+    backend: Backend = "pycocotools",
+    masks: bool | None = None,
+) -> DetectionMetrics:
+    """Score predictions.
+
+    With score ties inside a class, the image with the smaller id comes first, as in pycocotools; within an image, the
+    order of `predictions` counts. Sizes (APs, APm, APl) of predicted masks are those of the masks.
+
+    Args:
+        data: the annotations, all images of which are counted, predicted or not.
+        predictions: COCO results (`results.to_results`), or the path of a results JSON.
+        backend: pycocotools is the number of record. faster-coco-eval gives the same figures sooner.
+        masks: whether masks are scored; None: where data and predictions have them. Say it where there may be no
+            predictions at all.
+
+    Raises:
+        InputError: results that do not fit the data, or a back end that is not installed.
+    """
+    if isinstance(predictions, str | Path):
+        results = read_results(predictions, data)
+    else:
+        results = check_results(predictions, data)
+    with_masks = sum("segmentation" in result for result in results)
+    if masks is None:
+        masks = data.has_masks and with_masks > 0
+    if masks and (not data.has_masks or with_masks < len(results)):
+        lacking = f"{len(results) - with_masks} of {len(results)} predictions" if data.has_masks else data.source
+        raise InputError(f"masks cannot be scored: {lacking} have none")
+    results = _with_boxes(results, data)
+    return DetectionMetrics(
+        backend=backend,
+        num_images=len(data),
+        num_objects=int(data.num_objects.sum()),
+        num_results=len(results),
+        box=_kind_metrics(data, results, "bbox", backend),
+        mask=_kind_metrics(data, results, "segm", backend) if masks else None,
+        voc=_voc_figures(data, results) if data.is_voc else None,
+    )
+
+
+def _kind_metrics(data: DetectionData, results: list[Result], kind: Any, backend: Backend) -> KindMetrics:
+    arrays = count_matches(data, results, kind, backend)
+    agnostic = count_matches(data, results, kind, backend, class_agnostic=True) if data.num_labels > 1 else arrays
+    return KindMetrics(
+        figures=arrays.figures(),
+        per_class={name: arrays.figures(label) for label, name in enumerate(data.category_names)},
+        class_agnostic=agnostic.figures(),
+        arrays=arrays,
+    )
+
+
+def _voc_figures(data: DetectionData, results: list[Result]) -> dict[str, Any]:
+    found = voc_average_precision(data, results)
+    figures: dict[str, Any] = {}
+    for name, values in found.items():
+        counted = [value for value in values if value is not None]
+        figures[name] = float(np.mean(counted)) if counted else None
+    figures["per_class"] = {
+        name: {figure: values[label] for figure, values in found.items()}
+        for label, name in enumerate(data.category_names)
+    }
+    return figures
+
+
+def _with_boxes(results: Sequence[Result], data: DetectionData) -> list[Result]:
+    """The results, with the box around its mask where one has no other."""
+    from pycocotools import mask as coco_mask
+
+    sizes = image_sizes(data)
+    return [
+        result
+        if "bbox" in result
+        else {**result, "bbox": coco_mask.toBbox(to_rle(result["segmentation"], *sizes[result["image_id"]])).tolist()}
+        for result in results
+    ]
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _row(title: str, cells: Sequence[str]) -> str:
+    return f"{title:<18.18}" + "".join(f"{cell:>7}" for cell in cells)

@@ -1,0 +1,292 @@
+"""A detector over annotated images: decode, batch, detect, and give back boxes and masks in px of the originals.
+
+Flow: detection_data -> **predict_data** -> results -> evaluate. The detectors of this library and any other that
+transformers opens for object detection or instance segmentation go the same way: `processor(images)`,
+`model(**inputs)`, `processor.post_process_...`.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForInstanceSegmentation,
+    AutoModelForObjectDetection,
+    AutoModelForUniversalSegmentation,
+)
+
+from ..annotations.detection_data import DetectionData, DetectionItem
+from ..annotations.masks import boxes_around, encode_masks
+from ..data.decode import BrokenImage
+from ..data.workers import batches_of, start_worker
+from ..detectors.float32_boxes import keep_boxes_in_float32
+from ..detectors.from_pretraining import start_detector
+from ..errors import InputError
+from ..models import MCLImageProcessor
+from ..models.collectives import rank, world_size
+from ..models.mask_paste import paste_masks
+from ..remote.checkpoints import MODEL_FILES, local_checkpoint
+from ..transfer.torchvision_detectors import torchvision_description
+from .results import ImageDetections
+
+Precision = Literal["fp32", "bf16", "fp16"]
+MOST_DETECTIONS = 100
+"""Of an image, the best by score: COCO counts no more."""
+
+
+def open_detector(checkpoint: str) -> tuple[torch.nn.Module, Any]:
+    """A detector in eval mode, and its image processor, from a folder or the Hub; or one of torchvision by its name,
+    `torchvision:NAME`, or as a file.
+
+    Raises:
+        InputError: nothing there, or something other than a detector.
+    """
+    try:
+        of_torchvision = torchvision_description(checkpoint)
+        if of_torchvision is not None:
+            detector, _ = start_detector(checkpoint, detector=of_torchvision["detector"], verbose=False)
+            return detector.eval(), MCLImageProcessor.from_config(detector.config)
+        folder = local_checkpoint(checkpoint, MODEL_FILES)
+        config = AutoConfig.from_pretrained(folder)
+    except Exception as error:  # transformers raises whatever an odd description leads it to
+        raise InputError(f"{checkpoint} cannot be opened as a checkpoint: {_first_line(error)}") from error
+    if config.model_type == "mcl_dense":
+        raise InputError(f"{checkpoint} is a pre-training checkpoint, which detects nothing yet: fine-tune it first")
+    opener: Any
+    boxes_only = getattr(config, "detector", "") in ("faster_rcnn", "retinanet")
+    if type(config) in AutoModelForInstanceSegmentation._model_mapping and not boxes_only:
+        opener = AutoModelForInstanceSegmentation
+    elif type(config) in AutoModelForObjectDetection._model_mapping:
+        opener = AutoModelForObjectDetection
+    elif config.model_type == "mask2former":
+        opener = AutoModelForUniversalSegmentation
+    else:
+        raise InputError(f"{checkpoint} is a model of type {config.model_type}, not a detector")
+    try:
+        model, processor = opener.from_pretrained(folder).eval(), AutoImageProcessor.from_pretrained(folder)
+    except Exception as error:  # or an odd file
+        raise InputError(f"{checkpoint} cannot be opened as a detector: {_first_line(error)}") from error
+    keep_boxes_in_float32(model)
+    return model, processor
+
+
+def match_categories(id2label: dict[int, str], data: DetectionData) -> np.ndarray:
+    """Model's class -> class index of the data, int64 `(classes of the model,)`, by name; -1: not among the data's.
+
+    Names that say nothing (LABEL_0, LABEL_1, ...) are matched by number where there are as many of them.
+
+    Raises:
+        InputError: the model does not know a category of the data.
+    """
+    names = [id2label[index] for index in range(len(id2label))]
+    if len(names) == data.num_labels and all(re.fullmatch(r"LABEL_\d+", name) for name in names):
+        return np.arange(len(names))
+    unknown = [name for name in data.category_names if name not in names]
+    if unknown:
+        raise InputError(
+            f"the checkpoint knows the classes {_listed(names)}, but not {_listed(unknown)} of {data.source}: evaluate "
+            "on data with its categories, or fine-tune for these"
+        )
+    return np.array([data.label2id.get(name, -1) for name in names], np.int64)
+
+
+@torch.inference_mode()
+def predict(
+    model: torch.nn.Module,
+    processor: Any,
+    items: Sequence[DetectionItem],
+    *,
+    classes: np.ndarray | None = None,
+    inputs: dict[str, torch.Tensor] | None = None,
+    precision: Precision = "fp32",
+) -> list[ImageDetections]:
+    """What a detector finds in some images, as one batch; the `MOST_DETECTIONS` best of each, best first.
+
+    Args:
+        model: in eval mode, on its device.
+        processor: its image processor.
+        items: N images.
+        classes: model's class -> class index of the data (`match_categories`); None: they are the same.
+        inputs: of the model, as the processor makes them; None: decoded and made here.
+        precision: arithmetic of the forward pass (autocast).
+
+    Raises:
+        BrokenImage: an image does not decode.
+    """
+    device = next(model.parameters()).device
+    if inputs is None:
+        inputs = dict(processor([item.decode() for item in items], return_tensors="pt"))
+    autocast: Any = contextlib.nullcontext()
+    if precision != "fp32":
+        autocast = torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+    with autocast:
+        outputs = model(**{name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()})
+    sizes = [(item.height, item.width) for item in items]
+    masks: list[Any] = [None] * len(items)
+    if getattr(outputs, "masks_queries_logits", None) is not None:  # Mask2Former has no boxes
+        found, masks = instances_of_queries(outputs, inputs, sizes)
+    else:
+        found = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
+    if getattr(outputs, "pred_masks", None) is not None:
+        instances = processor.post_process_instance_segmentation(
+            outputs, threshold=0.0, target_sizes=sizes, return_binary_maps=True
+        )
+        masks = [image["segmentation"] for image in instances]  # (d, H, W) each, in the order of the boxes
+    return [
+        _image_detections(item, image, mask, classes) for item, image, mask in zip(items, found, masks, strict=True)
+    ]
+
+
+@dataclass
+class Predicted:
+    """Detections of this process's images, and what kept others from being looked at: index -> reason."""
+
+    detections: list[ImageDetections] = field(default_factory=list)
+    broken: dict[int, str] = field(default_factory=dict)
+
+
+def predict_data(
+    model: torch.nn.Module,
+    processor: Any,
+    data: DetectionData,
+    *,
+    batch_size: int = 1,
+    num_workers: int = 0,
+    precision: Precision = "fp32",
+    skip_broken: bool = False,
+    progress: Callable[[int], Any] | None = None,
+) -> Predicted:
+    """`predict` on every image that is this process's: with W processes, every W-th from its rank on.
+
+    Args:
+        model, processor, precision: as in `predict`.
+        data: the images; its categories must be known to the model.
+        batch_size: images at a time.
+        num_workers: processes that decode and resize; 0: this one.
+        skip_broken: go on without images that do not decode, and name them.
+        progress: called with the number of images after each batch.
+
+    Raises:
+        InputError: a category that the model does not know, or an image that does not decode.
+    """
+    id2label: Any = model.config.id2label  # type: ignore[union-attr]  # transformers' models have a config
+    classes = match_categories(dict(id2label), data)
+    shard = range(rank(), len(data), world_size())
+    loader: DataLoader = DataLoader(
+        _Pictures(data, shard),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=_Collate(processor),
+        worker_init_fn=start_worker,
+        pin_memory=next(model.parameters()).device.type == "cuda",
+    )
+    predicted = Predicted()
+    for indices, inputs, broken in batches_of(loader):
+        for index, reason in broken.items():
+            if not skip_broken:
+                raise InputError(f"{data.names[index]}: {reason}: mend the data, or leave it out with --skip-broken")
+        predicted.broken |= broken
+        if indices:
+            items = [data[index] for index in indices]
+            predicted.detections += predict(
+                model, processor, items, classes=classes, inputs=inputs, precision=precision
+            )
+        if progress is not None:
+            progress(len(indices) + len(broken))
+    return predicted
+
+
+class _Pictures(Dataset):
+    """(index, pixels or the reason why there are none) of the images of one process."""
+
+    def __init__(self, data: DetectionData, indices: Sequence[int]) -> None:
+        self.data, self.indices = data, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> tuple[int, np.ndarray | str]:
+        index = self.indices[position]
+        try:
+            return index, self.data[index].decode()
+        except BrokenImage as error:
+            return index, str(error)
+
+
+@dataclass
+class _Collate:
+    """Decoded images -> (indices, inputs of the model, index -> reason of those that are broken)."""
+
+    processor: Any
+
+    def __call__(
+        self, batch: Sequence[tuple[int, np.ndarray | str]]
+    ) -> tuple[list[int], dict[str, torch.Tensor], dict[int, str]]:
+        broken = {index: pixels for index, pixels in batch if isinstance(pixels, str)}
+        whole = [(index, pixels) for index, pixels in batch if not isinstance(pixels, str)]
+        inputs = dict(self.processor([pixels for _, pixels in whole], return_tensors="pt")) if whole else {}
+        return [index for index, _ in whole], inputs, broken
+
+
+def instances_of_queries(
+    outputs: Any, inputs: dict[str, torch.Tensor], sizes: Sequence[tuple[int, int]]
+) -> tuple[list[dict[str, torch.Tensor]], list[torch.Tensor]]:
+    """Mask2Former's scores and labels `(d,)`, and masks bool `(d, height, width)`, of each image.
+
+    As in detectron2: logits are interpolated, and what is above 0 belongs to a mask. transformers' own processor scales
+    masks of 384 px to the picture by nearest neighbours, padding included, and asks the device four times a mask.
+
+    Args:
+        outputs: `class_queries_logits` `(N, Q, classes + 1)` and `masks_queries_logits` `(N, Q, h, w)`.
+        inputs: that they are of, on the host: `pixel_values` and maybe `pixel_mask`.
+        sizes: (height, width) of each picture, px.
+    """
+    padded_height, padded_width = inputs["pixel_values"].shape[-2:]
+    found, masks = [], []
+    for index, (height, width) in enumerate(sizes):
+        probabilities = outputs.class_queries_logits[index].float().softmax(-1)[:, :-1]  # (Q, classes)
+        best, places = probabilities.flatten().topk(min(MOST_DETECTIONS, probabilities.numel()))
+        logits = outputs.masks_queries_logits[index][places // probabilities.shape[1]].float()  # (d, h, w)
+        inside = (logits > 0).float()
+        certainty = (logits.sigmoid() * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-6)
+        found.append({"scores": best * certainty, "labels": places % probabilities.shape[1]})
+        rows, columns = padded_height, padded_width
+        if "pixel_mask" in inputs:
+            rows, columns = (int(inputs["pixel_mask"][index].any(axis).sum()) for axis in (1, 0))
+        whole = logits.new_tensor([0, 0, width * padded_width / columns, height * padded_height / rows])
+        masks.append(paste_masks(logits, whole.expand(len(logits), 4), (height, width), threshold=0.0))
+    return found, masks
+
+
+def _image_detections(
+    item: DetectionItem, found: dict[str, torch.Tensor], masks: torch.Tensor | None, classes: np.ndarray | None
+) -> ImageDetections:
+    """Boxes of a detector that has none are those around its masks, and empty masks are no detections."""
+    scores = found["scores"].float().cpu().numpy()
+    labels = found["labels"].cpu().numpy().astype(np.int64)
+    if classes is not None:
+        labels = np.where(labels < len(classes), classes[np.minimum(labels, len(classes) - 1)], -1)
+    pixels = None if masks is None else masks.cpu().numpy()  # one copy of all
+    wanted = labels >= 0
+    if "boxes" not in found and pixels is not None:
+        wanted &= pixels.any(axis=(1, 2))
+    order = np.argsort(-scores, kind="stable")
+    order = order[wanted[order]][:MOST_DETECTIONS]
+    rles = None if pixels is None else encode_masks(pixels[row] for row in order)
+    boxes = found["boxes"].float().cpu().numpy()[order] if "boxes" in found else boxes_around(rles or [])
+    return ImageDetections(item.image_id, boxes, scores[order], labels[order], rles)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return " ".join((str(error).splitlines() or [type(error).__name__])[0].split())

@@ -1,0 +1,257 @@
+"""`mcl_hf.predict`: what a detector finds in images without annotations, files and pictures of it, resumable.
+
+Flow: detector + folders, files, patterns -> tiles -> `predict` -> `PREDICTIONS` line by line -> prediction_files. For
+every detector that `open_detector` opens: those of this library and those of transformers.
+"""
+
+import contextlib
+import glob
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..annotations.annotation_check import check_images, checked_data
+from ..annotations.annotation_files import is_image, walk
+from ..annotations.detection_data import AnnotationColumns, DetectionData, ImageId
+from ..annotations.raw_data import RawData, RawImage
+from ..data.decode import BrokenImage
+from ..errors import InputError
+from ..evaluation import predict_data as prediction
+from ..evaluation.predict_data import Precision, open_detector
+from ..evaluation.results import ImageDetections, Result, to_results
+from ..plain_text import plain_text
+from .prediction_files import FORMATS, WRITTEN, write_predictions
+from .tiles import cut, merge
+
+PREDICTIONS = "predictions.jsonl"
+"""What was asked for and, line by line, what was found in each image: what `resume` goes on from."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What came of it.
+
+    Attributes:
+        data: the images that could be read, with the detector's classes and without annotations.
+        results: COCO results, image after image, best first.
+        broken: file -> what is wrong with it.
+        files: what was written.
+        highest: id of an image -> highest score in it, below the threshold, too; without those where nothing is.
+    """
+
+    data: DetectionData
+    results: list[Result]
+    broken: dict[str, str] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    highest: dict[ImageId, float] = field(default_factory=dict)
+
+
+def predict(
+    detector: str | Path,
+    images: str | Path | Sequence[str | Path],
+    output_dir: str | Path | None = None,
+    *,
+    threshold: float = 0.5,
+    tile: int = 0,
+    overlap: float = 0.2,
+    formats: Sequence[str] = ("coco",),
+    pictures: int = 20,
+    batch_size: int = 1,
+    precision: Precision = "fp32",
+    device: str = "auto",
+    resume: bool = False,
+    progress: Callable[[int, int], Any] | None = None,
+) -> Predictions:
+    """Detect objects in images.
+
+    Args:
+        detector: its folder or Hub repository, ours or transformers'.
+        images: folders (with all below them), files, patterns such as `shots/*.jpg`, or `-` for a list on stdin.
+        output_dir: where files go; None: nothing is written.
+        threshold: smallest score that counts, 0 to 1.
+        tile: side of tiles in px that larger pictures are looked at in as well; 0: none.
+        overlap: share of a tile, 0 to below 1, that it has in common with its neighbour.
+        formats: any of `coco`, `yolo` and `voc`, all of which fine-tuning reads.
+        pictures: how many images to draw, the first ones.
+        batch_size: images, or tiles, at a time.
+        precision: arithmetic of the network.
+        device: `auto` or `cpu`.
+        resume: go on in an `output_dir` where the same was begun.
+        progress: called with images done and all images.
+
+    Raises:
+        InputError: no such images, no detector, a value out of range, or another folder's work.
+
+    Example:
+        >>> import mcl_hf
+        >>> found = mcl_hf.predict("my-detector", "photos", tile=640)  # doctest: +SKIP
+        >>> found.results[0]["bbox"]  # doctest: +SKIP
+        [12.5, 40.0, 96.25, 64.0]
+    """
+    _check(threshold, tile, overlap, formats, pictures, batch_size)
+    given = [images] if isinstance(images, str | Path) else list(images)
+    files = find_images([str(entry) for entry in given])
+    if output_dir is not None:
+        files = without_written(files, Path(output_dir))
+    model, processor = open_detector(str(detector))
+    config: Any = model.config
+    names = [config.id2label[index] for index in range(len(config.id2label))]
+    data, broken = images_as_data(files, names)
+    asked = {"detector": str(detector), "threshold": threshold, "tile": tile, "overlap": overlap, "classes": names}
+    known, log = _begin(None if output_dir is None else Path(output_dir), asked, resume)
+    with contextlib.closing(log) if log is not None else contextlib.nullcontext():
+        where = (
+            torch.accelerator.current_accelerator() if device == "auto" and torch.accelerator.is_available() else "cpu"
+        )
+        model = model.to(where)
+        results: list[Result] = []
+        highest: dict[ImageId, float] = {}
+        for done, item in enumerate(data, 1):
+            name = data.names[done - 1]
+            if name in known:
+                of_image = [{**result, "image_id": item.image_id} for result in known[name]["results"]]
+                best = known[name].get("highest")
+            else:
+                try:
+                    of_image, best = _detect(
+                        model, processor, item, data, threshold, tile, overlap, batch_size, precision
+                    )
+                except BrokenImage as error:
+                    broken[name] = str(error)
+                    continue
+                if log is not None:
+                    log.write(json.dumps({"image": name, "results": of_image, "highest": best}) + "\n")
+                    log.flush()
+            results += of_image
+            if best is not None:
+                highest[item.image_id] = best
+            if progress is not None:
+                progress(done, len(data))
+    if broken:
+        data = data.select([index for index, name in enumerate(data.names) if name not in broken])
+    written: list[Path] = []
+    if output_dir is not None:
+        written = write_predictions(Path(output_dir), data, results, formats, pictures, threshold, highest)
+    return Predictions(data, results, broken, written, highest)
+
+
+def _detect(
+    model: Any, processor: Any, item: Any, data: DetectionData, threshold: float, tile: int, overlap: float,
+    batch_size: int, precision: Precision,
+) -> tuple[list[Result], float | None]:  # fmt: skip
+    """COCO results of one image, and the highest score in it, whatever the threshold."""
+    tiles = cut(item.image_id, item.decode(), tile, overlap)
+    found: list[ImageDetections] = []
+    for start in range(0, len(tiles), batch_size):
+        batch: Any = tiles[start : start + batch_size]  # tiles decode as images do
+        found += prediction.predict(model, processor, batch, precision=precision)
+    best = max((float(np.max(image.scores)) for image in found if len(image.scores)), default=None)
+    found = [_above(image, threshold) for image in found]
+    return to_results([found[0] if len(found) == 1 else merge(tiles, found)], data), best
+
+
+def _above(found: ImageDetections, threshold: float) -> ImageDetections:
+    kept = np.flatnonzero(np.asarray(found.scores) >= threshold)
+    masks = None if found.masks is None else [found.masks[n] for n in kept.tolist()]
+    return ImageDetections(found.image_id, found.boxes[kept], found.scores[kept], found.labels[kept], masks)
+
+
+def find_images(given: Sequence[str], stdin: Iterable[str] | None = None) -> list[str]:
+    """Files of images, each once, in the order given; within folders and patterns by name.
+
+    Args:
+        given: folders, files, patterns, or `-`.
+        stdin: lines of `-`; None: of the process.
+
+    Raises:
+        InputError: one of them has no images.
+    """
+    found: dict[str, None] = {}
+    for entry in given:
+        path = Path(entry)
+        if entry == "-":
+            lines = sys.stdin if stdin is None else stdin
+            names = [line.strip() for line in lines if line.strip()]
+        elif path.is_dir():
+            names = [str(path / name) for name in walk(path) if is_image(name)]
+        elif path.is_file():
+            names = [entry]
+        else:
+            matching = sorted(glob.glob(entry, recursive=True))  # noqa: PTH207 - absolute patterns, too
+            names = [name for name in matching if is_image(name)]
+        if not names:
+            kind = "holds no images" if path.is_dir() else "is no folder, file or pattern that images answer to"
+            raise InputError(f"{plain_text(entry)} {kind}: name a folder, files, or a pattern in quotes")
+        found |= dict.fromkeys(names)
+    return list(found)
+
+
+def without_written(files: Sequence[str], folder: Path) -> list[str]:
+    """The files but for what an earlier call wrote into its output folder, which may lie among the images.
+
+    Raises:
+        InputError: there are no others.
+    """
+    places = [os.path.abspath(folder / name) + os.sep for name in WRITTEN]  # noqa: PTH100 - links stay as they are
+    others = [name for name in files if not os.path.abspath(name).startswith(tuple(places))]  # noqa: PTH100
+    if not others:
+        raise InputError(f"all images are what was written into {folder} before: name others, or another --output-dir")
+    return others
+
+
+def images_as_data(files: Sequence[str], class_names: Sequence[str]) -> tuple[DetectionData, dict[str, str]]:
+    """Images without annotations, ids from 1, and what is wrong with those that cannot be opened."""
+    raw = RawData("images", files[0], [RawImage(name, name) for name in files], dict(enumerate(class_names, start=1)))
+    broken, _ = check_images(raw, check_files=False, allow_outside=True)
+    data = checked_data(raw, broken, AnnotationColumns.of([0] * (len(files) - len(broken))))
+    data.image_ids = list(range(1, len(data) + 1))
+    return data, {files[position]: fault for position, fault in broken.items()}
+
+
+def _begin(folder: Path | None, asked: dict[str, Any], resume: bool) -> tuple[dict[str, dict[str, Any]], Any]:
+    """What is known already by name of the image, and the open file that further images go to."""
+    if folder is None:
+        return {}, None
+    path = folder / PREDICTIONS
+    lines: list[str] = []
+    if path.exists():
+        if not resume:
+            raise InputError(f"{folder} holds predictions already: go on with --resume, or choose another --output-dir")
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        try:
+            begun = json.loads(lines[0]) if lines else asked
+        except ValueError as error:
+            raise InputError(f"{path} cannot be read: choose another --output-dir") from error
+        changed = [name for name in asked if begun.get(name) != asked[name]]
+        if changed:
+            raise InputError(f"{folder} was begun with another {', '.join(changed)}: choose another --output-dir")
+    try:
+        known = {entry["image"]: {"results": entry["results"], **entry} for entry in map(json.loads, lines[1:])}
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(lines or [json.dumps(asked) + "\n"]), encoding="utf-8")  # without half a line
+        return known, path.open("a", encoding="utf-8")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged: choose another --output-dir") from error
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror}; choose another --output-dir") from error
+
+
+def _check(threshold: float, tile: int, overlap: float, formats: Sequence[str], pictures: int, batch_size: int) -> None:
+    if not 0 <= threshold <= 1:
+        raise InputError(f"threshold must be between 0 and 1, got {threshold}")
+    if tile < 0 or 0 < tile < 32:
+        raise InputError(f"tile must be 0 or at least 32 px, got {tile}")
+    if not 0 <= overlap < 1:
+        raise InputError(f"overlap must be at least 0 and below 1, got {overlap}")
+    if batch_size < 1 or pictures < 0:
+        raise InputError("batch_size must be at least 1 and pictures not negative")
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown:
+        raise InputError(f"formats are {', '.join(FORMATS)}, got {unknown[0]!r}")

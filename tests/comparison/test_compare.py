@@ -1,0 +1,276 @@
+"""Comparisons with real jobs: what is refused before the first one, a whole one, and one that is killed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mcl_hf
+from mcl_hf import MCLBackbone, MCLConfig, MCLModel
+from mcl_hf.cli import main
+from mcl_hf.comparison.answer import read_answer
+from mcl_hf.comparison.labelled import open_labelled
+from mcl_hf.comparison.plan import ComparePlan, load_plan
+from mcl_hf.comparison.setting import open_setting
+from mcl_hf.comparison.starts import read_starts
+from mcl_hf.errors import InputError
+from mcl_hf.finetuning.arguments import load_finetune_arguments
+from tests.detectors.test_transformers_detectors import OPTIONS
+from tests.finetuning.test_finetune import TINY
+from tests.scenes import write_scenes
+
+ROOT = Path(__file__).parents[2]
+PRETRAIN = {
+    "backbone": "resnet10t", "backbone_kwargs": TINY["detector_options"]["backbone_kwargs"], "fpn_channels": 8,
+    "region_convs": 1, "region_size": 2, "hidden_dim": 16, "embedding_dim": 8, "montage_ratios": [1, 2, 4],
+    "montage_fractions": [1, 0.25, 0.0625], "level_weights": [0.5, 0.25, 0.25], "batch_size": 4, "num_workers": 0,
+    "device": "cpu", "log_every_steps": 2, "probe_every_steps": -1, "save_every_steps": 2,
+}  # fmt: skip
+_OF_THE_NETWORK = ("backbone_kwargs", "fpn_channels", "box_head_convs", "mask_head_convs")
+FINETUNE = {
+    **{name: value for name, value in TINY.items() if name not in ("init", "backbone", "max_steps")},
+    "detector": "faster_rcnn",
+    "detector_options": {
+        name: value for name, value in TINY["detector_options"].items() if name not in _OF_THE_NETWORK
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    for split, count in (("train", 10), ("val", 4), ("test", 5)):
+        write_scenes(folder, count, width=96, height=72, split=split)
+    return folder
+
+
+@pytest.fixture
+def plan(scenes, tmp_path):
+    return {
+        "data": str(scenes), "starts": ["random", "mcl"], "images": ["4"], "seeds": 1, "figure": "AP50",
+        "pretrain_recipe": "none", "pretrain": PRETRAIN, "visits": 16, "recipe": "none", "finetune": FINETUNE,
+        "steps": 4, "learning_rates": [0.04], "output_dir": str(tmp_path / "answer"),
+    }  # fmt: skip
+
+
+def figures(folder):
+    return {
+        file.name: json.loads(file.read_text())["figures"] for file in sorted((Path(folder) / "results").glob("*.json"))
+    }
+
+
+def test_a_whole_comparison_is_run_once_and_keeps_its_plan(plan, capsys, tmp_path):
+    plan |= {"scales": [2.0]}
+    answer = mcl_hf.compare(**plan)
+    folder = tmp_path / "answer"
+    assert sorted(figures(folder)) == [
+        "pretrain-mcl-s0.json",
+        "test-mcl-i4-t4-s0-k0.json",
+        "test-random-i4-t4-s0-k0.json",
+    ]
+    text = (folder / "results" / "test-mcl-i4-t4-s0-k0.json").read_text()
+    assert str(plan["data"]) not in text and '"shown": {\n  "' in text  # which may be published
+    result = json.loads(text)
+    assert {"box/AP", "box/AP50", "box/APs", "box/AR100"} <= set(result["figures"])
+    assert result["command"].startswith("mcl-hf compare") and result["machine"]["packages"]["torch"]
+    assert set(result["scales"]) == {"2"} and result["images"] == 4
+    assert result["options"]["seed"] == 0 and result["options"]["base_learning_rate"] == 0.04
+    text = (folder / "report.md").read_text()
+    assert answer.sentence in text and "16 (equal flops)" in text and (folder / "detections.png").is_file()
+    assert not list((folder / "work").glob("test-*/*"))  # weights of detectors are dropped
+    capsys.readouterr()
+    again = mcl_hf.compare(**plan)
+    assert "3 done before" in capsys.readouterr().out and again.sentence == answer.sentence
+    assert read_answer(folder).to_json() == answer.to_json()
+    with pytest.raises(InputError, match="another seeds: a plan that changes after looking"):
+        mcl_hf.compare(**plan | {"seeds": 2})
+    assert len(figures(folder)) == 3
+    new = {"new_plan": True, "only": "pretrain-mcl-s0"}
+    again = mcl_hf.compare(**plan | new | {"seeds": 2})
+    assert len(figures(folder / "before-1")) == 3 and list(figures(folder)) == ["pretrain-mcl-s0.json"]
+    file = folder / "before-1" / "results" / "test-mcl-i4-t4-s0-k0.json"
+    file.write_text(json.dumps(result | {"digest": "of other data"}))
+    plan["output_dir"] = str(folder / "before-1")
+    with pytest.raises(InputError, match="is of other options, data or starts"):
+        mcl_hf.compare(**plan)
+    mcl_hf.compare(**plan | new)
+    assert (folder / "before-1" / "plan.yaml").read_text() == (folder / "before-1/before-1/plan.yaml").read_text()
+    assert list(figures(folder / "before-1")) == ["pretrain-mcl-s0.json"]
+
+
+def test_equal_starts_learn_from_the_same_images_and_end_alike(plan, tmp_path):
+    plan |= {"starts": {"one": {"init": "random"}, "other": {"init": "random"}}, "output_dir": str(tmp_path / "equal")}
+    file = tmp_path / "equal" / "plan.yaml"
+    file.parent.mkdir()
+    file.write_text(text := f"# why it is asked\n{yaml.safe_dump(plan)}")
+    mcl_hf.compare(str(file))
+    one, other = figures(tmp_path / "equal").values()
+    assert one == other
+    assert file.read_text() == text  # a plan that is the answer's own stays as its author wrote it
+
+
+@pytest.mark.slow
+def test_a_comparison_that_is_killed_goes_on_to_the_same_figures(plan, tmp_path):
+    plan |= {"steps": 12, "visits": 40, "finetune": {**FINETUNE, "save_every_steps": 2}}
+    whole = dict(plan, output_dir=str(tmp_path / "whole"))
+    mcl_hf.compare(**whole)
+    file = tmp_path / "plan.yaml"
+    file.write_text(yaml.safe_dump(plan))
+    command = [sys.executable, "-m", "mcl_hf.cli", "compare", str(file)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    checkpoints = tmp_path / "answer" / "work"
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+        deadline = time.monotonic() + 240
+        before = len(list(checkpoints.glob("*/checkpoints/step-*")))
+        while process.poll() is None and time.monotonic() < deadline:
+            if len(list(checkpoints.glob("*/checkpoints/step-*"))) > before:
+                break
+            time.sleep(0.05)
+        process.send_signal(number)
+        process.wait(timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert figures(tmp_path / "answer") == figures(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("changes", "decisive"),
+    [
+        ({"starts": ["random"]}, "two or more"),
+        ({"starts": ["random", "random"]}, "twice"),
+        ({"starts": ["random", "no/folder/here"]}, "start no/folder/here"),
+        ({"starts": {"a": {"init": "random", "of": "mcl"}, "b": {}}}, "give one"),
+        ({"starts": {"a": {"inti": "random"}, "b": {}}}, "did you mean 'init'"),
+        ({"starts": {"random": {}, "a": {"of": "b"}}}, "no pre-training of this comparison"),
+        ({"starts": {"random": {}, "mcl": {"pretrain": {"max_steps": 3}}}}, "comparison's to set"),
+        ({"starts": {"random": {}, "mcl": {"pretrain": 3}}}, "start mcl: pretrain must be a mapping, got 3"),
+        ({"starts": {"random": {}, "mcl": {"pretrain": {}, "visits": "many"}}}, "start mcl: visits must be a whole"),
+        ({"starts": {"random": {}, "mcl": {"pretrain": {}, "visits": -5}}}, "start mcl: visits must be at least 2"),
+        ({"starts": {"random": {}, "mcl": {"pretrain": {}, "parts": 5}}}, "start mcl: parts must be a list"),
+        ({"starts": {"random": {}, "a": {"init": "random", "finetune": [1]}}}, "start a: finetune must be a mapping"),
+        ({"starts": {"random": {}, "a": {5: "random"}}}, "unknown field '5'"),
+        ({"images": ["11"]}, "10 labelled images"),
+        ({"finetune": {**FINETUNE, "max_steps": 3}}, "comparison's to set"),
+        ({"finetune": {**FINETUNE, "batch_size": 8}}, "takes 8"),
+        ({"finetune": {**FINETUNE, "eval_backend": "fast"}}, "eval_backend"),
+        ({"test_split": "nothing"}, "test images"),
+        ({"primary": [["mcl", "imagenet", 4]]}, "primary"),
+        ({"compute_matched": True, "starts": ["mcl", "image"]}, "compute_matched"),
+        ({"label_group": "board"}, "board"),
+        ({"data": None}, "data is missing"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_the_first_job(plan, changes, decisive, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=decisive) as caught:
+        mcl_hf.compare(**plan | changes)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "answer").exists()
+
+
+def test_test_images_among_the_others_are_refused(plan, scenes, tmp_path):
+    shutil.copytree(scenes / "train", tmp_path / "mine")
+    file = next(iter(sorted((scenes / "test").glob("*.png"))))
+    shutil.copy(file, tmp_path / "mine" / "stolen.png")
+    with pytest.raises(InputError, match=r"1 test image\(s\) are also among the unlabelled images"):
+        mcl_hf.compare(**plan | {"unlabelled": [str(tmp_path / "mine")]})
+
+
+def test_a_dry_run_lists_and_leaves_nothing(plan, capsys, tmp_path):
+    many = {"seeds": 5, "subsets": 5, "images": ["2", "4"], "learning_rates": [0.02, 0.04]}
+    mcl_hf.compare(**plan | many, dry_run=True)
+    out = capsys.readouterr().out
+    assert "pretrain: 6 jobs" in out and "tune: 40 jobs" in out and "test: 100 jobs" in out and "MiB of disk" in out
+    assert not (tmp_path / "answer").exists()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "evaluation").glob("*/[pv]*.yaml")), ids=lambda file: file.parent.name)
+def test_the_plans_of_the_evaluation_can_be_read(file):
+    plan = load_plan(str(file))
+    starts, pretrainings = read_starts(plan)
+    assert {"random", "mcl"} <= {start.name for start in starts} or "visits" in file.name
+    assert all(own.config.image_size == 64 for own in pretrainings.values())
+    load_finetune_arguments(plan.recipe, **plan.finetune, max_steps=1)
+
+
+def test_starts_that_are_there_follow_the_network_in_what_they_leave_open(plan, tmp_path):
+    network = {key: PRETRAIN[key] for key in ("backbone", "backbone_kwargs")}
+    MCLBackbone(MCLConfig(**network)).save_pretrained(tmp_path / "backbone")  # says 256 channels, and holds no pyramid
+    small = {"hidden_dim": 16, "embedding_dim": 8, "region_convs": 1}
+    MCLModel(MCLConfig(**network, **small, fpn_channels=16)).save_pretrained(tmp_path / "wide")
+    starts = {"random": None, "mcl": None, "imagenet": {"init": str(tmp_path / "backbone")}}
+    other = {"wide": {"init": str(tmp_path / "wide")}}
+    (tmp_path / "work").mkdir()
+    setting = open_setting(load_plan(**plan | {"starts": starts | other}), tmp_path / "work")
+    told = [line for line in setting.warnings if "another network" in line]
+    assert told == ["wide is another network, not only another start: fpn_channels 16 in place of 8"]
+    setting = open_setting(load_plan(**plan | {"starts": {"random": None, "imagenet": starts["imagenet"]}}), tmp_path)
+    assert setting.network["backbone"] == "resnet10t" and "fpn_channels" not in setting.network
+
+
+@pytest.mark.parametrize("detector", ["rt_detr_v2", "mask2former"])
+def test_detectors_of_transformers_are_compared_on_the_backbone_of_the_pre_training(plan, tmp_path, detector):
+    sizes = {"min_size_train": [64, 96], "max_size_train": 96, "min_size_test": 96, "max_size_test": 96}
+    own = {"detector": detector, "detector_options": OPTIONS[detector], "batch_size": 2, "device": "cpu", **sizes}
+    setting = open_setting(load_plan(**plan | {"finetune": own}), tmp_path)
+    random, mcl = (setting.arguments(start, 4, 1e-4) for start in setting.starts)
+    assert random.backbone == "resnet10t" and mcl.detector == detector
+    assert random.detector_options["backbone_kwargs"] == PRETRAIN["backbone_kwargs"]
+    assert not [line for line in setting.warnings if "another network" in line]
+
+
+def test_seconds_are_made_equal_once_all_are_timed(plan, tmp_path):
+    setting = open_setting(load_plan(**plan | {"starts": ["mcl", "image"], "equal": "seconds"}), tmp_path)
+    assert setting.about({})["visits"] == setting.about({"mcl": 0.2})["visits"] == {}
+    assert setting.about({"mcl": 0.2, "image": 0.1})["visits"] == {"mcl": 16, "image": 32}
+
+
+def test_the_command_answers_in_one_line(plan, capsys, tmp_path):
+    file = tmp_path / "plan.yaml"
+    file.write_text(yaml.safe_dump(plan | {"images": ["99"]}))
+    assert main(["compare", str(file)]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1].startswith("mcl-hf: error: images 99")
+    assert main(["compare", str(file), "--images", "4", "--only", "nothing-*"]) == 2
+    assert "fits none of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("group", [None, "scene"])
+def test_val_fraction_holds_out_validation_and_where_there_is_none_the_test(tmp_path, group):
+    folder = write_scenes(tmp_path / "data", 20, split="val", masks=None)
+    file = folder / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    for number, image in enumerate(content["images"]):
+        image["scene"] = f"s{number // 4}"
+    (folder / "all.json").write_text(json.dumps(content))
+    file.unlink()
+    (folder / "val").rename(folder / "images")
+
+    def opened(**fields):
+        plan = ComparePlan(data=str(folder), val_fraction=0.2, label_group=group, **fields)
+        return open_labelled(plan, ["val", "test"])
+
+    data = opened()
+    parts = [set(part.image_ids) for part in (data.train, data.val, data.test)]
+    assert [len(part) for part in parts] == [12, 4, 4] and len(set.union(*parts)) == 20
+    assert [line.partition(" ")[0] for line in data.held_out] == ["test", "val"]
+    assert "4 of 20 images, held out" in data.held_out[0]
+    assert opened().test.image_ids == data.test.image_ids
+    if group is not None:
+        assert len({image["scene"] for image in content["images"] if image["id"] in parts[2]}) == 1
+        assert data.most == 3
+    write_scenes(tmp_path / "other", 5, split="test", masks=None)
+    own = opened(test_data=str(tmp_path / "other"))
+    assert len(own.test) == 5 and len(own.val) == 4 and len(own.train) == 16
+    with pytest.raises(InputError, match="test images: .* --val-fraction 0.2 holds out"):
+        open_labelled(ComparePlan(data=str(folder)), ["test"])
+    with pytest.raises(InputError, match="not both"):
+        opened(val_split="val")
