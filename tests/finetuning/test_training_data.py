@@ -9,11 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcl_hf.annotations import detection_data
+from mcl_hf.annotations import detection_data, masks
 from mcl_hf.annotations.masks import decode_masks
 from mcl_hf.comparison.run_job import shown_detections
 from mcl_hf.detection import ground_truth_results, open_detection_data
-from mcl_hf.detectors import masks
 from mcl_hf.detectors.targets import pixel_boxes
 from mcl_hf.errors import InputError
 from mcl_hf.evaluation.evaluation_files import drawn_images
