@@ -160,19 +160,20 @@ def machine() -> Iterator[Finding]:
     import_torch()
     import torch
 
-    from ..engine.arithmetic import cpu_computes_bf16
+    from ..engine.arithmetic import chosen_precision, computes_bf16
 
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(index)
-            bf16 = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bf16: --precision fp16"
+            device = torch.device("cuda", index)
+            bf16 = "bf16" if computes_bf16(device) else f"no bf16: --precision {chosen_precision('auto', device)}"
             yield Finding("ok", f"GPU {index}: {card.name}, {card.total_memory / 2**30:.0f} GiB, {bf16}")
         if torch.cuda.device_count() > 1 and not torch.distributed.is_nccl_available():
             yield Finding("FAILED", "several GPUs and a torch without NCCL: they cannot train together")
     elif torch.accelerator.is_available():
         yield Finding("warning", f"{torch.accelerator.current_accelerator()}: never tried with this library")
     else:
-        bf16 = "with kernels for bf16" if cpu_computes_bf16() else "without bf16: --precision fp32"
+        bf16 = "with kernels for bf16" if computes_bf16(torch.device("cpu")) else "without bf16: --precision fp32"
         yield Finding("note", f"no GPU: training runs on the CPU, {bf16}")
     memory, cores = psutil.virtual_memory(), num_cores()
     yield Finding("ok", f"{cores} cores, {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB memory free")

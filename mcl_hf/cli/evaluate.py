@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..annotations.annotation_files import split_meant, split_word
 from ..annotations.detection_data import DetectionData
 from ..annotations.open_data import list_splits, open_detection_data
-from ..engine.options import Options, group, options_class
+from ..engine.options import Options, Precision, group, options_class
 from ..errors import InputError
 from ..evaluation.coco_metrics import Backend, import_backend
 from ..evaluation.evaluate import evaluate_detections
@@ -65,7 +65,7 @@ class EvaluateOptions(Options):
     predictions: str | None = _detections(None, "score this COCO results JSON, in place of running a CHECKPOINT")
     batch_size: int = _detections(1, "images at a time a process", ge=1)
     num_workers: int = _detections(2, "processes that decode and resize", ge=0)
-    precision: Literal["fp32", "bf16", "fp16"] = _detections("fp32", "arithmetic")
+    precision: Precision = _detections("fp32", "arithmetic; auto is what the device is fastest in")
     device: Literal["auto", "cpu"] = _detections("auto", "auto takes the accelerator where there is one")
 
     backend: Backend = _figures("pycocotools", "counts matches; the other one gives pycocotools' figures sooner")
@@ -115,6 +115,7 @@ def _evaluate(options: EvaluateOptions, folder: Path) -> None:
         say_left_out(left_out or [], "results")
 
     import_torch()
+    from ..engine.arithmetic import chosen_device, chosen_precision
     from ..evaluation.evaluation_files import write_evaluation
 
     if options.max_images is not None:
@@ -127,9 +128,10 @@ def _evaluate(options: EvaluateOptions, folder: Path) -> None:
     if results is None:  # not the first process
         return
     metrics = evaluate_detections(data, results, backend=options.backend)
-    about = {name: getattr(options, name) for name in ("checkpoint", "predictions", "split", "max_images", "precision")}
-    if options.predictions is not None:
-        about["precision"] = None  # that of whoever detected
+    about = {name: getattr(options, name) for name in ("checkpoint", "predictions", "split", "max_images")}
+    # of results that were given, that of whoever detected
+    device = chosen_device(options.device)
+    about["precision"] = chosen_precision(options.precision, device) if options.predictions is None else None
     about["given"] = options.data
     written = write_evaluation(folder, data, results, metrics, about, options.pictures, options.picture_score)
     say("\n".join(metrics.lines()))  # after writing: a closed pipe costs no evaluation

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from ..engine.options import Options, group, options_class
+from ..engine.options import Options, Precision, group, options_class
 from ..errors import InputError
 from ..new_folder import kept_if_used
 from ..plain_text import plain_text
@@ -35,7 +35,7 @@ class PredictOptions(Options):
     format: list[Literal["coco", "yolo", "voc"]] = _option(["coco"], "of annotations (coco)")
     pictures: int = _option(20, "images to draw, the first ones")
     batch_size: int = _option(1, "tiles at a time")
-    precision: Literal["fp32", "bf16", "fp16"] = _option("fp32", "arithmetic")
+    precision: Precision = _option("fp32", "arithmetic; auto is what the device is fastest in")
     device: Literal["auto", "cpu"] = _option("auto", "auto takes the accelerator where there is one")
     resume: bool = _option(False, "go on where the same command was interrupted")
 
@@ -48,14 +48,11 @@ def main(argv: list[str]) -> None:
     options: dict[str, Any] = asdict(read_options(parser, PredictOptions, argv))
     options["formats"] = options.pop("format")
     import_torch()
-    import torch
-
-    from ..engine.arithmetic import emulation_warning
+    from ..engine.arithmetic import chosen_device, emulation_warning
     from ..prediction.predict_images import predict
     from ..prediction.prediction_files import images_folder
 
-    on_cpu = options["device"] == "cpu" or not torch.accelerator.is_available()
-    for line in emulation_warning(torch.device("cpu"), options["precision"]) if on_cpu else ():
+    for line in emulation_warning(chosen_device(options["device"]), options["precision"]):
         say(line)
     detector, images = options.pop("detector"), options.pop("images")
     with kept_if_used(options["output_dir"]), progress_bar("image", leave=False) as progress:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 import torch
 
+from .options import Precision
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of mallopt, from glibc's malloc.h
 _LARGEST_INT, _LARGEST_THRESHOLD = 2**31 - 1, 2**25  # bytes; the second is what glibc allows
 
@@ -62,9 +64,34 @@ def keep_freed_memory(environment: Mapping[str, str], spare_memory: bool = False
     return all(library.mallopt(name, value) == 1 for name, value in settings.items())
 
 
-def cpu_computes_bf16() -> bool:
-    """Whether oneDNN, which torch's convolutions and products run on, has kernels in bf16 for this CPU; also where a
-    build of torch does not say."""
+def chosen_device(device: str) -> torch.device:
+    """What `--device auto | cpu` means here: the accelerator where there is one, else the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True) if device != "cpu" else None
+    return accelerator or torch.device("cpu")
+
+
+def chosen_precision(precision: Precision, device: torch.device) -> Precision:
+    """What `--precision` means on a device: `auto` is bf16 where the device computes in it, else fp16 on GPUs that have
+    tensor cores for it (Volta, Turing), else fp32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cpu":
+        return "bf16" if computes_bf16(device) else "fp32"
+    if device.type != "cuda":  # of no other accelerator is known here what it is good at
+        return "fp32"
+    if computes_bf16(device):
+        return "bf16"
+    return "fp16" if torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (7, 0) else "fp32"
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bf16 by itself. For a CPU, whether oneDNN, which torch's convolutions and products
+    run on, has kernels for it; True where torch or the device does not say."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return True
     try:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):  # built without oneDNN
@@ -72,10 +99,11 @@ def cpu_computes_bf16() -> bool:
 
 
 def emulation_warning(device: torch.device, precision: str) -> list[str]:
-    """A line for a run in bf16 on a CPU that has no instructions for it; else none."""
-    if precision != "bf16" or device.type != "cpu" or cpu_computes_bf16():
+    """A line for a run in bf16 on a device that has no instructions for it; else none."""
+    if precision != "bf16" or computes_bf16(device):
         return []
+    name = "CPU" if device.type == "cpu" else "GPU"
     return [
-        "warning: this CPU has no bf16 instructions, and bf16 without them is many times slower than fp32: give "
-        "--precision fp32"
+        f"warning: this {name} has no bf16 instructions, and bf16 without them is many times slower than fp32: give "
+        f"--precision {chosen_precision('auto', device)}"
     ]

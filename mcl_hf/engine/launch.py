@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import InputError
 from ..new_folder import kept_if_used
+from .arithmetic import chosen_device, chosen_precision
 from .folder_lock import FolderLock
 from .lifeline import Lifeline
 from .optimizer_step import LARGEST_SCALE
@@ -70,18 +71,20 @@ class _OwnBuffers(DistributedDataParallelKwargs):
 
 
 def _accelerator(arguments: RunOptions, output_dir: Path) -> Accelerator:
+    device = chosen_device(arguments.device)
     # Left to itself, Accelerate makes strangers of the processes that torchrun starts where there is no GPU.
-    on_cpu = arguments.device == "cpu" or not torch.accelerator.is_available()
+    on_cpu = device.type == "cpu"
     if arguments.precision == "fp16" and on_cpu:
-        raise InputError("precision fp16 needs a GPU: use --precision bf16 or fp32 on the CPU")
+        raise InputError("precision fp16 needs a GPU: use --precision auto, bf16 or fp32 on the CPU")
+    precision = chosen_precision(arguments.precision, device)
     state = AcceleratorState._shared_state  # of whoever used Accelerate in this process before
-    if state and state.get("_mixed_precision") != _PRECISIONS[arguments.precision]:
+    if state and state.get("_mixed_precision") != _PRECISIONS[precision]:
         raise InputError(
             f"this process has an Accelerator of mixed precision {state.get('_mixed_precision')!r} already: start the "
-            f"run in a process of its own, or with that precision in place of {arguments.precision}"
+            f"run in a process of its own, or with that precision in place of {precision}"
         )
     accelerator = Accelerator(
-        mixed_precision=_PRECISIONS[arguments.precision],
+        mixed_precision=_PRECISIONS[precision],
         cpu=on_cpu,
         log_with=arguments.report_to or None,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "tensorboard")),

@@ -46,6 +46,8 @@ _REFUSED = {
     "missing": "is missing",
 }
 
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
 T = TypeVar("T", bound="RunOptions")
 C = TypeVar("C", bound=type)
 
@@ -209,7 +211,11 @@ class RunOptions(Options):
         None, "steps over which the learning rate rises (a tenth of the run)", ge=0
     )
 
-    precision: Literal["fp32", "bf16", "fp16"] = of_machine("fp32", "arithmetic of the networks; weights stay in fp32")
+    precision: Precision = of_machine(
+        "fp32",
+        "arithmetic of the networks; weights stay in fp32. auto is bf16 where the device computes in it, else fp16 or "
+        "fp32",
+    )
     device: Literal["auto", "cpu"] = of_machine("auto", "auto takes the accelerator where there is one")
     tf32: bool = of_machine(True, "on a GPU, let fp32 products and convolutions round their inputs to TensorFloat-32")
     channels_last: bool = of_machine(True, "keep feature maps in channels-last memory, which is faster")

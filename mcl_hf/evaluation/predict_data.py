@@ -9,7 +9,7 @@ import contextlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from ..data.decode import BrokenImage
 from ..data.workers import batches_of, start_worker
 from ..detectors.float32_boxes import keep_boxes_in_float32
 from ..detectors.from_pretraining import start_detector
+from ..engine.arithmetic import chosen_precision
+from ..engine.options import Precision
 from ..errors import InputError
 from ..models import MCLImageProcessor
 from ..models.collectives import rank, world_size
@@ -36,7 +38,6 @@ from ..remote.checkpoints import MODEL_FILES, local_checkpoint
 from ..transfer.torchvision_detectors import torchvision_description
 from .results import ImageDetections
 
-Precision = Literal["fp32", "bf16", "fp16"]
 MOST_DETECTIONS = 100
 """Of an image, the best by score: COCO counts no more."""
 
@@ -124,8 +125,9 @@ def predict(
     if inputs is None:
         inputs = dict(processor([item.decode() for item in items], return_tensors="pt"))
     autocast: Any = contextlib.nullcontext()
-    if precision != "fp32":
-        autocast = torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+    arithmetic = chosen_precision(precision, device)
+    if arithmetic != "fp32":
+        autocast = torch.autocast(device.type, dtype=torch.bfloat16 if arithmetic == "bf16" else torch.float16)
     with autocast:
         outputs = model(**{name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()})
     sizes = [(item.height, item.width) for item in items]

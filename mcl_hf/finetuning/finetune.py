@@ -36,7 +36,7 @@ from ..detectors.transformers_detectors import (
     pixel_statistics,
     start_transformers_detector,
 )
-from ..engine.arithmetic import emulation_warning, set_arithmetic
+from ..engine.arithmetic import chosen_precision, emulation_warning, set_arithmetic
 from ..engine.finish import duration
 from ..engine.host_copies import copy_to_device
 from ..engine.launch import launched
@@ -144,6 +144,7 @@ def _finetune(
     world_size, rank = accelerator.num_processes, accelerator.process_index
     recipe = recipe_record(arguments.recipe, RULES.without_influence - {"val_data", "val_split"})
 
+    arguments = replace(arguments, precision=chosen_precision(arguments.precision, accelerator.device))
     if checkpoint is not None:
         arguments = _as_started(checkpoint, arguments, lines)
     else:

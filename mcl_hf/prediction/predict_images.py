@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..annotations.annotation_check import check_images, checked_data
 from ..annotations.annotation_files import is_image, walk
 from ..annotations.detection_data import AnnotationColumns, DetectionData, ImageId
 from ..annotations.raw_data import RawData, RawImage
 from ..data.decode import BrokenImage
+from ..engine.arithmetic import chosen_device
+from ..engine.options import Precision
 from ..errors import InputError
 from ..evaluation import predict_data as prediction
-from ..evaluation.predict_data import Precision, open_detector
+from ..evaluation.predict_data import open_detector
 from ..evaluation.results import ImageDetections, Result, to_results
 from ..plain_text import plain_text
 from .prediction_files import FORMATS, WRITTEN, write_predictions
@@ -81,7 +82,7 @@ def predict(
         formats: any of `coco`, `yolo` and `voc`, all of which fine-tuning reads.
         pictures: how many images to draw, the first ones.
         batch_size: images, or tiles, at a time.
-        precision: arithmetic of the network.
+        precision: arithmetic of the network; `auto` is bf16 or fp16 where the device computes in it, else fp32.
         device: `auto` or `cpu`.
         resume: go on in an `output_dir` where the same was begun.
         progress: called with images done and all images.
@@ -107,10 +108,7 @@ def predict(
     asked = {"detector": str(detector), "threshold": threshold, "tile": tile, "overlap": overlap, "classes": names}
     known, log = _begin(None if output_dir is None else Path(output_dir), asked, resume)
     with contextlib.closing(log) if log is not None else contextlib.nullcontext():
-        where = (
-            torch.accelerator.current_accelerator() if device == "auto" and torch.accelerator.is_available() else "cpu"
-        )
-        model = model.to(where)
+        model = model.to(chosen_device(device))
         results: list[Result] = []
         highest: dict[ImageId, float] = {}
         for done, item in enumerate(data, 1):

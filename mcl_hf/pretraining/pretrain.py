@@ -21,7 +21,7 @@ from accelerate import Accelerator
 
 from ..data import ImageSource
 from ..data.sources.licences import describe_sources
-from ..engine.arithmetic import emulation_warning, set_arithmetic
+from ..engine.arithmetic import chosen_precision, emulation_warning, set_arithmetic
 from ..engine.compile_parts import compile_parts
 from ..engine.finish import write_finished
 from ..engine.launch import launched
@@ -113,6 +113,7 @@ def _pretrain(
     world_size, rank = accelerator.num_processes, accelerator.process_index
     batch_size, global_batch_size = arguments.batch_sizes(world_size)
     recipe = recipe_record(arguments.recipe, RULES.without_influence)
+    arguments = replace(arguments, precision=chosen_precision(arguments.precision, accelerator.device))
     arguments = _as_the_start(arguments, checkpoint)
     config = arguments.model_config()
 

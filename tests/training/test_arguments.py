@@ -28,7 +28,7 @@ def test_model_fields_that_are_not_set_take_the_default_of_the_configuration():
         ({"batch_size": 4, "global_batch_size": 4}, "both set"),
         ({"objective": "supervised", "queue_size": 8}, "contrastive objective"),
         ({"optimizer": "adam"}, "one of lars, adamw, sgd"),
-        ({"precision": "fp8"}, "one of fp32, bf16, fp16"),
+        ({"precision": "fp8"}, "one of auto, fp32, bf16, fp16"),
         ({"base_learning_rate": "fast"}, "must be a number"),
         ({"max_steps": 1.5}, "whole number"),
         ({"channels_last": "yes"}, "true or false"),

@@ -1,3 +1,5 @@
+import contextlib
+import json
 import os
 import platform
 import subprocess
@@ -6,8 +8,7 @@ import sys
 import pytest
 import torch
 
-from mcl_hf.engine import arithmetic
-from mcl_hf.engine.arithmetic import emulation_warning, set_arithmetic
+from mcl_hf.engine.arithmetic import chosen_precision, emulation_warning, set_arithmetic
 from mcl_hf.engine.host_copies import copy_to_device
 from mcl_hf.engine.peak_memory import peak_memory_gib
 
@@ -43,18 +44,54 @@ def test_the_cpu_keeps_its_precision_and_drops_denormals(restored):
     assert (torch.tensor([1e-40]) * 1.0).item() == 0.0
 
 
-@pytest.mark.parametrize(("device", "precision"), [("cpu", "fp32"), ("cuda", "bf16"), ("cpu", "bf16")])
-@pytest.mark.parametrize("native", [False, True])
-def test_bf16_on_a_cpu_without_it_is_warned_of(monkeypatch, device, precision, native):
-    monkeypatch.setattr(arithmetic, "cpu_computes_bf16", lambda: native)
-    slow = (device, precision, native) == ("cpu", "bf16", False)
-    assert ["--precision fp32" in line for line in emulation_warning(torch.device(device), precision)] == [True] * slow
+CARDS = {"none": None, "GTX 1080": (6, 1), "T4": (7, 5), "A100": (8, 0)}
 
 
-def test_a_run_in_emulated_bf16_says_so(monkeypatch, tiny_run, capfd):
-    monkeypatch.setattr(arithmetic, "cpu_computes_bf16", lambda: False)
+@pytest.fixture
+def of_kind(monkeypatch):
+    """A machine of a kind: whether its CPU has bf16, and its GPU's compute capability or None."""
+
+    def make(cpu: bool, card: str = "none"):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: cpu)
+        capability = CARDS[card]
+        monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: capability >= (8, 0))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+        return torch.device("cuda" if capability else "cpu")
+
+    return make
+
+
+@pytest.mark.parametrize("cpu", [False, True])
+@pytest.mark.parametrize(
+    ("card", "fastest"), [("none", None), ("GTX 1080", "fp32"), ("T4", "fp16"), ("A100", "bf16")], ids=str
+)
+def test_auto_is_the_fastest_precision_of_the_device(of_kind, cpu, card, fastest):
+    device = of_kind(cpu, card)
+    fastest = fastest or ("bf16" if cpu else "fp32")
+    assert chosen_precision("auto", device) == fastest
+    assert {chosen_precision(given, device) for given in ("fp32", "bf16", "fp16")} == {"fp32", "bf16", "fp16"}
+    warned = emulation_warning(device, "bf16")
+    assert [f"--precision {fastest}" in line for line in warned] == [True] * (fastest != "bf16")
+    assert emulation_warning(device, "fp32") == []
+
+
+def test_a_run_in_emulated_bf16_says_so(of_kind, tiny_run, capfd):
+    of_kind(cpu=False)
     tiny_run("slow", precision="bf16", max_steps=1)
     assert "this CPU has no bf16 instructions" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("cpu", "chosen"), [(False, "fp32"), (True, "bf16")])
+def test_a_run_records_what_auto_chose(of_kind, tiny_run, capfd, cpu, chosen):
+    of_kind(cpu)
+    run = tiny_run("auto", precision="auto", max_steps=1)
+    assert f"on cpu, {chosen};" in capfd.readouterr().out
+    state = json.loads((run.output_dir / "checkpoints" / "step-00000001" / "training_state.json").read_text())
+    assert state["arguments"]["precision"] == chosen
+    of_kind(not cpu)  # another machine
+    tiny_run("auto", precision="auto", max_steps=2, resume="auto")
+    assert f"another precision: {chosen} before" in capfd.readouterr().out
 
 
 PAGES_AGAIN = """
