@@ -20,7 +20,6 @@ from mcl_hf.errors import InputError
 from tests.comparison.test_compare import FINETUNE, PRETRAIN
 from tests.finetuning.test_finetune import TINY
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "make_bccd_mini.py"
 PREPARE = Path(__file__).parents[2] / "evaluation" / "bccd" / "prepare.py"
 COUNTS = {"train": (205, 2805), "val": (87, 1138), "test": (72, 945)}
 NETWORK = ["--region-size", "2", "--num-workers", "0"]
@@ -101,7 +100,7 @@ def clone(folder):
 
 
 def test_the_script_halves_pictures_and_boxes_the_same_every_time(tmp_path, monkeypatch):
-    write = runpy.run_path(str(SCRIPT))["write_coco"]
+    write = runpy.run_path(str(PREPARE))["write_coco"]
     source = clone(tmp_path / "clone")
     for name in ("one", "other"):
         write(source, tmp_path / name, 2)

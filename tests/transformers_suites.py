@@ -5,7 +5,7 @@ distribution; an installed transformers does not have them. X is the installed r
 
     pip download transformers==X --no-binary :all: --no-deps && tar xf transformers-X.tar.gz
     pip install parameterized
-    python scripts/transformers_suites.py transformers-X [options of pytest, such as -k gradient]
+    python tests/transformers_suites.py transformers-X [options of pytest, such as -k gradient]
 
 Nothing is downloaded. Left out are suites of text (`generation`) and of export (`exporters`), which the distribution
 does not carry. What `NOT_OURS` names is run and must fail; any other failure, and one of these that passes, ends the

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "transformers_suites.py"
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "tests" / "transformers_suites.py"
 
 
 def run(*words):
