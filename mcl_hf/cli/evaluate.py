@@ -3,6 +3,7 @@
 Also behind `scripts/evaluate.py`, for several processes; the first of them scores and writes.
 """
 
+import os
 import re
 import time
 from importlib.util import find_spec
@@ -150,10 +151,12 @@ def _detect(options: EvaluateOptions, data: DetectionData, folder: Path) -> tupl
     from accelerate import PartialState
     from tqdm import tqdm
 
-    from ..engine.arithmetic import emulation_warning
+    from ..engine.arithmetic import emulation_warning, keep_freed_memory
     from ..evaluation.predict_data import match_categories, open_detector, predict_data
 
     state = PartialState(cpu=options.device == "cpu")
+    if state.device.type == "cpu":
+        keep_freed_memory(os.environ)
     model, processor = open_detector(str(options.checkpoint))
     known: Any = model.config
     classes = match_categories(dict(known.id2label), data)

@@ -1,5 +1,6 @@
 """`mcl-hf predict`: what a detector finds in images, as annotations, pictures and a table."""
 
+import os
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
@@ -48,11 +49,14 @@ def main(argv: list[str]) -> None:
     options: dict[str, Any] = asdict(read_options(parser, PredictOptions, argv))
     options["formats"] = options.pop("format")
     import_torch()
-    from ..engine.arithmetic import chosen_device, emulation_warning
+    from ..engine.arithmetic import chosen_device, emulation_warning, keep_freed_memory
     from ..prediction.predict_images import predict
     from ..prediction.prediction_files import images_folder
 
-    for line in emulation_warning(chosen_device(options["device"]), options["precision"]):
+    device = chosen_device(options["device"])
+    if device.type == "cpu":
+        keep_freed_memory(os.environ)
+    for line in emulation_warning(device, options["precision"]):
         say(line)
     detector, images = options.pop("detector"), options.pop("images")
     with kept_if_used(options["output_dir"]), progress_bar("image", leave=False) as progress:
