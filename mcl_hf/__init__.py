@@ -7,7 +7,7 @@ so that importing the package brings in nothing that a program may not need.
 from typing import TYPE_CHECKING, Any
 
 from .auto_classes import register_when_imported
-from .lazy import load_name
+from .lazy import names_of
 from .startup import check_torch_and_torchvision, leave_quietly_on_interrupt
 from .version import __version__
 
@@ -84,4 +84,4 @@ register_when_imported()
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         check_torch_and_torchvision()
-    return load_name(__name__, _HOME, name)
+    return names_of(__name__, _HOME)(name)

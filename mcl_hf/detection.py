@@ -3,9 +3,7 @@
 Loaded on first use, so that importing this file brings in neither datasets nor pycocotools.
 """
 
-from typing import Any
-
-from .lazy import load_name
+from .lazy import names_of
 
 _HOME = {
     "DetectionData": "annotations.detection_data",
@@ -22,7 +20,7 @@ _HOME = {
     "list_splits": "annotations.open_data",
     "match_categories": "evaluation.predict_data",
     "open_detection_data": "annotations.open_data",
-    "open_detector": "evaluation.predict_data",
+    "open_detector": "detectors.open_detector",
     "pixel_boxes": "detectors.targets",
     "predict_data": "evaluation.predict_data",
     "read_results": "evaluation.results",
@@ -35,7 +33,4 @@ _HOME = {
 """Public name -> the file that defines it."""
 
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    return load_name("mcl_hf", _HOME, name)
+__getattr__ = names_of("mcl_hf", _HOME)

@@ -1,8 +1,6 @@
 """Public names of release 0.1.0's `mcl_hf.training`, which is `mcl_hf.engine` and `mcl_hf.pretraining` now."""
 
-from typing import Any
-
-from .lazy import load_name
+from .lazy import names_of
 
 _HOME = {
     "Callback": "engine.run",
@@ -18,7 +16,4 @@ _HOME = {
 }
 
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    return load_name("mcl_hf", _HOME, name)
+__getattr__ = names_of("mcl_hf", _HOME)

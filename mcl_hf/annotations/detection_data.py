@@ -1,6 +1,7 @@
 """Annotated images as one plain type, whatever they were read from: the currency of fine-tuning and evaluation.
 
-Flow: coco_format | voc | cityscapes | object_tables -> annotation_check -> **detection_data** -> fine-tuning, evaluate.
+Flow: open_data asks a reader (coco_format, yolo, voc, cityscapes, csv_boxes, object_tables, metadata_folder) ->
+annotation_check -> **detection_data** -> fine-tuning, evaluation.
 Annotations lie in a few arrays and one block of bytes, not in a million Python objects: worker processes that are
 forked from the training process would otherwise each copy all of them, as counting references writes to them.
 """

@@ -151,8 +151,9 @@ def _detect(options: EvaluateOptions, data: DetectionData, folder: Path) -> tupl
     from accelerate import PartialState
     from tqdm import tqdm
 
+    from ..detectors.open_detector import open_detector
     from ..engine.arithmetic import emulation_warning, keep_freed_memory
-    from ..evaluation.predict_data import match_categories, open_detector, predict_data
+    from ..evaluation.predict_data import match_categories, predict_data
 
     state = PartialState(cpu=options.device == "cpu")
     if state.device.type == "cpu":

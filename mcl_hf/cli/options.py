@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic.fields import FieldInfo
 
-from ..engine.options import WHOLE_TEXTS, Options, kind_of
+from ..engine.options import Options, is_whole, kind_of
 from ..errors import InputError
 from ..recipes import load_recipe, recipe_names
 from .command import Parser
@@ -108,7 +108,7 @@ def given_flags(namespace: argparse.Namespace, kind: type[Options]) -> dict[str,
     given = {name: value for name, value in vars(namespace).items() if name in kind.__pydantic_fields__}
     return {
         name: [part for item in value for part in item.split(",") if part]
-        if isinstance(value, list) and name not in WHOLE_TEXTS
+        if isinstance(value, list) and not is_whole(kind.__pydantic_fields__[name])
         else value
         for name, value in given.items()
     }

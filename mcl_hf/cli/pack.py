@@ -47,7 +47,9 @@ class PackOptions(Options):
         num_cores(), "processes that decode and encode; 0: none besides the command's own; one a core where left out"
     )
     data_files: list[str] | None = _option(
-        None, "files to take from a folder, a data set on the Hub or hf://datasets/USER/NAME, in place of --split"
+        None,
+        "files to take from a folder, a data set on the Hub or hf://datasets/USER/NAME, in place of --split",
+        whole=True,
     )
     image_column: str | None = _option(None, "column of the images, where there are several")
     label_column: str | None = _option(None, "column of labels to carry along")

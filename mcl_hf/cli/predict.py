@@ -28,7 +28,7 @@ class PredictOptions(Options):
     """What the command can be told."""
 
     detector: str = _argument(..., "a detector's folder or Hub repository, also one of transformers")
-    images: list[str] = _argument(..., "folders, files, patterns, or - for a list of files on stdin")
+    images: list[str] = _argument(..., "folders, files, patterns, or - for a list of files on stdin", whole=True)
     output_dir: Path = _option(Path("predictions"), "folder to write")
     threshold: float = _option(0.5, "smallest score, 0 to 1")
     tile: int = _option(0, "also look at tiles of N px, for small objects; 0: none")

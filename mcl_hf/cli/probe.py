@@ -28,14 +28,13 @@ class ProbeOptions(Options):
     """What the command can be told."""
 
     networks: list[str] = _argument(
-        ..., "folder of a run, checkpoint or finished model, Hub repository, timm:NAME, or random"
+        ..., "folder of a run, checkpoint or finished model, Hub repository, timm:NAME, or random", whole=True
     )
     probe_data: str | None = _option(
         None,
-        "images with boxes and classes: COCO JSON or folder, VOC, Cityscapes; parquet, folder or Hub data set with "
-        "columns image and objects",
+        "images with boxes and classes, of any kind that finetune takes",
     )
-    data: list[str] | None = _option(None, "images without labels, as for pretrain")
+    data: list[str] | None = _option(None, "images without labels, as for pretrain", whole=True)
     probe_images: int = _option(200, "images read of each data set")
     image_folder: Path | None = _option(None, "images of a COCO JSON, where not beside it")
     image_column: str | None = _option(None, "column of the images, where there are several")

@@ -4,9 +4,7 @@ Flow: plan (what is asked) -> starts, labelled (what every job gets) -> jobs (wh
 in a process of its own) -> answer (means and paired differences) -> report (sentence, tables, picture).
 """
 
-from typing import Any
-
-from ..lazy import load_name
+from ..lazy import names_of
 
 _HOME = {
     "Answer": "answer",
@@ -16,7 +14,4 @@ _HOME = {
 """Public name -> the file that defines it; loaded on first use."""
 
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    return load_name(__name__, _HOME, name)
+__getattr__ = names_of(__name__, _HOME)

@@ -57,7 +57,7 @@ class ComparePlan(Options):
     val_image_root: str | None = _data(None, "of val_data")
     test_image_root: str | None = _data(None, "of test_data")
     unlabelled: list[str] | None = _data(
-        None, "images to pre-train on, as pretrain takes them (the training images without their labels)"
+        None, "images to pre-train on, as pretrain takes them (the training images without their labels)", whole=True
     )
     label_group: str | None = _data(
         None,

@@ -186,8 +186,9 @@ def _figures(metrics: dict[str, Any]) -> dict[str, Any]:
 
 def _evaluate_at(folder: Path, data: DetectionData, arguments: Any, scale: float) -> dict[str, Any]:
     """Figures with the test images larger or smaller than the detector takes them."""
+    from ..detectors.open_detector import open_detector
     from ..evaluation.evaluate import evaluate_detections
-    from ..evaluation.predict_data import open_detector, predict_data
+    from ..evaluation.predict_data import predict_data
     from ..evaluation.results import to_results
 
     model, processor = open_detector(str(folder))

@@ -1,8 +1,6 @@
 """From any source of images to batches of views: order -> sources -> decode -> views -> loader."""
 
-from typing import Any
-
-from ..lazy import load_name
+from ..lazy import names_of
 
 _HOME = {
     "BrokenImage": "decode",
@@ -28,7 +26,4 @@ _HOME = {
 """Public name -> the file that defines it; loaded on first use."""
 
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    return load_name(__name__, _HOME, name)
+__getattr__ = names_of(__name__, _HOME)

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from ..annotations.masks import MaskSequence
 from ..data import decode_image, open_source
+from ..detectors.open_detector import open_detector
 from ..errors import InputError
 from ..evaluation import predict_data
 from ..evaluation.results import ImageDetections
@@ -79,7 +80,7 @@ def open_subject(name: str) -> Subject:
         if model.config.num_channels not in (1, 3):
             raise InputError(f"{name} reads images of {model.config.num_channels} channels, which are no pictures")
     else:
-        model, processor = predict_data.open_detector(str(folder))
+        model, processor = open_detector(str(folder))
     return Subject(name, model, processor, _curves(name, folder))
 
 

@@ -1,8 +1,6 @@
 """A run of any task: options -> launch -> folder -> loop -> checkpoints -> resume. It knows no network and no data."""
 
-from typing import Any
-
-from ..lazy import load_name
+from ..lazy import names_of
 
 _HOME = {
     "Callback": "run",
@@ -16,7 +14,4 @@ _HOME = {
 """Public name -> the file that defines it; loaded on first use."""
 
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    return load_name(__name__, _HOME, name)
+__getattr__ = names_of(__name__, _HOME)

@@ -1,7 +1,7 @@
-"""How this process computes: denormal numbers, TensorFloat-32, bf16, choice of convolution algorithms, freed memory.
+"""Where and how this process computes: device, precision, denormal numbers, TensorFloat-32, freed memory.
 
-Where it sits: `pretrain.py` sets it once, before the model is built. These switches belong to the process, not to a
-model, and stay as they were set when the run ends.
+Where it sits: a run sets it once, before the model is built; `evaluate` and `predict` take parts. These switches belong
+to the process, not to a model, and stay as they were set when the run ends.
 """
 
 import ctypes

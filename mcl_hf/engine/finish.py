@@ -1,7 +1,7 @@
 """The finished run: a slim model at the root of its folder, the whole one in `pretraining/`, and what was recorded.
 
 Where it sits: after the last step, main process only. All is written beside and renamed, so that a run's folder never
-holds half a model. The README is a few lines; a callback of the command replaces it by the model's card.
+holds half a model. The README is a few lines; a callback replaces it by the model's card.
 """
 
 import json

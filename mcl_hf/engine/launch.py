@@ -137,7 +137,7 @@ def launch_warnings(num_processes: int, parent: Any, environment: Mapping[str, s
         return [
             *lines,
             f"srun has started this command {tasks} times, and each trains alone. "
-            "Start one task a node, and let it be torchrun: see Launching in the README",
+            "Start one task a node, and let it be torchrun: docs/running.md has the commands",
         ]
     return lines
 

@@ -1,6 +1,6 @@
 """Optimizers: LARS exactly as published, its rule of which parameters it adapts, and torch's own AdamW and SGD.
 
-Where it sits: `pretrain.py` builds the optimizer once; the loop sets the learning rate of all groups at every step.
+Where it sits: `pretrain.py` builds the optimizer once; each step of the task sets the learning rate of all groups.
 
 Source: "Large Batch Training of Convolutional Networks", arXiv 1708.03888, in the form of the published code
 (GuoQiushan/MCL @1912aa9): the learning rate is inside the momentum buffer, so a decaying rate does not shrink past

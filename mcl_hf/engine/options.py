@@ -21,8 +21,6 @@ from pydantic.fields import FieldInfo
 from ..errors import InputError
 from ..recipes import load_recipe
 
-# Lists whose items may hold commas and spaces, such as paths.
-WHOLE_TEXTS = ("data", "data_files", "compare")
 EITHER_OR = (("epochs", "max_steps"), ("global_batch_size", "batch_size"))
 """Of each pair only one may be set; an override replaces the recipe's other one."""
 
@@ -56,13 +54,15 @@ def group(title: str) -> Callable[..., Any]:
     """What declares the fields of one group of the command line's help.
 
     Returns:
-        A function of a field's default, its help text, and the name of its flag where it is not the field's, which
-        stays another one; further arguments are bounds, as pydantic's `Field` takes them (`ge=1`).
+        A function of a field's default, its help text, the name of its flag where it is not the field's, which stays
+        another one, and whether a list's items may hold commas and spaces, as paths do; further arguments are bounds,
+        as pydantic's `Field` takes them (`ge=1`).
     """
 
-    def option(default: Any, help: str, flag: str | None = None, **bounds: float) -> Any:
+    def option(default: Any, help: str, flag: str | None = None, whole: bool = False, **bounds: float) -> Any:
+        about: Any = {"group": title, "flag": flag, "whole": whole}
         limits: Any = bounds
-        return Field(default, description=help, json_schema_extra={"group": title, "flag": flag}, **limits)
+        return Field(default, description=help, json_schema_extra=about, **limits)
 
     return option
 
@@ -106,8 +106,7 @@ class Options:
     @field_validator("*", mode="before")
     @classmethod
     def _read(cls, value: Any, info: ValidationInfo) -> Any:
-        name = str(info.field_name)
-        return _as_written(value, cls.__pydantic_fields__[name].annotation, name in WHOLE_TEXTS)
+        return _as_written(value, cls.__pydantic_fields__[str(info.field_name)])
 
     @classmethod
     def grouped(cls) -> dict[str, dict[str, FieldInfo]]:
@@ -125,16 +124,27 @@ def kind_of(annotation: Any) -> Any:
     return typing.get_args(annotation)[0] if optional else annotation
 
 
-def _as_written(value: Any, annotation: Any, whole: bool) -> Any:
+def is_whole(entry: FieldInfo) -> bool:
+    """Whether the items of an option that is a list are not split at commas and spaces."""
+    about: Any = entry.json_schema_extra
+    return bool(about["whole"])
+
+
+def _as_written(value: Any, entry: FieldInfo) -> Any:
     """What YAML and the command line give, as what is meant: `none`, fractions, numbers as text, lists as text."""
-    kind = kind_of(annotation)
-    if value == "none" and types.NoneType in typing.get_args(annotation):
+    kind = kind_of(entry.annotation)
+    if value == "none" and types.NoneType in typing.get_args(entry.annotation):
         return None
-    if typing.get_origin(kind) is list:
-        if isinstance(value, str):
-            value = [value] if whole else value.replace(",", " ").split()
-        if isinstance(value, list | tuple):
-            return [_as_written(item, typing.get_args(kind)[0], whole) for item in value]
+    if typing.get_origin(kind) is not list:
+        return _one_as_written(value, kind)
+    if isinstance(value, str):
+        value = [value] if is_whole(entry) else value.replace(",", " ").split()
+    if not isinstance(value, list | tuple):
+        return value
+    return [_one_as_written(item, typing.get_args(kind)[0]) for item in value]
+
+
+def _one_as_written(value: Any, kind: Any) -> Any:
     if isinstance(value, str) and "\0" in value and kind is not Any:
         raise ValueError("holds a NUL character")
     if kind in (int, float) and isinstance(value, str):
@@ -185,7 +195,7 @@ class RunOptions(Options):
     )
     seed: int = of_place(0, "seed of weights, order of images, and whatever else is drawn", ge=0)
 
-    data: Any = of_data(None, "what is trained on")
+    data: Any = of_data(None, "what is trained on", whole=True)
     split: str = of_data("train", "part of the data that is trained on, where its folders or files tell parts apart")
     image_column: str | None = of_data(None, "column that holds the image; found by itself where there is only one")
     allow_outside_paths: bool = of_data(
@@ -289,9 +299,7 @@ def load_options(
             values = {key: value for key, value in values.items() if key not in others}
     options = kind(**{**values, **given})
     fields = kind.__pydantic_fields__
-    plain = {
-        name: _as_written(value, fields[name].annotation, name in WHOLE_TEXTS) for name, value in of_recipe.items()
-    }
+    plain = {name: _as_written(value, fields[name]) for name, value in of_recipe.items()}
     changed = [name for name in known if getattr(options, name) != plain.get(name, fields[name].default)]
     options.__dict__["recipe"] = {"name": Path(recipe).name if recipe is not None else None, "changed": changed}
     return options

@@ -1,6 +1,6 @@
 """Where a run starts: at step 0 in a free folder, or at a whole checkpoint whose recipe still fits.
 
-Where it sits: `pretrain.py` asks before anything expensive is done. What would be wrong is refused, what is a choice
+Where it sits: `lifecycle.py` asks before anything expensive is done. What would be wrong is refused, what is a choice
 is named.
 """
 

@@ -1,6 +1,6 @@
 """Learning rate and target momentum as pure functions of the step.
 
-Where it sits: the loop asks for both values at the start of every step; nothing is stored, so a resumed run needs
+Where it sits: a task's step asks for the values it needs at its start; nothing is stored, so a resumed run needs
 only its step.
 
 Source: cosine learning rate with linear warm-up and the momentum hook of the published code (GuoQiushan/MCL @1912aa9).

@@ -1,6 +1,6 @@
 """Checkpoints: complete or absent, plain data only, found again after any interruption.
 
-Where it sits: the loop saves, `pretrain.py` resumes. Layout of a run's folder:
+Where it sits: the loop saves, `lifecycle.py` resumes. Layout of a run's folder:
 
     OUTPUT_DIR/checkpoints/
         step-00000030/                 opens with from_pretrained

@@ -1,6 +1,6 @@
 """`finetune`: a whole fine-tuning run, as the command and as a Python call.
 
-Where it sits: arguments -> checks -> annotated data, detector, optimizer on Accelerate -> the loop of pre-training ->
+Where it sits: arguments -> checks -> annotated data, detector, optimizer on Accelerate -> `engine/loop.py` ->
 evaluation -> finished folder. Everything that can be wrong with the input is found before the first step.
 
     OUTPUT_DIR/

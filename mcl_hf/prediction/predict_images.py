@@ -21,11 +21,11 @@ from ..annotations.annotation_files import is_image, walk
 from ..annotations.detection_data import AnnotationColumns, DetectionData, ImageId
 from ..annotations.raw_data import RawData, RawImage
 from ..data.decode import BrokenImage
+from ..detectors.open_detector import open_detector
 from ..engine.arithmetic import chosen_device
 from ..engine.options import Precision
 from ..errors import InputError
 from ..evaluation import predict_data as prediction
-from ..evaluation.predict_data import open_detector
 from ..evaluation.results import ImageDetections, Result, to_results
 from ..plain_text import plain_text
 from .prediction_files import FORMATS, WRITTEN, write_predictions

@@ -1,8 +1,6 @@
 """Pre-training: arguments -> `pretrain` -> step -> the finished model."""
 
-from typing import Any
-
-from ..lazy import load_name
+from ..lazy import names_of
 
 _HOME = {
     "PretrainArguments": "arguments",
@@ -11,7 +9,4 @@ _HOME = {
 """Public name -> the file that defines it; loaded on first use."""
 
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    return load_name(__name__, _HOME, name)
+__getattr__ = names_of(__name__, _HOME)

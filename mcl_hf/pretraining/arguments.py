@@ -72,6 +72,7 @@ class PretrainArguments(RunOptions):
         "on the Hub; https:// or hf://datasets/ address of shards, as in name-{000..127}.tar; 'photos' or 'bccd-mini' "
         "for the embedded ones. Several are mixed: one=0.7 other=0.3 in these shares; without weights, every image "
         "once an epoch",
+        whole=True,
     )
     streaming: bool = of_data(
         False, "read parquet shards and data sets of the Hub where they lie, without a copy on disk"
@@ -80,6 +81,7 @@ class PretrainArguments(RunOptions):
         None,
         "files to take from a folder, a data set on the Hub or hf://datasets/USER/NAME: names or globs within it, as "
         "in 'train/*.parquet'; they take the place of split",
+        whole=True,
     )
     label_column: str | None = of_data(
         None, "column that holds the class; found by itself where it is called label or folders are classes"
@@ -160,9 +162,8 @@ class PretrainArguments(RunOptions):
     )
     probe_data: str | None = of_watching(
         None,
-        "images with boxes and classes (COCO JSON or folder, VOC, Cityscapes; parquet, folder or Hub data set with "
-        "columns image and objects) that the region features are probed with; without it, images of the run's own data "
-        "are looked for in other views",
+        "images with boxes and classes, of any kind that finetune takes, that the region features are probed with; "
+        "without it, images of the run's own data are looked for in other views",
     )
     probe_every_steps: int = of_watching(
         0,

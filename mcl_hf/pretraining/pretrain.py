@@ -22,7 +22,6 @@ from accelerate import Accelerator
 from ..data import ImageSource
 from ..data.sources.licences import describe_sources
 from ..engine.arithmetic import chosen_precision, emulation_warning, set_arithmetic
-from ..engine.compile_parts import compile_parts
 from ..engine.finish import write_finished
 from ..engine.launch import launched
 from ..engine.lifecycle import RunResult, continue_state, open_folder, prepare_run, run_to_end
@@ -50,6 +49,7 @@ from ..transfer.starting_weights import (
     starting_statistics,
 )
 from .arguments import MODEL_FIELDS, PretrainArguments, load_arguments
+from .compile_parts import compile_parts
 from .run_data import open_data, open_loader
 from .step import PretrainRun, train_step
 from .watch import HealthWatch

@@ -3,9 +3,7 @@
 pictures -> region features -> kNN and linear classes of annotated objects, or finding an image again without labels.
 """
 
-from typing import Any
-
-from ..lazy import load_name
+from ..lazy import names_of
 
 _HOME = {
     "ObjectProbe": "object_probe",
@@ -16,7 +14,4 @@ _HOME = {
 """Public name -> the file that defines it; loaded on first use."""
 
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    return load_name(__name__, _HOME, name)
+__getattr__ = names_of(__name__, _HOME)

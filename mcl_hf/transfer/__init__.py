@@ -3,9 +3,7 @@
 Tables of names are in `keymaps`; each target has one file.
 """
 
-from typing import Any
-
-from ..lazy import load_name
+from ..lazy import names_of
 
 _HOME = {
     "Checkpoint": "checkpoint",
@@ -19,7 +17,4 @@ _HOME = {
 """Public name -> the file that defines it; loaded on first use."""
 
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    return load_name(__name__, _HOME, name)
+__getattr__ = names_of(__name__, _HOME)

@@ -1,4 +1,4 @@
-"""`mcl-hf card`: where it writes, what it does not replace, and that runs by the command end with a card."""
+"""`mcl-hf card`: where it writes, what it does not replace, and that runs end with a card."""
 
 from pathlib import Path
 

@@ -6,10 +6,13 @@ import pytest
 
 from mcl_hf.cli.command import Parser
 from mcl_hf.cli.evaluate import EvaluateOptions
-from mcl_hf.cli.options import add_flags, given_flags
+from mcl_hf.cli.options import ARGUMENTS, add_flags, given_flags
+from mcl_hf.cli.pack import PackOptions
+from mcl_hf.cli.predict import PredictOptions
 from mcl_hf.cli.pretrain import build_parser, read_arguments
+from mcl_hf.cli.probe import ProbeOptions
 from mcl_hf.comparison.plan import ComparePlan
-from mcl_hf.engine.options import Options, group, options_class
+from mcl_hf.engine.options import Options, _as_written, group, is_whole, options_class
 from mcl_hf.errors import InputError
 from mcl_hf.finetuning.arguments import FinetuneArguments
 from mcl_hf.pretraining.arguments import PretrainArguments
@@ -42,6 +45,34 @@ def test_only_what_was_given_is_returned():
 @pytest.mark.parametrize("words", [["1", "2", "1/4"], ["1,2,1/4"], ["1,", "2,", "1/4"]])
 def test_lists_are_split_at_spaces_and_commas(words):
     assert parse("--ratios", *words) == {"ratios": ["1", "2", "1/4"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "lists"),
+    [
+        (PretrainArguments, {"data", "data_files"}),
+        (PackOptions, {"data_files"}),
+        (ProbeOptions, {"networks", "data"}),
+        (PredictOptions, {"images"}),
+        (ComparePlan, {"unlabelled"}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_names_of_files_may_hold_commas_and_spaces(kind, lists):
+    parser = Parser(prog="test")
+    add_flags(parser, kind)
+    fields = kind.__pydantic_fields__
+    assert {name for name, entry in fields.items() if is_whole(entry)} - {"data"} == lists - {"data"}
+    for name in lists:
+        written = ["my, own/{a,b}.tar", "other"]
+        without_flag = {
+            other: ["x"] for other, entry in fields.items() if entry.json_schema_extra["group"] == ARGUMENTS
+        }
+        words = without_flag | {name: written} if name in without_flag else without_flag
+        flag = [] if name in without_flag else [f"--{name.replace('_', '-')}", *written]
+        given = given_flags(parser.parse_args([*sum(words.values(), []), *flag]), kind)
+        assert given[name] == written
+        assert _as_written(written[0], fields[name]) == [written[0]]  # of a YAML file
 
 
 def test_a_flag_with_a_name_of_its_own_answers_to_the_fields_too():

@@ -11,11 +11,11 @@ from PIL import Image
 from mcl_hf import MCLDetectorConfig, MCLForInstanceSegmentation, MCLForObjectDetection, MCLImageProcessor
 from mcl_hf.annotations.masks import decode_masks
 from mcl_hf.annotations.open_data import open_detection_data
+from mcl_hf.detectors.open_detector import open_detector
 from mcl_hf.errors import InputError
 from mcl_hf.evaluation.predict_data import (
     MOST_DETECTIONS,
     match_categories,
-    open_detector,
     predict,
     predict_data,
 )

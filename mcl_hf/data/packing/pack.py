@@ -22,9 +22,9 @@ from ..decode import BrokenImage
 from ..open import open_source
 from ..sources.image_source import ImageSource
 from ..sources.local_tables import embedded_folder
-from ..views.shrink import MAX_JPEG_SIDE, shrink_image
 from ..workers import batches_of, start_worker
 from .pack_folder import PackFolder, ShardReport, check_folder, explain_disk_errors
+from .shrink import MAX_JPEG_SIDE, shrink_image
 
 if TYPE_CHECKING:
     from datasets import Features
