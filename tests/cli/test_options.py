@@ -65,12 +65,10 @@ def test_names_of_files_may_hold_commas_and_spaces(kind, lists):
     assert {name for name, entry in fields.items() if is_whole(entry)} - {"data"} == lists - {"data"}
     for name in lists:
         written = ["my, own/{a,b}.tar", "other"]
-        without_flag = {
-            other: ["x"] for other, entry in fields.items() if entry.json_schema_extra["group"] == ARGUMENTS
-        }
-        words = without_flag | {name: written} if name in without_flag else without_flag
-        flag = [] if name in without_flag else [f"--{name.replace('_', '-')}", *written]
-        given = given_flags(parser.parse_args([*sum(words.values(), []), *flag]), kind)
+        without_flag = [other for other, entry in fields.items() if entry.json_schema_extra["group"] == ARGUMENTS]
+        words = [word for other in without_flag for word in (written if other == name else ["x"])]
+        words += [] if name in without_flag else [f"--{name.replace('_', '-')}", *written]
+        given = given_flags(parser.parse_args(words), kind)
         assert given[name] == written
         assert _as_written(written[0], fields[name]) == [written[0]]  # of a YAML file
 
