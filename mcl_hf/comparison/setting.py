@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..evaluation.coco_metrics import import_backend
 from ..finetuning import auto_rules
 from ..finetuning.arguments import FinetuneArguments, load_finetune_arguments
-from ..finetuning.finetune import build_detector
+from ..finetuning.detector import build_detector
 from ..finetuning.step import other_inputs
 from ..finetuning.train_loader import DetectionLoader
 from ..finetuning.train_transform import TrainTransform

@@ -286,8 +286,7 @@ def _fill(
                 f"{source} has {name} of shape {tuple(given.shape)}, the detector needs {tuple(tensor.shape)}: its "
                 "backbone, width or head differs"
             )
-        loaded, total = report.parts.get(part, (0, 0))
-        report.parts[part] = (loaded + taken, total + 1)
+        report.count(part, taken)
     report.parts = {title: report.parts[title] for title in _TITLES.values() if title in report.parts}  # as images flow
     if old is not None and old.is_dense == config.is_dense:
         known = len(known_classes(config.id2label, old.id2label))

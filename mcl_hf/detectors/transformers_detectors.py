@@ -24,6 +24,7 @@ import timm
 import torch
 import transformers
 
+from ..engine.resume import check_detector
 from ..engine.saving import no_progress_bar
 from ..errors import InputError
 from ..models.configuration_mcl import MCLConfig
@@ -219,8 +220,7 @@ def start_transformers_detector(
     for tensor_name in model.state_dict():
         part = _part_of(tensor_name)
         if part != "backbone" or init == "random":
-            loaded, total = report.parts.get(part, (0, 0))
-            report.parts[part] = (loaded, total + 1)
+            report.count(part, False)
     return model, report
 
 
@@ -238,13 +238,7 @@ def open_transformers_detector(folder: Path, name: str, id2label: Mapping[int, s
         parameter.requires_grad_(parameter_name not in constants)
     saved = model.config.to_dict() | {"id2label": {int(key): label for key, label in model.config.id2label.items()}}
     wanted = {key: value for key, value in options.items() if key not in _OF_THE_BACKBONE}
-    wanted["id2label"] = dict(id2label)
-    changed = [key for key, value in wanted.items() if _plain(saved.get(key)) != _plain(value)]
-    if changed:
-        raise InputError(
-            f"{folder} was trained with another {', '.join(changed)}: resume with the same options and data, or start "
-            "a new run from its weights with --init"
-        )
+    check_detector(folder, saved, {**wanted, "id2label": dict(id2label)})
     return model
 
 
@@ -321,8 +315,7 @@ def _whole_start(
             elif value is not None and value.shape == tensor.shape:
                 tensor.copy_(value)
                 taken = True
-            loaded, total = report.parts.get(part, (0, 0))
-            report.parts[part] = (loaded + taken, total + 1)
+            report.count(part, taken)
     if len(rows) < new_rows:
         report.parts[TITLE] = (len(rows), new_rows)
     return model, report
@@ -345,8 +338,3 @@ def _part_of(name: str) -> str:
     if _CLASS_TENSORS.search(name):
         return "class predictors"
     return next((part for part in ("encoder", "decoder") if f"{part}." in name), "other parts")
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it: lists for tuples."""
-    return list(value) if isinstance(value, tuple) else value

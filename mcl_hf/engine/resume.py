@@ -4,7 +4,8 @@ Where it sits: `lifecycle.py` asks before anything expensive is done. What would
 is named.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,30 @@ def check_model(checkpoint: Path, saved: Any, wanted: Any, names: Sequence[str])
             f"{checkpoint} was trained with {', '.join(changed)}: resume with the same model options, "
             "or start a new run from its weights with --init"
         )
+
+
+def check_detector(checkpoint: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse to continue with another detector.
+
+    Args:
+        checkpoint: for the message.
+        saved: its configuration.
+        wanted: what this run's options and data say of it.
+
+    Raises:
+        InputError: naming what differs as JSON.
+    """
+    changed = [name for name, value in wanted.items() if _as_json(saved.get(name)) != _as_json(value)]
+    if changed:
+        raise InputError(
+            f"{checkpoint} was trained with another {', '.join(changed)}: resume with the same options and data, or "
+            "start a new run from its weights with --init"
+        )
+
+
+def _as_json(value: Any) -> Any:
+    """Lists for tuples, texts for keys."""
+    return json.loads(json.dumps(value))
 
 
 def check_recipe(checkpoint: Path, saved: TrainingState, now: TrainingState, rules: RecipeRules) -> list[str]:

@@ -12,7 +12,6 @@ evaluation -> finished folder. Everything that can be wrong with the input is fo
 """
 
 import itertools
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -24,17 +23,13 @@ import torch
 from accelerate import Accelerator
 
 from ..annotations.detection_data import DetectionData
-from ..detectors.configuration_detector import MCLDetectorConfig
 from ..detectors.float32_boxes import keep_boxes_in_float32
 from ..detectors.freezing import backbone_of, freeze, parameter_groups
-from ..detectors.from_pretraining import start_detector, start_side
-from ..detectors.modeling_detector import MCLForInstanceSegmentation, MCLForObjectDetection
+from ..detectors.from_pretraining import start_side
 from ..detectors.restored_statistics import statistics_restored
 from ..detectors.transformers_detectors import (
     TRANSFORMERS_DETECTORS,
-    open_transformers_detector,
     pixel_statistics,
-    start_transformers_detector,
 )
 from ..engine.arithmetic import chosen_precision, emulation_warning, set_arithmetic
 from ..engine.finish import duration
@@ -60,6 +55,7 @@ from .data import fingerprint as fingerprint
 from .data import overlaps as overlaps
 from .data import take_fraction as take_fraction
 from .data import training_data, training_record, validation_data, validation_record
+from .detector import build_detector
 from .evaluation import EvaluationWatch
 from .finish import finish
 from .step import FinetuneRun, finetune_step, forward
@@ -294,57 +290,6 @@ def _as_started(checkpoint: Path, arguments: FinetuneArguments, lines: list[str]
     names = [name for name in ("detector", "freeze_at", "frozen_bn") if getattr(arguments, name) is None]
     kept = {name: recorded[name] for name in names if arguments.auto and name in recorded}
     return replace(arguments, init=started, **kept)
-
-
-def build_detector(arguments: FinetuneArguments, data: DetectionData, checkpoint: Path | None, lines: list[str]) -> Any:
-    """The detector: from `init`, whose coverage report is added to `lines`, or from a checkpoint of this run.
-
-    Raises:
-        InputError: the start cannot be read or has another width, or the checkpoint is of another detector.
-    """
-    fields = arguments.config_fields()
-    if arguments.detector in TRANSFORMERS_DETECTORS:
-        if checkpoint is not None:
-            return open_transformers_detector(checkpoint, arguments.detector, data.id2label, **fields)
-        assert arguments.init is not None, "checked before"
-        if arguments.init_parts not in ([], ["backbone"]):
-            raise InputError(f"init_parts of {arguments.detector} is backbone, got {', '.join(arguments.init_parts)}")
-        torch.manual_seed(arguments.seed)
-        network, report = start_transformers_detector(
-            arguments.init, arguments.detector, data.id2label, arguments.backbone, **fields
-        )
-        lines.append(str(report))
-        return network
-    if checkpoint is None:
-        assert arguments.init is not None, "checked before"
-        torch.manual_seed(arguments.seed)
-        if arguments.backbone is not None:
-            fields["backbone"] = arguments.backbone
-        network, report = start_detector(
-            arguments.init,
-            detector=arguments.detector or "mask_rcnn",
-            id2label=data.id2label,
-            parts=arguments.init_parts or None,
-            verbose=False,  # the run prints it once
-            **fields,
-        )
-        lines.append(str(report))
-        return network
-    saved = MCLDetectorConfig.from_pretrained(checkpoint)
-    wanted = {**fields, "detector": arguments.detector, "id2label": data.id2label}
-    changed = [name for name, value in wanted.items() if _plain(getattr(saved, name)) != _plain(value)]
-    if changed:
-        raise InputError(
-            f"{checkpoint} was trained with another {', '.join(changed)}: resume with the same options and data, "
-            "or start a new run from its weights with --init"
-        )
-    kind: Any = MCLForInstanceSegmentation if saved.detector == "mask_rcnn" else MCLForObjectDetection
-    return kind.from_pretrained(checkpoint, dtype=torch.float32)
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it: lists for tuples, texts for keys."""
-    return json.loads(json.dumps(value))
 
 
 def build_optimizer(arguments: FinetuneArguments, network: Any, lr: float) -> torch.optim.Optimizer:

@@ -49,6 +49,11 @@ class WeightReport:
     copied: list[str] = field(default_factory=list)
     pixels: str = ""
 
+    def count(self, part: str, loaded: bool) -> None:
+        """Count one tensor of a part."""
+        before, total = self.parts.get(part, (0, 0))
+        self.parts[part] = (before + loaded, total + 1)
+
     def __str__(self) -> str:
         counts = []
         for name, (loaded, total) in self.parts.items():
@@ -304,13 +309,12 @@ def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> We
         part = next((title for prefix, title in _PARTS.items() if plain.startswith(prefix)), None)
         if part is None:
             continue  # the queue of past keys starts empty
-        loaded, total = report.parts.get(part, (0, 0))
         given = tensors.get(plain)
         if given is not None and given.shape != tensor.shape:
             shapes.append(f"{plain} {tuple(given.shape)} for {tuple(tensor.shape)}")
         elif given is not None:
             tensor.copy_(given)
-        report.parts[part] = (loaded + (given is not None), total + 1)
+        report.count(part, given is not None)
     if shapes:
         raise ValueError(f"{source} has other shapes than the model in {len(shapes)} tensors, such as {shapes[0]}")
     return report
