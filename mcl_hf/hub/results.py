@@ -16,7 +16,7 @@ from ..models.weight_files import read_json
 from ..probe.region_features import FEATURES
 from ..probe.report import TITLES
 from .card_data import Recorded, one_line_if_damaged, read_recorded, without_private_parts
-from .markdown import ABSENT, NOT_MEASURED, code, is_number, join, number, percent, plain, table
+from .markdown import NOT_MEASURED, code, is_number, number, percent, plain, table
 from .run_command import evaluate_command, run_command
 
 _FOUND_IN = ("evaluation/metrics.json", "metrics.json", "probe.json", "comparison.json")
@@ -330,13 +330,3 @@ def figure_names(found: Sequence[Any], known: Sequence[str] = ()) -> list[str]:
     kinds = [kind for kind in ("box", "mask") if f"{kind} AP" in measured]
     names = [f"{kind} {figure}" for kind in kinds for figure in ("AP", "AP50", "AP75")]
     return names + (["VOC AP50"] if "VOC AP50" in measured else [])
-
-
-def seeds_text(seeds: Sequence[int]) -> str:
-    """How many, and which."""
-    return f"{len(seeds)} ({join([str(seed) for seed in seeds])})" if seeds else ABSENT
-
-
-def most_seeds(found: Sequence[Any]) -> int:
-    """Seeds of the result that has the most of them."""
-    return max((len(result.seeds) for result in found), default=0)
