@@ -17,7 +17,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -99,7 +99,7 @@ class PushToHub:
         Raises:
             InputError: token, permission or repository; a Hub that cannot be reached is a warning only.
         """
-        if not _is_main_process():
+        if os.environ.get("RANK", "0") != "0":  # Accelerate is not set up yet: launchers number their processes here
             return self
         try:
             self._prepare()
@@ -149,8 +149,7 @@ class PushToHub:
 
     def on_log(self, run: "Run", record: dict[str, Any]) -> None:
         """Print what the thread has to say."""
-        if run.accelerator.is_main_process:
-            self._tell(run.tracking.print)
+        self._tell(run.tracking.print)
 
     def on_end(self, run: "Run") -> None:
         """Hand the finished model, and the last checkpoint with it, to the thread."""
@@ -188,12 +187,7 @@ class PushToHub:
     def _push(self, upload: Upload) -> None:
         """One attempt; may be repeated."""
         self._prepare()
-
-        def obsolete(path: str) -> bool:
-            return _is_left_over(path, steps, upload) or (upload.release and is_ours(path))
-
-        steps = _steps(self.repository.head()[1])
-        commit = self.repository.commit(upload.files, upload.message, obsolete)
+        commit = self.repository.commit(upload.files, upload.message, lambda paths: _obsolete(paths, upload))
         if upload.release:
             known = self.repository.tags()
             if commit.oid not in known.values():
@@ -206,8 +200,8 @@ class PushToHub:
             self.repository.create(private=not self.public)
         elif not self.continues and (steps := _steps(self.repository.head()[1])):
             raise InputError(
-                f"{self.repository.name} holds checkpoints of a run already (step {max(steps):,}): continue that with "
-                f"--resume {self.repository.name}, or choose another repository"
+                f"{self.repository.name} holds checkpoints of a run already (step {max(steps.values()):,}): continue "
+                f"that with --resume {self.repository.name}, or choose another repository"
             )
         self._ready = True
 
@@ -255,13 +249,15 @@ def _hold(checkpoint: Path, folder: Path) -> dict[str, Path]:
         Path in the repository -> file here.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for path in checkpoint.iterdir():
-        try:
-            os.link(path, folder / path.name)
-        except OSError:
-            shutil.copyfile(path, folder / path.name)
+    shutil.copytree(checkpoint, folder, copy_function=_link)
     return {f"checkpoints/{checkpoint.name}/{path.name}": path for path in sorted(folder.iterdir())}
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _log(output_dir: Path, step: int, folder: Path) -> dict[str, Path]:
@@ -271,25 +267,19 @@ def _log(output_dir: Path, step: int, folder: Path) -> dict[str, Path]:
     return {LOG: folder / LOG} if text else {}
 
 
-def _steps(paths: Any) -> set[int]:
-    """Steps of the checkpoints among paths of a repository."""
-    return {step_of(Path(found[1])) for path in paths if (found := _STEP.match(path))}
+def _steps(paths: Iterable[str]) -> dict[str, int]:
+    """The steps of those paths of a repository that belong to checkpoints."""
+    return {path: step_of(Path(found[1])) for path in paths if (found := _STEP.match(path))}
 
 
-def _is_left_over(path: str, steps: set[int], upload: Upload) -> bool:
-    """Whether a path belongs to a checkpoint that goes: beyond those that are kept, or later than this one, which the
-    run then has gone back behind."""
-    found = _STEP.match(path)
-    if found is None:
-        return False
-    step = step_of(Path(found[1]))
-    earlier = sorted({*(one for one in steps if one <= upload.step), upload.step})
-    return step > upload.step or step in to_drop(earlier, upload.step, *upload.kept)
-
-
-def _is_main_process() -> bool:
-    """Before Accelerate is set up: launchers number their processes in the environment."""
-    return os.environ.get("RANK", "0") == "0"
+def _obsolete(paths: list[str], upload: Upload) -> set[str]:
+    """Which paths go: of checkpoints beyond those that are kept, or later than this one, which the run then has gone
+    back behind; with the finished model, of an earlier release too."""
+    steps = _steps(paths)
+    earlier = sorted({upload.step, *(step for step in steps.values() if step <= upload.step)})
+    dropped = to_drop(earlier, upload.step, *upload.kept)
+    gone = {path for path, step in steps.items() if step > upload.step or step in dropped}
+    return gone | {path for path in paths if upload.release and is_ours(path)}
 
 
 def _say(line: str) -> None:

@@ -9,7 +9,7 @@ Source: huggingface_hub `hf_api.py` (create_commit, model_info, create_tag), Hub
 
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import file_digest
 from pathlib import Path
@@ -157,7 +157,11 @@ class Repository:
         self._call("making", attempt)
 
     def commit(
-        self, files: Mapping[str, Path], message: str, obsolete: Callable[[str], bool], create_pr: bool = False
+        self,
+        files: Mapping[str, Path],
+        message: str,
+        obsolete: Callable[[list[str]], Iterable[str]],
+        create_pr: bool = False,
     ) -> Commit:
         """Bring the repository to hold these files, in one commit, or none where it does.
 
@@ -167,7 +171,7 @@ class Repository:
         Args:
             files: path in the repository -> file here.
             message: title of the commit.
-            obsolete: whether a path that is there, and not in `files`, is to go.
+            obsolete: which of the paths that are there, and not in `files`, are to go.
             create_pr: open a pull request instead; asked for once, as a second request would open another.
 
         Where the Hub refuses, nothing was changed; where it is away, calling again finds out whether it was done.
@@ -177,10 +181,10 @@ class Repository:
         def attempt() -> Commit:
             info = self._api.repo_info(self.name, repo_type=self.kind)
             before.append(info.sha)
-            gone = [one.rfilename for one in info.siblings or () if one.rfilename not in files]
+            others = [one.rfilename for one in info.siblings or () if one.rfilename not in files]
             changes = [
                 *(CommitOperationAdd(path_in_repo=path, path_or_fileobj=str(file)) for path, file in files.items()),
-                *(CommitOperationDelete(path_in_repo=path, is_folder=False) for path in gone if obsolete(path)),
+                *(CommitOperationDelete(path_in_repo=path, is_folder=False) for path in obsolete(others)),
             ]
             made = self._api.create_commit(
                 self.name, changes, commit_message=message, parent_commit=info.sha, create_pr=create_pr,
