@@ -29,11 +29,11 @@ from ..transfer.to_onnx import can_be_traced
 from ..transfer.to_timm import feature_options
 from ..version import __version__
 from ..viz.curves import draw_curves, summarise
-from . import markdown, results
+from . import markdown
 from . import run_command as commands
 from .card_data import Recorded, numbers, one_line_if_damaged, read_recorded, whole_class, without_private_parts
 from .metadata import check_card, metadata, pipeline_tag
-from .results import read_results
+from .results import Results, figure_names
 
 __all__ = ["PICTURES", "check_card", "fill_template", "render_card", "write_card"]
 TEMPLATE = "card_template.md"
@@ -96,7 +96,7 @@ def render_card(
     """
     with one_line_if_damaged(folder):
         model = read_recorded(folder)
-        found = read_results(model, repository, evaluations)
+        found = Results(model, repository, evaluations)
         header = metadata(model, found, title or model.name, license).to_yaml()
         check_card(f"---\n{header}\n---\n")
         shown = None if pictures is None else _shown(model, pictures_of_data)
@@ -194,7 +194,7 @@ def _environment() -> Environment:
         "is_number": markdown.is_number,
         "table": markdown.table,
         "commands": commands,
-        "figures": results,
+        "figure_names": figure_names,
         "TITLES": TITLES,
         "TRANSFORMERS_DETECTORS": TRANSFORMERS_DETECTORS,
         "duration": duration,
