@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -111,15 +110,12 @@ class PushToHub:
         self._worker.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Wait for what is under way, and say what to do where it did not get through."""
         if not self._worker.started:
             return
-        limit = self.end_seconds if self._finished else self.stop_seconds
         try:
-            done = self._wait(limit)
+            done = self._wait(self.end_seconds if self._finished else self.stop_seconds)
         except KeyboardInterrupt:
             done = False
         self._worker.submit(None)
@@ -284,6 +280,3 @@ def _obsolete(paths: list[str], upload: Upload) -> set[str]:
 
 def _say(line: str) -> None:
     print(plain_text(line), file=sys.stderr, flush=True)
-
-
-__all__ = ["STAGING", "PushToHub"]

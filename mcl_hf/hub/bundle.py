@@ -127,7 +127,8 @@ def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: 
     if contents.with_code:
         plain = model.rename(into / "plain")
         write_with_code(plain, model)
-    write_run_record(source, model)
+    if state is not None:
+        write_run_record(source, state, model)
     whole = _copy_pretraining(source, description, model, contents.with_code) if contents.with_pretraining else None
     (model / CARD).write_text(_card(source, repository, model, contents, whole), encoding="utf-8")
     bundles = [Bundle(repository, model)]

@@ -8,10 +8,10 @@ import functools
 import json
 import shlex
 import shutil
-import statistics
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -29,32 +29,24 @@ from ..transfer.to_onnx import can_be_traced
 from ..transfer.to_timm import feature_options
 from ..version import __version__
 from ..viz.curves import draw_curves, summarise
-from . import markdown
-from . import run_command as commands
 from .card_data import Recorded, numbers, one_line_if_damaged, read_recorded, whole_class, without_private_parts
+from .markdown import ABSENT, block, bullets, code, count, enumerated, facts, is_number, number, percent, plain, table
 from .metadata import check_card, metadata, pipeline_tag
-from .results import Results, figure_names
+from .results import Results
+from .run_command import as_text, changed_options, run_command, whose_recipe
 
 __all__ = ["PICTURES", "check_card", "fill_template", "render_card", "write_card"]
 TEMPLATE = "card_template.md"
 _CURVES = "pictures/training.png"
 PICTURES = {
-    _CURVES: ("Curves of the run", ""),
-    "pictures/montages.png": (
-        "What the model saw in its last step: full views, and the montages made of them",
-        "pictures/montages.png",
-    ),
-    "pictures/similarity.png": (
-        "Where the model finds a region of a training image again",
-        "pictures/similarity.png",
-    ),
-    "pictures/detections.png": (
-        "Validation images with their annotations and the detector's predictions",
-        "evaluation/detections.png",
-    ),
+    _CURVES: "Curves of the run",
+    "pictures/montages.png": "What the model saw in its last step: full views, and the montages made of them",
+    "pictures/similarity.png": "Where the model finds a region of a training image again",
+    "pictures/detections.png": "Validation images with their annotations and the detector's predictions",
 }
-"""All that a card may bring along: path beside it -> what it shows, and of pictures of data their file in the run."""
+"""All that a card may bring along: path beside it -> what it shows; all but the first hold images of the data."""
 
+_IN_THE_RUN = {"pictures/detections.png": "evaluation/detections.png"}  # the others are under the same path
 _PANELS = ("loss", "loss_classifier", "eval/box/AP", "level_losses", "positive_similarity", "accuracy", "probe/knn",
            "feature_std", "effective_rank")  # fmt: skip
 
@@ -181,29 +173,18 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         extensions=["jinja2.ext.do"],
     )
-    for name in ("plain", "code", "number", "percent", "enumerated", "bullets", "facts", "block"):
-        environment.filters[name] = getattr(markdown, name)
-    environment.filters |= {
-        "quoted": lambda text: json.dumps(text, ensure_ascii=False),
-        "shell": shlex.quote,
-        "as_text": commands.as_text,
-    }
+    for filter in (as_text, block, bullets, code, enumerated, facts, number, percent, plain):
+        environment.filters[filter.__name__] = filter
+    environment.filters["quoted"] = functools.partial(json.dumps, ensure_ascii=False)
+    environment.filters["shell"] = shlex.quote
+    for function in (changed_options, count, duration, fetched, is_number, median, numbers, run_command,
+                     summarise, table, whose_recipe, without_private_parts):  # fmt: skip
+        environment.globals[function.__name__] = function
     environment.globals |= {
-        "ABSENT": markdown.ABSENT,
-        "count": markdown.count,
-        "is_number": markdown.is_number,
-        "table": markdown.table,
-        "commands": commands,
-        "figure_names": figure_names,
+        "ABSENT": ABSENT,
         "TITLES": TITLES,
         "TRANSFORMERS_DETECTORS": TRANSFORMERS_DETECTORS,
-        "duration": duration,
-        "fetched": fetched,
-        "median": statistics.median,
         "milestones": lambda shares, steps: FinetuneArguments(lr_milestones=shares).milestones(steps),
-        "numbers": numbers,
-        "summarise": summarise,
-        "without_private_parts": without_private_parts,
         "version": __version__,
     }
     environment.globals["words"] = environment.get_template("card_rows.md").module
@@ -212,20 +193,24 @@ def _environment() -> Environment:
 
 def _shown(model: Recorded, of_data: bool) -> dict[str, str]:
     """Path beside the card -> what it shows: the run's curves, and when asked the pictures of its data."""
-    curves = {_CURVES: PICTURES[_CURVES][0]} if model.log and find_spec("matplotlib") is not None else {}
-    if not of_data:
-        return curves
-    data = {path: what for path, (what, file) in PICTURES.items() if file and (model.run_folder / file).is_file()}
-    if not data:
-        raise InputError(f"{model.run_folder} has no pictures of its data: runs by the command draw them")
-    return curves | data
+    shown = [_CURVES] if model.log and find_spec("matplotlib") is not None else []
+    if of_data:
+        data = [path for path in PICTURES if path != _CURVES and _in_the_run(model, path).is_file()]
+        if not data:
+            raise InputError(f"{model.run_folder} has no pictures of its data: runs by the command draw them")
+        shown += data
+    return {path: PICTURES[path] for path in shown}
+
+
+def _in_the_run(model: Recorded, path: str) -> Path:
+    return model.run_folder / _IN_THE_RUN.get(path, path)
 
 
 def _draw(model: Recorded, beside: Path, shown: dict[str, str]) -> None:
     """Put these pictures beside the card."""
     try:
         for path in shown:
-            source, target = model.run_folder / PICTURES[path][1], beside / path
+            source, target = _in_the_run(model, path), beside / path
             target.parent.mkdir(parents=True, exist_ok=True)
             if path == _CURVES:
                 draw_curves({model.name: model.log}, f"Training of {model.name}", _PANELS).save(target)

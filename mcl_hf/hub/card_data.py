@@ -196,11 +196,8 @@ def _step(weights: Path, run_folder: Path, state: TrainingState) -> int:
 # --- what a release tells programs ------------------------------------------------------------------------------------
 
 
-def write_run_record(source: Path, folder: Path) -> None:
-    """Write options and summary of the run behind a model into a folder; nothing where none is recorded."""
-    state = read_state(source)
-    if state is None:
-        return
+def write_run_record(source: Path, state: TrainingState, folder: Path) -> None:
+    """Write options and summary of the run behind a model into a folder."""
     arguments = {
         "task": state.task,
         "arguments": without_private_parts(state.arguments),

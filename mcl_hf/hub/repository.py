@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import get_session, hf_raise_for_status, validate_repo_id
 from huggingface_hub.utils.sha import git_hash
@@ -86,17 +86,13 @@ class Repository:
             raise InputError(f"HF_HUB_OFFLINE is set, and pushing to {self.name} needs the network: unset it")
         user = self._call("checking your token for", self._api.whoami)
         self._check_rights(user, create_pr)
-        try:
-            info = self._call("looking at", self._api.repo_info, self.name, repo_type=self.kind)
-        except InputError as error:
-            if not isinstance(error.__cause__, RepositoryNotFoundError):
-                raise
+        if not self._call("looking at", self._api.repo_exists, self.name, repo_type=self.kind):
             if create_pr:
                 raise InputError(
                     f"--create-pr needs a repository that is there, and {self.name} is none that your token may see"
-                ) from error
+                )
             return False
-        if private and not info.private:
+        if private and not self._call("looking at", self._api.repo_info, self.name, repo_type=self.kind).private:
             raise InputError(
                 f"{self.name} is there, and public: leave --private out, or make it private in its settings first"
             )
@@ -240,6 +236,3 @@ def _objection(text: str, kind: str) -> str | None:
         return "; ".join(entry["message"] for entry in json.loads(answer.text)["errors"])
     except (ValueError, KeyError, TypeError):  # another form
         return str(answer.text)
-
-
-__all__ = ["MAX_FILE_BYTES", "Commit", "Repository", "check_name"]

@@ -16,7 +16,7 @@ from ..models.weight_files import read_json
 from ..probe.region_features import FEATURES
 from ..probe.report import TITLES
 from .card_data import Recorded, one_line_if_damaged, read_recorded, without_private_parts
-from .markdown import NOT_MEASURED, is_number, plain
+from .markdown import plain
 from .run_command import evaluate_command, run_command
 
 _FOUND_IN = ("evaluation/metrics.json", "metrics.json", "probe.json", "comparison.json")
@@ -57,13 +57,6 @@ class DetectionResult:
     run: Recorded | None = None
     command: str | None = None
     counted_by: str | None = None
-
-    def spread(self, name: str) -> str:
-        """Mean and spread of a figure in percent."""
-        value: Any = self.figures.get(name)
-        if not is_number(value):
-            return NOT_MEASURED
-        return f"{100 * value:.1f}" + (f" ± {100 * self.sd[name]:.1f}" if name in self.sd else "")
 
 
 class Results:
@@ -285,13 +278,3 @@ def _run_beside(file: Path, measured: str | None) -> Recorded | None:
 def _short(address: Any) -> str:
     """A start, network or file by a name that says nothing of the disk: the last part of a local path."""
     return str(without_private_parts(str(address)))
-
-
-def figure_names(found: Sequence[Any], known: Sequence[str] = ()) -> list[str]:
-    """Columns of a table of results: those of `known` that some have, or box and mask AP whole, and VOC's."""
-    measured = {name for result in found for name in result.figures}
-    if known:
-        return [name for name in known if name in measured]
-    kinds = [kind for kind in ("box", "mask") if f"{kind} AP" in measured]
-    names = [f"{kind} {figure}" for kind in kinds for figure in ("AP", "AP50", "AP75")]
-    return names + (["VOC AP50"] if "VOC AP50" in measured else [])
