@@ -87,6 +87,7 @@ class PushToHub:
         self._worker = PushWorker(self._push)
         self._ready = False
         self._output_dir: Path | None = None
+        self._kept = (0, 0)  # keep_last and keep_every of the run
         self._finished = False
         self._bundle_error: str | None = None
         self._newest: Path | None = None
@@ -134,14 +135,14 @@ class PushToHub:
         if not self._takes_part(run):
             return
         self._tell(run.tracking.print)
+        step, staged = step_of(checkpoint), run.output_dir / STAGING / checkpoint.name
         try:
-            staged = run.output_dir / STAGING / checkpoint.name
-            files = _hold(checkpoint, staged) | _log(run.output_dir, step_of(checkpoint), staged)
+            files = _hold(checkpoint, staged) | _log(run.output_dir, step, staged)
         except OSError as error:
             run.tracking.print(f"warning: {checkpoint.name} is not pushed: it cannot be held in {STAGING} ({error})")
             return
         self._newest = checkpoint
-        self._submit(run, files, f"Checkpoint of step {step_of(checkpoint):,}", step_of(checkpoint), staged)
+        self._worker.submit(Upload(files, step, staged))
 
     def on_log(self, run: "Run", record: dict[str, Any]) -> None:
         """Print what the thread has to say."""
@@ -163,27 +164,23 @@ class PushToHub:
         except (InputError, OSError) as error:  # the run is finished, and stays so
             self._bundle_error = str(error)
             return
-        self._submit(run, files, "The finished model", run.state.step, folder, release=True)
+        self._worker.submit(Upload(files, run.state.step, folder, release=True))
 
     def _takes_part(self, run: "Run") -> bool:
         if not run.accelerator.is_main_process or not self._worker.started:
             return False
         if self._output_dir is None:
-            self._output_dir = run.output_dir
+            self._output_dir, self._kept = run.output_dir, (run.arguments.keep_last, run.arguments.keep_every)
             shutil.rmtree(run.output_dir / STAGING, ignore_errors=True)  # of an attempt that was killed
         return True
-
-    def _submit(
-        self, run: "Run", files: dict[str, Path], what: str, step: int, folder: Path, release: bool = False
-    ) -> None:
-        kept = (run.arguments.keep_last, run.arguments.keep_every)
-        self._worker.submit(Upload(files, f"{what} (mcl_hf {__version__})", step, kept, folder, release))
 
     # --- in the thread ------------------------------------------------------------------------------------------------
     def _push(self, upload: Upload) -> None:
         """One attempt; may be repeated."""
         self._prepare()
-        commit = self.repository.commit(upload.files, upload.message, lambda paths: _obsolete(paths, upload))
+        what = "The finished model" if upload.release else f"Checkpoint of step {upload.step:,}"
+        title = f"{what} (mcl_hf {__version__})"
+        commit = self.repository.commit(upload.files, title, lambda paths: _obsolete(paths, upload, *self._kept))
         if upload.release:
             known = self.repository.tags()
             if commit.oid not in known.values():
@@ -268,12 +265,12 @@ def _steps(paths: Iterable[str]) -> dict[str, int]:
     return {path: step_of(Path(found[1])) for path in paths if (found := _STEP.match(path))}
 
 
-def _obsolete(paths: list[str], upload: Upload) -> set[str]:
-    """Which paths go: of checkpoints beyond those that are kept, or later than this one, which the run then has gone
+def _obsolete(paths: list[str], upload: Upload, keep_last: int, keep_every: int) -> set[str]:
+    """Which paths go: of checkpoints beyond those that the run keeps, or later than this one, which it then has gone
     back behind; with the finished model, of an earlier release too."""
     steps = _steps(paths)
     earlier = sorted({upload.step, *(step for step in steps.values() if step <= upload.step)})
-    dropped = to_drop(earlier, upload.step, *upload.kept)
+    dropped = to_drop(earlier, upload.step, keep_last, keep_every)
     gone = {path for path, step in steps.items() if step > upload.step or step in dropped}
     return gone | {path for path in paths if upload.release and is_ours(path)}
 
