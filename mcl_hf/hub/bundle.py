@@ -184,6 +184,7 @@ def _copy_pretraining(source: Path, description: dict[str, Any], model: Path, wi
 
 
 def _card(source: Path, repository: str, folder: Path, contents: Contents, pretraining: str | None) -> str:
+    """The user's own card, or the one of the records, whose pictures go into the folder."""
     if contents.card is not None:
         try:
             text = contents.card.read_text(encoding="utf-8")

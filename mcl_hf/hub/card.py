@@ -173,8 +173,8 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         extensions=["jinja2.ext.do"],
     )
-    for filter in (as_text, block, bullets, code, enumerated, facts, number, percent, plain):
-        environment.filters[filter.__name__] = filter
+    for words in (as_text, block, bullets, code, enumerated, facts, number, percent, plain):
+        environment.filters[words.__name__] = words
     environment.filters["quoted"] = functools.partial(json.dumps, ensure_ascii=False)
     environment.filters["shell"] = shlex.quote
     for function in (changed_options, count, duration, fetched, is_number, median, numbers, run_command,
