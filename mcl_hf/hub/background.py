@@ -17,9 +17,8 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -88,6 +87,7 @@ class PushToHub:
         self._worker = PushWorker(self._push)
         self._ready = False
         self._output_dir: Path | None = None
+        self._kept = (0, 0)  # keep_last and keep_every of the run
         self._finished = False
         self._bundle_error: str | None = None
         self._newest: Path | None = None
@@ -99,7 +99,7 @@ class PushToHub:
         Raises:
             InputError: token, permission or repository; a Hub that cannot be reached is a warning only.
         """
-        if not _is_main_process():
+        if os.environ.get("RANK", "0") != "0":  # Accelerate is not set up yet: launchers number their processes here
             return self
         try:
             self._prepare()
@@ -111,15 +111,12 @@ class PushToHub:
         self._worker.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Wait for what is under way, and say what to do where it did not get through."""
         if not self._worker.started:
             return
-        limit = self.end_seconds if self._finished else self.stop_seconds
         try:
-            done = self._wait(limit)
+            done = self._wait(self.end_seconds if self._finished else self.stop_seconds)
         except KeyboardInterrupt:
             done = False
         self._worker.submit(None)
@@ -138,19 +135,18 @@ class PushToHub:
         if not self._takes_part(run):
             return
         self._tell(run.tracking.print)
+        step, staged = step_of(checkpoint), run.output_dir / STAGING / checkpoint.name
         try:
-            staged = run.output_dir / STAGING / checkpoint.name
-            files = _hold(checkpoint, staged) | _log(run.output_dir, step_of(checkpoint), staged)
+            files = _hold(checkpoint, staged) | _log(run.output_dir, step, staged)
         except OSError as error:
             run.tracking.print(f"warning: {checkpoint.name} is not pushed: it cannot be held in {STAGING} ({error})")
             return
         self._newest = checkpoint
-        self._submit(run, files, f"Checkpoint of step {step_of(checkpoint):,}", step_of(checkpoint), staged)
+        self._worker.submit(Upload(files, step, staged))
 
     def on_log(self, run: "Run", record: dict[str, Any]) -> None:
         """Print what the thread has to say."""
-        if run.accelerator.is_main_process:
-            self._tell(run.tracking.print)
+        self._tell(run.tracking.print)
 
     def on_end(self, run: "Run") -> None:
         """Hand the finished model, and the last checkpoint with it, to the thread."""
@@ -168,32 +164,23 @@ class PushToHub:
         except (InputError, OSError) as error:  # the run is finished, and stays so
             self._bundle_error = str(error)
             return
-        self._submit(run, files, "The finished model", run.state.step, folder, release=True)
+        self._worker.submit(Upload(files, run.state.step, folder, release=True))
 
     def _takes_part(self, run: "Run") -> bool:
         if not run.accelerator.is_main_process or not self._worker.started:
             return False
         if self._output_dir is None:
-            self._output_dir = run.output_dir
+            self._output_dir, self._kept = run.output_dir, (run.arguments.keep_last, run.arguments.keep_every)
             shutil.rmtree(run.output_dir / STAGING, ignore_errors=True)  # of an attempt that was killed
         return True
-
-    def _submit(
-        self, run: "Run", files: dict[str, Path], what: str, step: int, folder: Path, release: bool = False
-    ) -> None:
-        kept = (run.arguments.keep_last, run.arguments.keep_every)
-        self._worker.submit(Upload(files, f"{what} (mcl_hf {__version__})", step, kept, folder, release))
 
     # --- in the thread ------------------------------------------------------------------------------------------------
     def _push(self, upload: Upload) -> None:
         """One attempt; may be repeated."""
         self._prepare()
-
-        def obsolete(path: str) -> bool:
-            return _is_left_over(path, steps, upload) or (upload.release and is_ours(path))
-
-        steps = _steps(self.repository.head()[1])
-        commit = self.repository.commit(upload.files, upload.message, obsolete)
+        what = "The finished model" if upload.release else f"Checkpoint of step {upload.step:,}"
+        title = f"{what} (mcl_hf {__version__})"
+        commit = self.repository.commit(upload.files, title, lambda paths: _obsolete(paths, upload, *self._kept))
         if upload.release:
             known = self.repository.tags()
             if commit.oid not in known.values():
@@ -206,8 +193,8 @@ class PushToHub:
             self.repository.create(private=not self.public)
         elif not self.continues and (steps := _steps(self.repository.head()[1])):
             raise InputError(
-                f"{self.repository.name} holds checkpoints of a run already (step {max(steps):,}): continue that with "
-                f"--resume {self.repository.name}, or choose another repository"
+                f"{self.repository.name} holds checkpoints of a run already (step {max(steps.values()):,}): continue "
+                f"that with --resume {self.repository.name}, or choose another repository"
             )
         self._ready = True
 
@@ -255,13 +242,15 @@ def _hold(checkpoint: Path, folder: Path) -> dict[str, Path]:
         Path in the repository -> file here.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for path in checkpoint.iterdir():
-        try:
-            os.link(path, folder / path.name)
-        except OSError:
-            shutil.copyfile(path, folder / path.name)
+    shutil.copytree(checkpoint, folder, copy_function=_link)
     return {f"checkpoints/{checkpoint.name}/{path.name}": path for path in sorted(folder.iterdir())}
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _log(output_dir: Path, step: int, folder: Path) -> dict[str, Path]:
@@ -271,29 +260,20 @@ def _log(output_dir: Path, step: int, folder: Path) -> dict[str, Path]:
     return {LOG: folder / LOG} if text else {}
 
 
-def _steps(paths: Any) -> set[int]:
-    """Steps of the checkpoints among paths of a repository."""
-    return {step_of(Path(found[1])) for path in paths if (found := _STEP.match(path))}
+def _steps(paths: Iterable[str]) -> dict[str, int]:
+    """The steps of those paths of a repository that belong to checkpoints."""
+    return {path: step_of(Path(found[1])) for path in paths if (found := _STEP.match(path))}
 
 
-def _is_left_over(path: str, steps: set[int], upload: Upload) -> bool:
-    """Whether a path belongs to a checkpoint that goes: beyond those that are kept, or later than this one, which the
-    run then has gone back behind."""
-    found = _STEP.match(path)
-    if found is None:
-        return False
-    step = step_of(Path(found[1]))
-    earlier = sorted({*(one for one in steps if one <= upload.step), upload.step})
-    return step > upload.step or step in to_drop(earlier, upload.step, *upload.kept)
-
-
-def _is_main_process() -> bool:
-    """Before Accelerate is set up: launchers number their processes in the environment."""
-    return os.environ.get("RANK", "0") == "0"
+def _obsolete(paths: list[str], upload: Upload, keep_last: int, keep_every: int) -> set[str]:
+    """Which paths go: of checkpoints beyond those that the run keeps, or later than this one, which it then has gone
+    back behind; with the finished model, of an earlier release too."""
+    steps = _steps(paths)
+    earlier = sorted({upload.step, *(step for step in steps.values() if step <= upload.step)})
+    dropped = to_drop(earlier, upload.step, keep_last, keep_every)
+    gone = {path for path, step in steps.items() if step > upload.step or step in dropped}
+    return gone | {path for path in paths if upload.release and is_ours(path)}
 
 
 def _say(line: str) -> None:
     print(plain_text(line), file=sys.stderr, flush=True)
-
-
-__all__ = ["STAGING", "PushToHub"]

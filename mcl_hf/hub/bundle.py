@@ -31,7 +31,7 @@ from .card import PICTURES, check_card, render_card
 from .card_data import ARGUMENTS_FILE, SUMMARY_FILE, read_state, whole_class, without_private_parts, write_run_record
 from .metadata import licence_fields
 from .repository import MAX_FILE_BYTES
-from .space import space_repository, write_space
+from .space import write_space
 
 _MODEL_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model*.safetensors.index.json")
 _EARLIER_CODE = ("hub_retry.py", "patient_loading.py")  # of releases before the models' code knew no network
@@ -122,42 +122,33 @@ def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: 
     if contents.with_space and description.get("num_channels", 3) not in (1, 3):
         raise InputError(f"--with-space: images of {description['num_channels']} channels are no pictures to look at")
     model = into / "model"
-    _write_model(source, description, model)
+    # of a whole pre-training model the online network alone, of all others every file
+    export_checkpoint(source, model, "transformers", network="online" if whole_class(description) else None)
     if contents.with_code:
         plain = model.rename(into / "plain")
         write_with_code(plain, model)
-    write_run_record(source, model)
-    whole = None
-    if contents.with_pretraining:
-        whole = _copy_pretraining(_pretraining_folder(source, description), model / PRETRAINING, contents.with_code)
-    _write_card(source, repository, model, contents, whole)
+    if state is not None:
+        write_run_record(source, state, model)
+    whole = _copy_pretraining(source, description, model, contents.with_code) if contents.with_pretraining else None
+    (model / CARD).write_text(_card(source, repository, model, contents, whole), encoding="utf-8")
     bundles = [Bundle(repository, model)]
     if contents.with_timm:
         timm = into / "timm"
         export_checkpoint(source, timm, "timm")
         (timm / CARD).write_text(_timm_card(repository, description, contents, state), encoding="utf-8")
-        bundles.append(Bundle(timm_repository(repository), timm))
+        bundles.append(Bundle(f"{repository}-timm", timm))
     if contents.with_space:
-        space = space_repository(repository)
+        space = f"{repository}-demo"
         write_space(into / "space", repository, contents.title or space.split("/")[-1], contents.license)
         bundles.append(Bundle(space, into / "space", "space"))
     for bundle in bundles:
-        _check_sizes(bundle)
+        for path, size in bundle.sizes().items():
+            if size > MAX_FILE_BYTES:
+                raise InputError(
+                    f"{path} of {bundle.repository} is too large for the Hub: {size / 1e9:.1f} GB, at most "
+                    f"{MAX_FILE_BYTES / 1e9:.0f} GB a file"
+                )
     return bundles
-
-
-def _check_sizes(bundle: Bundle) -> None:
-    for path, size in bundle.sizes().items():
-        if size > MAX_FILE_BYTES:
-            raise InputError(
-                f"{path} of {bundle.repository} is too large for the Hub: {size / 1e9:.1f} GB, at most "
-                f"{MAX_FILE_BYTES / 1e9:.0f} GB a file"
-            )
-
-
-def timm_repository(repository: str) -> str:
-    """The repository beside it that timm opens."""
-    return f"{repository}-timm"
 
 
 def is_ours(path: str) -> bool:
@@ -170,34 +161,30 @@ def is_ours(path: str) -> bool:
     )
 
 
-def _write_model(source: Path, description: dict[str, Any], folder: Path) -> None:
-    """The slim model: of a whole pre-training model the online network alone, of all others every file."""
-    export_checkpoint(source, folder, "transformers", network="online" if whole_class(description) else None)
-
-
-def _pretraining_folder(source: Path, description: dict[str, Any]) -> Path:
+def _copy_pretraining(source: Path, description: dict[str, Any], model: Path, with_code: bool) -> str:
+    """Copy the whole model into a folder below the slim one, where its code lies; the name of its class."""
     if description.get("model_type") != MCLConfig.model_type:
         raise InputError(
             "--with-pretraining is for pre-training models: a detector has no target network or predictors"
         )
-    for folder in (source / PRETRAINING, source):
-        if (folder / "config.json").is_file() and whole_class(find_folder(str(folder))[1]):
-            return folder
-    raise InputError(f"--with-pretraining: {source} holds no pretraining/ folder, only the slim model")
-
-
-def _copy_pretraining(source: Path, folder: Path, with_code: bool) -> str | None:
-    """Copy the whole model, whose code lies in the folder above; the name of its class."""
-    folder.mkdir()
+    for place in (source / PRETRAINING, source):
+        whole = whole_class(find_folder(str(place))[1]) if (place / "config.json").is_file() else None
+        if whole is not None:
+            break
+    else:
+        raise InputError(f"--with-pretraining: {source} holds no pretraining/ folder, only the slim model")
+    target = model / PRETRAINING
+    target.mkdir()
     for pattern in _MODEL_FILES:
-        for path in source.glob(pattern):
-            shutil.copyfile(path, folder / path.name)
+        for path in place.glob(pattern):
+            shutil.copyfile(path, target / path.name)
     if with_code:
-        name_code(folder)
-    return whole_class(find_folder(str(source))[1])
+        name_code(target)
+    return whole
 
 
-def _write_card(source: Path, repository: str, folder: Path, contents: Contents, pretraining: str | None) -> None:
+def _card(source: Path, repository: str, folder: Path, contents: Contents, pretraining: str | None) -> str:
+    """The user's own card, or the one of the records, whose pictures go into the folder."""
     if contents.card is not None:
         try:
             text = contents.card.read_text(encoding="utf-8")
@@ -219,7 +206,7 @@ def _write_card(source: Path, repository: str, folder: Path, contents: Contents,
             pictures_of_data=contents.pictures_of_data,
         )
     check_card(text)
-    (folder / CARD).write_text(text, encoding="utf-8")
+    return text
 
 
 def _timm_card(repository: str, config: dict[str, Any], contents: Contents, state: TrainingState | None) -> str:
@@ -236,7 +223,7 @@ def _timm_card(repository: str, config: dict[str, Any], contents: Contents, stat
         metadata=metadata.to_yaml(),
         title=title,
         repository=repository,
-        name=timm_repository(repository),
+        name=f"{repository}-timm",
         endpoint=without_private_parts(constants.ENDPOINT),
         feature_options=feature_options(config["backbone"], config["num_channels"], config.get("backbone_kwargs")),
     )

@@ -11,36 +11,44 @@ import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS
 from ..engine.finish import duration
+from ..engine.hub_resume import fetched
 from ..errors import InputError
 from ..finetuning.arguments import FinetuneArguments
 from ..finetuning.finish import TITLES
+from ..models.timm_backbone import layer_arguments
+from ..transfer.detector_configs import RESNET_DEPTHS
+from ..transfer.remote_code import CARRIED
+from ..transfer.to_onnx import can_be_traced
+from ..transfer.to_timm import feature_options
 from ..version import __version__
-from ..viz.curves import draw_curves
-from . import markdown, results, training
-from . import run_command as commands
-from .card_data import Recorded, one_line_if_damaged, read_recorded, without_private_parts
-from .how_to_load import how_to_load
-from .metadata import check_card, metadata
-from .results import read_results
+from ..viz.curves import draw_curves, summarise
+from .card_data import Recorded, numbers, one_line_if_damaged, read_recorded, whole_class, without_private_parts
+from .markdown import ABSENT, block, bullets, code, count, enumerated, facts, is_number, number, percent, plain, table
+from .metadata import check_card, metadata, pipeline_tag
+from .results import Results
+from .run_command import as_text, changed_options, run_command, whose_recipe
 
 __all__ = ["PICTURES", "check_card", "fill_template", "render_card", "write_card"]
 TEMPLATE = "card_template.md"
 _CURVES = "pictures/training.png"
-_PANELS = ("loss", "loss_classifier", "eval/box/AP", "level_losses", "positive_similarity", "accuracy", "probe/knn",
-           "feature_std", "effective_rank")  # fmt: skip
-_OF_DATA = {
+PICTURES = {
+    _CURVES: "Curves of the run",
     "pictures/montages.png": "What the model saw in its last step: full views, and the montages made of them",
     "pictures/similarity.png": "Where the model finds a region of a training image again",
-    "evaluation/detections.png": "Validation images with their annotations and the detector's predictions",
+    "pictures/detections.png": "Validation images with their annotations and the detector's predictions",
 }
-PICTURES = frozenset(f"pictures/{Path(name).name}" for name in (_CURVES, *_OF_DATA))
-"""All that a card may bring along, by path beside it."""
+"""All that a card may bring along: path beside it -> what it shows; all but the first hold images of the data."""
+
+_IN_THE_RUN = {"pictures/detections.png": "evaluation/detections.png"}  # the others are under the same path
+_PANELS = ("loss", "loss_classifier", "eval/box/AP", "level_losses", "positive_similarity", "accuracy", "probe/knn",
+           "feature_std", "effective_rank")  # fmt: skip
 
 
 def render_card(
@@ -80,26 +88,28 @@ def render_card(
     """
     with one_line_if_damaged(folder):
         model = read_recorded(folder)
-        results = read_results(model, repository, evaluations)
-        header = metadata(model, results, title or model.name, license).to_yaml()
+        found = Results(model, repository, evaluations)
+        header = metadata(model, found, title or model.name, license).to_yaml()
         check_card(f"---\n{header}\n---\n")
-        values = {
-            "metadata": header,
-            "title": title or model.name,
-            "model": model,
-            "state": model.state,
-            "results": results,
-            "license": license,
-            "data_name": data_name,
-            "data_license": data_license,
-            **how_to_load(model, repository, with_timm, with_code, pretraining),
-        }
-        text = fill_template(values, curves=_why_no_curves(model, pictures is not None))
-    # Last, when all else is well: these are files.
-    shown = [] if pictures is None else _draw(model, pictures, pictures_of_data)
-    if not shown:
-        return text
-    return fill_template(values, curves="\n\n".join(f"![{what}]({path})" for what, path in shown))
+        shown = None if pictures is None else _shown(model, pictures_of_data)
+        text = fill_template(
+            TEMPLATE,
+            model,
+            repository=repository,
+            with_timm=with_timm,
+            with_code=with_code,
+            pretraining=pretraining,
+            metadata=header,
+            title=title or model.name,
+            results=found,
+            license=license,
+            data_name=data_name,
+            data_license=data_license,
+            pictures=shown,
+        )
+    if pictures is not None and shown:  # last, when all else is well: these are files
+        _draw(model, pictures, shown)
+    return text
 
 
 def write_card(target: Path, text: str) -> None:
@@ -113,9 +123,44 @@ def write_card(target: Path, text: str) -> None:
         raise InputError(f"{target} cannot be written: {error.strerror or error}") from error
 
 
-def fill_template(values: dict[str, Any], template: str = TEMPLATE, curves: str = "") -> str:
-    """The template with every one of its places filled."""
-    return _environment().get_template(template).render(**values, curves=curves)
+def fill_template(
+    template: str,
+    model: Recorded,
+    *,
+    repository: str | None = None,
+    with_timm: bool = False,
+    with_code: bool = False,
+    pretraining: str | None = None,
+    **values: Any,
+) -> str:
+    """The template with every one of its places filled: those of "How to load it" from the options, which are those of
+    `render_card`, the others by `values`."""
+    config, place = model.config, repository or model.name
+    theirs = TRANSFORMERS_DETECTORS.get(model.detector or "")
+    ours = "MCLForInstanceSegmentation" if model.detector == "mask_rcnn" else "MCLForObjectDetection"
+    named_alike = config["backbone"] in RESNET_DEPTHS and not layer_arguments(config.get("backbone_kwargs"))
+    targets = []
+    if theirs is None:  # else it is transformers' own format already
+        targets += ["timm"] if model.detector is not None and not with_timm else []
+        targets += ["torchvision", "detectron2", "mmdet"] if named_alike else []
+        targets += ["onnx"] if can_be_traced(config["backbone"]) else []
+    how_to_load = {
+        "repository": repository,
+        "place": place,
+        "short": place.rsplit("/", 1)[-1],
+        "detector_class": ours if theirs is None else theirs.model_class.__name__,
+        "of_transformers": theirs is not None,
+        "pipeline_tag": pipeline_tag(model.detector),
+        "with_timm": with_timm,
+        "with_code": with_code,
+        "pretraining": pretraining,
+        "pretraining_is_carried": pretraining in CARRIED,
+        "whole": whole_class(config) if repository is None else pretraining,  # what is published at the root is slim
+        "feature_options": feature_options(config["backbone"], config["num_channels"], config.get("backbone_kwargs")),
+        "targets": targets,
+        "named_alike": named_alike,
+    }
+    return _environment().get_template(template).render(model=model, state=model.state, **how_to_load, **values)
 
 
 @functools.cache
@@ -128,64 +173,48 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         extensions=["jinja2.ext.do"],
     )
-    for name in ("plain", "code", "number", "percent", "bullets", "facts"):
-        environment.filters[name] = getattr(markdown, name)
-    environment.filters |= {
-        "enumerated": markdown.join,
-        "quoted": lambda text: json.dumps(text, ensure_ascii=False),
-        "shell": shlex.quote,
-        "block": lambda text, language: markdown.fenced(text.strip("\n"), language) + "\n",
-        "as_text": commands.as_text,
-    }
+    for words in (as_text, block, bullets, code, enumerated, facts, number, percent, plain):
+        environment.filters[words.__name__] = words
+    environment.filters["quoted"] = functools.partial(json.dumps, ensure_ascii=False)
+    environment.filters["shell"] = shlex.quote
+    for function in (changed_options, count, duration, fetched, is_number, median, numbers, run_command,
+                     summarise, table, whose_recipe, without_private_parts):  # fmt: skip
+        environment.globals[function.__name__] = function
     environment.globals |= {
-        "table": markdown.table,
-        "is_number": markdown.is_number,
-        "commands": commands,
-        "figures": results,
-        "training": training,
+        "ABSENT": ABSENT,
         "TITLES": TITLES,
         "TRANSFORMERS_DETECTORS": TRANSFORMERS_DETECTORS,
-        "ABSENT": markdown.ABSENT,
-        "count": markdown.count,
-        "duration": duration,
         "milestones": lambda shares, steps: FinetuneArguments(lr_milestones=shares).milestones(steps),
-        "without_private_parts": without_private_parts,
         "version": __version__,
     }
     environment.globals["words"] = environment.get_template("card_rows.md").module
     return environment
 
 
-def _draw(model: Recorded, beside: Path, of_data: bool) -> list[tuple[str, str]]:
-    """Put the pictures into `pictures/` beside the card: the run's curves, and when asked those that show its data.
+def _shown(model: Recorded, of_data: bool) -> dict[str, str]:
+    """Path beside the card -> what it shows: the run's curves, and when asked the pictures of its data."""
+    shown = [_CURVES] if model.log and find_spec("matplotlib") is not None else []
+    if of_data:
+        data = [path for path in PICTURES if path != _CURVES and _in_the_run(model, path).is_file()]
+        if not data:
+            raise InputError(f"{model.run_folder} has no pictures of its data: runs by the command draw them")
+        shown += data
+    return {path: PICTURES[path] for path in shown}
 
-    Returns:
-        (what it shows, path from the card's folder) of each.
-    """
-    shown: list[tuple[str, str]] = []
-    wanted = {name: what for name, what in _OF_DATA.items() if of_data and (model.run_folder / name).is_file()}
-    if of_data and not wanted:
-        raise InputError(f"{model.run_folder} has no pictures of its data: runs by the command draw them")
+
+def _in_the_run(model: Recorded, path: str) -> Path:
+    return model.run_folder / _IN_THE_RUN.get(path, path)
+
+
+def _draw(model: Recorded, beside: Path, shown: dict[str, str]) -> None:
+    """Put these pictures beside the card."""
     try:
-        if model.log and find_spec("matplotlib") is not None:
-            (beside / "pictures").mkdir(parents=True, exist_ok=True)
-            draw_curves({model.name: model.log}, f"Training of {model.name}", _PANELS).save(beside / _CURVES)
-            shown.append(("Curves of the run", _CURVES))
-        for name, what in wanted.items():
-            source, target = model.run_folder / name, beside / "pictures" / Path(name).name
+        for path in shown:
+            source, target = _in_the_run(model, path), beside / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            if target.resolve() != source.resolve():
+            if path == _CURVES:
+                draw_curves({model.name: model.log}, f"Training of {model.name}", _PANELS).save(target)
+            elif target.resolve() != source.resolve():
                 shutil.copyfile(source, target)
-            shown.append((what, f"pictures/{target.name}"))
     except OSError as error:
         raise InputError(f"pictures cannot be written to {beside}: {error.strerror or error}") from error
-    return shown
-
-
-def _why_no_curves(model: Recorded, asked: bool) -> str:
-    """Why a card has no curves; empty where there is no run to have any."""
-    if not model.log:
-        return "No log of the run was found, so there are no curves." if model.state is not None else ""
-    if not asked:
-        return "No curves were drawn with this card."
-    return "No curves: they are drawn with matplotlib, which was not installed where this card was written."

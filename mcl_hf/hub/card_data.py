@@ -7,7 +7,7 @@ tells of its run, for programs. Addresses lose what is private in them before th
 import json
 import os
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -98,6 +98,11 @@ class Recorded:
         return {} if self.state is None else self.state.arguments
 
     @property
+    def probed(self) -> list[dict[str, Any]]:
+        """Lines of the log with a probe that the run made of itself."""
+        return [line for line in self.log if any(name.startswith("probe/") for name in line)]
+
+    @property
     def finished(self) -> bool:
         """Whether the run went as far as it was meant to go."""
         return self.state is not None and (
@@ -177,6 +182,11 @@ def read_run_log(run: Path, last: int | None) -> list[dict[str, Any]]:
     return [line for line in lines if last is None or line["step"] <= last]
 
 
+def numbers(log: Sequence[dict[str, Any]], name: str) -> list[float]:
+    """The finite numbers that a log has under a name."""
+    return [line[name] for line in log if is_number(line.get(name))]
+
+
 def _step(weights: Path, run_folder: Path, state: TrainingState) -> int:
     """Of the best evaluation for `best/` and for a finished detector that could end early, else of the state."""
     best = weights.name == "best" or (weights == run_folder and is_best_chosen(state))
@@ -186,11 +196,8 @@ def _step(weights: Path, run_folder: Path, state: TrainingState) -> int:
 # --- what a release tells programs ------------------------------------------------------------------------------------
 
 
-def write_run_record(source: Path, folder: Path) -> None:
-    """Write options and summary of the run behind a model into a folder; nothing where none is recorded."""
-    state = read_state(source)
-    if state is None:
-        return
+def write_run_record(source: Path, state: TrainingState, folder: Path) -> None:
+    """Write options and summary of the run behind a model into a folder."""
     arguments = {
         "task": state.task,
         "arguments": without_private_parts(state.arguments),
@@ -209,7 +216,7 @@ def write_run_record(source: Path, folder: Path) -> None:
 def _log_summary(state: TrainingState, log: list[dict[str, Any]]) -> dict[str, Any]:
     """Where the curves begin and end, and what is between in one number each."""
     lines = [{name: value for name, value in line.items() if name not in NOT_PUBLISHED} for line in log]
-    speeds = [line["images_per_second"] for line in lines if is_number(line.get("images_per_second"))]
+    speeds = numbers(lines, "images_per_second")
     losses = [line for line in lines if is_number(line.get("loss"))]
     best = min(losses, key=lambda line: line["loss"], default=None)
     return {

@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import Undefined
+
 from ..plain_text import plain_text
 
 ABSENT = "not recorded"
@@ -35,11 +37,12 @@ def code(value: Any) -> str:
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
-def fenced(text: str, language: str) -> str:
+def block(text: str, language: str) -> str:
     """A block of code, which no line of the text ends; other control characters than line breaks are written out."""
+    text = text.strip("\n")
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{plain_text(text, keep=chr(10))}\n{fence}"
+    return f"{fence}{language}\n{plain_text(text, keep=chr(10))}\n{fence}\n"
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
@@ -68,6 +71,8 @@ def bullets(lines: Sequence[str]) -> str:
 
 def is_number(value: Any) -> bool:
     """Whether it is a number that means something: no NaN, no infinity, no bool."""
+    if isinstance(value, Undefined):
+        str(value)  # raises: a record lacks what it must have
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -98,11 +103,11 @@ def percent(value: Any) -> str:
     return f"{100 * value:.1f}" if is_number(value) else NOT_MEASURED
 
 
-def join(parts: Sequence[str]) -> str:
-    """An enumeration.
+def enumerated(parts: Sequence[str]) -> str:
+    """One after the other, as a sentence names them.
 
     Example:
-        >>> join(["a", "b", "c"])
+        >>> enumerated(["a", "b", "c"])
         'a, b and c'
     """
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""

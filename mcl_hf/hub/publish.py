@@ -111,7 +111,7 @@ def _publish(
                 repository.create(private=not public)
                 states[repository.name] = "new and empty"
             sending = repository.name
-            commits.append(repository.commit(bundle.files, title, is_ours, create_pr))
+            commits.append(repository.commit(bundle.files, title, lambda paths: filter(is_ours, paths), create_pr))
             states[sending] = "published as a pull request" if create_pr else "published, but not tagged"
             sending = ""
         if name is not None:

@@ -24,17 +24,13 @@ class Upload:
 
     Attributes:
         files: path in the repository -> file here.
-        message: title of the commit.
         step: of the checkpoint among the files.
-        kept: `keep_last` and `keep_every` of the run.
         folder: to delete afterwards.
         release: whether the finished model is among the files, and gets a tag.
     """
 
     files: dict[str, Path]
-    message: str
     step: int
-    kept: tuple[int, int]
     folder: Path
     release: bool = False
 

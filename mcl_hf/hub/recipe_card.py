@@ -21,7 +21,6 @@ from ..pretraining.arguments import load_arguments
 from ..recipes import TASKS, load_recipe, recipe_names
 from .card import fill_template
 from .card_data import Recorded
-from .how_to_load import how_to_load
 from .markdown import code, table
 from .metadata import pipeline_tag
 from .run_command import as_text
@@ -63,20 +62,19 @@ def recipe_card(name: str) -> str:
     model = Recorded(name=name, folder=Path(name), run_folder=Path(name), config=config, log=[])  # that is not there
     text = resources.files("mcl_hf.recipes").joinpath(task, f"{name}.yaml").read_text(encoding="utf-8")
     first_lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
-    filled = {
-        "metadata": header.to_yaml(),
-        "title": f"Recipe {name}",
-        "model": model,
-        "was_run": name == "demo",
-        "start": start,
-        "run": run,
-        "comment": " ".join(line.removeprefix("#").strip() for line in first_lines),
-        "options": table(["option", "value"], [[code(key), code(as_text(v))] for key, v in values.items()], texts=2),
-        "command": f"{command}{'' if 'data' in values else ' --data DATA'} --output-dir {name}",
-        "paper": _PAPER.get(name),
-        **how_to_load(model),
-    }
-    return fill_template(filled, "recipe_template.md")
+    return fill_template(
+        "recipe_template.md",
+        model,
+        metadata=header.to_yaml(),
+        title=f"Recipe {name}",
+        was_run=name == "demo",
+        start=start,
+        run=run,
+        comment=" ".join(line.removeprefix("#").strip() for line in first_lines),
+        options=table(["option", "value"], [[code(key), code(as_text(v))] for key, v in values.items()], texts=2),
+        command=f"{command}{'' if 'data' in values else ' --data DATA'} --output-dir {name}",
+        paper=_PAPER.get(name),
+    )
 
 
 def _pretraining(name: str) -> tuple[dict[str, Any], dict[str, Any], str]:

@@ -16,8 +16,6 @@ from ..errors import InputError
 from ..hub_token import mend_the_token
 from ..retry import chain, is_of_http, is_transient, reason_of, without_secrets
 
-_NO_TOKEN = "there is no token for the Hub: log in with 'hf auth login', or set HF_TOKEN"
-
 
 class HubAwayError(InputError):
     """The Hub did not answer, or had no time: the same may work later."""
@@ -33,9 +31,12 @@ def one_line(repository: str, doing: str) -> Iterator[None]:
         raise
     except Exception as error:
         if is_transient(error):
-            raise HubAwayError(_away(error, repository, doing)) from error
+            away = f"{reason_of(error)}; try again later"
+            if not isinstance(error, HfHubHTTPError):
+                away = f"{constants.ENDPOINT} cannot be reached ({reason_of(error)})"
+            raise HubAwayError(without_secrets(f"{doing} {repository}: {away}")) from error
         if isinstance(error, LocalTokenNotFoundError):
-            raise InputError(_NO_TOKEN) from error
+            raise InputError("there is no token for the Hub: log in with 'hf auth login', or set HF_TOKEN") from error
         if isinstance(error, OfflineModeIsEnabled):
             raise InputError(f"HF_HUB_OFFLINE is set, and {doing} {repository} needs the network: unset it") from error
         if isinstance(error, HFValidationError):
@@ -46,12 +47,6 @@ def one_line(repository: str, doing: str) -> Iterator[None]:
             if is_of_http(one):  # redirects without end, an address that is none
                 raise InputError(without_secrets(f"{doing} {repository}: {type(one).__name__} {one}")) from error
         raise
-
-
-def _away(error: Exception, repository: str, doing: str) -> str:
-    if isinstance(error, HfHubHTTPError):
-        return without_secrets(f"{doing} {repository}: {reason_of(error)}; try again later")
-    return without_secrets(f"{doing} {repository}: {constants.ENDPOINT} cannot be reached ({reason_of(error)})")
 
 
 def _refusal(error: HfHubHTTPError, repository: str, doing: str) -> str:

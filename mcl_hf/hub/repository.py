@@ -9,14 +9,14 @@ Source: huggingface_hub `hf_api.py` (create_commit, model_info, create_tag), Hub
 
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import get_session, hf_raise_for_status, validate_repo_id
 from huggingface_hub.utils.sha import git_hash
@@ -86,17 +86,13 @@ class Repository:
             raise InputError(f"HF_HUB_OFFLINE is set, and pushing to {self.name} needs the network: unset it")
         user = self._call("checking your token for", self._api.whoami)
         self._check_rights(user, create_pr)
-        try:
-            info = self._call("looking at", self._api.repo_info, self.name, repo_type=self.kind)
-        except InputError as error:
-            if not isinstance(error.__cause__, RepositoryNotFoundError):
-                raise
+        if not self._call("looking at", self._api.repo_exists, self.name, repo_type=self.kind):
             if create_pr:
                 raise InputError(
                     f"--create-pr needs a repository that is there, and {self.name} is none that your token may see"
-                ) from error
+                )
             return False
-        if private and not info.private:
+        if private and not self._call("looking at", self._api.repo_info, self.name, repo_type=self.kind).private:
             raise InputError(
                 f"{self.name} is there, and public: leave --private out, or make it private in its settings first"
             )
@@ -157,7 +153,11 @@ class Repository:
         self._call("making", attempt)
 
     def commit(
-        self, files: Mapping[str, Path], message: str, obsolete: Callable[[str], bool], create_pr: bool = False
+        self,
+        files: Mapping[str, Path],
+        message: str,
+        obsolete: Callable[[list[str]], Iterable[str]],
+        create_pr: bool = False,
     ) -> Commit:
         """Bring the repository to hold these files, in one commit, or none where it does.
 
@@ -167,7 +167,7 @@ class Repository:
         Args:
             files: path in the repository -> file here.
             message: title of the commit.
-            obsolete: whether a path that is there, and not in `files`, is to go.
+            obsolete: which of the paths that are there, and not in `files`, are to go.
             create_pr: open a pull request instead; asked for once, as a second request would open another.
 
         Where the Hub refuses, nothing was changed; where it is away, calling again finds out whether it was done.
@@ -177,10 +177,10 @@ class Repository:
         def attempt() -> Commit:
             info = self._api.repo_info(self.name, repo_type=self.kind)
             before.append(info.sha)
-            gone = [one.rfilename for one in info.siblings or () if one.rfilename not in files]
+            others = [one.rfilename for one in info.siblings or () if one.rfilename not in files]
             changes = [
                 *(CommitOperationAdd(path_in_repo=path, path_or_fileobj=str(file)) for path, file in files.items()),
-                *(CommitOperationDelete(path_in_repo=path, is_folder=False) for path in gone if obsolete(path)),
+                *(CommitOperationDelete(path_in_repo=path, is_folder=False) for path in obsolete(others)),
             ]
             made = self._api.create_commit(
                 self.name, changes, commit_message=message, parent_commit=info.sha, create_pr=create_pr,
@@ -236,6 +236,3 @@ def _objection(text: str, kind: str) -> str | None:
         return "; ".join(entry["message"] for entry in json.loads(answer.text)["errors"])
     except (ValueError, KeyError, TypeError):  # another form
         return str(answer.text)
-
-
-__all__ = ["MAX_FILE_BYTES", "Commit", "Repository", "check_name"]

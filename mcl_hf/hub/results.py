@@ -16,15 +16,11 @@ from ..models.weight_files import read_json
 from ..probe.region_features import FEATURES
 from ..probe.report import TITLES
 from .card_data import Recorded, one_line_if_damaged, read_recorded, without_private_parts
-from .markdown import ABSENT, NOT_MEASURED, code, is_number, join, number, percent, plain, table
+from .markdown import plain
 from .run_command import evaluate_command, run_command
 
 _FOUND_IN = ("evaluation/metrics.json", "metrics.json", "probe.json", "comparison.json")
-_PROBED = {
-    "objects": {"knn": "kNN", "linear": "linear"},
-    "views": {"same_level": "found, same level", "other_level": "found, other level"},
-}
-_ASKED = {"objects": "classes of annotated objects", "views": "the same image found again"}
+_PROBED = {"objects": ("knn", "linear"), "views": ("same_level", "other_level")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,36 +58,44 @@ class DetectionResult:
     command: str | None = None
     counted_by: str | None = None
 
-    def spread(self, name: str) -> str:
-        """Mean and spread of a figure in percent."""
-        value: Any = self.figures.get(name)
-        if not is_number(value):
-            return NOT_MEASURED
-        return f"{100 * value:.1f}" + (f" ± {100 * self.sd[name]:.1f}" if name in self.sd else "")
 
-
-@dataclass(frozen=True)
 class Results:
-    """All that was measured of a model: figures; comparisons and probes as the template shows them."""
+    """All that was measured of a model, beside it and in the files named: figures, comparisons, probes.
 
-    detections: list[DetectionResult]
-    comparisons: list[dict[str, Any]]
-    probes: list[dict[str, Any]]
+    Args:
+        model: of the card.
+        repository: that it is published as; results that name it are its own.
+        files: further ones.
+
+    Raises:
+        InputError: a file that cannot be read, or is no result.
+    """
+
+    def __init__(self, model: Recorded, repository: str | None, files: Sequence[Path]) -> None:
+        self.model, self.repository = model, repository
+        self.comparisons: list[dict[str, Any]] = []
+        self.probes: list[dict[str, Any]] = []
+        self.detections = _of_the_run(model)
+        known = bool(self.detections)
+        found = [place / name for place in model.places for name in _FOUND_IN if (place / name).is_file()]
+        for file in dict.fromkeys([*found, *(file.resolve() for file in files)]):
+            content = _read(file)
+            with one_line_if_damaged(file):
+                if isinstance(content, list) and content and all("network" in one for one in content):
+                    self.probes.append(self._probes(content, file))
+                elif isinstance(content, dict) and "answer" in content and "starts" in content:
+                    self.comparisons.append(self._comparison(content, file))
+                elif isinstance(content, dict) and ("box" in content or "mask" in content):
+                    self.detections += self._of_an_evaluation(content, file, known and file in found)
+                else:
+                    raise InputError(f"{file} is no result of mcl-hf evaluate, finetune, compare or probe")
 
     @property
     def compared(self) -> list[DetectionResult]:
         """Rows of comparisons that are about the card's model."""
         return [row for found in self.comparisons for row in found["rows"] if row.relation == "from_it"]
 
-
-@dataclass(frozen=True)
-class Ours:
-    """Whether what a result names is the card's model."""
-
-    model: Recorded
-    repository: str | None
-
-    def is_own(self, measured: Any, file: Path) -> bool:
+    def _is_own(self, measured: Any, file: Path) -> bool:
         """Whether an address in a file, perhaps relative to another folder than this process's, is the model's."""
         if not measured:
             return False
@@ -104,7 +108,7 @@ class Ours:
         beside = file.resolve().is_relative_to(run) and not path.is_absolute()
         return beside and any(f"/{path.as_posix()}".endswith(f"/{name}") for name in names)
 
-    def relation(self, start: str, run: Recorded | None, file: Path) -> str:
+    def _relation(self, start: str, run: Recorded | None, file: Path) -> str:
         """Whether a detector came of the model; what its own run recorded of its start counts first."""
         state = self.model.state
         if self.model.detector is not None:
@@ -114,37 +118,107 @@ class Ours:
             same = (known["steps"], known.get("images_seen")) == (self.model.step, state.images_seen)
             if same and run.state.start.get("name") in [place.name for place in self.model.places]:
                 return "from_it"
-        return "from_it" if self.is_own(start, file) else "other"
+        return "from_it" if self._is_own(start, file) else "other"
 
+    def _of_an_evaluation(self, content: dict[str, Any], file: Path, known: bool) -> list[DetectionResult]:
+        """metrics.json of `mcl-hf evaluate`, or of a run's own evaluation; nothing where it is of other weights of the
+        run, or `known` already."""
+        model = self.model
+        inside, by_the_run = file.resolve().is_relative_to(model.run_folder), "run" in content
+        if inside and by_the_run and (known or content.get("step") != model.step):
+            return []
+        measured = content.get("run") or content.get("checkpoint")
+        own = (inside and model.detector is not None) or self._is_own(measured, file)
+        run = model if own else _run_beside(file, measured)
+        options = {} if run is None else run.arguments
+        seed = content.get("seed", options.get("seed", 0) if options else None)
+        if by_the_run and run is not None and run.state is not None:
+            about = _validation(run.state)
+        else:
+            about = _of_source(describe_sources([str(content.get("given") or content.get("data", "unknown"))])[0])
+            about["split"] = content.get("split")
+        figures = {
+            f"{kind} {name}": value
+            for kind in ("box", "mask")
+            for name, value in content.get(kind, {}).items()
+            if not isinstance(value, dict)
+        }
+        figures |= {"VOC AP50": content["voc"].get("AP50")} if content.get("voc") else {}
+        result = DetectionResult(
+            model=model.name if own else _short(measured or content.get("predictions") or "detections of a file"),
+            relation="own" if own else self._relation(str(options.get("init", "")), run, file),
+            **{**about, "images": content.get("images"), "objects": content.get("objects")},
+            figures=figures,
+            seeds=[] if seed is None else [int(seed)],
+            share=options.get("data_fraction"),
+            run=run,
+            command=(None if run is None else run_command(run)) if by_the_run else evaluate_command(content),
+            counted_by=content.get("backend"),
+        )
+        return [result]
 
-def read_results(model: Recorded, repository: str | None, files: Sequence[Path]) -> Results:
-    """Evaluations beside a model, and those named.
+    def _comparison(self, content: dict[str, Any], file: Path) -> dict[str, Any]:
+        """comparison.json: means over seeds, for each start and number of labelled images."""
+        answer, starts = content["answer"], [str(start) for start in content["starts"]]
+        tested = content["data"].get("test") or {}
+        rows = []
+        for images in content["counts"]:
+            for start in starts:
+                means = {
+                    str(mean["figure"]).replace("/", " "): mean
+                    for mean in answer["means"]
+                    if (mean["start"], mean["images"]) == (start, images)
+                }
+                if not means:
+                    continue
+                row = DetectionResult(
+                    model=_short(start),
+                    relation=self._relation(str(content.get("inits", {}).get(start) or start), None, file),
+                    data="test images of the comparison",
+                    images=tested.get("images"),
+                    objects=tested.get("objects"),
+                    figures={name: float(mean["mean"]) / 100 for name, mean in means.items()},
+                    sd={name: mean["sd"] / 100 for name, mean in means.items() if mean.get("sd") is not None},
+                    seeds=[int(seed) for seed in next(iter(means.values())).get("seeds", [])],
+                    labelled=f"{images} {content['unit']}",
+                )
+                rows.append(row)
 
-    Args:
-        model: of the card.
-        repository: that it is published as; results that name it are its own.
-        files: further ones.
+        def named(text: Any) -> str:
+            for start in sorted(starts, key=len, reverse=True):
+                text = str(text).replace(start, _short(start))
+            return plain(text)
 
-    Raises:
-        InputError: a file that cannot be read, or is no result.
-    """
-    results, ours = Results([], [], []), Ours(model, repository)
-    of_run = _of_the_run(model)
-    results.detections.extend([of_run] if of_run is not None else [])
-    found = [place / name for place in model.places for name in _FOUND_IN if (place / name).is_file()]
-    for file in dict.fromkeys([*found, *(file.resolve() for file in files)]):
-        content = _read(file)
-        with one_line_if_damaged(file):
-            if isinstance(content, list) and content and all("network" in one for one in content):
-                results.probes.append(_probes(content, file, ours))
-            elif isinstance(content, dict) and "answer" in content and "starts" in content:
-                results.comparisons.append(_comparison(content, file, ours))
-            elif isinstance(content, dict) and ("box" in content or "mask" in content):
-                known = of_run is not None and file in found
-                results.detections.extend(_of_an_evaluation(content, file, ours, known))
-            else:
-                raise InputError(f"{file} is no result of mcl-hf evaluate, finetune, compare or probe")
-    return results
+        return {
+            "sentence": named(answer["sentence"]),
+            "warnings": [named(line) for line in content.get("warnings", [])],
+            "failed": [named(job) for job in content.get("failed", {})],
+            "rows": rows,
+            "data": [
+                (use, part["images"], part["objects"], part["fingerprint"]) for use, part in content["data"].items()
+            ],
+            "protocol": content.get("finetune", ""),
+        }
+
+    def _probes(self, content: list[dict[str, Any]], file: Path) -> dict[str, Any]:
+        """probe.json: what was asked, and the shares of right answers, of all features of all networks, the card's own
+        network first. Levels are asked with crops of their own, whose classes are distributed otherwise."""
+        networks = sorted(content, key=lambda one: not self._is_own(one["network"], file))
+        kinds = [kind for kind in _PROBED if networks[0].get(kind)]
+        rows = []
+        for probed in networks:
+            measured = {kind: (probed.get(kind) or {}).get("features", {}) for kind in kinds}
+            for feature in FEATURES:
+                values = [measured[kind].get(feature, {}).get(name) for kind in kinds for name in _PROBED[kind]]
+                shares = [value.get("all") if isinstance(value, dict) else value for value in values]
+                own = self._is_own(probed["network"], file)
+                rows.append((_short(probed["network"]), own, TITLES[feature], shares))
+        asked = []
+        for kind in kinds:
+            about = networks[0][kind]
+            crops = (about["crops"]["chance"], about["crops"]["asked"]) if about.get("crops") else None
+            asked.append((kind, about["images"], about["chance"], crops))
+        return {"asked": asked, "rows": rows}
 
 
 def _read(file: Path) -> Any:
@@ -156,12 +230,12 @@ def _read(file: Path) -> Any:
         raise InputError(str(error)) from error
 
 
-def _of_the_run(model: Recorded) -> DetectionResult | None:
+def _of_the_run(model: Recorded) -> list[DetectionResult]:
     """What a fine-tuning run measured of these very weights, from its log; its validation data, from its state."""
     lines = [line for line in model.log if line.get("step") == model.step and "eval/box/AP" in line]
     if model.detector is None or model.state is None or not lines:
-        return None
-    return DetectionResult(
+        return []
+    result = DetectionResult(
         model=model.name,
         relation="own",
         **_validation(model.state),
@@ -172,118 +246,7 @@ def _of_the_run(model: Recorded) -> DetectionResult | None:
         command=run_command(model),
         counted_by=model.arguments.get("eval_backend"),
     )
-
-
-def _of_an_evaluation(content: dict[str, Any], file: Path, ours: Ours, known: bool) -> list[DetectionResult]:
-    """metrics.json of `mcl-hf evaluate`, or of a run's own evaluation; nothing where it is of other weights of the
-    run, or `known` already."""
-    model = ours.model
-    inside, by_the_run = file.resolve().is_relative_to(model.run_folder), "run" in content
-    if inside and by_the_run and (known or content.get("step") != model.step):
-        return []
-    measured = content.get("run") or content.get("checkpoint")
-    own = (inside and model.detector is not None) or ours.is_own(measured, file)
-    run = model if own else _run_beside(file, measured)
-    options = {} if run is None or run.state is None else run.arguments
-    seed = content.get("seed", options.get("seed", 0) if options else None)
-    if by_the_run and run is not None and run.state is not None:
-        about: dict[str, Any] = _validation(run.state)
-    else:
-        about = _of_source(describe_sources([str(content.get("given") or content.get("data", "unknown"))])[0])
-        about["split"] = content.get("split")
-    figures = {
-        f"{kind} {name}": value
-        for kind in ("box", "mask")
-        for name, value in content.get(kind, {}).items()
-        if not isinstance(value, dict)
-    }
-    figures |= {"VOC AP50": content["voc"].get("AP50")} if content.get("voc") else {}
-    result = DetectionResult(
-        model=model.name if own else short(measured or content.get("predictions") or "detections of a file"),
-        relation="own" if own else ours.relation(str(options.get("init", "")), run, file),
-        **{**about, "images": content.get("images"), "objects": content.get("objects")},
-        figures=figures,
-        seeds=[] if seed is None else [int(seed)],
-        share=options.get("data_fraction"),
-        run=run,
-        command=(None if run is None else run_command(run)) if by_the_run else evaluate_command(content),
-        counted_by=content.get("backend"),
-    )
     return [result]
-
-
-def _comparison(content: dict[str, Any], file: Path, ours: Ours) -> dict[str, Any]:
-    """comparison.json: means over seeds, for each start and number of labelled images."""
-    answer, starts = content["answer"], [str(start) for start in content["starts"]]
-    tested = content["data"].get("test") or {}
-    rows = []
-    for images in content["counts"]:
-        for start in starts:
-            means = {
-                str(mean["figure"]).replace("/", " "): mean
-                for mean in answer["means"]
-                if (mean["start"], mean["images"]) == (start, images)
-            }
-            if not means:
-                continue
-            row = DetectionResult(
-                model=short(start),
-                relation=ours.relation(str(content.get("inits", {}).get(start) or start), None, file),
-                data="test images of the comparison",
-                images=tested.get("images"),
-                objects=tested.get("objects"),
-                figures={name: float(mean["mean"]) / 100 for name, mean in means.items()},
-                sd={name: mean["sd"] / 100 for name, mean in means.items() if mean.get("sd") is not None},
-                seeds=[int(seed) for seed in next(iter(means.values())).get("seeds", [])],
-                labelled=f"{images} {content['unit']}",
-            )
-            rows.append(row)
-
-    def named(text: Any) -> str:
-        for start in sorted(starts, key=len, reverse=True):
-            text = str(text).replace(start, short(start))
-        return plain(text)
-
-    data = [
-        f"{plain(use)}: {number(part['images'])} images, {number(part['objects'])} objects, digest of the annotations "
-        f"{code(part['fingerprint'])}"
-        for use, part in content["data"].items()
-    ]
-    return {
-        "sentence": named(answer["sentence"]),
-        "warnings": [named(line) for line in content.get("warnings", [])],
-        "failed": [named(job) for job in content.get("failed", {})],
-        "rows": rows,
-        "data": "; ".join(data),
-        "protocol": plain(content.get("finetune", "")),
-    }
-
-
-def _probes(content: list[dict[str, Any]], file: Path, ours: Ours) -> dict[str, Any]:
-    """All features of all networks, the card's own first; shares in percent."""
-    content = sorted(content, key=lambda one: not ours.is_own(one["network"], file))
-    kinds = [kind for kind in _PROBED if content[0].get(kind)]
-    rows = []
-    for probed in content:
-        name = code(short(probed["network"])) + (" (this model)" if ours.is_own(probed["network"], file) else "")
-        measured = {kind: (probed.get(kind) or {}).get("features", {}) for kind in kinds}
-        for feature in FEATURES:
-            values = [measured[kind].get(feature, {}).get(key) for kind in kinds for key in _PROBED[kind]]
-            shares = [percent(value.get("all") if isinstance(value, dict) else value) for value in values]
-            rows.append([name, TITLES[feature], *shares])
-    first = content[0]
-    notes = [
-        f"{_ASKED[kind]}: {number(first[kind]['images'])} images; chance is {percent(first[kind]['chance'])} %"
-        + _chance_of_crops(first[kind].get("crops"))
-        for kind in kinds
-    ]
-    titles = ["network", "feature", *(title for kind in kinds for title in _PROBED[kind].values())]
-    return {"notes": "; ".join(notes), "table": table(titles, rows, texts=2)}
-
-
-def _chance_of_crops(crops: dict[str, Any] | None) -> str:
-    """Levels are asked with crops of their own, whose classes are distributed otherwise."""
-    return f", across levels {percent(crops['chance'])} % ({number(crops['asked'])} crops)" if crops else ""
 
 
 def _validation(state: TrainingState) -> dict[str, Any]:
@@ -299,7 +262,7 @@ def _of_source(source: dict[str, Any]) -> dict[str, Any]:
     return {"data": source["name"], "repository": source["name"] if source["kind"] == "hub" else None}
 
 
-def _run_beside(file: Path, measured: str | None = None) -> Recorded | None:
+def _run_beside(file: Path, measured: str | None) -> Recorded | None:
     """The run that an evaluation is of, where its folder is still here."""
     for place in (Path(measured) if measured else None, file.parent.parent, file.parent):
         if place is not None and place.is_dir():
@@ -312,31 +275,6 @@ def _run_beside(file: Path, measured: str | None = None) -> Recorded | None:
     return None
 
 
-def short(address: Any) -> str:
-    """A start, network or file by a name that says nothing of the disk: the last part of a local path.
-
-    Example:
-        >>> short("/home/me/runs/own"), short("timm:resnet50"), short("user/name")
-        ('own', 'timm:resnet50', 'user/name')
-    """
+def _short(address: Any) -> str:
+    """A start, network or file by a name that says nothing of the disk: the last part of a local path."""
     return str(without_private_parts(str(address)))
-
-
-def figure_names(found: Sequence[Any], known: Sequence[str] = ()) -> list[str]:
-    """Columns of a table of results: those of `known` that some have, or box and mask AP whole, and VOC's."""
-    measured = {name for result in found for name in result.figures}
-    if known:
-        return [name for name in known if name in measured]
-    kinds = [kind for kind in ("box", "mask") if f"{kind} AP" in measured]
-    names = [f"{kind} {figure}" for kind in kinds for figure in ("AP", "AP50", "AP75")]
-    return names + (["VOC AP50"] if "VOC AP50" in measured else [])
-
-
-def seeds_text(seeds: Sequence[int]) -> str:
-    """How many, and which."""
-    return f"{len(seeds)} ({join([str(seed) for seed in seeds])})" if seeds else ABSENT
-
-
-def most_seeds(found: Sequence[Any]) -> int:
-    """Seeds of the result that has the most of them."""
-    return max((len(result.seeds) for result in found), default=0)

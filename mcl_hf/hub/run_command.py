@@ -17,10 +17,6 @@ from ..recipes import TASKS, recipe_names
 from .card_data import Recorded, without_private_parts
 
 _VALIDATION = {"val_data", "val_split", "val_images"}
-_COMMANDS = {
-    False: ("mcl-hf pretrain", "scripts/pretrain.py"),
-    True: ("mcl-hf finetune", "scripts/finetune_detection.py"),
-}
 
 
 def whose_recipe(recipe: str) -> str:
@@ -35,8 +31,10 @@ def run_command(recorded: Recorded) -> str | None:
     state = recorded.state
     if state is None:
         return None
-    alone, several = _COMMANDS[state.task == TASK]
-    words = [alone] if state.world_size == 1 else [f"accelerate launch --num_processes {state.world_size} {several}"]
+    command, script = ("finetune", "finetune_detection.py") if state.task == TASK else ("pretrain", "pretrain.py")
+    words = [f"mcl-hf {command}"]
+    if state.world_size != 1:
+        words = [f"accelerate launch --num_processes {state.world_size} scripts/{script}"]
     if state.recipe.get("name"):
         words.append(f"--recipe {shlex.quote(state.recipe['name'])}")
     words += [_words(name, value) for name, value in changed_options(recorded).items() if value is not None]

@@ -27,11 +27,6 @@ mcl-hf[demo]=={version}
 """
 
 
-def space_repository(repository: str) -> str:
-    """The Space beside a model."""
-    return f"{repository}-demo"
-
-
 def write_space(folder: Path, repository: str, title: str, license: str | None) -> None:
     """Write app.py, requirements.txt and README.md of the Space beside the model `repository` into a new folder."""
     folder.mkdir()
