@@ -37,7 +37,6 @@ from .starts import (
     MATCHED,
     Pretraining,
     Start,
-    check_sources,
     network_fields,
     read_starts,
     reference_network,
@@ -180,7 +179,6 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("a comparison starts processes of its own: call mcl-hf compare without a launcher")
     starts, pretrainings = read_starts(plan)
-    check_sources(starts, pretrainings)
     read_primary(plan.primary, [start.name for start in starts], plan.images)
     for name in sorted(_OF_A_JOB & set(plan.finetune or {})):
         raise InputError(f"finetune: {name} is the comparison's to set: see the plan's own fields")
@@ -197,7 +195,13 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
         )
     # the rate that the rules of `auto`, or the published protocol, have for all images
     middle = given.base_learning_rate or given.resolved(train.widths, train.heights).base_learning_rate or 0.02
-    base = _filled(given, data.subset(plan.images[0], plan.first_seed, 0))
+    # without gaps, equal for every start: nothing frozen unless asked for, a whole schedule, AP at its end
+    base = replace(
+        given, max_steps=1, epochs=None, init="timm:any", eval_every_steps=0, early_stopping_patience=0,
+        freeze_at=given.freeze_at or 0, frozen_bn=bool(given.frozen_bn), data="given", resume="auto", keep_last=1,
+    )  # fmt: skip
+    fewest = data.subset(plan.images[0], plan.first_seed, 0)
+    base = replace(base.resolved(fewest.widths, fewest.heights, fewest.has_masks), auto=False)
     starts = [with_coco_weights(start, base.detector) for start in starts]
     source, apart = None, None
     if pretrainings:
@@ -219,21 +223,11 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
     if source is not None:
         lines.append(source.description)
         _tell_scale(setting)
-    on_cpu = base.device == "cpu" or not torch.accelerator.is_available()
     used = {base.precision, *(own.arguments.precision for own in pretrainings.values())}
-    if on_cpu and "bf16" in used:
+    if "bf16" in used and (base.device == "cpu" or not torch.accelerator.is_available()):
         setting.warnings += [line.removeprefix("warning: ") for line in emulation_warning(torch.device("cpu"), "bf16")]
     check_apart(data, apart, work / "image-hashes.json")
     return setting
-
-
-def _filled(given: FinetuneArguments, subset: DetectionData) -> FinetuneArguments:
-    """Options without gaps, equal for every start: nothing frozen unless asked for, a whole schedule, AP at its end."""
-    own = replace(
-        given, max_steps=1, epochs=None, init="timm:any", eval_every_steps=0, early_stopping_patience=0,
-        freeze_at=given.freeze_at or 0, frozen_bn=bool(given.frozen_bn), data="given", resume="auto", keep_last=1,
-    )  # fmt: skip
-    return replace(own.resolved(subset.widths, subset.heights, subset.has_masks), auto=False)
 
 
 def _check_starts(setting: Setting) -> None:

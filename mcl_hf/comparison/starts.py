@@ -114,30 +114,31 @@ class Pretraining:
 
 
 def read_starts(plan: ComparePlan) -> tuple[list[Start], dict[str, Pretraining]]:
-    """The starts in the plan's order, and the pre-trainings among them by name."""
+    """The starts in the plan's order, and the pre-trainings among them by name; what they begin from is there, and
+    their networks can be made."""
     entries = _entries(plan)
     starts: list[Start] = []
     pretrainings: dict[str, Pretraining] = {}
     for name, entry in entries.items():
-        source = entry.get("of", name)
+        source, init = entry.get("of", name), None
         of = entries.get(source, NAMED.get(source, {}))
-        own = source if "pretrain" in of else None
-        if own is None and "of" in entry:
+        if "pretrain" in of:
+            if source not in pretrainings:
+                pretrainings[source] = _pretraining(plan, source, of)
+        elif "of" in entry:
             raise InputError(f"start {name} is of {source!r}, which is no pre-training of this comparison")
-        if own is not None and own not in pretrainings:
-            pretrainings[own] = _pretraining(plan, own, of)
-        parts = tuple(entry.get("parts") or ())
-        wrong = [part for part in parts if part not in PARTS]
-        if wrong:
-            raise InputError(f"start {name} takes {wrong[0]!r}: parts are {', '.join(PARTS)}")
-        init = (entry.get("init") or name) if own is None else None
-        starts.append(Start(name, init, own, parts, dict(entry.get("finetune") or {})))
+        else:
+            source, init = None, entry.get("init") or name
+            if init != "coco":
+                check_start(init, "start" if name == init else f"start {name}:")
+        for part in entry.get("parts") or ():
+            if part not in PARTS:
+                raise InputError(f"start {name} takes {part!r}: parts are {', '.join(PARTS)}")
+        starts.append(Start(name, init, source, tuple(entry.get("parts") or ()), entry.get("finetune") or {}))
         if name == "random" and plan.compute_matched:
             starts.append(Start(MATCHED, "random"))
     if plan.compute_matched and ("random" not in entries or not pretrainings):
         raise InputError("compute_matched needs the start random, and a pre-training whose compute it gets")
-    if len(starts) < 2:
-        raise InputError(f"starts needs two or more, such as random,mcl, got {', '.join(entries) or 'none'}")
     return starts, pretrainings
 
 
@@ -167,6 +168,8 @@ def _entries(plan: ComparePlan) -> dict[str, dict[str, Any]]:
         found[name] = {key: getattr(fields, key) for key in told}
         if len({"init", "pretrain", "of"} & set(found[name])) > 1:
             raise InputError(f"start {name} has more than one of init, pretrain and of: give one")
+    if len(found) < 2:
+        raise InputError(f"starts needs two or more, such as random,mcl, got {', '.join(found)}")
     return found
 
 
@@ -178,18 +181,10 @@ def _pretraining(plan: ComparePlan, name: str, entry: Mapping[str, Any]) -> Pret
         arguments = load_arguments(plan.pretrain_recipe, **options, data=["photos"], max_steps=1)
     except InputError as error:
         raise InputError(f"start {name}: {error}") from error
+    if arguments.init is not None:
+        check_start(arguments.init, f"start {name}: --init")
+    arguments.model_config()  # which refuses what cannot be made
     return Pretraining(arguments, entry.get("visits") or 0)
-
-
-def check_sources(starts: list[Start], pretrainings: Mapping[str, Pretraining]) -> None:
-    """See that what starts and pre-trainings begin from is there, and that the networks of the latter can be made."""
-    for start in starts:
-        if start.init not in (None, "coco"):
-            check_start(start.init, "start" if start.name == start.init else f"start {start.name}:")
-    for name, pretraining in pretrainings.items():
-        if pretraining.arguments.init is not None:
-            check_start(pretraining.arguments.init, f"start {name}: --init")
-        _ = pretraining.config
 
 
 def with_coco_weights(start: Start, detector: str | None) -> Start:
