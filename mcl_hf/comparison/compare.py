@@ -106,7 +106,7 @@ class _Comparison:
 
     def __init__(self, folder: Path, setting: Setting) -> None:
         self.folder, self.setting, self.plan = folder, setting, setting.plan
-        of_start = {start.name: start.pretraining for start in setting.starts}
+        of_start = {start.name: start.of for start in setting.starts}
         self.needs = list_jobs(self.plan, of_start, setting.lengths, setting.rates)
         self.listed = [asdict(job) for job in self.needs]
         self.commit = _commit_of_this()
@@ -202,8 +202,8 @@ class _Comparison:
             start, job.steps, job.rate or self._answer().chosen_rate(job.start, job.images)
         )
         digest = f"{start.init}"
-        if start.pretraining is not None:
-            source = Job("pretrain", start.pretraining, job.seed)
+        if start.of is not None:
+            source = Job("pretrain", start.of, job.seed)
             arguments = replace(arguments, init=str(self.setting.work / source.name))
             digest = self.results[source]["digest"]
         options = asdict(replace(arguments, seed=subset_seed(job.seed, job.subset)))

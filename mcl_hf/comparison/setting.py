@@ -86,14 +86,14 @@ class Setting:
 
     def arguments(self, start: Start, steps: int = 1, rate: float | None = None) -> FinetuneArguments:
         """Options of a start's fine-tuning, without folder and seed; pre-trained ones get `init` from their job."""
-        own = replace(self.base, init=start.init or "random", init_parts=list(start.parts), max_steps=steps)
-        own = replace(own, **{"base_learning_rate": rate or self.rates[0], **start.finetune})
+        own = replace(self.base, init=start.init or "random", init_parts=start.parts or [], max_steps=steps)
+        own = replace(own, **{"base_learning_rate": rate or self.rates[0], **(start.finetune or {})})
         return own if start.init is None else with_network(own, self.network, start.init)
 
     @property
     def plain_arguments(self) -> FinetuneArguments:
         """Options of fine-tuning from a random start of the network that is compared."""
-        return self.arguments(Start("random", "random"))
+        return self.arguments(Start(name="random", init="random"))
 
     @cached_property
     def step_flop(self) -> float:
@@ -141,7 +141,7 @@ class Setting:
             steps = self.plan.steps_at(images) or self._auto_steps(images)
             for start in self.starts:
                 more = self.matched_steps if start.name == MATCHED else 0
-                found[start.name, images] = int(start.finetune.get("max_steps", steps)) + more
+                found[start.name, images] = int((start.finetune or {}).get("max_steps", steps)) + more
         return found
 
     def _auto_steps(self, images: str) -> int:
@@ -155,7 +155,7 @@ class Setting:
         plan, base = self.plan, self.base
         steps = self.pretraining_steps(pace)
         return {
-            "starts": {start.name: start.pretraining for start in self.starts},
+            "starts": {start.name: start.of for start in self.starts},
             "inits": {start.name: start.init for start in self.starts},
             "data": self.data.records,
             "unit": "labelled images" if plan.label_group is None else f"labelled {plan.label_group}s",
@@ -163,7 +163,7 @@ class Setting:
             "lengths": {f"{start} {images}": steps for (start, images), steps in self.lengths.items()},
             "finetune": f"{base.detector}, {base.batch_sizes(1)[1]} images a step, {base.optimizer}, images of "
             f"{base.min_size_test} px, {base.precision}",
-            "differs": {start.name: str(dict(start.finetune)) for start in self.starts if start.finetune},
+            "differs": {start.name: str(start.finetune) for start in self.starts if start.finetune},
             "visits": {name: count * self.pretrainings[name].batch for name, count in steps.items()},
             "unlabelled": None if self.source is None else {
                 "images": len(self.source), "fingerprint": self.source.fingerprint,
@@ -238,7 +238,7 @@ def _check_starts(setting: Setting) -> None:
     wanted = {**plain, **setting.network}
     for start in setting.starts:
         if start.finetune:
-            setting.warnings.append(f"{start.name} is fine-tuned otherwise: {dict(start.finetune)}")
+            setting.warnings.append(f"{start.name} is fine-tuned otherwise: {start.finetune}")
         if start.init is None or start.name == MATCHED:
             continue
         try:
