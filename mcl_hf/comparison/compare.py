@@ -148,15 +148,12 @@ class _Comparison:
 
     def _chosen(self, only: str | None) -> list[Job]:
         """Jobs that fit `only`, and those that they need, in order."""
-        wanted = [job for job in self.needs if only is None or fnmatch.fnmatchcase(job.name, only)]
-        if not wanted:
+        found = {job for job in self.needs if only is None or fnmatch.fnmatchcase(job.name, only)}
+        if not found:
             such = next(iter(self.needs)).name
             raise InputError(f"--only {only} fits none of {len(self.needs)} jobs, such as {such}")
-        found: set[Job] = set()
-        while wanted:
-            job = wanted.pop()
-            found.add(job)
-            wanted += self.needs[job] - found
+        for job in reversed(self.needs):  # what a job needs stands before it
+            found |= self.needs[job] if job in found else set()
         return [job for job in self.needs if job in found]
 
     # ----------------------------------------------------------------------------------------------------------------

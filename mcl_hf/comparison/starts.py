@@ -40,7 +40,6 @@ NAMED: dict[str, dict[str, Any]] = {
     "mcl-backbone": {"of": "mcl", "parts": ["backbone"]},
     "image": {"pretrain": IMAGE_LEVEL, "parts": ["backbone"]},
     "image-all": {"of": "image"},
-    "coco": {"init": "coco"},
 }
 _OF_A_RUN = {"output_dir", "data", "seed", "resume", "epochs", "max_steps", "report_to", "objective"}
 _COUNTED_BATCH = 64  # every level of the paper's four has whole montages from 32 images on
