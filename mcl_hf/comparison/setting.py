@@ -15,8 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..annotations.detection_data import DetectionData
 from ..data import ImageSource
-from ..detectors.configuration_detector import LAYOUT, MCLDetectorConfig
-from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS
 from ..engine.arithmetic import emulation_warning
 from ..errors import InputError
 from ..evaluation.coco_metrics import import_backend
@@ -37,7 +35,7 @@ from .starts import (
     MATCHED,
     Pretraining,
     Start,
-    network_fields,
+    other_network,
     read_starts,
     reference_network,
     with_coco_weights,
@@ -202,6 +200,12 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
     )  # fmt: skip
     fewest = data.subset(plan.images[0], plan.first_seed, 0)
     base = replace(base.resolved(fewest.widths, fewest.heights, fewest.has_masks), auto=False)
+    batch = base.batch_sizes(1)[1]
+    if len(fewest) < batch:
+        raise InputError(
+            f"images {plan.images[0]}: {len(fewest)} image(s) with objects, and a step takes {batch} different ones: "
+            "ask for more, or set a smaller batch_size in finetune"
+        )
     starts = [with_coco_weights(start, base.detector) for start in starts]
     source, apart = None, None
     if pretrainings:
@@ -210,8 +214,8 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
         source = open_data(first)
         apart = open_data(replace(first, tile=None)) if plan.unlabelled is not None else None
         of_recipe = load_arguments(plan.pretrain_recipe, **(plan.pretrain or {}), data=["photos"])
-        batch = of_recipe.batch_sizes(1)[1]
-        visits = plan.visits or of_recipe.total_steps(len(source), batch) * batch
+        views = of_recipe.batch_sizes(1)[1]
+        visits = plan.visits or of_recipe.total_steps(len(source), views) * views
         pretrainings = {
             name: replace(own, arguments=replace(own.arguments, data=unlabelled), visits=own.visits or visits)
             for name, own in pretrainings.items()
@@ -232,10 +236,6 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
 
 def _check_starts(setting: Setting) -> None:
     """Open each start that is there already, and name those that are another network."""
-    base, fewest = setting.base, setting.fewest
-    names = () if base.detector in TRANSFORMERS_DETECTORS else ("fpn_channels", *LAYOUT)
-    plain = {name: getattr(MCLDetectorConfig(), name) for name in names if name not in (base.detector_options or {})}
-    wanted = {**plain, **setting.network}
     for start in setting.starts:
         if start.finetune:
             setting.warnings.append(f"{start.name} is fine-tuned otherwise: {start.finetune}")
@@ -245,17 +245,9 @@ def _check_starts(setting: Setting) -> None:
             network = build_detector(setting.arguments(start), setting.data.train, None, setting.lines)
         except InputError as error:
             raise InputError(f"start {start.name}: {error}") from error
-        own = {**plain, **network_fields(network.config)}
-        differing = [name for name in ("backbone", *plain) if setting.network and own.get(name) != wanted.get(name)]
-        if differing:
-            told = ", ".join(f"{name} {own.get(name)} in place of {wanted.get(name)}" for name in differing)
+        told = other_network(network.config, setting.network, setting.base)
+        if told:
             setting.warnings.append(f"{start.name} is another network, not only another start: {told}")
-    batch = base.batch_sizes(1)[1]
-    if len(fewest) < batch:
-        raise InputError(
-            f"images {setting.plan.images[0]}: {len(fewest)} image(s) with objects, and a step takes {batch} different "
-            "ones: ask for more, or set a smaller batch_size in finetune"
-        )
 
 
 def _tell_scale(setting: Setting) -> None:

@@ -221,6 +221,16 @@ def network_fields(config: Any) -> dict[str, Any]:
     return {"backbone": detector.backbone, **json.loads(json.dumps(fields))}
 
 
+def other_network(config: Any, network: Mapping[str, Any], arguments: FinetuneArguments) -> str:
+    """What a built detector has in place of the reference's network; empty where nothing."""
+    names = () if arguments.detector in TRANSFORMERS_DETECTORS else ("fpn_channels", *LAYOUT)
+    given = arguments.detector_options or {}
+    plain = {name: getattr(MCLDetectorConfig(), name) for name in names if name not in given}
+    own, wanted = {**plain, **network_fields(config)}, {**plain, **network}
+    differing = [name for name in ("backbone", *plain) if network and own.get(name) != wanted.get(name)]
+    return ", ".join(f"{name} {own.get(name)} in place of {wanted.get(name)}" for name in differing)
+
+
 def with_network(arguments: FinetuneArguments, network: Mapping[str, Any], init: str) -> FinetuneArguments:
     """Options of a start with which it is the reference's network in all that it leaves open: `random`, timm's and a
     backbone alone do not say how wide the pyramid is, a pre-training run and a detector do."""
