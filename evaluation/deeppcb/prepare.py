@@ -56,25 +56,29 @@ def boxes_in(tile: tuple[int, int, int, int], boxes: list[list[int]]) -> Iterato
         yield [a - left, b - top, c - a, d - b], label, inside < 0.5
 
 
+def tiles(file: Path, side: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Left and top border (px) and gray pixels of each whole tile of a picture."""
+    with Image.open(file) as opened:
+        pixels = np.asarray(opened.convert("L"))
+    for top in range(0, pixels.shape[0] - side + 1, side):
+        for left in range(0, pixels.shape[1] - side + 1, side):
+            yield left, top, pixels[top : top + side, left : left + side]
+
+
 def write_split(out: Path, split: str, found: list[tuple[str, Path, Path, list[list[int]]]]) -> None:
     """Tiles and COCO JSON of one split."""
     (out / split).mkdir(parents=True)
     images, annotations = [], []
     for name, file, _, boxes in found:
-        with Image.open(file) as opened:
-            picture = opened.convert("L")
-        for top in range(0, picture.height, TILE):
-            for left in range(0, picture.width, TILE):
-                tile = (left, top, left + TILE, top + TILE)
-                number = len(images) + 1
-                image = {"id": number, "file_name": f"{name}_{left}_{top}.png", "width": TILE, "height": TILE}
-                images.append({**image, "board": name})
-                picture.crop(tile).save(out / split / f"{name}_{left}_{top}.png", optimize=True)
-                for box, label, crowd in boxes_in(tile, boxes):
-                    annotations.append(
-                        {"id": len(annotations) + 1, "image_id": number, "category_id": label, "bbox": box,
-                         "area": box[2] * box[3], "iscrowd": int(crowd)}
-                    )  # fmt: skip
+        for left, top, pixels in tiles(file, TILE):
+            number, path = len(images) + 1, f"{name}_{left}_{top}.png"
+            images.append({"id": number, "file_name": path, "width": TILE, "height": TILE, "board": name})
+            Image.fromarray(pixels).save(out / split / path, optimize=True)
+            for box, label, crowd in boxes_in((left, top, left + TILE, top + TILE), boxes):
+                annotations.append(
+                    {"id": len(annotations) + 1, "image_id": number, "category_id": label, "bbox": box,
+                     "area": box[2] * box[3], "iscrowd": int(crowd)}
+                )  # fmt: skip
     categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (out / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
@@ -88,20 +92,15 @@ def write_unlabelled(out: Path, found: list[tuple[str, Path, Path, list[list[int
     blank = 0
     for name, *files, _ in found:
         for kind, file in zip(("test", "temp"), files, strict=True):
-            with Image.open(file) as opened:
-                pixels = np.asarray(opened.convert("L"))
-            for top in range(0, pixels.shape[0] - SMALL_TILE + 1, SMALL_TILE):
-                for left in range(0, pixels.shape[1] - SMALL_TILE + 1, SMALL_TILE):
-                    tile = pixels[top : top + SMALL_TILE, left : left + SMALL_TILE]
-                    bright = float((tile > 127).mean())
-                    if min(bright, 1 - bright) < 0.02:
-                        blank += 1
-                        continue
-                    packed = io.BytesIO()
-                    Image.fromarray(tile).save(packed, "PNG", optimize=True)
-                    path = f"{name}_{kind}_{left}_{top}.png"
-                    image = {"bytes": packed.getvalue(), "path": path}
-                    rows.append({"image": image, "group": f"{name}_{left}_{top}"})
+            for left, top, pixels in tiles(file, SMALL_TILE):
+                bright = float((pixels > 127).mean())
+                if min(bright, 1 - bright) < 0.02:
+                    blank += 1
+                    continue
+                packed = io.BytesIO()
+                Image.fromarray(pixels).save(packed, "PNG", optimize=True)
+                image = {"bytes": packed.getvalue(), "path": f"{name}_{kind}_{left}_{top}.png"}
+                rows.append({"image": image, "group": f"{name}_{left}_{top}"})
     order = np.random.default_rng(0).permutation(len(rows))
     (out / "unlabelled").mkdir()
     for shard in range(_SHARDS):

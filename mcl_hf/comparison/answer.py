@@ -118,20 +118,16 @@ class Answer:
     @functools.cached_property
     def primary(self) -> list[Difference]:
         """The differences that the plan is for, as far as they can be made, with Holm's p."""
-        pairs = read_primary(self.plan.primary, self.starts, self.plan.images)
-        made = [
-            paired_difference(one, self._best_of(others, images), images, self.scores(images))
-            for one, others, images in pairs
-        ]
-        found = [difference for difference in made if difference is not None]
+        found: list[Difference] = []
+        for one, others, images in read_primary(self.plan.primary, self.starts, self.plan.images):
+            # the best one on validation; the first where nothing was measured there
+            tuned = [max(self.rates.get((name, images), {}).values(), default=-1.0) for name in others]
+            made = paired_difference(one, others[int(np.argmax(tuned))], images, self.scores(images))
+            found += [] if made is None else [made]
         values = [difference.p for difference in found if difference.p is not None]
         if len(values) < len(found):
             return found
         return [dataclasses.replace(one, holm=p) for one, p in zip(found, holm(values), strict=True)]
-
-    def _best_of(self, others: Sequence[str], images: str) -> str:
-        """The one that validation says is the best; the first where nothing was measured there."""
-        return max(others, key=lambda name: max(self.rates.get((name, images), {}).values(), default=-1.0))
 
     def differences(self, images: str) -> list[Difference]:
         """Every start against the first one, and primary pairs besides, at so many labelled images."""

@@ -36,10 +36,8 @@ from .report import means_table, write_report
 from .runner import Work, run_jobs
 from .setting import Setting, open_setting
 
-_FREE = ("output_dir", "work_dir", "jobs")
-"""Fields of a plan that may change at any time."""
 _PATHS = ("data", "val_data", "test_data", "image_root", "val_image_root", "test_image_root", "unlabelled")
-"""Fields that may change as long as the data are the same."""
+"""Fields of a plan that may change as long as the data are the same."""
 _WITHOUT_INFLUENCE = {
     "output_dir", "data", "init", "resume", "num_workers", "save_every_steps", "keep_last", "keep_every",
     "log_every_steps", "eval_batch_size", "eval_backend", "report_to", "log_images", "image_column", "objects_column",
@@ -108,7 +106,7 @@ class _Comparison:
 
     def __init__(self, folder: Path, setting: Setting) -> None:
         self.folder, self.setting, self.plan = folder, setting, setting.plan
-        of_start = {start.name: start.pretraining for start in setting.starts}
+        of_start = {start.name: start.of for start in setting.starts}
         self.needs = list_jobs(self.plan, of_start, setting.lengths, setting.rates)
         self.listed = [asdict(job) for job in self.needs]
         self.commit = _commit_of_this()
@@ -150,15 +148,12 @@ class _Comparison:
 
     def _chosen(self, only: str | None) -> list[Job]:
         """Jobs that fit `only`, and those that they need, in order."""
-        wanted = [job for job in self.needs if only is None or fnmatch.fnmatchcase(job.name, only)]
-        if not wanted:
+        found = {job for job in self.needs if only is None or fnmatch.fnmatchcase(job.name, only)}
+        if not found:
             such = next(iter(self.needs)).name
             raise InputError(f"--only {only} fits none of {len(self.needs)} jobs, such as {such}")
-        found: set[Job] = set()
-        while wanted:
-            job = wanted.pop()
-            found.add(job)
-            wanted += self.needs[job] - found
+        for job in reversed(self.needs):  # what a job needs stands before it
+            found |= self.needs[job] if job in found else set()
         return [job for job in self.needs if job in found]
 
     # ----------------------------------------------------------------------------------------------------------------
@@ -195,7 +190,7 @@ class _Comparison:
         own = self.setting.pretrainings[job.start]
         steps = 1 if job.kind == "pace" else self.setting.pretraining_steps(self._pace())[job.start]
         options = asdict(replace(own.arguments, seed=job.seed, max_steps=steps, epochs=None))
-        return options, own.visit_flop, None, {"unlabelled": self._about()["unlabelled"]}
+        return options, own.visit_flop, None, {"unlabelled": self._answer().about["unlabelled"]}
 
     def _finetuning(self, job: Job) -> tuple[dict[str, Any], float, str, dict[str, Any]]:
         """Options, operations, digest of the start, and data."""
@@ -204,8 +199,8 @@ class _Comparison:
             start, job.steps, job.rate or self._answer().chosen_rate(job.start, job.images)
         )
         digest = f"{start.init}"
-        if start.pretraining is not None:
-            source = Job("pretrain", start.pretraining, job.seed)
+        if start.of is not None:
+            source = Job("pretrain", start.of, job.seed)
             arguments = replace(arguments, init=str(self.setting.work / source.name))
             digest = self.results[source]["digest"]
         options = asdict(replace(arguments, seed=subset_seed(job.seed, job.subset)))
@@ -226,36 +221,30 @@ class _Comparison:
         refuse to mix after that."""
         file = self.folder / PLAN
         before = load_plan(str(file)) if file.is_file() else None
-        asked = any((self.folder / "results").glob("test-*.json"))
-        changed = [
-            name for name, value in asdict(self.plan).items()
-            if asked and before is not None and name not in (*_FREE, *_PATHS) and value != getattr(before, name)
-        ]  # fmt: skip
-        if changed and not new_plan:
-            raise InputError(
-                f"{self.folder} has asked the test images by a plan with another {', '.join(changed)}: a plan that "
-                "changes after looking proves nothing; --new-plan puts that answer away and begins anew"
+        fields = {name: value for name, value in asdict(self.plan).items() if name not in ("output_dir", "work_dir")}
+        changed = [name for name, value in fields.items() if before is not None and getattr(before, name) != value]
+        decisive = [name for name in changed if name not in ("jobs", *_PATHS)]
+        if decisive and any((self.folder / "results").glob("test-*.json")):
+            self._put_away(
+                new_plan,
+                f"{self.folder} has asked the test images by a plan with another {', '.join(decisive)}: a plan that "
+                "changes after looking proves nothing; --new-plan puts that answer away and begins anew",
             )
-        if changed:
-            self._put_away()
         stale = self._take_over()
-        asked = any(name.startswith("test-") for name in stale)
-        if asked and not new_plan:
-            raise InputError(
+        if any(name.startswith("test-") for name in stale):
+            self._put_away(
+                new_plan,
                 f"{result_file(self.folder, min(stale))} is of other options, data or starts, and the test images have "
-                "been asked: use the same ones, or --new-plan, which puts that answer away and begins anew"
+                "been asked: use the same ones, or --new-plan, which puts that answer away and begins anew",
             )
-        if asked:
-            self._put_away()
         elif stale:
             print(f"{len(stale)} results are of an earlier plan and are made anew")
             for name in stale:
                 result_file(self.folder, name).unlink()
         (self.folder / "results").mkdir(exist_ok=True)
-        fields = {name: value for name, value in asdict(self.plan).items() if name not in ("output_dir", "work_dir")}
-        if not file.is_file() or any(getattr(before, name) != value for name, value in fields.items()):
+        if changed or not file.is_file():
             file.write_text(yaml.safe_dump(fields, sort_keys=False, width=120), encoding="utf-8")
-        write_json(self.folder / ABOUT, self._about())
+        write_json(self.folder / ABOUT, self._answer().about)
 
     def _take_over(self) -> list[str]:
         """Read results that are of this plan, with the weights that jobs to come need; names of those of another."""
@@ -272,7 +261,9 @@ class _Comparison:
                 del self.results[job]
         return stale
 
-    def _put_away(self) -> None:
+    def _put_away(self, allowed: bool, refusal: str) -> None:
+        if not allowed:
+            raise InputError(refusal)
         number = next(n for n in range(1, 10_000) if not (self.folder / f"before-{n}").exists())
         target = self.folder / f"before-{number}"
         target.mkdir()
@@ -282,15 +273,10 @@ class _Comparison:
         self.results.clear()
         print(f"the earlier answer is in {target}")
 
-    # ----------------------------------------------------------------------------------------------------------------
-    # what is told
-
-    def _about(self) -> dict[str, Any]:
-        return {**self.setting.about(self._pace()), "jobs": self.listed, "failed": dict(self.failed)}
-
     def _answer(self) -> Answer:
+        about = {**self.setting.about(self._pace()), "jobs": self.listed, "failed": dict(self.failed)}
         done = {job: self.results[job] for job in self.needs if job in self.results}
-        return Answer(self.folder, self.plan, done, self._about())
+        return Answer(self.folder, self.plan, done, about)
 
 
 def _check_folder(folder: Path) -> None:
@@ -304,9 +290,9 @@ def _check_folder(folder: Path) -> None:
 
 def _commit_of_this() -> str | None:
     """The commit of the checkout that this package runs from, where it is as committed; None otherwise."""
-    command = ["git", "status", "--porcelain=v2", "--branch", "--", "mcl_hf"]  # its first line names the commit
+    command = ["git", "status", "--porcelain=v2", "--branch", "--", ".."]  # its first line names the commit
     try:
-        told = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
+        told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     lines = told.stdout.splitlines()

@@ -75,28 +75,21 @@ def list_jobs(
     paces = [Job("pace", name, 0) for name in pretrainings if plan.equal == "seconds"]
     tunes: dict[tuple[str, str], set[Job]] = defaultdict(set)
     needs: dict[Job, set[Job]] = {job: set() for job in paces}
-
-    def pretrain(seed: int) -> None:
-        needs.update({Job("pretrain", name, seed): set(paces) for name in pretrainings})
-
-    def weights(start: str, seed: int) -> set[Job]:
-        source = of_start[start]
-        return set() if source is None else {Job("pretrain", source, seed)}
-
-    subsets = range(plan.subsets)
-    if len(rates) > 1:
-        pretrain(plan.tuning_seed)
-        for images, subset, rate, start in itertools.product(plan.images, subsets, rates, of_start):
-            job = Job("tune", start, plan.tuning_seed, images, subset, lengths[start, images], rate)
-            needs[job] = weights(start, plan.tuning_seed)
-            tunes[start, images].add(job)
-    for seed in plan.seed_list:
-        pretrain(seed)
-        for images, subset, start in itertools.product(plan.images, subsets, of_start):
-            further = plan.curve_steps if images == plan.images[0] else []
+    chosen = len(rates) > 1
+    for seed in [plan.tuning_seed, *plan.seed_list] if chosen else plan.seed_list:
+        needs |= {Job("pretrain", name, seed): set(paces) for name in pretrainings}
+        tuning = seed == plan.tuning_seed
+        tried = [None] if chosen and not tuning else rates
+        for images, subset, rate, start in itertools.product(plan.images, range(plan.subsets), tried, of_start):
+            further = plan.curve_steps if images == plan.images[0] and not tuning else []
             for steps in dict.fromkeys([lengths[start, images], *further]):
-                job = Job("test", start, seed, images, subset, steps, None if len(rates) > 1 else rates[0])
-                needs[job] = weights(start, seed) | tunes[start, images]
+                job = Job("tune" if tuning else "test", start, seed, images, subset, steps, rate)
+                source = of_start[start]
+                needs[job] = set() if source is None else {Job("pretrain", source, seed)}
+                if tuning:
+                    tunes[start, images].add(job)
+                else:
+                    needs[job] |= tunes[start, images]
     return needs
 
 
@@ -111,10 +104,9 @@ def read_results(output_dir: Path, jobs: Sequence[Job]) -> Results:
     for job in jobs:
         file = result_file(output_dir, job.name)
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            found[job] = content = json.loads(file.read_text(encoding="utf-8"))
             if not ({"job", "digest"} <= set(content) and isinstance(content["figures"], dict)):
                 raise ValueError("lacks what every job writes")
-            found[job] = content
         except FileNotFoundError:
             continue
         except (ValueError, OSError, TypeError, KeyError) as error:

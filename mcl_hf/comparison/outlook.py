@@ -12,7 +12,7 @@ import torch
 
 from ..engine.finish import duration
 from ..finetuning.rehearsal import rehearse_detector
-from ..models import MCLConfig, MCLModel
+from ..models import MCLModel
 from ..pretraining.rehearsal import rehearse
 from .jobs import Job
 from .setting import Setting
@@ -32,10 +32,19 @@ def outlook(setting: Setting, jobs: Sequence[Job]) -> list[str]:
         else:
             own = setting.pretrainings[job.start]
             flop[job.kind] += steps.get(job.start, 0) * own.batch * own.visit_flop
-    seconds = flop["pretrain"] / _visit_rate(setting) if counts["pretrain"] else 0.0
+    seconds = 0.0
+    if counts["pretrain"]:
+        first = next(iter(setting.pretrainings.values()))
+        size = min(_MOST, first.arguments.batch_sizes(1)[0])
+        visit = rehearse(first.arguments, size, setting.work).seconds / size
+        seconds += visit * flop["pretrain"] / first.visit_flop
     if counts["tune"] or counts["test"]:
-        seconds += (flop["tune"] + flop["test"]) / _step_rate(setting)
-    size = 4 * max((_parameters(own.config) for own in setting.pretrainings.values()), default=0)
+        arguments = replace(setting.plain_arguments, data=setting.plan.data, images=setting.plan.image_root)
+        step = rehearse_detector(arguments, arguments.batch_sizes(1)[0]).seconds
+        seconds += step * (flop["tune"] + flop["test"]) / setting.step_flop
+    with torch.device("meta"):
+        networks = [MCLModel(own.config) for own in setting.pretrainings.values()]
+    size = 4 * max((network.num_parameters() for network in networks), default=0)  # bytes
     left_out = "pre-trainings of equal seconds, " if setting.plan.equal == "seconds" else ""
     disk = (counts["pretrain"] + 6 * setting.plan.jobs) * size
     return [
@@ -43,21 +52,3 @@ def outlook(setting: Setting, jobs: Sequence[Job]) -> list[str]:
         f"about {duration(seconds)} here, one job after the other and as fast as a few steps just now; {left_out}"
         f"waiting for data and evaluation are not counted; about {disk / 2**20:,.0f} MiB of disk in {setting.work}",
     ]
-
-
-def _visit_rate(setting: Setting) -> float:
-    """Operations a second of the first pre-training."""
-    own = next(iter(setting.pretrainings.values()))
-    size = min(_MOST, own.arguments.batch_sizes(1)[0])
-    return size * own.visit_flop / rehearse(own.arguments, size, setting.work).seconds
-
-
-def _step_rate(setting: Setting) -> float:
-    """Operations a second of fine-tuning."""
-    arguments = replace(setting.plain_arguments, data=setting.plan.data, images=setting.plan.image_root)
-    return setting.step_flop / rehearse_detector(arguments, arguments.batch_sizes(1)[0]).seconds
-
-
-def _parameters(config: MCLConfig) -> int:
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in MCLModel(config).parameters())

@@ -125,9 +125,9 @@ class ComparePlan(Options):
         parts: list[Any] = [value] if there else [part for part in value.split(",") if part]
         if info.field_name == "primary":
             return [part.split(":") for part in parts]
-        if info.field_name == "steps" and parts and all(part.isdigit() for part in parts):
+        if info.field_name == "steps" and all(part.isdigit() for part in parts):
             parts = [int(part) for part in parts]
-            return parts if len(parts) > 1 else parts[0]
+            return parts[0] if len(parts) == 1 else parts
         return parts
 
     def __post_init__(self) -> None:
@@ -169,7 +169,16 @@ def load_plan(file: str | None = None, **fields: Any) -> ComparePlan:
         InputError: no such file, no YAML, an unknown field (the nearest match is named), or a value that cannot be
             used.
     """
-    values = _read(Path(file)) if file is not None else {}
+    values: Any = {}
+    if file is not None:
+        try:
+            values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"plan {file} cannot be read: {error.strerror or error}") from error
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            raise InputError(f"plan {file} is no YAML: {' '.join(str(error).split())[:200]}") from error
+        if not isinstance(values, dict):
+            raise InputError(f"plan {file} must be a mapping of fields, such as 'data: my-coco'")
     values |= {name: value for name, value in fields.items() if value is not None}
     known = list(ComparePlan.__pydantic_fields__)
     for name in values:
@@ -183,15 +192,3 @@ def nearest(name: Any, known: Iterable[str]) -> str:
     """A question after the nearest name that is known; empty where none is near."""
     near = difflib.get_close_matches(str(name), list(known), n=1)
     return f"did you mean {near[0]!r}?" if near else ""
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"plan {file} cannot be read: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"plan {file} is no YAML: {' '.join(str(error).split())[:200]}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"plan {file} must be a mapping of fields, such as 'data: my-coco'")
-    return content

@@ -61,10 +61,11 @@ def main() -> int:
         # a job of a killed comparison may still be saving
         with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=_LOCK_SECONDS):
             return run_job(content, folder)
-    except Timeout:
-        return _fail(f"another process still writes {folder}: wait for it, or end it")
-    except InputError as error:
-        return _fail(str(error))
+    except (InputError, Timeout) as error:
+        busy = f"another process still writes {folder}: wait for it, or end it"
+        told = busy if isinstance(error, Timeout) else " ".join(str(error).split())
+        print(plain_text(f"mcl-hf: error: {told}"), file=sys.stderr, flush=True)
+        return WRONG_INPUT
     except KeyboardInterrupt:
         return STOPPED
 
@@ -247,11 +248,6 @@ def _stop_when_alone(stdin: BinaryIO) -> None:
     """Ask this process to save and leave when whoever started it is gone."""
     stdin.read()
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _fail(message: str) -> int:
-    print(plain_text(f"mcl-hf: error: {' '.join(message.split())}"), file=sys.stderr, flush=True)
-    return WRONG_INPUT
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,16 +54,14 @@ class Work:
     def seconds_left(self) -> float | None:
         """An estimate from the jobs done: one takes as long a step as those of its kind and start did on average, else
         those of its kind; None where none of a kind is done."""
-        known: dict[tuple[str, ...], list[float]] = defaultdict(list)
-        for job, result in self.results.items():
-            for key in ((_rough(job), job.start), (_rough(job),)):
-                known[key].append(result["process_seconds"] / max(1, job.steps))
         total = 0.0
         for job in self.remaining:
-            alike = known[_rough(job), job.start] or known[_rough(job),]
+            of_kind = [done for done in self.results if _rough(done) == _rough(job)]
+            alike = [done for done in of_kind if done.start == job.start] or of_kind
             if not alike:
                 return None
-            total += max(1, job.steps) * mean(alike)
+            paces = [self.results[done]["process_seconds"] / max(1, done.steps) for done in alike]
+            total += max(1, job.steps) * mean(paces)
         return total
 
 
@@ -72,7 +69,7 @@ class _Running:
     """A job's process, and its bar."""
 
     def __init__(self, job: Job, content: Mapping[str, Any], beside: int) -> None:
-        root = str(Path(__file__).resolve().parents[3])  # also where the package is not installed
+        root = str(Path(__file__).resolve().parents[2])  # also where the package is not installed
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {"TQDM_MININTERVAL": "30", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         if beside > 1:
@@ -156,7 +153,7 @@ def run_jobs(
                 if code == run_job.DONE and running.result.is_file():
                     found = work.results[job] = json.loads(running.result.read_text(encoding="utf-8"))
                     left = work.seconds_left()
-                    more = f"; about {duration(left / beside)} left" if left and work.remaining else ""
+                    more = f"; about {duration(left / beside)} left" if left else ""
                     _say(f"  {job.name}: {_found(found)} in {duration(found['process_seconds'])}{more}")
                     done()
                 elif code == run_job.WRONG_INPUT and wrong is None:
@@ -187,7 +184,5 @@ def _found(result: Mapping[str, Any]) -> str:
     figures = result["figures"]
     if "diverged" in result:
         return "its loss diverged"
-    if "box/AP" in figures:
-        kinds = [kind for kind in ("box", "mask") if f"{kind}/AP" in figures]
-        return ", ".join(f"{kind} AP {100 * figures[f'{kind}/AP']:.1f} %" for kind in kinds)
-    return f"{result['visits']:,} visits, loss {figures['loss']:.3f}"
+    told = [f"{kind} AP {100 * figures[f'{kind}/AP']:.1f} %" for kind in ("box", "mask") if f"{kind}/AP" in figures]
+    return ", ".join(told) or f"{result['visits']:,} visits, loss {figures['loss']:.3f}"

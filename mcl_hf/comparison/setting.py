@@ -15,8 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..annotations.detection_data import DetectionData
 from ..data import ImageSource
-from ..detectors.configuration_detector import LAYOUT, MCLDetectorConfig
-from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS
 from ..engine.arithmetic import emulation_warning
 from ..errors import InputError
 from ..evaluation.coco_metrics import import_backend
@@ -37,8 +35,7 @@ from .starts import (
     MATCHED,
     Pretraining,
     Start,
-    check_sources,
-    network_fields,
+    other_network,
     read_starts,
     reference_network,
     with_coco_weights,
@@ -87,14 +84,14 @@ class Setting:
 
     def arguments(self, start: Start, steps: int = 1, rate: float | None = None) -> FinetuneArguments:
         """Options of a start's fine-tuning, without folder and seed; pre-trained ones get `init` from their job."""
-        own = replace(self.base, init=start.init or "random", init_parts=list(start.parts), max_steps=steps)
-        own = replace(own, **{"base_learning_rate": rate or self.rates[0], **start.finetune})
+        own = replace(self.base, init=start.init or "random", init_parts=start.parts or [], max_steps=steps)
+        own = replace(own, **{"base_learning_rate": rate or self.rates[0], **(start.finetune or {})})
         return own if start.init is None else with_network(own, self.network, start.init)
 
     @property
     def plain_arguments(self) -> FinetuneArguments:
         """Options of fine-tuning from a random start of the network that is compared."""
-        return self.arguments(Start("random", "random"))
+        return self.arguments(Start(name="random", init="random"))
 
     @cached_property
     def step_flop(self) -> float:
@@ -142,7 +139,7 @@ class Setting:
             steps = self.plan.steps_at(images) or self._auto_steps(images)
             for start in self.starts:
                 more = self.matched_steps if start.name == MATCHED else 0
-                found[start.name, images] = int(start.finetune.get("max_steps", steps)) + more
+                found[start.name, images] = int((start.finetune or {}).get("max_steps", steps)) + more
         return found
 
     def _auto_steps(self, images: str) -> int:
@@ -156,7 +153,7 @@ class Setting:
         plan, base = self.plan, self.base
         steps = self.pretraining_steps(pace)
         return {
-            "starts": {start.name: start.pretraining for start in self.starts},
+            "starts": {start.name: start.of for start in self.starts},
             "inits": {start.name: start.init for start in self.starts},
             "data": self.data.records,
             "unit": "labelled images" if plan.label_group is None else f"labelled {plan.label_group}s",
@@ -164,7 +161,7 @@ class Setting:
             "lengths": {f"{start} {images}": steps for (start, images), steps in self.lengths.items()},
             "finetune": f"{base.detector}, {base.batch_sizes(1)[1]} images a step, {base.optimizer}, images of "
             f"{base.min_size_test} px, {base.precision}",
-            "differs": {start.name: str(dict(start.finetune)) for start in self.starts if start.finetune},
+            "differs": {start.name: str(start.finetune) for start in self.starts if start.finetune},
             "visits": {name: count * self.pretrainings[name].batch for name, count in steps.items()},
             "unlabelled": None if self.source is None else {
                 "images": len(self.source), "fingerprint": self.source.fingerprint,
@@ -180,7 +177,6 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("a comparison starts processes of its own: call mcl-hf compare without a launcher")
     starts, pretrainings = read_starts(plan)
-    check_sources(starts, pretrainings)
     read_primary(plan.primary, [start.name for start in starts], plan.images)
     for name in sorted(_OF_A_JOB & set(plan.finetune or {})):
         raise InputError(f"finetune: {name} is the comparison's to set: see the plan's own fields")
@@ -197,7 +193,19 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
         )
     # the rate that the rules of `auto`, or the published protocol, have for all images
     middle = given.base_learning_rate or given.resolved(train.widths, train.heights).base_learning_rate or 0.02
-    base = _filled(given, data.subset(plan.images[0], plan.first_seed, 0))
+    # without gaps, equal for every start: nothing frozen unless asked for, a whole schedule, AP at its end
+    base = replace(
+        given, max_steps=1, epochs=None, init="timm:any", eval_every_steps=0, early_stopping_patience=0,
+        freeze_at=given.freeze_at or 0, frozen_bn=bool(given.frozen_bn), data="given", resume="auto", keep_last=1,
+    )  # fmt: skip
+    fewest = data.subset(plan.images[0], plan.first_seed, 0)
+    base = replace(base.resolved(fewest.widths, fewest.heights, fewest.has_masks), auto=False)
+    batch = base.batch_sizes(1)[1]
+    if len(fewest) < batch:
+        raise InputError(
+            f"images {plan.images[0]}: {len(fewest)} image(s) with objects, and a step takes {batch} different ones: "
+            "ask for more, or set a smaller batch_size in finetune"
+        )
     starts = [with_coco_weights(start, base.detector) for start in starts]
     source, apart = None, None
     if pretrainings:
@@ -206,8 +214,8 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
         source = open_data(first)
         apart = open_data(replace(first, tile=None)) if plan.unlabelled is not None else None
         of_recipe = load_arguments(plan.pretrain_recipe, **(plan.pretrain or {}), data=["photos"])
-        batch = of_recipe.batch_sizes(1)[1]
-        visits = plan.visits or of_recipe.total_steps(len(source), batch) * batch
+        views = of_recipe.batch_sizes(1)[1]
+        visits = plan.visits or of_recipe.total_steps(len(source), views) * views
         pretrainings = {
             name: replace(own, arguments=replace(own.arguments, data=unlabelled), visits=own.visits or visits)
             for name, own in pretrainings.items()
@@ -219,49 +227,27 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
     if source is not None:
         lines.append(source.description)
         _tell_scale(setting)
-    on_cpu = base.device == "cpu" or not torch.accelerator.is_available()
     used = {base.precision, *(own.arguments.precision for own in pretrainings.values())}
-    if on_cpu and "bf16" in used:
+    if "bf16" in used and (base.device == "cpu" or not torch.accelerator.is_available()):
         setting.warnings += [line.removeprefix("warning: ") for line in emulation_warning(torch.device("cpu"), "bf16")]
     check_apart(data, apart, work / "image-hashes.json")
     return setting
 
 
-def _filled(given: FinetuneArguments, subset: DetectionData) -> FinetuneArguments:
-    """Options without gaps, equal for every start: nothing frozen unless asked for, a whole schedule, AP at its end."""
-    own = replace(
-        given, max_steps=1, epochs=None, init="timm:any", eval_every_steps=0, early_stopping_patience=0,
-        freeze_at=given.freeze_at or 0, frozen_bn=bool(given.frozen_bn), data="given", resume="auto", keep_last=1,
-    )  # fmt: skip
-    return replace(own.resolved(subset.widths, subset.heights, subset.has_masks), auto=False)
-
-
 def _check_starts(setting: Setting) -> None:
     """Open each start that is there already, and name those that are another network."""
-    base, fewest = setting.base, setting.fewest
-    names = () if base.detector in TRANSFORMERS_DETECTORS else ("fpn_channels", *LAYOUT)
-    plain = {name: getattr(MCLDetectorConfig(), name) for name in names if name not in (base.detector_options or {})}
-    wanted = {**plain, **setting.network}
     for start in setting.starts:
         if start.finetune:
-            setting.warnings.append(f"{start.name} is fine-tuned otherwise: {dict(start.finetune)}")
+            setting.warnings.append(f"{start.name} is fine-tuned otherwise: {start.finetune}")
         if start.init is None or start.name == MATCHED:
             continue
         try:
             network = build_detector(setting.arguments(start), setting.data.train, None, setting.lines)
         except InputError as error:
             raise InputError(f"start {start.name}: {error}") from error
-        own = {**plain, **network_fields(network.config)}
-        differing = [name for name in ("backbone", *plain) if setting.network and own.get(name) != wanted.get(name)]
-        if differing:
-            told = ", ".join(f"{name} {own.get(name)} in place of {wanted.get(name)}" for name in differing)
+        told = other_network(network.config, setting.network, setting.base)
+        if told:
             setting.warnings.append(f"{start.name} is another network, not only another start: {told}")
-    batch = base.batch_sizes(1)[1]
-    if len(fewest) < batch:
-        raise InputError(
-            f"images {setting.plan.images[0]}: {len(fewest)} image(s) with objects, and a step takes {batch} different "
-            "ones: ask for more, or set a smaller batch_size in finetune"
-        )
 
 
 def _tell_scale(setting: Setting) -> None:

@@ -12,7 +12,7 @@ and `coco`, torchvision's weights for COCO of the detector that is compared.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -40,7 +40,6 @@ NAMED: dict[str, dict[str, Any]] = {
     "mcl-backbone": {"of": "mcl", "parts": ["backbone"]},
     "image": {"pretrain": IMAGE_LEVEL, "parts": ["backbone"]},
     "image-all": {"of": "image"},
-    "coco": {"init": "coco"},
 }
 _OF_A_RUN = {"output_dir", "data", "seed", "resume", "epochs", "max_steps", "report_to", "objective"}
 _COUNTED_BATCH = 64  # every level of the paper's four has whole montages from 32 images on
@@ -48,34 +47,26 @@ _start_config = lru_cache(read_start_config)
 
 
 @options_class
-class StartFields(Options):
-    """What a plan may say of a start; see `ComparePlan`."""
+class Start(Options):
+    """One start of a comparison, as a plan has it (see `ComparePlan`); `read_starts` says of each where it comes from.
 
+    Attributes:
+        name: in tables and file names.
+        init: as `finetune` takes it; None where the comparison pre-trains it.
+        pretrain: options of its own pre-training.
+        of: name of the pre-training it comes from, of this comparison; None for others.
+        parts: what is taken of it; none: all that it holds.
+        visits: of its own pre-training.
+        finetune: options of fine-tuning that differ for this start.
+    """
+
+    name: str
     init: str | None = None
     pretrain: dict[str, Any] | None = None
     of: str | None = None
     parts: list[str] | None = None
     visits: int | None = Field(None, ge=2)
     finetune: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Start:
-    """One start of a comparison.
-
-    Attributes:
-        name: in tables and file names.
-        init: as `finetune` takes it; None where the comparison pre-trains it.
-        pretraining: name of the pre-training it comes from, of this comparison; None for others.
-        parts: what is taken of it; empty: all that it holds.
-        finetune: options of fine-tuning that differ for this start.
-    """
-
-    name: str
-    init: str | None
-    pretraining: str | None = None
-    parts: tuple[str, ...] = ()
-    finetune: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,40 +105,42 @@ class Pretraining:
 
 
 def read_starts(plan: ComparePlan) -> tuple[list[Start], dict[str, Pretraining]]:
-    """The starts in the plan's order, and the pre-trainings among them by name."""
+    """The starts in the plan's order, and the pre-trainings among them by name; what they begin from is there, and
+    their networks can be made."""
     entries = _entries(plan)
     starts: list[Start] = []
     pretrainings: dict[str, Pretraining] = {}
-    for name, entry in entries.items():
-        source = entry.get("of", name)
-        of = entries.get(source, NAMED.get(source, {}))
-        own = source if "pretrain" in of else None
-        if own is None and "of" in entry:
+    for name, start in entries.items():
+        source = start.of or name
+        of = entries.get(source) or Start(name=source, **NAMED.get(source, {}))
+        if of.pretrain is not None:
+            if source not in pretrainings:
+                pretrainings[source] = _pretraining(plan, of)
+            start.of = source
+        elif start.of is not None:
             raise InputError(f"start {name} is of {source!r}, which is no pre-training of this comparison")
-        if own is not None and own not in pretrainings:
-            pretrainings[own] = _pretraining(plan, own, of)
-        parts = tuple(entry.get("parts") or ())
-        wrong = [part for part in parts if part not in PARTS]
-        if wrong:
-            raise InputError(f"start {name} takes {wrong[0]!r}: parts are {', '.join(PARTS)}")
-        init = (entry.get("init") or name) if own is None else None
-        starts.append(Start(name, init, own, parts, dict(entry.get("finetune") or {})))
+        else:
+            start.init = start.init or name
+            if start.init != "coco":
+                check_start(start.init, "start" if name == start.init else f"start {name}:")
+        for part in start.parts or ():
+            if part not in PARTS:
+                raise InputError(f"start {name} takes {part!r}: parts are {', '.join(PARTS)}")
+        starts.append(start)
         if name == "random" and plan.compute_matched:
-            starts.append(Start(MATCHED, "random"))
+            starts.append(Start(name=MATCHED, init="random"))
     if plan.compute_matched and ("random" not in entries or not pretrainings):
         raise InputError("compute_matched needs the start random, and a pre-training whose compute it gets")
-    if len(starts) < 2:
-        raise InputError(f"starts needs two or more, such as random,mcl, got {', '.join(entries) or 'none'}")
     return starts, pretrainings
 
 
-def _entries(plan: ComparePlan) -> dict[str, dict[str, Any]]:
-    """Name of a start -> its mapping, in the plan's order."""
+def _entries(plan: ComparePlan) -> dict[str, Start]:
+    """Name -> start, in the plan's order."""
     given = plan.starts
     if not given or not isinstance(given, list | dict):
         raise InputError("starts is missing: name two or more, such as random,timm:resnet50,mcl")
-    known = list(StartFields.__pydantic_fields__)
-    found: dict[str, dict[str, Any]] = {}
+    known = [name for name in Start.__pydantic_fields__ if name != "name"]
+    found: dict[str, Start] = {}
     for name, entry in given.items() if isinstance(given, dict) else [(str(name), None) for name in given]:
         if name in found:
             raise InputError(f"starts names {name} twice: a start cannot be compared with itself")
@@ -155,41 +148,36 @@ def _entries(plan: ComparePlan) -> dict[str, dict[str, Any]]:
             raise InputError(f"starts: {name!r} cannot be the name of a start")
         if entry is not None and not isinstance(entry, dict):
             raise InputError(f"start {name} must be a mapping of {', '.join(known)}, got {entry!r}")
-        told = entry or NAMED.get(name, {})
+        told = dict(entry or NAMED.get(name, {}))
         for key in told:
             if key not in known:
                 hint = nearest(key, known) or f"known are {', '.join(known)}"
                 raise InputError(f"start {name} has an unknown field {str(key)!r}: {hint}")
+        if told.get("pretrain", told) is None:  # an empty line: nothing of it differs
+            told["pretrain"] = {}
         try:
-            fields = StartFields(**told)
+            found[name] = Start(name=name, **told)
         except InputError as error:
             raise InputError(f"start {name}: {error}") from error
-        found[name] = {key: getattr(fields, key) for key in told}
-        if len({"init", "pretrain", "of"} & set(found[name])) > 1:
+        if len({"init", "pretrain", "of"} & set(told)) > 1:
             raise InputError(f"start {name} has more than one of init, pretrain and of: give one")
+    if len(found) < 2:
+        raise InputError(f"starts needs two or more, such as random,mcl, got {', '.join(found)}")
     return found
 
 
-def _pretraining(plan: ComparePlan, name: str, entry: Mapping[str, Any]) -> Pretraining:
-    options = {**(plan.pretrain or {}), **(entry["pretrain"] or {})}
+def _pretraining(plan: ComparePlan, start: Start) -> Pretraining:
+    options = {**(plan.pretrain or {}), **(start.pretrain or {})}
     for option in sorted(_OF_A_RUN & set(options)):
-        raise InputError(f"start {name}: {option} of a pre-training is the comparison's to set: leave it out")
+        raise InputError(f"start {start.name}: {option} of a pre-training is the comparison's to set: leave it out")
     try:
         arguments = load_arguments(plan.pretrain_recipe, **options, data=["photos"], max_steps=1)
     except InputError as error:
-        raise InputError(f"start {name}: {error}") from error
-    return Pretraining(arguments, entry.get("visits") or 0)
-
-
-def check_sources(starts: list[Start], pretrainings: Mapping[str, Pretraining]) -> None:
-    """See that what starts and pre-trainings begin from is there, and that the networks of the latter can be made."""
-    for start in starts:
-        if start.init not in (None, "coco"):
-            check_start(start.init, "start" if start.name == start.init else f"start {start.name}:")
-    for name, pretraining in pretrainings.items():
-        if pretraining.arguments.init is not None:
-            check_start(pretraining.arguments.init, f"start {name}: --init")
-        _ = pretraining.config
+        raise InputError(f"start {start.name}: {error}") from error
+    if arguments.init is not None:
+        check_start(arguments.init, f"start {start.name}: --init")
+    arguments.model_config()  # which refuses what cannot be made
+    return Pretraining(arguments, start.visits or 0)
 
 
 def with_coco_weights(start: Start, detector: str | None) -> Start:
@@ -231,6 +219,16 @@ def network_fields(config: Any) -> dict[str, Any]:
     names = ("backbone_kwargs", "num_channels", "image_mean", "image_std", "fpn_channels", *LAYOUT)
     fields = {name: getattr(detector, name) for name in names if getattr(detector, name) != getattr(plain, name)}
     return {"backbone": detector.backbone, **json.loads(json.dumps(fields))}
+
+
+def other_network(config: Any, network: Mapping[str, Any], arguments: FinetuneArguments) -> str:
+    """What a built detector has in place of the reference's network; empty where nothing."""
+    names = () if arguments.detector in TRANSFORMERS_DETECTORS else ("fpn_channels", *LAYOUT)
+    given = arguments.detector_options or {}
+    plain = {name: getattr(MCLDetectorConfig(), name) for name in names if name not in given}
+    own, wanted = {**plain, **network_fields(config)}, {**plain, **network}
+    differing = [name for name in ("backbone", *plain) if network and own.get(name) != wanted.get(name)]
+    return ", ".join(f"{name} {own.get(name)} in place of {wanted.get(name)}" for name in differing)
 
 
 def with_network(arguments: FinetuneArguments, network: Mapping[str, Any], init: str) -> FinetuneArguments:

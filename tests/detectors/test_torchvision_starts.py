@@ -160,10 +160,10 @@ def test_a_name_alone_fetches_nothing() -> None:
     assert config.id2label[0] == "person" and config.id2label[89] == "toothbrush"
     network = {"backbone": "resnet50", "rpn_conv_depth": 2, "roi_sampling_ratio": 2}
     assert network_fields(config) == {**network, "roi_aligned": False, "fixed_anchor_strides": False}
-    coco = with_coco_weights(Start("coco", "coco", None), "mask_rcnn")
+    coco = with_coco_weights(Start(name="coco", init="coco"), "mask_rcnn")
     assert (coco.name, coco.init) == ("coco", "torchvision:maskrcnn_resnet50_fpn_v2")
     with pytest.raises(InputError, match="coco stands for weights of torchvision, which has no d_fine"):
-        with_coco_weights(coco.__class__("coco", "coco", None), "d_fine")
+        with_coco_weights(Start(name="coco", init="coco"), "d_fine")
 
 
 @pytest.mark.slow
