@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from ..errors import nearest
 from ..version import __version__
 
 COMMANDS = {
@@ -70,9 +71,6 @@ def _help() -> str:
 
 
 def _unknown(name: str) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, COMMANDS, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(COMMANDS)}"
+    hint = nearest(name, COMMANDS) or f"choose from {', '.join(COMMANDS)}"
     kind = "option" if name.startswith("-") else "command"
     return f"unknown {kind} {name!r}: {hint}"

@@ -85,13 +85,15 @@ def compare(
     made = [path for path in (folder, work) if not path.exists()]
     settled = False
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        work.mkdir(parents=True, exist_ok=True)
+        for path in (folder, work):
+            _make(path)
         with FileLock(work / ".comparison.lock", timeout=0):
             _check_folder(folder)
             setting = open_setting(plan, work)
+            comparison = _Comparison(folder, setting)
+            planned = comparison.chosen(only)
             settled = not dry_run
-            return _Comparison(folder, setting).run(dry_run, new_plan, only)
+            return comparison.run(planned, dry_run, new_plan)
     except Timeout as error:
         raise InputError(f"another comparison is at work in {work}: wait for it, or end it") from error
     except PermissionError as error:
@@ -99,6 +101,13 @@ def compare(
     finally:
         for path in reversed([] if settled else made):  # nothing was done here
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made: {error.strerror}") from error
 
 
 class _Comparison:
@@ -113,10 +122,9 @@ class _Comparison:
         self.results: Results = {}
         self.failed: dict[str, str] = {}
 
-    def run(self, dry_run: bool, new_plan: bool, only: str | None) -> Answer:
+    def run(self, planned: list[Job], dry_run: bool, new_plan: bool) -> Answer:
         for line in [*self.setting.lines, *(f"warning: {line}" for line in self.setting.warnings)]:
             print(plain_text(line, keep="\n"))
-        planned = self._chosen(only)
         if dry_run:
             print("\n".join(outlook(self.setting, planned)))
             return self._answer()
@@ -135,7 +143,8 @@ class _Comparison:
         answer = replace(self._answer(), stopped_by=stop.name)
         write_report(answer, self.setting.data.test)
         if stop.name is not None:
-            print(f"stopped by {stop.name} after {len(self.results)} of {len(planned)} jobs: the same command goes on")
+            done = sum(job in self.results for job in planned)
+            print(f"stopped by {stop.name} after {done} of {len(planned)} jobs: the same command goes on")
             return answer
         print(f"{means_table(answer)}\n{answer.sentence}\nwritten: {self.folder / REPORT}", flush=True)
         if self.failed:
@@ -146,7 +155,7 @@ class _Comparison:
             )
         return answer
 
-    def _chosen(self, only: str | None) -> list[Job]:
+    def chosen(self, only: str | None) -> list[Job]:
         """Jobs that fit `only`, and those that they need, in order."""
         found = {job for job in self.needs if only is None or fnmatch.fnmatchcase(job.name, only)}
         if not found:
@@ -290,9 +299,12 @@ def _check_folder(folder: Path) -> None:
 
 def _commit_of_this() -> str | None:
     """The commit of the checkout that this package runs from, where it is as committed; None otherwise."""
+    own = Path(__file__)
+    tracked = ["git", "ls-files", "--error-unmatch", own.name]  # not an installation inside of another repository
     command = ["git", "status", "--porcelain=v2", "--branch", "--", ".."]  # its first line names the commit
     try:
-        told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        subprocess.run(tracked, cwd=own.parent, capture_output=True, check=True)
+        told = subprocess.run(command, cwd=own.parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     lines = told.stdout.splitlines()

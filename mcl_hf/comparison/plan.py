@@ -4,10 +4,8 @@ Flow: **plan** -> starts (what each start is) -> jobs. A plan is a flat YAML of 
 its folder as `plan.yaml`.
 """
 
-import difflib
 import math
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +13,7 @@ import yaml
 from pydantic import ValidationInfo, field_validator
 
 from ..engine.options import Options, group, options_class
-from ..errors import InputError
+from ..errors import InputError, nearest
 
 _LISTS = ("starts", "images", "learning_rates", "curve_steps", "scales", "unlabelled")
 
@@ -186,9 +184,3 @@ def load_plan(file: str | None = None, **fields: Any) -> ComparePlan:
             hint = nearest(name, known)
             raise InputError(f"unknown field {str(name)!r} of a comparison's plan{': ' if hint else ''}{hint}")
     return ComparePlan(**values)
-
-
-def nearest(name: Any, known: Iterable[str]) -> str:
-    """A question after the nearest name that is known; empty where none is near."""
-    near = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else ""

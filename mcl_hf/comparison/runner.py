@@ -69,7 +69,7 @@ class _Running:
     """A job's process, and its bar."""
 
     def __init__(self, job: Job, content: Mapping[str, Any], beside: int) -> None:
-        root = str(Path(__file__).resolve().parents[2])  # also where the package is not installed
+        root = str(Path(sys.modules["mcl_hf"].__path__[0]).resolve().parent)  # also where it is not installed
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {"TQDM_MININTERVAL": "30", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         if beside > 1:

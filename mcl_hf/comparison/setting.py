@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..annotations.detection_data import DetectionData
 from ..data import ImageSource
-from ..engine.arithmetic import emulation_warning
+from ..engine.arithmetic import chosen_device, emulation_warning
 from ..errors import InputError
 from ..evaluation.coco_metrics import import_backend
 from ..finetuning import auto_rules
@@ -35,6 +35,7 @@ from .starts import (
     MATCHED,
     Pretraining,
     Start,
+    in_one_precision,
     other_network,
     read_starts,
     reference_network,
@@ -195,8 +196,9 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
     middle = given.base_learning_rate or given.resolved(train.widths, train.heights).base_learning_rate or 0.02
     # without gaps, equal for every start: nothing frozen unless asked for, a whole schedule, AP at its end
     base = replace(
-        given, max_steps=1, epochs=None, init="timm:any", eval_every_steps=0, early_stopping_patience=0,
-        freeze_at=given.freeze_at or 0, frozen_bn=bool(given.frozen_bn), data="given", resume="auto", keep_last=1,
+        in_one_precision(given), max_steps=1, epochs=None, init="timm:any", eval_every_steps=0,
+        early_stopping_patience=0, freeze_at=given.freeze_at or 0, frozen_bn=bool(given.frozen_bn), data="given",
+        resume="auto", keep_last=1,
     )  # fmt: skip
     fewest = data.subset(plan.images[0], plan.first_seed, 0)
     base = replace(base.resolved(fewest.widths, fewest.heights, fewest.has_masks), auto=False)
@@ -227,9 +229,9 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
     if source is not None:
         lines.append(source.description)
         _tell_scale(setting)
-    used = {base.precision, *(own.arguments.precision for own in pretrainings.values())}
-    if "bf16" in used and (base.device == "cpu" or not torch.accelerator.is_available()):
-        setting.warnings += [line.removeprefix("warning: ") for line in emulation_warning(torch.device("cpu"), "bf16")]
+    runs = [base, *(own.arguments for own in pretrainings.values())]
+    slow = [line for run in runs for line in emulation_warning(chosen_device(run.device), run.precision)]
+    setting.warnings += [line.removeprefix("warning: ") for line in dict.fromkeys(slow)]
     check_apart(data, apart, work / "image-hashes.json")
     return setting
 

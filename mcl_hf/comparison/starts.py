@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import Field
@@ -23,14 +23,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..detectors.configuration_detector import LAYOUT, MCLDetectorConfig
 from ..detectors.from_pretraining import PARTS, is_backbone_alone, read_start_config
 from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS
-from ..engine.options import Options, options_class
-from ..errors import InputError
+from ..engine.arithmetic import chosen_device, chosen_precision
+from ..engine.options import Options, RunOptions, options_class
+from ..errors import InputError, nearest
 from ..finetuning.arguments import FinetuneArguments
 from ..models import MCLConfig, MCLForPreTraining
 from ..pretraining.arguments import PretrainArguments, load_arguments
 from ..transfer.starting_weights import check_start
 from ..transfer.torchvision_detectors import COCO_WEIGHTS, TORCHVISION
-from .plan import ComparePlan, nearest
+from .plan import ComparePlan
 
 MATCHED = "random-matched"
 """`random` with the compute of a pre-training as further fine-tuning steps."""
@@ -44,6 +45,8 @@ NAMED: dict[str, dict[str, Any]] = {
 _OF_A_RUN = {"output_dir", "data", "seed", "resume", "epochs", "max_steps", "report_to", "objective"}
 _COUNTED_BATCH = 64  # every level of the paper's four has whole montages from 32 images on
 _start_config = lru_cache(read_start_config)
+
+R = TypeVar("R", bound=RunOptions)
 
 
 @options_class
@@ -177,7 +180,12 @@ def _pretraining(plan: ComparePlan, start: Start) -> Pretraining:
     if arguments.init is not None:
         check_start(arguments.init, f"start {start.name}: --init")
     arguments.model_config()  # which refuses what cannot be made
-    return Pretraining(arguments, start.visits or 0)
+    return Pretraining(in_one_precision(arguments), start.visits or 0)
+
+
+def in_one_precision(arguments: R) -> R:
+    """A run's options with what `auto` means on this machine, so that no results of two precisions are compared."""
+    return replace(arguments, precision=chosen_precision(arguments.precision, chosen_device(arguments.device)))
 
 
 def with_coco_weights(start: Start, detector: str | None) -> Start:

@@ -16,7 +16,6 @@ mosaic, mix-up, copy-blend, the first epochs without augmentation and the fall o
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ import transformers
 
 from ..engine.resume import check_detector
 from ..engine.saving import no_progress_bar
-from ..errors import InputError
+from ..errors import InputError, nearest
 from ..models.configuration_mcl import MCLConfig
 from ..models.weight_files import read_json_object
 from ..remote.checkpoints import MODEL_FILES, local_checkpoint
@@ -172,8 +171,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         if option in _FROM_ELSEWHERE:
             raise InputError(f"detector_options must not hold {option!r}, which follows from the data and the start")
         if option not in known and option not in _OF_THE_BACKBONE:
-            near = get_close_matches(option, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"see {TRANSFORMERS_DETECTORS[name].prefix}Config"
+            hint = nearest(option, known) or f"see {TRANSFORMERS_DETECTORS[name].prefix}Config"
             raise InputError(f"detector_options has an unknown field {option!r}: {hint}")
 
 

@@ -4,7 +4,6 @@ Where it sits: recipe file + command line (or keyword arguments) -> `load_option
 (`PretrainArguments`, the detectors' `FinetuneArguments`) -> its run. The command line is made from the same fields.
 """
 
-import difflib
 import functools
 import types
 import typing
@@ -18,7 +17,7 @@ from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_v
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 from ..recipes import load_recipe
 
 EITHER_OR = (("epochs", "max_steps"), ("global_batch_size", "batch_size"))
@@ -288,8 +287,8 @@ def load_options(
     given = {name: value for name, value in overrides.items() if value is not None}
     for name in given:
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
-            raise InputError(f"unknown option {name!r}" + (f": did you mean {nearest[0]!r}?" if nearest else ""))
+            hint = nearest(name, known)
+            raise InputError(f"unknown option {name!r}" + (f": {hint}" if hint else ""))
     for pair in EITHER_OR:
         for one, other in (pair, pair[::-1]):
             if one in given and other not in given:

@@ -5,7 +5,6 @@ Where it sits: recipe + command line (or keyword arguments) -> `load_finetune_ar
 """
 
 import dataclasses
-import difflib
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ from ..engine.options import (
     of_watching,
     options_class,
 )
-from ..errors import InputError
+from ..errors import InputError, nearest
 from . import auto_rules
 from .auto_rules import choose_sizes
 
@@ -315,8 +314,7 @@ class FinetuneArguments(RunOptions):
         known = {entry.name for entry in dataclasses.fields(MCLDetectorConfig)}  # type: ignore[arg-type]
         for name in given:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else "see MCLDetectorConfig"
+                hint = nearest(name, known) or "see MCLDetectorConfig"
                 raise InputError(f"detector_options has an unknown field {name!r}: {hint}")
             if name in own or name in ("detector", "id2label", "num_labels"):
                 raise InputError(f"detector_options must not hold {name!r}, which has an option of its own or the data")

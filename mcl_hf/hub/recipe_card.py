@@ -4,7 +4,6 @@ Where it sits: a recipe's YAML -> **recipe_card** -> `model_cards/NAME.md`, by `
 """
 
 import dataclasses
-import difflib
 import itertools
 from importlib import resources
 from pathlib import Path
@@ -15,7 +14,7 @@ from huggingface_hub import ModelCardData
 from ..detectors.configuration_detector import MCLDetectorConfig
 from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS
 from ..engine.provenance import start_record
-from ..errors import InputError
+from ..errors import InputError, nearest
 from ..finetuning.arguments import RECIPES, load_finetune_arguments
 from ..pretraining.arguments import load_arguments
 from ..recipes import TASKS, load_recipe, recipe_names
@@ -45,9 +44,8 @@ def recipe_card(name: str) -> str:
     task = next((task for task in TASKS if name in recipe_names(task)), None)
     if task is None:
         names = [known for task in TASKS for known in recipe_names(task)]
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"there is no recipe {name!r}: {hint}installed are {', '.join(names)}")
+        told = f"{nearest(name, names)} installed are {', '.join(names)}"
+        raise InputError(f"there is no recipe {name!r}: {told.lstrip()}")
     detects = task == RECIPES
     config, run, label = (_detector if detects else _pretraining)(name)
     values = load_recipe(name, task=task)

@@ -4,7 +4,6 @@ Where it sits: a command's `--recipe NAME_OR_FILE` -> `load_recipe` -> a dict of
 overrides of the command line. The comments in the files say where each number comes from.
 """
 
-import difflib
 from collections.abc import Iterable
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -13,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 
 TASKS = ("pretrain", "finetune")
 
@@ -51,9 +50,8 @@ def load_recipe(name_or_file: str, known: Iterable[str] | None = None, task: str
         names = list(known)
         for key in values:
             if key not in names:
-                nearest = difflib.get_close_matches(str(key), names, n=1)
-                hint = f": did you mean {nearest[0]!r}?" if nearest else ""
-                raise InputError(f"recipe {where} has an unknown option {key!r}{hint}")
+                hint = nearest(key, names)
+                raise InputError(f"recipe {where} has an unknown option {key!r}" + (f": {hint}" if hint else ""))
     return values
 
 
@@ -73,8 +71,5 @@ def _read(name_or_file: str, task: str) -> tuple[str, str]:
             raise InputError(
                 f"{name_or_file!r} is a recipe of mcl-hf {other}, not of {task}: choose among {', '.join(names)}"
             )
-    nearest = difflib.get_close_matches(name_or_file, names, n=1)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    raise InputError(
-        f"there is no recipe {name_or_file!r}: {hint}installed are {', '.join(names)}, or give a YAML file"
-    )
+    told = f"{nearest(name_or_file, names)} installed are {', '.join(names)}, or give a YAML file"
+    raise InputError(f"there is no recipe {name_or_file!r}: {told.lstrip()}")

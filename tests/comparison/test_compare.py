@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import mcl_hf
 from mcl_hf import MCLBackbone, MCLConfig, MCLModel
 from mcl_hf.cli import main
+from mcl_hf.comparison import compare as comparison
 from mcl_hf.comparison.answer import read_answer
 from mcl_hf.comparison.labelled import open_labelled
 from mcl_hf.comparison.plan import ComparePlan, load_plan
@@ -233,6 +236,26 @@ def test_seconds_are_made_equal_once_all_are_timed(plan, tmp_path):
     assert setting.about({"mcl": 0.2, "image": 0.1})["visits"] == {"mcl": 16, "image": 32}
 
 
+def test_results_name_the_commit_of_the_package_alone(tmp_path, monkeypatch):
+    git = partial(subprocess.run, cwd=tmp_path, check=True, capture_output=True, text=True)
+    for words in ("init -q", "config user.email a@b.c", "config user.name a"):
+        git(["git", *words.split()])
+    own = tmp_path / "mcl_hf" / "comparison" / "compare.py"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    (tmp_path / "README").touch()
+    monkeypatch.setattr(comparison, "__file__", str(own))
+    git(["git", "add", "README"])
+    git(["git", "commit", "-qm", "somebody's own"])
+    (tmp_path / ".git" / "info" / "exclude").write_text("mcl_hf\n")
+    assert comparison._commit_of_this() is None  # installed inside of a repository that is another's
+    git(["git", "add", "-f", "mcl_hf"])
+    git(["git", "commit", "-qm", "the package"])
+    assert comparison._commit_of_this() == git(["git", "rev-parse", "HEAD"]).stdout.strip()
+    own.write_text("changed")
+    assert comparison._commit_of_this() is None
+
+
 def test_the_command_answers_in_one_line(plan, capsys, tmp_path):
     file = tmp_path / "plan.yaml"
     file.write_text(yaml.safe_dump(plan | {"images": ["99"]}))
@@ -241,6 +264,22 @@ def test_the_command_answers_in_one_line(plan, capsys, tmp_path):
     assert told[-1].startswith("mcl-hf: error: images 99")
     assert main(["compare", str(file), "--images", "4", "--only", "nothing-*"]) == 2
     assert "fits none of" in capsys.readouterr().err
+    assert main(["compare", str(file), "--images", "4", "--work-dir", str(file / "work")]) == 2
+    assert f"{file / 'work'} cannot be made" in capsys.readouterr().err
+    assert not (tmp_path / "answer").exists()
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_all_jobs_are_in_the_precision_that_auto_means_here(plan, tmp_path, monkeypatch, bf16):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: bf16)
+    plan |= {"pretrain": PRETRAIN | {"precision": "auto"}, "finetune": FINETUNE | {"precision": "auto"}}
+    setting = open_setting(load_plan(**plan), tmp_path)
+    meant = "bf16" if bf16 else "fp32"
+    assert {setting.base.precision, setting.pretrainings["mcl"].arguments.precision} == {meant}
+    assert meant in setting.about({})["finetune"] and not [line for line in setting.warnings if "bf16" in line]
+    plan["finetune"] = FINETUNE | {"precision": "bf16"}
+    told = [line for line in open_setting(load_plan(**plan), tmp_path).warnings if "no bf16 instructions" in line]
+    assert len(told) == (not bf16)
 
 
 @pytest.mark.parametrize("group", [None, "scene"])
