@@ -63,15 +63,11 @@ def main(argv: list[str]) -> None:
         raise InputError(f"--out {out} names the JSON file; the picture goes beside it: end it in .json")
     check_can_be_written(out)
     import_torch()
-    import torch
-
+    from ..engine.arithmetic import chosen_device
     from ..probe.report import result_notes, result_picture, result_rows
     from ..probe.run_probe import probe_checkpoint
     from .show_run import format_table
 
-    # A torch that was built for GPUs names one where there is none.
-    auto = arguments.device == "auto" and torch.accelerator.is_available()
-    accelerator = torch.accelerator.current_accelerator() if auto else None
     results = probe_checkpoint(
         *arguments.networks,
         probe_data=arguments.probe_data,
@@ -82,7 +78,7 @@ def main(argv: list[str]) -> None:
         image_folder=arguments.image_folder,
         image_column=arguments.image_column,
         allow_outside_paths=arguments.allow_outside_paths,
-        device="cpu" if accelerator is None else accelerator.type,
+        device=chosen_device(arguments.device).type,
         on_network=say,
     )
     say(format_table(result_rows(results)))

@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 from ..annotations.detection_data import DetectionData
 from ..data.decode import BrokenImage
+from ..engine.arithmetic import chosen_device
 from ..engine.health import NonFiniteLossError
 from ..engine.provenance import machine
 from ..engine.state import newest_whole_checkpoint
@@ -77,12 +78,11 @@ def run_job(content: dict[str, Any], folder: Path) -> int:
     found = _pretrain(content, folder) if pretrains else _train_detector(content, folder)
     if found is None:
         return STOPPED
-    device = torch.device("cuda" if torch.cuda.is_available() and content["options"]["device"] != "cpu" else "cpu")
     write_json(
         Path(content["result"]),
         {
             **content["record"],
-            "machine": machine(device),
+            "machine": machine(chosen_device(content["options"]["device"])),
             "load_average": [round(value, 1) for value in os.getloadavg()],
             "threads": torch.get_num_threads(),
             "process_seconds": round(time.time() - psutil.Process().create_time(), 1),
@@ -193,8 +193,7 @@ def _evaluate_at(folder: Path, data: DetectionData, arguments: Any, scale: float
     from ..evaluation.results import to_results
 
     model, processor = open_detector(str(folder))
-    if torch.cuda.is_available() and arguments.device != "cpu":
-        model.to("cuda")
+    model.to(chosen_device(arguments.device))
     sizes = {name: getattr(processor.size, name) for name in ("shortest_edge", "longest_edge", "height", "width")}
     scaled = {name: max(32, round(scale * side)) for name, side in sizes.items() if side}
     processor.size = {name: side // 32 * 32 if name in ("height", "width") else side for name, side in scaled.items()}

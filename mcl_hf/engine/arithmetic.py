@@ -66,8 +66,8 @@ def keep_freed_memory(environment: Mapping[str, str], spare_memory: bool = False
 
 def chosen_device(device: str) -> torch.device:
     """What `--device auto | cpu` means here: the accelerator where there is one, else the CPU."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True) if device != "cpu" else None
-    return accelerator or torch.device("cpu")
+    there = device != "cpu" and torch.accelerator.is_available()  # a torch built for GPUs names one where there is none
+    return (torch.accelerator.current_accelerator() if there else None) or torch.device("cpu")
 
 
 def chosen_precision(precision: Precision, device: torch.device) -> Precision:

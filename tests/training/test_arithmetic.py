@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from mcl_hf.engine.arithmetic import chosen_precision, emulation_warning, set_arithmetic
+from mcl_hf.engine.arithmetic import chosen_device, chosen_precision, emulation_warning, set_arithmetic
 from mcl_hf.engine.host_copies import copy_to_device
 from mcl_hf.engine.peak_memory import peak_memory_gib
 
@@ -74,6 +74,14 @@ def test_auto_is_the_fastest_precision_of_the_device(of_kind, cpu, card, fastest
     warned = emulation_warning(device, "bf16")
     assert [f"--precision {fastest}" in line for line in warned] == [True] * (fastest != "bf16")
     assert emulation_warning(device, "fp32") == []
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_auto_takes_the_accelerator_where_there_is_one(monkeypatch, there):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: there)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))  # of a build for GPUs
+    assert chosen_device("auto").type == ("cuda" if there else "cpu")
+    assert chosen_device("cpu").type == "cpu"
 
 
 def test_a_run_in_emulated_bf16_says_so(of_kind, tiny_run, capfd):
