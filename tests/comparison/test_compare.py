@@ -195,7 +195,7 @@ def test_a_dry_run_lists_and_leaves_nothing(plan, capsys, tmp_path):
     assert not (tmp_path / "answer").exists()
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "evaluation").glob("*/[pv]*.yaml")), ids=lambda file: file.parent.name)
+@pytest.mark.parametrize("file", sorted((ROOT / "evaluation").glob("*/[cpv]*.yaml")), ids=lambda file: file.parent.name)
 def test_the_plans_of_the_evaluation_can_be_read(file):
     plan = load_plan(str(file))
     starts, pretrainings = read_starts(plan)
