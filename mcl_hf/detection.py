@@ -25,7 +25,7 @@ _HOME = {
     "predict_data": "evaluation.predict_data",
     "read_results": "evaluation.results",
     "relative_boxes": "detectors.targets",
-    "start_detector": "detectors.from_pretraining",
+    "start_detector": "detectors.start_detector",
     "to_results": "evaluation.results",
     "write_results": "evaluation.results",
     "write_yolo": "annotations.yolo",

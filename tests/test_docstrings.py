@@ -12,7 +12,7 @@ MODULES = sorted(
     module.name
     for package in ("models",)
     for module in pkgutil.walk_packages([f"{mcl_hf.__path__[0]}/{package}"], f"mcl_hf.{package}.")
-) + [f"mcl_hf.detectors.{name}" for name in ("configuration_detector", "modeling_detector", "from_pretraining")]
+) + [f"mcl_hf.detectors.{name}" for name in ("configuration_detector", "modeling_detector", "start_detector")]
 
 
 @pytest.mark.parametrize("name", MODULES)

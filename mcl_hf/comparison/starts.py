@@ -21,7 +21,7 @@ from pydantic import Field
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..detectors.configuration_detector import LAYOUT, MCLDetectorConfig
-from ..detectors.from_pretraining import PARTS, is_backbone_alone, read_start_config
+from ..detectors.start_detector import PARTS, is_backbone_alone, read_start_config
 from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS
 from ..engine.arithmetic import chosen_device, chosen_precision
 from ..engine.options import Options, RunOptions, options_class

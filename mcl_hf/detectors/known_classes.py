@@ -1,6 +1,6 @@
 """Rows of class predictors that a detector takes from another one: those of classes that both know by name.
 
-Under `from_pretraining` and `transformers_detectors`.
+Under `start_detector` and `transformers_detectors`.
 """
 
 import re

@@ -102,7 +102,7 @@ class MCLDetectorPreTrainedModel(MCLPreTrainedModel):
         Raises:
             InputError: The source cannot be read, has another width, or lacks a part that is asked for.
         """
-        from .from_pretraining import start_detector  # it builds these classes
+        from .start_detector import start_detector  # it builds these classes
 
         kwargs.setdefault("detector", "mask_rcnn" if cls is MCLForInstanceSegmentation else "faster_rcnn")
         model, _ = start_detector(str(source), model_class=cls, **kwargs)

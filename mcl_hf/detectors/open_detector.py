@@ -19,7 +19,7 @@ from ..models import MCLImageProcessor
 from ..remote.checkpoints import MODEL_FILES, local_checkpoint
 from ..transfer.torchvision_detectors import torchvision_description
 from .float32_boxes import keep_boxes_in_float32
-from .from_pretraining import start_detector
+from .start_detector import start_detector
 
 
 def open_detector(checkpoint: str) -> tuple[torch.nn.Module, Any]:

@@ -39,8 +39,8 @@ from ..transfer.starting_weights import (
 )
 from .configuration_detector import SHARED_FIELDS, MCLDetectorConfig
 from .encoder_maps import deepest_maps
-from .from_pretraining import read_start_config
 from .known_classes import TITLE, copy_rows, known_classes
+from .start_detector import read_start_config
 
 _ADAMW: dict[str, Any] = {
     "optimizer": "adamw",

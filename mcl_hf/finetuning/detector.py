@@ -10,8 +10,8 @@ import torch
 
 from ..annotations.detection_data import DetectionData
 from ..detectors.configuration_detector import MCLDetectorConfig
-from ..detectors.from_pretraining import start_detector
 from ..detectors.modeling_detector import MCLForInstanceSegmentation, MCLForObjectDetection
+from ..detectors.start_detector import start_detector
 from ..detectors.transformers_detectors import (
     TRANSFORMERS_DETECTORS,
     open_transformers_detector,

@@ -25,8 +25,8 @@ from accelerate import Accelerator
 from ..annotations.detection_data import DetectionData
 from ..detectors.float32_boxes import keep_boxes_in_float32
 from ..detectors.freezing import backbone_of, freeze, parameter_groups
-from ..detectors.from_pretraining import start_side
 from ..detectors.restored_statistics import statistics_restored
+from ..detectors.start_detector import start_side
 from ..detectors.transformers_detectors import (
     TRANSFORMERS_DETECTORS,
     pixel_statistics,
@@ -56,7 +56,7 @@ from .data import overlaps as overlaps
 from .data import take_fraction as take_fraction
 from .data import training_data, training_record, validation_data, validation_record
 from .detector import build_detector
-from .evaluation import EvaluationWatch
+from .evaluation_watch import EvaluationWatch
 from .finish import finish
 from .step import FinetuneRun, finetune_step, forward
 from .train_loader import DetectionLoader

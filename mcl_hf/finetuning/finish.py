@@ -12,7 +12,7 @@ from ..engine.run import on_main_process
 from ..engine.saving import no_progress_bar
 from ..engine.state import TrainingState
 from .ema import take_averages
-from .evaluation import EvaluationWatch, best_folder, make_statistics
+from .evaluation_watch import EvaluationWatch, best_folder, make_statistics
 from .step import FinetuneRun
 
 TITLES = {"mask_rcnn": "Mask R-CNN", "faster_rcnn": "Faster R-CNN", "retinanet": "RetinaNet"} | {

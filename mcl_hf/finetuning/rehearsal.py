@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..annotations.detection_data import DetectionData
-from ..detectors.from_pretraining import start_side
+from ..detectors.start_detector import start_side
 from ..pretraining.plan import Measured
 from ..pretraining.rehearsal import reads_options, rehearse_task
 from .arguments import FinetuneArguments

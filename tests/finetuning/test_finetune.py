@@ -12,11 +12,11 @@ import mcl_hf
 from mcl_hf import MCLForInstanceSegmentation, MCLForObjectDetection, MCLModel
 from mcl_hf.annotations.detection_data import DetectionData
 from mcl_hf.detection import open_detection_data
-from mcl_hf.detectors.from_pretraining import start_side
+from mcl_hf.detectors.start_detector import start_side
 from mcl_hf.engine.state import read_training_state
 from mcl_hf.engine.tracking import Tracking
 from mcl_hf.errors import InputError
-from mcl_hf.finetuning import evaluation as finetune_evaluation
+from mcl_hf.finetuning import evaluation_watch
 from mcl_hf.finetuning.finetune import fingerprint, take_fraction
 from mcl_hf.finetuning.finish import is_best_chosen
 from mcl_hf.viz import read_log
@@ -147,7 +147,7 @@ def test_early_stopping_keeps_the_best(run, monkeypatch, capsys):
     def figures_of(metrics):
         return {"eval/box/AP": next(falling)}
 
-    monkeypatch.setattr(finetune_evaluation, "figures_of", figures_of)
+    monkeypatch.setattr(evaluation_watch, "figures_of", figures_of)
     options = {"eval_every_steps": 1, "early_stopping_patience": 2, "max_steps": 50}
     result = run(**options)
     assert result.steps == 3  # the best after step 1, then two without gain
@@ -345,13 +345,13 @@ def test_another_start_on_resume_changes_nothing_and_is_said(run, capsys):
 
 def test_statistics_are_made_anew_by_workers_and_are_those_of_none(run, monkeypatch):
     asked = []
-    make = finetune_evaluation.make_statistics
+    make = evaluation_watch.make_statistics
 
     def noted(a_run, loader):
         asked.append(loader._loader.num_workers)
         return make(a_run, loader)
 
-    monkeypatch.setattr(finetune_evaluation, "make_statistics", noted)
+    monkeypatch.setattr(evaluation_watch, "make_statistics", noted)
     alone, helped = (run(f"workers{number}", num_workers=number, max_steps=2) for number in (0, 1))
     assert asked == [0, 1]
     assert_equal(alone.output_dir, helped.output_dir)

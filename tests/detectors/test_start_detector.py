@@ -17,7 +17,7 @@ from mcl_hf import (
     load_starting_weights,
 )
 from mcl_hf.detection import start_detector
-from mcl_hf.detectors.from_pretraining import rename_for_detector
+from mcl_hf.detectors.start_detector import rename_for_detector
 from mcl_hf.errors import InputError
 from mcl_hf.transfer.starting_weights import rename_from_detector
 from tests.models.tiny import TINY_RESNET, tiny_config
