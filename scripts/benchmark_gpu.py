@@ -41,6 +41,7 @@ from mcl_hf.hub.markdown import bullets, table
 ROOT = Path(__file__).resolve().parents[1]
 IMAGENET, EPOCHS = 1_281_167, 100
 ROUNDS, BACKBONES = 3, ("resnet50", "resnet18")
+TINY = {"fpn_channels": 16, "region_convs": 1, "hidden_dim": 64, "embedding_dim": 16}  # of a network to try the course
 BF16, FP32 = "lean, channels last, bf16", "lean, channels last"
 COMPARED = ("supervised, channels last, bf16", BF16, "published, channels last, bf16")
 ONCE = (FP32, "lean, channels last, bf16, compiled", "lean, channels last, bf16, in turn", "supervised, channels last")
@@ -94,7 +95,8 @@ WORKERS: dict[str, Callable[..., dict[str, Any]]] = {
 def run_course(args: argparse.Namespace) -> dict[str, Any]:
     """Run workers until the time is over, and keep what they find."""
     began, left_out = time.monotonic(), []
-    backbones, n, region_size, steps = (("resnet18",), 4, 2, (1, 2)) if args.tiny else (BACKBONES, 128, 7, (5, 8))
+    backbones, n, region_size, steps = (("resnet10t",), 4, 2, (1, 2)) if args.tiny else (BACKBONES, 128, 7, (5, 8))
+    network = {"region_size": region_size, **(TINY if args.tiny else {})}
     rows: dict[tuple[str, str, int], dict[str, Any]] = {}
 
     def measure(worker: str, name: str, **given: Any) -> dict[str, Any] | None:
@@ -113,7 +115,7 @@ def run_course(args: argparse.Namespace) -> dict[str, Any]:
             return None
 
     def take_steps(backbone: str, variant: str, n: int) -> bool:
-        given = {"network": {"backbone": backbone, "region_size": region_size}, "batch_size": n, "device": args.device}
+        given = {"network": network | {"backbone": backbone}, "batch_size": n, "device": args.device}
         name = f"{backbone}, {variant}, N={n}"
         found = measure("step", name, variant=variant, warmup=steps[0], steps=steps[1], **given)
         if found:
@@ -127,10 +129,10 @@ def run_course(args: argparse.Namespace) -> dict[str, Any]:
                 take_steps(backbone, variant, n)
     first, view = backbones[0], 32 * region_size
     sizes = dict(zip(("rois", "side", "fpn_channels"), (16, 128, 32) if args.tiny else (512, 768, 256), strict=True))
-    given = {"detector": "mask_rcnn", "backbone": first, "batch_size": 2, "device": args.device, **sizes}
-    network = {"backbone": first, "region_size": region_size}
+    exported = "resnet18" if args.tiny else first  # to torchvision
+    given = {"detector": "mask_rcnn", "backbone": exported, "batch_size": 2, "device": args.device, **sizes}
     more = {
-        "waits": measure("waits", "waits of a step", network=network, n=n, device=args.device),
+        "waits": measure("waits", "waits of a step", network=network | {"backbone": first}, n=n, device=args.device),
         "detector": measure("detector", "Mask R-CNN", **given),
         "data": measure("data", "views of one core", images=4 if args.tiny else 60, view_size=view),
     }
