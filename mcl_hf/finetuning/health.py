@@ -1,6 +1,6 @@
 """Is a fine-tuning run still sound? Rules over its log: a loss that has exploded, a detector that finds nothing.
 
-Where it sits: `evaluation.py` hands every record of the log to `observe`, whose result is part of the
+Where it sits: `evaluation_watch.py` hands every record of the log to `observe`, whose result is part of the
 checkpoint, and says what `verdicts` finds. Pure functions, as `pretraining/collapse.py` has them for pre-training. They
 end nothing: what is found goes to the console, to `health` in the log, and from there to curves, card and comparison. A
 loss that is not finite ends a run at once (`engine/health.py`).
