@@ -197,7 +197,7 @@ def _shown(model: Recorded, of_data: bool) -> dict[str, str]:
     if of_data:
         data = [path for path in PICTURES if path != _CURVES and _in_the_run(model, path).is_file()]
         if not data:
-            raise InputError(f"{model.run_folder} has no pictures of its data: runs by the command draw them")
+            raise InputError(f"{model.run_folder} has no pictures of its data: runs leave them unless callbacks are ()")
         shown += data
     return {path: PICTURES[path] for path in shown}
 
