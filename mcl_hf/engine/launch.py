@@ -15,7 +15,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]  # comes with accelerate
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, GradScalerKwargs, InitProcessGroupKwargs
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedType, ProjectConfiguration
 from torch.nn.parallel import DistributedDataParallel
 
@@ -42,8 +42,8 @@ def launched(arguments: RunOptions, output_dir: Path) -> Iterator[Accelerator]:
         InputError: fp16 without a GPU, a launcher that was set to split the model, or another run in the folder.
         RankLostError: another process died.
     """
-    own_state = AcceleratorState._shared_state == {}
-    try:
+    own_group = not torch.distributed.is_initialized()
+    with _state_of_its_own():
         accelerator = _accelerator(arguments, output_dir)
         refuse_split_models(accelerator.distributed_type)
         for line in launch_warnings(accelerator.num_processes, psutil.Process().parent(), os.environ):
@@ -54,11 +54,24 @@ def launched(arguments: RunOptions, output_dir: Path) -> Iterator[Accelerator]:
             if warning is not None:
                 accelerator.print(f"warning: {warning}")
             yield accelerator
-        if own_state and accelerator.num_processes > 1:
+        if own_group and accelerator.num_processes > 1:
             torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def _state_of_its_own() -> Iterator[None]:
+    """Accelerate keeps one device, precision and accumulation a process. What was set before, by a `Trainer` or an
+    `Accelerator` of the caller's, is put aside, and back afterwards."""
+    kept = [kind._shared_state for kind in (AcceleratorState, PartialState, GradientState)]  # their objects' own dicts
+    before = [dict(state) for state in kept]
+    try:
+        for state in kept:
+            state.clear()
+        yield
     finally:
-        if own_state:  # the next run of this process may use another precision
-            AcceleratorState._reset_state(reset_partial_state=True)
+        for state, content in zip(kept, before, strict=True):
+            state.clear()
+            state.update(content)
 
 
 class _OwnBuffers(DistributedDataParallelKwargs):
@@ -76,15 +89,8 @@ def _accelerator(arguments: RunOptions, output_dir: Path) -> Accelerator:
     on_cpu = device.type == "cpu"
     if arguments.precision == "fp16" and on_cpu:
         raise InputError("precision fp16 needs a GPU: use --precision auto, bf16 or fp32 on the CPU")
-    precision = chosen_precision(arguments.precision, device)
-    state = AcceleratorState._shared_state  # of whoever used Accelerate in this process before
-    if state and state.get("_mixed_precision") != _PRECISIONS[precision]:
-        raise InputError(
-            f"this process has an Accelerator of mixed precision {state.get('_mixed_precision')!r} already: start the "
-            f"run in a process of its own, or with that precision in place of {precision}"
-        )
     accelerator = Accelerator(
-        mixed_precision=_PRECISIONS[precision],
+        mixed_precision=_PRECISIONS[chosen_precision(arguments.precision, device)],
         cpu=on_cpu,
         log_with=arguments.report_to or None,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "tensorboard")),

@@ -1,9 +1,9 @@
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
 from mcl_hf.engine import launch
@@ -79,14 +79,13 @@ def test_accelerates_own_accumulation_divides_no_loss(tmp_path, monkeypatch):
     assert not launch.launch_warnings(1, None, {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"})
 
 
-def test_an_accelerator_of_another_precision_is_one_line(tmp_path):
-    AcceleratorState._reset_state(reset_partial_state=True)  # a test before may have left one
-    try:
-        Accelerator(mixed_precision="bf16", cpu=True)
-        with (
-            pytest.raises(InputError, match="mixed precision 'bf16' already"),
-            launched(PretrainArguments(device="cpu"), tmp_path),
-        ):
-            pass
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
+@pytest.mark.parametrize("refused", [False, True])
+def test_an_accelerator_of_the_callers_is_put_aside_and_back(tmp_path, refused):
+    """As a `Trainer` leaves one behind in a notebook."""
+    theirs = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=4, cpu=True)
+    precision = "fp16" if refused else "fp32"
+    with pytest.raises(InputError) if refused else nullcontext():
+        with launched(PretrainArguments(precision=precision, device="cpu"), tmp_path) as accelerator:
+            assert (accelerator.mixed_precision, accelerator.gradient_accumulation_steps) == ("no", 1)
+    assert (theirs.mixed_precision, theirs.gradient_accumulation_steps) == ("bf16", 4)
+    assert theirs.state is not None and theirs.device.type == "cpu"
