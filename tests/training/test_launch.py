@@ -84,8 +84,10 @@ def test_an_accelerator_of_the_callers_is_put_aside_and_back(tmp_path, refused):
     """As a `Trainer` leaves one behind in a notebook."""
     theirs = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=4, cpu=True)
     precision = "fp16" if refused else "fp32"
-    with pytest.raises(InputError) if refused else nullcontext():
-        with launched(PretrainArguments(precision=precision, device="cpu"), tmp_path) as accelerator:
-            assert (accelerator.mixed_precision, accelerator.gradient_accumulation_steps) == ("no", 1)
+    with (
+        pytest.raises(InputError) if refused else nullcontext(),
+        launched(PretrainArguments(precision=precision, device="cpu"), tmp_path) as accelerator,
+    ):
+        assert (accelerator.mixed_precision, accelerator.gradient_accumulation_steps) == ("no", 1)
     assert (theirs.mixed_precision, theirs.gradient_accumulation_steps) == ("bf16", 4)
     assert theirs.state is not None and theirs.device.type == "cpu"
