@@ -27,15 +27,25 @@ NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises `InputError` where argparse would print its usage and leave; examples in its texts
-    keep their lines, and options have no short forms."""
+    keep their lines, options have no short forms, and a list may be given in parts: `--data A --data B`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self.register("action", None, _StoreOrExtend)  # of flags that name no action; groups have it from here
 
     def error(self, message: str) -> NoReturn:
         mistyped = re.match(r"unrecognized arguments: .*?(--[^\s=]+)", message)
         close = difflib.get_close_matches(mistyped[1], self._option_string_actions, n=1) if mistyped else []
         raise InputError(f"{message}{f': did you mean {close[0]}?' if close else ''} (see {self.prog} --help)")
+
+
+class _StoreOrExtend(argparse._StoreAction):
+    """Stores a value; further values of a list that was given before are added to it, where argparse drops the first."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        before = getattr(namespace, self.dest, self.default)
+        again = option_string is not None and self.nargs == "+" and before is not self.default
+        setattr(namespace, self.dest, [*before, *values] if again else values)
 
 
 def import_torch() -> None:

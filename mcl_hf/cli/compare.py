@@ -26,7 +26,9 @@ def build_parser() -> Parser:
     parser.add_argument("plan", nargs="?", metavar="PLAN.yaml", help="fields of the plan, which flags override")
     parser.add_argument("--dry-run", action="store_true", help="check all, print jobs, operations, hours and disk")
     parser.add_argument("--new-plan", action="store_true", help="put the answer of another plan away, and begin anew")
-    parser.add_argument("--only", metavar="PATTERN", help="run only jobs with such names, and those that they need")
+    parser.add_argument(
+        "--only", nargs="+", metavar="PATTERN", help="run only jobs with such names, and those that they need"
+    )
     add_flags(parser, ComparePlan)
     return parser
 

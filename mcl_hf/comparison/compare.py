@@ -15,6 +15,7 @@ import json
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def compare(
     *,
     dry_run: bool = False,
     new_plan: bool = False,
-    only: str | None = None,
+    only: str | Sequence[str] | None = None,
     **fields: Any,
 ) -> Answer:
     """Pre-train and fine-tune from every start of a plan, and say what they are worth.
@@ -59,7 +60,8 @@ def compare(
         fields: of `ComparePlan`, on top of the file.
         dry_run: check everything and print jobs, operations, hours and disk; nothing is trained.
         new_plan: put the answer of another plan away into `before-N/` and begin anew.
-        only: run only the jobs whose name fits this pattern (`test-mcl-*-s0-*`), and those that they need.
+        only: run only the jobs whose name fits this pattern or one of these (`test-mcl-*-s0-*`), and those that they
+            need.
 
     Raises:
         InputError: something given cannot be used, no job was started; or a job found it out, or jobs have failed. What
@@ -155,12 +157,16 @@ class _Comparison:
             )
         return answer
 
-    def chosen(self, only: str | None) -> list[Job]:
+    def chosen(self, only: str | Sequence[str] | None) -> list[Job]:
         """Jobs that fit `only`, and those that they need, in order."""
-        found = {job for job in self.needs if only is None or fnmatch.fnmatchcase(job.name, only)}
-        if not found:
-            such = next(iter(self.needs)).name
-            raise InputError(f"--only {only} fits none of {len(self.needs)} jobs, such as {such}")
+        patterns = ["*"] if only is None else [only] if isinstance(only, str) else only
+        found = set()
+        for pattern in patterns:
+            fitting = {job for job in self.needs if fnmatch.fnmatchcase(job.name, pattern)}
+            if not fitting:
+                such = next(iter(self.needs)).name
+                raise InputError(f"--only {pattern} fits none of {len(self.needs)} jobs, such as {such}")
+            found |= fitting
         for job in reversed(self.needs):  # what a job needs stands before it
             found |= self.needs[job] if job in found else set()
         return [job for job in self.needs if job in found]

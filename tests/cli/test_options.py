@@ -47,6 +47,18 @@ def test_lists_are_split_at_spaces_and_commas(words):
     assert parse("--ratios", *words) == {"ratios": ["1", "2", "1/4"]}
 
 
+def test_a_list_may_be_given_in_parts():
+    assert parse("--ratios", "1", "2", "--mode", "lean", "--ratios", "4,8") == {
+        "ratios": ["1", "2", "4", "8"],
+        "mode": "lean",
+    }
+    assert parse("--mode", "lean", "--mode", "published") == {"mode": "published"}  # the last, where there is one
+    parser = Parser(prog="test")
+    parser.add_argument("--evaluation", nargs="+", default=["none"])
+    for words, found in {"": ["none"], "--evaluation a --evaluation b c": ["a", "b", "c"]}.items():
+        assert parser.parse_args(words.split()).evaluation == found
+
+
 @pytest.mark.parametrize(
     ("kind", "lists"),
     [

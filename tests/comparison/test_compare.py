@@ -262,8 +262,8 @@ def test_the_command_answers_in_one_line(plan, capsys, tmp_path):
     assert main(["compare", str(file)]) == 2
     told = capsys.readouterr().err.splitlines()
     assert told[-1].startswith("mcl-hf: error: images 99")
-    assert main(["compare", str(file), "--images", "4", "--only", "nothing-*"]) == 2
-    assert "fits none of" in capsys.readouterr().err
+    assert main(["compare", str(file), "--images", "4", "--only", "test-*", "--only", "nothing-*"]) == 2
+    assert "--only nothing-* fits none of" in capsys.readouterr().err
     assert main(["compare", str(file), "--images", "4", "--work-dir", str(file / "work")]) == 2
     assert f"{file / 'work'} cannot be made" in capsys.readouterr().err
     assert not (tmp_path / "answer").exists()
