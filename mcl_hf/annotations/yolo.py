@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from ..errors import InputError
 from ..plain_text import plain_text
+from ..yaml_text import load_yaml
 from .annotation_files import Part, by_split, in_threads, is_image, read_text, refuse_pipe, unique_names, walk
 from .annotation_values import shown
 from .detection_data import DetectionData
@@ -30,13 +30,23 @@ _LARGEST_YAML = 10**6  # bytes
 
 def yolo_parts(folder: Path, files: list[str], allow_outside_paths: bool = False) -> list[Part]:
     """The splits of a folder with a `data.yaml` (of any name), or with a list of class names and labels beside it."""
+    refused = []
     for name in files:
-        if name.lower().endswith((".yaml", ".yml")) and name.count("/") < 2:
-            content = _load_yaml(folder / name) if (folder / name).stat().st_size < _LARGEST_YAML else None
+        file = folder / name
+        if name.lower().endswith((".yaml", ".yml")) and name.count("/") < 2 and file.stat().st_size < _LARGEST_YAML:
+            try:
+                content = load_yaml(read_text(file), str(file))
+            except InputError as error:  # perhaps a template of some tool, which has nothing to do with the images
+                refused.append(error)
+                continue
             if isinstance(content, dict) and isinstance(content.get("names"), list | dict):
-                return yaml_parts(folder / name, content, None if allow_outside_paths else folder)
+                return yaml_parts(file, content, None if allow_outside_paths else folder)
     named = next((name for name in files if name.rpartition("/")[2] in _NAME_FILES), None)
-    if named is None or not looks_like_labels(folder, files):
+    if not looks_like_labels(folder, files):
+        return []
+    if named is None and refused:
+        raise refused[0]
+    if named is None:
         return []
     lines = [line.strip() for line in read_text(folder / named).splitlines()]
     return _folder_parts(folder, dict(enumerate(line for line in lines if line)), files)
@@ -54,7 +64,7 @@ def yaml_parts(file: Path, content: Any = None, root: Path | None = None) -> lis
     Raises:
         InputError: it is none, or names no classes.
     """
-    content = _load_yaml(file) if content is None else content
+    content = load_yaml(read_text(file), str(file)) if content is None else content
     content = content if isinstance(content, dict) else {}
     names = content.get("names")
     if isinstance(names, list):
@@ -139,13 +149,6 @@ def label_stems(data: DetectionData) -> list[str]:
 
 def _line(label: int, numbers: Sequence[float]) -> str:
     return " ".join([str(int(label)), *(f"{number:.8g}" for number in numbers)]) + "\n"
-
-
-def _load_yaml(file: Path) -> Any:
-    try:
-        return yaml.safe_load(read_text(file))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{file} is no YAML: {' '.join(str(error).split())[:200]}") from error
 
 
 def _folder_parts(folder: Path, names: dict[int, str], files: Sequence[str]) -> list[Part]:

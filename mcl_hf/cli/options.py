@@ -143,8 +143,8 @@ def _help(entry: FieldInfo) -> str:
 def _mapping(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON ({error}); {_MAPPING_HINT}") from error
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no JSON ({error}); {_MAPPING_HINT}") from error
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"{text!r} is no JSON object; {_MAPPING_HINT}")
     return value

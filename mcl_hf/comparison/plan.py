@@ -9,11 +9,11 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import ValidationInfo, field_validator
 
 from ..engine.options import Options, group, options_class
 from ..errors import InputError, nearest
+from ..yaml_text import load_yaml
 
 _LISTS = ("starts", "images", "learning_rates", "curve_steps", "scales", "unlabelled")
 
@@ -170,11 +170,10 @@ def load_plan(file: str | None = None, **fields: Any) -> ComparePlan:
     values: Any = {}
     if file is not None:
         try:
-            values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"plan {file} cannot be read: {error.strerror or error}") from error
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise InputError(f"plan {file} is no YAML: {' '.join(str(error).split())[:200]}") from error
+            text = Path(file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"plan {file} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        values = load_yaml(text, f"plan {file}")
         if not isinstance(values, dict):
             raise InputError(f"plan {file} must be a mapping of fields, such as 'data: my-coco'")
     values |= {name: value for name, value in fields.items() if value is not None}

@@ -10,9 +10,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import InputError, nearest
+from ..yaml_text import load_yaml
 
 TASKS = ("pretrain", "finetune")
 
@@ -38,12 +37,7 @@ def load_recipe(name_or_file: str, known: Iterable[str] | None = None, task: str
         InputError: no such recipe or file, not a flat YAML mapping, or an unknown key (the nearest match is named).
     """
     text, where = _read(str(name_or_file), task)
-    try:
-        values = yaml.safe_load(text)
-    except RecursionError:
-        raise InputError(f"recipe {where} is nested too deeply: it is a list of 'option: value' lines") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of thousands of digits
-        raise InputError(f"recipe {where} is no valid YAML: {' '.join(str(error).split())}") from error
+    values = load_yaml(text, f"recipe {where}")
     if not isinstance(values, dict):
         raise InputError(f"recipe {where} must be a list of 'option: value' lines")
     if known is not None:

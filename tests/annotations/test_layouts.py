@@ -102,6 +102,20 @@ def test_yolo_without_a_yaml(tmp_path, monkeypatch):
         open_detection_data(tmp_path, split="test")
 
 
+@pytest.mark.parametrize("broken", ["names: [cup", "names: {0: cup, 0: fork}", "a: {{ value }}", "run: !own x"])
+def test_a_yaml_that_cannot_be_read_counts_where_nothing_else_names_the_classes(tmp_path, broken):
+    """A folder of a project holds templates and workflows too."""
+    picture(tmp_path / "images" / "a.jpg")
+    text(tmp_path / "labels" / "a.txt", CUP)
+    text(tmp_path / "a_first.yml", broken)
+    with pytest.raises(InputError, match=r"a_first\.yml is no valid YAML"):
+        open_detection_data(tmp_path)
+    named = text(tmp_path / "my.yaml", "train: images\nnames: [cup]\n")
+    assert first_box(tmp_path) == pytest.approx(BOX)
+    named.rename(text(tmp_path / "classes.txt", "cup\n").with_name("my.txt"))
+    assert first_box(tmp_path) == pytest.approx(BOX)
+
+
 def test_a_yaml_of_aliases_within_aliases_ends(tmp_path):
     lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
     lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in itertools.pairwise("abcdefghi")]

@@ -98,7 +98,7 @@ def test_folders_of_images_are_called_the_same_in_every_command():
 
 def test_mappings_are_json():
     assert parse("--extra", '{"rate": 0.1}') == {"extra": {"rate": 0.1}}
-    for wrong in ("rate=0.1", "[1]"):
+    for wrong in ("rate=0.1", "[1]", '{"rate": ' + "9" * 5000 + "}", '{"a":' * 100_000):
         with pytest.raises(InputError, match="JSON"):
             parse("--extra", wrong)
 
