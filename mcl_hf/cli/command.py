@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _StoreOrExtend(argparse._StoreAction):
-    """Stores a value; further values of a list that was given before are added to it, where argparse drops the first."""
+    """Stores a value; a list that is given again is made longer, where argparse drops what was there."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         before = getattr(namespace, self.dest, self.default)
