@@ -108,8 +108,8 @@ def test_two_processes_take_the_step_of_one_in_a_detector_of_transformers(tmp_pa
 
 
 @pytest.mark.slow
-def test_a_tiny_detector_learns_32_scenes_by_heart(tmp_path):
-    scenes = write_scenes(tmp_path / "scenes", 32)
+def test_a_tiny_detector_learns_eight_scenes_by_heart(tmp_path):
+    scenes = write_scenes(tmp_path / "scenes", 8)
     torch.set_num_threads(1)
     result = mcl_hf.finetune(
         init="random",
@@ -139,7 +139,7 @@ def test_a_tiny_detector_learns_32_scenes_by_heart(tmp_path):
         max_size_test=128,
         flip=0.0,
         batch_size=8,
-        max_steps=350,
+        max_steps=160,
         base_learning_rate=0.1,
         log_every_steps=50,
         save_every_steps=0,

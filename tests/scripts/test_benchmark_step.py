@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark_step.py"
 @pytest.mark.slow
 def test_benchmark_prints_its_ratios(tmp_path: Path) -> None:
     options = "--backbone resnet18 --batch-size 4 --region-size 2 --rounds 1 --steps 1 --warmup 0 --device cpu"
-    variants = ["published, contiguous", "lean, channels last, recompute, in turn", "supervised, channels last, bf16"]
+    variants = ["published, contiguous", "lean, channels last, recompute, in turn", "supervised, channels last"]
     command = [sys.executable, str(SCRIPT), *options.split(), "--only", *variants, "--json", str(tmp_path / "out.json")]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert finished.returncode == 0, finished.stderr
