@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ..decode import OpenedImage, open_image
+from ..decode import OpenedImage, as_picture, open_image
 
 MAX_JPEG_SIDE = 65_500
 """Longest side that libjpeg writes, in px."""
@@ -48,9 +48,8 @@ def shrink_image(data: bytes, max_side: int, jpeg_quality: int) -> ShrunkImage:
         return ShrunkImage(data, reencoded=False)
     width, height = capped_size(image.width, image.height, max_side)
     pixels = image.decode(channels, _jpeg_reduction(image, max_side))  # (H, W, 1 or 3) uint8
-    picture = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
     buffer = io.BytesIO()
-    picture.resize((width, height), Image.Resampling.LANCZOS).save(
+    as_picture(pixels).resize((width, height), Image.Resampling.LANCZOS).save(
         buffer, "JPEG", quality=jpeg_quality, subsampling="4:2:0"
     )
     return ShrunkImage(buffer.getvalue(), reencoded=True)
