@@ -76,13 +76,18 @@ class OpenedImage:
         """Whether `decode(shrink=...)` saves work, which only JPEG offers."""
         return self.picture.format == "JPEG"
 
+    def shrink_for(self, times: int) -> int:
+        """The largest `shrink` of at most `times`, at least 1."""
+        return next((shrink for shrink in (8, 4, 2) if shrink <= times), 1) if self.can_shrink else 1
+
     def decode(self, num_channels: int = 3, shrink: int = 1) -> np.ndarray:
         """Pixels as uint8 `(height, width, num_channels)`; `shrink` 2, 4 or 8 gives a JPEG at that fraction of its
-        size, rounded up.
+        size, rounded up, and anything else as it is.
 
         Raises:
             BrokenImage: the data are damaged or truncated.
         """
+        shrink = shrink if self.can_shrink else 1
         pixels = self._decode_whole(num_channels, shrink)
         if self.part is None:
             return pixels
@@ -93,7 +98,7 @@ class OpenedImage:
         picture = self.picture
         check_bands(picture, num_channels)
         try:
-            if shrink > 1 and self.can_shrink:
+            if shrink > 1:
                 # Pillow takes the largest reduction that is at most this one
                 picture.draft(None, (max(1, picture.width // shrink), max(1, picture.height // shrink)))
             picture.load()

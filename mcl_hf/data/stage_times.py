@@ -79,7 +79,7 @@ def staged_views(
         image = sample.open(num_channels)
     with _timed(times, "crop"):
         draws = draw_views(image.width, image.height, side_recipes(len(ratios), sides), seed, position)
-    shrink = largest_shrink(draws, [view_size // ratio for ratio in view_ratios]) if image.can_shrink else 1
+    shrink = largest_shrink(image, draws, [view_size // ratio for ratio in view_ratios])
     with _timed(times, "decode"):
         pixels = image.decode(num_channels, shrink)
     views = []

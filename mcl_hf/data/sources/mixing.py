@@ -71,16 +71,14 @@ class MixedSource(ImageSource):
         Raises:
             InputError: a source holds fewer images than its share of a step.
         """
-        for source, count in zip(self._sources, self._counts.tolist(), strict=True):
+        orders = []
+        for number, (source, count) in enumerate(zip(self._sources, self._counts.tolist(), strict=True)):
             if count * images_per_step > len(source) * STRETCH:
                 raise InputError(
                     f"A source of {len(source)} images cannot fill {count / STRETCH:.1%} of a step of "
                     f"{images_per_step}: give it less weight, or use smaller steps"
                 )
-        orders = [
-            source.order(seed + 101 * (number + 1), max(1, round(images_per_step * count / STRETCH)))
-            for number, (source, count) in enumerate(zip(self._sources, self._counts, strict=True))
-        ]
+            orders.append(source.order(seed + 101 * (number + 1), max(1, round(images_per_step * count / STRETCH))))
         return MixedOrder(orders, self._counts, self._first_index, seed)
 
     def _at(self, index: int) -> tuple[ImageSource, int]:

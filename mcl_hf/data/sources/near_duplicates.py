@@ -149,8 +149,7 @@ class _Hashes(Dataset):
     def __getitem__(self, index: int) -> int | str | InputError:
         try:
             image = self.source.sample(index).open()
-            fits = min(image.width, image.height) // _SIDE
-            shrink = next(shrink for shrink in (8, 4, 2, 1) if shrink <= max(1, fits))
+            shrink = image.shrink_for(min(image.width, image.height) // _SIDE)
             return perceptual_hash(image.decode(1, shrink))
         except BrokenImage as error:
             return f"{self.source.name(index)}: {error}"

@@ -105,7 +105,7 @@ def crop_views(
     """The views of `render_views`, `direct`, only cropped and resized, and what remains to be done to each."""
     draws = draw_views(image.width, image.height, recipes, seed, position)
     sides = [view_size // ratios[view % len(ratios)] for view in range(len(draws))]
-    shrink = largest_shrink(draws, sides) if image.can_shrink else 1
+    shrink = largest_shrink(image, draws, sides)
     pixels = image.decode(num_channels, shrink)
     return [crop_direct(pixels, draw, side, shrink) for draw, side in zip(draws, sides, strict=True)], draws
 
@@ -168,8 +168,6 @@ def render_published(picture: Image.Image, draw: ViewDraw, view_size: int, ratio
     return pixels.reshape(view_size, view_size, -1)[::ratio, ::ratio].transpose(2, 0, 1)
 
 
-def largest_shrink(draws: Sequence[ViewDraw], sides: Sequence[int]) -> int:
+def largest_shrink(image: OpenedImage, draws: Sequence[ViewDraw], sides: Sequence[int]) -> int:
     """Largest JPEG reduction at which every crop still has at least as many pixels a side as its view."""
-    fits = (min(draw.height, draw.width) // side for draw, side in zip(draws, sides, strict=True))
-    least = min(fits)
-    return next(shrink for shrink in (8, 4, 2, 1) if shrink <= max(1, least))
+    return image.shrink_for(min(min(draw.height, draw.width) // side for draw, side in zip(draws, sides, strict=True)))
