@@ -90,8 +90,9 @@ def output_folder(output_dir: str | None, sources: Sequence[str]) -> Path:
         raise InputError("output_dir is not set: name the folder for the run with --output-dir")
     folder = Path(output_dir).expanduser()
     for data in sources:
-        images = Path(data if Path(data).exists() else data.rpartition("=")[0] or data)  # FOLDER or FOLDER=WEIGHT
-        if images.is_dir() and images.resolve() in (folder.resolve(), *folder.resolve().parents):
+        # FOLDER, FOLDER=WEIGHT, or an address, which Path's own `exists` may find too long
+        images = Path(data if os.path.exists(data) else data.rpartition("=")[0] or data)  # noqa: PTH110
+        if os.path.isdir(images) and images.resolve() in (folder.resolve(), *folder.resolve().parents):  # noqa: PTH112
             raise InputError(
                 f"output_dir {folder} lies within the data, {data}: its pictures would become training images"
             )

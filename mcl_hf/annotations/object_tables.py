@@ -9,7 +9,7 @@ Layout: https://huggingface.co/docs/datasets/image_dataset#object-detection
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..data.sources.columns import find_image_column, require_column
+from ..data.sources.columns import find_image_column, require_columns
 from ..data.sources.image_source import row_name
 from ..data.sources.local_tables import LocalTable
 from ..errors import InputError
@@ -36,14 +36,13 @@ def read_object_table(opened: LocalTable, data: str, how: Reading) -> RawData:
     from pyarrow import compute
 
     table = opened.table
-    image_column, objects_column = find_image_column(table, data, how.image_column), how.objects_column
+    image_column, objects_column = find_image_column(table.features, data, how.image_column), how.objects_column
     if objects_column not in table.column_names:
         raise InputError(
             f"{data} has no column '{objects_column}': its columns are {', '.join(table.column_names)}; detection "
             "needs one with bbox and category for each image"
         )
-    if how.group_column is not None:
-        require_column(table, data, "group_column", how.group_column)
+    require_columns(table.features, data, group_column=how.group_column)
     names = _class_names(table, data, objects_column)
     pictures = table.select_columns([image_column]).cast_column(image_column, Image(decode=False))
     wanted = ("image_id", "width", "height", objects_column, how.group_column)

@@ -13,11 +13,10 @@ from pathlib import Path
 from ..data.sources.addresses import is_hub_name
 from ..data.sources.local_tables import (
     SPLIT_OF,
-    arrow_table,
     canonical_split,
     embedded_folder,
+    files_table,
     hub_table,
-    parquet_table,
     splits_of_files,
     without_caches,
 )
@@ -237,10 +236,9 @@ def _table_parts(data: str, files: list[Path], how: Reading) -> list[Part]:
         raise InputError(
             f"{data} is no annotated data that is known: give a COCO .json, data.yaml, .csv, .parquet or .arrow"
         )
-    opener = arrow_table if suffix == ".arrow" else parquet_table
 
     def read(split: str | None) -> RawData:
-        return read_object_table(opener(data, files, split), data, how)
+        return read_object_table(files_table(data, files, split), data, how)
 
     files = without_caches(files)
     told = splits_of_files(files, Path(data))

@@ -14,7 +14,7 @@ file costs itself alone. Decoding is Pillow's; what is decided here is what beco
 import io
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from ..models.pixels import (
     scale_to_8_bit,
     to_pixels,
     turn_of,
+    unheard,
 )
 from .decode_channels import read_tiff
 
@@ -49,6 +50,8 @@ class OpenedImage:
         width, height: after EXIF orientation, px.
         orientation: EXIF's, 1 to 8.
         upright: whether `decode` turns it by its orientation; set it to False for pixels as they are stored.
+        part: left and top of the part that is meant, in px of the upright picture, whose `width` and `height` are its
+            own; None: all of it. The whole picture is decoded: hardly a format can do less.
     """
 
     picture: Image.Image
@@ -56,6 +59,7 @@ class OpenedImage:
     height: int
     orientation: int
     upright: bool = field(default=True, kw_only=True)
+    part: tuple[int, int] | None = field(default=None, kw_only=True)
 
     @property
     def stored_size(self) -> tuple[int, int]:
@@ -72,50 +76,37 @@ class OpenedImage:
         """Whether `decode(shrink=...)` saves work, which only JPEG offers."""
         return self.picture.format == "JPEG"
 
+    def shrink_for(self, times: int) -> int:
+        """The largest `shrink` of at most `times`, at least 1."""
+        return next((shrink for shrink in (8, 4, 2) if shrink <= times), 1) if self.can_shrink else 1
+
     def decode(self, num_channels: int = 3, shrink: int = 1) -> np.ndarray:
         """Pixels as uint8 `(height, width, num_channels)`; `shrink` 2, 4 or 8 gives a JPEG at that fraction of its
-        size, rounded up.
+        size, rounded up, and anything else as it is.
 
         Raises:
             BrokenImage: the data are damaged or truncated.
         """
+        shrink = shrink if self.can_shrink else 1
+        pixels = self._decode_whole(num_channels, shrink)
+        if self.part is None:
+            return pixels
+        left, top = (start // shrink for start in self.part)
+        return pixels[top : top + math.ceil(self.height / shrink), left : left + math.ceil(self.width / shrink)]
+
+    def _decode_whole(self, num_channels: int, shrink: int) -> np.ndarray:
         picture = self.picture
         check_bands(picture, num_channels)
         try:
-            if shrink > 1 and self.can_shrink:
+            if shrink > 1:
                 # Pillow takes the largest reduction that is at most this one
                 picture.draft(None, (max(1, picture.width // shrink), max(1, picture.height // shrink)))
             picture.load()
-            return to_pixels(picture, num_channels, turn_of(self.picture, self.orientation, self.upright))
+            return to_pixels(picture, num_channels, turn_of(picture, self.orientation, self.upright))
         except BrokenImage:
             raise
         except Exception as error:  # Pillow's decoders raise nearly every built-in exception on damaged data
             raise BrokenImage(_reason(error)) from error
-
-
-@dataclass
-class OpenedTile(OpenedImage):
-    """A part of an opened image: `left` and `top` in px of the upright picture, `width` and `height` its own.
-
-    Its whole picture is decoded: hardly a format can do less.
-    """
-
-    whole: OpenedImage
-    left: int
-    top: int
-
-    @property
-    def mode(self) -> str:
-        return self.whole.mode
-
-    @property
-    def can_shrink(self) -> bool:
-        return self.whole.can_shrink
-
-    def decode(self, num_channels: int = 3, shrink: int = 1) -> np.ndarray:
-        pixels = self.whole.decode(num_channels, shrink)
-        left, top = self.left // shrink, self.top // shrink
-        return pixels[top : top + math.ceil(self.height / shrink), left : left + math.ceil(self.width / shrink)]
 
 
 @dataclass
@@ -132,7 +123,7 @@ class OpenedTiff(OpenedImage):
     def can_shrink(self) -> bool:
         return False
 
-    def decode(self, num_channels: int = 3, shrink: int = 1) -> np.ndarray:
+    def _decode_whole(self, num_channels: int, shrink: int) -> np.ndarray:
         if self.pixels.shape[2] != num_channels:
             raise BrokenImage(f"{self.pixels.shape[2]} channels instead of {num_channels}")
         if self.pixels.dtype == np.uint8:
@@ -140,7 +131,7 @@ class OpenedTiff(OpenedImage):
         return scale_to_8_bit(self.pixels, is_16_bit=self.pixels.dtype == np.uint16)
 
 
-def open_tile(whole: OpenedImage, left: int, top: int, width: int, height: int) -> OpenedTile:
+def open_tile(whole: OpenedImage, left: int, top: int, width: int, height: int) -> OpenedImage:
     """A part of an opened image, in px of the upright picture.
 
     Raises:
@@ -148,7 +139,7 @@ def open_tile(whole: OpenedImage, left: int, top: int, width: int, height: int) 
     """
     if left + width > whole.width or top + height > whole.height:
         raise BrokenImage(f"has {whole.width}x{whole.height} px, fewer than when the data were opened")
-    return OpenedTile(whole.picture, width, height, whole.orientation, whole, left, top)
+    return replace(whole, width=width, height=height, part=(left, top))
 
 
 def open_image(data: bytes, num_channels: int = 3) -> OpenedImage:
@@ -169,8 +160,7 @@ def open_image(data: bytes, num_channels: int = 3) -> OpenedImage:
         pixels = read_tiff(data, MAX_PIXELS)
         return OpenedTiff(None, pixels.shape[1], pixels.shape[0], 1, pixels)  # type: ignore[arg-type]  # no Pillow
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with unheard():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(data))
     except Image.UnidentifiedImageError as error:
@@ -200,6 +190,11 @@ def decode_image(data: bytes, num_channels: int = 3) -> np.ndarray:
     return open_image(data, num_channels).decode(num_channels)
 
 
+def as_picture(pixels: np.ndarray) -> Image.Image:
+    """uint8 `(H, W, 1 or 3)` as Pillow's gray or RGB."""
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
 def open_picture(path: Path, name: str | None = None) -> Image.Image:
     """A picture of a file that a user named: its first frame, upright, as RGB.
 
@@ -212,7 +207,7 @@ def open_picture(path: Path, name: str | None = None) -> Image.Image:
     """
     name = name or str(path)
     try:
-        return Image.fromarray(decode_image(path.read_bytes(), 3))  # (height, width, 3) uint8
+        return as_picture(decode_image(path.read_bytes(), 3))
     except BrokenImage as error:
         raise InputError(f"{name} is not a picture that can be read: {error}") from error
     except OSError as error:
@@ -224,4 +219,4 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-__all__ = ["MAX_PIXELS", "BrokenImage", "OpenedImage", "decode_image", "open_image", "open_picture", "open_tile"]
+__all__ = ["BrokenImage", "OpenedImage", "as_picture", "decode_image", "open_image", "open_picture", "open_tile"]

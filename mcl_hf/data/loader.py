@@ -13,15 +13,14 @@ A broken image costs itself: a stand-in computed from its position takes its pla
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from ..errors import InputError
-from .order import PositionOrder
 from .sources.image_source import ImageSource
-from .step_loader import Failure, StepLoader, read_or_stand_in
+from .step_loader import StepBatches, StepLoader, read_or_stand_in
 from .views.draw import ViewDraw
 from .views.finish_batch import BatchDraws, augment_batch, collect_draws
 from .views.render import blur_scale, check_rendering, crop_views, render_views, side_recipes
@@ -68,17 +67,15 @@ class ViewBatch:
         """Copy of the batch in page-locked memory, for asynchronous transfer; called by DataLoader where
         `pin_memory=True`.
         """
-        return ViewBatch(
-            step=self.step,
-            views_a=[view.pin_memory() for view in self.views_a],
-            views_b=None if self.views_b is None else [view.pin_memory() for view in self.views_b],
-            sample_ids=self.sample_ids.pin_memory(),
-            group_ids=None if self.group_ids is None else self.group_ids.pin_memory(),
-            labels=None if self.labels is None else self.labels.pin_memory(),
-            broken=self.broken,
-            draws_a=None if self.draws_a is None else [draws.map(torch.Tensor.pin_memory) for draws in self.draws_a],
-            draws_b=None if self.draws_b is None else [draws.map(torch.Tensor.pin_memory) for draws in self.draws_b],
-        )
+        return ViewBatch(**{name: _pinned(value) for name, value in vars(self).items()})
+
+
+def _pinned(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_pinned(part) for part in value]
+    if isinstance(value, BatchDraws):
+        return value.map(torch.Tensor.pin_memory)
+    return value.pin_memory() if isinstance(value, torch.Tensor) else value
 
 
 def _augment(
@@ -140,27 +137,8 @@ class ViewLoader(StepLoader[ViewBatch]):
         pin_memory: bool = False,
         start_method: str | None = None,
     ) -> None:
-        _check_settings(
-            view_size, ratios, batch_size, rank, world_size, view_rendering, augment_on, sides, num_channels,
-            max_broken, start_step,
-        )  # fmt: skip
-        if min_crop_scale is not None and not 0 < min_crop_scale <= 1:
-            raise InputError(f"min_crop_scale is {min_crop_scale}; it is a share above 0 and at most 1")
-        self.steps_per_epoch = len(source) // (batch_size * world_size)
-        if self.steps_per_epoch == 0:
-            fits = len(source) // world_size
-            advice = (
-                f"use a batch size of at most {fits} per process" if fits else f"use at most {len(source)} processes"
-            )
-            raise InputError(
-                f"A step needs {batch_size * world_size} different images ({batch_size} on each of {world_size} "
-                f"processes), but the data set holds {len(source)}: {advice}"
-            )
-        self.source = source
         batches = _StepBatches(
             source=source,
-            order=source.order(seed, batch_size * world_size),
-            steps_per_epoch=self.steps_per_epoch,
             view_size=view_size,
             ratios=tuple(ratios),
             batch_size=batch_size,
@@ -173,6 +151,11 @@ class ViewLoader(StepLoader[ViewBatch]):
             min_crop_scale=min_crop_scale,
             num_channels=num_channels,
         )
+        if not 0 <= max_broken <= 1:
+            raise InputError(f"max_broken is {max_broken}; it is a share between 0 and 1")
+        if start_step < 0:
+            raise InputError(f"start_step is {start_step}; steps count from 0")
+        self.source, self.steps_per_epoch = source, batches.steps_per_epoch
         super().__init__(
             batches,
             len(source),
@@ -186,12 +169,10 @@ class ViewLoader(StepLoader[ViewBatch]):
 
 
 @dataclass
-class _StepBatches(Dataset):
-    """Map from a step to this rank's batch; plain data, so that it travels to spawned workers."""
+class _StepBatches(StepBatches[ViewBatch]):
+    """Map from a step to this rank's batch."""
 
     source: ImageSource
-    order: PositionOrder
-    steps_per_epoch: int
     view_size: int
     ratios: tuple[int, ...]
     batch_size: int
@@ -204,23 +185,26 @@ class _StepBatches(Dataset):
     min_crop_scale: float | None
     num_channels: int
 
+    def __post_init__(self) -> None:
+        self._check()
+        images, processes = len(self.source), self.world_size
+        self.steps_per_epoch = images // (self.batch_size * processes)
+        if self.steps_per_epoch == 0:
+            fits = images // processes
+            advice = f"use a batch size of at most {fits} per process" if fits else f"use at most {images} processes"
+            raise InputError(
+                f"A step needs {self.batch_size * processes} different images ({self.batch_size} on each of "
+                f"{processes} processes), but the data set holds {images}: {advice}"
+            )
+        self.order = self.source.order(self.seed, self.batch_size * processes)
+
     def positions(self, step: int) -> np.ndarray:
         """Positions in the order, over all epochs, of this rank's images at `step`: int64 `(N,)`."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         first = step_in_epoch * self.batch_size * self.world_size + self.rank * self.batch_size
         return epoch * len(self.source) + first + np.arange(self.batch_size)
 
-    def __getitem__(self, step: int) -> ViewBatch | Failure:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as in a worker: many small operations, and the same rounding wherever they run
-        try:
-            return self._prepare(step)
-        except InputError as error:  # the source itself is gone
-            return Failure(str(error))
-        finally:
-            torch.set_num_threads(threads)
-
-    def _prepare(self, step: int) -> ViewBatch:
+    def prepare(self, step: int) -> ViewBatch:
         num_levels = len(self.ratios)
         sizes = [self.view_size // ratio for ratio in self.ratios] * self.sides
         views = [torch.empty((self.batch_size, self.num_channels, size, size), dtype=torch.uint8) for size in sizes]
@@ -269,34 +253,30 @@ class _StepBatches(Dataset):
             for draws, ratio in zip(zip(*drawn, strict=True), self.ratios * self.sides, strict=True)
         ]
 
-
-def _check_settings(
-    view_size: int, ratios: Sequence[int], batch_size: int, rank: int, world_size: int,
-    view_rendering: str, augment_on: str, sides: int, num_channels: int, max_broken: float, start_step: int,
-) -> None:  # fmt: skip
-    if not ratios or any(ratio < 1 or view_size % ratio for ratio in ratios):
-        raise InputError(
-            f"each ratio of {tuple(ratios)} has to be a whole number that divides the view size, {view_size} px"
-        )
-    if batch_size < 1:
-        raise InputError(f"the batch size is {batch_size}; it has to be at least 1")
-    if not 0 <= rank < world_size:
-        raise InputError(
-            f"rank {rank} does not exist among {world_size} processes: ranks go from 0 to {world_size - 1}"
-        )
-    if num_channels < 1:
-        raise InputError(f"num_channels is {num_channels}; images have at least one")
-    check_rendering(view_rendering, num_channels)
-    if augment_on not in AUGMENT_ON:
-        raise InputError(f"augment_on '{augment_on}' is unknown: it is one of {', '.join(AUGMENT_ON)}")
-    if augment_on == "device" and view_rendering == "published":
-        raise InputError(
-            "augment_on 'device' is for view_rendering 'direct': the published operations are Pillow's, which run on "
-            "the CPU alone"
-        )
-    if sides not in (1, 2):
-        raise InputError(f"sides is {sides}; it is 2 (both augmentation pipelines) or 1 (the first)")
-    if not 0 <= max_broken <= 1:
-        raise InputError(f"max_broken is {max_broken}; it is a share between 0 and 1")
-    if start_step < 0:
-        raise InputError(f"start_step is {start_step}; steps count from 0")
+    def _check(self) -> None:
+        """Raise `InputError` for settings that cannot work."""
+        if not self.ratios or any(ratio < 1 or self.view_size % ratio for ratio in self.ratios):
+            raise InputError(
+                f"each ratio of {self.ratios} has to be a whole number that divides the view size, {self.view_size} px"
+            )
+        if self.batch_size < 1:
+            raise InputError(f"the batch size is {self.batch_size}; it has to be at least 1")
+        if not 0 <= self.rank < self.world_size:
+            raise InputError(
+                f"rank {self.rank} does not exist among {self.world_size} processes: ranks go from 0 to "
+                f"{self.world_size - 1}"
+            )
+        if self.num_channels < 1:
+            raise InputError(f"num_channels is {self.num_channels}; images have at least one")
+        check_rendering(self.view_rendering, self.num_channels)
+        if self.augment_on not in AUGMENT_ON:
+            raise InputError(f"augment_on '{self.augment_on}' is unknown: it is one of {', '.join(AUGMENT_ON)}")
+        if self.augment_on == "device" and self.view_rendering == "published":
+            raise InputError(
+                "augment_on 'device' is for view_rendering 'direct': the published operations are Pillow's, which run "
+                "on the CPU alone"
+            )
+        if self.sides not in (1, 2):
+            raise InputError(f"sides is {self.sides}; it is 2 (both augmentation pipelines) or 1 (the first)")
+        if self.min_crop_scale is not None and not 0 < self.min_crop_scale <= 1:
+            raise InputError(f"min_crop_scale is {self.min_crop_scale}; it is a share above 0 and at most 1")

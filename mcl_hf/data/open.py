@@ -11,12 +11,11 @@ from pathlib import Path
 
 from ..errors import InputError
 from .sources.addresses import Shards, addressed_shards, hub_shards, is_hub_name, split_mix
-from .sources.columns import find_image_column, has_class_names, is_text, require_column, require_paths
 from .sources.folders import folder_files, local_files, open_folder
-from .sources.image_source import ImageSource, RawSample, TableSource, refuse_outside
+from .sources.image_source import ImageSource, RawSample, TableSource
 from .sources.local_tables import LocalTable, canonical_split, embedded_folder, hub_table, photos_table
 from .sources.mixing import MixedSource
-from .sources.remote_files import is_remote
+from .sources.remote_files import is_remote, shown_data
 from .streams.streams import StreamSource
 from .streams.tiles import TiledSource
 
@@ -69,37 +68,16 @@ def open_source(
     if patterns is not None:
         _check_patterns(patterns, names, split)
     columns = (image_column, label_column, group_column)
-    sources = [
-        _open_one(_find(name, split, streaming, patterns), name, *columns, allow_outside_paths) for name in names
-    ]
+    sources: list[ImageSource] = []
+    for name in names:
+        opened = _find(name, split, streaming, patterns)
+        if isinstance(opened, Shards):
+            sources.append(StreamSource(name, opened, columns, allow_outside_paths))
+        else:
+            sources.append(TableSource(name, opened, columns, allow_outside_paths))
     if tile is not None:
         sources = [TiledSource(source, tile) for source in sources]
     return sources[0] if len(sources) == 1 else MixedSource(sources, weights)
-
-
-def _open_one(
-    opened: LocalTable | Shards,
-    data: str,
-    image_column: str | None,
-    label_column: str | None,
-    group_column: str | None,
-    allow_outside_paths: bool,
-) -> ImageSource:
-    if isinstance(opened, Shards):
-        columns = (image_column, label_column, group_column)
-        return StreamSource(data, opened.kind, opened.addresses, *columns, allow_outside_paths)
-    table = opened.table
-    asked, image_column = image_column, find_image_column(table, data, image_column or opened.image_column)
-    if asked is not None and is_text(table, asked):
-        require_paths(data, asked, table[0][asked])
-    if not allow_outside_paths:
-        refuse_outside(opened, image_column)
-    if label_column is None and has_class_names(table, "label"):
-        label_column = "label"
-    for option, column in (("label_column", label_column), ("group_column", group_column)):
-        if column is not None:
-            require_column(table, data, option, column)
-    return TableSource(opened, image_column, label_column, group_column)
 
 
 def _hub_files_table(name: str, patterns: list[str]) -> LocalTable:
@@ -122,28 +100,31 @@ def _check_patterns(patterns: list[str], names: list[str], split: str) -> None:
         )
 
 
+def _nothing_to_choose_from(data: str) -> InputError:
+    return InputError(
+        f"data_files chooses among the files of a folder, a data set on the Hub or hf://datasets/USER/NAME; "
+        f"'{shown_data(data)}' is none of these: leave data_files out"
+    )
+
+
 def _find(data: str, split: str, streaming: bool, patterns: list[str] | None) -> LocalTable | Shards:
     """What a text names: a table to be shuffled, or shards to be streamed."""
     data = embedded_folder(data)
+    if is_remote(data) and patterns is not None:
+        raise _nothing_to_choose_from(data)
+    if is_remote(data) or data.startswith("hf://"):
+        return addressed_shards(data, patterns)
     path = Path(data)
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise InputError(f"{data} is a pipe or a device, which may never end: give a file or a folder")
     if patterns is not None:
         if path.is_dir():
             return folder_files(data, path, patterns, streaming)
-        if data.startswith("hf://"):
-            return addressed_shards(f"{data.rstrip('/')}/", patterns)  # type: ignore[return-value]  # it is an address
-        if data == "photos" or path.is_file() or is_remote(data) or not is_hub_name(data):
-            raise InputError(
-                f"data_files chooses among the files of a folder, a data set on the Hub or hf://datasets/USER/NAME; "
-                f"'{data}' is none of these: leave data_files out"
-            )
+        if data == "photos" or path.is_file() or not is_hub_name(data):
+            raise _nothing_to_choose_from(data)
         return hub_shards(data, split, patterns) if streaming else _hub_files_table(data, patterns)
     if data == "photos":
         return photos_table(split)
-    addressed = addressed_shards(data)
-    if addressed is not None:
-        return addressed
     if path.is_dir():
         return open_folder(path, split, streaming)
     if path.is_file():

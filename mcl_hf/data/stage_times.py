@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
 from .sources.image_source import RawSample
+from .step_loader import one_thread
 from .views.draw import draw_views
 from .views.finish_pixels import apply_colour, blur, solarise
 from .views.render import blur_scale, crop_direct, largest_shrink, side_recipes
@@ -54,10 +54,8 @@ def time_stages(
     Raises:
         BrokenImage: one of the files cannot be decoded.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a worker
-    try:
-        times = StageTimes(num_images=len(files))
+    times = StageTimes(num_images=len(files))
+    with one_thread():
         for position, sample in enumerate([files[0], *files]):
             if position == 1:
                 times = StageTimes(num_images=len(files))  # the first was for warming up
@@ -66,9 +64,7 @@ def time_stages(
             with _timed(times, "collate"):
                 for buffer, view in zip(buffers, views, strict=True):
                     np.copyto(buffer, view)  # (C, s, s)
-        return times
-    finally:
-        torch.set_num_threads(threads)
+    return times
 
 
 def staged_views(
@@ -83,7 +79,7 @@ def staged_views(
         image = sample.open(num_channels)
     with _timed(times, "crop"):
         draws = draw_views(image.width, image.height, side_recipes(len(ratios), sides), seed, position)
-    shrink = largest_shrink(draws, [view_size // ratio for ratio in view_ratios]) if image.can_shrink else 1
+    shrink = largest_shrink(image, draws, [view_size // ratio for ratio in view_ratios])
     with _timed(times, "decode"):
         pixels = image.decode(num_channels, shrink)
     views = []

@@ -7,9 +7,9 @@ each, and torch's DataLoader hands them out in order: a resumed run continues ex
 """
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -44,20 +44,44 @@ B = TypeVar("B", bound=StepBatch)
 T = TypeVar("T")
 
 
-@dataclass
-class Failure:
-    """What a worker hands out where no batch can be made: an exception would reach the caller with the worker's
-    traceback in its message.
-    """
+class StepBatches(Dataset, ABC, Generic[B]):
+    """Map from a step to a batch; plain data, so that it travels to spawned workers."""
 
-    message: str
+    def __getitem__(self, step: int) -> B | InputError:
+        """The batch, or why there is none: raised in a worker, the error would come with the worker's traceback in its
+        message.
+        """
+        with one_thread():
+            try:
+                return self.prepare(step)
+            except InputError as error:  # the source itself is gone
+                return error
+
+    @abstractmethod
+    def prepare(self, step: int) -> B:
+        """The batch of a step, a pure function of it.
+
+        Raises:
+            InputError: none can be made.
+        """
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch with one thread, as in a worker: many small operations, and the same rounding wherever they run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class StepLoader(Generic[B]):
     """Endless iterator over batches, from `start_step` on.
 
     Args:
-        batches: maps a step to a batch or a `Failure`; plain data, so that it travels to spawned workers.
+        batches: maps a step to a batch or an `InputError` to raise, as `StepBatches` does.
         num_images: in the data set.
         start_step: first step to hand out; continuing at step s gives exactly what an uninterrupted run would have
             seen.
@@ -108,8 +132,8 @@ class StepLoader(Generic[B]):
         self._next_step = self.start_step
         with closing(batches_of(self._loader)) as batches:
             for batch in batches:
-                if isinstance(batch, Failure):
-                    raise InputError(batch.message)
+                if isinstance(batch, InputError):
+                    raise batch
                 self._count(batch)
                 self._next_step = batch.step + 1
                 yield batch

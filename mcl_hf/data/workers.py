@@ -13,12 +13,13 @@ import os
 import signal
 import threading
 from collections.abc import Generator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
+from itertools import chain
 from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ..errors import InputError
 
@@ -61,6 +62,26 @@ def batches_of(loader: DataLoader) -> Generator[Any, None, None]:
             _kill(workers)
 
 
+def each_of(items: Dataset, tasks: Sequence[list[int]], num_workers: int) -> Generator[Any, None, None]:
+    """The item at each index of `tasks`, in order; each task is prepared by one of `num_workers` processes, 0: here.
+
+    Raises:
+        InputError: handed out as an item: raised in a worker, it would come with the worker's traceback in its message.
+    """
+    loader: DataLoader = DataLoader(
+        items,
+        batch_sampler=tasks,
+        num_workers=min(num_workers, len(tasks)),
+        collate_fn=list,
+        worker_init_fn=start_worker,
+    )
+    with closing(batches_of(loader)) as batches:
+        for item in chain.from_iterable(batches):
+            if isinstance(item, InputError):
+                raise item
+            yield item
+
+
 def _kill(workers: Sequence[Any], exiting: bool = False) -> None:
     if exiting and workers and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise that a worker was killed
@@ -101,4 +122,4 @@ def _leave_with_the_parent() -> None:
         os._exit(1)
 
 
-__all__ = ["LOSS", "batches_of", "is_loss_of_a_worker", "start_worker", "wake_workers"]
+__all__ = ["LOSS", "batches_of", "each_of", "is_loss_of_a_worker", "start_worker", "wake_workers"]

@@ -12,12 +12,10 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch.utils.data import Dataset
 
 from ..annotations.detection_data import DetectionData
-from ..data.step_loader import Failure, StepLoader, read_or_stand_in
+from ..data.step_loader import StepBatches, StepLoader, read_or_stand_in
 from ..detectors.targets import relative_boxes
-from ..errors import InputError
 from .train_order import TrainOrder
 from .train_transform import TrainImage, TrainTransform, is_wide
 
@@ -101,7 +99,7 @@ class DetectionLoader(StepLoader[DetectionBatch]):
 
 
 @dataclass
-class _StepBatches(Dataset):
+class _StepBatches(StepBatches[DetectionBatch]):
     """Map from a step to this rank's batch; plain data, so that it travels to spawned workers."""
 
     data: DetectionData
@@ -111,17 +109,7 @@ class _StepBatches(Dataset):
     rank: int
     world_size: int
 
-    def __getitem__(self, step: int) -> DetectionBatch | Failure:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as in a worker
-        try:
-            return self._prepare(step)
-        except InputError as error:
-            return Failure(str(error))
-        finally:
-            torch.set_num_threads(threads)
-
-    def _prepare(self, step: int) -> DetectionBatch:
+    def prepare(self, step: int) -> DetectionBatch:
         first = self.rank * self.batch_size
         own = self.order.indices(step)[first : first + self.batch_size]
         start = step * self.batch_size * self.world_size + first  # position of the first image, over all epochs

@@ -7,8 +7,8 @@ picture's or tile's area, drawn evenly between the smallest one and all; the med
 
 import contextlib
 import math
+import os
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -140,8 +140,8 @@ def _annotated(arguments: PretrainArguments) -> DetectionData | None:
     )
     if arguments.probe_data is not None:
         return reading(arguments.probe_data)
-    folder = Path(embedded_folder(arguments.data[0]))
-    if len(arguments.data) > 1 or arguments.data_files or arguments.data[0] == "photos" or not folder.exists():
+    there = os.path.exists(embedded_folder(arguments.data[0]))  # noqa: PTH110 - Path's own finds some addresses too long
+    if len(arguments.data) > 1 or arguments.data_files or arguments.data[0] == "photos" or not there:
         return None
     try:
         return reading(arguments.data[0], split=arguments.split)

@@ -12,7 +12,10 @@ at work what it saw in training. What becomes of the odd kinds:
 * Where neither 1 nor 3 channels are asked for, nothing is converted: the picture has to hold just as many.
 """
 
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image
@@ -28,6 +31,7 @@ _TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_filters = threading.Lock()
 _BACK = {6: 8, 8: 6}  # what undoes a turn; the others undo themselves
 
 
@@ -35,11 +39,20 @@ class BrokenImage(ValueError):
     """An image that cannot be used. The message is the reason, without the image's name."""
 
 
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Warnings in here are not heard. Their filters are the process's: threads that change them at the same time would
+    put back each other's, and leave it deaf for good.
+    """
+    with _filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def orientation_of(picture: Image.Image) -> int:
     """EXIF orientation, 1 (upright) to 8; from 5 on, width and height change places."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow would tell of damage once in every worker
+        with unheard():  # Pillow would tell of damage once in every worker
             value = picture.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # damaged EXIF says nothing about the pixels, whatever its parser stumbles over
         return 1

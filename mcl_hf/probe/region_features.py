@@ -22,6 +22,7 @@ from torchvision.ops import roi_align
 from tqdm.auto import tqdm
 
 from ..data import BrokenImage, RawSample
+from ..data.decode import as_picture
 from ..errors import InputError
 from ..models import MCLConfig, MCLModel
 from ..models.precise_bn import update_statistics
@@ -70,11 +71,6 @@ def check_channels(config: MCLConfig) -> int:
     if config.num_channels not in (1, 3):
         raise InputError(f"a probe reads pictures of 1 or 3 channels, this model takes {config.num_channels}")
     return config.num_channels
-
-
-def as_picture(pixels: np.ndarray) -> Image.Image:
-    """uint8 `(H, W, 1 or 3)` as a Pillow image."""
-    return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
 
 
 def to_tensor(picture: Image.Image, config: MCLConfig) -> torch.Tensor:

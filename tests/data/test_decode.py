@@ -2,7 +2,9 @@
 
 import importlib.util
 import io
+import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +74,15 @@ def test_damaged_exif_is_passed_over_without_a_word() -> None:
     assert opened.orientation == 1
     with pytest.warns(UserWarning, match="Corrupt EXIF"):  # so that the test can fail
         Image.open(io.BytesIO(data)).getexif()
+
+
+def test_threads_leave_the_filters_of_warnings_as_they_were():
+    data = odd_images.encode(odd_images.smooth_picture(), "PNG")
+    before, interval = list(warnings.filters), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(open_image, [data] * 400))
+    finally:
+        sys.setswitchinterval(interval)
+    assert warnings.filters == before

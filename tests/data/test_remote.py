@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from mcl_hf.data import ViewBatch, ViewLoader, open_source
+from mcl_hf.data.packing.pack import pack_images
 from mcl_hf.data.sources.addresses import expand_braces
+from mcl_hf.data.sources.licences import describe_sources
 from mcl_hf.data.sources.remote_files import RetryPolicy, open_remote
 from mcl_hf.errors import InputError
+from mcl_hf.new_folder import output_folder
 from tests.data.shard_files import jpeg, write_parquet, write_shards
 from tests.data.stream_server import Server, serving
 
@@ -147,7 +150,20 @@ def test_servers_without_ranges_and_files_that_are_not_there(server: Server) -> 
         open_source(f"{server.address}/a.parquet")
 
 
-def test_an_archive_is_gone_through_once(server: Server) -> None:
+def test_a_signed_address_is_longer_than_a_path_may_be_and_tells_nobody(server: Server, tmp_path: Path) -> None:
+    write_parquet(server.root / "a.parquet", range(3))
+    address = f"{server.address}/a.parquet?signature={'5ecret' * 60}"
+    assert len(open_source(address)) == 3
+    assert describe_sources([address])[0]["name"] == "a.parquet"
+    assert output_folder(str(tmp_path / "run"), [address]) == tmp_path / "run"
+    assert pack_images(address, tmp_path / "packed").total.images == 3
+    for options in ({"image_column": "x"}, {"label_column": "x"}, {"data_files": ["*"]}):
+        with pytest.raises(InputError, match="/a.parquet") as caught:
+            open_source(address, **options)
+        assert "5ecret" not in str(caught.value)
+
+
+def test_an_archive_is_gone_through_once(server: Server, tmp_path: Path) -> None:
     write_shards(server.root, "tar", (200,))
     first = open_source(f"{server.address}/part-000.tar", label_column="cls")
     sent, size = server.bytes_sent, (server.root / "part-000.tar").stat().st_size
@@ -156,6 +172,9 @@ def test_an_archive_is_gone_through_once(server: Server) -> None:
     assert server.bytes_sent - sent < size / 2  # the block with the example
     assert first.fingerprint == second.fingerprint
     assert second.labels.tolist() == [number % 3 for number in range(200)]
+    [index] = (tmp_path / "hub").rglob("*.parquet")
+    index.write_bytes(b"PAR1")  # as after a loss of power
+    assert open_source(f"{server.address}/part-000.tar", label_column="cls").fingerprint == first.fingerprint
 
 
 def test_parquet_is_read_by_row_groups(server: Server) -> None:

@@ -1,7 +1,9 @@
 """Streams give the same samples wherever they are continued, with any number of workers and either number of ranks."""
 
+import io
 import itertools
 import pickle
+import tarfile
 import time
 from pathlib import Path
 
@@ -159,6 +161,18 @@ def test_tar_labels_names_and_fingerprint(tmp_path: Path) -> None:
     assert open_source(str(tmp_path / "one"), label_column="cls").fingerprint == source.fingerprint
 
 
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_names_in_a_tar_that_are_no_utf8(tmp_path: Path, form: int) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=form) as archive:
+        for number, name in enumerate((b"caf\xe9.jpg", b"caf\xe8.jpg")):
+            member = tarfile.TarInfo(name.decode(errors="surrogateescape"))
+            member.size = len(jpeg(number))
+            archive.addfile(member, io.BytesIO(jpeg(number)))
+    source = open_source(str(tmp_path / "a.tar"))
+    assert [source.sample(row).bytes_ for row in range(2)] == [jpeg(0), jpeg(1)]
+    assert source.name(1).endswith("a.tar row 1 (caf\\xe8.jpg)")
+
+
 def test_arrow_files_are_a_table(tmp_path: Path) -> None:
     from datasets import Dataset
 
@@ -166,6 +180,18 @@ def test_arrow_files_are_a_table(tmp_path: Path) -> None:
     source = open_source(str(tmp_path / "saved"))
     assert "arrow file: 6 images" in source.description
     assert source.sample(4).bytes_ == jpeg(4)
+
+
+def test_files_that_are_written_anew_are_read_anew(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    for count in (3, 5):
+        write_parquet(tmp_path / "new" / "a.parquet", range(count)).replace(tmp_path / "a.parquet")
+        source = open_source(str(tmp_path / "a.parquet"), streaming=True)
+        assert [source.sample(row).bytes_ for row in range(len(source))] == [jpeg(row) for row in range(count)]
+        images = Dataset.from_dict({"image": [jpeg(number) for number in range(count)]})
+        images.save_to_disk(str(tmp_path / "saved"), num_shards=count)
+        assert len(open_source(str(tmp_path / "saved"))) == count
 
 
 def test_broken_images_of_a_stream_cost_themselves(tmp_path: Path) -> None:

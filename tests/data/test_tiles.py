@@ -96,6 +96,14 @@ def test_a_jpeg_is_reduced_while_it_is_decoded(tmp_path: Path) -> None:
         assert np.abs(small[: height // 4, : width // 4] - mean).mean() < 3  # the right part of the picture
 
 
+def test_what_cannot_be_reduced_gives_the_same_tile(folder: str) -> None:
+    source = open_source(folder, tile=32)  # of PNG files
+    for index in range(len(source)):
+        opened = source.sample(index).open()
+        np.testing.assert_array_equal(opened.decode(3, 4), opened.decode())
+        assert opened.shrink_for(8) == 1
+
+
 @pytest.mark.parametrize("kind", ["folder", "shards", "mix"])
 def test_order_and_views_follow_from_the_step_alone(folder: str, kind: str, tmp_path: Path) -> None:
     shards = write_shards(tmp_path, "parquet", (5, 7, 6))  # of 20 x 16 px

@@ -7,22 +7,23 @@ however often the work was interrupted.
 `pack_folder` says what lies in the output folder.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ...errors import InputError
 from ..decode import BrokenImage
 from ..open import open_source
 from ..sources.image_source import ImageSource
 from ..sources.local_tables import embedded_folder
-from ..workers import batches_of, start_worker
+from ..sources.remote_files import shown_data
+from ..workers import each_of
 from .pack_folder import PackFolder, ShardReport, check_folder, explain_disk_errors
 from .shrink import MAX_JPEG_SIDE, shrink_image
 
@@ -56,7 +57,6 @@ class _PackedImage:
     reencoded: bool
     bytes_before: int
     reason: str = ""
-    source_is_gone: bool = False
 
 
 def pack_images(
@@ -127,24 +127,28 @@ def pack_images(
         results = _shrunk(source, data, [blocks[shard] for shard in waiting], max_side, jpeg_quality, num_workers)
         if on_progress:
             on_progress(done, len(source))
+
+        def rows_of(shard: int) -> Iterator[dict[str, Any]]:
+            for at, image in enumerate(islice(results, len(blocks[shard])), done + 1):
+                _count(reports[shard], image)
+                if image.data is not None:
+                    yield _row(source, columns, image)
+                if on_progress:
+                    on_progress(at, len(source))
+
         for shard in waiting:
             reports[shard] = ShardReport()
-            with folder.writer(shard, reports[shard], _features(source, columns)) as add_row:
-                for _ in blocks[shard]:
-                    image = next(results)
-                    _count(reports[shard], image)
-                    if image.data is not None:
-                        add_row(_row(source, columns, image))
-                    done += 1
-                    if on_progress:
-                        on_progress(done, len(source))
+            folder.write(shard, reports[shard], _features(source, columns), rows_of(shard))
+            done += len(blocks[shard])
         total = ShardReport()
         for shard in sorted(reports):
             total.add(reports[shard])
         folder.finish(total)
     if not total.images:
         examples = "; ".join(f"{name}: {reason}" for name, reason in total.broken[:3])
-        raise InputError(f"not one of the {len(source)} images of {data} can be decoded, for example {examples}")
+        raise InputError(
+            f"not one of the {len(source)} images of {shown_data(data)} can be decoded, for example {examples}"
+        )
     return PackReport(total, folder.num_shards, continued, source.description.partition("\n")[0])
 
 
@@ -204,22 +208,22 @@ def _count(report: ShardReport, image: _PackedImage) -> None:
 
 @dataclass
 class _Shrinker(Dataset):
-    """Map from an index to its packed image; plain data, so that it travels to worker processes."""
+    """Map from an index to its packed image, or to what `each_of` raises; plain data, so that it travels to workers."""
 
     source: ImageSource
     data: str
     max_side: int
     jpeg_quality: int
 
-    def __getitem__(self, index: int) -> _PackedImage:
+    def __getitem__(self, index: int) -> _PackedImage | InputError:
         try:
             sample = self.source.sample(index)
             shrunk = shrink_image(sample.bytes_, self.max_side, self.jpeg_quality)
         except BrokenImage as error:
             name = _relative(self.source.name(index), self.data)
             return _PackedImage(index, name, None, False, 0, str(error))
-        except InputError as error:  # raised here, it would reach the caller with this process's traceback in it
-            return _PackedImage(index, "", None, False, 0, str(error), source_is_gone=True)
+        except InputError as error:
+            return error
         name = _relative(sample.name, self.data)
         return _PackedImage(index, name, shrunk.data, shrunk.reencoded, len(sample.bytes_))
 
@@ -230,24 +234,13 @@ def _shrunk(
     """The images of `blocks` in order, prepared by `num_workers` processes that keep a few tasks ahead."""
     size = min(_MOST_IMAGES_PER_TASK, 1 + sum(map(len, blocks)) // (4 * max(1, num_workers)))
     tasks = [list(block[first : first + size]) for block in blocks for first in range(0, len(block), size)]
-    loader: DataLoader = DataLoader(
-        _Shrinker(source, data, max_side, jpeg_quality),
-        batch_sampler=tasks,
-        num_workers=min(num_workers, len(tasks)),
-        collate_fn=list,
-        worker_init_fn=start_worker,
-    )
-    with closing(batches_of(loader)) as batches:
-        for image in chain.from_iterable(batches):
-            if image.source_is_gone:
-                raise InputError(image.reason)
-            yield image
+    return each_of(_Shrinker(source, data, max_side, jpeg_quality), tasks, num_workers)
 
 
 def _relative(name: str, data: str) -> str:
     """A name without the folder of what is packed: shards do not tell where they were made."""
     path = Path(embedded_folder(data))
-    folder = path if path.is_dir() else path.parent
+    folder = path if os.path.isdir(path) else path.parent  # noqa: PTH112 - Path's own finds a signed address too long
     for prefix in (f"{folder}/", f"{folder.absolute()}/"):
         if name.startswith(prefix):
             return name[len(prefix) :]

@@ -12,9 +12,10 @@ A shard is written beside, fsynced and renamed; one that a killed process left b
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -95,9 +96,8 @@ class PackFolder:
             return None
         return ShardReport(**{**stored, "broken": [(name, reason) for name, reason in stored["broken"]]})
 
-    @contextmanager
-    def writer(self, shard: int, report: ShardReport, features: "Features") -> Iterator[Callable[[dict], None]]:
-        """A function that takes the shard's rows; on a clean exit the shard is there, whole, and then its report.
+    def write(self, shard: int, report: ShardReport, features: "Features", rows: Iterator[dict[str, Any]]) -> None:
+        """Write a shard of `rows`, which fill in its `report` on the way, and then, when it is there and whole, that.
 
         A shard without rows gets no file, as `datasets` cannot open one.
         """
@@ -105,23 +105,11 @@ class PackFolder:
 
         path, schema = self.shard_path(shard), features.arrow_schema
         part = self.state / f"{path.name}.part"
-        rows: list[dict] = []
         with part.open("wb") as stream:
             # images are compressed already, and no two are equal
             with parquet.ParquetWriter(stream, schema, compression="none", use_dictionary=False) as writer:
-
-                def add_row(row: dict) -> None:
-                    rows.append(row)
-                    if len(rows) == _ROWS_PER_GROUP:
-                        flush()
-
-                def flush() -> None:
-                    if rows:
-                        writer.write_table(Table.from_pylist(rows, schema=schema))
-                        rows.clear()
-
-                yield add_row
-                flush()
+                while group := list(islice(rows, _ROWS_PER_GROUP)):
+                    writer.write_table(Table.from_pylist(group, schema=schema))
             stream.flush()
             os.fsync(stream.fileno())
         size = part.stat().st_size if report.images else 0
@@ -172,7 +160,8 @@ def check_folder(data: str, out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder for the shards, one that is new or empty")
-    if Path(data).is_dir() and out.resolve().is_relative_to(Path(data).resolve()):
+    # Path's own `is_dir` finds a signed address too long
+    if os.path.isdir(data) and out.resolve().is_relative_to(Path(data).resolve()):  # noqa: PTH112
         raise InputError(f"{out} lies inside of {data}, which is what is to be packed: give a folder outside of it")
     if out.exists() and any(out.iterdir()) and not (out / _STATE_FOLDER).is_dir():
         raise InputError(f"{out} holds something else already: give a folder that is new or empty")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from ..decode import OpenedImage, open_image
+from ..decode import as_picture, open_image
 
 MAX_JPEG_SIDE = 65_500
 """Longest side that libjpeg writes, in px."""
@@ -47,10 +47,10 @@ def shrink_image(data: bytes, max_side: int, jpeg_quality: int) -> ShrunkImage:
         image.decode(channels)
         return ShrunkImage(data, reencoded=False)
     width, height = capped_size(image.width, image.height, max_side)
-    pixels = image.decode(channels, _jpeg_reduction(image, max_side))  # (H, W, 1 or 3) uint8
-    picture = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+    # at least twice the wanted size is left for the resampling filter
+    pixels = image.decode(channels, image.shrink_for(max(image.width, image.height) // (2 * max_side)))  # (H, W, C)
     buffer = io.BytesIO()
-    picture.resize((width, height), Image.Resampling.LANCZOS).save(
+    as_picture(pixels).resize((width, height), Image.Resampling.LANCZOS).save(
         buffer, "JPEG", quality=jpeg_quality, subsampling="4:2:0"
     )
     return ShrunkImage(buffer.getvalue(), reencoded=True)
@@ -60,12 +60,3 @@ def capped_size(width: int, height: int, max_side: int) -> tuple[int, int]:
     """Width and height in px with the longer one at most `max_side` and the shape kept, each at least 1."""
     scale = min(1.0, max_side / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _jpeg_reduction(image: OpenedImage, max_side: int) -> int:
-    """How far libjpeg may reduce while decoding: at least twice the wanted size is left for the resampling filter."""
-    if not image.can_shrink:
-        return 1
-    return next(
-        shrink for shrink in (8, 4, 2, 1) if shrink == 1 or max(image.width, image.height) >= 2 * max_side * shrink
-    )

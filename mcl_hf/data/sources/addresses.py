@@ -13,7 +13,7 @@ from ...errors import InputError
 from ...hub_token import is_unknown_token, mend_the_token, show_a_token
 from ...retry import call_with_retries
 from .local_tables import canonical_split, split_in_name
-from .remote_files import is_remote
+from .remote_files import is_remote, plain_address
 
 SHARD_SUFFIXES = (".parquet", ".tar")
 _FILES_LISTED = 5
@@ -61,31 +61,31 @@ def is_hub_name(data: str) -> bool:
     return _HUB_NAME.fullmatch(data) is not None
 
 
-def addressed_shards(data: str, patterns: Sequence[str] = ("",)) -> Shards | None:
-    """Shards of an `https://` or `hf://` address with braces or, on the Hub, wildcards; None for anything else.
+def addressed_shards(data: str, patterns: Sequence[str] | None) -> Shards:
+    """Shards of an `https://` or `hf://` address with braces or, on the Hub, wildcards.
 
     Args:
         data: the address.
-        patterns: on the Hub, what to look for below the address.
+        patterns: on the Hub, what to look for below the address; None: itself.
 
     Raises:
         InputError: an address of another form, or one that nothing matches.
     """
     if is_remote(data):
-        if "*" in data:
-            raise InputError(f"{data}: a web server cannot list its files; write them with braces, as in {{000..127}}")
-        addresses = list(expand_braces(data))
-        return Shards("shards from " + data.partition("://")[2].partition("/")[0].rpartition("@")[2], addresses)
-    if not data.startswith("hf://"):
-        return None
+        plain = plain_address(data)
+        if "*" in plain:
+            raise InputError(f"{plain}: a web server cannot list its files; write them with braces, as in {{000..127}}")
+        return Shards(f"shards from {plain.partition('://')[2].partition('/')[0]}", list(expand_braces(data)))
+    if patterns is not None:
+        data = f"{data.rstrip('/')}/"
     match = _HUB_ADDRESS.fullmatch(data)
-    if match is None or not (match["path"] or any(patterns)):
+    if match is None or not (match["path"] or any(patterns or ())):
         raise InputError(
             f"{data} cannot be read: write hf://datasets/USER/NAME/PATH, with wildcards if you like, or name the files "
             "with --data-files"
         )
     files, revision = _hub_files(match["repo"], match["revision"])
-    wanted = [match["path"] + pattern for pattern in patterns]
+    wanted = [match["path"] + pattern for pattern in patterns or ("",)]
     found = matching_files(files, wanted, f"the data set {match['repo']} on the Hub")
     return Shards(f"shards of {match['repo']} on the Hub", _hub_addresses(match["repo"], revision, found))
 

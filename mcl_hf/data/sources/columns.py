@@ -11,12 +11,12 @@ import numpy as np
 from ...errors import InputError
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
 _SHOWN_OF_A_TEXT = 60
 
 
-def find_image_column(table: "Dataset", data: str, asked: str | None) -> str:
+def find_image_column(features: "Features", data: str, asked: str | None) -> str:
     """The column that holds images: `asked`, or the only one that can.
 
     Images are `datasets`' Image, a struct of bytes and path, or plain bytes; a column of texts is taken for paths when
@@ -27,17 +27,16 @@ def find_image_column(table: "Dataset", data: str, asked: str | None) -> str:
     """
     from datasets import Image, Value
 
-    features, names = table.features, ", ".join(table.column_names)
     ready, binary, texts = [], [], []
     for name, kind in features.items():
         if isinstance(kind, Image) or (isinstance(kind, dict) and set(kind) == {"bytes", "path"}):
             ready.append(name)
         elif isinstance(kind, Value) and kind.dtype in ("binary", "large_binary"):
             binary.append(name)
-        elif is_text(table, name):
+        elif is_text(features, name):
             texts.append(name)
     if asked is not None:
-        require_column(table, data, "image_column", asked)
+        require_columns(features, data, image_column=asked)
         if asked not in ready + binary + texts:
             raise InputError(f"image_column '{asked}' of {data} holds {features[asked]}, not images, bytes or paths")
         return asked
@@ -48,7 +47,7 @@ def find_image_column(table: "Dataset", data: str, asked: str | None) -> str:
         return "image"
     if candidates:
         raise InputError(f"{data}: columns {', '.join(candidates)} could all be the images; give one as image_column")
-    raise InputError(f"{data}: no column holds images; its columns are {names}. Give one as image_column")
+    raise InputError(f"{data}: no column holds images; its columns are {', '.join(features)}. Give one as image_column")
 
 
 def require_paths(data: str, column: str, first: str | None) -> None:
@@ -68,22 +67,23 @@ def require_paths(data: str, column: str, first: str | None) -> None:
         )
 
 
-def require_column(table: "Dataset", data: str, option: str, column: str) -> None:
-    """Raise `InputError`, naming the columns that exist, where `column` does not."""
-    if column not in table.column_names:
-        raise InputError(f"{option} '{column}' is not in {data}: its columns are {', '.join(table.column_names)}")
+def require_columns(features: "Features", data: str, **asked: str | None) -> None:
+    """Raise `InputError`, naming the columns that exist, where one that an option asked for does not."""
+    for option, column in asked.items():
+        if column is not None and column not in features:
+            raise InputError(f"{option} '{column}' is not in {data}: its columns are {', '.join(features)}")
 
 
-def is_text(table: "Dataset", column: str) -> bool:
+def is_text(features: "Features", column: str) -> bool:
     """Whether `column` holds texts."""
-    return getattr(table.features[column], "dtype", None) in ("string", "large_string")
+    return getattr(features[column], "dtype", None) in ("string", "large_string")
 
 
-def has_class_names(table: "Dataset", column: str) -> bool:
+def has_class_names(features: "Features", column: str) -> bool:
     """Whether `column` exists and is a ClassLabel, that is, numbers with names."""
     from datasets import ClassLabel
 
-    return isinstance(table.features.get(column), ClassLabel)
+    return isinstance(features.get(column), ClassLabel)
 
 
 def label_ids(table: "Dataset", column: str) -> tuple[np.ndarray, list[str] | None]:
@@ -104,7 +104,7 @@ def label_ids(table: "Dataset", column: str) -> tuple[np.ndarray, list[str] | No
     if min(values) < 0:
         raise InputError(f"label_column '{column}' holds {min(values)}, which means 'no label': remove such rows")
     ids = np.array(values, dtype=np.int64)[places]
-    return ids, list(table.features[column].names) if has_class_names(table, column) else None
+    return ids, list(table.features[column].names) if has_class_names(table.features, column) else None
 
 
 def group_ids(table: "Dataset", column: str) -> tuple[np.ndarray, list[str] | None]:

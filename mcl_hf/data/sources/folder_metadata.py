@@ -9,7 +9,6 @@ the source, such as labels and groups. An image without a row has empty ones.
 import posixpath
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,7 @@ FILE_NAME = "file_name"
 _OWN_COLUMNS = (FILE_NAME, "image", "folder")  # the last two are the folder's own
 
 
-@dataclass
-class FolderMetadata:
-    """Columns for the images of a folder, in the images' order; None where an image has no row."""
-
-    columns: dict[str, list[Any]] = field(default_factory=dict)
-    note: str = ""
-    """What a log should say of the tables."""
-
-
-def read_metadata(root: Path, tables: Sequence[str], images: Sequence[str]) -> FolderMetadata:
+def read_metadata(root: Path, tables: Sequence[str], images: Sequence[str]) -> tuple[dict[str, list[Any]], str]:
     """Columns of the metadata tables of a folder.
 
     Args:
@@ -38,11 +28,15 @@ def read_metadata(root: Path, tables: Sequence[str], images: Sequence[str]) -> F
         tables: paths of the tables, relative to it.
         images: paths of the images, relative to it.
 
+    Returns:
+        Columns in the images' order, None where an image has no row; and what a log should say of the tables.
+
     Raises:
         InputError: a table that cannot be read, has no column `file_name`, or names not one of the images.
     """
     place = {name: number for number, name in enumerate(images)}
-    metadata, rows, missing = FolderMetadata(), 0, 0
+    columns: dict[str, list[Any]] = {}
+    rows = missing = 0
     for name in tables:
         table = _read(root / name)
         if FILE_NAME not in table:
@@ -62,14 +56,13 @@ def read_metadata(root: Path, tables: Sequence[str], images: Sequence[str]) -> F
         for column, values in table.items():
             if column in _OWN_COLUMNS:
                 continue
-            target = metadata.columns.setdefault(column, [None] * len(images))
+            target = columns.setdefault(column, [None] * len(images))
             for row, number in found:
                 target[number] = values[row]
-    if tables:
-        metadata.note = f", columns from {tables[0] if len(tables) == 1 else f'{len(tables)} metadata tables'}"
+    note = f", columns from {tables[0] if len(tables) == 1 else f'{len(tables)} metadata tables'}" if tables else ""
     if missing:
-        metadata.note += f" ({missing} of {rows} rows name files that are not among the images)"
-    return metadata
+        note += f" ({missing} of {rows} rows name files that are not among the images)"
+    return columns, note
 
 
 def _read(path: Path) -> dict[str, list[Any]]:

@@ -15,10 +15,9 @@ from .folder_metadata import METADATA_NAMES, read_metadata
 from .local_tables import (
     IMAGE_SUFFIXES,
     LocalTable,
-    arrow_table,
     canonical_split,
     files_of_split,
-    parquet_table,
+    files_table,
     split_note,
     split_of_folder,
     without_caches,
@@ -36,13 +35,11 @@ def local_files(data: str, files: list[Path], split: str | None, streaming: bool
         InputError: no files, several kinds, no such split, or files that cannot be read.
     """
     suffix = files[0].suffix.lower() if files else ""
-    if suffix == ".arrow":
-        return arrow_table(data, files, split)
     if suffix == ".tar" or (streaming and suffix in SHARD_SUFFIXES):
-        chosen, note = files_of_split(data, files, split, (suffix,))
+        chosen, note = files_of_split(data, files, split, suffix)
         count = f"local {suffix[1:]} file" if len(chosen) == 1 else f"{len(chosen)} local {suffix[1:]} files"
         return Shards(count + note, [str(file.resolve()) for file in chosen])
-    return parquet_table(data, files, split)
+    return files_table(data, files, split)
 
 
 def folder_files(data: str, folder: Path, patterns: Sequence[str], streaming: bool) -> LocalTable | Shards:
@@ -122,20 +119,20 @@ def _image_table(root: Path, images: list[str], tables: list[str], kind: str) ->
     }
     features: dict[str, Any] = {"image": Value("string"), "folder": Value("string")}
     files = list(zip(images, columns["image"], strict=True))
-    metadata = read_metadata(root, tables, images)
+    described, note = read_metadata(root, tables, images)
     depths = {name.count("/") for name in images}
     parents = [name.rpartition("/")[2] for name in columns["folder"]]
     classes = sorted(set(parents))
-    if len(classes) > 1 and len(depths) == 1 and "label" not in metadata.columns:
+    if len(classes) > 1 and len(depths) == 1 and "label" not in described:
         number = {name: index for index, name in enumerate(classes)}
         columns["label"] = [number[name] for name in parents]
         features["label"] = ClassLabel(names=classes)
         kind += f" by class, {len(classes)} classes"
     table = Dataset(pyarrow.table(columns, Features(features).arrow_schema))
-    for name, values in metadata.columns.items():
+    for name, values in described.items():
         table = table.add_column(name, values)
     files += [(name, f"{root}/{name}") for name in tables]
-    return LocalTable(table, kind + metadata.note, files, image_column="image")
+    return LocalTable(table, kind + note, files, image_column="image")
 
 
 def _folder_of_all(names: list[str]) -> str:
@@ -176,7 +173,7 @@ def _files_below(root: Path, left_out: Counter[str]) -> list[str]:
                     continue
                 seen.add((status.st_dev, status.st_ino))
             with os.scandir(root / prefix) as entries:
-                listed = sorted(entries, key=_name_of)
+                listed = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
             if not prefix:
                 raise InputError(f"{root} cannot be read: {error.strerror or error}") from error
@@ -197,22 +194,10 @@ def _files_below(root: Path, left_out: Counter[str]) -> list[str]:
             elif small.endswith(_WANTED):
                 if not is_file:
                     left_out["pipe(s) or device(s)"] += 1
-                elif not name.isascii() and not _is_utf8(name):
+                elif not name.isascii() and name != name.encode(errors="replace").decode():
                     left_out["file(s) whose names are no UTF-8"] += 1
                 else:
                     found.append(prefix + name)
             elif (ending := small.rpartition(".")[2]) in _UNKNOWN_IMAGES:
                 left_out[f".{ending} file(s), which cannot be decoded,"] += 1
     return sorted(found)
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _name_of(entry: os.DirEntry[str]) -> str:
-    return entry.name

@@ -17,8 +17,11 @@ from ...errors import InputError
 from ...plain_text import plain_text
 from ..decode import BrokenImage, OpenedImage, open_image, open_tile
 from ..order import PositionOrder, SampleOrder
-from .columns import group_ids, label_ids
+from .columns import find_image_column, group_ids, has_class_names, is_text, label_ids, require_columns, require_paths
 from .local_tables import LocalTable
+
+Columns = tuple[str | None, str | None, str | None]
+"""Names of the columns of images, labels and groups, as the user gave them."""
 
 _FILES_IN_FINGERPRINT = 1000
 _HEAD_BYTES = 1 << 16
@@ -134,16 +137,28 @@ class TableSource(ImageSource):
     """A table in memory-mapped Arrow with decoding off, so that a broken file is met in the worker, by name.
 
     Args:
+        data: what the user gave, for messages.
         opened: the table and what it was made from.
-        image_column, label_column, group_column: columns of the table; the last two may be None.
+        columns: of the table; images, and class names, are found where theirs is None.
+        allow_outside_paths: take files outside of the table's folders, which rows may name.
+
+    Raises:
+        InputError: no such column, or a path that leaves the folders.
     """
 
-    def __init__(
-        self, opened: LocalTable, image_column: str, label_column: str | None = None, group_column: str | None = None
-    ) -> None:
+    def __init__(self, data: str, opened: LocalTable, columns: Columns, allow_outside_paths: bool) -> None:
         from datasets import Image
 
-        table = opened.table
+        image_column, label_column, group_column = columns
+        table, features = opened.table, opened.table.features
+        asked, image_column = image_column, find_image_column(features, data, image_column or opened.image_column)
+        if asked is not None and is_text(features, asked):
+            require_paths(data, asked, table[0][asked])
+        if not allow_outside_paths:
+            _refuse_outside(opened, image_column)
+        if label_column is None and has_class_names(features, "label"):
+            label_column = "label"
+        require_columns(features, data, label_column=label_column, group_column=group_column)
         if label_column is not None:
             self.labels, self.label_names = label_ids(table, label_column)
         if group_column is not None:
@@ -201,7 +216,7 @@ def outside(prefixes: tuple[str, ...]) -> str:
     return f"lies outside of {prefixes[0].rstrip(os.sep)}: give --allow-outside-paths if this is meant"
 
 
-def refuse_outside(opened: LocalTable, column: str) -> None:
+def _refuse_outside(opened: LocalTable, column: str) -> None:
     """Raise `InputError` where a table names a file outside of its folders."""
     from pyarrow import compute, types
 

@@ -39,25 +39,24 @@ def _describe(name: str) -> dict[str, Any]:
         return {"kind": "embedded", "name": "the embedded photos of mcl_hf", "licence": _PHOTOS}
     if name == BCCD_MINI:
         return {"kind": "embedded", "name": "bccd-mini of mcl_hf, made from BCCD", "licence": "MIT"}
-    path = Path(name)
-    if path.exists():
-        return {"kind": "files", "name": path.resolve().name, "licence": None}
     if name.startswith(_ADDRESS):
-        repository = "/".join(name.removeprefix(_ADDRESS).split("/")[:2]).partition("@")[0]
-        return {"kind": "hub", "name": repository, "licence": cached_licence(repository)}
+        return _on_hub("/".join(name.removeprefix(_ADDRESS).split("/")[:2]).partition("@")[0])
     if is_remote(name):
         return {"kind": "web", "name": name.partition("?")[0].rstrip("/").rpartition("/")[2], "licence": None}
+    path = Path(name)  # not of an address: a signed one is longer than a path may be
+    if path.exists():
+        return {"kind": "files", "name": path.resolve().name, "licence": None}
     if glob.has_magic(name) or not is_hub_name(name):
         return {"kind": "files", "name": path.name, "licence": None}
-    return {"kind": "hub", "name": name, "licence": cached_licence(name)}
+    return _on_hub(name)
 
 
-def cached_licence(repository: str, repo_type: str = "dataset", revision: str | None = None) -> str | None:
-    """The licence that the card of a repository on the Hub names, if the card lies in the client's cache."""
+def _on_hub(repository: str) -> dict[str, Any]:
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repository, "README.md", repo_type=repo_type, revision=revision)
-    return card_licence(Path(found)) if isinstance(found, str) else None
+    card = try_to_load_from_cache(repository, "README.md", repo_type="dataset")
+    licence = card_licence(Path(card)) if isinstance(card, str) else None
+    return {"kind": "hub", "name": repository, "licence": licence}
 
 
 def card_licence(card: Path) -> str | None:

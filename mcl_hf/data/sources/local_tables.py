@@ -77,30 +77,39 @@ def photos_table(split: str = "train") -> LocalTable:
     files = sorted(PHOTOS_FOLDER.glob("*.parquet"))
     if not files:
         raise InputError(f"the embedded photos are missing from {PHOTOS_FOLDER}: install the package again")
-    opened = parquet_table("photos", files, None)
+    opened = files_table("photos", files, None)
     return LocalTable(opened.table, f"embedded photos{split_note(split)}", opened.files)
 
 
-def parquet_table(data: str, files: list[Path], split: str | None) -> LocalTable:
-    """Parquet files as one table; `split` chooses where every name tells its part, as train-00000-of-00004.parquet;
-    None takes all.
+def files_table(data: str, files: list[Path], split: str | None) -> LocalTable:
+    """Parquet files, or arrow files as `datasets` writes them, as one memory-mapped table; `split` chooses where every
+    name tells its part, as train-00000-of-00004.parquet; None takes all.
 
     Raises:
-        InputError: no files, another kind of file, no such split, or files that cannot be read.
+        InputError: no files, files of several kinds or another one, no such split, or files that cannot be read.
     """
-    from datasets import load_dataset
+    from datasets import Dataset, concatenate_datasets, load_dataset
 
-    files, note = files_of_split(data, files, split, (".parquet",))
-    files = [file for file in files if _num_rows(file)]  # `datasets` stumbles over a file without rows
+    kind = "arrow" if files and files[0].suffix.lower() == ".arrow" else "parquet"
+    files, note = files_of_split(data, files, split, f".{kind}")
+    if kind == "parquet":
+        files = [file for file in files if _num_rows(file)]  # `datasets` stumbles over a file without rows
+    no_rows = f"{data} holds no images: its tables have no rows"
     if not files:
-        raise InputError(f"{data} holds no images: its tables have no rows")
-    # `datasets` would read brackets in a path as a pattern
-    escaped = [glob.escape(str(file.resolve())) for file in files]
+        raise InputError(no_rows)
     try:
-        table = load_dataset("parquet", data_files={"train": escaped}, split="train")
+        if kind == "parquet":
+            # `datasets` would read brackets in a path as a pattern
+            escaped = [glob.escape(str(file.resolve())) for file in files]
+            table = load_dataset("parquet", data_files={"train": escaped}, split="train")
+        else:
+            table = concatenate_datasets([Dataset.from_file(str(file)) for file in files])
+            table.data.table.validate(full=True)  # reads through wrong offsets, which nobody checks, end the process
     except Exception as error:  # `datasets` wraps whatever the reader met; its cause names what is wrong
-        raise InputError(f"{data} cannot be read as parquet: {one_line(error.__cause__ or error)}") from error
-    kind = "parquet file" if len(files) == 1 else f"{len(files)} parquet files"
+        raise InputError(f"{data} cannot be read as {kind}: {one_line(error.__cause__ or error)}") from error
+    if not len(table):
+        raise InputError(no_rows)
+    kind = f"{kind} file" if len(files) == 1 else f"{len(files)} {kind} files"
     return LocalTable(table, kind + note, [(file.name, str(file)) for file in files], roots=folders_of(data, files))
 
 
@@ -109,21 +118,19 @@ def folders_of(data: str, files: Sequence[str | Path]) -> tuple[Path, ...]:
     return (Path(data),) if Path(data).is_dir() else tuple(dict.fromkeys(Path(file).parent for file in files))
 
 
-def files_of_split(
-    data: str, files: list[Path], split: str | None, suffixes: tuple[str, ...]
-) -> tuple[list[Path], str]:
+def files_of_split(data: str, files: list[Path], split: str | None, suffix: str) -> tuple[list[Path], str]:
     """Those of `files` that belong to `split`: all, unless names tell parts apart, as train-00000-of-00004.parquet
     or test/0000.parquet; and what a log should say of it.
 
     Raises:
-        InputError: no files, a file of another kind than `suffixes`, or no such split.
+        InputError: no files, a file with another ending than `suffix`, or no such split.
     """
     if not files:
         raise InputError(f"no file matches '{data}'")
-    other = [file.name for file in files if file.suffix.lower() not in suffixes]
+    other = [file.name for file in files if file.suffix.lower() != suffix]
     if other:
         raise InputError(
-            f"{data}: '{other[0]}' is no {suffixes[0][1:]} file. Give a .parquet, .arrow or .tar file, a folder or "
+            f"{data}: '{other[0]}' is no {suffix[1:]} file. Give a .parquet, .arrow or .tar file, a folder or "
             "glob of one kind of them, or a folder of images"
         )
     files = without_caches(files)
@@ -158,16 +165,16 @@ def without_caches(files: Sequence[Path]) -> list[Path]:
     """Files less what `datasets` keeps beside its data: caches of `map` and `filter`, and whatever the `state.json`
     of a saved data set does not list."""
     kept = []
+    saved_files = lru_cache(_saved_files)  # of this call alone: a folder may be written anew
     for file in files:
         if file.suffix.lower() == ".arrow":
-            listed = _saved_files(file.parent)
+            listed = saved_files(file.parent)
             if file.name.startswith(("cache-", "tmp")) or (listed is not None and file.name not in listed):
                 continue
         kept.append(file)
     return kept
 
 
-@lru_cache(maxsize=1024)
 def _saved_files(folder: Path) -> frozenset[str] | None:
     """Files of a data set that `save_to_disk` wrote; None where the folder is none."""
     try:
@@ -175,26 +182,6 @@ def _saved_files(folder: Path) -> frozenset[str] | None:
         return frozenset(str(entry["filename"]) for entry in content["_data_files"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
-
-
-def arrow_table(data: str, files: list[Path], split: str | None) -> LocalTable:
-    """Arrow files, as `datasets` writes them, as one memory-mapped table.
-
-    Raises:
-        InputError: no files, another kind of file, no such split, or files that cannot be read.
-    """
-    from datasets import Dataset, concatenate_datasets
-
-    files, note = files_of_split(data, files, split, (".arrow",))
-    try:
-        table = concatenate_datasets([Dataset.from_file(str(file)) for file in files])
-        table.data.table.validate(full=True)  # reads through wrong offsets, which nobody checks, end the process
-    except Exception as error:  # as in parquet_table
-        raise InputError(f"{data} cannot be read as arrow: {one_line(error.__cause__ or error)}") from error
-    if not len(table):
-        raise InputError(f"{data} holds no images: its tables have no rows")
-    kind = "arrow file" if len(files) == 1 else f"{len(files)} arrow files"
-    return LocalTable(table, kind + note, [(file.name, str(file)) for file in files], roots=folders_of(data, files))
 
 
 def hub_table(name: str, split: str, patterns: list[str] | None = None) -> LocalTable:
@@ -212,7 +199,7 @@ def hub_table(name: str, split: str, patterns: list[str] | None = None) -> Local
             table = load_dataset(name, split=split)
         else:
             table = load_dataset(name, data_files={split: patterns}, split=split)
-    except Exception as error:  # as in parquet_table
+    except Exception as error:  # as in `files_table`
         reason = one_line(error)
         if is_unknown_token(error):
             reason = f"it does not know your token; {mend_the_token()}."

@@ -10,7 +10,6 @@ come twice within a step.)
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 
@@ -39,13 +38,10 @@ class MixedSource(ImageSource):
         self._first_index = np.cumsum(sizes) - sizes
         self._counts = _places(sizes if weights is None else np.asarray(weights, dtype=np.float64))
         self.labels, self.label_names = _join_labels(self._sources)
-        if all(source.groups is not None for source in self._sources):
-            first, parts = 0, []
-            for source in self._sources:
-                assert source.groups is not None
-                parts.append(source.groups + first)
-                first += int(source.groups.max()) + 1
-            self.groups = np.concatenate(parts)
+        groups = [source.groups for source in self._sources if source.groups is not None]
+        if len(groups) == len(self._sources):
+            firsts = np.cumsum([0, *(part.max() + 1 for part in groups[:-1])])
+            self.groups = np.concatenate([part + first for part, first in zip(groups, firsts, strict=True)])
         parts_of = [f"{source.fingerprint} {count}" for source, count in zip(sources, self._counts, strict=True)]
         self.fingerprint = hashlib.sha256("\0".join(parts_of).encode()).hexdigest()[:16]
         self.description = "\n".join(
@@ -75,16 +71,14 @@ class MixedSource(ImageSource):
         Raises:
             InputError: a source holds fewer images than its share of a step.
         """
-        for source, count in zip(self._sources, self._counts.tolist(), strict=True):
+        orders = []
+        for number, (source, count) in enumerate(zip(self._sources, self._counts.tolist(), strict=True)):
             if count * images_per_step > len(source) * STRETCH:
                 raise InputError(
                     f"A source of {len(source)} images cannot fill {count / STRETCH:.1%} of a step of "
                     f"{images_per_step}: give it less weight, or use smaller steps"
                 )
-        orders = [
-            source.order(seed + 101 * (number + 1), max(1, round(images_per_step * count / STRETCH)))
-            for number, (source, count) in enumerate(zip(self._sources, self._counts, strict=True))
-        ]
+            orders.append(source.order(seed + 101 * (number + 1), max(1, round(images_per_step * count / STRETCH))))
         return MixedOrder(orders, self._counts, self._first_index, seed)
 
     def _at(self, index: int) -> tuple[ImageSource, int]:
@@ -141,11 +135,6 @@ class MixedOrder(PositionOrder):
         return self._stretch[1], self._stretch[2]
 
 
-class _HasLabels(Protocol):
-    labels: np.ndarray | None
-    label_names: list[str] | None
-
-
 def _places(weights: np.ndarray) -> np.ndarray:
     """Places of each source in a stretch: its share rounded, the largest remainders up; int64 that sum to STRETCH."""
     exact = STRETCH * weights / weights.sum()
@@ -161,7 +150,7 @@ def _places(weights: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _join_labels(sources: Sequence[_HasLabels]) -> tuple[np.ndarray | None, list[str] | None]:
+def _join_labels(sources: Sequence[ImageSource]) -> tuple[np.ndarray | None, list[str] | None]:
     """Labels of all sources in one numbering: by name where all have names, as they are where none has."""
     parts = [source.labels for source in sources if source.labels is not None]
     if len(parts) < len(sources):

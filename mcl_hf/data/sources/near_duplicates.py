@@ -14,11 +14,11 @@ from functools import lru_cache
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ...errors import InputError
-from ..decode import BrokenImage
-from ..workers import batches_of, start_worker
+from ..decode import BrokenImage, as_picture
+from ..workers import each_of
 from .image_source import ImageSource
 
 MAX_DISTANCE = 6
@@ -35,8 +35,8 @@ def perceptual_hash(pixels: np.ndarray) -> int:
     Args:
         pixels: uint8 `(H, W, C)` with 1 or 3 channels.
     """
-    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("L")
-    small = np.asarray(picture.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR), dtype=np.float64)  # (32, 32)
+    gray = as_picture(pixels).convert("L")
+    small = np.asarray(gray.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR), dtype=np.float64)  # (32, 32)
     basis = _cosines()
     low = (basis @ small @ basis.T).reshape(-1)  # (64,)
     low[0] = 0.0  # the mean brightness
@@ -90,11 +90,7 @@ def group_pairs(pairs: np.ndarray) -> list[list[int]]:
     groups: dict[int, list[int]] = {}
     for member in sorted(leader):
         groups.setdefault(find(member), []).append(member)
-    return sorted(groups.values(), key=_size_and_start)
-
-
-def _size_and_start(group: list[int]) -> tuple[int, int]:
-    return -len(group), group[0]
+    return sorted(groups.values(), key=lambda group: (-len(group), group[0]))
 
 
 @dataclass
@@ -118,9 +114,7 @@ class NearDuplicates:
         return sum(map(len, self.groups))
 
 
-def find_near_duplicates(
-    source: ImageSource, indices: Sequence[int], *, max_distance: int = MAX_DISTANCE, num_workers: int = 0
-) -> NearDuplicates:
+def find_near_duplicates(source: ImageSource, indices: Sequence[int], *, num_workers: int = 0) -> NearDuplicates:
     """Compare the images at `indices` of a source with each other.
 
     Args:
@@ -130,20 +124,10 @@ def find_near_duplicates(
         InputError: the source itself is gone.
     """
     tasks = [list(indices[first : first + _IMAGES_PER_TASK]) for first in range(0, len(indices), _IMAGES_PER_TASK)]
-    loader: DataLoader = DataLoader(
-        _Hashes(source),
-        batch_sampler=tasks,
-        num_workers=min(num_workers, len(tasks)),
-        collate_fn=list,
-        worker_init_fn=start_worker,
-    )
-    results = [result for task in batches_of(loader) for result in task]
-    for result in results:
-        if isinstance(result, InputError):
-            raise result
+    results = list(each_of(_Hashes(source), tasks, num_workers))
     whole = [(index, result) for index, result in zip(indices, results, strict=True) if isinstance(result, int)]
     places = np.array([index for index, _ in whole], dtype=np.int64)
-    pairs = near_duplicate_pairs(np.array([number for _, number in whole], dtype=np.uint64), max_distance)
+    pairs = near_duplicate_pairs(np.array([number for _, number in whole], dtype=np.uint64))
     pairs = places[pairs]  # (P, 2), now indices in the source
     groups = np.arange(len(source)) if source.groups is None else source.groups
     negatives = pairs[groups[pairs[:, 0]] != groups[pairs[:, 1]]]
@@ -158,18 +142,14 @@ def find_near_duplicates(
 
 @dataclass
 class _Hashes(Dataset):
-    """Map from an index to the image's hash, or to a line that says why there is none.
-
-    An `InputError` is handed out, too: raised in a worker, it would reach the caller with the worker's traceback in it.
-    """
+    """Map from an index to the image's hash, to a line that says why there is none, or to what `each_of` raises."""
 
     source: ImageSource
 
     def __getitem__(self, index: int) -> int | str | InputError:
         try:
             image = self.source.sample(index).open()
-            fits = min(image.width, image.height) // _SIDE
-            shrink = next(shrink for shrink in (8, 4, 2, 1) if shrink <= max(1, fits))
+            shrink = image.shrink_for(min(image.width, image.height) // _SIDE)
             return perceptual_hash(image.decode(1, shrink))
         except BrokenImage as error:
             return f"{self.source.name(index)}: {error}"

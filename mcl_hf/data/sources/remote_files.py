@@ -82,52 +82,48 @@ class RemoteFile:
         """
         from huggingface_hub.utils import httpx
 
-        before = len(received)
-        first, last = start + before, start + length - 1
+        before, deadline = len(received), time.monotonic() + self.retry.longest_read_s
         try:
-            self._append(received, first, last, length)
-            reason: Exception = ConnectionError("the answer ended early")
-        except (httpx.TransportError, ConnectionError) as error:
-            reason = error
-        if len(received) - before < min(_LEAST_GAIN, (length - before + 3) // 4):
-            raise reason
+            with _get(self.address, start + before, start + length - 1, self.retry.timeout_s) as response:
+                self._check_version(response)
+                part = response.headers.get("content-range", "")
+                if not part.removeprefix("bytes ").startswith(f"{start + before}-"):
+                    raise ConnectionError(f"asked for bytes from {start + before} on, and got {part[:60]!r}")
+                for piece in response.iter_raw():
+                    received += piece
+                    if len(received) >= length:  # whatever else it sends
+                        return
+                    if time.monotonic() > deadline:
+                        raise ConnectionError(f"less than {length} bytes in {self.retry.longest_read_s:.0f} s")
+            raise ConnectionError("the answer ended early")
+        except (httpx.TransportError, ConnectionError):
+            if len(received) - before < min(_LEAST_GAIN, (length - before + 3) // 4):
+                raise
 
-    def _append(self, received: bytearray, first: int, last: int, length: int) -> None:
-        deadline = time.monotonic() + self.retry.longest_read_s
-        with _get(self.address, first, last, self.retry.timeout_s) as response:
-            total = _total(response)
-            if total != self.size:
-                raise InputError(
-                    f"{plain_address(self.address)} has changed: {total} bytes instead of {self.size}. "
-                    "Start again with --resume auto, or from the version that the run began with"
-                )
-            etag, start_of = response.headers.get("etag", ""), response.headers.get("content-range", "")
-            if etag != self.etag:
-                raise InputError(
-                    f"{plain_address(self.address)} has changed since the run began (its ETag is another). Start "
-                    "again with --resume auto, or from the version that the run began with"
-                )
-            if not start_of.removeprefix("bytes ").startswith(f"{first}-"):
-                raise ConnectionError(f"asked for bytes from {first} on, and got {start_of[:60]!r}")
-            for piece in response.iter_raw():
-                received += piece
-                if len(received) >= length:  # whatever else it sends
-                    break
-                if time.monotonic() > deadline:
-                    raise ConnectionError(f"less than {length} bytes in {self.retry.longest_read_s:.0f} s")
+    def _check_version(self, response: "httpx.Response") -> None:
+        total = _total(response)
+        if total != self.size:
+            change = f"has changed: {total} bytes instead of {self.size}"
+        elif response.headers.get("etag", "") != self.etag:
+            change = "has changed since the run began (its ETag is another)"
+        else:
+            return
+        raise InputError(
+            f"{plain_address(self.address)} {change}. Start again with --resume auto, or from the version that the "
+            "run began with"
+        )
 
 
-def open_remote(address: str, retry: RetryPolicy | None = None) -> RemoteFile:
+def open_remote(address: str) -> RemoteFile:
     """Ask a server for a file's size and version.
 
     Raises:
         InputError: there is no such file, no such server, or one that cannot send parts of a file.
     """
-    policy = RETRY if retry is None else retry
 
     def ask() -> RemoteFile:
-        with _get(address, 0, 0, policy.timeout_s) as response:
-            return RemoteFile(address, _total(response), response.headers.get("etag", ""), policy)
+        with _get(address, 0, 0, RETRY.timeout_s) as response:
+            return RemoteFile(address, _total(response), response.headers.get("etag", ""), RETRY)
 
     return _ask(ask, "opened", address, _OPENING_ATTEMPTS)
 
@@ -151,7 +147,10 @@ def _get(address: str, first: int, last: int, timeout_s: float) -> Iterator["htt
         InputError: the server refuses, or cannot send ranges.
         Exception: the HTTP library's own, such as that of a busy server.
     """
-    headers = {**_headers(address), "Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}
+    from huggingface_hub.utils import build_hf_headers
+
+    headers = build_hf_headers() if _is_of_the_hub(address) else {}
+    headers |= {"Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}
     with _client(os.getpid(), timeout_s).stream("GET", address, headers=headers) as response:
         if response.status_code in BUSY:
             response.raise_for_status()
@@ -170,9 +169,6 @@ class RangeFile(io.RawIOBase):
 
     def seekable(self) -> bool:
         return True
-
-    def tell(self) -> int:
-        return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
@@ -227,12 +223,6 @@ def _total(response: "httpx.Response") -> int:
     return int(total)
 
 
-def _headers(address: str) -> dict[str, str]:
-    from huggingface_hub.utils import build_hf_headers
-
-    return build_hf_headers() if _is_of_the_hub(address) else {}
-
-
 def _is_of_the_hub(address: str) -> bool:
     from huggingface_hub import constants
 
@@ -244,6 +234,11 @@ def plain_address(address: str) -> str:
     scheme, mark, rest = address.partition("?")[0].partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
+
+
+def shown_data(data: str) -> str:
+    """What the user gave as data, for a message: of an address what `plain_address` leaves."""
+    return plain_address(data) if is_remote(data) else data
 
 
 @lru_cache(maxsize=4)

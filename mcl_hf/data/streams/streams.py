@@ -7,20 +7,23 @@ back to few.
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import InputError
 from ..decode import BrokenImage
-from ..sources.columns import find_image_column, group_ids, label_ids, require_column, require_paths
-from ..sources.image_source import ImageSource, RawSample, folder_prefixes, image_bytes, row_name
+from ..sources.addresses import Shards
+from ..sources.columns import find_image_column, group_ids, is_text, label_ids, require_columns, require_paths
+from ..sources.image_source import Columns, ImageSource, RawSample, folder_prefixes, image_bytes, row_name
 from ..sources.local_tables import folders_of
-from ..sources.remote_files import is_remote
-from .shards import Block, Shard, open_shard
+from ..sources.remote_files import is_remote, shown_data
+from .shards import Shard, open_shard
 from .stream_order import StreamOrder
+
+if TYPE_CHECKING:
+    import pyarrow
 
 CACHE_BYTES = 1 << 30
 _OPENING_THREADS = 16
@@ -31,46 +34,35 @@ class StreamSource(ImageSource):
 
     Args:
         data: what the user gave, for messages.
-        kind: what it is, for the log.
-        addresses: paths or addresses of parquet or tar shards; their order is part of the order of images.
-        image_column, label_column, group_column: columns; labels and groups are read whole when they are asked for,
-            8 bytes an image each.
+        opened: parquet or tar shards; their order is part of the order of images.
+        columns: of the shards; labels and groups are read whole when they are asked for, 8 bytes an image each.
         allow_outside_paths: read files outside of the shards' folder, which rows may name.
 
     Raises:
         InputError: a shard cannot be opened, they do not fit together, there are no images, or no such column.
     """
 
-    def __init__(
-        self,
-        data: str,
-        kind: str,
-        addresses: Sequence[str],
-        image_column: str | None = None,
-        label_column: str | None = None,
-        group_column: str | None = None,
-        allow_outside_paths: bool = False,
-    ) -> None:
-        from datasets import Dataset, Features
+    def __init__(self, data: str, opened: Shards, columns: Columns, allow_outside_paths: bool) -> None:
+        from datasets import Features
 
-        self._prefixes = () if allow_outside_paths else folder_prefixes(folders_of(data, addresses))
-
+        image_column, label_column, group_column = columns
+        # paths on a server's side mean nothing here, see `sample`
+        anywhere = allow_outside_paths or is_remote(opened.addresses[0])
+        self._prefixes = () if anywhere else folder_prefixes(folders_of(data, opened.addresses))
+        data = shown_data(data)
         with ThreadPoolExecutor(_OPENING_THREADS) as threads:
-            shards = list(threads.map(open_shard, addresses))
+            shards = list(threads.map(open_shard, opened.addresses))
         self._shards = [shard for shard in shards if shard.rows]
         if not self._shards:
             raise InputError(f"{data} holds no images: its shards have no rows")
         self._rows = np.array([shard.rows for shard in self._shards], dtype=np.int64)
         self.shard_rows = self._rows
         self._first_index = np.cumsum(self._rows) - self._rows
-        self._cache: OrderedDict[tuple[int, int], Block] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, int], pyarrow.Array | pyarrow.ChunkedArray] = OrderedDict()
         self._cached_bytes = 0
         features = Features.from_arrow_schema(self._shards[0].schema())
-        empty = Dataset.from_dict({name: [] for name in features}, features=features)
-        self._column = find_image_column(empty, data, image_column)
-        for option, column in (("label_column", label_column), ("group_column", group_column)):
-            if column is not None:
-                require_column(empty, data, option, column)
+        self._column = find_image_column(features, data, image_column)
+        require_columns(features, data, label_column=label_column, group_column=group_column)
         wanted = [name for name in (self._column, label_column, group_column) if name is not None]
         for shard in self._shards:
             missing = [name for name in wanted if name not in shard.columns]
@@ -88,11 +80,12 @@ class StreamSource(ImageSource):
         for shard in self._shards:
             digest.update(f"{shard.identity} {shard.rows}\0".encode())
         self.fingerprint = digest.hexdigest()[:16]
-        _check_image_column(self._shards[0], self._column, data)
-        largest = max(self._shards, key=_largest_block)
+        if is_text(features, self._column):
+            require_paths(data, self._column, self._shards[0].read_column(self._column).column(0)[0].as_py())
+        largest = max(self._shards, key=lambda shard: shard.largest_block)
         count = "1 shard" if len(self._shards) == 1 else f"{len(self._shards)} shards"
         self.description = self.describe(
-            f"{kind}, read in a stream: {len(self)} images in {count}", list(features), used
+            f"{opened.kind}, read in a stream: {len(self)} images in {count}", list(features), used
         )
         if largest.largest_block > CACHE_BYTES:
             self.description += (
@@ -123,18 +116,23 @@ class StreamSource(ImageSource):
         number = int(np.searchsorted(self._first_index, index, side="right")) - 1
         shard, row = self._shards[number], index - int(self._first_index[number])
         block, first_row = shard.block_of(row)
-        return shard, self._block(number, block).value(row - first_row), f"{shard.name} row {row}"
+        stored = self._block(number, block)[row - first_row].as_py()
+        if isinstance(stored, bytes):
+            stored = {"bytes": stored, "path": None}
+        elif isinstance(stored, str):
+            stored = {"bytes": None, "path": stored}
+        return shard, stored, f"{shard.name} row {row}"
 
-    def _block(self, number: int, block: int) -> Block:
+    def _block(self, number: int, block: int) -> "pyarrow.Array | pyarrow.ChunkedArray":
         key = (number, block)
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
         read = self._shards[number].read_block(block, self._column)
         self._cache[key] = read
-        self._cached_bytes += read.num_bytes
+        self._cached_bytes += read.nbytes
         while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
-            self._cached_bytes -= self._cache.popitem(last=False)[1].num_bytes
+            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         return read
 
     def _read_column(self, column: str) -> Any:
@@ -142,7 +140,7 @@ class StreamSource(ImageSource):
         from datasets import Dataset
 
         with ThreadPoolExecutor(_OPENING_THREADS) as threads:
-            tables = list(threads.map(_read_one_column, self._shards, [column] * len(self._shards)))
+            tables = list(threads.map(lambda shard: shard.read_column(column), self._shards))
         try:
             return Dataset(pyarrow.concat_tables(tables))
         except pyarrow.ArrowInvalid as error:
@@ -153,21 +151,3 @@ class StreamSource(ImageSource):
     def __getstate__(self) -> dict[str, Any]:
         """Without the blocks: a spawned worker reads its own."""
         return {**self.__dict__, "_cache": OrderedDict(), "_cached_bytes": 0}
-
-
-def _largest_block(shard: Shard) -> int:
-    return shard.largest_block
-
-
-def _check_image_column(shard: Shard, column: str, data: str) -> None:
-    """Raise `InputError` where a column of texts was asked for that holds no paths."""
-    import pyarrow
-
-    kind = shard.schema().field(column).type
-    if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
-        texts = shard.read_columns([column]).column(0)
-        require_paths(data, column, texts[0].as_py())
-
-
-def _read_one_column(shard: Shard, column: str) -> Any:
-    return shard.read_columns([column])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .draw import ViewDraw
-from .finish_pixels import colour_map, gaussian_weights
+from .finish_pixels import colour_map, half_gaussian
 
 
 @dataclass
@@ -38,14 +38,7 @@ class BatchDraws:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "BatchDraws":
         """Each tensor through a function, such as one that copies it to a device."""
-        return BatchDraws(
-            function(self.colour),
-            function(self.of_means),
-            function(self.blurred),
-            function(self.weights),
-            function(self.solarised),
-            function(self.flipped),
-        )
+        return BatchDraws(*map(function, vars(self).values()))
 
 
 def collect_draws(draws: Sequence[ViewDraw], num_channels: int, sigma_scale: float) -> BatchDraws:
@@ -58,7 +51,7 @@ def collect_draws(draws: Sequence[ViewDraw], num_channels: int, sigma_scale: flo
     """
     unchanged = np.eye(num_channels), np.zeros(num_channels)
     matrices, of_means = zip(*(colour_map(draw, num_channels) or unchanged for draw in draws), strict=True)
-    halves = [_half_gaussian(draw.blur_sigma_px * sigma_scale) for draw in draws]
+    halves = [half_gaussian(draw.blur_sigma_px * sigma_scale) for draw in draws]
     blurred = [number for number, half in enumerate(halves) if len(half) > 1]
     weights = np.zeros((len(blurred), max((len(halves[number]) for number in blurred), default=1)), dtype=np.float32)
     for row, number in zip(weights, blurred, strict=True):
@@ -117,7 +110,3 @@ def blur_batch(pixels: Tensor, weights: Tensor) -> Tensor:
             total = total + pair * weights[:, distance, None, None, None]
         pixels = (total / 256).floor()
     return pixels
-
-
-def _half_gaussian(sigma_px: float) -> np.ndarray:
-    return gaussian_weights(round(sigma_px, 3)) if sigma_px > 0 else np.array([256])

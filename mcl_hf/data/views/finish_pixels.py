@@ -90,6 +90,11 @@ def gaussian_weights(sigma_px: float) -> np.ndarray:
     return weights.astype(np.uint16)
 
 
+def half_gaussian(sigma_px: float) -> np.ndarray:
+    """`gaussian_weights`; for a sigma of 0 the one weight that changes nothing."""
+    return gaussian_weights(round(sigma_px, 3)) if sigma_px > 0 else np.array([256])
+
+
 def blur(pixels: np.ndarray, sigma_px: float) -> np.ndarray:
     """Gaussian blur with repeated edges, separable, in 16-bit integers: within 2 gray levels of the exact Gaussian.
 
@@ -97,9 +102,7 @@ def blur(pixels: np.ndarray, sigma_px: float) -> np.ndarray:
         pixels: uint8 `(C, s, s)`.
         sigma_px: in px of `pixels`; 0 leaves them as they are.
     """
-    if sigma_px <= 0:
-        return pixels
-    weights = gaussian_weights(round(sigma_px, 3))
+    weights = half_gaussian(sigma_px)
     if len(weights) == 1:
         return pixels
     return _blur_axis(_blur_axis(pixels, weights, axis=1), weights, axis=2)

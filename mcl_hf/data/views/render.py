@@ -26,7 +26,7 @@ from torchvision.transforms import functional as pil_ops
 from torchvision.transforms.functional import InterpolationMode
 
 from ...errors import InputError
-from ..decode import OpenedImage
+from ..decode import OpenedImage, as_picture
 from .draw import PUBLISHED_A, PUBLISHED_B, REFERENCE_SIZE, ViewDraw, ViewRecipe, draw_views
 from .finish_pixels import apply_colour, blur, solarise
 
@@ -68,7 +68,7 @@ def render_views(
     check_rendering(rendering, num_channels)
     if rendering == "published":
         draws = draw_views(image.width, image.height, recipes, seed, position)
-        picture = _as_picture(image.decode(num_channels))
+        picture = as_picture(image.decode(num_channels))
         return [
             render_published(picture, draw, view_size, ratios[view % len(ratios)]) for view, draw in enumerate(draws)
         ]
@@ -105,7 +105,7 @@ def crop_views(
     """The views of `render_views`, `direct`, only cropped and resized, and what remains to be done to each."""
     draws = draw_views(image.width, image.height, recipes, seed, position)
     sides = [view_size // ratios[view % len(ratios)] for view in range(len(draws))]
-    shrink = largest_shrink(draws, sides) if image.can_shrink else 1
+    shrink = largest_shrink(image, draws, sides)
     pixels = image.decode(num_channels, shrink)
     return [crop_direct(pixels, draw, side, shrink) for draw, side in zip(draws, sides, strict=True)], draws
 
@@ -168,12 +168,6 @@ def render_published(picture: Image.Image, draw: ViewDraw, view_size: int, ratio
     return pixels.reshape(view_size, view_size, -1)[::ratio, ::ratio].transpose(2, 0, 1)
 
 
-def largest_shrink(draws: Sequence[ViewDraw], sides: Sequence[int]) -> int:
+def largest_shrink(image: OpenedImage, draws: Sequence[ViewDraw], sides: Sequence[int]) -> int:
     """Largest JPEG reduction at which every crop still has at least as many pixels a side as its view."""
-    fits = (min(draw.height, draw.width) // side for draw, side in zip(draws, sides, strict=True))
-    least = min(fits)
-    return next(shrink for shrink in (8, 4, 2, 1) if shrink <= max(1, least))
-
-
-def _as_picture(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    return image.shrink_for(min(min(draw.height, draw.width) // side for draw, side in zip(draws, sides, strict=True)))
