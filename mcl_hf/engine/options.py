@@ -146,6 +146,8 @@ def _as_written(value: Any, entry: FieldInfo) -> Any:
 def _one_as_written(value: Any, kind: Any) -> Any:
     if isinstance(value, str) and "\0" in value and kind is not Any:
         raise ValueError("holds a NUL character")
+    if value == "" and kind in (str, Path):  # an unset variable of a shell would be the current folder, or no start
+        raise ValueError("is empty: give a value, or leave it out")
     if kind in (int, float) and isinstance(value, str):
         try:
             return float(Fraction(value)) if kind is float and "/" in value else kind(value)
@@ -257,8 +259,6 @@ class RunOptions(Options):
                 f"keep_every {self.keep_every} must be a multiple of save_every_steps ({self.save_every_steps}): only "
                 "checkpoints that are written can be kept"
             )
-        if not self.resume:
-            raise InputError("resume is empty: give auto, never or a checkpoint folder")
 
 
 def load_options(

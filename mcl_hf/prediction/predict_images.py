@@ -173,6 +173,8 @@ def find_images(given: Sequence[str], stdin: Iterable[str] | None = None) -> lis
     """
     found: dict[str, None] = {}
     for entry in given:
+        if not entry:  # which would be the current folder
+            raise InputError("images has an empty name: name a folder, files, or a pattern in quotes")
         path = Path(entry)
         if entry == "-":
             lines = sys.stdin if stdin is None else stdin

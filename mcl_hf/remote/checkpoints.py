@@ -105,6 +105,8 @@ def local_checkpoint(source: str, patterns: Sequence[str], others: str = "") -> 
         ValueError: One line: neither a path nor a repository's name, the Hub does not give it, or it holds files that
             are not what they are called.
     """
+    if not source:  # which would be the current folder
+        raise ValueError("the name of a checkpoint is empty")
     path = Path(source)
     if path.exists():
         return _checked(path)

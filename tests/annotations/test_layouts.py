@@ -98,6 +98,8 @@ def test_yolo_without_a_yaml(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for spec in (tmp_path, "."):
         assert first_box(spec) == pytest.approx(BOX) and list_splits(spec) == []
+    with pytest.raises(InputError, match="data is empty"):  # and not the current folder
+        open_detection_data("")
     with pytest.raises(InputError, match="nothing in it tells splits apart"):
         open_detection_data(tmp_path, split="test")
 

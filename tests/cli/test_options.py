@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import pytest
 
+from mcl_hf.cli import main
 from mcl_hf.cli.command import Parser
 from mcl_hf.cli.evaluate import EvaluateOptions
 from mcl_hf.cli.options import ARGUMENTS, add_flags, given_flags
@@ -83,6 +84,18 @@ def test_names_of_files_may_hold_commas_and_spaces(kind, lists):
         given = given_flags(parser.parse_args(words), kind)
         assert given[name] == written
         assert _as_written(written[0], fields[name]) == [written[0]]  # of a YAML file
+
+
+@pytest.mark.parametrize("command", [["pretrain", "--recipe", "demo", "--output-dir", "run", "--data"],
+    ["finetune", "--data", "bccd-mini", "--output-dir", "run", "--init"], ["evaluate", "run", "--data"],
+    ["predict", "run"], ["probe"], ["compare", "--starts", "a,b", "--data"], ["pack"], ["card", "run", "--out"],
+    ["show", "run"]], ids=" ".join)  # fmt: skip
+def test_an_empty_text_is_not_the_current_folder_nor_a_random_start(command, tmp_path, monkeypatch, capsys):
+    """As a shell gives it in place of a variable that is not set."""
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "", *(["out"] if command == ["pack"] else [])]) == 2
+    assert " empty: " in (said := capsys.readouterr().err).replace("argument --out: is", "") and said.count("\n") == 1
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_flag_with_a_name_of_its_own_answers_to_the_fields_too():

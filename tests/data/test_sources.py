@@ -205,6 +205,14 @@ def test_wrong_input_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.Monke
         assert "\n" not in str(caught.value), case
 
 
+@pytest.mark.parametrize("data", ["", ["photos", ""]])
+def test_an_empty_name_is_not_the_current_folder(data, tmp_path, monkeypatch):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="data is empty"):
+        open_source(data)
+
+
 @pytest.mark.parametrize("data", ["./no-such", "../no-such", "a/b/c", "/no/such", "~/no-such"])
 def test_a_misspelt_folder_is_told_without_asking_the_hub(data, monkeypatch):
     monkeypatch.setattr("mcl_hf.data.open.hub_table", lambda *given: pytest.fail("the Hub was asked"))

@@ -106,12 +106,13 @@ def test_broken_images_are_named_and_the_table_told(detector, pictures, tmp_path
     assert [image["file_name"] for image in content["images"]] == ["0000.png", "0001.png", "0002.png"]
 
 
-def test_files_folders_patterns_and_lists(pictures, tmp_path):
+def test_files_folders_patterns_and_lists(pictures, tmp_path, monkeypatch):
     everything = find_images([str(pictures)])
     assert [name.rpartition("/")[2] for name in everything] == ["0000.png", "0001.png", "0002.png"]
     assert find_images([f"{pictures}/*1.png", str(pictures)]) == [everything[1], everything[0], everything[2]]
     assert find_images(["-"], io.StringIO(f"{everything[2]}\n\n")) == [everything[2]]
-    for wrong in (str(tmp_path), str(tmp_path / "no.png"), f"{tmp_path}/*.png"):
+    monkeypatch.chdir(pictures)  # which an empty name does not mean
+    for wrong in (str(tmp_path), str(tmp_path / "no.png"), f"{tmp_path}/*.png", ""):
         with pytest.raises(InputError, match="images"):
             find_images([wrong])
 

@@ -59,8 +59,10 @@ def embedded_folder(data: str) -> str:
     """The folder of `bccd-mini`; any other data as they were given.
 
     Raises:
-        InputError: the package was installed without it.
+        InputError: the package was installed without it, or nothing was given, which would be the current folder.
     """
+    if not data:
+        raise InputError("data is empty: name a folder, files, an address or a data set")
     if data != BCCD_MINI:
         return data
     if not BCCD_MINI_FOLDER.is_dir():
