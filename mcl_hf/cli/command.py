@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from ..errors import InputError
+from ..given import from_home
 from ..new_folder import missing_folders, remove_empty
 from ..plain_text import plain_text
 from ..startup import check_torch_and_torchvision, expect_interrupts_again
@@ -43,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 def _path(text: str) -> Path:
     if not text:  # an unset variable of a shell would be the current folder
         raise argparse.ArgumentTypeError("is empty: give a value, or leave it out")
-    return Path(text)
+    return Path(from_home(text))
 
 
 class _StoreOrExtend(argparse._StoreAction):

@@ -46,7 +46,7 @@ _WITHOUT_INFLUENCE = {
 
 
 def compare(
-    plan: ComparePlan | str | None = None,
+    plan: ComparePlan | str | Path | None = None,
     *,
     dry_run: bool = False,
     new_plan: bool = False,

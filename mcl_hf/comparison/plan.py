@@ -13,6 +13,7 @@ from pydantic import ValidationInfo, field_validator
 
 from ..engine.options import Options, group, options_class
 from ..errors import InputError, nearest
+from ..given import from_home
 from ..yaml_text import load_yaml
 
 _LISTS = ("starts", "images", "learning_rates", "curve_steps", "scales", "unlabelled")
@@ -158,7 +159,7 @@ class ComparePlan(Options):
         return list(range(self.first_seed, self.first_seed + self.seeds))
 
 
-def load_plan(file: str | None = None, **fields: Any) -> ComparePlan:
+def load_plan(file: str | Path | None = None, **fields: Any) -> ComparePlan:
     """A plan from a YAML file with `fields` on top; None among them means "not given".
 
     Relative paths of the file are relative to the current folder, as on the command line.
@@ -170,7 +171,7 @@ def load_plan(file: str | None = None, **fields: Any) -> ComparePlan:
     values: Any = {}
     if file is not None:
         try:
-            text = Path(file).read_text(encoding="utf-8")
+            text = Path(from_home(str(file))).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"plan {file} cannot be read: {getattr(error, 'strerror', None) or error}") from error
         values = load_yaml(text, f"plan {file}")

@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
 from ..errors import InputError, nearest
+from ..given import from_home
 from ..recipes import load_recipe
 
 EITHER_OR = (("epochs", "max_steps"), ("global_batch_size", "batch_size"))
@@ -153,8 +154,8 @@ def _one_as_written(value: Any, kind: Any) -> Any:
             return float(Fraction(value)) if kind is float and "/" in value else kind(value)
         except (ValueError, ZeroDivisionError):
             return value
-    if kind is Path and isinstance(value, str):
-        return Path(value)
+    if kind in (str, Path) and isinstance(value, str):
+        return kind(from_home(value))
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if kind in (int, float) and isinstance(value, int) and value.bit_length() > 63:

@@ -27,6 +27,7 @@ from ..engine.options import Precision
 from ..errors import InputError
 from ..evaluation import predict_data as prediction
 from ..evaluation.results import ImageDetections, Result, to_results
+from ..given import from_home
 from ..plain_text import plain_text
 from .prediction_files import FORMATS, WRITTEN, write_predictions
 from .tiles import cut, merge
@@ -98,15 +99,16 @@ def predict(
     """
     _check(threshold, tile, overlap, formats, pictures, batch_size)
     given = [images] if isinstance(images, str | Path) else list(images)
-    files = find_images([str(entry) for entry in given])
-    if output_dir is not None:
-        files = without_written(files, Path(output_dir))
+    files = find_images([from_home(str(entry)) for entry in given])
+    folder = None if output_dir is None else Path(from_home(str(output_dir)))
+    if folder is not None:
+        files = without_written(files, folder)
     model, processor = open_detector(str(detector))
     config: Any = model.config
     names = [config.id2label[index] for index in range(len(config.id2label))]
     data, broken = images_as_data(files, names)
     asked = {"detector": str(detector), "threshold": threshold, "tile": tile, "overlap": overlap, "classes": names}
-    known, log = _begin(None if output_dir is None else Path(output_dir), asked, resume)
+    known, log = _begin(folder, asked, resume)
     with contextlib.closing(log) if log is not None else contextlib.nullcontext():
         model = model.to(chosen_device(device))
         results: list[Result] = []
@@ -135,8 +137,8 @@ def predict(
     if broken:
         data = data.select([index for index, name in enumerate(data.names) if name not in broken])
     written: list[Path] = []
-    if output_dir is not None:
-        written = write_predictions(Path(output_dir), data, results, formats, pictures, threshold, highest)
+    if folder is not None:
+        written = write_predictions(folder, data, results, formats, pictures, threshold, highest)
     return Predictions(data, results, broken, written, highest)
 
 
