@@ -13,7 +13,7 @@ from pydantic import ValidationInfo, field_validator
 
 from ..engine.options import Options, group, options_class
 from ..errors import InputError, nearest
-from ..given import from_home
+from ..given import from_home, plain_value
 from ..yaml_text import load_yaml
 
 _LISTS = ("starts", "images", "learning_rates", "curve_steps", "scales", "unlabelled")
@@ -110,6 +110,7 @@ class ComparePlan(Options):
     @classmethod
     def _listed(cls, value: Any, info: ValidationInfo) -> Any:
         """One for a list of it; numbers of images as texts."""
+        value = plain_value(value)
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             value = [value]
         return [str(item) for item in value] if info.field_name == "images" and isinstance(value, list) else value
@@ -118,6 +119,7 @@ class ComparePlan(Options):
     @classmethod
     def _of_text(cls, value: Any, info: ValidationInfo) -> Any:
         """What the command line gives, parted at commas; a start may be a folder whose name has one."""
+        value = plain_value(value)
         if not isinstance(value, str):
             return value
         there = os.path.exists(value)  # noqa: PTH110 - a list longer than a file's name may be is no error

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
+from ..given import plain_value
 from .sources.addresses import Shards, addressed_shards, hub_shards, is_hub_name, split_mix
 from .sources.columns import find_image_column, has_class_names, is_text, require_column, require_paths
 from .sources.folders import folder_files, local_files, open_folder
@@ -24,9 +25,9 @@ __all__ = ["ImageSource", "RawSample", "open_source"]
 
 
 def open_source(
-    data: str | Sequence[str],
+    data: str | Path | Sequence[str | Path],
     *,
-    data_files: Sequence[str] | None = None,
+    data_files: str | Sequence[str] | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
@@ -64,8 +65,9 @@ def open_source(
         InputError: nothing there, no images in it, a pattern that matches nothing, or a column that does not exist or
             does not fit; or a path in a table that leaves the data's folder.
     """
-    names, weights = split_mix([data] if isinstance(data, str) else data)
-    patterns = None if data_files is None else [data_files] if isinstance(data_files, str) else list(data_files)
+    given, patterns = plain_value(data), plain_value(data_files)
+    names, weights = split_mix([given] if isinstance(given, str) else given)
+    patterns = [patterns] if isinstance(patterns, str) else patterns
     if patterns is not None:
         _check_patterns(patterns, names, split)
     columns = (image_column, label_column, group_column)

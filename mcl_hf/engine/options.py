@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
 from ..errors import InputError, nearest
-from ..given import from_home
+from ..given import from_home, plain_value
 from ..recipes import load_recipe
 
 EITHER_OR = (("epochs", "max_steps"), ("global_batch_size", "batch_size"))
@@ -131,17 +131,21 @@ def is_whole(entry: FieldInfo) -> bool:
 
 
 def _as_written(value: Any, entry: FieldInfo) -> Any:
-    """What YAML and the command line give, as what is meant: `none`, fractions, numbers as text, lists as text."""
-    kind = kind_of(entry.annotation)
+    """What YAML, the command line and Python give, as what is meant: `none`, fractions, numbers as text, lists as text,
+    and what `plain_value` knows."""
+    value, kind = plain_value(value), kind_of(entry.annotation)
     if value == "none" and types.NoneType in typing.get_args(entry.annotation):
         return None
     if typing.get_origin(kind) is not list:
         return _one_as_written(value, kind)
     if isinstance(value, str):
         value = [value] if is_whole(entry) else value.replace(",", " ").split()
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, list):
         return value
-    return [_one_as_written(item, typing.get_args(kind)[0]) for item in value]
+    of_item = typing.get_args(kind)[0]
+    if of_item is str:  # such as shares of a run
+        value = [str(item) if type(item) in (int, float) else item for item in value]
+    return [_one_as_written(item, of_item) for item in value]
 
 
 def _one_as_written(value: Any, kind: Any) -> Any:
@@ -152,7 +156,7 @@ def _one_as_written(value: Any, kind: Any) -> Any:
     if kind in (int, float) and isinstance(value, str):
         try:
             return float(Fraction(value)) if kind is float and "/" in value else kind(value)
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ArithmeticError):
             return value
     if kind in (str, Path) and isinstance(value, str):
         return kind(from_home(value))

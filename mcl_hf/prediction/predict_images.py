@@ -27,7 +27,7 @@ from ..engine.options import Precision
 from ..errors import InputError
 from ..evaluation import predict_data as prediction
 from ..evaluation.results import ImageDetections, Result, to_results
-from ..given import from_home
+from ..given import from_home, plain_value
 from ..plain_text import plain_text
 from .prediction_files import FORMATS, WRITTEN, write_predictions
 from .tiles import cut, merge
@@ -63,7 +63,7 @@ def predict(
     threshold: float = 0.5,
     tile: int = 0,
     overlap: float = 0.2,
-    formats: Sequence[str] = ("coco",),
+    formats: str | Sequence[str] = ("coco",),
     pictures: int = 20,
     batch_size: int = 1,
     precision: Precision = "fp32",
@@ -80,7 +80,7 @@ def predict(
         threshold: smallest score that counts, 0 to 1.
         tile: side of tiles in px that larger pictures are looked at in as well; 0: none.
         overlap: share of a tile, 0 to below 1, that it has in common with its neighbour.
-        formats: any of `coco`, `yolo` and `voc`, all of which fine-tuning reads.
+        formats: one or more of `coco`, `yolo` and `voc`, all of which fine-tuning reads.
         pictures: how many images to draw, the first ones.
         batch_size: images, or tiles, at a time.
         precision: arithmetic of the network; `auto` is bf16 or fp16 where the device computes in it, else fp32.
@@ -97,9 +97,10 @@ def predict(
         >>> found.results[0]["bbox"]  # doctest: +SKIP
         [12.5, 40.0, 96.25, 64.0]
     """
+    formats = [formats] if isinstance(formats, str) else list(formats)
     _check(threshold, tile, overlap, formats, pictures, batch_size)
-    given = [images] if isinstance(images, str | Path) else list(images)
-    files = find_images([from_home(str(entry)) for entry in given])
+    given = plain_value(images)
+    files = find_images([from_home(entry) for entry in ([given] if isinstance(given, str) else map(str, given))])
     folder = None if output_dir is None else Path(from_home(str(output_dir)))
     if folder is not None:
         files = without_written(files, folder)
@@ -108,7 +109,7 @@ def predict(
     names = [config.id2label[index] for index in range(len(config.id2label))]
     data, broken = images_as_data(files, names)
     asked = {"detector": str(detector), "threshold": threshold, "tile": tile, "overlap": overlap, "classes": names}
-    known, log = _begin(folder, asked, resume)
+    known, log = _begin(folder, plain_value(asked), resume)
     with contextlib.closing(log) if log is not None else contextlib.nullcontext():
         model = model.to(chosen_device(device))
         results: list[Result] = []

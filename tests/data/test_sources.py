@@ -205,6 +205,11 @@ def test_wrong_input_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.Monke
         assert "\n" not in str(caught.value), case
 
 
+def test_paths_are_taken_as_their_texts(tmp_path):
+    write_files(tmp_path, "a/0.jpg", "b/1.jpg")
+    assert len(open_source(tmp_path / "a")) == 1 and len(open_source(tmp_path / x for x in "ab")) == 2
+
+
 @pytest.mark.parametrize("data", ["", ["photos", ""]])
 def test_an_empty_name_is_not_the_current_folder(data, tmp_path, monkeypatch):
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")

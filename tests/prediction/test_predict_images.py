@@ -171,6 +171,14 @@ def test_values_out_of_range(detector, pictures):
             mcl_hf.predict(detector, pictures, **options)
 
 
+def test_values_of_python_are_those_of_the_command(detector, pictures, tmp_path):
+    options = {"threshold": np.float32(0.5), "tile": np.int64(0), "formats": iter(["voc"]), "pictures": 0}
+    found = mcl_hf.predict(detector, np.array([str(pictures)]), tmp_path, device="cpu", **options)
+    assert found.files == [tmp_path / "voc"]
+    options |= {"threshold": 0.5, "tile": 0, "formats": "voc"}
+    assert mcl_hf.predict(detector, pictures, tmp_path, resume=True, device="cpu", **options).files == found.files
+
+
 def test_odd_pictures_are_looked_at(detector, tmp_path):
     Image.fromarray(np.arange(64 * 80, dtype=np.uint16).reshape(64, 80)).save(tmp_path / "deep.png")
     Image.new("P", (40, 90)).save(tmp_path / "palette.gif")

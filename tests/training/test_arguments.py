@@ -1,8 +1,12 @@
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from mcl_hf.errors import InputError
+from mcl_hf.finetuning.arguments import FinetuneArguments
 from mcl_hf.models.configuration_mcl import MCLConfig
 from mcl_hf.pretraining.arguments import MODEL_FIELDS, PretrainArguments, load_arguments
 
@@ -43,6 +47,34 @@ def test_wrong_values_are_one_clear_line(given, message):
     with pytest.raises(InputError, match=message) as caught:
         PretrainArguments(**given)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "found"),
+    [
+        ("output_dir", Path("run"), "run"),
+        ("data", Path("a"), ["a"]),
+        ("data", [Path("a"), "b"], ["a", "b"]),
+        ("data", np.array(["a", "b"]), ["a", "b"]),
+        ("data", (name for name in "ab"), ["a", "b"]),
+        ("seed", np.int64(3), 3),
+        ("seed", torch.tensor(3), 3),
+        ("max_steps", np.float64(5), 5),
+        ("compile", np.bool_(True), True),
+        ("weight_decay", torch.tensor(0.5), 0.5),
+        ("montage_ratios", range(1, 3), [1, 2]),
+        ("montage_fractions", np.array([1, 0.5]), [1.0, 0.5]),
+        ("backbone_kwargs", {"drop_rate": np.float64(0.5)}, {"drop_rate": 0.5}),
+    ],
+)
+def test_values_of_python_are_those_of_the_command(name, given, found):
+    assert getattr(PretrainArguments(**{name: given}), name) == found
+
+
+def test_shares_of_a_run_may_be_numbers_and_no_number_is_too_large_to_be_refused():
+    assert FinetuneArguments(lr_milestones=[0.5, 0.75]).milestones(8) == [4, 6]
+    with pytest.raises(InputError, match="weight_decay must be a number"):
+        PretrainArguments(weight_decay="9" * 400 + "/1")
 
 
 def test_contradictions_of_the_model_and_unknown_backbones_are_input_errors():

@@ -8,16 +8,19 @@ import subprocess
 import sys
 import tarfile
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
+import mcl_hf
 from mcl_hf import MCLBackbone, MCLForPreTraining, MCLForSupervisedPreTraining, MCLModel
 from mcl_hf.engine.health import NonFiniteLossError
 from mcl_hf.engine.schedules import learning_rate, target_momentum
 from mcl_hf.errors import InputError
+from tests.training.conftest import TINY
 
 
 def weights(folder):
@@ -28,6 +31,14 @@ def assert_same_tensors(one, other):
     assert one.keys() == other.keys()
     different = [name for name in one if not torch.equal(one[name], other[name])]
     assert not different
+
+
+def test_a_python_call_takes_paths_numbers_of_numpy_and_callbacks_that_come_one_by_one(photos, tmp_path):
+    seen = []
+    callback = type("Steps", (), {"on_log": lambda self, run, record: seen.append(record["step"])})()
+    options = {**TINY, "data": photos, "output_dir": tmp_path / "run", "seed": np.int64(1)}
+    result = mcl_hf.pretrain(**options, callbacks=iter([callback]))
+    assert seen == [1, 2, 3] and result.output_dir == tmp_path / "run"
 
 
 def test_a_run_leaves_a_finished_model_that_opens_through_every_door(tiny_run, read_log):

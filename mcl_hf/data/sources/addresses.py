@@ -160,7 +160,7 @@ def expand_braces(pattern: str) -> Iterator[str]:
 def _weight(text: str) -> float | None:
     try:
         return float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
         return None
 
 
