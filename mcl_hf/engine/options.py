@@ -8,6 +8,7 @@ import functools
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
@@ -298,12 +299,13 @@ def load_options(
         for one, other in (pair, pair[::-1]):
             if one in given and other not in given:
                 values.pop(other, None)
-    for name, others in belongs.items():
-        if name in values and name in given and values[name] != given[name]:
-            values = {key: value for key, value in values.items() if key not in others}
     options = kind(**{**values, **given})
     fields = kind.__pydantic_fields__
     plain = {name: _as_written(value, fields[name]) for name, value in of_recipe.items()}
+    for name, others in belongs.items():
+        # as read: a recipe's text and a command's list of it are the same
+        if name in values and name in given and getattr(options, name) != plain[name]:
+            options = replace(options, **{other: fields[other].default for other in others if other not in given})
     changed = [name for name in known if getattr(options, name) != plain.get(name, fields[name].default)]
     options.__dict__["recipe"] = {"name": Path(recipe).name if recipe is not None else None, "changed": changed}
     return options

@@ -107,7 +107,12 @@ def test_overrides_replace_the_other_half_of_a_pair():
 
 def test_a_recipes_columns_are_those_of_its_own_data():
     assert load_arguments("demo").group_column == "source_image"
-    assert load_arguments("demo", data="photos").group_column == "source_image"
+    for same in ("photos", ["photos"], ("photos",)):  # the second is what the command line gives
+        assert load_arguments("demo", data=same).group_column == "source_image"
+    fractions = load_arguments("demo").montage_fractions
+    for same in ([1, 2, 4, 8], ["1", "2", "4", "8"], "1,2,4,8"):
+        assert load_arguments("demo", montage_ratios=same).montage_fractions == fractions
+    assert load_arguments("demo", montage_ratios=[1]).montage_fractions is None
     assert load_arguments("demo", data="my-images").group_column is None
     assert load_arguments("demo", data="my-images", group_column="video").group_column == "video"
     assert load_arguments("demo", group_column="none").group_column is None
