@@ -22,7 +22,7 @@ from ..annotations.detection_data import AnnotationColumns, DetectionData, Image
 from ..annotations.raw_data import RawData, RawImage
 from ..data.decode import BrokenImage
 from ..detectors.open_detector import open_detector
-from ..engine.arithmetic import chosen_device
+from ..engine.arithmetic import chosen_device, chosen_precision
 from ..engine.options import Precision
 from ..errors import InputError
 from ..evaluation import predict_data as prediction
@@ -99,6 +99,7 @@ def predict(
     """
     formats = [formats] if isinstance(formats, str) else list(formats)
     _check(threshold, tile, overlap, formats, pictures, batch_size)
+    precision = chosen_precision(precision, chosen_device(device))
     given = plain_value(images)
     files = find_images([from_home(entry) for entry in ([given] if isinstance(given, str) else map(str, given))])
     folder = None if output_dir is None else Path(from_home(str(output_dir)))
