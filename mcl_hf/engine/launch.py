@@ -43,7 +43,7 @@ def launched(arguments: RunOptions, output_dir: Path) -> Iterator[Accelerator]:
         RankLostError: another process died.
     """
     own_group = not torch.distributed.is_initialized()
-    with _state_of_its_own():
+    with _state_of_its_own(), random_states_kept():
         accelerator = _accelerator(arguments, output_dir)
         refuse_split_models(accelerator.distributed_type)
         for line in launch_warnings(accelerator.num_processes, psutil.Process().parent(), os.environ):
@@ -72,6 +72,14 @@ def _state_of_its_own() -> Iterator[None]:
         for state, content in zip(kept, before, strict=True):
             state.clear()
             state.update(content)
+
+
+@contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Random states of torch are afterwards what they were: a run seeds each of its steps, but not what its caller
+    draws later. Of a GPU that nothing has used yet there is none to keep."""
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+        yield
 
 
 class _OwnBuffers(DistributedDataParallelKwargs):

@@ -71,7 +71,11 @@ def figures(folder):
 
 def test_a_whole_comparison_is_run_once_and_keeps_its_plan(plan, capsys, tmp_path):
     plan |= {"scales": [2.0]}
+    torch.manual_seed(7)
+    expected = torch.rand(2)
+    torch.manual_seed(7)
     answer = mcl_hf.compare(**plan)
+    assert torch.equal(torch.rand(2), expected)  # of the caller
     folder = tmp_path / "answer"
     assert sorted(figures(folder)) == [
         "pretrain-mcl-s0.json",

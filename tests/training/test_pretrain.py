@@ -41,6 +41,14 @@ def test_a_python_call_takes_paths_numbers_of_numpy_and_callbacks_that_come_one_
     assert seen == [1, 2, 3] and result.output_dir == tmp_path / "run"
 
 
+def test_a_run_seeds_nothing_that_its_caller_draws_afterwards(tiny_run):
+    torch.manual_seed(7)
+    expected = torch.rand(2)
+    torch.manual_seed(7)
+    tiny_run(max_steps=1)
+    assert torch.equal(torch.rand(2), expected)
+
+
 def test_a_run_leaves_a_finished_model_that_opens_through_every_door(tiny_run, read_log):
     result = tiny_run(save_every_steps=2)
     folder = result.output_dir
