@@ -145,6 +145,7 @@ def _entries(plan: ComparePlan) -> dict[str, Start]:
     known = [name for name in Start.__pydantic_fields__ if name != "name"]
     found: dict[str, Start] = {}
     for name, entry in given.items() if isinstance(given, dict) else [(str(name), None) for name in given]:
+        name = name.rstrip("/") if isinstance(name, str) else name  # of a folder, as shells complete it
         if name in found:
             raise InputError(f"starts names {name} twice: a start cannot be compared with itself")
         if not isinstance(name, str) or not name or name == MATCHED or ("/" in name and entry):
