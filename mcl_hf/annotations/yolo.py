@@ -26,6 +26,7 @@ from .raw_data import RawData, RawImage
 _SPLITS = ("train", "val", "test")
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")
 _LARGEST_YAML = 10**6  # bytes
+_NULL = ("", "~", "null", "Null", "NULL")
 
 
 def yolo_parts(folder: Path, files: list[str], allow_outside_paths: bool = False) -> list[Part]:
@@ -35,7 +36,7 @@ def yolo_parts(folder: Path, files: list[str], allow_outside_paths: bool = False
         file = folder / name
         if name.lower().endswith((".yaml", ".yml")) and name.count("/") < 2 and file.stat().st_size < _LARGEST_YAML:
             try:
-                content = load_yaml(read_text(file), str(file))
+                content = load_yaml(read_text(file), str(file), as_texts=True)
             except InputError as error:  # perhaps a template of some tool, which has nothing to do with the images
                 refused.append(error)
                 continue
@@ -57,34 +58,34 @@ def yaml_parts(file: Path, content: Any = None, root: Path | None = None) -> lis
 
     Args:
         file: the YAML.
-        content: what it holds, if it has been read.
+        content: what it holds as texts, if it has been read.
         root: folder that everything must be in, where the YAML was found in it and not named by the user, who may let
             their own point anywhere.
 
     Raises:
         InputError: it is none, or names no classes.
     """
-    content = load_yaml(read_text(file), str(file)) if content is None else content
-    content = content if isinstance(content, dict) else {}
+    content = load_yaml(read_text(file), str(file), as_texts=True) if content is None else content
+    content = {key: value for key, value in content.items() if value not in _NULL} if isinstance(content, dict) else {}
     names = content.get("names")
     if isinstance(names, list):
         names = dict(enumerate(names))
     values = [content.get("path"), *([*names, *names.values()] if isinstance(names, dict) else [])]
     for entry in map(content.get, (*_SPLITS, "valid")):
         values += entry if isinstance(entry, list) else [entry]
-    if not all(value is None or isinstance(value, str | int | float) for value in values):
+    if not all(value is None or isinstance(value, str | int) for value in values):
         raise InputError(f"{file}: its paths and names are not all texts or numbers")  # aliases may make them endless
     if not isinstance(names, dict) or not names:
         raise InputError(f"{file} names no classes: a list or mapping 'names' belongs there")
     try:
-        names = {int(number): str(name) for number, name in names.items()}
+        names = {int(number): name for number, name in names.items()}
     except (TypeError, ValueError) as error:
         raise InputError(f"{file}: the classes in 'names' are not numbered: {error}") from error
-    base = file.parent / str(content.get("path") or ".")
+    base = file.parent / content.get("path", ".")
     parts = []
     for split in _SPLITS:
         given = content.get(split) or (content.get("valid") if split == "val" else None)
-        entries = [str(entry) for entry in (given if isinstance(given, list) else [given]) if entry]
+        entries = [entry for entry in (given if isinstance(given, list) else [given]) if entry]
         if entries:
             read = partial(_read_entries, file, base, entries, names, split, root)
             parts.append(Part(split, f"{file.name}: {', '.join(entries)[:100]}", read))

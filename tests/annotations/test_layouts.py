@@ -104,6 +104,16 @@ def test_yolo_without_a_yaml(tmp_path, monkeypatch):
         open_detection_data(tmp_path, split="test")
 
 
+@pytest.mark.parametrize("names", ["[no, 007]", "[on, 0x1f]", "[null, ~]", "{0: 2024-01-01, 1: 1_0}", "[1.10, .5]"])
+def test_yolo_classes_are_called_as_they_are_written(tmp_path, names):
+    """And not False, 7 or 31, which YAML makes of them."""
+    picture(tmp_path / "images" / "a.jpg")
+    text(tmp_path / "labels" / "a.txt", CUP)
+    text(tmp_path / "data.yaml", f"path:\ntrain: images\nval: ~\ntest: null\nnames: {names}\n")
+    written = [part.rpartition(": ")[2] for part in names.strip("[]{}").split(", ")]
+    assert open_detection_data(tmp_path).category_names == written and list_splits(tmp_path) == ["train"]
+
+
 @pytest.mark.parametrize("broken", ["names: [cup", "names: {0: cup, 0: fork}", "a: {{ value }}", "run: !own x"])
 def test_a_yaml_that_cannot_be_read_counts_where_nothing_else_names_the_classes(tmp_path, broken):
     """A folder of a project holds templates and workflows too."""
