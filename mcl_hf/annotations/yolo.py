@@ -9,6 +9,7 @@ without splits of its own, those are taken that folders tell (`images/train` or 
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,20 @@ from .detection_data import DetectionData
 from .raw_data import RawData, RawImage
 
 _SPLITS = ("train", "val", "test")
+_PLACES = (*_SPLITS, "valid")
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")
 _LARGEST_YAML = 10**6  # bytes
+_LABELS_LOOKED_AT = 50
 _NULL = ("", "~", "null", "Null", "NULL")
 
 
 def yolo_parts(folder: Path, files: list[str], allow_outside_paths: bool = False) -> list[Part]:
-    """The splits of a folder with a `data.yaml` (of any name), or with a list of class names and labels beside it."""
-    refused = []
+    """The splits of a folder with a `data.yaml` (of any name), or with a list of class names and labels beside it.
+
+    Raises:
+        InputError: several of them say different things, or none of them can be read.
+    """
+    refused, described = [], {}
     for name in files:
         file = folder / name
         if name.lower().endswith((".yaml", ".yml")) and name.count("/") < 2 and file.stat().st_size < _LARGEST_YAML:
@@ -41,16 +48,42 @@ def yolo_parts(folder: Path, files: list[str], allow_outside_paths: bool = False
                 refused.append(error)
                 continue
             if isinstance(content, dict) and isinstance(content.get("names"), list | dict):
-                return yaml_parts(file, content, None if allow_outside_paths else folder)
-    named = next((name for name in files if name.rpartition("/")[2] in _NAME_FILES), None)
+                described[name] = content
+    # one that tells of images before one that names classes alone
+    whole = {name: content for name, content in described.items() if set(_PLACES) & set(content)} or described
+    if whole:
+        told: dict[str, Any] = {
+            name: [content.get(key) for key in ("names", "path", *_PLACES)] for name, content in whole.items()
+        }
+        name = _agreed(folder, told, "give one of them as data")
+        return yaml_parts(folder / name, whole[name], None if allow_outside_paths else folder)
+    lists = [name for name in files if name.rpartition("/")[2] in _NAME_FILES]
     if not looks_like_labels(folder, files):
         return []
-    if named is None and refused:
+    if not lists and refused:
         raise refused[0]
-    if named is None:
+    if not lists:
         return []
-    lines = [line.strip() for line in read_text(folder / named).splitlines()]
-    return _folder_parts(folder, dict(enumerate(line for line in lines if line)), files)
+    # programs add a class to the list of the folder that they are at work in: a longer one goes on
+    listed = {name: read_text(folder / name).rstrip().splitlines() for name in lists}
+    longest = max(listed.values(), key=len)
+    told = {name: longest[: len(lines)] == lines or lines for name, lines in listed.items()}
+    _agreed(folder, told, "make them one")
+    return _folder_parts(folder, dict(enumerate(map(str.strip, longest))), files)
+
+
+def _agreed(folder: Path, told: dict[str, Any], then: str) -> str:
+    """The first of files that all tell the same.
+
+    Raises:
+        InputError: two of them do not; `then` is what to do.
+    """
+    first, *others = told
+    for name in others:
+        if told[name] != told[first]:
+            both = f"{plain_text(first)} and {plain_text(name)}"
+            raise InputError(f"{folder}: {both} describe other data or classes: {then}")
+    return first
 
 
 def yaml_parts(file: Path, content: Any = None, root: Path | None = None) -> list[Part]:
@@ -71,7 +104,7 @@ def yaml_parts(file: Path, content: Any = None, root: Path | None = None) -> lis
     if isinstance(names, list):
         names = dict(enumerate(names))
     values = [content.get("path"), *([*names, *names.values()] if isinstance(names, dict) else [])]
-    for entry in map(content.get, (*_SPLITS, "valid")):
+    for entry in map(content.get, _PLACES):
         values += entry if isinstance(entry, list) else [entry]
     if not all(value is None or isinstance(value, str | int) for value in values):
         raise InputError(f"{file}: its paths and names are not all texts or numbers")  # aliases may make them endless
@@ -93,19 +126,19 @@ def yaml_parts(file: Path, content: Any = None, root: Path | None = None) -> lis
 
 
 def looks_like_labels(folder: Path, files: Sequence[str]) -> bool:
-    """Whether text files lie where YOLO's labels would, and the first of them that is not empty holds such lines."""
+    """Whether text files lie where YOLO's labels would, and one of the first that are not empty holds such lines."""
     stems = {image.rpartition(".")[0] for image in files if is_image(image)}
+    looked_at = 0
     for name in files:
-        if name.endswith(".txt") and (
-            "labels" in name.split("/")[:-1] or (name[:-4] in stems and name.rpartition("/")[2] not in _NAME_FILES)
-        ):
+        if name.endswith(".txt") and ("labels" in name.split("/")[:-1] or name[:-4] in stems):
             with (folder / name).open(encoding="utf-8", errors="replace") as text:
                 words = text.readline().split()
-            if words:
-                try:
-                    return len([float(word) for word in words]) >= 5
-                except ValueError:
-                    return False
+            looked_at += bool(words)
+            with suppress(ValueError):  # a list of classes, a readme
+                if len([float(word) for word in words]) >= 5:
+                    return True
+            if looked_at == _LABELS_LOOKED_AT:
+                return False
     return False
 
 

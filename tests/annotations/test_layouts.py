@@ -128,6 +128,31 @@ def test_a_yaml_that_cannot_be_read_counts_where_nothing_else_names_the_classes(
     assert first_box(tmp_path) == pytest.approx(BOX)
 
 
+def test_of_several_descriptions_none_is_taken_in_silence(tmp_path):
+    """Whose classes or images are others: the first by name was read."""
+    picture(tmp_path / "images" / "train.jpg")
+    text(tmp_path / "labels" / "train.txt", CUP)
+    text(tmp_path / "labels" / "a_readme.txt", "made by hand\n")
+    text(tmp_path / "labels" / "classes.txt", "cup\n\n")  # which stands before the labels
+    assert first_box(tmp_path) == pytest.approx(BOX)
+    longer = text(tmp_path / "classes.txt", "cup\nfork\n")  # as labelImg goes on in another folder
+    assert open_detection_data(tmp_path).category_names == ["cup", "fork"]
+    longer.write_text("fork\ncup\n")
+    with pytest.raises(InputError, match=r"classes\.txt and labels/classes\.txt describe other data or classes: make"):
+        open_detection_data(tmp_path)
+    longer.write_text("cup\n\nfork\n")  # a number without a name, and not one less
+    with pytest.raises(InputError, match="category 1 has the name ''"):
+        open_detection_data(tmp_path)
+    text(tmp_path / "a.yaml", "names: [spoon]\n")  # tells of no images
+    text(tmp_path / "b.yaml", "names: [cup]\ntrain: images\n")
+    same = text(tmp_path / "old" / "data.yaml", "train: images\nnames: [cup]\n")
+    assert open_detection_data(tmp_path).category_names == ["cup"]
+    same.write_text("train: images\nnames: [fork]\n")
+    with pytest.raises(InputError, match=r"b\.yaml and old/data\.yaml describe other data or classes: give one"):
+        open_detection_data(tmp_path)
+    assert open_detection_data(tmp_path / "b.yaml").category_names == ["cup"]
+
+
 def test_a_yaml_of_aliases_within_aliases_ends(tmp_path):
     lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
     lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in itertools.pairwise("abcdefghi")]
