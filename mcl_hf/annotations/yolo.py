@@ -2,9 +2,10 @@
 
 Flow: open_data -> **yolo** -> annotation_check. The format: https://docs.ultralytics.com/datasets/detect/ and
 https://docs.ultralytics.com/datasets/segment/. A line is `class x y width height` (the box's middle; perhaps a score
-or a track's number after it) or `class x0 y0 x1 y1 x2 y2 ...`, a polygon. An image without a file, or with an empty
-one, has no objects. `data.yaml` names classes and, for each split, a folder of images or a text file that lists them;
-without splits of its own, those are taken that folders tell (`images/train` or `train/images`).
+or a track's number after it) or `class x0 y0 x1 y1 x2 y2 ...`, a polygon; where the YAML has `kpt_shape`, a box and
+points after it, which are left out. An image without a file, or with an empty one, has no objects. `data.yaml` names
+classes and, for each split, a folder of images or a text file that lists them; without splits of its own, those are
+taken that folders tell (`images/train` or `train/images`).
 """
 
 import os
@@ -29,6 +30,7 @@ _PLACES = (*_SPLITS, "valid")
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")
 _LARGEST_YAML = 10**6  # bytes
 _LABELS_LOOKED_AT = 50
+_BOX = 5  # numbers, class included
 _NULL = ("", "~", "null", "Null", "NULL")
 
 
@@ -115,14 +117,15 @@ def yaml_parts(file: Path, content: Any = None, root: Path | None = None) -> lis
     except (TypeError, ValueError) as error:
         raise InputError(f"{file}: the classes in 'names' are not numbered: {error}") from error
     base = file.parent / content.get("path", ".")
+    poses = "kpt_shape" in content
     parts = []
     for split in _SPLITS:
         given = content.get(split) or (content.get("valid") if split == "val" else None)
         entries = [entry for entry in (given if isinstance(given, list) else [given]) if entry]
         if entries:
-            read = partial(_read_entries, file, base, entries, names, split, root)
+            read = partial(_read_entries, file, base, entries, names, split, root, poses)
             parts.append(Part(split, f"{file.name}: {', '.join(entries)[:100]}", read))
-    return parts or _folder_parts(file.parent, names, walk(file.parent))
+    return parts or _folder_parts(file.parent, names, walk(file.parent), poses)
 
 
 def looks_like_labels(folder: Path, files: Sequence[str]) -> bool:
@@ -185,18 +188,18 @@ def _line(label: int, numbers: Sequence[float]) -> str:
     return " ".join([str(int(label)), *(f"{number:.8g}" for number in numbers)]) + "\n"
 
 
-def _folder_parts(folder: Path, names: dict[int, str], files: Sequence[str]) -> list[Part]:
+def _folder_parts(folder: Path, names: dict[int, str], files: Sequence[str], poses: bool = False) -> list[Part]:
     """Images by the splits that their folders tell; all of them as one part where these tell none."""
     parts = []
     for split, found in by_split(filter(is_image, files)).items():
         paths = [str(folder / name) for name in found]
-        read = partial(_read_images, str(folder), paths, names, split, [folder])
+        read = partial(_read_images, str(folder), paths, names, split, [folder], poses)
         parts.append(Part(split, f"{len(found)} images", read))
     return parts
 
 
 def _read_entries(
-    file: Path, base: Path, entries: list[str], names: dict[int, str], split: str, root: Path | None
+    file: Path, base: Path, entries: list[str], names: dict[int, str], split: str, root: Path | None, poses: bool
 ) -> RawData:
     """The images of a split: those in its folders, and those that its text files list."""
     images: list[str] = []
@@ -221,7 +224,7 @@ def _read_entries(
             near = [place.parent / name, base / name, file.parent / name]
             images.append(str(next((path for path in near if path.is_file()), near[0])))
         roots += [base, place.parent] if root is None else []
-    raw = _read_images(str(file), images, names, split, roots)
+    raw = _read_images(str(file), images, names, split, roots, poses)
     raw.notes += notes
     return raw
 
@@ -251,11 +254,11 @@ def _find(file: Path, base: Path, entry: str, split: str, root: Path | None) -> 
 
 
 def _read_images(
-    source: str, paths: Sequence[str], names: dict[int, str], split: str | None, roots: list[Path]
+    source: str, paths: Sequence[str], names: dict[int, str], split: str | None, roots: list[Path], poses: bool
 ) -> RawData:
-    """Images with what their label files say; sizes are those of the files."""
+    """Images with what their label files say, of `poses` the box before the points; sizes are those of the files."""
     paths = list(dict.fromkeys(paths))
-    kind = "YOLO" if split is None else f"YOLO, split {split}"
+    kind = ("YOLO, boxes of poses" if poses else "YOLO") + ("" if split is None else f", split {split}")
     images = [RawImage(name, path) for name, path in zip(unique_names(paths), paths, strict=True)]
     raw = RawData(kind, source, images, names, in_shares=True, roots=roots)
     texts = in_threads(_label_text, paths)
@@ -264,7 +267,7 @@ def _read_images(
     for image, text in zip(images, texts, strict=True):
         for number, line in enumerate((text or "").splitlines(), start=1):
             try:
-                image.objects += [_object(line.split())] if line.strip() else []
+                image.objects += [_object(line.split()[: _BOX if poses else None])] if line.strip() else []
             except (ValueError, OverflowError) as error:
                 raw.faults.append(f"{_label_files(image.name)[0]}, line {number}: {error}")
     raw.number_objects()

@@ -128,6 +128,15 @@ def test_a_yaml_that_cannot_be_read_counts_where_nothing_else_names_the_classes(
     assert first_box(tmp_path) == pytest.approx(BOX)
 
 
+@pytest.mark.parametrize("splits", ["train: images\n", ""])
+def test_yolo_poses_are_boxes_and_no_polygons(tmp_path, splits):
+    picture(tmp_path / "images" / "a.jpg")
+    text(tmp_path / "labels" / "a.txt", f"{CUP.strip()} {'0.9 0.9 2 ' * 4}\n")
+    text(tmp_path / "data.yaml", f"{splits}kpt_shape: [4, 3]\nnames: [cup]\n")
+    data = open_detection_data(tmp_path)
+    assert data[0].boxes[0] == pytest.approx(BOX) and not data.has_masks and "boxes of poses" in data.description
+
+
 def test_of_several_descriptions_none_is_taken_in_silence(tmp_path):
     """Whose classes or images are others: the first by name was read."""
     picture(tmp_path / "images" / "train.jpg")
