@@ -193,7 +193,7 @@ def _folder_parts(folder: Path, names: dict[int, str], files: Sequence[str], pos
     parts = []
     for split, found in by_split(filter(is_image, files)).items():
         paths = [str(folder / name) for name in found]
-        read = partial(_read_images, str(folder), paths, names, split, [folder], poses)
+        read = partial(_read_images, str(folder), paths, paths, names, split, [folder], poses)
         parts.append(Part(split, f"{len(found)} images", read))
     return parts
 
@@ -203,6 +203,7 @@ def _read_entries(
 ) -> RawData:
     """The images of a split: those in its folders, and those that its text files list."""
     images: list[str] = []
+    of_folders: list[str] = []
     roots = [file.parent if root is None else root]
     notes = []
     for entry in entries:
@@ -212,7 +213,9 @@ def _read_entries(
         if place.name != entry.rstrip("/").rpartition("/")[2]:
             notes.append((f"{file} names a folder that is not there", [entry], f"{place} is read"))
         if place.is_dir():
-            images += [str(place / name) for name in walk(place) if is_image(name)]
+            inside = [str(place / name) for name in walk(place) if is_image(name)]
+            images += inside
+            of_folders += inside
             roots += [place] if root is None else []
             continue
         for number, line in enumerate(read_text(place).splitlines(), start=1):
@@ -224,7 +227,7 @@ def _read_entries(
             near = [place.parent / name, base / name, file.parent / name]
             images.append(str(next((path for path in near if path.is_file()), near[0])))
         roots += [base, place.parent] if root is None else []
-    raw = _read_images(str(file), images, names, split, roots, poses)
+    raw = _read_images(str(file), images, of_folders, names, split, roots, poses)
     raw.notes += notes
     return raw
 
@@ -254,9 +257,11 @@ def _find(file: Path, base: Path, entry: str, split: str, root: Path | None) -> 
 
 
 def _read_images(
-    source: str, paths: Sequence[str], names: dict[int, str], split: str | None, roots: list[Path], poses: bool
-) -> RawData:
-    """Images with what their label files say, of `poses` the box before the points; sizes are those of the files."""
+    source: str, paths: Sequence[str], of_folders: Sequence[str], names: dict[int, str], split: str | None,
+    roots: list[Path], poses: bool,
+) -> RawData:  # fmt: skip
+    """Images with what their label files say, of `poses` the box before the points; sizes are those of the files. Those
+    `of_folders` are all that their folders hold."""
     paths = list(dict.fromkeys(paths))
     kind = ("YOLO, boxes of poses" if poses else "YOLO") + ("" if split is None else f", split {split}")
     images = [RawImage(name, path) for name, path in zip(unique_names(paths), paths, strict=True)]
@@ -273,7 +278,15 @@ def _read_images(
     raw.number_objects()
     without = [path for path, text in zip(paths, texts, strict=True) if text is None]
     raw.notes.append(("images without a label file", without, "taken as images without objects"))
+    raw.notes.append(("label files without an image", _labels_alone(of_folders), "left out"))
     return raw
+
+
+def _labels_alone(images: Sequence[str]) -> list[str]:
+    """Files of labels that belong to none of the images of folders, where they lie in folders of their own."""
+    own = {Path(name) for image in images for name in _label_files(image)[:-1]}
+    found = [file for folder in {file.parent for file in own} for file in folder.glob("[!.]*.txt")]
+    return sorted(str(file) for file in found if file not in own and file.name not in _NAME_FILES)
 
 
 def _label_files(image: str) -> list[str]:

@@ -142,8 +142,9 @@ def test_of_several_descriptions_none_is_taken_in_silence(tmp_path):
     picture(tmp_path / "images" / "train.jpg")
     text(tmp_path / "labels" / "train.txt", CUP)
     text(tmp_path / "labels" / "a_readme.txt", "made by hand\n")
+    told = "label files without an image: 1, left out "
     text(tmp_path / "labels" / "classes.txt", "cup\n\n")  # which stands before the labels
-    assert first_box(tmp_path) == pytest.approx(BOX)
+    assert first_box(tmp_path) == pytest.approx(BOX) and told in open_detection_data(tmp_path).description
     longer = text(tmp_path / "classes.txt", "cup\nfork\n")  # as labelImg goes on in another folder
     assert open_detection_data(tmp_path).category_names == ["cup", "fork"]
     longer.write_text("fork\ncup\n")
@@ -159,7 +160,8 @@ def test_of_several_descriptions_none_is_taken_in_silence(tmp_path):
     same.write_text("train: images\nnames: [fork]\n")
     with pytest.raises(InputError, match=r"b\.yaml and old/data\.yaml describe other data or classes: give one"):
         open_detection_data(tmp_path)
-    assert open_detection_data(tmp_path / "b.yaml").category_names == ["cup"]
+    named = open_detection_data(tmp_path / "b.yaml")
+    assert named.category_names == ["cup"] and told in named.description
 
 
 def test_a_yaml_of_aliases_within_aliases_ends(tmp_path):
