@@ -164,6 +164,15 @@ def test_of_several_descriptions_none_is_taken_in_silence(tmp_path):
     assert named.category_names == ["cup"] and told in named.description
 
 
+def test_a_json_of_categories_alone_hides_no_labels(tmp_path):
+    """Label Studio's export for YOLO has one, notes.json."""
+    picture(tmp_path / "images" / "a.jpg")
+    text(tmp_path / "labels" / "a.txt", CUP)
+    text(tmp_path / "classes.txt", "cup\n")
+    text(tmp_path / "notes.json", json.dumps({"categories": [{"id": 0, "name": "cup"}], "info": {}}, indent=2))
+    assert first_box(tmp_path) == pytest.approx(BOX)
+
+
 def test_a_yaml_of_aliases_within_aliases_ends(tmp_path):
     lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
     lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in itertools.pairwise("abcdefghi")]
