@@ -395,6 +395,22 @@ def test_metadata_under_any_name_of_a_split(tmp_path, name):
         assert data.category_names == ["dev"] and data[0].boxes.tolist() == [BOX]
 
 
+def test_a_line_ends_where_a_line_ends(tmp_path):
+    """And not at the separators that texts of the web hold, and that JSON leaves as they are."""
+    for name in "ab":
+        picture(tmp_path / "one" / f"{name}.jpg")
+    rows = [
+        {"file_name": f"{name}.jpg", "text": "a\u2028b\x85c", "objects": {"bbox": [[4, 6, 20, 12]], "category": [0]}}
+        for name in "ab"
+    ]
+    lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "one" / "metadata.jsonl").write_bytes(f"{lines}\r\n".encode())
+    assert first_box(tmp_path / "one") == pytest.approx(BOX) and len(open_detection_data(tmp_path / "one")) == 2
+    (tmp_path / "one" / "metadata.jsonl").unlink()
+    (tmp_path / "one" / "b.csv").write_bytes("a.jpg,4,6,24,18,a\x0bb\rb.jpg,4,6,24,18,c\u2028d\r".encode())
+    assert open_detection_data(tmp_path / "one").category_names == ["a\x0bb", "c\u2028d"]
+
+
 def test_a_second_metadata_row_for_a_file(tmp_path):
     picture(tmp_path / "a.jpg")
     rows = [{"file_name": "a.jpg", "objects": [{"bbox": [4, 6, 20, 12], "category": n}]} for n in range(2)]
