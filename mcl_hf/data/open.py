@@ -15,7 +15,7 @@ from .sources.addresses import Shards, addressed_shards, hub_shards, is_hub_name
 from .sources.columns import find_image_column, has_class_names, is_text, require_column, require_paths
 from .sources.folders import folder_files, local_files, open_folder
 from .sources.image_source import ImageSource, RawSample, TableSource, refuse_outside
-from .sources.local_tables import LocalTable, canonical_split, embedded_folder, hub_table, photos_table
+from .sources.local_tables import LocalTable, canonical_split, embedded_folder, hub_table, matching, photos_table
 from .sources.mixing import MixedSource
 from .sources.remote_files import is_remote
 from .streams.streams import StreamSource
@@ -151,8 +151,7 @@ def _find(data: str, split: str, streaming: bool, patterns: list[str] | None) ->
     if path.is_file():
         return local_files(data, [path], split, streaming)
     if glob.has_magic(data):
-        files = sorted(glob.glob(data, recursive=True))  # noqa: PTH207 - Path.glob knows no absolute patterns
-        return local_files(data, [Path(file) for file in files], split, streaming)
+        return local_files(data, [Path(file) for file in matching(data)], split, streaming)
     if not is_hub_name(data):
         raise InputError(
             f"data '{data}' is no local file or folder, no address and no name of a data set on the Hub: give photos, "

@@ -5,7 +5,6 @@ every detector that `open_detector` opens: those of this library and those of tr
 """
 
 import contextlib
-import glob
 import json
 import os
 import sys
@@ -21,6 +20,7 @@ from ..annotations.annotation_files import is_image, walk
 from ..annotations.detection_data import AnnotationColumns, DetectionData, ImageId
 from ..annotations.raw_data import RawData, RawImage
 from ..data.decode import BrokenImage
+from ..data.sources.local_tables import matching
 from ..detectors.open_detector import open_detector
 from ..engine.arithmetic import chosen_device, chosen_precision
 from ..engine.options import Precision
@@ -188,8 +188,7 @@ def find_images(given: Sequence[str], stdin: Iterable[str] | None = None) -> lis
         elif path.is_file():
             names = [entry]
         else:
-            matching = sorted(glob.glob(entry, recursive=True))  # noqa: PTH207 - absolute patterns, too
-            names = [name for name in matching if is_image(name)]
+            names = [name for name in matching(entry) if is_image(name)]
         if not names:
             kind = "holds no images" if path.is_dir() else "is no folder, file or pattern that images answer to"
             raise InputError(f"{plain_text(entry)} {kind}: name a folder, files, or a pattern in quotes")

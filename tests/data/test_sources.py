@@ -205,6 +205,15 @@ def test_wrong_input_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.Monke
         assert "\n" not in str(caught.value), case
 
 
+def test_a_folder_with_brackets_in_its_name_is_no_pattern(tmp_path):
+    for folder, rows in {"run [1]": 2, "run 1": 3}.items():
+        write_parquet(tmp_path / folder / "a.parquet", rows)
+    assert len(open_source(f"{tmp_path}/run [1]/*.parquet")) == 2
+    (tmp_path / "run [1]" / "a.parquet").unlink()
+    (tmp_path / "run [1]").rmdir()
+    assert len(open_source(f"{tmp_path}/run [1]/*.parquet")) == 3
+
+
 def test_paths_are_taken_as_their_texts(tmp_path):
     write_files(tmp_path, "a/0.jpg", "b/1.jpg")
     assert len(open_source(tmp_path / "a")) == 1 and len(open_source(tmp_path / x for x in "ab")) == 2

@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,6 +113,13 @@ def test_files_folders_patterns_and_lists(pictures, tmp_path, monkeypatch):
     assert [name.rpartition("/")[2] for name in everything] == ["0000.png", "0001.png", "0002.png"]
     assert find_images([f"{pictures}/*1.png", str(pictures)]) == [everything[1], everything[0], everything[2]]
     assert find_images(["-"], io.StringIO(f"{everything[2]}\n\n")) == [everything[2]]
+    for folder in ("run [1]", "run 1"):  # the first is no pattern, as it is there
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").write_bytes(Path(everything[0]).read_bytes())
+    assert find_images([f"{tmp_path}/run [1]/*.png"]) == [f"{tmp_path}/run [1]/a.png"]
+    shutil.rmtree(tmp_path / "run [1]")
+    assert find_images([f"{tmp_path}/run [1]/*.png"]) == [f"{tmp_path}/run 1/a.png"]
+    shutil.rmtree(tmp_path / "run 1")
     monkeypatch.chdir(pictures)  # which an empty name does not mean
     for wrong in (str(tmp_path), str(tmp_path / "no.png"), f"{tmp_path}/*.png", ""):
         with pytest.raises(InputError, match="images"):

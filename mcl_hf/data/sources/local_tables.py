@@ -70,6 +70,16 @@ def embedded_folder(data: str) -> str:
     return str(BCCD_MINI_FOLDER)
 
 
+def matching(pattern: str) -> list[str]:
+    """Files that a glob names, by name; what exists as it stands is no pattern, whatever brackets its name has."""
+    fixed = Path(pattern)
+    while not fixed.exists():
+        fixed = fixed.parent
+    rest = Path(pattern).relative_to(fixed) if fixed != Path() else Path(pattern)
+    # Path.glob knows no absolute patterns
+    return sorted(glob.glob(str(Path(glob.escape(str(fixed))) / rest), recursive=True))  # noqa: PTH207
+
+
 def photos_table(split: str = "train") -> LocalTable:
     """The embedded photos. Column `source_image` names the photo that a crop was taken from.
 
