@@ -26,7 +26,7 @@ from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
 from ..hub_token import token_variable
-from ..models.weight_files import check_safetensors, read_json_object
+from ..models.weight_files import check_safetensors, read_json_object, weights_in
 from ..retry import call_with_retries, chain, is_transient, reason_of, without_secrets
 
 MODEL_FILES = ("*.safetensors", "*.json")
@@ -133,9 +133,8 @@ def _checked(path: Path) -> Path:
     for description in ("config.json", "preprocessor_config.json", "model.safetensors.index.json"):
         if (path / description).is_file():
             read_json_object(path / description)
-    for weights in [path] if path.suffix == ".safetensors" else path.glob("*.safetensors"):
-        if not weights.name.startswith("training_state"):  # of the optimizer, which only a resumed run reads
-            check_safetensors(weights)
+    for weights in [path] if path.suffix == ".safetensors" else weights_in(path):
+        check_safetensors(weights)
     return path
 
 

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..models.configuration_mcl import IMAGENET_MEAN, IMAGENET_STD, MCLConfig
 from ..models.modeling_mcl import MCLBackbone
 from ..models.timm_backbone import describe_timm_weights
-from ..models.weight_files import not_finite, read_json_object, read_safetensors
+from ..models.weight_files import not_finite, read_json_object, read_safetensors, weights_in
 from ..remote.checkpoints import MODEL_FILES, local_checkpoint
 from ..retry import call_with_retries, is_transient, reason_of, without_secrets
 from .torchvision_detectors import torchvision_description, torchvision_tensors
@@ -90,8 +90,7 @@ def read_checkpoint(source: str, config: MCLConfig) -> dict[str, torch.Tensor]:
             f"{source} is a pickled file that holds no detector of torchvision; it becomes a folder to start from by "
             f"mcl-hf import {source} FOLDER"
         )
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-    files = [file for file in files if file.suffix == ".safetensors" and not file.name.startswith("training_state")]
+    files = [file for file in ([path] if path.is_file() else weights_in(path)) if file.suffix == ".safetensors"]
     if not files:
         raise ValueError(f"no .safetensors weights in {source}")
     tensors: dict[str, torch.Tensor] = {}
