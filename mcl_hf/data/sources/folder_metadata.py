@@ -39,7 +39,8 @@ def read_metadata(root: Path, tables: Sequence[str], images: Sequence[str]) -> F
         images: paths of the images, relative to it.
 
     Raises:
-        InputError: a table that cannot be read, has no column `file_name`, or names not one of the images.
+        InputError: a table that cannot be read, has no column `file_name`, names not one of the images, or says other
+            things than one before it.
     """
     place = {name: number for number, name in enumerate(images)}
     metadata, rows, missing = FolderMetadata(), 0, 0
@@ -64,7 +65,13 @@ def read_metadata(root: Path, tables: Sequence[str], images: Sequence[str]) -> F
                 continue
             target = metadata.columns.setdefault(column, [None] * len(images))
             for row, number in found:
-                target[number] = values[row]
+                before, value = target[number], values[row]
+                if before is not None and before != value and repr(before) != repr(value):  # NaN is not equal to itself
+                    raise InputError(
+                        f"{root / name} has {plain_text(column)} {value!r:.60} for {plain_text(images[number])}, where "
+                        f"another of {', '.join(tables)} has {before!r:.60}: leave one of them"
+                    )
+                target[number] = value
     if tables:
         metadata.note = f", columns from {tables[0] if len(tables) == 1 else f'{len(tables)} metadata tables'}"
     if missing:
