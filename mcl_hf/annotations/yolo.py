@@ -9,6 +9,7 @@ taken that folders tell (`images/train` or `train/images`).
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -180,8 +181,13 @@ def write_yolo(folder: str | Path, data: DetectionData, results: Iterable[dict[s
 
 
 def label_stems(data: DetectionData) -> list[str]:
-    """What the files of labels of each image are called, without their ending."""
-    return [name.replace("/", "_") for name in unique_names(data.names)]
+    """What the files of labels of each image are called, without their ending; no two alike, as of a.jpg and a.png."""
+    stems = [name.replace("/", "_") for name in unique_names(data.names)]
+    count = Counter(stems)
+    return [
+        stem if count[stem] == 1 else f"{stem}_{name.rpartition('.')[2]}"
+        for stem, name in zip(stems, data.names, strict=True)
+    ]
 
 
 def _line(label: int, numbers: Sequence[float]) -> str:

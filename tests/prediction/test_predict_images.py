@@ -76,6 +76,22 @@ def test_what_is_written_is_read_back_equal(detector, pictures, tmp_path, form):
     assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 1
 
 
+@pytest.mark.parametrize("form", ["yolo", "voc"])
+def test_pictures_that_differ_in_their_ending_alone_have_annotations_of_their_own(detector, pictures, tmp_path, form):
+    """The last one's were those of both."""
+    first, second, _ = sorted(pictures.iterdir())
+    (tmp_path / "in").mkdir()
+    Image.open(first).save(tmp_path / "in" / "a.png")
+    Image.open(second).save(tmp_path / "in" / "a.bmp")
+    found = mcl_hf.predict(detector, tmp_path / "in", tmp_path / "out", threshold=0.01, formats=form, device="cpu")
+    back = objects(open_detection_data(str(found.files[0])))
+    assert {name.rpartition("_")[2]: len(boxes) for name, (boxes, _) in back.items()} == {
+        name.rpartition(".")[2]: sum(result["image_id"] == image_id for result in found.results)
+        for name, image_id in zip(found.data.names, found.data.image_ids, strict=True)
+    }
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 2
+
+
 def test_it_goes_on_where_it_was_interrupted(detector, pictures, tmp_path, monkeypatch):
     options = {"threshold": 0.01, "device": "cpu", "pictures": 0}
     whole = mcl_hf.predict(detector, pictures, tmp_path / "whole", **options)
