@@ -22,7 +22,7 @@ from mcl_hf.comparison.answer import read_answer
 from mcl_hf.comparison.labelled import open_labelled
 from mcl_hf.comparison.plan import ComparePlan, load_plan
 from mcl_hf.comparison.setting import open_setting
-from mcl_hf.comparison.starts import read_starts
+from mcl_hf.comparison.starts import read_starts, reference_network
 from mcl_hf.errors import InputError
 from mcl_hf.finetuning.arguments import load_finetune_arguments
 from tests.detectors.test_transformers_detectors import OPTIONS
@@ -222,6 +222,14 @@ def test_starts_that_are_there_follow_the_network_in_what_they_leave_open(plan, 
     assert told == ["wide is another network, not only another start: fpn_channels 16 in place of 8"]
     setting = open_setting(load_plan(**plan | {"starts": {"random": None, "imagenet": starts["imagenet"]}}), tmp_path)
     assert setting.network["backbone"] == "resnet10t" and "fpn_channels" not in setting.network
+
+
+def test_a_start_that_was_written_anew_is_read_anew(plan, tmp_path):
+    small = {key: PRETRAIN[key] for key in ("backbone", "backbone_kwargs", "hidden_dim")}
+    for channels in (8, 16):
+        MCLModel(MCLConfig(**small, fpn_channels=channels)).save_pretrained(tmp_path / "own")
+        starts = read_starts(load_plan(**plan | {"starts": ["random", str(tmp_path / "own")]}))
+        assert reference_network(*starts)["fpn_channels"] == channels
 
 
 def test_a_start_may_be_a_folder_below_another_with_a_slash_at_its_end(plan, tmp_path, monkeypatch):

@@ -1,12 +1,14 @@
 """Local sources of every shape open to the same thing, and what cannot be opened says why in one line."""
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from PIL import Image
 
 from mcl_hf.data import BrokenImage, ImageSource, decode_image, open_source
@@ -212,6 +214,13 @@ def test_a_folder_with_brackets_in_its_name_is_no_pattern(tmp_path):
     (tmp_path / "run [1]" / "a.parquet").unlink()
     (tmp_path / "run [1]").rmdir()
     assert len(open_source(f"{tmp_path}/run [1]/*.parquet")) == 3
+
+
+def test_data_that_were_saved_again_are_those_of_now(tmp_path):
+    for shards in (1, 2):
+        shutil.rmtree(tmp_path / "saved", ignore_errors=True)
+        Dataset.from_dict({"image": [jpeg()] * 4}).save_to_disk(tmp_path / "saved", num_shards=shards)
+        assert len(open_source(tmp_path / "saved")) == 4
 
 
 def test_paths_are_taken_as_their_texts(tmp_path):

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -169,17 +168,19 @@ def splits_of_files(files: Sequence[Path], root: Path) -> list[str | None]:
 def without_caches(files: Sequence[Path]) -> list[Path]:
     """Files less what `datasets` keeps beside its data: caches of `map` and `filter`, and whatever the `state.json`
     of a saved data set does not list."""
-    kept = []
-    for file in files:
-        if file.suffix.lower() == ".arrow":
-            listed = _saved_files(file.parent)
-            if file.name.startswith(("cache-", "tmp")) or (listed is not None and file.name not in listed):
-                continue
-        kept.append(file)
-    return kept
+    saved = {folder: _saved_files(folder) for folder in {file.parent for file in files if _is_arrow(file)}}
+
+    def is_cache(file: Path) -> bool:
+        listed = saved[file.parent]
+        return file.name.startswith(("cache-", "tmp")) or (listed is not None and file.name not in listed)
+
+    return [file for file in files if not (_is_arrow(file) and is_cache(file))]
 
 
-@lru_cache(maxsize=1024)
+def _is_arrow(file: Path) -> bool:
+    return file.suffix.lower() == ".arrow"
+
+
 def _saved_files(folder: Path) -> frozenset[str] | None:
     """Files of a data set that `save_to_disk` wrote; None where the folder is none."""
     try:
