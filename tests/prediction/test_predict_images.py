@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -79,17 +80,20 @@ def test_what_is_written_is_read_back_equal(detector, pictures, tmp_path, form):
 @pytest.mark.parametrize("form", ["yolo", "voc"])
 def test_pictures_that_differ_in_their_ending_alone_have_annotations_of_their_own(detector, pictures, tmp_path, form):
     """The last one's were those of both."""
+    images = f"{tmp_path}/in".replace("/", "_")
     first, second, _ = sorted(pictures.iterdir())
     (tmp_path / "in").mkdir()
     Image.open(first).save(tmp_path / "in" / "a.png")
     Image.open(second).save(tmp_path / "in" / "a.bmp")
+    (tmp_path / "in" / os.fsdecode(b"\xfc.png")).write_bytes(first.read_bytes())  # as old archives have it
     found = mcl_hf.predict(detector, tmp_path / "in", tmp_path / "out", threshold=0.01, formats=form, device="cpu")
     back = objects(open_detection_data(str(found.files[0])))
-    assert {name.rpartition("_")[2]: len(boxes) for name, (boxes, _) in back.items()} == {
-        name.rpartition(".")[2]: sum(result["image_id"] == image_id for result in found.results)
-        for name, image_id in zip(found.data.names, found.data.image_ids, strict=True)
+    number = {name: len(boxes) for name, (boxes, _) in back.items()}
+    ids = dict(zip(["a_bmp", "a_png", os.fsdecode(b"\xfc")], found.data.image_ids, strict=True))
+    assert {stem.removeprefix(images).lstrip("_"): count for stem, count in number.items()} == {
+        stem: sum(result["image_id"] == image_id for result in found.results) for stem, image_id in ids.items()
     }
-    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 2
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 3
 
 
 def test_it_goes_on_where_it_was_interrupted(detector, pictures, tmp_path, monkeypatch):
