@@ -227,12 +227,13 @@ def _begin(folder: Path | None, asked: dict[str, Any], resume: bool) -> tuple[di
     if path.exists():
         if not resume:
             raise InputError(f"{folder} holds predictions already: go on with --resume, or choose another --output-dir")
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
         try:
+            whole = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            lines = [line for line in whole if line.endswith("\n")]
             begun = json.loads(lines[0]) if lines else asked
-        except ValueError as error:
+            changed = [name for name in asked if begun.get(name) != asked[name]]
+        except (OSError, ValueError, AttributeError) as error:  # of another program, whose lines are no mappings
             raise InputError(f"{path} cannot be read: choose another --output-dir") from error
-        changed = [name for name in asked if begun.get(name) != asked[name]]
         if changed:
             raise InputError(f"{folder} was begun with another {', '.join(changed)}: choose another --output-dir")
     try:

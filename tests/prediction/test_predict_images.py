@@ -111,6 +111,10 @@ def test_it_goes_on_where_it_was_interrupted(detector, pictures, tmp_path, monke
     assert len(looked_at) == 2 and again.results == whole.results
     with pytest.raises(InputError, match="threshold"):
         mcl_hf.predict(detector, pictures, tmp_path / "cut", resume=True, **{**options, "threshold": 0.5})
+    for foreign in (b"[1]\n", b"\xff\n"):
+        (tmp_path / "cut" / PREDICTIONS).write_bytes(foreign)
+        with pytest.raises(InputError, match="cannot be read: choose another"):
+            mcl_hf.predict(detector, pictures, tmp_path / "cut", resume=True, **options)
 
 
 def test_broken_images_are_named_and_the_table_told(detector, pictures, tmp_path, capsys):
