@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from ..engine.launch import random_states_kept
+from ..engine.launch import torch_of_its_own
 from ..engine.signals import StopRequest
 from ..errors import InputError
 from ..files import write_json
@@ -90,7 +90,7 @@ def compare(
     try:
         for path in (folder, work):
             _make(path)
-        with FileLock(work / ".comparison.lock", timeout=0), random_states_kept():
+        with FileLock(work / ".comparison.lock", timeout=0), torch_of_its_own():
             _check_folder(folder)
             setting = open_setting(plan, work)
             comparison = _Comparison(folder, setting)

@@ -49,6 +49,18 @@ def test_a_run_seeds_nothing_that_its_caller_draws_afterwards(tiny_run):
     assert torch.equal(torch.rand(2), expected)
 
 
+def test_a_run_computes_as_torch_does_by_itself_whatever_its_caller_has_set(tiny_run):
+    expected = weights(tiny_run("plain", max_steps=1).output_dir)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode(), torch.device("cpu"):
+            found = weights(tiny_run("other", max_steps=1).output_dir)
+            assert torch.get_default_dtype() == torch.float64 and torch.is_inference_mode_enabled()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same_tensors(found, expected)
+
+
 def test_a_run_leaves_a_finished_model_that_opens_through_every_door(tiny_run, read_log):
     result = tiny_run(save_every_steps=2)
     folder = result.output_dir
