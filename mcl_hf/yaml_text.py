@@ -26,18 +26,25 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_yaml(text: str, told: str) -> Any:
+class _TextLoader(_Loader):
+    """The same with every value as it stands there: of `[no, 007, 0x1f]` YAML would make False, 7 and 31."""
+
+    yaml_implicit_resolvers = {"<": _Loader.yaml_implicit_resolvers["<"]}  # what merges mappings
+
+
+def load_yaml(text: str, told: str, as_texts: bool = False) -> Any:
     """What a text of YAML holds.
 
     Args:
         text: the YAML.
         told: what it is called in the message, such as "plan my-plan.yaml".
+        as_texts: give values as they are written, none of them as a number, a flag or None.
 
     Raises:
         InputError: it is no YAML, or a mapping gives a key twice.
     """
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, _TextLoader if as_texts else _Loader)
     except RecursionError:
         raise InputError(f"{told} is nested too deeply") from None
     except Exception as error:  # PyYAML's constructors raise what Python does for dates, numbers and tags

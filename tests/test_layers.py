@@ -39,6 +39,7 @@ COLUMNS = [
 INNER = {"data": [{"sources"}, {"streams"}, {"packing"}]}
 # Single files at the top of the package.
 FREE = {"errors", "plain_text", "version", "startup", "hub_token", "retry", "new_folder", "files", "lazy", "yaml_text"}
+FREE |= {"given"}
 EXCEPTIONS = {("data", "mcl_hf.models.pixels")}  # package -> module that it may import nevertheless
 HEAVY = ["datasets", "accelerate", "pycocotools", "matplotlib", "gradio"]
 

@@ -152,7 +152,8 @@ def in_threads(read: Callable[[A], B], files: Iterable[A]) -> list[B]:
 
 
 def read_text(file: Path) -> str:
-    """Text of a file in UTF-8, with or without a byte order mark.
+    """Text of a file in UTF-8, with or without a byte order mark. Its lines end in line feeds, whatever they end in
+    there; to `splitlines` a caption's U+2028 would be an end, too.
 
     Raises:
         InputError: it cannot be read, or is no UTF-8.

@@ -17,19 +17,21 @@ _NOT_BOXES = ("captions_", "person_keypoints_", "image_info_", "stuff_", "panopt
 
 
 def looks_like_coco(file: Path) -> bool:
-    """Whether a JSON file starts as an object with one of COCO's lists; only its first and last 64 kB are read."""
+    """Whether a JSON file starts as an object with one of COCO's lists; only its first and last 64 kB are read. A file
+    that is read whole so has to list images: Label Studio leaves a list of categories beside YOLO's labels."""
     if file.name.startswith(_NOT_BOXES):
         return False
     try:
         with file.open("rb") as handle:
             start = handle.read(65536)
-            handle.seek(0, 2)
-            handle.seek(max(0, handle.tell() - 65536))
+            size = handle.seek(0, 2)
+            handle.seek(max(0, size - 65536))
             text = start + handle.read()
     except OSError:
         return False
+    keys = (b"images",) if size <= 2 * 65536 else (b"images", b"annotations", b"categories")
     return start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") and any(
-        re.search(rb'"%s"\s*:\s*\[' % key, text) for key in (b"images", b"annotations", b"categories")
+        re.search(rb'"%s"\s*:\s*\[' % key, text) for key in keys
     )
 
 

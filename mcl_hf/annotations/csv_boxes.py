@@ -56,7 +56,7 @@ def read_csv(file: Path, how: Reading, split: str | None = None, root: Path | No
     Raises:
         InputError: no such file, neither header nor rows of boxes, or the images are nowhere near it.
     """
-    lines = read_text(file).splitlines()
+    lines = read_text(file).split("\n")
     try:
         rows = list(csv.reader(lines, delimiter=_delimiter(lines), strict=True))  # no quote may swallow rows
     except csv.Error as error:

@@ -56,7 +56,7 @@ def _rows(folder: Path, name: str, objects_column: str) -> list[Row]:
     rows: list[Any]
     try:
         if name.endswith(".jsonl"):
-            rows = [json.loads(line) for line in read_text(file).splitlines() if line.strip()]
+            rows = [json.loads(line) for line in read_text(file).split("\n") if line.strip()]
         else:
             rows = (csv.read_csv(file) if name.endswith(".csv") else parquet.read_table(file)).to_pylist()
     except (ValueError, RecursionError, pyarrow.ArrowException, OSError) as error:

@@ -17,6 +17,7 @@ from ..data.sources.local_tables import (
     embedded_folder,
     files_table,
     hub_table,
+    matching,
     splits_of_files,
     without_caches,
 )
@@ -157,7 +158,7 @@ def _parts(data: str, how: Reading) -> list[Part]:
     _refuse_images(data, how)
     if suffix in _NAMED_FILES:
         return yaml_parts(path)
-    return _table_parts(data, [path] if path.is_file() else [Path(file) for file in _matching(data)], how)
+    return _table_parts(data, [path] if path.is_file() else [Path(file) for file in matching(data)], how)
 
 
 def _folder_parts(folder: Path, how: Reading) -> list[Part]:
@@ -219,15 +220,6 @@ def _seen(folder: Path, files: list[str]) -> str:
         f"no COCO JSON, no VOC, YOLO or Cityscapes files, no CSV of boxes, no parquet files and no metadata.jsonl; it "
         f"has {listed}"
     )
-
-
-def _matching(data: str) -> list[str]:
-    """Files that a glob names; what exists as it stands is no pattern, whatever brackets its name has."""
-    fixed = Path(data)
-    while not fixed.exists():
-        fixed = fixed.parent
-    rest = Path(data).relative_to(fixed) if fixed != Path() else Path(data)
-    return sorted(glob.glob(str(Path(glob.escape(str(fixed))) / rest), recursive=True))  # noqa: PTH207
 
 
 def _table_parts(data: str, files: list[Path], how: Reading) -> list[Part]:

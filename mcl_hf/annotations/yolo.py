@@ -2,13 +2,16 @@
 
 Flow: open_data -> **yolo** -> annotation_check. The format: https://docs.ultralytics.com/datasets/detect/ and
 https://docs.ultralytics.com/datasets/segment/. A line is `class x y width height` (the box's middle; perhaps a score
-or a track's number after it) or `class x0 y0 x1 y1 x2 y2 ...`, a polygon. An image without a file, or with an empty
-one, has no objects. `data.yaml` names classes and, for each split, a folder of images or a text file that lists them;
-without splits of its own, those are taken that folders tell (`images/train` or `train/images`).
+or a track's number after it) or `class x0 y0 x1 y1 x2 y2 ...`, a polygon; where the YAML has `kpt_shape`, a box and
+points after it, which are left out. An image without a file, or with an empty one, has no objects. `data.yaml` names
+classes and, for each split, a folder of images or a text file that lists them; without splits of its own, those are
+taken that folders tell (`images/train` or `train/images`).
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,32 +27,66 @@ from .detection_data import DetectionData
 from .raw_data import RawData, RawImage
 
 _SPLITS = ("train", "val", "test")
+_PLACES = (*_SPLITS, "valid")
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")
 _LARGEST_YAML = 10**6  # bytes
+_LABELS_LOOKED_AT = 50
+_BOX = 5  # numbers, class included
+_NULL = ("", "~", "null", "Null", "NULL")
 
 
 def yolo_parts(folder: Path, files: list[str], allow_outside_paths: bool = False) -> list[Part]:
-    """The splits of a folder with a `data.yaml` (of any name), or with a list of class names and labels beside it."""
-    refused = []
+    """The splits of a folder with a `data.yaml` (of any name), or with a list of class names and labels beside it.
+
+    Raises:
+        InputError: several of them say different things, or none of them can be read.
+    """
+    refused, described = [], {}
     for name in files:
         file = folder / name
         if name.lower().endswith((".yaml", ".yml")) and name.count("/") < 2 and file.stat().st_size < _LARGEST_YAML:
             try:
-                content = load_yaml(read_text(file), str(file))
+                content = load_yaml(read_text(file), str(file), as_texts=True)
             except InputError as error:  # perhaps a template of some tool, which has nothing to do with the images
                 refused.append(error)
                 continue
             if isinstance(content, dict) and isinstance(content.get("names"), list | dict):
-                return yaml_parts(file, content, None if allow_outside_paths else folder)
-    named = next((name for name in files if name.rpartition("/")[2] in _NAME_FILES), None)
+                described[name] = content
+    # one that tells of images before one that names classes alone
+    whole = {name: content for name, content in described.items() if set(_PLACES) & set(content)} or described
+    if whole:
+        told: dict[str, Any] = {
+            name: [content.get(key) for key in ("names", "path", *_PLACES)] for name, content in whole.items()
+        }
+        name = _agreed(folder, told, "give one of them as data")
+        return yaml_parts(folder / name, whole[name], None if allow_outside_paths else folder)
+    lists = [name for name in files if name.rpartition("/")[2] in _NAME_FILES]
     if not looks_like_labels(folder, files):
         return []
-    if named is None and refused:
+    if not lists and refused:
         raise refused[0]
-    if named is None:
+    if not lists:
         return []
-    lines = [line.strip() for line in read_text(folder / named).splitlines()]
-    return _folder_parts(folder, dict(enumerate(line for line in lines if line)), files)
+    # programs add a class to the list of the folder that they are at work in: a longer one goes on
+    listed = {name: read_text(folder / name).rstrip().splitlines() for name in lists}
+    longest = max(listed.values(), key=len)
+    told = {name: longest[: len(lines)] == lines or lines for name, lines in listed.items()}
+    _agreed(folder, told, "make them one")
+    return _folder_parts(folder, dict(enumerate(map(str.strip, longest))), files)
+
+
+def _agreed(folder: Path, told: dict[str, Any], then: str) -> str:
+    """The first of files that all tell the same.
+
+    Raises:
+        InputError: two of them do not; `then` is what to do.
+    """
+    first, *others = told
+    for name in others:
+        if told[name] != told[first]:
+            both = f"{plain_text(first)} and {plain_text(name)}"
+            raise InputError(f"{folder}: {both} describe other data or classes: {then}")
+    return first
 
 
 def yaml_parts(file: Path, content: Any = None, root: Path | None = None) -> list[Part]:
@@ -57,54 +94,55 @@ def yaml_parts(file: Path, content: Any = None, root: Path | None = None) -> lis
 
     Args:
         file: the YAML.
-        content: what it holds, if it has been read.
+        content: what it holds as texts, if it has been read.
         root: folder that everything must be in, where the YAML was found in it and not named by the user, who may let
             their own point anywhere.
 
     Raises:
         InputError: it is none, or names no classes.
     """
-    content = load_yaml(read_text(file), str(file)) if content is None else content
-    content = content if isinstance(content, dict) else {}
+    content = load_yaml(read_text(file), str(file), as_texts=True) if content is None else content
+    content = {key: value for key, value in content.items() if value not in _NULL} if isinstance(content, dict) else {}
     names = content.get("names")
     if isinstance(names, list):
         names = dict(enumerate(names))
     values = [content.get("path"), *([*names, *names.values()] if isinstance(names, dict) else [])]
-    for entry in map(content.get, (*_SPLITS, "valid")):
+    for entry in map(content.get, _PLACES):
         values += entry if isinstance(entry, list) else [entry]
-    if not all(value is None or isinstance(value, str | int | float) for value in values):
+    if not all(value is None or isinstance(value, str | int) for value in values):
         raise InputError(f"{file}: its paths and names are not all texts or numbers")  # aliases may make them endless
     if not isinstance(names, dict) or not names:
         raise InputError(f"{file} names no classes: a list or mapping 'names' belongs there")
     try:
-        names = {int(number): str(name) for number, name in names.items()}
+        names = {int(number): name for number, name in names.items()}
     except (TypeError, ValueError) as error:
         raise InputError(f"{file}: the classes in 'names' are not numbered: {error}") from error
-    base = file.parent / str(content.get("path") or ".")
+    base = file.parent / content.get("path", ".")
+    poses = "kpt_shape" in content
     parts = []
     for split in _SPLITS:
         given = content.get(split) or (content.get("valid") if split == "val" else None)
-        entries = [str(entry) for entry in (given if isinstance(given, list) else [given]) if entry]
+        entries = [entry for entry in (given if isinstance(given, list) else [given]) if entry]
         if entries:
-            read = partial(_read_entries, file, base, entries, names, split, root)
+            read = partial(_read_entries, file, base, entries, names, split, root, poses)
             parts.append(Part(split, f"{file.name}: {', '.join(entries)[:100]}", read))
-    return parts or _folder_parts(file.parent, names, walk(file.parent))
+    return parts or _folder_parts(file.parent, names, walk(file.parent), poses)
 
 
 def looks_like_labels(folder: Path, files: Sequence[str]) -> bool:
-    """Whether text files lie where YOLO's labels would, and the first of them that is not empty holds such lines."""
+    """Whether text files lie where YOLO's labels would, and one of the first that are not empty holds such lines."""
     stems = {image.rpartition(".")[0] for image in files if is_image(image)}
+    looked_at = 0
     for name in files:
-        if name.endswith(".txt") and (
-            "labels" in name.split("/")[:-1] or (name[:-4] in stems and name.rpartition("/")[2] not in _NAME_FILES)
-        ):
+        if name.endswith(".txt") and ("labels" in name.split("/")[:-1] or name[:-4] in stems):
             with (folder / name).open(encoding="utf-8", errors="replace") as text:
                 words = text.readline().split()
-            if words:
-                try:
-                    return len([float(word) for word in words]) >= 5
-                except ValueError:
-                    return False
+            looked_at += bool(words)
+            with suppress(ValueError):  # a list of classes, a readme
+                if len([float(word) for word in words]) >= 5:
+                    return True
+            if looked_at == _LABELS_LOOKED_AT:
+                return False
     return False
 
 
@@ -143,29 +181,35 @@ def write_yolo(folder: str | Path, data: DetectionData, results: Iterable[dict[s
 
 
 def label_stems(data: DetectionData) -> list[str]:
-    """What the files of labels of each image are called, without their ending."""
-    return [name.replace("/", "_") for name in unique_names(data.names)]
+    """What the files of labels of each image are called, without their ending; no two alike, as of a.jpg and a.png."""
+    stems = [name.replace("/", "_") for name in unique_names(data.names)]
+    count = Counter(stems)
+    return [
+        stem if count[stem] == 1 else f"{stem}_{name.rpartition('.')[2]}"
+        for stem, name in zip(stems, data.names, strict=True)
+    ]
 
 
 def _line(label: int, numbers: Sequence[float]) -> str:
     return " ".join([str(int(label)), *(f"{number:.8g}" for number in numbers)]) + "\n"
 
 
-def _folder_parts(folder: Path, names: dict[int, str], files: Sequence[str]) -> list[Part]:
+def _folder_parts(folder: Path, names: dict[int, str], files: Sequence[str], poses: bool = False) -> list[Part]:
     """Images by the splits that their folders tell; all of them as one part where these tell none."""
     parts = []
     for split, found in by_split(filter(is_image, files)).items():
         paths = [str(folder / name) for name in found]
-        read = partial(_read_images, str(folder), paths, names, split, [folder])
+        read = partial(_read_images, str(folder), paths, paths, names, split, [folder], poses)
         parts.append(Part(split, f"{len(found)} images", read))
     return parts
 
 
 def _read_entries(
-    file: Path, base: Path, entries: list[str], names: dict[int, str], split: str, root: Path | None
+    file: Path, base: Path, entries: list[str], names: dict[int, str], split: str, root: Path | None, poses: bool
 ) -> RawData:
     """The images of a split: those in its folders, and those that its text files list."""
     images: list[str] = []
+    of_folders: list[str] = []
     roots = [file.parent if root is None else root]
     notes = []
     for entry in entries:
@@ -175,7 +219,9 @@ def _read_entries(
         if place.name != entry.rstrip("/").rpartition("/")[2]:
             notes.append((f"{file} names a folder that is not there", [entry], f"{place} is read"))
         if place.is_dir():
-            images += [str(place / name) for name in walk(place) if is_image(name)]
+            inside = [str(place / name) for name in walk(place) if is_image(name)]
+            images += inside
+            of_folders += inside
             roots += [place] if root is None else []
             continue
         for number, line in enumerate(read_text(place).splitlines(), start=1):
@@ -187,7 +233,7 @@ def _read_entries(
             near = [place.parent / name, base / name, file.parent / name]
             images.append(str(next((path for path in near if path.is_file()), near[0])))
         roots += [base, place.parent] if root is None else []
-    raw = _read_images(str(file), images, names, split, roots)
+    raw = _read_images(str(file), images, of_folders, names, split, roots, poses)
     raw.notes += notes
     return raw
 
@@ -217,11 +263,13 @@ def _find(file: Path, base: Path, entry: str, split: str, root: Path | None) -> 
 
 
 def _read_images(
-    source: str, paths: Sequence[str], names: dict[int, str], split: str | None, roots: list[Path]
-) -> RawData:
-    """Images with what their label files say; sizes are those of the files."""
+    source: str, paths: Sequence[str], of_folders: Sequence[str], names: dict[int, str], split: str | None,
+    roots: list[Path], poses: bool,
+) -> RawData:  # fmt: skip
+    """Images with what their label files say, of `poses` the box before the points; sizes are those of the files. Those
+    `of_folders` are all that their folders hold."""
     paths = list(dict.fromkeys(paths))
-    kind = "YOLO" if split is None else f"YOLO, split {split}"
+    kind = ("YOLO, boxes of poses" if poses else "YOLO") + ("" if split is None else f", split {split}")
     images = [RawImage(name, path) for name, path in zip(unique_names(paths), paths, strict=True)]
     raw = RawData(kind, source, images, names, in_shares=True, roots=roots)
     texts = in_threads(_label_text, paths)
@@ -230,13 +278,21 @@ def _read_images(
     for image, text in zip(images, texts, strict=True):
         for number, line in enumerate((text or "").splitlines(), start=1):
             try:
-                image.objects += [_object(line.split())] if line.strip() else []
+                image.objects += [_object(line.split()[: _BOX if poses else None])] if line.strip() else []
             except (ValueError, OverflowError) as error:
                 raw.faults.append(f"{_label_files(image.name)[0]}, line {number}: {error}")
     raw.number_objects()
     without = [path for path, text in zip(paths, texts, strict=True) if text is None]
     raw.notes.append(("images without a label file", without, "taken as images without objects"))
+    raw.notes.append(("label files without an image", _labels_alone(of_folders), "left out"))
     return raw
+
+
+def _labels_alone(images: Sequence[str]) -> list[str]:
+    """Files of labels that belong to none of the images of folders, where they lie in folders of their own."""
+    own = {Path(name) for image in images for name in _label_files(image)[:-1]}
+    found = [file for folder in {file.parent for file in own} for file in folder.glob("[!.]*.txt")]
+    return sorted(str(file) for file in found if file not in own and file.name not in _NAME_FILES)
 
 
 def _label_files(image: str) -> list[str]:

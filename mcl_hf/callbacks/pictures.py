@@ -4,12 +4,14 @@ A callback of the training loop (`mcl_hf.engine.run.Callback`); one of `default_
 OUTPUT_DIR/pictures/ and leave the machine only with `log_images`.
 """
 
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from ..data import BrokenImage
 from ..viz import curves_picture, draw_similarity, montage_picture
 
 if TYPE_CHECKING:
@@ -40,7 +42,9 @@ class RunPictures:
             if run.metrics:  # empty where a finished checkpoint was opened in a new folder
                 pictures["curves"] = curves_picture(run.output_dir)
             if run.network.config.num_channels in (1, 3):  # others are no pictures
-                pictures["similarity"] = draw_similarity(run.network.mcl, _an_image(run))
+                # of a finished run that is resumed the first image is asked for, which may be a broken one
+                with suppress(BrokenImage):
+                    pictures["similarity"] = draw_similarity(run.network.mcl, _an_image(run))
         folder = run.output_dir / "pictures"
         folder.mkdir(exist_ok=True)
         for name, picture in pictures.items():
@@ -51,7 +55,11 @@ class RunPictures:
 
 
 def _an_image(run: "Run") -> Image.Image:
-    """The first image of the last batch, as it lies in the source: not cropped, not coloured."""
+    """The first image of the last batch, as it lies in the source: not cropped, not coloured.
+
+    Raises:
+        BrokenImage: it cannot be read, or no longer.
+    """
     index = 0 if run.batch is None else int(run.batch.views.sample_ids[0])
     channels = run.network.config.num_channels
     pixels = run.loader.source.sample(index).open(channels).decode(channels)  # (H, W, C) uint8

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from ..errors import InputError
+from ..given import from_home
 from ..new_folder import missing_folders, remove_empty
 from ..plain_text import plain_text
 from ..startup import check_torch_and_torchvision, expect_interrupts_again
@@ -32,11 +33,18 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
         self.register("action", None, _StoreOrExtend)  # of flags that name no action; groups have it from here
+        self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:
         mistyped = re.match(r"unrecognized arguments: .*?(--[^\s=]+)", message)
         close = difflib.get_close_matches(mistyped[1], self._option_string_actions, n=1) if mistyped else []
         raise InputError(f"{message}{f': did you mean {close[0]}?' if close else ''} (see {self.prog} --help)")
+
+
+def _path(text: str) -> Path:
+    if not text:  # an unset variable of a shell would be the current folder
+        raise argparse.ArgumentTypeError("is empty: give a value, or leave it out")
+    return Path(from_home(text))
 
 
 class _StoreOrExtend(argparse._StoreAction):

@@ -5,6 +5,7 @@ Also behind `scripts/evaluate.py`, for several processes; the first of them scor
 
 import os
 import re
+import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -209,10 +210,15 @@ def _detect(options: EvaluateOptions, data: DetectionData, folder: Path) -> tupl
 
 
 def _make_folder(folder: Path) -> None:
+    """Make it, and see that something can be written there, before hours of detecting."""
+    done = "made"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        done = "written"
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise InputError(f"--output-dir {folder} cannot be made: {error.strerror}") from error
+        raise InputError(f"--output-dir {folder} cannot be {done}: {error.strerror}") from error
 
 
 def _output_dir(options: EvaluateOptions) -> Path:

@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from ..engine.launch import torch_of_its_own
 from ..engine.signals import StopRequest
 from ..errors import InputError
 from ..files import write_json
@@ -46,7 +47,7 @@ _WITHOUT_INFLUENCE = {
 
 
 def compare(
-    plan: ComparePlan | str | None = None,
+    plan: ComparePlan | str | Path | None = None,
     *,
     dry_run: bool = False,
     new_plan: bool = False,
@@ -89,7 +90,7 @@ def compare(
     try:
         for path in (folder, work):
             _make(path)
-        with FileLock(work / ".comparison.lock", timeout=0):
+        with FileLock(work / ".comparison.lock", timeout=0), torch_of_its_own():
             _check_folder(folder)
             setting = open_setting(plan, work)
             comparison = _Comparison(folder, setting)

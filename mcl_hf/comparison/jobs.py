@@ -49,11 +49,13 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of its result and its folder; the chosen learning rate of a test job stays out of it."""
+        """Of its result and its folder, whose place no slash in a start's name may change; the chosen learning rate of
+        a test job stays out of it."""
+        start = self.start.replace("/", "%2F")
         if not self.images:
-            return f"{self.kind}-{self.start}-s{self.seed}"
+            return f"{self.kind}-{start}-s{self.seed}"
         rate = f"-lr{self.rate:g}" if self.kind == "tune" else ""
-        return f"{self.kind}-{self.start}-i{self.images}-t{self.steps}{rate}-s{self.seed}-k{self.subset}"
+        return f"{self.kind}-{start}-i{self.images}-t{self.steps}{rate}-s{self.seed}-k{self.subset}"
 
 
 def list_jobs(

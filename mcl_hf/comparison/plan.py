@@ -13,6 +13,7 @@ from pydantic import ValidationInfo, field_validator
 
 from ..engine.options import Options, group, options_class
 from ..errors import InputError, nearest
+from ..given import from_home, plain_value
 from ..yaml_text import load_yaml
 
 _LISTS = ("starts", "images", "learning_rates", "curve_steps", "scales", "unlabelled")
@@ -109,6 +110,7 @@ class ComparePlan(Options):
     @classmethod
     def _listed(cls, value: Any, info: ValidationInfo) -> Any:
         """One for a list of it; numbers of images as texts."""
+        value = plain_value(value)
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             value = [value]
         return [str(item) for item in value] if info.field_name == "images" and isinstance(value, list) else value
@@ -117,6 +119,7 @@ class ComparePlan(Options):
     @classmethod
     def _of_text(cls, value: Any, info: ValidationInfo) -> Any:
         """What the command line gives, parted at commas; a start may be a folder whose name has one."""
+        value = plain_value(value)
         if not isinstance(value, str):
             return value
         there = os.path.exists(value)  # noqa: PTH110 - a list longer than a file's name may be is no error
@@ -158,7 +161,7 @@ class ComparePlan(Options):
         return list(range(self.first_seed, self.first_seed + self.seeds))
 
 
-def load_plan(file: str | None = None, **fields: Any) -> ComparePlan:
+def load_plan(file: str | Path | None = None, **fields: Any) -> ComparePlan:
     """A plan from a YAML file with `fields` on top; None among them means "not given".
 
     Relative paths of the file are relative to the current folder, as on the command line.
@@ -170,7 +173,7 @@ def load_plan(file: str | None = None, **fields: Any) -> ComparePlan:
     values: Any = {}
     if file is not None:
         try:
-            text = Path(file).read_text(encoding="utf-8")
+            text = Path(from_home(str(file))).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"plan {file} cannot be read: {getattr(error, 'strerror', None) or error}") from error
         values = load_yaml(text, f"plan {file}")

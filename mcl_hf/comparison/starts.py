@@ -44,7 +44,7 @@ NAMED: dict[str, dict[str, Any]] = {
 }
 _OF_A_RUN = {"output_dir", "data", "seed", "resume", "epochs", "max_steps", "report_to", "objective"}
 _COUNTED_BATCH = 64  # every level of the paper's four has whole montages from 32 images on
-_start_config = lru_cache(read_start_config)
+_start_config = lru_cache(read_start_config)  # of one call of `compare`: a folder may hold another model in the next
 
 R = TypeVar("R", bound=RunOptions)
 
@@ -111,6 +111,7 @@ def read_starts(plan: ComparePlan) -> tuple[list[Start], dict[str, Pretraining]]
     """The starts in the plan's order, and the pre-trainings among them by name; what they begin from is there, and
     their networks can be made."""
     entries = _entries(plan)
+    _start_config.cache_clear()
     starts: list[Start] = []
     pretrainings: dict[str, Pretraining] = {}
     for name, start in entries.items():
@@ -145,6 +146,7 @@ def _entries(plan: ComparePlan) -> dict[str, Start]:
     known = [name for name in Start.__pydantic_fields__ if name != "name"]
     found: dict[str, Start] = {}
     for name, entry in given.items() if isinstance(given, dict) else [(str(name), None) for name in given]:
+        name = name.rstrip("/") if isinstance(name, str) else name  # of a folder, as shells complete it
         if name in found:
             raise InputError(f"starts names {name} twice: a start cannot be compared with itself")
         if not isinstance(name, str) or not name or name == MATCHED or ("/" in name and entry):

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
+from ..given import plain_value
 from .sources.addresses import Shards, addressed_shards, hub_shards, is_hub_name, split_mix
 from .sources.folders import folder_files, local_files, open_folder
 from .sources.image_source import ImageSource, RawSample, TableSource
-from .sources.local_tables import LocalTable, canonical_split, embedded_folder, hub_table, photos_table
+from .sources.local_tables import LocalTable, canonical_split, embedded_folder, hub_table, matching, photos_table
 from .sources.mixing import MixedSource
 from .sources.remote_files import is_remote, shown_data
 from .streams.streams import StreamSource
@@ -23,9 +24,9 @@ __all__ = ["ImageSource", "RawSample", "open_source"]
 
 
 def open_source(
-    data: str | Sequence[str],
+    data: str | Path | Sequence[str | Path],
     *,
-    data_files: Sequence[str] | None = None,
+    data_files: str | Sequence[str] | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
@@ -63,8 +64,9 @@ def open_source(
         InputError: nothing there, no images in it, a pattern that matches nothing, or a column that does not exist or
             does not fit; or a path in a table that leaves the data's folder.
     """
-    names, weights = split_mix([data] if isinstance(data, str) else data)
-    patterns = None if data_files is None else [data_files] if isinstance(data_files, str) else list(data_files)
+    given, patterns = plain_value(data), plain_value(data_files)
+    names, weights = split_mix([given] if isinstance(given, str) else given)
+    patterns = [patterns] if isinstance(patterns, str) else patterns
     if patterns is not None:
         _check_patterns(patterns, names, split)
     columns = (image_column, label_column, group_column)
@@ -130,8 +132,7 @@ def _find(data: str, split: str, streaming: bool, patterns: list[str] | None) ->
     if path.is_file():
         return local_files(data, [path], split, streaming)
     if glob.has_magic(data):
-        files = sorted(glob.glob(data, recursive=True))  # noqa: PTH207 - Path.glob knows no absolute patterns
-        return local_files(data, [Path(file) for file in files], split, streaming)
+        return local_files(data, [Path(file) for file in matching(data)], split, streaming)
     if not is_hub_name(data):
         raise InputError(
             f"data '{data}' is no local file or folder, no address and no name of a data set on the Hub: give photos, "

@@ -8,9 +8,11 @@ import ctypes
 import os
 import sys
 from collections.abc import Mapping
+from typing import get_args
 
 import torch
 
+from ..errors import InputError
 from .options import Precision
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of mallopt, from glibc's malloc.h
@@ -72,7 +74,14 @@ def chosen_device(device: str) -> torch.device:
 
 def chosen_precision(precision: Precision, device: torch.device) -> Precision:
     """What `--precision` means on a device: `auto` is bf16 where the device computes in it, else fp16 on GPUs that have
-    tensor cores for it (Volta, Turing), else fp32."""
+    tensor cores for it (Volta, Turing), else fp32.
+
+    Raises:
+        InputError: it is none of them; every other word would be fp16.
+    """
+    known = get_args(Precision)
+    if precision not in known:
+        raise InputError(f"precision must be one of {', '.join(known)}, got {precision!r}")
     if precision != "auto":
         return precision
     if device.type == "cpu":

@@ -7,7 +7,7 @@ is the same code for one process and for many.
 import inspect
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def launched(arguments: RunOptions, output_dir: Path) -> Iterator[Accelerator]:
         RankLostError: another process died.
     """
     own_group = not torch.distributed.is_initialized()
-    with _state_of_its_own():
+    with _state_of_its_own(), torch_of_its_own():
         accelerator = _accelerator(arguments, output_dir)
         refuse_split_models(accelerator.distributed_type)
         for line in launch_warnings(accelerator.num_processes, psutil.Process().parent(), os.environ):
@@ -72,6 +72,23 @@ def _state_of_its_own() -> Iterator[None]:
         for state, content in zip(kept, before, strict=True):
             state.clear()
             state.update(content)
+
+
+@contextmanager
+def torch_of_its_own() -> Iterator[None]:
+    """A run computes as torch does by itself, in float32, on the CPU unless told otherwise and with gradients, whatever
+    its caller has set. Random states are afterwards what they were: it seeds each of its steps, but not what its caller
+    draws later. Of a GPU that nothing has used yet there is none to keep."""
+    dtype = torch.get_default_dtype()
+    # entered where it changes something: it costs time at every operation
+    device: Any = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+    states = torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else [])
+    torch.set_default_dtype(torch.float32)
+    try:
+        with device, states, torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 class _OwnBuffers(DistributedDataParallelKwargs):

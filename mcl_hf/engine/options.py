@@ -8,6 +8,7 @@ import functools
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
 from ..errors import InputError, nearest
+from ..given import from_home, plain_value
 from ..recipes import load_recipe
 
 EITHER_OR = (("epochs", "max_steps"), ("global_batch_size", "batch_size"))
@@ -130,29 +132,35 @@ def is_whole(entry: FieldInfo) -> bool:
 
 
 def _as_written(value: Any, entry: FieldInfo) -> Any:
-    """What YAML and the command line give, as what is meant: `none`, fractions, numbers as text, lists as text."""
-    kind = kind_of(entry.annotation)
+    """What YAML, the command line and Python give, as what is meant: `none`, fractions, numbers as text, lists as text,
+    and what `plain_value` knows."""
+    value, kind = plain_value(value), kind_of(entry.annotation)
     if value == "none" and types.NoneType in typing.get_args(entry.annotation):
         return None
     if typing.get_origin(kind) is not list:
         return _one_as_written(value, kind)
     if isinstance(value, str):
         value = [value] if is_whole(entry) else value.replace(",", " ").split()
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, list):
         return value
-    return [_one_as_written(item, typing.get_args(kind)[0]) for item in value]
+    of_item = typing.get_args(kind)[0]
+    if of_item is str:  # such as shares of a run
+        value = [str(item) if type(item) in (int, float) else item for item in value]
+    return [_one_as_written(item, of_item) for item in value]
 
 
 def _one_as_written(value: Any, kind: Any) -> Any:
     if isinstance(value, str) and "\0" in value and kind is not Any:
         raise ValueError("holds a NUL character")
+    if value == "" and kind in (str, Path):  # an unset variable of a shell would be the current folder, or no start
+        raise ValueError("is empty: give a value, or leave it out")
     if kind in (int, float) and isinstance(value, str):
         try:
             return float(Fraction(value)) if kind is float and "/" in value else kind(value)
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ArithmeticError):
             return value
-    if kind is Path and isinstance(value, str):
-        return Path(value)
+    if kind in (str, Path) and isinstance(value, str):
+        return kind(from_home(value))
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if kind in (int, float) and isinstance(value, int) and value.bit_length() > 63:
@@ -257,8 +265,6 @@ class RunOptions(Options):
                 f"keep_every {self.keep_every} must be a multiple of save_every_steps ({self.save_every_steps}): only "
                 "checkpoints that are written can be kept"
             )
-        if not self.resume:
-            raise InputError("resume is empty: give auto, never or a checkpoint folder")
 
 
 def load_options(
@@ -293,12 +299,13 @@ def load_options(
         for one, other in (pair, pair[::-1]):
             if one in given and other not in given:
                 values.pop(other, None)
-    for name, others in belongs.items():
-        if name in values and name in given and values[name] != given[name]:
-            values = {key: value for key, value in values.items() if key not in others}
     options = kind(**{**values, **given})
     fields = kind.__pydantic_fields__
     plain = {name: _as_written(value, fields[name]) for name, value in of_recipe.items()}
+    for name, others in belongs.items():
+        # as read: a recipe's text and a command's list of it are the same
+        if name in values and name in given and getattr(options, name) != plain[name]:
+            options = replace(options, **{other: fields[other].default for other in others if other not in given})
     changed = [name for name in known if getattr(options, name) != plain.get(name, fields[name].default)]
     options.__dict__["recipe"] = {"name": Path(recipe).name if recipe is not None else None, "changed": changed}
     return options

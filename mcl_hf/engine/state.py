@@ -141,7 +141,8 @@ def damage(checkpoint: Path) -> str | None:
     except (KeyError, TypeError, AttributeError):
         return "manifest.json is damaged"
     present = [path.name for pattern in ("*.safetensors", "*config.json") for path in checkpoint.glob(pattern)]
-    unlisted = [name for name in (RECORD, _OPTIMIZER, *present) if name not in files]
+    # but for what other systems hide beside each file, as macOS its ._model.safetensors
+    unlisted = [name for name in (RECORD, _OPTIMIZER, *present) if name not in files and name[0] != "."]
     if unlisted or not any(name.startswith("model") for name in files):
         return f"manifest.json does not list {', '.join(unlisted) or 'the weights'}"
     try:

@@ -19,9 +19,11 @@ from ..annotations.coco_format import load_json
 from ..annotations.detection_data import DetectionData, DetectionItem, ImageId
 from ..annotations.masks import as_text, clean_segmentation, run_length_faults, to_rle
 from ..errors import InputError
+from ..given import plain_value
 from ..plain_text import plain_text
 
 Result = dict[str, Any]
+_NUMBERS = ("image_id", "category_id", "bbox", "score")
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,8 @@ def check_results(
     faults: dict[int, str] = {}
     for number, result in enumerate(results, start=1):
         try:
-            kept[number] = _checked(result, data, sizes, categories)
-        except (ValueError, TypeError, OverflowError) as error:
+            kept[number] = _checked_as_python(result, data, sizes, categories)
+        except (ValueError, TypeError, OverflowError, RuntimeError) as error:
             faults[number] = f"{name}, result {number}{error}"
             if left_out is None:
                 break
@@ -147,6 +149,17 @@ def check_results(
             faults |= {number: f"{name}, result {number} has no mask, as others have" for number in bare}
         left_out += [plain_text(faults[number]) for number in sorted(faults)]
     return [result for number, result in kept.items() if number not in faults]
+
+
+def _checked_as_python(result: Any, *known: Any) -> Result:
+    """`_checked`, also of a result whose numbers and box are numpy's or torch's."""
+    try:
+        return _checked(result, *known)
+    except (ValueError, TypeError, RuntimeError):  # the last is torch's, of an array that is asked whether it is empty
+        if not isinstance(result, dict):
+            raise
+        plain = {name: plain_value(result[name]) for name in _NUMBERS if name in result}
+        return _checked({**result, **plain}, *known)
 
 
 def _checked(result: Any, data: DetectionData, sizes: dict[ImageId, tuple[int, int]], categories: set[int]) -> Result:

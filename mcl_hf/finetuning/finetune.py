@@ -119,7 +119,7 @@ def finetune(
     assert arguments.data is not None
     output_dir = output_folder(arguments.output_dir, [arguments.data])
     check_trackers(arguments.report_to)
-    hung_in = callbacks(arguments) if callable(callbacks) else callbacks
+    hung_in = list(callbacks(arguments) if callable(callbacks) else callbacks)
     import_backend(arguments.eval_backend)  # before hours of training
     with launched(arguments, output_dir) as accelerator:
         spare_memory = arguments.activation_checkpointing

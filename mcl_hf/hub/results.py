@@ -78,7 +78,8 @@ class Results:
         self.detections = _of_the_run(model)
         known = bool(self.detections)
         found = [place / name for place in model.places for name in _FOUND_IN if (place / name).is_file()]
-        for file in dict.fromkeys([*found, *(file.resolve() for file in files)]):
+        given = [file.resolve() for file in files]
+        for file in dict.fromkeys([*found, *given]):
             content = _read(file)
             with one_line_if_damaged(file):
                 if isinstance(content, list) and content and all("network" in one for one in content):
@@ -87,7 +88,7 @@ class Results:
                     self.comparisons.append(self._comparison(content, file))
                 elif isinstance(content, dict) and ("box" in content or "mask" in content):
                     self.detections += self._of_an_evaluation(content, file, known and file in found)
-                else:
+                elif file in given:  # else another program's, that happens to have such a name
                     raise InputError(f"{file} is no result of mcl-hf evaluate, finetune, compare or probe")
 
     @property

@@ -85,6 +85,15 @@ def check_safetensors(path: Path) -> None:
         raise ValueError(_no_safetensors(path, error)) from error
 
 
+def weights_in(folder: Path) -> list[Path]:
+    """Files that hold the weights of a model's folder: the one that transformers opens, or all where there is none; not
+    those of an optimizer, nor what other systems hide beside each file (`._model.safetensors` of macOS)."""
+    whole = folder / "model.safetensors"
+    if whole.is_file():
+        return [whole]
+    return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith((".", "training_state")))
+
+
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """Tensors of a .safetensors file.
 
@@ -150,5 +159,6 @@ __all__ = [
     "read_json_object",
     "read_pickled",
     "read_safetensors",
+    "weights_in",
     "what_it_is",
 ]

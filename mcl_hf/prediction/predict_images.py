@@ -5,7 +5,6 @@ every detector that `open_detector` opens: those of this library and those of tr
 """
 
 import contextlib
-import glob
 import json
 import os
 import sys
@@ -21,12 +20,14 @@ from ..annotations.annotation_files import is_image, walk
 from ..annotations.detection_data import AnnotationColumns, DetectionData, ImageId
 from ..annotations.raw_data import RawData, RawImage
 from ..data.decode import BrokenImage
+from ..data.sources.local_tables import matching
 from ..detectors.open_detector import open_detector
-from ..engine.arithmetic import chosen_device
+from ..engine.arithmetic import chosen_device, chosen_precision
 from ..engine.options import Precision
 from ..errors import InputError
 from ..evaluation import predict_data as prediction
 from ..evaluation.results import ImageDetections, Result, to_results
+from ..given import from_home, plain_value
 from ..plain_text import plain_text
 from .prediction_files import FORMATS, WRITTEN, write_predictions
 from .tiles import cut, merge
@@ -62,7 +63,7 @@ def predict(
     threshold: float = 0.5,
     tile: int = 0,
     overlap: float = 0.2,
-    formats: Sequence[str] = ("coco",),
+    formats: str | Sequence[str] = ("coco",),
     pictures: int = 20,
     batch_size: int = 1,
     precision: Precision = "fp32",
@@ -79,7 +80,7 @@ def predict(
         threshold: smallest score that counts, 0 to 1.
         tile: side of tiles in px that larger pictures are looked at in as well; 0: none.
         overlap: share of a tile, 0 to below 1, that it has in common with its neighbour.
-        formats: any of `coco`, `yolo` and `voc`, all of which fine-tuning reads.
+        formats: one or more of `coco`, `yolo` and `voc`, all of which fine-tuning reads.
         pictures: how many images to draw, the first ones.
         batch_size: images, or tiles, at a time.
         precision: arithmetic of the network; `auto` is bf16 or fp16 where the device computes in it, else fp32.
@@ -96,17 +97,20 @@ def predict(
         >>> found.results[0]["bbox"]  # doctest: +SKIP
         [12.5, 40.0, 96.25, 64.0]
     """
+    formats = [formats] if isinstance(formats, str) else list(formats)
     _check(threshold, tile, overlap, formats, pictures, batch_size)
-    given = [images] if isinstance(images, str | Path) else list(images)
-    files = find_images([str(entry) for entry in given])
-    if output_dir is not None:
-        files = without_written(files, Path(output_dir))
+    precision = chosen_precision(precision, chosen_device(device))
+    given = plain_value(images)
+    files = find_images([from_home(entry) for entry in ([given] if isinstance(given, str) else map(str, given))])
+    folder = None if output_dir is None else Path(from_home(str(output_dir)))
+    if folder is not None:
+        files = without_written(files, folder)
     model, processor = open_detector(str(detector))
     config: Any = model.config
     names = [config.id2label[index] for index in range(len(config.id2label))]
     data, broken = images_as_data(files, names)
     asked = {"detector": str(detector), "threshold": threshold, "tile": tile, "overlap": overlap, "classes": names}
-    known, log = _begin(None if output_dir is None else Path(output_dir), asked, resume)
+    known, log = _begin(folder, plain_value(asked), resume)
     with contextlib.closing(log) if log is not None else contextlib.nullcontext():
         model = model.to(chosen_device(device))
         results: list[Result] = []
@@ -135,8 +139,8 @@ def predict(
     if broken:
         data = data.select([index for index, name in enumerate(data.names) if name not in broken])
     written: list[Path] = []
-    if output_dir is not None:
-        written = write_predictions(Path(output_dir), data, results, formats, pictures, threshold, highest)
+    if folder is not None:
+        written = write_predictions(folder, data, results, formats, pictures, threshold, highest)
     return Predictions(data, results, broken, written, highest)
 
 
@@ -173,6 +177,8 @@ def find_images(given: Sequence[str], stdin: Iterable[str] | None = None) -> lis
     """
     found: dict[str, None] = {}
     for entry in given:
+        if not entry:  # which would be the current folder
+            raise InputError("images has an empty name: name a folder, files, or a pattern in quotes")
         path = Path(entry)
         if entry == "-":
             lines = sys.stdin if stdin is None else stdin
@@ -182,8 +188,7 @@ def find_images(given: Sequence[str], stdin: Iterable[str] | None = None) -> lis
         elif path.is_file():
             names = [entry]
         else:
-            matching = sorted(glob.glob(entry, recursive=True))  # noqa: PTH207 - absolute patterns, too
-            names = [name for name in matching if is_image(name)]
+            names = [name for name in matching(entry) if is_image(name)]
         if not names:
             kind = "holds no images" if path.is_dir() else "is no folder, file or pattern that images answer to"
             raise InputError(f"{plain_text(entry)} {kind}: name a folder, files, or a pattern in quotes")
@@ -222,12 +227,13 @@ def _begin(folder: Path | None, asked: dict[str, Any], resume: bool) -> tuple[di
     if path.exists():
         if not resume:
             raise InputError(f"{folder} holds predictions already: go on with --resume, or choose another --output-dir")
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
         try:
+            whole = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            lines = [line for line in whole if line.endswith("\n")]
             begun = json.loads(lines[0]) if lines else asked
-        except ValueError as error:
+            changed = [name for name in asked if begun.get(name) != asked[name]]
+        except (OSError, ValueError, AttributeError) as error:  # of another program, whose lines are no mappings
             raise InputError(f"{path} cannot be read: choose another --output-dir") from error
-        changed = [name for name in asked if begun.get(name) != asked[name]]
         if changed:
             raise InputError(f"{folder} was begun with another {', '.join(changed)}: choose another --output-dir")
     try:

@@ -26,6 +26,7 @@ from ..annotations.yolo import label_stems, write_yolo
 from ..errors import InputError
 from ..evaluation.evaluation_files import predicted_objects
 from ..evaluation.results import Result, by_image
+from ..plain_text import plain_text
 from ..viz.detections import draw_objects, none_found
 
 FORMATS = ("coco", "yolo", "voc")
@@ -101,7 +102,7 @@ def _write_voc(folder: Path, data: DetectionData, of_image: dict[ImageId, list[R
     rows = zip(data.image_ids, images, data.widths, data.heights, strict=True)
     for image_id, image, width, height in rows:
         tree = ElementTree.Element("annotation")
-        ElementTree.SubElement(tree, "filename").text = image.name
+        ElementTree.SubElement(tree, "filename").text = plain_text(image.name)  # of bytes that are no UTF-8, too
         size = ElementTree.SubElement(tree, "size")
         for side, value in (("width", width), ("height", height), ("depth", 3)):
             ElementTree.SubElement(size, side).text = str(int(value))

@@ -94,7 +94,7 @@ def pretrain(
     arguments.model_config()  # fails on a wrong model before anything else
     output_dir = output_folder(arguments.output_dir, arguments.data)
     check_trackers(arguments.report_to)
-    hung_in = callbacks(arguments) if callable(callbacks) else callbacks
+    hung_in = list(callbacks(arguments) if callable(callbacks) else callbacks)
     with launched(arguments, output_dir) as accelerator:
         spare_memory = arguments.sides_in_turn or arguments.activation_checkpointing
         set_arithmetic(accelerator.device, arguments.tf32, fixed_shapes=True, spare_memory=spare_memory)

@@ -40,9 +40,9 @@ class ProbeResult:
 
 
 def probe_checkpoint(
-    *networks: str,
+    *networks: str | Path,
     probe_data: str | Path | None = None,
-    data: str | Sequence[str] | None = None,
+    data: str | Path | Sequence[str | Path] | None = None,
     num_images: int = 200,
     seed: int = 0,
     split: str = "train",
@@ -85,7 +85,8 @@ def probe_checkpoint(
         raise InputError("a probe needs images: annotated ones with --probe-data, plain ones with --data, or both")
     if num_images < 4:
         raise InputError(f"a probe needs at least 4 images, got {num_images}")
-    opened = open_networks(list(networks), seed)
+    names = [str(network) for network in networks]
+    opened = open_networks(names, seed)
     config = opened[0][0].config
     objects = views = None
     if probe_data is not None:
@@ -105,7 +106,7 @@ def probe_checkpoint(
         plain = open_source(data, image_column=image_column, split=split, allow_outside_paths=allow_outside_paths)
         views = ViewProbe(plain, config, num_images, seed)
     results = []
-    for (network, about), name in zip(opened, networks, strict=True):
+    for (network, about), name in zip(opened, names, strict=True):
         if on_network is not None:
             on_network(about)
         network.to(torch.device(device))

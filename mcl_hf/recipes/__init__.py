@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, nearest
+from ..given import from_home
 from ..yaml_text import load_yaml
 
 TASKS = ("pretrain", "finetune")
@@ -54,7 +55,7 @@ def _read(name_or_file: str, task: str) -> tuple[str, str]:
     names = recipe_names(task)
     if name_or_file in names:
         return _folder(task).joinpath(f"{name_or_file}.yaml").read_text(encoding="utf-8"), name_or_file
-    path = Path(name_or_file)
+    path = Path(from_home(name_or_file))
     if path.suffix in (".yaml", ".yml") or path.exists():
         try:
             return path.read_text(encoding="utf-8"), str(path)

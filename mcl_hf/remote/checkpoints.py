@@ -26,7 +26,7 @@ from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
 from ..hub_token import token_variable
-from ..models.weight_files import check_safetensors, read_json_object
+from ..models.weight_files import check_safetensors, read_json_object, weights_in
 from ..retry import call_with_retries, chain, is_transient, reason_of, without_secrets
 
 MODEL_FILES = ("*.safetensors", "*.json")
@@ -105,6 +105,8 @@ def local_checkpoint(source: str, patterns: Sequence[str], others: str = "") -> 
         ValueError: One line: neither a path nor a repository's name, the Hub does not give it, or it holds files that
             are not what they are called.
     """
+    if not source:  # which would be the current folder
+        raise ValueError("the name of a checkpoint is empty")
     path = Path(source)
     if path.exists():
         return _checked(path)
@@ -131,9 +133,8 @@ def _checked(path: Path) -> Path:
     for description in ("config.json", "preprocessor_config.json", "model.safetensors.index.json"):
         if (path / description).is_file():
             read_json_object(path / description)
-    for weights in [path] if path.suffix == ".safetensors" else path.glob("*.safetensors"):
-        if not weights.name.startswith("training_state"):  # of the optimizer, which only a resumed run reads
-            check_safetensors(weights)
+    for weights in [path] if path.suffix == ".safetensors" else weights_in(path):
+        check_safetensors(weights)
     return path
 
 

@@ -8,6 +8,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -18,7 +19,7 @@ from ..errors import InputError
 from ..models.configuration_mcl import IMAGENET_MEAN, IMAGENET_STD, MCLConfig
 from ..models.modeling_mcl import MCLBackbone
 from ..models.timm_backbone import describe_timm_weights
-from ..models.weight_files import not_finite, read_json_object, read_safetensors
+from ..models.weight_files import not_finite, read_json_object, read_safetensors, weights_in
 from ..remote.checkpoints import MODEL_FILES, local_checkpoint
 from ..retry import call_with_retries, is_transient, reason_of, without_secrets
 from .torchvision_detectors import torchvision_description, torchvision_tensors
@@ -89,8 +90,7 @@ def read_checkpoint(source: str, config: MCLConfig) -> dict[str, torch.Tensor]:
             f"{source} is a pickled file that holds no detector of torchvision; it becomes a folder to start from by "
             f"mcl-hf import {source} FOLDER"
         )
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-    files = [file for file in files if file.suffix == ".safetensors" and not file.name.startswith("training_state")]
+    files = [file for file in ([path] if path.is_file() else weights_in(path)) if file.suffix == ".safetensors"]
     if not files:
         raise ValueError(f"no .safetensors weights in {source}")
     tensors: dict[str, torch.Tensor] = {}
@@ -251,7 +251,7 @@ def _rounded(values: Sequence[float]) -> list[float]:
     return [round(value, 4) for value in values]
 
 
-def load_starting_weights(model: Any, source: str) -> WeightReport:
+def load_starting_weights(model: Any, source: str | Path) -> WeightReport:
     """Fill an MCL model from a checkpoint.
 
     Parts that the source lacks stay as they are, the backbone is asked for and must be whole. A target network that the
@@ -268,6 +268,7 @@ def load_starting_weights(model: Any, source: str) -> WeightReport:
     Raises:
         ValueError: The source cannot be read, has no whole backbone, or a part of it has other shapes.
     """
+    source = str(source)
     report = _fill(model, rename_from_detector(read_checkpoint(source, model.config)), source)
     loaded, total = report.parts["backbone"]
     if loaded < total:
@@ -320,7 +321,7 @@ def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> We
     return report
 
 
-def load_backbone_weights(model: nn.Module, source: str, verbose: bool = True) -> WeightReport:
+def load_backbone_weights(model: nn.Module, source: str | Path, verbose: bool = True) -> WeightReport:
     """Put a checkpoint's backbone into a transformers model built with an `MCLConfig` as `backbone_config`.
 
     transformers builds the backbone of DETR, Mask2Former, UperNet and others from a configuration alone, with random
@@ -347,6 +348,7 @@ def load_backbone_weights(model: nn.Module, source: str, verbose: bool = True) -
     backbones = [module for module in model.modules() if isinstance(module, MCLBackbone)]
     if not backbones:
         raise ValueError(f"{type(model).__name__} holds no MCLBackbone: build it with backbone_config=MCLConfig(...)")
+    source = str(source)
     report = WeightReport(source)
     for backbone in backbones:
         report = _fill(backbone, read_checkpoint(source, backbone.config), source)

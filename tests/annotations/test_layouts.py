@@ -98,8 +98,20 @@ def test_yolo_without_a_yaml(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for spec in (tmp_path, "."):
         assert first_box(spec) == pytest.approx(BOX) and list_splits(spec) == []
+    with pytest.raises(InputError, match="data is empty"):  # and not the current folder
+        open_detection_data("")
     with pytest.raises(InputError, match="nothing in it tells splits apart"):
         open_detection_data(tmp_path, split="test")
+
+
+@pytest.mark.parametrize("names", ["[no, 007]", "[on, 0x1f]", "[null, ~]", "{0: 2024-01-01, 1: 1_0}", "[1.10, .5]"])
+def test_yolo_classes_are_called_as_they_are_written(tmp_path, names):
+    """And not False, 7 or 31, which YAML makes of them."""
+    picture(tmp_path / "images" / "a.jpg")
+    text(tmp_path / "labels" / "a.txt", CUP)
+    text(tmp_path / "data.yaml", f"path:\ntrain: images\nval: ~\ntest: null\nnames: {names}\n")
+    written = [part.rpartition(": ")[2] for part in names.strip("[]{}").split(", ")]
+    assert open_detection_data(tmp_path).category_names == written and list_splits(tmp_path) == ["train"]
 
 
 @pytest.mark.parametrize("broken", ["names: [cup", "names: {0: cup, 0: fork}", "a: {{ value }}", "run: !own x"])
@@ -113,6 +125,51 @@ def test_a_yaml_that_cannot_be_read_counts_where_nothing_else_names_the_classes(
     named = text(tmp_path / "my.yaml", "train: images\nnames: [cup]\n")
     assert first_box(tmp_path) == pytest.approx(BOX)
     named.rename(text(tmp_path / "classes.txt", "cup\n").with_name("my.txt"))
+    assert first_box(tmp_path) == pytest.approx(BOX)
+
+
+@pytest.mark.parametrize("splits", ["train: images\n", ""])
+def test_yolo_poses_are_boxes_and_no_polygons(tmp_path, splits):
+    picture(tmp_path / "images" / "a.jpg")
+    text(tmp_path / "labels" / "a.txt", f"{CUP.strip()} {'0.9 0.9 2 ' * 4}\n")
+    text(tmp_path / "data.yaml", f"{splits}kpt_shape: [4, 3]\nnames: [cup]\n")
+    data = open_detection_data(tmp_path)
+    assert data[0].boxes[0] == pytest.approx(BOX) and not data.has_masks and "boxes of poses" in data.description
+
+
+def test_of_several_descriptions_none_is_taken_in_silence(tmp_path):
+    """Whose classes or images are others: the first by name was read."""
+    picture(tmp_path / "images" / "train.jpg")
+    text(tmp_path / "labels" / "train.txt", CUP)
+    text(tmp_path / "labels" / "a_readme.txt", "made by hand\n")
+    told = "label files without an image: 1, left out "
+    text(tmp_path / "labels" / "classes.txt", "cup\n\n")  # which stands before the labels
+    assert first_box(tmp_path) == pytest.approx(BOX) and told in open_detection_data(tmp_path).description
+    longer = text(tmp_path / "classes.txt", "cup\nfork\n")  # as labelImg goes on in another folder
+    assert open_detection_data(tmp_path).category_names == ["cup", "fork"]
+    longer.write_text("fork\ncup\n")
+    with pytest.raises(InputError, match=r"classes\.txt and labels/classes\.txt describe other data or classes: make"):
+        open_detection_data(tmp_path)
+    longer.write_text("cup\n\nfork\n")  # a number without a name, and not one less
+    with pytest.raises(InputError, match="category 1 has the name ''"):
+        open_detection_data(tmp_path)
+    text(tmp_path / "a.yaml", "names: [spoon]\n")  # tells of no images
+    text(tmp_path / "b.yaml", "names: [cup]\ntrain: images\n")
+    same = text(tmp_path / "old" / "data.yaml", "train: images\nnames: [cup]\n")
+    assert open_detection_data(tmp_path).category_names == ["cup"]
+    same.write_text("train: images\nnames: [fork]\n")
+    with pytest.raises(InputError, match=r"b\.yaml and old/data\.yaml describe other data or classes: give one"):
+        open_detection_data(tmp_path)
+    named = open_detection_data(tmp_path / "b.yaml")
+    assert named.category_names == ["cup"] and told in named.description
+
+
+def test_a_json_of_categories_alone_hides_no_labels(tmp_path):
+    """Label Studio's export for YOLO has one, notes.json."""
+    picture(tmp_path / "images" / "a.jpg")
+    text(tmp_path / "labels" / "a.txt", CUP)
+    text(tmp_path / "classes.txt", "cup\n")
+    text(tmp_path / "notes.json", json.dumps({"categories": [{"id": 0, "name": "cup"}], "info": {}}, indent=2))
     assert first_box(tmp_path) == pytest.approx(BOX)
 
 
@@ -336,6 +393,22 @@ def test_metadata_under_any_name_of_a_split(tmp_path, name):
     for split in ("val", "valid", "dev", "validation"):
         data = open_detection_data(tmp_path / "{set} [1]", split=split)
         assert data.category_names == ["dev"] and data[0].boxes.tolist() == [BOX]
+
+
+def test_a_line_ends_where_a_line_ends(tmp_path):
+    """And not at the separators that texts of the web hold, and that JSON leaves as they are."""
+    for name in "ab":
+        picture(tmp_path / "one" / f"{name}.jpg")
+    rows = [
+        {"file_name": f"{name}.jpg", "text": "a\u2028b\x85c", "objects": {"bbox": [[4, 6, 20, 12]], "category": [0]}}
+        for name in "ab"
+    ]
+    lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "one" / "metadata.jsonl").write_bytes(f"{lines}\r\n".encode())
+    assert first_box(tmp_path / "one") == pytest.approx(BOX) and len(open_detection_data(tmp_path / "one")) == 2
+    (tmp_path / "one" / "metadata.jsonl").unlink()
+    (tmp_path / "one" / "b.csv").write_bytes("a.jpg,4,6,24,18,a\x0bb\rb.jpg,4,6,24,18,c\u2028d\r".encode())
+    assert open_detection_data(tmp_path / "one").category_names == ["a\x0bb", "c\u2028d"]
 
 
 def test_a_second_metadata_row_for_a_file(tmp_path):

@@ -104,6 +104,10 @@ def test_the_first_images_only(folder, tmp_path, capsys):
         (["{folder}/detector", "--data", "{folder}/data", "--batch-size", "0"], "--batch-size must be at least 1"),
         (["{folder}/detector", "--data", "{folder}/data", "--backend", "coco"], "invalid choice: 'coco'"),
         (["{folder}/detector", "--data", "{folder}/other"], "is no local file or folder"),
+        (
+            ["{folder}/detector", "--data", "{folder}/data", "--output-dir", "/proc"],
+            "/proc cannot be written",
+        ),
     ],
 )
 def test_wrong_input_is_one_line(folder, capsys, arguments, message):

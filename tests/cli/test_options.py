@@ -1,9 +1,11 @@
 """Flags made from a dataclass: names, kinds, defaults, and what counts as given."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
+from mcl_hf.cli import main
 from mcl_hf.cli.command import Parser
 from mcl_hf.cli.evaluate import EvaluateOptions
 from mcl_hf.cli.options import ARGUMENTS, add_flags, given_flags
@@ -15,7 +17,7 @@ from mcl_hf.comparison.plan import ComparePlan
 from mcl_hf.engine.options import Options, _as_written, group, is_whole, options_class
 from mcl_hf.errors import InputError
 from mcl_hf.finetuning.arguments import FinetuneArguments
-from mcl_hf.pretraining.arguments import PretrainArguments
+from mcl_hf.pretraining.arguments import PretrainArguments, load_arguments
 
 of_work, of_speed = group("work"), group("speed")
 
@@ -83,6 +85,34 @@ def test_names_of_files_may_hold_commas_and_spaces(kind, lists):
         given = given_flags(parser.parse_args(words), kind)
         assert given[name] == written
         assert _as_written(written[0], fields[name]) == [written[0]]  # of a YAML file
+
+
+@pytest.mark.parametrize("command", [["pretrain", "--recipe", "demo", "--output-dir", "run", "--data"],
+    ["finetune", "--data", "bccd-mini", "--output-dir", "run", "--init"], ["evaluate", "run", "--data"],
+    ["predict", "run"], ["probe"], ["compare", "--starts", "a,b", "--data"], ["pack"], ["card", "run", "--out"],
+    ["show", "run"]], ids=" ".join)  # fmt: skip
+def test_an_empty_text_is_not_the_current_folder_nor_a_random_start(command, tmp_path, monkeypatch, capsys):
+    """As a shell gives it in place of a variable that is not set."""
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "", *(["out"] if command == ["pack"] else [])]) == 2
+    assert " empty: " in (said := capsys.readouterr().err).replace("argument --out: is", "") and said.count("\n") == 1
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_tilde_is_the_home_folder_where_the_shell_leaves_it(tmp_path, monkeypatch):
+    """As in `--out=~/a.png`, in a recipe or plan, and in a Python call: never a folder called ~."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.yaml").write_text("init: ~/my-run\ndata: [~/a=0.5, b=0.5]\n")
+    for recipe in ("~/own.yaml", str(tmp_path / "own.yaml")):
+        arguments = load_arguments(recipe, output_dir="~/run")
+        assert arguments.data == [f"{tmp_path}/a=0.5", "b=0.5"] and arguments.init == f"{tmp_path}/my-run"
+        assert arguments.output_dir == f"{tmp_path}/run"
+    options = PredictOptions(detector="~", images=["~/a", "./~/b", "a~"], output_dir="~/out")
+    assert (options.detector, options.output_dir) == (str(tmp_path), tmp_path / "out")
+    assert options.images == [f"{tmp_path}/a", "./~/b", "a~"]
+    parser = Parser(prog="test")
+    parser.add_argument_group("places").add_argument("--out", type=Path)
+    assert parser.parse_args(["--out=~/a.png"]).out == tmp_path / "a.png"
 
 
 def test_a_flag_with_a_name_of_its_own_answers_to_the_fields_too():

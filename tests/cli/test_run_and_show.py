@@ -46,6 +46,15 @@ def test_a_finished_run_that_is_resumed_keeps_its_pictures(run_folder, capsys):
     assert (run_folder / "pictures" / "montages.png").read_bytes() == before
 
 
+def test_a_finished_run_whose_first_image_is_broken_can_be_resumed(tmp_path, capsys):
+    for number in range(9):
+        Image.effect_mandelbrot((64, 64), (-2, -1, 1, 1), 10 + number).save(tmp_path / f"{number}.png")
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    words = ["--data", str(tmp_path), "--max-steps", "1", "--max-broken", "1", "--output-dir", f"{tmp_path}-run"]
+    for resume in ("never", "auto"):
+        assert main(["pretrain", *TINY, *words, "--resume", resume]) == 0, capsys.readouterr().err
+
+
 def test_without_matplotlib_a_run_still_ends_well(tmp_path, monkeypatch):
     for place in ("callbacks.pictures", "hub.card"):
         monkeypatch.setattr(f"mcl_hf.{place}.find_spec", lambda name: None)

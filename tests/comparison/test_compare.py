@@ -22,7 +22,7 @@ from mcl_hf.comparison.answer import read_answer
 from mcl_hf.comparison.labelled import open_labelled
 from mcl_hf.comparison.plan import ComparePlan, load_plan
 from mcl_hf.comparison.setting import open_setting
-from mcl_hf.comparison.starts import read_starts
+from mcl_hf.comparison.starts import read_starts, reference_network
 from mcl_hf.errors import InputError
 from mcl_hf.finetuning.arguments import load_finetune_arguments
 from tests.detectors.test_transformers_detectors import OPTIONS
@@ -71,7 +71,11 @@ def figures(folder):
 
 def test_a_whole_comparison_is_run_once_and_keeps_its_plan(plan, capsys, tmp_path):
     plan |= {"scales": [2.0]}
+    torch.manual_seed(7)
+    expected = torch.rand(2)
+    torch.manual_seed(7)
     answer = mcl_hf.compare(**plan)
+    assert torch.equal(torch.rand(2), expected)  # of the caller
     folder = tmp_path / "answer"
     assert sorted(figures(folder)) == [
         "pretrain-mcl-s0.json",
@@ -149,6 +153,7 @@ def test_a_comparison_that_is_killed_goes_on_to_the_same_figures(plan, tmp_path)
     [
         ({"starts": ["random"]}, "two or more"),
         ({"starts": ["random", "random"]}, "twice"),
+        ({"starts": ["random", "runs/own", "runs/own/"]}, "names runs/own twice"),
         ({"starts": ["random", "no/folder/here"]}, "start no/folder/here"),
         ({"starts": {"a": {"init": "random", "of": "mcl"}, "b": {}}}, "give one"),
         ({"starts": {"a": {"inti": "random"}, "b": {}}}, "did you mean 'init'"),
@@ -217,6 +222,23 @@ def test_starts_that_are_there_follow_the_network_in_what_they_leave_open(plan, 
     assert told == ["wide is another network, not only another start: fpn_channels 16 in place of 8"]
     setting = open_setting(load_plan(**plan | {"starts": {"random": None, "imagenet": starts["imagenet"]}}), tmp_path)
     assert setting.network["backbone"] == "resnet10t" and "fpn_channels" not in setting.network
+
+
+def test_a_start_that_was_written_anew_is_read_anew(plan, tmp_path):
+    small = {key: PRETRAIN[key] for key in ("backbone", "backbone_kwargs", "hidden_dim")}
+    for channels in (8, 16):
+        MCLModel(MCLConfig(**small, fpn_channels=channels)).save_pretrained(tmp_path / "own")
+        starts = read_starts(load_plan(**plan | {"starts": ["random", str(tmp_path / "own")]}))
+        assert reference_network(*starts)["fpn_channels"] == channels
+
+
+def test_a_start_may_be_a_folder_below_another_with_a_slash_at_its_end(plan, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = {key: PRETRAIN[key] for key in ("backbone", "backbone_kwargs", "fpn_channels", "hidden_dim")}
+    MCLModel(MCLConfig(**small, embedding_dim=8, region_convs=1)).save_pretrained("runs/own")
+    answer = mcl_hf.compare(**plan | {"starts": ["random", "runs/own/"], "steps": 1}, only="test-runs*")
+    assert list(figures(tmp_path / "answer")) == ["test-runs%2Fown-i4-t1-s0-k0.json"]
+    assert answer.starts == ["random", "runs/own"]
 
 
 @pytest.mark.parametrize("detector", ["rt_detr_v2", "mask2former"])

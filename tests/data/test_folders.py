@@ -132,6 +132,26 @@ def test_metadata_lies_in_any_folder_and_its_names_count_from_there(folder: Path
     assert source.groups.tolist() == [0, 1, 2, 0] and source.group_names is None
 
 
+def test_the_name_of_a_file_is_no_pattern(folder: Path) -> None:
+    for name in ("a/x[1].jpg", "a/{2,3}.jpg"):
+        (folder / name).write_bytes(jpeg(9))
+    source = open_source(str(folder), data_files=["a/x[1].jpg", "./a/{2,3}.jpg"])
+    assert names(source, folder) == ["a/x[1].jpg", "a/{2,3}.jpg"]
+
+
+def test_two_metadata_tables_that_contradict_each_other_are_refused(folder: Path) -> None:
+    """The last by name was taken."""
+    (folder / "metadata.csv").write_text("file_name,label,weight\na/1.jpg,cat,nan\na/2.jpg,dog,2\n")
+    table = folder / "metadata.jsonl"
+    table.write_text(
+        '{"file_name": "a/1.jpg", "label": "cat", "weight": NaN}\n{"file_name": "b/1.jpg", "label": "cat"}\n'
+    )
+    assert open_source(str(folder)).description
+    table.write_text('{"file_name": "a/1.jpg", "label": "dog"}\n')
+    with pytest.raises(InputError, match=r"metadata\.jsonl has label 'dog' for a/1\.jpg, where another of metadata"):
+        open_source(str(folder))
+
+
 def test_metadata_parquet_is_no_shard(folder: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

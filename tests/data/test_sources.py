@@ -1,12 +1,14 @@
 """Local sources of every shape open to the same thing, and what cannot be opened says why in one line."""
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from PIL import Image
 
 from mcl_hf.data import BrokenImage, ImageSource, decode_image, open_source
@@ -203,6 +205,35 @@ def test_wrong_input_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.Monke
             open_source(**arguments)
         assert message in str(caught.value), case
         assert "\n" not in str(caught.value), case
+
+
+def test_a_folder_with_brackets_in_its_name_is_no_pattern(tmp_path):
+    for folder, rows in {"run [1]": 2, "run 1": 3}.items():
+        write_parquet(tmp_path / folder / "a.parquet", rows)
+    assert len(open_source(f"{tmp_path}/run [1]/*.parquet")) == 2
+    (tmp_path / "run [1]" / "a.parquet").unlink()
+    (tmp_path / "run [1]").rmdir()
+    assert len(open_source(f"{tmp_path}/run [1]/*.parquet")) == 3
+
+
+def test_data_that_were_saved_again_are_those_of_now(tmp_path):
+    for shards in (1, 2):
+        shutil.rmtree(tmp_path / "saved", ignore_errors=True)
+        Dataset.from_dict({"image": [jpeg()] * 4}).save_to_disk(tmp_path / "saved", num_shards=shards)
+        assert len(open_source(tmp_path / "saved")) == 4
+
+
+def test_paths_are_taken_as_their_texts(tmp_path):
+    write_files(tmp_path, "a/0.jpg", "b/1.jpg")
+    assert len(open_source(tmp_path / "a")) == 1 and len(open_source(tmp_path / x for x in "ab")) == 2
+
+
+@pytest.mark.parametrize("data", ["", ["photos", ""]])
+def test_an_empty_name_is_not_the_current_folder(data, tmp_path, monkeypatch):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="data is empty"):
+        open_source(data)
 
 
 @pytest.mark.parametrize("data", ["./no-such", "../no-such", "a/b/c", "/no/such", "~/no-such"])

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import torch.distributed as dist
 
 from mcl_hf.annotations.open_data import open_detection_data
+from mcl_hf.errors import InputError
 from mcl_hf.evaluation.evaluate import evaluate_detections
-from mcl_hf.evaluation.results import ImageDetections, gather_results, merge_results, to_results
+from mcl_hf.evaluation.results import ImageDetections, check_results, gather_results, merge_results, to_results
 from tests.scenes import noisy_detections
 
 WORLD = 3
@@ -70,6 +72,18 @@ def test_results_carry_the_data_sets_own_ids_and_every_bit(scene_data):
     exact = boxes.astype(np.float64)[0]
     assert result["bbox"] == [exact[0], exact[1], exact[2] - exact[0], exact[3] - exact[1]]
     assert json.loads(json.dumps(result)) == result
+
+
+def test_results_of_numpy_and_torch_are_scored_as_pythons_own(scene_data):
+    results = to_results(noisy_detections(scene_data), scene_data)
+    odd = [
+        {**one, "image_id": np.int64(one["image_id"]), "score": np.float64(one["score"]), "bbox": np.array(one["bbox"])}
+        for one in results
+    ]
+    odd[0] |= {"category_id": torch.tensor(odd[0]["category_id"]), "bbox": torch.tensor(odd[0]["bbox"])}
+    assert check_results(odd, scene_data) == results
+    with pytest.raises(InputError, match=r"result 1 has box \[nan"):
+        check_results([{**odd[0], "bbox": np.full(4, np.nan)}], scene_data)
 
 
 def test_of_two_shards_with_one_image_the_first_counts(scene_data):

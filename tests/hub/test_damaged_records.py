@@ -79,6 +79,14 @@ def test_a_damaged_record_is_one_line(folder, name, content):
     assert "\n" not in str(caught.value) and (name in str(caught.value) or str(folder) in str(caught.value))
 
 
+def test_another_programs_file_of_such_a_name_counts_where_it_is_named(folder):
+    card = render_card(folder)
+    (folder / "metrics.json").write_text('{"loss": 0.5}')
+    assert render_card(folder) == card
+    with pytest.raises(InputError, match=r"metrics\.json is no result of mcl-hf"):
+        render_card(folder, evaluations=[folder / "metrics.json"])
+
+
 @pytest.mark.parametrize("command", [["card"], ["push", "--dry-run"]])
 def test_the_commands_end_with_one_line_and_code_2(folder, command, capsys):
     state = json.loads((folder / RECORD).read_text())

@@ -1,11 +1,12 @@
 """Weights to start from, and backbones inside transformers' detectors."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     DetrConfig,
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from mcl_hf import MCLBackbone, MCLForPreTraining, MCLModel, load_backbone_weights, load_starting_weights
+from mcl_hf.remote.checkpoints import MODEL_FILES, local_checkpoint
 from mcl_hf.transfer.starting_weights import starting_statistics
 
 from .tiny import TINY_RESNET, tiny_config
@@ -101,6 +103,18 @@ def test_a_damaged_file_is_named(slim: Path, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes((slim / "model.safetensors").read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"model\.safetensors is no checkpoint: it is damaged, or was cut off"):
         load_starting_weights(MCLModel(tiny_config()), str(tmp_path))
+
+
+def test_other_weights_in_a_folder_are_not_read(slim: Path, tmp_path: Path) -> None:
+    """But those that transformers opens: the last by name overwrote them, or was damaged and stood in their way."""
+    expected = load_file(slim / "model.safetensors")
+    shutil.copytree(slim, tmp_path / "model")
+    save_file({name: tensor + 1 for name, tensor in expected.items()}, tmp_path / "model" / "model_before.safetensors")
+    (tmp_path / "model" / "._model.safetensors").write_bytes(b"\0\5\x16\7")
+    model = MCLModel(tiny_config())
+    load_starting_weights(model, tmp_path / "model")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    MCLModel.from_pretrained(local_checkpoint(str(tmp_path / "model"), MODEL_FILES))
 
 
 def test_a_pickled_file_is_pointed_elsewhere(tmp_path: Path) -> None:

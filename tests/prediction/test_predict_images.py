@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,6 +77,25 @@ def test_what_is_written_is_read_back_equal(detector, pictures, tmp_path, form):
     assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 1
 
 
+@pytest.mark.parametrize("form", ["yolo", "voc"])
+def test_pictures_that_differ_in_their_ending_alone_have_annotations_of_their_own(detector, pictures, tmp_path, form):
+    """The last one's were those of both."""
+    images = f"{tmp_path}/in".replace("/", "_")
+    first, second, _ = sorted(pictures.iterdir())
+    (tmp_path / "in").mkdir()
+    Image.open(first).save(tmp_path / "in" / "a.png")
+    Image.open(second).save(tmp_path / "in" / "a.bmp")
+    (tmp_path / "in" / os.fsdecode(b"\xfc.png")).write_bytes(first.read_bytes())  # as old archives have it
+    found = mcl_hf.predict(detector, tmp_path / "in", tmp_path / "out", threshold=0.01, formats=form, device="cpu")
+    back = objects(open_detection_data(str(found.files[0])))
+    number = {name: len(boxes) for name, (boxes, _) in back.items()}
+    ids = dict(zip(["a_bmp", "a_png", os.fsdecode(b"\xfc")], found.data.image_ids, strict=True))
+    assert {stem.removeprefix(images).lstrip("_"): count for stem, count in number.items()} == {
+        stem: sum(result["image_id"] == image_id for result in found.results) for stem, image_id in ids.items()
+    }
+    assert len(list((tmp_path / "out" / "pictures").iterdir())) == 3
+
+
 def test_it_goes_on_where_it_was_interrupted(detector, pictures, tmp_path, monkeypatch):
     options = {"threshold": 0.01, "device": "cpu", "pictures": 0}
     whole = mcl_hf.predict(detector, pictures, tmp_path / "whole", **options)
@@ -89,6 +111,10 @@ def test_it_goes_on_where_it_was_interrupted(detector, pictures, tmp_path, monke
     assert len(looked_at) == 2 and again.results == whole.results
     with pytest.raises(InputError, match="threshold"):
         mcl_hf.predict(detector, pictures, tmp_path / "cut", resume=True, **{**options, "threshold": 0.5})
+    for foreign in (b"[1]\n", b"\xff\n"):
+        (tmp_path / "cut" / PREDICTIONS).write_bytes(foreign)
+        with pytest.raises(InputError, match="cannot be read: choose another"):
+            mcl_hf.predict(detector, pictures, tmp_path / "cut", resume=True, **options)
 
 
 def test_broken_images_are_named_and_the_table_told(detector, pictures, tmp_path, capsys):
@@ -106,12 +132,20 @@ def test_broken_images_are_named_and_the_table_told(detector, pictures, tmp_path
     assert [image["file_name"] for image in content["images"]] == ["0000.png", "0001.png", "0002.png"]
 
 
-def test_files_folders_patterns_and_lists(pictures, tmp_path):
+def test_files_folders_patterns_and_lists(pictures, tmp_path, monkeypatch):
     everything = find_images([str(pictures)])
     assert [name.rpartition("/")[2] for name in everything] == ["0000.png", "0001.png", "0002.png"]
     assert find_images([f"{pictures}/*1.png", str(pictures)]) == [everything[1], everything[0], everything[2]]
     assert find_images(["-"], io.StringIO(f"{everything[2]}\n\n")) == [everything[2]]
-    for wrong in (str(tmp_path), str(tmp_path / "no.png"), f"{tmp_path}/*.png"):
+    for folder in ("run [1]", "run 1"):  # the first is no pattern, as it is there
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").write_bytes(Path(everything[0]).read_bytes())
+    assert find_images([f"{tmp_path}/run [1]/*.png"]) == [f"{tmp_path}/run [1]/a.png"]
+    shutil.rmtree(tmp_path / "run [1]")
+    assert find_images([f"{tmp_path}/run [1]/*.png"]) == [f"{tmp_path}/run 1/a.png"]
+    shutil.rmtree(tmp_path / "run 1")
+    monkeypatch.chdir(pictures)  # which an empty name does not mean
+    for wrong in (str(tmp_path), str(tmp_path / "no.png"), f"{tmp_path}/*.png", ""):
         with pytest.raises(InputError, match="images"):
             find_images([wrong])
 
@@ -165,9 +199,18 @@ def test_pieces_of_an_object_that_a_tile_cuts_off_are_left_out():
 
 
 def test_values_out_of_range(detector, pictures):
-    for options in ({"threshold": 2}, {"tile": 8}, {"overlap": 1}, {"formats": ["csv"]}, {"batch_size": 0}):
+    wrong = ({"threshold": 2}, {"tile": 8}, {"overlap": 1}, {"formats": ["csv"]}, {"batch_size": 0})
+    for options in (*wrong, {"precision": "float32"}):
         with pytest.raises(InputError, match=next(iter(options))):
             mcl_hf.predict(detector, pictures, **options)
+
+
+def test_values_of_python_are_those_of_the_command(detector, pictures, tmp_path):
+    options = {"threshold": np.float32(0.5), "tile": np.int64(0), "formats": iter(["voc"]), "pictures": 0}
+    found = mcl_hf.predict(detector, np.array([str(pictures)]), tmp_path, device="cpu", **options)
+    assert found.files == [tmp_path / "voc"]
+    options |= {"threshold": 0.5, "tile": 0, "formats": "voc"}
+    assert mcl_hf.predict(detector, pictures, tmp_path, resume=True, device="cpu", **options).files == found.files
 
 
 def test_odd_pictures_are_looked_at(detector, tmp_path):

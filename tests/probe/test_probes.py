@@ -220,6 +220,12 @@ def test_random_and_timm_stand_beside_a_checkpoint_in_its_shape(model, tmp_path,
     assert seen == [(loaded, "timm:resnet18.a1_in1k")]
 
 
+def test_networks_and_data_may_be_paths(model, tmp_path, plain_colours):
+    model.save_pretrained(tmp_path / "model")
+    (result,) = probe_checkpoint(tmp_path / "model", data=plain_colours, num_images=4)
+    assert result.network == str(tmp_path / "model") and result.views["images"] == 4
+
+
 def test_scenes_with_crowds_and_broken_images_are_probed(model, tmp_path):
     folder = write_scenes(tmp_path, 12, num_classes=2)
     next((folder / "train").iterdir()).write_bytes(b"no picture")

@@ -1,8 +1,12 @@
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from mcl_hf.errors import InputError
+from mcl_hf.finetuning.arguments import FinetuneArguments
 from mcl_hf.models.configuration_mcl import MCLConfig
 from mcl_hf.pretraining.arguments import MODEL_FIELDS, PretrainArguments, load_arguments
 
@@ -45,6 +49,34 @@ def test_wrong_values_are_one_clear_line(given, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "found"),
+    [
+        ("output_dir", Path("run"), "run"),
+        ("data", Path("a"), ["a"]),
+        ("data", [Path("a"), "b"], ["a", "b"]),
+        ("data", np.array(["a", "b"]), ["a", "b"]),
+        ("data", (name for name in "ab"), ["a", "b"]),
+        ("seed", np.int64(3), 3),
+        ("seed", torch.tensor(3), 3),
+        ("max_steps", np.float64(5), 5),
+        ("compile", np.bool_(True), True),
+        ("weight_decay", torch.tensor(0.5), 0.5),
+        ("montage_ratios", range(1, 3), [1, 2]),
+        ("montage_fractions", np.array([1, 0.5]), [1.0, 0.5]),
+        ("backbone_kwargs", {"drop_rate": np.float64(0.5)}, {"drop_rate": 0.5}),
+    ],
+)
+def test_values_of_python_are_those_of_the_command(name, given, found):
+    assert getattr(PretrainArguments(**{name: given}), name) == found
+
+
+def test_shares_of_a_run_may_be_numbers_and_no_number_is_too_large_to_be_refused():
+    assert FinetuneArguments(lr_milestones=[0.5, 0.75]).milestones(8) == [4, 6]
+    with pytest.raises(InputError, match="weight_decay must be a number"):
+        PretrainArguments(weight_decay="9" * 400 + "/1")
+
+
 def test_contradictions_of_the_model_and_unknown_backbones_are_input_errors():
     with pytest.raises(InputError, match="one value a level"):
         PretrainArguments(backbone="resnet18", level_weights=[1.0]).model_config()
@@ -75,7 +107,12 @@ def test_overrides_replace_the_other_half_of_a_pair():
 
 def test_a_recipes_columns_are_those_of_its_own_data():
     assert load_arguments("demo").group_column == "source_image"
-    assert load_arguments("demo", data="photos").group_column == "source_image"
+    for same in ("photos", ["photos"], ("photos",)):  # the second is what the command line gives
+        assert load_arguments("demo", data=same).group_column == "source_image"
+    fractions = load_arguments("demo").montage_fractions
+    for same in ([1, 2, 4, 8], ["1", "2", "4", "8"], "1,2,4,8"):
+        assert load_arguments("demo", montage_ratios=same).montage_fractions == fractions
+    assert load_arguments("demo", montage_ratios=[1]).montage_fractions is None
     assert load_arguments("demo", data="my-images").group_column is None
     assert load_arguments("demo", data="my-images", group_column="video").group_column == "video"
     assert load_arguments("demo", group_column="none").group_column is None

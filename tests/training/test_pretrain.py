@@ -8,16 +8,19 @@ import subprocess
 import sys
 import tarfile
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
+import mcl_hf
 from mcl_hf import MCLBackbone, MCLForPreTraining, MCLForSupervisedPreTraining, MCLModel
 from mcl_hf.engine.health import NonFiniteLossError
 from mcl_hf.engine.schedules import learning_rate, target_momentum
 from mcl_hf.errors import InputError
+from tests.training.conftest import TINY
 
 
 def weights(folder):
@@ -28,6 +31,34 @@ def assert_same_tensors(one, other):
     assert one.keys() == other.keys()
     different = [name for name in one if not torch.equal(one[name], other[name])]
     assert not different
+
+
+def test_a_python_call_takes_paths_numbers_of_numpy_and_callbacks_that_come_one_by_one(photos, tmp_path):
+    seen = []
+    callback = type("Steps", (), {"on_log": lambda self, run, record: seen.append(record["step"])})()
+    options = {**TINY, "data": photos, "output_dir": tmp_path / "run", "seed": np.int64(1)}
+    result = mcl_hf.pretrain(**options, callbacks=iter([callback]))
+    assert seen == [1, 2, 3] and result.output_dir == tmp_path / "run"
+
+
+def test_a_run_seeds_nothing_that_its_caller_draws_afterwards(tiny_run):
+    torch.manual_seed(7)
+    expected = torch.rand(2)
+    torch.manual_seed(7)
+    tiny_run(max_steps=1)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_run_computes_as_torch_does_by_itself_whatever_its_caller_has_set(tiny_run):
+    expected = weights(tiny_run("plain", max_steps=1).output_dir)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode(), torch.device("cpu"):
+            found = weights(tiny_run("other", max_steps=1).output_dir)
+            assert torch.get_default_dtype() == torch.float64 and torch.is_inference_mode_enabled()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same_tensors(found, expected)
 
 
 def test_a_run_leaves_a_finished_model_that_opens_through_every_door(tiny_run, read_log):

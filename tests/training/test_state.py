@@ -197,6 +197,13 @@ def test_a_renamed_checkpoint_is_passed_over(saved):
     assert damage(copied) is None  # a name that is no step's says nothing
 
 
+def test_what_another_system_hides_beside_a_file_damages_nothing(saved):
+    folder = checkpoint_folder(saved[0], 3)
+    for name in ("._model.safetensors", "._config.json", ".DS_Store"):
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    assert damage(folder) is None
+
+
 def test_one_changed_byte_is_found(saved):
     path = checkpoint_folder(saved[0], 3) / "training_state.safetensors"
     content = bytearray(path.read_bytes())

@@ -91,16 +91,22 @@ def addressed_shards(data: str, patterns: Sequence[str] | None) -> Shards:
 
 
 def matching_files(files: Sequence[str], patterns: Sequence[str], data: str) -> list[str]:
-    """Those of `files` that match one of the globs, which may have braces and `**`, in their own order.
+    """Those of `files` that match one of the globs, which may have braces and `**`, in their own order. What is the
+    name of a file is no glob.
 
     Raises:
         InputError: nothing matches one of them; what there is is listed.
     """
     from fsspec.utils import glob_translate
 
+    there = set(files)
     chosen: set[str] = set()
     for pattern in patterns:
-        forms = [re.compile(glob_translate(form)) for form in expand_braces(pattern.removeprefix("./"))]
+        name = pattern.removeprefix("./")
+        if name in there:
+            chosen.add(name)
+            continue
+        forms = [re.compile(glob_translate(form)) for form in expand_braces(name)]
         found = [file for file in files if any(form.fullmatch(file) for form in forms)]
         if not found:
             listed = ", ".join(files[:_FILES_LISTED]) or "no data files at all"
@@ -160,7 +166,7 @@ def expand_braces(pattern: str) -> Iterator[str]:
 def _weight(text: str) -> float | None:
     try:
         return float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
         return None
 
 

@@ -32,7 +32,8 @@ def read_metadata(root: Path, tables: Sequence[str], images: Sequence[str]) -> t
         Columns in the images' order, None where an image has no row; and what a log should say of the tables.
 
     Raises:
-        InputError: a table that cannot be read, has no column `file_name`, or names not one of the images.
+        InputError: a table that cannot be read, has no column `file_name`, names not one of the images, or says other
+            things than one before it.
     """
     place = {name: number for number, name in enumerate(images)}
     columns: dict[str, list[Any]] = {}
@@ -58,7 +59,13 @@ def read_metadata(root: Path, tables: Sequence[str], images: Sequence[str]) -> t
                 continue
             target = columns.setdefault(column, [None] * len(images))
             for row, number in found:
-                target[number] = values[row]
+                before, value = target[number], values[row]
+                if before is not None and before != value and repr(before) != repr(value):  # NaN is not equal to itself
+                    raise InputError(
+                        f"{root / name} has {plain_text(column)} {value!r:.60} for {plain_text(images[number])}, where "
+                        f"another of {', '.join(tables)} has {before!r:.60}: leave one of them"
+                    )
+                target[number] = value
     note = f", columns from {tables[0] if len(tables) == 1 else f'{len(tables)} metadata tables'}" if tables else ""
     if missing:
         note += f" ({missing} of {rows} rows name files that are not among the images)"

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,13 +58,25 @@ def embedded_folder(data: str) -> str:
     """The folder of `bccd-mini`; any other data as they were given.
 
     Raises:
-        InputError: the package was installed without it.
+        InputError: the package was installed without it, or nothing was given, which would be the current folder.
     """
+    if not data:
+        raise InputError("data is empty: name a folder, files, an address or a data set")
     if data != BCCD_MINI:
         return data
     if not BCCD_MINI_FOLDER.is_dir():
         raise InputError(f"the embedded data are missing from {BCCD_MINI_FOLDER}: install the package again")
     return str(BCCD_MINI_FOLDER)
+
+
+def matching(pattern: str) -> list[str]:
+    """Files that a glob names, by name; what exists as it stands is no pattern, whatever brackets its name has."""
+    fixed = Path(pattern)
+    while not fixed.exists():
+        fixed = fixed.parent
+    rest = Path(pattern).relative_to(fixed) if fixed != Path() else Path(pattern)
+    # Path.glob knows no absolute patterns
+    return sorted(glob.glob(str(Path(glob.escape(str(fixed))) / rest), recursive=True))  # noqa: PTH207
 
 
 def photos_table(split: str = "train") -> LocalTable:
@@ -164,15 +175,17 @@ def splits_of_files(files: Sequence[Path], root: Path) -> list[str | None]:
 def without_caches(files: Sequence[Path]) -> list[Path]:
     """Files less what `datasets` keeps beside its data: caches of `map` and `filter`, and whatever the `state.json`
     of a saved data set does not list."""
-    kept = []
-    saved_files = lru_cache(_saved_files)  # of this call alone: a folder may be written anew
-    for file in files:
-        if file.suffix.lower() == ".arrow":
-            listed = saved_files(file.parent)
-            if file.name.startswith(("cache-", "tmp")) or (listed is not None and file.name not in listed):
-                continue
-        kept.append(file)
-    return kept
+    saved = {folder: _saved_files(folder) for folder in {file.parent for file in files if _is_arrow(file)}}
+
+    def is_cache(file: Path) -> bool:
+        listed = saved[file.parent]
+        return file.name.startswith(("cache-", "tmp")) or (listed is not None and file.name not in listed)
+
+    return [file for file in files if not (_is_arrow(file) and is_cache(file))]
+
+
+def _is_arrow(file: Path) -> bool:
+    return file.suffix.lower() == ".arrow"
 
 
 def _saved_files(folder: Path) -> frozenset[str] | None:
