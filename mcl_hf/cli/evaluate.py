@@ -27,7 +27,7 @@ from ..evaluation.results import (
 )
 from ..new_folder import kept_if_used
 from ..plain_text import plain_text
-from .command import Parser, command, import_torch, say, say_left_out
+from .command import command, import_torch, say, say_left_out
 from .options import ARGUMENTS, read_options
 
 DESCRIPTION = "Measure a detector on annotated images: COCO's figures for boxes and masks, Pascal VOC's AP50, pictures."
@@ -86,14 +86,16 @@ class EvaluateOptions(Options):
 @command
 def main(argv: list[str]) -> None:
     """Run the command."""
-    usage = "mcl-hf evaluate [CHECKPOINT] --data DATA [options]"
-    parser = Parser(prog="mcl-hf evaluate", usage=usage, description=DESCRIPTION, epilog=EXAMPLES)
-    options = read_options(parser, EvaluateOptions, argv)
+    about = {"prog": "mcl-hf evaluate", "usage": "mcl-hf evaluate [CHECKPOINT] --data DATA [options]"}
+    options = read_options(EvaluateOptions, argv, **about, description=DESCRIPTION, epilog=EXAMPLES)
     import_backend(options.backend)  # before hours of detecting
     options.split = _split(options)
     folder = _output_dir(options)
     with kept_if_used(folder):
-        _make_folder(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--output-dir {folder} cannot be made: {error.strerror}") from error
         _evaluate(options, folder)
 
 
@@ -206,13 +208,6 @@ def _detect(options: EvaluateOptions, data: DetectionData, folder: Path) -> tupl
     if reasons:
         data = data.select([index for index in range(len(data)) if index not in reasons])
     return data, results
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output-dir {folder} cannot be made: {error.strerror}") from error
 
 
 def _output_dir(options: EvaluateOptions) -> Path:
