@@ -17,7 +17,7 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
     partial.replace(file)
 
 
-def fill_template(file: Path, **values: Any) -> str:
+def fill_template(file: Path, /, **values: Any) -> str:
     """A file of Jinja's with every one of its places filled."""
     from jinja2 import StrictUndefined, Template
 

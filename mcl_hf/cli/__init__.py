@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name = arguments[0]
     if name not in COMMANDS:
-        print(f"mcl-hf: error: {_unknown(name)}", file=sys.stderr)
+        hint = nearest(name, COMMANDS) or f"choose from {', '.join(COMMANDS)}"
+        kind = "option" if name.startswith("-") else "command"
+        print(f"mcl-hf: error: unknown {kind} {name!r}: {hint}", file=sys.stderr)
         return 2
     file = "import_" if name == "import" else name  # import is a word of Python's
     return import_module(f"mcl_hf.cli.{file}").main(arguments[1:])
@@ -68,9 +70,3 @@ def _help() -> str:
             "mcl-hf COMMAND --help tells more; mcl-hf --version prints the version.",
         ]
     )
-
-
-def _unknown(name: str) -> str:
-    hint = nearest(name, COMMANDS) or f"choose from {', '.join(COMMANDS)}"
-    kind = "option" if name.startswith("-") else "command"
-    return f"unknown {kind} {name!r}: {hint}"

@@ -1,6 +1,5 @@
 """`mcl-hf card FOLDER`: a model card from what was recorded, without publishing anything."""
 
-import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,7 +8,6 @@ from .command import Parser, command, import_torch, say
 
 CARD = "README.md"
 _SIGNS = ("`mcl-hf card FOLDER`", "This card was rendered by mcl_hf")
-_MATPLOTLIB = "the card has no curves: they are drawn with matplotlib: pip install 'mcl_hf[viz]'"
 EXAMPLES = """
 Nothing in a card is typed: recipe, data, steps, machine, curves and evaluations are those that were recorded, and what
 is missing is said to be. metrics.json, probe.json and comparison.json beside the model are found.
@@ -62,7 +60,9 @@ def main(argv: list[str]) -> None:
     if (options.folder is None) == (options.recipe is None):
         raise InputError("give one of the two: a FOLDER with a model, or --recipe NAME")
     if options.recipe is not None:
-        _refuse_what_is_for_models(options)
+        for name in ("title", "license", "data_license", "data_name", "evaluation", "probe", "with_pictures_of_data"):
+            if getattr(options, name):  # a recipe has no title, data or results of its own
+                raise InputError(f"--{name.replace('_', '-')} is for the card of a model: leave it out with --recipe")
         _write_recipe_cards(options.recipe, options.out)
         return
     target = _target(options.folder, options.out)
@@ -83,14 +83,7 @@ def main(argv: list[str]) -> None:
     write_card(target, text)
     say(f"card: {target}")
     if find_spec("matplotlib") is None:
-        say(_MATPLOTLIB)
-
-
-def _refuse_what_is_for_models(options: argparse.Namespace) -> None:
-    """A recipe has no title, data or results of its own: options that tell them would do nothing."""
-    for name in ("title", "license", "data_license", "data_name", "evaluation", "probe", "with_pictures_of_data"):
-        if getattr(options, name):
-            raise InputError(f"--{name.replace('_', '-')} is for the card of a model: leave it out with --recipe")
+        say("the card has no curves: they are drawn with matplotlib: pip install 'mcl_hf[viz]'")
 
 
 def _write_recipe_cards(names: list[str], out: Path | None) -> None:

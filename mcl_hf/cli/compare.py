@@ -15,8 +15,9 @@ examples:
 """
 
 
-def build_parser() -> Parser:
-    """A parser with a flag for each field of a plan."""
+@command
+def main(argv: list[str]) -> int:
+    """Run the command."""
     parser = Parser(
         prog="mcl-hf compare",
         usage="mcl-hf compare [PLAN.yaml] [options]",
@@ -30,13 +31,7 @@ def build_parser() -> Parser:
         "--only", nargs="+", metavar="PATTERN", help="run only jobs with such names, and those that they need"
     )
     add_flags(parser, ComparePlan)
-    return parser
-
-
-@command
-def main(argv: list[str]) -> int:
-    """Run the command."""
-    namespace = build_parser().parse_args(argv)
+    namespace = parser.parse_args(argv)
     plan = load_plan(namespace.plan, **given_flags(namespace, ComparePlan))
     if plan.output_dir is None and namespace.plan is not None:
         plan.output_dir = str(Path(namespace.plan).parent)  # a plan's answer lies beside it

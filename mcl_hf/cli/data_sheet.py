@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..data import BrokenImage, ImageSource, RawSample, ViewBatch, open_image
+from ..data import BrokenImage, ImageSource, ViewBatch, open_image
 from ..data.sources.near_duplicates import NearDuplicates, find_near_duplicates
-from ..data.stage_times import STAGES, StageTimes, time_stages
+from ..data.stage_times import STAGES, time_stages
 from ..errors import InputError
 from ..finetuning.view_scale import about_scale
 from ..models.montage import MontageLayout, draw_montages
@@ -47,8 +47,6 @@ def draw_sheet(
     say(source.description)
     channels = arguments.model_config().num_channels
     batch, montages = first_montages(arguments, source, min(images, len(source)))
-    for line in batch.broken:
-        say(plain_text(f"broken: {line}"))
     parts = [views_picture(_originals(source, batch.sample_ids.tolist(), channels), batch.views_a, batch.views_b)]
     if compare and channels not in (1, 3):
         say(f"near-duplicates are looked for among images of 1 or 3 channels, not {channels}")
@@ -73,7 +71,7 @@ def draw_sheet(
 
 
 def first_montages(arguments: PretrainArguments, source: ImageSource, count: int) -> tuple[ViewBatch, Image.Image]:
-    """The first `count` images of a run with their views, and the picture of their montages.
+    """The first `count` images of a run with their views, and the picture of their montages; broken ones are named.
 
     Raises:
         InputError: Settings that cannot work, or images that cannot be read.
@@ -85,6 +83,8 @@ def first_montages(arguments: PretrainArguments, source: ImageSource, count: int
         draw_montages(layout, torch.Generator().manual_seed(counter_seed("montage", arguments.seed, 0, 0, side)))
         for side in (0, 1)
     ]
+    for line in batch.broken:
+        say(plain_text(f"broken: {line}"))
     return batch, montage_picture(batch.views_a, batch.views_b, montages[0], montages[1], config.montage_ratios)
 
 
@@ -95,10 +95,7 @@ def _originals(source: ImageSource, indices: list[int], num_channels: int) -> li
     plain = num_channels in (1, 3)
     channels = 3 if plain else num_channels
     return [
-        SheetImage(
-            source.sample(index).open(channels).decode(channels)[:, :, : 3 if plain else 1],
-            source.name(index),
-        )
+        SheetImage(source.sample(index).open(channels).decode(channels)[:, :, : 3 if plain else 1], source.name(index))
         for index in indices
     ]
 
@@ -121,7 +118,10 @@ def format_near_duplicates(
     ]
     if found.pairs_in_one_group:
         lines.append(f"  {_count(found.pairs_in_one_group, 'more pair')} within one group of '{group_column}': fine")
-    lines += [plain_text(f"  {', '.join(_short_names(group, source))}") for group in found.groups[:GROUPS_SHOWN]]
+    for group in found.groups[:GROUPS_SHOWN]:
+        names = [source.name(index) for index in group[:IMAGES_SHOWN]]
+        more = [f"and {len(group) - len(names)} more"] if len(group) > len(names) else []
+        lines.append(plain_text(f"  {', '.join(names + more)}"))
     if len(found.groups) > GROUPS_SHOWN:
         lines.append(f"  and {_count(len(found.groups) - GROUPS_SHOWN, 'more group')}")
     if found.groups and negatives:
@@ -140,15 +140,10 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _short_names(group: list[int], source: ImageSource) -> list[str]:
-    names = [source.name(index) for index in group[:IMAGES_SHOWN]]
-    return names + ([f"and {len(group) - len(names)} more"] if len(group) > len(names) else [])
-
-
 def _speed(arguments: PretrainArguments, source: ImageSource) -> str:
-    """Read and render some images, and tell how long each stage took."""
+    """Read and render some images: a table of how long each stage took, and what to do where decoding leads it."""
     config = arguments.model_config()
-    files, longer_sides, reading = [], [], 0.0
+    files, longer_sides, reading = [], [], 0.0  # longer sides in px, seconds of all reading
     for index in _sample(source, IMAGES_TIMED, arguments.seed):
         start = time.perf_counter()
         try:
@@ -168,22 +163,12 @@ def _speed(arguments: PretrainArguments, source: ImageSource) -> str:
         files, view_size=config.image_size, ratios=config.montage_ratios,
         sides=1 if arguments.objective == "supervised" else 2, num_channels=config.num_channels, seed=arguments.seed,
     )  # fmt: skip
-    return format_speed(times, files, longer_sides, reading)
-
-
-def format_speed(times: StageTimes, files: list[RawSample], longer_sides: list[int], reading_seconds: float) -> str:
-    """The table of stages, and what to do where decoding leads it.
-
-    Args:
-        longer_sides: of each image, in px.
-        reading_seconds: wall-clock time for all `files`.
-    """
     total = sum(times.seconds.values())
     mean_side = sum(longer_sides) / len(longer_sides)
     kilobytes = sum(len(sample.bytes_) for sample in files) / len(files) / 1e3
     lines = [
         f"speed of one core, {len(files)} images, longer side {mean_side:.0f} px and {kilobytes:.0f} kB on average:",
-        f"  {'read':<8}{1e3 * reading_seconds / len(files):8.2f} ms/image, wall clock; not part of the sum",
+        f"  {'read':<8}{1e3 * reading / len(files):8.2f} ms/image, wall clock; not part of the sum",
         *(
             f"  {stage:<8}{times.milliseconds(stage):8.2f} ms/image {times.seconds[stage] / total:6.0%}"
             for stage in STAGES

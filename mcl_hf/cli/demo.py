@@ -13,8 +13,9 @@ examples:
 """
 
 
-def build_parser() -> Parser:
-    """The command's options."""
+@command
+def main(argv: list[str]) -> None:
+    """Run the command."""
     parser = Parser(
         prog="mcl-hf demo",
         description="Show a page at 127.0.0.1: click a region and see where the model finds it again; what a detector "
@@ -31,13 +32,7 @@ def build_parser() -> Parser:
         help="one or two pictures to begin with; a detector takes one (default: embedded photos)",
     )  # fmt: skip
     parser.add_argument("--port", type=int, metavar="N", help="(default: the first free one from 7860 on)")
-    return parser
-
-
-@command
-def main(argv: list[str]) -> None:
-    """Run the command."""
-    options = build_parser().parse_args(argv)
+    options = parser.parse_args(argv)
     if len(options.images) > 2:
         raise InputError(f"--image takes one or two pictures, got {len(options.images)}")
     if options.port is not None and not 1 <= options.port <= 65535:

@@ -68,11 +68,11 @@ def print_plan(arguments: Arguments, world_size: int) -> None:
         config = arguments.model_config()
         open_loader(arguments, config, data, batch_size, world_size=world_size)  # refuses as the run
         loader = open_loader(arguments, config, data, min(16, len(data)))
-    _say("decoding and augmenting some images ...")
+    say("decoding and augmenting some images ...", sys.stderr)
     per_core = images_per_core_second(loader)
     measured = measure(arguments, batch_size)
     max_steps = arguments.total_steps(len(data), global_batch_size)
-
+    saves = [step for step in range(1, max_steps + 1) if should_save(step, arguments.save_every_steps, max_steps)]
     plan = make_plan(
         measured,
         batch_size=batch_size,
@@ -81,7 +81,7 @@ def print_plan(arguments: Arguments, world_size: int) -> None:
         world_size=world_size,
         max_steps=max_steps,
         images_per_core_second=per_core,
-        kept_checkpoints=_kept_checkpoints(arguments, max_steps),
+        kept_checkpoints=most_checkpoints(saves, arguments.keep_last, arguments.keep_every),
     )
     room = _room_gib(arguments, world_size)
     lines = [
@@ -119,7 +119,7 @@ def measure(arguments: Arguments, batch_size: int) -> list[Measured]:
         measured = []
         try:
             for size in sorted({min(largest, max(2, largest // 2)), largest}):
-                _say(f"rehearsing {size} images a step ...")
+                say(f"rehearsing {size} images a step ...", sys.stderr)
                 run: Any = rehearse_detector if detects else rehearse
                 measured.append(run(arguments, size))
             return measured
@@ -201,11 +201,6 @@ def _disk_line(arguments: Arguments, plan: Plan) -> str:
     return f"disk     {plan.disk_gib:.2f} GiB for checkpoints and the finished model; {free:.0f} GiB are free{verdict}"
 
 
-def _kept_checkpoints(arguments: Arguments, max_steps: int) -> int:
-    steps = [step for step in range(1, max_steps + 1) if should_save(step, arguments.save_every_steps, max_steps)]
-    return most_checkpoints(steps, arguments.keep_last, arguments.keep_every)
-
-
 def _room_gib(arguments: Arguments, world_size: int) -> float:
     """GiB that one process may fill."""
     if _on_gpu(arguments):
@@ -215,7 +210,3 @@ def _room_gib(arguments: Arguments, world_size: int) -> float:
 
 def _on_gpu(arguments: Arguments) -> bool:
     return arguments.device == "auto" and torch.cuda.is_available()
-
-
-def _say(line: str) -> None:
-    say(line, sys.stderr)

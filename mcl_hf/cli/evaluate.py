@@ -28,7 +28,7 @@ from ..evaluation.results import (
 )
 from ..new_folder import kept_if_used
 from ..plain_text import plain_text
-from .command import Parser, command, import_torch, say, say_left_out
+from .command import command, import_torch, say, say_left_out
 from .options import ARGUMENTS, read_options
 
 DESCRIPTION = "Measure a detector on annotated images: COCO's figures for boxes and masks, Pascal VOC's AP50, pictures."
@@ -87,14 +87,20 @@ class EvaluateOptions(Options):
 @command
 def main(argv: list[str]) -> None:
     """Run the command."""
-    usage = "mcl-hf evaluate [CHECKPOINT] --data DATA [options]"
-    parser = Parser(prog="mcl-hf evaluate", usage=usage, description=DESCRIPTION, epilog=EXAMPLES)
-    options = read_options(parser, EvaluateOptions, argv)
+    about = {"prog": "mcl-hf evaluate", "usage": "mcl-hf evaluate [CHECKPOINT] --data DATA [options]"}
+    options = read_options(EvaluateOptions, argv, **about, description=DESCRIPTION, epilog=EXAMPLES)
     import_backend(options.backend)  # before hours of detecting
     options.split = _split(options)
     folder = _output_dir(options)
     with kept_if_used(folder):
-        _make_folder(folder)
+        done = "made"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            done = "written"
+            with tempfile.TemporaryFile(dir=folder):  # before hours of detecting
+                pass
+        except OSError as error:
+            raise InputError(f"--output-dir {folder} cannot be {done}: {error.strerror}") from error
         _evaluate(options, folder)
 
 
@@ -207,18 +213,6 @@ def _detect(options: EvaluateOptions, data: DetectionData, folder: Path) -> tupl
     if reasons:
         data = data.select([index for index in range(len(data)) if index not in reasons])
     return data, results
-
-
-def _make_folder(folder: Path) -> None:
-    """Make it, and see that something can be written there, before hours of detecting."""
-    done = "made"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        done = "written"
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"--output-dir {folder} cannot be {done}: {error.strerror}") from error
 
 
 def _output_dir(options: EvaluateOptions) -> Path:

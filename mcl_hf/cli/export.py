@@ -23,8 +23,9 @@ examples:
 )
 
 
-def build_parser() -> Parser:
-    """The command's options."""
+@command
+def main(argv: list[str]) -> None:
+    """Run the command."""
     parser = Parser(
         prog="mcl-hf export",
         description="Write a checkpoint for another framework into the folder OUT, with a short README.",
@@ -56,13 +57,7 @@ def build_parser() -> Parser:
         "--with-code", action="store_true",
         help="with --to transformers: put the code beside the weights, so that it opens without mcl_hf",
     )  # fmt: skip
-    return parser
-
-
-@command
-def main(argv: list[str]) -> None:
-    """Run the command."""
-    options = vars(build_parser().parse_args(argv))
+    options = vars(parser.parse_args(argv))
     for name in ("num_images", "batch_size", "allow_outside_paths"):
         if name in options and options["data"] is None:
             raise InputError(f"--{name.replace('_', '-')} is for the images of --data, which is not given")

@@ -5,7 +5,7 @@ Also behind `scripts/finetune_detection.py`.
 
 from ..finetuning.arguments import RECIPES, FinetuneArguments, load_finetune_arguments
 from ..new_folder import output_folder
-from .command import Parser, command, import_torch
+from .command import command, import_torch
 from .hub_flags import add_hub_flags, hub_callbacks
 from .options import given_flags, recipe_parser
 
@@ -18,20 +18,14 @@ examples:
 """
 
 
-def build_parser() -> Parser:
-    """A parser that understands a fine-tuning run: `--recipe` and one flag for each field of `FinetuneArguments`."""
-    description = "Fine-tune a detector on annotated images and measure its AP."
-    parser = recipe_parser("mcl-hf finetune", description, EXAMPLES, RECIPES, FinetuneArguments)
-    add_hub_flags(parser)
-    return parser
-
-
 @command
 def main(argv: list[str]) -> int:
     """Run the command."""
-    namespace = build_parser().parse_args(argv)
-    given = given_flags(namespace, FinetuneArguments)
-    arguments = load_finetune_arguments(namespace.recipe, **given)
+    description = "Fine-tune a detector on annotated images and measure its AP."
+    parser = recipe_parser("mcl-hf finetune", description, EXAMPLES, RECIPES, FinetuneArguments)
+    add_hub_flags(parser)
+    namespace = parser.parse_args(argv)
+    arguments = load_finetune_arguments(namespace.recipe, **given_flags(namespace, FinetuneArguments))
     arguments.check_given()
     output_folder(arguments.output_dir, [])  # refused before the seconds that torch takes
 

@@ -37,19 +37,14 @@ def hub_callbacks(namespace: argparse.Namespace, arguments: Any) -> Iterator[lis
                 raise InputError(f"--hub-{name} belongs to --push-to-hub, which is not given")
         yield []
         return
+    from ..engine.state import checkpoints
     from ..hub.background import PushToHub
 
     if namespace.hub_public and namespace.hub_private:
         raise InputError("--hub-public and --hub-private are both given: leave one of them out")
-    seen = {"public": namespace.hub_public, "private": namespace.hub_private}
-    with PushToHub(namespace.push_to_hub, continues=_continues(arguments), **seen) as push:
-        yield [push]
-
-
-def _continues(arguments: Any) -> bool:
-    """Whether the run goes on from a checkpoint."""
-    from ..engine.state import checkpoints
-
+    continues = arguments.resume != "never"  # whether the run goes on from a checkpoint
     if arguments.resume == "auto":
-        return arguments.output_dir is not None and bool(checkpoints(Path(arguments.output_dir).expanduser()))
-    return bool(arguments.resume != "never")
+        continues = arguments.output_dir is not None and bool(checkpoints(Path(arguments.output_dir).expanduser()))
+    seen = {"public": namespace.hub_public, "private": namespace.hub_private}
+    with PushToHub(namespace.push_to_hub, continues=continues, **seen) as push:
+        yield [push]

@@ -16,8 +16,9 @@ examples:
 """
 
 
-def build_parser() -> Parser:
-    """The command's options."""
+@command
+def main(argv: list[str]) -> None:
+    """Run the command."""
     parser = Parser(
         prog="mcl-hf import",
         description="Read a checkpoint of another program and write it as a folder of ours.",
@@ -25,13 +26,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("file", metavar="FILE", type=Path, help=".pth, .pth.tar or .safetensors; or a folder of timm's")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write: new or empty")
-    return parser
-
-
-@command
-def main(argv: list[str]) -> None:
-    """Run the command."""
-    arguments = build_parser().parse_args(argv)
+    arguments = parser.parse_args(argv)
 
     import_torch()
     from ..transfer.import_ import import_checkpoint

@@ -5,9 +5,10 @@ Values stay text (bools and JSON apart): the options themselves turn them into t
 """
 
 import argparse
+import functools
 import json
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -45,7 +46,7 @@ def recipe_parser(
     )
     parser.add_argument(
         "--recipe",
-        type=_known_recipe(task),
+        type=functools.partial(_known_recipe, task),
         metavar="NAME_OR_FILE",
         help=f"options to start from, which the flags below override: {', '.join(recipe_names(task))}, or a YAML file",
     )
@@ -53,25 +54,22 @@ def recipe_parser(
     return parser
 
 
-def _known_recipe(task: str) -> Callable[[str], str]:
+def _known_recipe(task: str, name: str) -> str:
     """Refuses a recipe that there is not while options are read."""
-
-    def known(name: str) -> str:
-        try:
-            load_recipe(name, task=task)
-        except InputError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-        return name
-
-    return known
+    try:
+        load_recipe(name, task=task)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name
 
 
-def read_options(parser: Parser, kind: type[T], argv: list[str]) -> T:
-    """The options of a command that has no recipes.
+def read_options(kind: type[T], argv: list[str], **about: str) -> T:
+    """The options of a command that has no recipes; `about` it: `prog`, `description`, ... of its parser.
 
     Raises:
         InputError: an unknown flag, or a value that cannot be used.
     """
+    parser = Parser(**about)
     add_flags(parser, kind)
     try:
         return kind(**given_flags(parser.parse_args(argv), kind))

@@ -4,15 +4,12 @@ import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..engine.options import Options, group, options_class
 from ..plain_text import plain_text
-from .command import Parser, command, import_torch, progress_bar, say
+from .command import command, import_torch, progress_bar, say
 from .options import ARGUMENTS, read_options
-
-if TYPE_CHECKING:
-    from ..data.packing.pack import PackReport
 
 BROKEN_SHOWN = 10
 EXAMPLES = """
@@ -65,24 +62,18 @@ class PackOptions(Options):
 def main(argv: list[str]) -> None:
     """Run the command."""
     description = "Write the images of SOURCE as parquet shards in the folder OUT, none larger than needed."
-    parser = Parser(prog="mcl-hf pack", description=description, epilog=EXAMPLES)
-    options: dict[str, Any] = asdict(read_options(parser, PackOptions, argv))
+    given = read_options(PackOptions, argv, prog="mcl-hf pack", description=description, epilog=EXAMPLES)
+    options: dict[str, Any] = asdict(given)
     source, out = options.pop("source"), options.pop("out")
     started = time.monotonic()
 
     import_torch()
     from ..data.packing.pack import pack_images
+    from ..data.packing.pack_folder import BROKEN_LOG
 
     with progress_bar("image") as progress:
         report = pack_images(source, out, on_progress=progress, **options)
-    say(format_report(report, source, out, options["max_side"], time.monotonic() - started))
-
-
-def format_report(report: "PackReport", source: str, out: Path, max_side: int, seconds: float) -> str:
-    """The lines that end the command."""
-    from ..data.packing.pack_folder import BROKEN_LOG
-
-    total = report.total
+    total, seconds = report.total, time.monotonic() - started
     shards = f"{report.num_shards} shard{'s' if report.num_shards != 1 else ''}"
     before, after = total.bytes_before / 1e6, total.bytes_after / 1e6
     lines = [
@@ -93,11 +84,11 @@ def format_report(report: "PackReport", source: str, out: Path, max_side: int, s
             if report.continued_shards
             else []
         ),
-        f"  encoded     {total.reencoded} anew (longer side above {max_side} px), "
+        f"  encoded     {total.reencoded} anew (longer side above {options['max_side']} px), "
         f"{total.images - total.reencoded} kept as they are",
         f"  size        {before:.1f} MB before, {after:.1f} MB after ({after / max(before, 1e-9):.0%})",
         f"  broken      {len(total.broken)} left out" + (f", all in {out / BROKEN_LOG}" if total.broken else ""),
         *(plain_text(f"    {name}: {reason}") for name, reason in total.broken[:BROKEN_SHOWN]),
         f"use it with --data {out}",
     ]
-    return "\n".join(lines)
+    say("\n".join(lines))

@@ -10,7 +10,7 @@ from ..engine.options import Options, Precision, group, options_class
 from ..errors import InputError
 from ..new_folder import kept_if_used
 from ..plain_text import plain_text
-from .command import Parser, command, import_torch, progress_bar, say, say_left_out
+from .command import command, import_torch, progress_bar, say, say_left_out
 from .options import ARGUMENTS, read_options
 
 EXAMPLES = """
@@ -45,8 +45,8 @@ class PredictOptions(Options):
 def main(argv: list[str]) -> None:
     """Run the command."""
     description = "Detect objects in images without annotations; what is written can be fine-tuned on."
-    parser = Parser(prog="mcl-hf predict", description=description, epilog=EXAMPLES)
-    options: dict[str, Any] = asdict(read_options(parser, PredictOptions, argv))
+    given = read_options(PredictOptions, argv, prog="mcl-hf predict", description=description, epilog=EXAMPLES)
+    options: dict[str, Any] = asdict(given)
     options["formats"] = options.pop("format")
     import_torch()
     from ..engine.arithmetic import chosen_device, emulation_warning, keep_freed_memory
@@ -64,18 +64,18 @@ def main(argv: list[str]) -> None:
     scores: dict[int, list[float]] = defaultdict(list)
     for result in found.results:
         scores[result["category_id"]].append(result["score"])
-    print(f"{len(found.results)} objects in {len(found.data)} images")
+    say(f"{len(found.results)} objects in {len(found.data)} images")
     for category, name in zip(found.data.category_ids, found.data.category_names, strict=True):
         if scores[category]:
             mean = sum(scores[category]) / len(scores[category])
-            print(f"  {plain_text(name):<24} {len(scores[category]):>7}   mean score {mean:.2f}")
+            say(f"  {plain_text(name):<24} {len(scores[category]):>7}   mean score {mean:.2f}")
     say_left_out([f"{name}: {reason}" for name, reason in found.broken.items()], "images")
-    print(f"written: {' '.join(map(str, found.files))}")
+    say(f"written: {' '.join(map(str, found.files))}")
     if len(found.data) and not found.results:
         least = options["threshold"]
         best = f", the highest is {max(found.highest.values()):.3g}" if found.highest else ""
-        print(f"no detection has a score of {least:g}{best}: a lower --threshold shows what comes closest")
+        say(f"no detection has a score of {least:g}{best}: a lower --threshold shows what comes closest")
     elif "coco" in options["formats"] and len(found.data):
-        print(f"to train on them: mcl-hf finetune --data {found.files[0]} --image-root {images_folder(found.data)} ...")
+        say(f"to train on them: mcl-hf finetune --data {found.files[0]} --image-root {images_folder(found.data)} ...")
     if not len(found.data):
         raise InputError("none of the images can be read")

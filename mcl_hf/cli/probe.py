@@ -1,13 +1,14 @@
 """`mcl-hf probe NETWORK [NETWORK ...]`: what region features know, as a table, JSON and a picture."""
 
 import json
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..engine.options import Options, group, options_class
 from ..errors import InputError
-from .command import Parser, check_can_be_written, command, import_torch, save_picture, say, unused
+from .command import check_can_be_written, command, import_torch, save_picture, say, unused
 from .options import ARGUMENTS, read_options
 
 EXAMPLES = """
@@ -56,9 +57,9 @@ def main(argv: list[str]) -> None:
         "Measure what region features know without training them: classes of annotated objects by nearest neighbours "
         "and a linear classifier, and finding an image again in another view and at another size."
     )
-    parser = Parser(prog="mcl-hf probe", description=description, epilog=EXAMPLES)
-    arguments = read_options(parser, ProbeOptions, argv)
-    out = arguments.out or unused(Path("probe.json"))
+    given = read_options(ProbeOptions, argv, prog="mcl-hf probe", description=description, epilog=EXAMPLES)
+    options: dict[str, Any] = asdict(given)
+    out = options.pop("out") or unused(Path("probe.json"))
     if out.suffix == ".png":
         raise InputError(f"--out {out} names the JSON file; the picture goes beside it: end it in .json")
     check_can_be_written(out)
@@ -68,19 +69,9 @@ def main(argv: list[str]) -> None:
     from ..probe.run_probe import probe_checkpoint
     from .show_run import format_table
 
-    results = probe_checkpoint(
-        *arguments.networks,
-        probe_data=arguments.probe_data,
-        data=arguments.data,
-        num_images=arguments.probe_images,
-        seed=arguments.seed,
-        split=arguments.split,
-        image_folder=arguments.image_folder,
-        image_column=arguments.image_column,
-        allow_outside_paths=arguments.allow_outside_paths,
-        device=chosen_device(arguments.device).type,
-        on_network=say,
-    )
+    options["device"] = chosen_device(options["device"]).type
+    networks, num_images = options.pop("networks"), options.pop("probe_images")
+    results = probe_checkpoint(*networks, num_images=num_images, on_network=say, **options)
     say(format_table(result_rows(results)))
     say("\n".join(result_notes(results)))
     try:

@@ -48,12 +48,12 @@ def run(argv: list[str]) -> None:
         help="as finetune's: shorter side of the images that a detector will see, px (default: as auto chooses)",
     )  # fmt: skip
     namespace = parser.parse_args(argv)
-    if namespace.pictures < 1:
-        raise InputError(f"--pictures must be at least 1, got {namespace.pictures}")
-    if namespace.min_size_test is not None and namespace.min_size_test < 1:
-        raise InputError(f"--min-size-test must be at least 1, got {namespace.min_size_test}")
-    if namespace.compare < 0:
-        raise InputError(f"--compare must be at least 0, got {namespace.compare}")
+    for flag, given, least in (
+        ("pictures", namespace.pictures, 1), ("min-size-test", namespace.min_size_test, 1),
+        ("compare", namespace.compare, 0),
+    ):  # fmt: skip
+        if given is not None and given < least:
+            raise InputError(f"--{flag} must be at least {least}, got {given}")
     out = namespace.out or unused(Path("sheet.png"))
     check_picture(out)
     arguments = read_arguments(namespace)

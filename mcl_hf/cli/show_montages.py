@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from ..plain_text import plain_text
 from .command import check_picture, import_torch, save_picture, say, unused
 from .pretrain import build_parser, read_arguments
 from .show_data import READ
@@ -41,7 +40,5 @@ def run(argv: list[str]) -> None:
 
     source = open_data(arguments)
     say(source.description)
-    batch, picture = first_montages(arguments, source, min(batch_size, len(source)))
-    for line in batch.broken:
-        say(plain_text(f"broken: {line}"))
+    _, picture = first_montages(arguments, source, min(batch_size, len(source)))
     save_picture(picture, out)

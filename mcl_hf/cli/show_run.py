@@ -42,19 +42,17 @@ def side_by_side(columns: list[dict[str, str]]) -> str:
             if title not in titles:  # after the one that it follows in its own column
                 before = list(column)[place - 1] if place else None
                 titles.insert(titles.index(before) + 1 if before in titles else len(titles), title)
-    cells = [[column.get(title, "-") for title in titles] for column in columns]
-    widths = [max(map(len, column)) for column in (titles, *cells)]
-    lines = zip(titles, *cells, strict=True)
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    return _aligned([[title, *(column.get(title, "-") for column in columns)] for title in titles])
 
 
 def format_table(rows: list[dict[str, str]]) -> str:
     """Rows as aligned text: one line a row below the titles."""
     titles = list(dict.fromkeys(title for row in rows for title in row))
-    table = [titles, *([row.get(title, "-") for title in titles] for row in rows)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(titles))]
+    return _aligned([titles, *([row.get(title, "-") for title in titles] for row in rows)])
+
+
+def _aligned(lines: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )

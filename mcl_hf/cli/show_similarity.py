@@ -1,11 +1,13 @@
 """`mcl-hf show similarity CHECKPOINT`: one region's embedding, looked for in the same or another image."""
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ..data.decode import open_picture
 from ..engine.options import Options, group, options_class
 from ..errors import InputError
-from .command import Parser, check_picture, import_torch, save_picture, unused
+from .command import check_picture, import_torch, save_picture, unused
 from .options import ARGUMENTS, read_options
 
 _argument, _option = group(ARGUMENTS), group("how")
@@ -31,28 +33,22 @@ def run(argv: list[str]) -> None:
     Raises:
         InputError: A checkpoint or picture that cannot be opened, a box outside of it, or matplotlib is not installed.
     """
-    parser = Parser(prog="mcl-hf show similarity", description="Draw where an image holds regions like a given box.")
-    arguments = read_options(parser, SimilarityOptions, argv)
-    out = arguments.out or unused(Path("similarity.png"))
+    description = "Draw where an image holds regions like a given box."
+    given = read_options(SimilarityOptions, argv, prog="mcl-hf show similarity", description=description)
+    options: dict[str, Any] = asdict(given)
+    out = options.pop("out") or unused(Path("similarity.png"))
     check_picture(out)
-    image = open_picture(arguments.image)
-    searched = None if arguments.searched is None else open_picture(arguments.searched)
+    image = open_picture(options.pop("image"))
+    if options["searched"] is not None:
+        options["searched"] = open_picture(options["searched"])
 
     import_torch()
     from ..probe.networks import open_checkpoint
     from ..viz.similarity import draw_similarity
 
-    model = open_checkpoint(arguments.checkpoint)
+    model = open_checkpoint(options.pop("checkpoint"))
     try:
-        picture = draw_similarity(
-            model,
-            image,
-            arguments.box,
-            searched=searched,
-            scale=arguments.scale,
-            positions=arguments.positions,
-            longest_side=arguments.longest_side,
-        )
+        picture = draw_similarity(model, image, **options)
     except ValueError as error:  # the box: its message names the sizes
         raise InputError(str(error)) from error
     save_picture(picture, out)

@@ -36,19 +36,16 @@ def knn_classes(
     return votes.argmax(dim=1)
 
 
-def linear_classes(
-    queries: torch.Tensor, train: torch.Tensor, train_classes: torch.Tensor, iterations: int = 200
-) -> torch.Tensor:
+def linear_classes(queries: torch.Tensor, train: torch.Tensor, train_classes: torch.Tensor) -> torch.Tensor:
     """Class of each query by multinomial logistic regression on standardised features.
 
-    Minimised from zero by L-BFGS in float64: `sum cross-entropy + |W|^2 / 2` over the training vectors
-    (scikit-learn's C = 1), features standardised with their mean and standard deviation.
+    Minimised from zero by L-BFGS in float64, in 200 steps at most: `sum cross-entropy + |W|^2 / 2` over the training
+    vectors (scikit-learn's C = 1), features standardised with their mean and standard deviation.
 
     Args:
         queries: `(Q, D)` float.
         train: `(B, D)` float.
         train_classes: `(B,)` int64 from 0.
-        iterations: most steps of L-BFGS.
 
     Returns:
         `(Q,)` int64.
@@ -62,7 +59,7 @@ def linear_classes(
     weight = train.new_zeros(classes, train.shape[1], requires_grad=True)
     bias = train.new_zeros(classes, requires_grad=True)
     optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=iterations, tolerance_grad=1e-6, tolerance_change=1e-9, line_search_fn="strong_wolfe"
+        [weight, bias], max_iter=200, tolerance_grad=1e-6, tolerance_change=1e-9, line_search_fn="strong_wolfe"
     )
 
     def closure() -> torch.Tensor:
@@ -80,6 +77,11 @@ def linear_classes(
 def nearest(queries: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
     """Row of the bank with the largest cosine, `(Q, D)` and `(B, D)` -> `(Q,)` int64."""
     return (F.normalize(queries.double(), dim=1) @ F.normalize(bank.double(), dim=1).T).argmax(dim=1)
+
+
+def share(right: torch.Tensor) -> float:
+    """How much of a bool tensor is True, in [0, 1]."""
+    return right.double().mean().item()
 
 
 def summarise_levels(table: list[list[float]]) -> dict[str, Any]:

@@ -34,9 +34,13 @@ def open_networks(names: list[str], seed: int = 0) -> list[tuple[MCLModel, str]]
     networks = []
     for name in names:
         if name in opened:
-            networks.append((opened[name], f"{name}: {_parts(opened[name])}"))
+            network = opened[name]
+            millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+            networks.append((network, f"{name}: {network.config.backbone}, {millions:.1f} M parameters"))
         elif name == RANDOM:
-            network = _new(like or _timm_config(names) or MCLConfig(), seed)
+            # Beside `timm:NAME` alone, random weights are those of the same network.
+            of_timm = (_with_backbone(None, other) for other in names if other.startswith(TIMM))
+            network = _new(like or next(of_timm, None) or MCLConfig(), seed)
             networks.append((network, "random: nothing is trained, batch norm apart"))
         else:
             network = _new(_with_backbone(like, name), seed)
@@ -95,13 +99,3 @@ def _with_backbone(like: MCLConfig | None, start: str) -> MCLConfig:
         return MCLConfig(backbone=architecture, **{**fields, **own})
     except ValueError as error:
         raise InputError(f"{start}: {' '.join(str(error).split())}") from error
-
-
-def _timm_config(names: list[str]) -> MCLConfig | None:
-    """Beside `timm:NAME` alone, random weights are those of the same network."""
-    name = next((name for name in names if name.startswith(TIMM)), None)
-    return None if name is None else _with_backbone(None, name)
-
-
-def _parts(network: MCLModel) -> str:
-    return f"{network.config.backbone}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters"

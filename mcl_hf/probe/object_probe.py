@@ -18,20 +18,12 @@ import torch
 from PIL import Image
 
 from ..annotations.detection_data import DetectionData
+from ..data import BrokenImage
+from ..data.decode import as_picture
 from ..errors import InputError
 from ..models import MCLConfig, MCLModel
-from .classify import NEIGHBOURS, knn_classes, linear_classes, summarise_levels
-from .region_features import (
-    FEATURES,
-    BrokenImage,
-    as_picture,
-    check_channels,
-    features_of_boxes,
-    mean_colour,
-    read_levels,
-    to_tensor,
-    undisturbed,
-)
+from .classify import NEIGHBOURS, knn_classes, linear_classes, share, summarise_levels
+from .region_features import FEATURES, check_input, features_of_boxes, read_levels, to_tensor, undisturbed
 
 MOST_BOXES = 20
 """Boxes read of one image; the first ones."""
@@ -56,7 +48,7 @@ class ObjectProbe:
     def __init__(self, data: DetectionData, config: MCLConfig, num_images: int = 128, seed: int = 0) -> None:
         self.image_size = config.image_size
         self.levels = read_levels(config)
-        check_channels(config)
+        check_input(config)
         images: list[torch.Tensor] = []
         boxes: list[torch.Tensor] = []
         classes, areas, owners = [], [], []
@@ -125,7 +117,6 @@ class ObjectProbe:
                 rendered[level] = features_of_boxes(model, self.crops[level], [box] * len(self), names)
         train, asked = self.in_train, ~self.in_train
         classes = self.classes[asked]
-        commonest = self.classes[train].bincount().argmax()
         sizes = {name: (self.areas[asked] >= low) & (self.areas[asked] < high) for name, (low, high) in SIZES.items()}
         groups = {"all": torch.ones_like(classes, dtype=torch.bool), **sizes}
         features: dict[str, Any] = {}
@@ -136,25 +127,21 @@ class ObjectProbe:
                 "linear": _shares(linear_classes(queries, bank, bank_classes) == classes, groups),
                 **self._across({level: rendered[level][name] for level in self.levels}),
             }
+        crop_classes = self.crop_classes[~self.image_in_train]
         return {
             "images": len(self),
             "objects": len(self.classes),
             "classes": len(self.classes.unique()),
             "neighbours": min(NEIGHBOURS, int(train.sum())),
-            "chance": (classes == commonest).double().mean().item(),
+            "chance": _chance(self.classes[train], classes),
             "sizes": {name: int(chosen.sum()) for name, chosen in sizes.items()},
             "levels": list(self.levels),
-            "crops": self._crops_chance(),
+            "crops": {
+                "asked": len(crop_classes),
+                "chance": _chance(self.crop_classes[self.image_in_train], crop_classes),
+                "balanced_chance": 1 / len(crop_classes.unique()),
+            },
             "features": features,
-        }
-
-    def _crops_chance(self) -> dict[str, Any]:
-        """How often the commonest class of the bank's crops is right in the crops that are asked for."""
-        bank_classes, classes = self.crop_classes[self.image_in_train], self.crop_classes[~self.image_in_train]
-        return {
-            "asked": len(classes),
-            "chance": (classes == bank_classes.bincount().argmax()).double().mean().item(),
-            "balanced_chance": 1 / len(classes.unique()),
         }
 
     def _across(self, vectors: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -165,9 +152,14 @@ class ObjectProbe:
             [knn_classes(queries[asked], bank[train], bank_classes) == classes for bank in vectors.values()]
             for queries in vectors.values()
         ]
-        plain = [[one.double().mean().item() for one in row] for row in right]
+        plain = [[share(one) for one in row] for row in right]
         balanced = [[_balanced(one, classes) for one in row] for row in right]
         return {**summarise_levels(plain), "balanced": summarise_levels(balanced)}
+
+
+def _chance(bank_classes: torch.Tensor, classes: torch.Tensor) -> float:
+    """How often the bank's commonest class is right."""
+    return share(classes == bank_classes.bincount().argmax())
 
 
 def _balanced(right: torch.Tensor, classes: torch.Tensor) -> float:
@@ -177,7 +169,7 @@ def _balanced(right: torch.Tensor, classes: torch.Tensor) -> float:
 
 
 def _shares(right: torch.Tensor, groups: dict[str, torch.Tensor]) -> dict[str, float | None]:
-    return {name: right[chosen].double().mean().item() if chosen.any() else None for name, chosen in groups.items()}
+    return {name: share(right[chosen]) if chosen.any() else None for name, chosen in groups.items()}
 
 
 def _fit(picture: Image.Image, side: int, config: MCLConfig) -> tuple[Image.Image, float]:
@@ -209,5 +201,6 @@ def _render(picture: Image.Image, box: Sequence[float], side: int, config: MCLCo
 
 
 def _canvas(side: int, config: MCLConfig) -> Image.Image:
-    colour = mean_colour(config)
+    """A square of what becomes zero when normalised."""
+    colour = tuple(round(255 * value) for value in config.image_mean or [])
     return Image.new("RGB", (side, side), colour if len(colour) == 3 else colour * 3)

@@ -21,8 +21,6 @@ from torch import nn
 from torchvision.ops import roi_align
 from tqdm.auto import tqdm
 
-from ..data import BrokenImage, RawSample
-from ..data.decode import as_picture
 from ..errors import InputError
 from ..models import MCLConfig, MCLModel
 from ..models.precise_bn import update_statistics
@@ -51,26 +49,14 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
-def to_picture(sample: RawSample, config: MCLConfig) -> Image.Image:
-    """Decode an image for a network of 1 or 3 channels.
+def check_input(config: MCLConfig) -> None:
+    """Refuse a network whose images are no pictures.
 
     Raises:
-        BrokenImage: it cannot be decoded.
-        InputError: the network takes other channels.
-    """
-    channels = check_channels(config)
-    return as_picture(sample.open(channels).decode(channels))
-
-
-def check_channels(config: MCLConfig) -> int:
-    """The network's channels.
-
-    Raises:
-        InputError: pictures have 1 or 3.
+        InputError: it takes other than 1 or 3 channels.
     """
     if config.num_channels not in (1, 3):
         raise InputError(f"a probe reads pictures of 1 or 3 channels, this model takes {config.num_channels}")
-    return config.num_channels
 
 
 def to_tensor(picture: Image.Image, config: MCLConfig) -> torch.Tensor:
@@ -79,9 +65,11 @@ def to_tensor(picture: Image.Image, config: MCLConfig) -> torch.Tensor:
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], config.num_channels)).permute(2, 0, 1)
 
 
-def mean_colour(config: MCLConfig) -> tuple[int, ...]:
-    """What becomes zero when normalised: the colour of padding."""
-    return tuple(round(255 * value) for value in config.image_mean or [])
+def _normalised(model: MCLModel, images: torch.Tensor) -> torch.Tensor:
+    """uint8 `(n, C, H, W)` -> what the model takes, float32 on its device."""
+    config, device = model.config, next(model.parameters()).device
+    mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (config.image_mean, config.image_std))
+    return (images.to(device).float() / 255 - mean) / std
 
 
 def features_of_boxes(
@@ -98,15 +86,13 @@ def features_of_boxes(
     Returns:
         Name -> `(sum n_i, D)` float32 on the CPU; and `levels`, `(sum n_i,)` int64, 0 for P2 to 3 for P5.
     """
-    config, device = model.config, next(model.parameters()).device
-    mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (config.image_mean, config.image_std))
+    parameter = next(model.parameters())
     size = max(1, _BATCH_PIXELS // (images.shape[-1] * images.shape[-2]))
     found: dict[str, list[torch.Tensor]] = {name: [] for name in (*names, "levels")}
     starts = range(0, len(images), size)
     for start in tqdm(starts, "probe", unit="batch", delay=1, leave=False, disable=None, dynamic_ncols=True):
-        pixels = (images[start : start + size].to(device).float() / 255 - mean) / std  # (n, C, H, W)
-        batch_boxes = [part.to(device) for part in boxes[start : start + size]]
-        maps = model.backbone_maps(pixels.to(next(model.parameters()).dtype))
+        batch_boxes = [part.to(parameter.device) for part in boxes[start : start + size]]
+        maps = model.backbone_maps(_normalised(model, images[start : start + size]).to(parameter.dtype))
         regions, levels = model.cut_boxes(model.fpn(maps), batch_boxes)  # (K, C, R, R)
         pooled = model.region_head.pool(regions)  # (K, C)
         parts = {"region_head": pooled, "levels": levels}
@@ -114,9 +100,8 @@ def features_of_boxes(
             parts["embedding"] = model.region_head.mlp(pooled)
         if "c5" in names:
             c5_map = maps[-1].float()  # with boxes in half precision, RoIAlign would round their px
-            c5 = roi_align(
-                c5_map, [part.float() for part in batch_boxes], config.region_size, spatial_scale=1 / 32, aligned=True
-            )
+            c5_boxes = [part.float() for part in batch_boxes]
+            c5 = roi_align(c5_map, c5_boxes, model.config.region_size, spatial_scale=1 / 32, aligned=True)
             parts["c5"] = c5.mean(dim=(2, 3))  # (K, C5)
         for name, collected in found.items():
             collected.append(parts[name].float().cpu() if name != "levels" else levels.cpu())
@@ -135,39 +120,23 @@ def calibrate_norms(model: MCLModel, images: torch.Tensor, backbone: bool) -> No
         images: uint8 `(N, C, H, W)` on the CPU, H and W multiples of the model's image size.
         backbone: whether the backbone's statistics are new as well; otherwise FPN and region head alone.
     """
-    config, device = model.config, next(model.parameters()).device
-    mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (config.image_mean, config.image_std))
     size = max(2, _BATCH_PIXELS // (images.shape[-1] * images.shape[-2]))
 
     def pass_through(batch: tuple[int, int]) -> None:
         """Some images, and the level that the region head looks at."""
         start, level = batch
-        pixels = (images[start : start + size].to(device).float() / 255 - mean) / std  # (n, C, H, W)
-        model.region_head(model.fpn(model.backbone_maps(pixels))[level])
+        model.region_head(model.fpn(model.backbone_maps(_normalised(model, images[start : start + size])))[level])
 
     model.train()
     if not backbone:
         model.backbone.eval()
     starts = range(0, len(images) - size + 1, size) or range(1)
-    update_statistics(model, pass_through, [(start, level) for start in starts for level in set(config.level_maps)])
+    update_statistics(
+        model, pass_through, [(start, level) for start in starts for level in set(model.config.level_maps)]
+    )
     model.eval()
 
 
 def read_levels(config: MCLConfig) -> dict[str, int]:
     """Pyramid levels that the configuration pre-trains, finest first: name -> side in px of a box read from it."""
     return {_LEVEL_NAMES[level]: 4 * 2**level * config.region_size for level in sorted(config.level_maps)}
-
-
-__all__ = [
-    "FEATURES",
-    "MAIN_FEATURE",
-    "BrokenImage",
-    "as_picture",
-    "check_channels",
-    "features_of_boxes",
-    "mean_colour",
-    "read_levels",
-    "to_picture",
-    "to_tensor",
-    "undisturbed",
-]

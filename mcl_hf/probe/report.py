@@ -114,14 +114,15 @@ def _draw_bars(part: Any, results: Sequence[ProbeResult], kinds: Sequence[str]) 
             labels, width = list(bars), 0.8 / len(results)
             places = [place - 0.4 + (number + 0.5) * width for place in range(len(bars))]
             colour = LINE_COLOURS[number % len(LINE_COLOURS)]
-            axes.bar(places, [value for value, _ in bars.values()], width * 0.92, color=colour, label=result.network)
+            shares, network = [value for value, _ in bars.values()], literal(_short(result.network))
+            axes.bar(places, shares, width * 0.92, color=colour, label=network)
             for place, (_, chance) in enumerate(bars.values()):
                 axes.plot([place - 0.42, place + 0.42], [chance, chance], "--", color=INK, linewidth=1.2)
         axes.set_xticks(range(len(labels)), labels)
         axes.set_ylim(0, 1)
     handles, names = panels[0].get_legend_handles_labels()
     part.legend(
-        handles, [literal(_short(name)) for name in names], loc="outside upper right", ncols=len(results), fontsize=9,
+        handles, names, loc="outside upper right", ncols=len(results), fontsize=9,
         frameon=False, labelcolor=QUIET, title="dashed: chance", title_fontsize=8,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from ..data import open_source
 from ..errors import InputError
 from .networks import RANDOM, TIMM, open_networks
 from .object_probe import ObjectProbe
-from .region_features import FEATURES, calibrate_norms
+from .region_features import calibrate_norms
 from .view_probe import ViewProbe
 
 
@@ -116,8 +116,8 @@ def probe_checkpoint(
             ProbeResult(
                 name,
                 about,
-                None if objects is None else objects.measure(network, FEATURES),
-                None if views is None else views.measure(network, FEATURES),
+                None if objects is None else objects.measure(network),
+                None if views is None else views.measure(network),
             )
         )
         network.to("cpu")

@@ -18,13 +18,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..data import ImageSource
+from ..data import BrokenImage, ImageSource
+from ..data.decode import as_picture
 from ..data.sources.image_source import TableSource
 from ..data.streams.tiles import TiledSource
 from ..errors import InputError
 from ..models import MCLConfig, MCLModel, assemble_montage
-from .classify import nearest, summarise_levels
-from .region_features import FEATURES, BrokenImage, features_of_boxes, read_levels, to_picture, to_tensor, undisturbed
+from .classify import nearest, share, summarise_levels
+from .region_features import FEATURES, check_input, features_of_boxes, read_levels, to_tensor, undisturbed
 
 LEAST_CROP = 0.6
 """Side of the smallest crop, as a share of the image's shorter side."""
@@ -40,24 +41,27 @@ class ViewProbe:
         seed: of the crops.
 
     Raises:
-        InputError: fewer than two images that can be read.
+        InputError: fewer than two images that can be read, or a network of other than 1 or 3 channels.
     """
 
     def __init__(self, source: ImageSource, config: MCLConfig, num_images: int = 128, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
+        check_input(config)
         self.image_size, levels = config.image_size, read_levels(config)
         tiles: dict[str, tuple[list[torch.Tensor], list[torch.Tensor]]] = {level: ([], []) for level in levels}
         self._count = 0
         for index in chosen_images(source, num_images):
             try:
-                picture = to_picture(source.sample(index), config)
+                sample = source.sample(index).open(config.num_channels)
+                picture = as_picture(sample.decode(config.num_channels))
             except BrokenImage:
                 continue
             self._count += 1
             for side in range(2):
                 crop = _crop(picture, self.image_size, generator)
                 for level, tile_side in levels.items():
-                    tiles[level][side].append(to_tensor(_shrink(crop, tile_side), config))
+                    tile = crop.resize((tile_side, tile_side), Image.Resampling.BILINEAR)  # a copy at its own size
+                    tiles[level][side].append(to_tensor(tile, config))
         if self._count < 2:
             raise InputError(f"a probe needs two images that can be read, the data has {self._count}")
         self.scenes = {
@@ -90,7 +94,6 @@ class ViewProbe:
         """
         if model.config.image_size != self.image_size:
             raise ValueError(f"the crops are of {self.image_size} px, the model reads {model.config.image_size}")
-        rows = torch.arange(len(self))
         vectors: dict[str, list[dict[str, torch.Tensor]]] = {}
         with undisturbed(model):
             for level, sides in self.scenes.items():
@@ -99,18 +102,14 @@ class ViewProbe:
                     {name: features[name][cell_of] for name in names}
                     for features, (_, _, cell_of) in zip(found, sides, strict=True)
                 ]  # each (N, D), in the order of the images
-        features = {
-            name: summarise_levels(
-                [
-                    [
-                        (nearest(queries[name], bank[name]) == rows).double().mean().item()
-                        for bank, _ in vectors.values()
-                    ]
-                    for _, queries in vectors.values()
-                ]
-            )
-            for name in names
-        }
+        rows = torch.arange(len(self))
+        features = {}
+        for name in names:
+            table = [
+                [share(nearest(queries[name], bank[name]) == rows) for bank, _ in vectors.values()]
+                for _, queries in vectors.values()
+            ]
+            features[name] = summarise_levels(table)
         return {"images": len(self), "chance": 1 / len(self), "levels": list(self.scenes), "features": features}
 
 
@@ -129,7 +128,3 @@ def _crop(picture: Image.Image, side: int, generator: torch.Generator) -> Image.
     left, top = x * (picture.width - length), y * (picture.height - length)
     crop = picture.resize((side, side), Image.Resampling.BILINEAR, (left, top, left + length, top + length))
     return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip < 0.5 else crop
-
-
-def _shrink(picture: Image.Image, side: int) -> Image.Image:
-    return picture if picture.width == side else picture.resize((side, side), Image.Resampling.BILINEAR)

@@ -4,16 +4,18 @@ Where it sits: a run's folder, its `pretraining/`, a checkpoint, a detector -> *
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from ..errors import InputError
 from ..models.configuration_mcl import MCLConfig
+from ..models.image_processing_mcl import MCLImageProcessor
 from ..models.timm_backbone import describe_backbone
 from ..models.weight_files import read_json_object
 from ..remote.checkpoints import MODEL_FILES, local_checkpoint
@@ -84,10 +86,6 @@ def open_checkpoint(source: str | Path, network: str = "online") -> Checkpoint:
         raise InputError(" ".join(str(error).split())) from error
     if not any(name.startswith("backbone.") for name in tensors):
         raise InputError(f"{source} holds no backbone: {len(tensors)} tensors such as {next(iter(tensors), 'none')!r}")
-    if kind == DETECTOR_TYPE:
-        whole = checked_config(CONFIG_MAPPING[kind], description, folder)
-        description = json.loads(whole.to_json_string(use_diff=False))
-    detector = description["detector"] if kind == DETECTOR_TYPE else None
     if network == "target":
         tensors = {name.removeprefix("target."): t for name, t in tensors.items() if name.startswith("target.")}
         if not tensors:
@@ -96,10 +94,14 @@ def open_checkpoint(source: str | Path, network: str = "online") -> Checkpoint:
             )
     else:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_OTHER_PARTS)}
-    if detector is not None:
-        tensors = rename_from_detector(tensors)
-    stale = [] if detector is not None else stale_levels(tensors)
-    return Checkpoint(source, folder, config, network, tensors, description, detector, stale)
+    checkpoint = Checkpoint(source, folder, config, network, tensors, description)
+    if kind == DETECTOR_TYPE:
+        whole = checked_config(CONFIG_MAPPING[kind], description, folder)
+        checkpoint.description = json.loads(whole.to_json_string(use_diff=False))
+        checkpoint.detector, checkpoint.tensors = whole.detector, rename_from_detector(tensors)
+    else:
+        checkpoint.stale_levels = stale_levels(tensors)
+    return checkpoint
 
 
 def find_folder(source: str) -> tuple[Path, dict[str, Any]]:
@@ -149,10 +151,13 @@ def checked_config(kind: type[PreTrainedConfig], description: dict[str, Any], fo
         raise InputError(f"{folder / 'config.json'} cannot be used: {reason}") from error
 
 
-def tensor_names(path: Path) -> list[str]:
-    """Names of the tensors in a safetensors file, read from its header."""
-    with safe_open(path, framework="pt") as file:
-        return list(file.keys())
+def save_network(config: MCLConfig, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write an `MCLModel`, of which these are all tensors or some, with its configuration and image processor."""
+    config.architectures = ["MCLModel"]
+    config.save_pretrained(folder)
+    MCLImageProcessor.from_config(config).save_pretrained(folder)
+    own = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}  # some may be views of others
+    save_file(own, folder / "model.safetensors", {"format": "pt"})
 
 
 def stale_levels(tensors: dict[str, torch.Tensor]) -> list[str]:
@@ -160,13 +165,9 @@ def stale_levels(tensors: dict[str, torch.Tensor]) -> list[str]:
 
     In lean scope the target network reads P5 only, and the online network only the levels of its montages.
     """
-    counts = {
-        level: min(
-            int(tensors[f"fpn.{kind}.{index}.bn.num_batches_tracked"])
-            for kind in ("lateral", "output")
-            if f"fpn.{kind}.{index}.bn.num_batches_tracked" in tensors
-        )
-        for index, level in enumerate(_LEVELS)
-        if f"fpn.output.{index}.bn.num_batches_tracked" in tensors
-    }
+    counts: dict[str, int] = {}
+    for index, level in enumerate(_LEVELS):
+        lateral, output = (tensors.get(f"fpn.{kind}.{index}.bn.num_batches_tracked") for kind in ("lateral", "output"))
+        if output is not None:
+            counts[level] = int(output if lateral is None else min(lateral, output))
     return [level for level, count in counts.items() if count < counts.get("P5", 0)]

@@ -1,8 +1,12 @@
 """What a detector needs beside weights, as text: without these settings names match and results are silently wrong.
 
-Where it sits: to_detectors -> **detector_configs**, which fills `detector_configs.yaml`. Stride in the 3x3 convolution,
-RGB, mean and std, nothing frozen, batch norm in FPN and heads, a box head of four convolutions and one fully connected
-layer.
+Where it sits: to_detectors -> **detector_configs**, which fills `detector_configs.yaml` for detectron2 and mmdet and
+`build_detector.py.jinja` for torchvision. Stride in the 3x3 convolution, RGB, mean and std, nothing frozen, batch norm
+in FPN and heads, a box head of four convolutions and one fully connected layer.
+
+torchvision gets a module of its own classes that builds the detector and loads the weights beside it. Two classes of it
+are small variations, because torchvision has no option for what the weights were trained with: RoIAlign aligned by half
+a cell, and anchors on strides that do not depend on the padding.
 
 Source: detectron2 `config/defaults.py` and `configs/Base-RCNN-FPN.yaml`; mmdet `configs/_base_/models`; torchvision
 `models/detection`.
@@ -17,7 +21,9 @@ from typing import Any
 
 import yaml
 
+from ..files import fill_template
 from .checkpoint import Checkpoint
+from .convert import DETECTOR_TITLES
 
 ANCHORS = "WholePixelAnchors"
 ANCHORS_FILE = "mcl_anchors.py"
@@ -26,8 +32,10 @@ ANCHORS_FILE = "mcl_anchors.py"
 RESNET_DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152}
 _NEW: dict[str, Any] = {
     "rpn_pre_nms_top_n_train": 2000, "rpn_pre_nms_top_n_test": 1000, "rpn_post_nms_top_n_train": 1000,
-    "rpn_post_nms_top_n_test": 1000, "box_pool_size": 7, "mask_pool_size": 14, "mask_head_convs": 4,
-    "min_size": None, "aspect_ratios": [0.5, 1.0, 2.0],
+    "rpn_post_nms_top_n_test": 1000, "rpn_conv_depth": 1, "roi_canonical_size": 224, "box_pool_size": 7,
+    "box_fc_dim": 1024, "mask_pool_size": 14, "mask_head_convs": 4, "min_size": None, "max_size": None,
+    "size_divisible": None, "aspect_ratios": [0.5, 1.0, 2.0], "bbox_reg_weights": [],
+    "roi_sampling_ratio": 0,  # as many samples a cell as fit
 }  # fmt: skip
 """Settings of detectron2's for a detector that begins with pre-trained weights alone."""
 _STOCK = {
@@ -35,6 +43,20 @@ _STOCK = {
     "faster_rcnn": "faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py",
     "retinanet": "retinanet/retinanet_r50_fpn_1x_coco.py",
 }
+_TORCHVISION_CLASSES = {"mask_rcnn": "MaskRCNN", "faster_rcnn": "FasterRCNN", "retinanet": "RetinaNet"}
+_SIZES = ("min_size", "max_size", "size_divisible")
+_RCNN_OPTIONS = (
+    *_SIZES, "rpn_pre_nms_top_n_train", "rpn_pre_nms_top_n_test", "rpn_post_nms_top_n_train", "rpn_post_nms_top_n_test",
+    "rpn_nms_thresh", "rpn_fg_iou_thresh", "rpn_bg_iou_thresh", "rpn_batch_size_per_image", "rpn_positive_fraction",
+    "rpn_score_thresh", "box_score_thresh", "box_nms_thresh", "box_detections_per_img", "box_fg_iou_thresh",
+    "box_bg_iou_thresh", "box_batch_size_per_image", "box_positive_fraction", "bbox_reg_weights",
+)  # fmt: skip
+"""Options of torchvision's R-CNNs, whose names are those of `MCLDetectorConfig`."""
+_DENSE_OPTIONS = (
+    *_SIZES, "topk_candidates", "box_score_thresh", "box_nms_thresh", "box_detections_per_img", "box_fg_iou_thresh",
+    "box_bg_iou_thresh",
+)  # fmt: skip
+"""Those of its RetinaNet, where they are called so without `box_`."""
 
 
 def settings(checkpoint: Checkpoint, detector: str) -> dict[str, Any]:
@@ -42,87 +64,108 @@ def settings(checkpoint: Checkpoint, detector: str) -> dict[str, Any]:
     pre-training."""
     if checkpoint.detector is None:
         return {}
-    if (checkpoint.detector == "retinanet") == (detector == "retinanet"):
+    if has_heads(checkpoint, detector):
         return checkpoint.description
-    return {name: checkpoint.description.get(name) for name in ("min_size", "max_size", "size_divisible")}
+    return {name: checkpoint.description.get(name) for name in _SIZES}
 
 
-def class_names(checkpoint: Checkpoint) -> list[str] | None:
-    """Names of a fine-tuned detector's classes, without background."""
-    names = checkpoint.description.get("id2label") if checkpoint.detector is not None else None
-    return None if names is None else [str(names[key]) for key in sorted(names, key=int)]
+def has_heads(checkpoint: Checkpoint, detector: str) -> bool:
+    """Whether it is a fine-tuned detector whose heads a detector of this kind has, too."""
+    return checkpoint.detector is not None and (checkpoint.detector == "retinanet") == (detector == "retinanet")
 
 
-def channels(checkpoint: Checkpoint) -> list[int]:
-    """Of C2 to C5 of a ResNet."""
-    return [stage * (1 if RESNET_DEPTHS[checkpoint.config.backbone] < 50 else 4) for stage in (64, 128, 256, 512)]
+def config_files(checkpoint: Checkpoint, target: str, detector: str, box_convs: int) -> dict[str, str]:
+    """What goes beside the weights, by name of the file; `box_convs` are the convolutions of the box head."""
+    values = _values(checkpoint, detector, box_convs)
+    if target == "torchvision":
+        return {"build_detector.py": _torchvision_script(checkpoint, values)}
+    files = {"config.yaml": _detectron2_yaml(values)} if target == "detectron2" else {"mcl.py": _mmdet_config(values)}
+    if values["own"]:  # their class of anchors, which the config names
+        files[ANCHORS_FILE] = fill_template(Path(__file__).with_name(f"{ANCHORS_FILE}.jinja"), to=target)
+    return files
 
 
-def stock_anchors(detector: str) -> list[list[float]]:
-    """Sides of the anchors of each level, px, that all three frameworks have, not rounded."""
-    octaves = (0, 1 / 3, 2 / 3) if detector == "retinanet" else (0,)
-    return [[side * 2**octave for octave in octaves] for side in (32, 64, 128, 256, 512)]
-
-
-def detectron2_yaml(checkpoint: Checkpoint, detector: str, box_convs: int) -> str:
-    """A whole config, in place of one that builds upon detectron2's bases, whose place on the disk is unknown."""
-    given, names, dense = settings(checkpoint, detector), class_names(checkpoint), detector == "retinanet"
-    sizes = [[round(side, 4) for side in level] for level in stock_anchors(detector)]
-    values: dict[str, Any] = _NEW | {"anchor_sizes": sizes} | given | _shared_values(checkpoint, detector)
+def _torchvision_script(checkpoint: Checkpoint, values: dict[str, Any]) -> str:
+    """A module with `build_detector(num_classes)` and, of a fine-tuned detector, `CLASSES`."""
+    given = settings(checkpoint, values["detector"])
+    names = [*([] if values["dense"] else ["__background__"]), *values["classes"]]
+    options: dict[str, Any] = {"image_mean": checkpoint.statistics[0], "image_std": checkpoint.statistics[1]}
+    for name in _DENSE_OPTIONS if values["dense"] else _RCNN_OPTIONS:
+        if given.get(name) is not None:
+            options[name.removeprefix("box_") if values["dense"] else name] = given[name]
     values |= {
-        "architecture": "RetinaNet" if dense else "GeneralizedRCNN",
-        "backbone_builder": f"build_{'retinanet_' if dense else ''}resnet_fpn_backbone",
-        "basic": RESNET_DEPTHS[checkpoint.config.backbone] < 50,
-        "stages": ["res3", "res4", "res5"] if dense else ["res2", "res3", "res4", "res5"],
-        "rpn_conv_dims": [-1] * given.get("rpn_conv_depth", 1),
-        "box_convs": box_convs,
-        "train_sizes": [given["min_size"]] if given.get("min_size") else [640, 672, 704, 736, 768, 800],
+        "kind": _TORCHVISION_CLASSES[values["detector"]],
+        "title": DETECTOR_TITLES[values["detector"]],
+        "sizes": tuple(tuple(level if values["own"] else map(int, level)) for level in values["anchor_sizes"]),
+        "aspects": tuple(values["aspect_ratios"]),
+        "strides": tuple(values["strides"]),
+        "names": pformat(names, width=110, compact=True) if values["named"] else None,
+        "options": pformat(options, width=110, sort_dicts=False, compact=True).replace("\n", "\n    "),
+    }
+    return fill_template(Path(__file__).with_name("build_detector.py.jinja"), **values)
+
+
+def _detectron2_yaml(values: dict[str, Any]) -> str:
+    """A whole config, in place of one that builds upon detectron2's bases, whose place on the disk is unknown."""
+    values |= {
+        "architecture": "RetinaNet" if values["dense"] else "GeneralizedRCNN",
+        "backbone_builder": f"build_{'retinanet_' if values['dense'] else ''}resnet_fpn_backbone",
+        "basic": values["depth"] < 50,
+        "stages": ["res3", "res4", "res5"] if values["dense"] else ["res2", "res3", "res4", "res5"],
+        "rpn_conv_dims": [-1] * values["rpn_conv_depth"],
+        "train_sizes": [values["min_size"]] if values["min_size"] else [640, 672, 704, 736, 768, 800],
     }
     text = yaml.safe_dump(_filled("detectron2", values), sort_keys=False, default_flow_style=None, width=110)
-    return text if names is None else f"# MetadataCatalog.get(DATA_SET).thing_classes = {json.dumps(names)}\n{text}"
+    names = json.dumps(values["classes"])
+    return f"# MetadataCatalog.get(DATA_SET).thing_classes = {names}\n{text}" if values["named"] else text
 
 
-def mmdet_config(checkpoint: Checkpoint, detector: str) -> str:
+def _mmdet_config(values: dict[str, Any]) -> str:
     """A fragment that is laid over a stock Mask R-CNN or RetinaNet config by `_base_`."""
-    given, dense = settings(checkpoint, detector), detector == "retinanet"
-    values: dict[str, Any] = {"size_divisible": None, **given} | _shared_values(checkpoint, detector)
     values |= {
-        "own_dense": values["own"] and dense,
-        "own_rcnn": values["own"] and not dense,
-        "channels": channels(checkpoint),
-        "num_channels": checkpoint.config.num_channels,
-        "strides": [8, 16, 32, 64, 128] if dense else [4, 8, 16, 32, 64],
-        "finest_scale": given.get("roi_canonical_size", 224) // 4,
-        "target_stds": [1 / weight for weight in given.get("bbox_reg_weights", ())],
-        "classes": tuple(class_names(checkpoint) or ()),
-        "scale": (given.get("max_size"), given.get("min_size")),
+        "own_dense": values["own"] and values["dense"],
+        "own_rcnn": values["own"] and values["rcnn"],
+        "finest_scale": values["roi_canonical_size"] // 4,
+        "target_stds": [1 / weight for weight in values["bbox_reg_weights"]],
+        "classes": tuple(values["classes"]),
+        "scale": (values["max_size"], values["min_size"]),
         "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
     }
     parts = _filled("mmdet", values)
     return (
         "# Laid over a stock config: add the line below with the path of your mmdet, and train with this file.\n"
-        f"# _base_ = '.../mmdetection/configs/{_STOCK[detector]}'\n"
+        f"# _base_ = '.../mmdetection/configs/{_STOCK[values['detector']]}'\n"
         "# Stock configs freeze the first stage and all batch norm statistics; pre-trained weights want neither.\n"
         + "".join(f"{name} = {pformat(part, width=110, sort_dicts=False)}\n" for name, part in parts.items())
     )
 
 
-def _shared_values(checkpoint: Checkpoint, detector: str) -> dict[str, Any]:
-    """What both configs speak of."""
-    config, names = checkpoint.config, class_names(checkpoint)
+def _values(checkpoint: Checkpoint, detector: str, box_convs: int) -> dict[str, Any]:
+    """What the configs speak of: settings of a fine-tuned detector or else detectron2's, and what follows from them."""
+    config, dense, depth = checkpoint.config, detector == "retinanet", RESNET_DEPTHS[checkpoint.config.backbone]
+    names = checkpoint.description.get("id2label") if checkpoint.detector is not None else None
     mean, std = ([round(255 * value, 6) for value in values] for values in checkpoint.statistics)  # of 0 to 255
-    return {
-        "own": "anchor_sizes" in settings(checkpoint, detector),
-        "dense": detector == "retinanet",
-        "rcnn": detector != "retinanet",
+    octaves = (0, 1 / 3, 2 / 3) if dense else (0,)
+    sides = [[round(side * 2**octave, 4) for octave in octaves] for side in (32, 64, 128, 256, 512)]
+    return {**_NEW, "anchor_sizes": sides, **settings(checkpoint, detector)} | {
+        "detector": detector,
+        "own": has_heads(checkpoint, detector),
+        "dense": dense,
+        "rcnn": not dense,
         "masks": detector == "mask_rcnn",
         "named": names is not None,
         "num_classes": len(names or ()),
+        "classes": [str(names[key]) for key in sorted(names, key=int)] if names is not None else [],
         "anchors": ANCHORS,
+        "strides": [8, 16, 32, 64, 128] if dense else [4, 8, 16, 32, 64],
         "mean": mean,
         "std": std,
-        "depth": RESNET_DEPTHS[config.backbone],
+        "backbone": config.backbone,
+        "depth": depth,
+        "num_channels": config.num_channels,
+        "channels": [stage * (1 if depth < 50 else 4) for stage in (64, 128, 256, 512)],
         "width": config.fpn_channels,
+        "box_convs": box_convs,
     }
 
 

@@ -17,6 +17,8 @@ import torch
 from .keymaps import Rule, Table, conv_norms
 
 _NORM_EPS = 1e-5
+_OF_ANCHORS = ("rpn.head.cls_logits.", "rpn.head.bbox_pred.", "classification_head.cls_logits.", ".bbox_reg.")
+_RPN_SHIFTS, _DENSE_SHIFTS = "rpn.head.bbox_pred.bias", "retinanet.head.regression_head.bbox_reg.bias"
 
 
 def head_table(target: str, detector: str, num_convs: int, rpn_convs: int = 1) -> Table:
@@ -131,27 +133,14 @@ def head_values(
         elif name.startswith("roi_heads.mask_predictor.mask_fcn_logits."):
             tensor = tensor[1:]
         elif target == "detectron2" and any(part in name for part in _OF_ANCHORS):
-            tensor = _size_by_size(tensor, _anchors(tensors, name), num_ratios)
+            shifts = tensors[_RPN_SHIFTS if name.startswith("rpn.") else _DENSE_SHIFTS]
+            sizes = len(shifts) // 4 // num_ratios  # of a cell's anchors
+            tensor = tensor.unflatten(0, (num_ratios, sizes, -1)).transpose(0, 1).flatten(0, 2)
         elif target == "mmdet" and name.startswith("extra_levels.") and name.endswith(".bias"):
             found |= _norm_that_adds(tensor, name.removesuffix("bias") + "bn.")
             continue
         found[name] = tensor
     return found, len(found) - len(tensors)
-
-
-_OF_ANCHORS = ("rpn.head.cls_logits.", "rpn.head.bbox_pred.", "classification_head.cls_logits.", ".bbox_reg.")
-
-
-def _anchors(tensors: Mapping[str, torch.Tensor], name: str) -> int:
-    """Anchors of a cell, from the box shifts of the same head."""
-    shifts = "rpn.head.bbox_pred.bias" if name.startswith("rpn.") else "retinanet.head.regression_head.bbox_reg.bias"
-    return len(tensors[shifts]) // 4
-
-
-def _size_by_size(tensor: torch.Tensor, anchors: int, num_ratios: int) -> torch.Tensor:
-    """Rows by (ratio, size) -> by (size, ratio)."""
-    rows = tensor.unflatten(0, (num_ratios, anchors // num_ratios, -1))
-    return rows.transpose(0, 1).flatten(0, 2)
 
 
 def _norm_that_adds(bias: torch.Tensor, prefix: str) -> dict[str, torch.Tensor]:

@@ -22,6 +22,7 @@ from transformers import AutoModelForObjectDetection
 from transformers.image_transforms import center_to_corners_format
 
 from ..errors import InputError
+from ..files import fill_template
 from ..models.configuration_mcl import MCLConfig
 from ..models.weight_files import read_json_object
 from ..version import __version__
@@ -76,7 +77,7 @@ class DetectorGraph(nn.Module):
 
 
 def write_detector_graph(folder: Path, partial: Path, out: Path) -> Coverage:
-    """`detector.onnx`, the image processor's settings and a README.md that shows how to run it.
+    """`detector.onnx`, the image processor's settings and a README.md (`detector_readme.md`) that shows how to run it.
 
     Args:
         folder: of the detector, its `model_type` one of `EXPORTED`.
@@ -112,7 +113,18 @@ def write_detector_graph(folder: Path, partial: Path, out: Path) -> Coverage:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"torch.onnx.export(dynamo=True) cannot take this {kind}: {reason}") from error
     shutil.copyfile(folder / "preprocessor_config.json", partial / "preprocessor_config.json")
-    (partial / "README.md").write_text(_readme(model.config, processor, out), encoding="utf-8")
+    readme = fill_template(
+        Path(__file__).with_name("detector_readme.md"),
+        version=__version__,
+        kind=kind,
+        padded=kind in PADDED,
+        names=[model.config.id2label[index] for index in range(model.config.num_labels)],
+        out=out,
+        size=processor["size"],
+        mean=processor["image_mean"],
+        std=processor["image_std"],
+    )
+    (partial / "README.md").write_text(readme, encoding="utf-8")
     count = len(model.state_dict())
     return Coverage("ONNX", {"detector": (count, count)})
 
@@ -135,52 +147,3 @@ def _free_sizes(module: ModuleType) -> Iterator[None]:
         mock.patch.dict(os.environ, TRANSFORMERS_DISABLE_TORCH_CHECK="1"),
     ):
         yield
-
-
-def _readme(config: Any, processor: dict[str, Any], out: Path) -> str:
-    """How to run the graph, with numpy and Pillow alone."""
-    size, padded = processor["size"], config.model_type in PADDED
-    resize = (
-        f"""scale = min({size["shortest_edge"]} / min(picture.size), {size["longest_edge"]} / max(picture.size))
-width, height = (round(side * scale) for side in picture.size)"""
-        if padded
-        else f"width, height = {size['width']}, {size['height']}"
-    )
-    mask = (
-        '\ninputs["pixel_mask"] = np.ones((1, height, width), np.int64)  # 0 on the padding of a batch'
-        if padded
-        else ""
-    )
-    sizes = "any sizes" if padded else "any height and width that are multiples of 32"
-    names = [config.id2label[index] for index in range(config.num_labels)]
-    return f"""\
-# {config.model_type} for ONNX
-
-Written by mcl_hf {__version__} (`mcl-hf export --to onnx`). `detector.onnx` takes any number of images of {sizes}.
-Post-processing is in the graph: boxes are x0 y0 x1 y1 in px of the picture, labels count from 0.
-
-```python
-import numpy as np
-import onnxruntime
-from PIL import Image
-
-NAMES = {names!r}
-session = onnxruntime.InferenceSession("{out}/detector.onnx")
-
-
-def detect(path, threshold=0.5):
-    picture = Image.open(path).convert("RGB")
-{_indented(resize)}
-    pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), np.float32) / 255
-    pixels = (pixels - {list(processor["image_mean"])}) / {list(processor["image_std"])}
-    inputs = {{"pixel_values": pixels.transpose(2, 0, 1)[None].astype(np.float32)}}  # (N, 3, height, width)
-    inputs["target_sizes"] = np.array([picture.size[::-1]])  # (N, 2): height and width of the pictures{_indented(mask)}
-    boxes, scores, labels = session.run(None, inputs)  # (N, Q, 4), (N, Q), (N, Q)
-    kept = scores[0] > threshold
-    return [(NAMES[label], score, box) for label, score, box in zip(labels[0][kept], scores[0][kept], boxes[0][kept])]
-```
-"""
-
-
-def _indented(lines: str) -> str:
-    return lines.replace("\n", "\n    ") if lines.startswith("\n") else "    " + lines.replace("\n", "\n    ")

@@ -1,29 +1,30 @@
 """`export_checkpoint`: one checkpoint of ours into a folder that another framework opens.
 
-Where it sits: checkpoint -> target_statistics -> convert -> to_* -> **export** (which writes the folder as a whole).
+Where it sits: checkpoint -> target_statistics -> convert -> to_* -> **export** (which writes the folder as a whole,
+with a README.md from `export_readme.md`).
 """
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors import safe_open
 
 from ..errors import InputError
-from ..models.image_processing_mcl import MCLImageProcessor
+from ..files import fill_template
 from ..new_folder import check_new, whole_folder
-from .checkpoint import Checkpoint, find_folder, open_checkpoint, tensor_names
+from ..version import __version__
+from .checkpoint import Checkpoint, find_folder, open_checkpoint, save_network
 from .convert import Coverage
+from .detector_configs import ANCHORS_FILE
 from .detector_to_onnx import EXPORTED, write_detector_graph
-from .export_readme import note
 from .remote_code import add_code, refuse_detector
 from .target_statistics import refresh_statistics
 from .targets import NETWORKS, TARGETS
 from .to_detectors import write_detector
 from .to_onnx import write_graphs
-from .to_timm import write_timm
+from .to_timm import feature_options, write_timm
 
-_BACKBONE_ONLY = ("timm",)
 _WITH_DETECTORS = ("torchvision", "detectron2", "mmdet")
 
 
@@ -74,13 +75,30 @@ def export_checkpoint(
     if with_code:
         refuse_detector(kind)
     checkpoint = open_checkpoint(source, network or "online")
-    images = None if data is None else (data, num_images, batch_size, allow_outside_paths)
-    dropped = _drop_untrained(checkpoint, to, images)
+    untrained: list[str] = []
+    if network == "target" and checkpoint.stale_levels and to != "timm":  # timm gets the backbone alone
+        if data is not None:
+            checkpoint.tensors = refresh_statistics(
+                checkpoint.config, checkpoint.tensors, data, num_images, batch_size, allow_outside_paths
+            )
+        else:
+            checkpoint.tensors = {n: t for n, t in checkpoint.tensors.items() if n.startswith("backbone.")}
+            untrained.append(
+                f"the target network's FPN and region head: training never ran its {', '.join(checkpoint.stale_levels)}"
+                ", so the batch-norm statistics are stale; --data IMAGES makes them anew"
+            )
     with whole_folder(out) as partial:
-        coverage = _write(checkpoint, partial, to, detector, whole=network is None, with_code=with_code)
-        coverage.left_out += dropped
+        if to == "timm":
+            coverage = write_timm(checkpoint, partial)
+        elif to in _WITH_DETECTORS:
+            coverage = write_detector(checkpoint, detector, partial, to)
+        elif to in ("onnx", "pt2"):
+            coverage = write_graphs(checkpoint, partial, to)
+        else:
+            coverage = _write_transformers(checkpoint, partial, network is None, with_code)
+        coverage.left_out += untrained
         coverage.notes += _as_initialised(checkpoint, to, detector)
-        (partial / "README.md").write_text(note(checkpoint, coverage, to, out, partial), encoding="utf-8")
+        (partial / "README.md").write_text(_readme(checkpoint, coverage, to, out, partial), encoding="utf-8")
     return coverage
 
 
@@ -95,32 +113,15 @@ def _check_options(
         raise InputError(f"--network must be one of {', '.join(NETWORKS)}, got {network!r}")
     if data is not None and network != "target":
         raise InputError("--data is for --network target, whose FPN lacks statistics; the online network has its own")
-    if data is not None and to in _BACKBONE_ONLY:
+    if data is not None and to == "timm":
         raise InputError(f"--data makes statistics of the target network's FPN, and {to} gets no FPN: leave it out")
     if with_code and to != "transformers":
         raise InputError("--with-code is for --to transformers; other formats need no code of ours")
 
 
-def _drop_untrained(
-    checkpoint: Checkpoint, to: str, images: tuple[str | Sequence[str], int, int, bool] | None
-) -> list[str]:
-    """Leave out what of the target network training never ran, or make its statistics; reasons for the report."""
-    stale = ", ".join(checkpoint.stale_levels)
-    if not stale or checkpoint.network != "target" or to in _BACKBONE_ONLY:
-        return []
-    if images is not None:
-        checkpoint.tensors = refresh_statistics(checkpoint.config, checkpoint.tensors, *images)
-        return []
-    checkpoint.tensors = {n: t for n, t in checkpoint.tensors.items() if n.startswith("backbone.")}
-    return [
-        f"the target network's FPN and region head: training never ran its {stale}, so the batch-norm statistics "
-        "are stale; --data IMAGES makes them anew"
-    ]
-
-
 def _as_initialised(checkpoint: Checkpoint, to: str, detector: str | None) -> list[str]:
     """What is to be said of levels of the online network's FPN that go along without having been trained."""
-    if checkpoint.network != "online" or to in _BACKBONE_ONLY:
+    if checkpoint.network != "online" or to == "timm":
         return []
     levels = [level for level in checkpoint.stale_levels if level != "P2" or detector != "retinanet"]
     if not levels:
@@ -132,16 +133,24 @@ def _as_initialised(checkpoint: Checkpoint, to: str, detector: str | None) -> li
     ]
 
 
-def _write(
-    checkpoint: Checkpoint, folder: Path, to: str, detector: str | None, whole: bool, with_code: bool
-) -> Coverage:
-    if to == "timm":
-        return write_timm(checkpoint, folder)
-    if to in _WITH_DETECTORS:
-        return write_detector(checkpoint, detector, folder, to)
-    if to in ("onnx", "pt2"):
-        return write_graphs(checkpoint, folder, to)
-    return _write_transformers(checkpoint, folder, whole, with_code)
+def _readme(checkpoint: Checkpoint, coverage: Coverage, to: str, out: Path, folder: Path) -> str:
+    """What is in the folder, called `out` once it is whole, how it is opened, and what must not be changed."""
+    config, (mean, std) = checkpoint.config, checkpoint.statistics
+    return fill_template(
+        Path(__file__).with_name("export_readme.md"),
+        version=__version__,
+        to=to,
+        out=out,
+        coverage=coverage,
+        network=checkpoint.network,
+        backbone=config.backbone,
+        channels=config.num_channels,
+        feature_options=feature_options(config.backbone, config.num_channels, config.backbone_kwargs),
+        own_anchors=(folder / ANCHORS_FILE).is_file(),
+        with_code=(folder / "modeling_mcl.py").is_file(),
+        mean=mean,
+        std=std,
+    )
 
 
 def _write_transformers(checkpoint: Checkpoint, folder: Path, whole: bool, with_code: bool) -> Coverage:
@@ -155,16 +164,15 @@ def _write_transformers(checkpoint: Checkpoint, folder: Path, whole: bool, with_
             weights = path.name.startswith("model") and path.name.endswith((".safetensors", ".safetensors.index.json"))
             if path.name in names or weights:
                 shutil.copyfile(path, folder / path.name)
-        held = [name for path in sorted(folder.glob("*.safetensors")) for name in tensor_names(path)]
-        coverage.parts["all that the checkpoint holds"] = (len(held), len(held))
+        held = 0
+        for path in folder.glob("*.safetensors"):
+            with safe_open(path, framework="pt") as file:
+                held += len(file.keys())
+        coverage.parts["all that the checkpoint holds"] = (held, held)
     else:
-        checkpoint.config.architectures = ["MCLModel"]
-        checkpoint.config.save_pretrained(folder)
-        MCLImageProcessor.from_config(checkpoint.config).save_pretrained(folder)
-        tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
-        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        save_network(checkpoint.config, checkpoint.tensors, folder)
         for part in ("backbone", "fpn", "region_head"):
-            count = sum(name.startswith(f"{part}.") for name in tensors)
+            count = sum(name.startswith(f"{part}.") for name in checkpoint.tensors)
             if count:
                 coverage.parts[part] = (count, count)
     if with_code:

@@ -95,15 +95,23 @@ def read_foreign(path: str | Path) -> ForeignFile:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Named tensors of a file, less `module.`, and a remark where it has several sets of them.
+    """Named tensors of a file, less `module.`, wherever it keeps them, and a remark where that was a choice.
+
+    A program keeps a network's tensors together under their names. Of several such sets (student and teacher, model and
+    optimizer) the first of `_HOLDERS` counts, or else the largest.
 
     Raises:
         InputError: No such file, none with tensors, or it would have to run code to be read.
     """
-    tensors, remarks = _find_tensors(_content(path))
-    if not tensors:
+    sets = sorted(_sets(_content(path)), key=lambda found: (_rank(found[0]), -len(found[1])))
+    if not sets:
         raise InputError(f"{path} holds no tensors")
-    return tensors, remarks
+    place, tensors = sets[0]
+    others = [".".join(other) for other, held in sets[1:] if 2 * len(held) > len(tensors)]
+    if not others and (not place or place[0] in _HOLDERS[:3]):
+        return tensors, []
+    also = f"; the file also has {', '.join(others[:5])}" if others else ""
+    return tensors, [f"taken: the tensors under {'.'.join(place)}{also}"]
 
 
 def _content(path: Path) -> Any:
@@ -123,23 +131,6 @@ def _content(path: Path) -> Any:
                 "torch.save({'model': {name: torch.tensor(value) ...}}, 'model.pth')"
             )
         raise InputError(reason) from error
-
-
-def _find_tensors(content: Any) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Named tensors of a file's content, wherever it keeps them, and a remark where that was a choice.
-
-    A program keeps a network's tensors together under their names. Of several such sets (student and teacher, model and
-    optimizer) the first of `_HOLDERS` counts, or else the largest.
-    """
-    sets = sorted(_sets(content), key=lambda found: (_rank(found[0]), -len(found[1])))
-    if not sets:
-        return {}, []
-    place, tensors = sets[0]
-    others = [".".join(other) for other, held in sets[1:] if 2 * len(held) > len(tensors)]
-    if not others and (not place or place[0] in _HOLDERS[:3]):
-        return tensors, []
-    also = f"; the file also has {', '.join(others[:5])}" if others else ""
-    return tensors, [f"taken: the tensors under {'.'.join(place)}{also}"]
 
 
 def _sets(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, torch.Tensor]]]:

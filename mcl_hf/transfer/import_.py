@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from ..errors import InputError
 from ..models.configuration_mcl import MCLConfig
@@ -24,15 +23,17 @@ from ..models.official_checkpoint import resnet_name
 from ..models.weight_files import not_finite, read_json_object
 from ..new_folder import whole_folder
 from ..version import __version__
+from .checkpoint import save_network
 from .convert import convert_back
 from .foreign import ForeignFile, read_foreign, read_tensors
 from .starting_weights import WeightReport
 from .to_timm import plain_names
 
 IMPORT_RECORD = "imported_from.json"
-"""What was imported: `file`, its `sha256` (None for a folder), `layout`, `parts` (loaded, all) and `remarks`."""
+"""What was imported, for whoever meets the folder later: `file`, its `sha256` (None for a folder), `layout`, `parts`
+(loaded, all) and `remarks`."""
 
-_PARTS = {"backbone.": "backbone", "fpn.": "FPN", "region_head.": "region head"}
+_PARTS = {"backbone": "backbone", "fpn": "FPN", "region_head": "region head"}
 _SAYS_NOTHING = {
     "detectron2": "detectron2's own models take BGR and stride in the 1x1 convolutions unless their yaml says "
     "STRIDE_IN_1X1 False and RGB: names are the same, results are not",
@@ -57,15 +58,26 @@ def import_checkpoint(path: str | Path, out: str | Path) -> tuple[WeightReport, 
     path, out = Path(path), Path(out)
     with whole_folder(out) as partial:
         if (path / "config.json").is_file():
+            layout, digest = "timm", None
             report, remarks = _import_timm(path, partial)
-            layout = "timm"
         else:
             foreign = read_foreign(path)
-            if foreign.layout == "mcl_hf":
+            layout = foreign.layout
+            if layout == "mcl_hf":
                 raise InputError(f"{path} is a file of mcl_hf already: its folder opens as it is")
-            report, remarks = (_import_mcl if foreign.layout == "MCL" else _import_weights)(foreign, partial)
-            layout, remarks = foreign.layout, [*remarks, *foreign.remarks]
-        _write_record(path, layout, report, remarks, partial)
+            report, remarks = (_import_mcl if layout == "MCL" else _import_weights)(foreign, partial)
+            remarks = [*remarks, *foreign.remarks]
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        record = {
+            "file": path.resolve().name,
+            "sha256": digest,
+            "layout": layout,
+            "parts": report.parts,
+            "remarks": remarks,
+            "mcl_hf": __version__,
+        }
+        (partial / IMPORT_RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return report, remarks
 
 
@@ -78,23 +90,6 @@ def _check_finite(path: Path, tensors: dict[str, torch.Tensor]) -> None:
         )
 
 
-def _write_record(path: Path, layout: str, report: WeightReport, remarks: list[str], folder: Path) -> None:
-    """Note where the weights come from, for whoever meets the folder later."""
-    digest = None
-    if path.is_file():
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    content = {
-        "file": path.resolve().name,
-        "sha256": digest,
-        "layout": layout,
-        "parts": report.parts,
-        "remarks": remarks,
-        "mcl_hf": __version__,
-    }
-    (folder / IMPORT_RECORD).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
 def _import_mcl(foreign: ForeignFile, folder: Path) -> tuple[WeightReport, list[str]]:
     """A published MCL checkpoint: online network, target and predictors."""
     _check_finite(foreign.path, foreign.tensors)
@@ -105,7 +100,7 @@ def _import_mcl(foreign: ForeignFile, folder: Path) -> tuple[WeightReport, list[
         raise InputError(" ".join(str(error).split())) from error
     model.save_pretrained(folder)
     MCLImageProcessor.from_config(model.config).save_pretrained(folder)
-    parts = {title: getattr(model.mcl, prefix.removesuffix(".")) for prefix, title in _PARTS.items()}
+    parts = {title: getattr(model.mcl, name) for name, title in _PARTS.items()}
     parts |= {"predictors": model.predictors, "target": model.target}
     counts = {title: len(part.state_dict()) for title, part in parts.items()}
     return WeightReport(str(foreign.path), {title: (count, count) for title, count in counts.items()}), []
@@ -130,7 +125,8 @@ def _import_weights(foreign: ForeignFile, folder: Path) -> tuple[WeightReport, l
         fields["region_convs"] = convs
     classifier = [name for name in tensors if name.startswith("backbone.fc.")]
     left |= {name: tensors.pop(name) for name in classifier}
-    report, remarks = _write(foreign.path, MCLConfig(**fields), tensors, folder)
+    report = _write(foreign.path, MCLConfig(**fields), tensors, folder)
+    remarks = []
     if left:
         remarks.append(f"left out: {len(left)} tensors of {foreign.layout} such as {next(iter(left))}")
     if foreign.layout in _SAYS_NOTHING:
@@ -158,13 +154,11 @@ def _import_timm(path: Path, folder: Path) -> tuple[WeightReport, list[str]]:
     names = plain_names(config)
     tensors = {f"backbone.{name}": given[plain] for plain, name in names.items() if name and plain in given}
     left = [plain for plain in given if not names.get(plain)]
-    report, remarks = _write(path, config, tensors, folder)
-    return report, remarks + ([f"left out: {len(left)} tensors such as {left[0]}"] if left else [])
+    report = _write(path, config, tensors, folder)
+    return report, [f"left out: {len(left)} tensors such as {left[0]}"] if left else []
 
 
-def _write(
-    path: Path, config: MCLConfig, tensors: dict[str, torch.Tensor], folder: Path
-) -> tuple[WeightReport, list[str]]:
+def _write(path: Path, config: MCLConfig, tensors: dict[str, torch.Tensor], folder: Path) -> WeightReport:
     """Check names and shapes against the model, then write just these tensors."""
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in MCLModel(config).state_dict().items()}
@@ -175,16 +169,11 @@ def _write(
         reason = f"{found}, the model has {tuple(wanted)}" if wanted is not None else "which the model does not have"
         raise InputError(f"{path}: {len(wrong)} tensors do not fit {config.backbone}, such as {wrong[0]}: {reason}")
     report = WeightReport(str(path))
-    for prefix, title in _PARTS.items():
-        of_part = [name for name in expected if name.startswith(prefix)]
-        report.parts[title] = (sum(name in tensors for name in of_part), len(of_part))
+    for name in expected:
+        report.count(_PARTS[name.split(".")[0]], name in tensors)
     given, total = report.parts["backbone"]
     if given < total:
         missing = next(name for name in expected if name.startswith("backbone.") and name not in tensors)
         raise InputError(f"{path} holds {given}/{total} tensors of {config.backbone}: {missing} is missing")
-    config.architectures = ["MCLModel"]
-    config.save_pretrained(folder)
-    MCLImageProcessor.from_config(config).save_pretrained(folder)
-    contiguous = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    save_file(contiguous, folder / "model.safetensors", {"format": "pt"})
-    return report, []
+    save_network(config, tensors, folder)
+    return report

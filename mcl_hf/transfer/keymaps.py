@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from typing import Any
 
 from .targets import DETECTORS
@@ -36,29 +36,30 @@ class Rule:
     first: int = 0
     last: int = 99
 
-    @cached_property
-    def _patterns(self) -> tuple[re.Pattern[str], re.Pattern[str]]:
-        return _pattern(self.ours), _pattern(self.theirs)
-
     def to_theirs(self, name: str) -> str | None:
         """Their name of one of our tensors; None where the row does not speak of it."""
-        match = self._patterns[0].fullmatch(name)
-        return match and self._written(match.groupdict(), self.theirs, self.shift, 0)
+        return _renamed(name, self.ours, self.theirs, range(self.first, self.last + 1), self.shift)
 
     def to_ours(self, name: str) -> str | None:
         """Our name of one of their tensors."""
-        match = self._patterns[1].fullmatch(name)
-        return match and self._written(match.groupdict(), self.ours, -self.shift, self.shift)
-
-    def _written(self, found: dict[str, str], template: str, shift: int, ours_is_less: int) -> str | None:
-        if "i" in found:
-            index = int(found["i"])
-            if not self.first <= index - ours_is_less <= self.last:
-                return None
-            found["i"] = str(index + shift)
-        return template.format(**found)
+        theirs = range(self.first + self.shift, self.last + self.shift + 1)
+        return _renamed(name, self.theirs, self.ours, theirs, -self.shift)
 
 
+def _renamed(name: str, template: str, other: str, known: range, shift: int) -> str | None:
+    """A name written by the other template; None where the first does not fit, or its `{i}` is not known."""
+    match = _pattern(template).fullmatch(name)
+    if match is None:
+        return None
+    found = match.groupdict()
+    if "i" in found:
+        if int(found["i"]) not in known:
+            return None
+        found["i"] = str(int(found["i"]) + shift)
+    return other.format(**found)
+
+
+@cache
 def _pattern(template: str) -> re.Pattern[str]:
     """A template as a regular expression; a brace that occurs twice must be the same text."""
     parts, seen = [], set()

@@ -12,8 +12,6 @@ from pathlib import Path
 
 from transformers.dynamic_module_utils import get_relative_import_files
 
-import mcl_hf.models.configuration_mcl as configuration
-
 from ..errors import InputError
 from ..models.configuration_mcl import MCLConfig
 from ..new_folder import check_new
@@ -32,6 +30,7 @@ CARRIED = frozenset(target.rpartition(".")[2] for target in MODEL_MAP.values())
 
 PROCESSOR_MAP = {"AutoImageProcessor": "image_processing_mcl.MCLImageProcessor"}
 _TRAINING_FILES = ("training_state", "manifest.json")
+_CODE = Path(__file__).parents[1] / "models"
 
 
 def write_with_code(model_folder: str | Path, out: str | Path) -> list[str]:
@@ -63,7 +62,7 @@ def add_code(folder: Path) -> list[str]:
     """Put the code beside a model, and name it; the names of its files."""
     names = code_files()
     for name in names:
-        shutil.copyfile(_code_folder() / name, folder / name)
+        shutil.copyfile(_CODE / name, folder / name)
     _name_classes(folder)
     return names
 
@@ -94,12 +93,8 @@ def code_files() -> list[str]:
     entries = {target.split(".")[0] for target in (*MODEL_MAP.values(), *PROCESSOR_MAP.values())}
     files = {f"{name}.py" for name in entries}
     for name in entries:
-        files |= {Path(path).name for path in get_relative_import_files(_code_folder() / f"{name}.py")}
+        files |= {Path(path).name for path in get_relative_import_files(_CODE / f"{name}.py")}
     return sorted(files)
-
-
-def _code_folder() -> Path:
-    return Path(str(configuration.__file__)).parent
 
 
 def _name_classes(folder: Path) -> None:

@@ -242,11 +242,6 @@ def pixels_line(of_start: tuple[list[float], list[float]] | None, mean: Sequence
     return f"pixels with its {own}, which are not ImageNet's"
 
 
-def _pixels_of(source: str, config: MCLConfig) -> str:
-    statistics = starting_statistics(source, config.num_channels)
-    return pixels_line(statistics, config.image_mean or (), config.image_std or ())  # the configuration fills both
-
-
 def _rounded(values: Sequence[float]) -> list[float]:
     return [round(value, 4) for value in values]
 
@@ -269,7 +264,7 @@ def load_starting_weights(model: Any, source: str | Path) -> WeightReport:
         ValueError: The source cannot be read, has no whole backbone, or a part of it has other shapes.
     """
     source = str(source)
-    report = _fill(model, rename_from_detector(read_checkpoint(source, model.config)), source)
+    report = _fill(model, source)
     loaded, total = report.parts["backbone"]
     if loaded < total:
         raise ValueError(
@@ -278,7 +273,6 @@ def load_starting_weights(model: Any, source: str | Path) -> WeightReport:
     if "target" in report.parts and report.parts["target"][0] < report.parts["target"][1]:
         model.reset_target()
         report.copied.append("target")
-    report.pixels = _pixels_of(source, model.config)
     return report
 
 
@@ -301,9 +295,10 @@ def rename_from_detector(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch
 
 
 @torch.no_grad()
-def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> WeightReport:
-    """Copy tensors by name; a tensor of another shape is an error, an absent one is counted."""
-    report = WeightReport(source)
+def _fill(model: Any, source: str) -> WeightReport:
+    """Copy a checkpoint's tensors by name; a tensor of another shape is an error, an absent one is counted."""
+    config, report = model.config, WeightReport(source)
+    tensors = rename_from_detector(read_checkpoint(source, config))
     shapes: list[str] = []
     for name, tensor in model.state_dict().items():
         plain = name.removeprefix("mcl.")
@@ -318,6 +313,7 @@ def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], source: str) -> We
         report.count(part, given is not None)
     if shapes:
         raise ValueError(f"{source} has other shapes than the model in {len(shapes)} tensors, such as {shapes[0]}")
+    report.pixels = pixels_line(starting_statistics(source, config.num_channels), config.image_mean, config.image_std)
     return report
 
 
@@ -351,11 +347,10 @@ def load_backbone_weights(model: nn.Module, source: str | Path, verbose: bool = 
     source = str(source)
     report = WeightReport(source)
     for backbone in backbones:
-        report = _fill(backbone, read_checkpoint(source, backbone.config), source)
+        report = _fill(backbone, source)
         loaded, total = report.parts["backbone"]
         if loaded < total:
             raise ValueError(f"{source} holds {loaded}/{total} tensors of the backbone {backbone.config.backbone!r}")
-        report.pixels = _pixels_of(source, backbone.config)
     if verbose:
         print(report)
     return report

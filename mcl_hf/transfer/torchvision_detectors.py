@@ -49,7 +49,6 @@ COCO_WEIGHTS = {
 _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 _SCORES, _LOGITS = "roi_heads.box_predictor.cls_score.weight", "head.classification_head.cls_logits.weight"
 _ANCHORS = 9  # a cell of RetinaNet
-_BACKGROUND = {"retinanet": 0}  # numbers of classes that are no object; its first class is one like all others
 _EPS = 1e-5
 
 
@@ -178,7 +177,7 @@ def _classes(shapes: Mapping[str, Any]) -> int:
 
 def _description(name: str, classes: int) -> dict[str, Any]:
     layout, names = LAYOUTS[name], get_model_weights(name).DEFAULT.meta["categories"]
-    first = _BACKGROUND.get(layout["detector"], 1)
+    first = 0 if layout["detector"] == "retinanet" else 1  # in the R-CNNs' classes the background is the first
     own: dict[str, Any] = {"num_labels": classes - first}
     if classes == len(names):
         own = {"id2label": dict(enumerate(names[first:]))}

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+from PIL.ImageFont import load_default
 
-from .montage_grid import GAP, INK, MARGIN, PAPER, QUIET, image_colour
+from ..data.decode import as_picture
+from .montage_grid import GAP, INK, MARGIN, PAPER, QUIET, draw_number, drawn_name, image_colour, page
 
 TITLE_HEIGHT, HEADER, CAPTION = 46, 24, 36  # px
 
@@ -47,17 +49,17 @@ def views_picture(
         raise ValueError(f"{len(originals)} originals, but views of {[len(view) for _, view in views]} images")
     cell, row_height = panel_size + GAP, panel_size + CAPTION + GAP
     width = 2 * MARGIN + (1 + len(views)) * cell - GAP
-    picture, draw = _page(width, HEADER + len(originals) * row_height, f"{len(originals)} images and their views")
-    draw.text((MARGIN, TITLE_HEIGHT), "original", QUIET, _font(13))
+    height = TITLE_HEIGHT + HEADER + len(originals) * row_height + MARGIN
+    picture, draw = page(width, height, f"{len(originals)} images and their views")
+    draw.text((MARGIN, TITLE_HEIGHT), "original", QUIET, load_default(13))
     for column, (name, view) in enumerate(views, start=1):
-        draw.text((MARGIN + column * cell, TITLE_HEIGHT), f"{name}, {view.shape[-1]} px", QUIET, _font(13))
+        draw.text((MARGIN + column * cell, TITLE_HEIGHT), f"{name}, {view.shape[-1]} px", QUIET, load_default(13))
     for number, original in enumerate(originals):
         top = TITLE_HEIGHT + HEADER + number * row_height
         _draw_original(picture, draw, original, (MARGIN, top), panel_size, number)
         for column, (_, view) in enumerate(views, start=1):
-            enlarged = _as_picture(view[number].permute(1, 2, 0).numpy()).resize(
-                (panel_size, panel_size), Image.Resampling.BICUBIC
-            )
+            pixels = as_picture(view[number].permute(1, 2, 0).numpy()).convert("RGB")
+            enlarged = pixels.resize((panel_size, panel_size), Image.Resampling.BICUBIC)
             picture.paste(enlarged, (MARGIN + column * cell, top))
     return picture
 
@@ -75,7 +77,7 @@ def duplicates_picture(
     """
     cell, row_height = panel_size + GAP, panel_size + CAPTION + GAP
     width = 2 * MARGIN + (1 + columns) * cell - GAP
-    picture, draw = _page(width, len(groups) * row_height, title)
+    picture, draw = page(width, TITLE_HEIGHT + len(groups) * row_height + MARGIN, title)
     for row, (group, size) in enumerate(zip(groups, sizes, strict=True)):
         top = TITLE_HEIGHT + row * row_height
         shown = group[:columns]
@@ -83,7 +85,7 @@ def duplicates_picture(
             _draw_original(picture, draw, image, (MARGIN + column * cell, top), panel_size)
         if size > len(shown):
             at = (MARGIN + len(shown) * cell, top + panel_size // 2 - 10)
-            draw.text(at, f"and {size - len(shown)} more", QUIET, _font(15))
+            draw.text(at, f"and {size - len(shown)} more", QUIET, load_default(15))
     return picture
 
 
@@ -97,13 +99,6 @@ def stack_pictures(pictures: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def _page(width: int, height: int, title: str) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    picture = Image.new("RGB", (width, TITLE_HEIGHT + height + MARGIN), PAPER)
-    draw = ImageDraw.Draw(picture)
-    draw.text((MARGIN, MARGIN - 4), title, INK, _font(19))
-    return picture, draw
-
-
 def _draw_original(
     picture: Image.Image, draw: ImageDraw.ImageDraw, image: SheetImage, at: tuple[int, int], box: int,
     number: int | None = None,
@@ -112,35 +107,26 @@ def _draw_original(
     x, y = at
     height, width = image.pixels.shape[:2]
     scale = box / max(height, width)
-    small = _as_picture(image.pixels).resize(
-        (max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.LANCZOS
+    small = (
+        as_picture(image.pixels)
+        .convert("RGB")
+        .resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.LANCZOS)
     )
-    colour = PAPER if number is None else image_colour(number)
     if number is not None:  # on the image, so that the frame of one a pixel wide ends with it
-        ImageDraw.Draw(small).rectangle((0, 0, small.width - 1, small.height - 1), outline=colour, width=3)
+        edges = (0, 0, small.width - 1, small.height - 1)
+        ImageDraw.Draw(small).rectangle(edges, outline=image_colour(number), width=3)
     picture.paste(small, at)
     if number is not None:
-        label = draw.textbbox((x + 5, y + 3), str(number), font=_font(15))
-        draw.rectangle((x, y, label[2] + 2, label[3] + 2), fill=colour)
-        draw.text((x + 5, y + 3), str(number), "white", _font(15))
+        draw_number(draw, at, number, frame=3, size=15)
     below = y + (small.height if number is None else max(small.height, 22))  # the number is about 20 px high
-    draw.text((x, below + 2), _fit(draw, image.name, box), INK, _font(11))
-    draw.text((x, below + 17), f"{width} x {height} px", QUIET, _font(11))
+    draw.text((x, below + 2), _fit(draw, image.name, box), INK, load_default(11))
+    draw.text((x, below + 17), f"{width} x {height} px", QUIET, load_default(11))
 
 
 def _fit(draw: ImageDraw.ImageDraw, name: str, width: int) -> str:
     """A name's end, which tells most, cut to `width` px."""
-    name = name.encode("utf-8", errors="replace").decode()
+    name = drawn_name(name)
     cut = name
-    while len(cut) > 1 and draw.textlength("..." + cut if cut != name else cut, font=_font(11)) > width:
+    while len(cut) > 1 and draw.textlength("..." + cut if cut != name else cut, font=load_default(11)) > width:
         cut = cut[1:]
     return cut if cut == name else f"...{cut}"
-
-
-def _as_picture(pixels: np.ndarray) -> Image.Image:
-    pixels = np.ascontiguousarray(pixels)
-    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

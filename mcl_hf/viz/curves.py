@@ -206,21 +206,24 @@ class _Panel:
                 points = [(record["step"], _random_loss(record)) for record in records if "random_losses" in record]
                 label = "a network that tells nothing apart" if index == 0 else None
                 _plot(axes, points, "#8a8a92" if single else colour, "--", label, width=1.1)
-            present = [name for name in self.solid if any(record.get(name) is not None for record in records)]
             if self.by_level:
-                levels = _level_count(records) if single else 0
-                for style, names in (("-", self.solid), ("--", self.dashed)):
-                    for name in names:
-                        _level_lines(axes, records, name, levels, colour, style)
-            elif single:
-                for number, name in enumerate(present):
-                    own = len(present) > 1
-                    _line(axes, records, name, LINE_COLOURS[number] if own else INK, "-", _LABELS.get(name))
+                levels = len(records[0].get("level_losses", [])) if single else 0  # all records have as many
+                for name in (*self.solid, *self.dashed):
+                    style = "-" if name in self.solid else "--"
+                    for level in range(levels):
+                        label = f"level {level}" if style == "-" else None
+                        own = LINE_COLOURS[level % len(LINE_COLOURS)]
+                        _plot(axes, _points(records, name, level), own, style, label)
+                    if not levels:
+                        _plot(axes, _points(records, name), colour, style)
             else:
-                for name in present[:1]:
-                    _line(axes, records, name, colour)
-            for name in () if self.by_level else self.dashed:
-                _line(axes, records, name, INK if single else colour, "--")
+                present = [name for name in self.solid if _points(records, name)]
+                for number, name in enumerate(present if single else present[:1]):
+                    own = LINE_COLOURS[number] if len(present) > 1 else INK
+                    label = _LABELS.get(name) if single else None
+                    _plot(axes, _points(records, name), own if single else colour, "-", label)
+                for name in self.dashed:
+                    _plot(axes, _points(records, name), INK if single else colour, "--")
             if self.random:
                 _mark_warnings(axes, records, "#c53030" if single else colour)
         if self.from_zero:
@@ -313,43 +316,29 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def _level_count(records: Sequence[Record]) -> int:
-    """L, as the first record has it; all records of a run have the same."""
-    return len(records[0].get("level_losses", []))
-
-
 def _random_loss(record: Record) -> float:
     """Loss of a network that tells nothing apart: the sum over levels and sides."""
     return sum(sum(level) if isinstance(level, list) else level for level in record["random_losses"])
 
 
-def _line(
-    axes: Any, records: Sequence[Record], name: str, colour: str, style: str = "-", label: str | None = None
-) -> None:
-    points = [(record["step"], record[name]) for record in records if record.get(name) is not None]
-    _plot(axes, points, colour, style, label)
-
-
-def _level_lines(axes: Any, records: Sequence[Record], name: str, levels: int, colour: str, style: str) -> None:
-    """One line a level, or with `levels` 0 one line of the mean over levels; losses are summed over sides."""
-    series: list[tuple[int, list[float | None]]] = []
+def _points(records: Sequence[Record], name: str, level: int | None = None) -> list[tuple[int, float]]:
+    """Steps and numbers; of lists by level those of one, or the mean over levels. Losses are summed over sides."""
+    points = []
     for record in records:
-        if record.get(name) is not None:
-            sides = 2 if name.endswith("losses") and record[name] and isinstance(record[name][0], list) else 1
-            series.append((record["step"], [None if v is None else v * sides for v in _levels(record[name])]))
-    if not levels:
-        points = [(step, mean) for step, values in series if (mean := _mean(values)) is not None]
-        _plot(axes, points, colour, style, None)
-    for level in range(levels):
-        points = [
-            (step, value) for step, values in series if level < len(values) and (value := values[level]) is not None
-        ]
-        _plot(axes, points, LINE_COLOURS[level % len(LINE_COLOURS)], style, f"level {level}" if style == "-" else None)
+        value = record.get(name)
+        if isinstance(value, list):
+            sides = 2 if name.endswith("losses") and value and isinstance(value[0], list) else 1
+            levels = [None if one is None else one * sides for one in _levels(value)]
+            value = _mean(levels if level is None else levels[level : level + 1])
+        if value is not None:
+            points.append((record["step"], value))
+    return points
 
 
 def _plot(
-    axes: Any, points: Sequence[tuple[int, float]], colour: str, style: str, label: str | None, width: float = 1.6
-) -> None:
+    axes: Any, points: Sequence[tuple[int, float]], colour: str, style: str, label: str | None = None,
+    width: float = 1.6,
+) -> None:  # fmt: skip
     if points:
         steps, values = zip(*points, strict=True)
         marker = "o" if len(points) == 1 else None  # a single point draws no line

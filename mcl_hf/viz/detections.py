@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+from PIL.ImageFont import load_default
 
-from .montage_grid import GAP, INK, MARGIN, PAPER, QUIET
+from .montage_grid import GAP, INK, MARGIN, PAPER, QUIET, drawn_name, page
 
 TITLE_HEIGHT, CAPTION = 46, 24  # px
 _MASK_SHARE = 0.4
@@ -69,9 +70,7 @@ def detections_picture(
     heights = [max(_panel_height(image, panel_width) for image in row) + CAPTION + GAP for row in rows]
     columns = min(pairs_per_row, max(1, len(images)))
     width = 2 * MARGIN + columns * pair_width + (columns - 1) * 2 * GAP
-    picture = Image.new("RGB", (width, TITLE_HEIGHT + sum(heights) + MARGIN), PAPER)
-    draw = ImageDraw.Draw(picture)
-    draw.text((MARGIN, MARGIN - 4), title, INK, ImageFont.load_default(19))
+    picture, draw = page(width, TITLE_HEIGHT + sum(heights) + MARGIN, title)
     top = TITLE_HEIGHT
     for row, height in zip(rows, heights, strict=True):
         for column, image in enumerate(row):
@@ -80,9 +79,9 @@ def detections_picture(
             picture.paste(draw_objects(image.pixels, image.annotated, panel), (left, top))
             picture.paste(draw_objects(image.pixels, image.predicted, panel), (left + panel_width + GAP, top))
             below = top + panel[1] + 4
-            draw.text((left, below), _end_of(f"annotated: {image.name}", 66), QUIET, ImageFont.load_default(12))
+            draw.text((left, below), _end_of(f"annotated: {image.name}", 66), QUIET, load_default(12))
             found = f"predicted{': ' + image.note if image.note else ''}"
-            draw.text((left + panel_width + GAP, below), found, QUIET, ImageFont.load_default(12))
+            draw.text((left + panel_width + GAP, below), found, QUIET, load_default(12))
         top += height
     return picture
 
@@ -115,7 +114,7 @@ def draw_objects(pixels: np.ndarray, objects: DrawnObjects, size: tuple[int, int
             canvas[inside] = (1 - _MASK_SHARE) * canvas[inside] + _MASK_SHARE * np.array(colour, np.float32)
         blended = canvas.round().astype(np.uint8)
     picture = Image.fromarray(blended).resize(size, Image.Resampling.LANCZOS)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
+    draw, font = ImageDraw.Draw(picture), load_default(12)
     scale = np.array([size[0] / pixels.shape[1], size[1] / pixels.shape[0]] * 2)
     limits = np.array([size[0] - 1, size[1] - 1] * 2)
     for n in reversed(range(len(colours))):  # the first, which scored best, on top
@@ -143,5 +142,5 @@ def _is_dark(colour: tuple[int, int, int]) -> bool:
 
 
 def _end_of(text: str, most: int) -> str:
-    text = text.encode("utf-8", errors="replace").decode()
+    text = drawn_name(text)
     return text if len(text) <= most else f"annotated: ...{text[-(most - 14) :]}"

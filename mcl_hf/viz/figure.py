@@ -50,8 +50,10 @@ def figure_to_image(figure: Any) -> Image.Image:
 
 
 def literal(text: str) -> str:
-    """A name as it is: matplotlib reads text between dollar signs as a formula, and fails where it is none."""
-    return text.replace("$", r"\$")
+    """A name as it is: matplotlib reads text between dollar signs as a formula, and fails where it is none; and leaves
+    out of a legend what begins with an underscore, which gets a blank before it."""
+    shown = text.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def style_axes(axes: Any, title: str, ylabel: str = "", xlabel: str = "") -> None:

@@ -8,9 +8,11 @@ import colorsys
 from collections.abc import Sequence
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+from PIL.ImageFont import load_default
 
 from ..models.montage import assemble_montage
+from ..plain_text import plain_text
 
 INK, QUIET, PAPER = (32, 32, 36), (110, 110, 118), (255, 255, 255)
 LABEL_WIDTH, HEADER, GAP, MARGIN = 132, 74, 10, 18  # px
@@ -63,13 +65,10 @@ def montage_picture(
     side_width = columns * panel_size + (columns - 1) * GAP
     width = 2 * MARGIN + LABEL_WIDTH + len(sides) * side_width + (len(sides) - 1) * 4 * GAP
     height = HEADER + len(ratios) * (panel_size + GAP) - GAP + MARGIN
-    picture = Image.new("RGB", (width, height), PAPER)
-    draw = ImageDraw.Draw(picture)
-    draw.text((MARGIN, MARGIN - 4), f"What the model saw: {num_images} images on {len(ratios)} levels", INK, _font(19))
-
+    picture, draw = page(width, height, f"What the model saw: {num_images} images on {len(ratios)} levels")
     for side, (name, views, montages) in enumerate(sides):
         left = MARGIN + LABEL_WIDTH + side * (side_width + 4 * GAP)
-        draw.text((left, HEADER - 26), name, QUIET, _font(15))
+        draw.text((left, HEADER - 26), name, QUIET, load_default(15))
         for level, ratio in enumerate(ratios):
             top = HEADER + level * (panel_size + GAP)
             cells = torch.arange(num_images) if level == 0 else montages[level - 1].cpu()  # (B * r^2,)
@@ -88,6 +87,27 @@ def montage_picture(
     return picture
 
 
+def page(width: int, height: int, title: str) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    """A white picture of so many px with its title, and what draws on it."""
+    picture = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(picture)
+    draw.text((MARGIN, MARGIN - 4), title, INK, load_default(19))
+    return picture, draw
+
+
+def draw_number(draw: ImageDraw.ImageDraw, corner: tuple[int, int], number: int, frame: int, size: int) -> None:
+    """An image's number on its colour, in the upper left corner within a frame of so many px."""
+    (x, y), font = corner, load_default(size)
+    box = draw.textbbox((x + frame + 2, y + frame), str(number), font=font)
+    draw.rectangle((x, y, box[2] + 2, box[3] + 2), fill=image_colour(number))
+    draw.text((x + frame + 2, y + frame), str(number), "white", font)
+
+
+def drawn_name(name: str) -> str:
+    """A name of a file in one line, as Pillow can draw it."""
+    return plain_text(name.encode("utf-8", errors="replace").decode())
+
+
 def image_colour(number: int) -> tuple[int, int, int]:
     """The RGB colour of an image of the batch: neighbouring numbers get hues far from each other (golden ratio)."""
     lightness = (0.42, 0.48, 0.34)[number // 5 % 3]
@@ -100,16 +120,13 @@ def _draw_panel(canvas: torch.Tensor, numbers: Sequence[int], ratio: int, size: 
     panel = Image.fromarray(canvas.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(panel)
     frame = 3 if ratio <= 2 else 2 if ratio <= 4 else 1
-    font = _font({1: 17, 2: 14, 4: 11}.get(ratio, 9))
+    font_size = {1: 17, 2: 14, 4: 11}.get(ratio, 9)
     edges = [round(cell * size / ratio) for cell in range(ratio + 1)]
     for cell, number in enumerate(numbers):
         row, column = divmod(cell, ratio)
         x0, y0, x1, y1 = edges[column], edges[row], edges[column + 1] - 1, edges[row + 1] - 1
-        colour = image_colour(number)
-        draw.rectangle((x0, y0, x1, y1), outline=colour, width=frame)
-        box = draw.textbbox((x0 + frame + 2, y0 + frame), str(number), font=font)
-        draw.rectangle((x0, y0, box[2] + 2, box[3] + 2), fill=colour)
-        draw.text((x0 + frame + 2, y0 + frame), str(number), "white", font)
+        draw.rectangle((x0, y0, x1, y1), outline=image_colour(number), width=frame)
+        draw_number(draw, (x0, y0), number, frame, font_size)
     return panel
 
 
@@ -125,9 +142,9 @@ def _draw_level_label(
         f"read from {FPN_NAMES.get(ratio, f'ratio {ratio}')}",
         *([f"(first {columns} shown)"] if count > columns else []),
     ]
-    draw.text((x, y + 2), f"level {level}", INK, _font(17))
+    draw.text((x, y + 2), f"level {level}", INK, load_default(17))
     for row, line in enumerate(lines):
-        draw.text((x, y + 28 + 19 * row), line, QUIET, _font(13))
+        draw.text((x, y + 28 + 19 * row), line, QUIET, load_default(13))
 
 
 def _to_bytes(
@@ -142,7 +159,3 @@ def _to_bytes(
             views = views * std + mean
         views = views.mul(255).round().clamp(0, 255).to(torch.uint8)
     return views if views.shape[1] == 3 else views[:, :1].expand(-1, 3, -1, -1)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

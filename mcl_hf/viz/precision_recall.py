@@ -47,7 +47,7 @@ def _draw_panel(axis: Any, name: str, curves: Mapping[str, np.ndarray], recalls:
     style_axes(axis, name, "precision", "recall")
     axis.set_xlim(0, 1.01)
     axis.set_ylim(0, 1.03)
-    ranked = sorted(curves, key=_by_mean(curves))
+    ranked = sorted(curves, key=lambda label: -float(np.mean(curves[label])))
     named = ranked if len(ranked) <= MOST_LINES else [*ranked[: MOST_LINES // 2], *ranked[-MOST_LINES // 2 :]]
     for label in ranked:
         if label not in named:
@@ -71,10 +71,3 @@ def _draw_panel(axis: Any, name: str, curves: Mapping[str, np.ndarray], recalls:
         axis.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     else:
         axis.text(0.5, 0.5, "no objects", color=QUIET, ha="center")
-
-
-def _by_mean(curves: Mapping[str, np.ndarray]) -> Any:
-    def key(label: str) -> float:
-        return -float(np.mean(curves[label]))
-
-    return key

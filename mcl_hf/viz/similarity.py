@@ -169,7 +169,7 @@ def draw_similarity(
     factor = min(1.0, longest_side / max(image.size))
     image = shrink(image, longest_side)
     if box is None:
-        side = min(model.config.image_size // 2, min(image.size) // 2)
+        side = max(1, min(model.config.image_size // 2, min(image.size) // 2))
         x0, y0 = (image.width - side) // 2, (image.height - side) // 2
         box = (x0, y0, x0 + side, y0 + side)
     else:
@@ -192,7 +192,7 @@ def shrink(image: Image.Image, longest_side: int) -> Image.Image:
     factor = longest_side / max(image.size)
     if factor >= 1:
         return image
-    return image.convert("RGB").resize((round(image.width * factor), round(image.height * factor)))
+    return image.convert("RGB").resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))))
 
 
 def similarity_picture(
@@ -227,14 +227,9 @@ def similarity_picture(
     box_height, box_width = (box[3] - box[1]) * scale, (box[2] - box[0]) * scale
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, color=INK)
     left, right = figure.subplots(1, 2)
-    for axes, picture, caption in (
-        (left, image, f"query: {box[2] - box[0]:.0f} x {box[3] - box[1]:.0f} px"),
-        (
-            right,
-            target,
-            f"{'same' if searched is None else 'other'} image, boxes of {box_width:.0f} x {box_height:.0f} px",
-        ),
-    ):
+    query = f"query: {box[2] - box[0]:.0f} x {box[3] - box[1]:.0f} px"
+    boxes = f"{'same' if searched is None else 'other'} image, boxes of {box_width:.0f} x {box_height:.0f} px"
+    for axes, picture, caption in ((left, image, query), (right, target, boxes)):
         axes.set_title(caption, loc="left", fontsize=11, color=QUIET)
         axes.imshow(picture.convert("RGB" if axes is left else "L"), cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
@@ -243,12 +238,13 @@ def similarity_picture(
 
     shown, best = _draw_heat(right, target, heat, box_height, box_width, None if searched is not None else box)
     bar = figure.colorbar(shown, ax=right, fraction=0.04, pad=0.02)
-    bar.set_label("cosine similarity", fontsize=9, color=QUIET)
     bar.ax.tick_params(labelsize=8, colors=QUIET)
+    label = "cosine similarity"
     if best is not None:
         bar.ax.axhline(best, color="white", lw=2, ls="--")
         where = "best match elsewhere" if searched is None else "best match"
-        bar.set_label(f"cosine similarity (dashed: {where}, {best:.2f})", fontsize=9, color=QUIET)
+        label += f" (dashed: {where}, {best:.2f})"
+    bar.set_label(label, fontsize=9, color=QUIET)
     return figure_to_image(figure)
 
 
@@ -319,20 +315,6 @@ def _draw_heat(
     shown = axes.imshow(heat.numpy(), extent=extent, cmap="inferno", alpha=0.72, interpolation="bilinear")
     axes.set_xlim(0, target.width)
     axes.set_ylim(target.height, 0)
-    best = _best_match(heat, target, box_height, box_width, query)
-    if best is None:
-        return shown, None
-    value, corner = best
-    axes.add_patch(Rectangle(corner, box_width, box_height, fill=False, ec="black", lw=2.5))
-    axes.add_patch(Rectangle(corner, box_width, box_height, fill=False, ec="white", lw=1.8, ls="--"))
-    return shown, value
-
-
-def _best_match(
-    heat: torch.Tensor, target: Image.Image, box_height: float, box_width: float, query: Box | None
-) -> tuple[float, tuple[float, float]] | None:
-    """Highest cosine and its box's corner, among the boxes that do not overlap with `query`."""
-    rows, columns = heat.shape
     tops = torch.linspace(0, target.height - box_height, rows)[:, None]  # (rows, 1)
     lefts = torch.linspace(0, target.width - box_width, columns)[None]  # (1, columns)
     allowed = torch.ones_like(heat, dtype=torch.bool)
@@ -340,6 +322,9 @@ def _best_match(
         apart_x = (lefts >= query[2]) | (lefts + box_width <= query[0])
         allowed = apart_x | (tops >= query[3]) | (tops + box_height <= query[1])  # (rows, columns)
     if not allowed.any():
-        return None
+        return shown, None
     row, column = divmod(int(heat.masked_fill(~allowed, -2).argmax()), columns)
-    return float(heat[row, column]), (float(lefts[0, column]), float(tops[row, 0]))
+    corner = (float(lefts[0, column]), float(tops[row, 0]))
+    axes.add_patch(Rectangle(corner, box_width, box_height, fill=False, ec="black", lw=2.5))
+    axes.add_patch(Rectangle(corner, box_width, box_height, fill=False, ec="white", lw=1.8, ls="--"))
+    return shown, float(heat[row, column])

@@ -132,6 +132,15 @@ def test_broken_images_are_named_and_the_table_told(detector, pictures, tmp_path
     assert [image["file_name"] for image in content["images"]] == ["0000.png", "0001.png", "0002.png"]
 
 
+def test_names_of_folders_are_no_more_than_text(detector, pictures, tmp_path, capsys):
+    folder = tmp_path / "odd\udcff\x1b"
+    folder.mkdir()
+    (folder / "a.png").write_bytes((pictures / "0000.png").read_bytes())
+    assert main([str(detector), str(folder), "--output-dir", str(folder / "out"), "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "1 images" in said and f"written: {tmp_path}/odd\\xff\\x1b/out/annotations.json" in said
+
+
 def test_files_folders_patterns_and_lists(pictures, tmp_path, monkeypatch):
     everything = find_images([str(pictures)])
     assert [name.rpartition("/")[2] for name in everything] == ["0000.png", "0001.png", "0002.png"]

@@ -84,3 +84,4 @@ def test_long_names_are_cut_at_their_start():
     cut = _fit(draw, "a/very/long/folder/with/a/name.jpg", 80)
     assert cut.startswith("...") and cut.endswith("name.jpg") and len(cut) < 25
     assert _fit(draw, "odd \udcff.jpg", 100) == "odd ?.jpg"
+    assert _fit(draw, "two\nlines.jpg", 100) == "two\\x0alines.jpg"

@@ -154,3 +154,10 @@ def test_names_that_no_font_has_are_drawn_without_a_word(recwarn):
     curves = dict.fromkeys(("red\x1b[31m", "nul\0", "half\ud800", "\u732b", "$x"), 1 - recalls)
     assert precision_recall_picture({"box": curves}, recalls).size == (640, 480)
     assert not recwarn.list
+
+
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend():
+    recalls = np.linspace(0, 1, 5)
+    hidden, shown = ({"box": {name: 1 - recalls}} for name in ("_background_", " _background_"))
+    drawn = precision_recall_picture(hidden, recalls)
+    assert drawn.tobytes() == precision_recall_picture(shown, recalls).tobytes()

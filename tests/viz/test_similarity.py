@@ -11,6 +11,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from mcl_hf.models.configuration_mcl import MCLConfig
 from mcl_hf.models.modeling_mcl import MCLModel
 from mcl_hf.viz.similarity import (
+    draw_similarity,
     level_maps,
     levels_picture,
     similarity_map,
@@ -83,6 +84,11 @@ def test_a_map_for_every_level_whose_boxes_fit(model, picture):
 def test_a_box_outside_of_the_image_is_refused(model, picture, box):
     with pytest.raises(ValueError, match="within an image of 128 x 96 px"):
         similarity_map(model, to_pixel_values(picture, model), box)
+
+
+@pytest.mark.parametrize("size", [(40, 1), (1500, 1), (1, 1)])
+def test_a_picture_of_one_pixel_in_height_is_drawn_too(model, size):
+    assert draw_similarity(model, Image.new("RGB", size), positions=5).size == (1180, 560)
 
 
 def test_pixel_values_are_normalised_as_the_config_says(model):
