@@ -114,7 +114,7 @@ class StepLoader(Generic[B]):
         self.max_broken = max_broken
         self.images_seen = 0
         self.broken_seen = 0
-        self._broken: dict[str, str] = {}
+        self._broken: dict[str, None] = {}
         self._batches: Any = batches
         self._steps = _Steps(start_step)
         self._loader: DataLoader = DataLoader(
@@ -151,12 +151,12 @@ class StepLoader(Generic[B]):
     def _count(self, batch: StepBatch) -> None:
         self.images_seen += len(batch.sample_ids)
         self.broken_seen += len(batch.broken)
-        self._broken |= {line.split(": ")[0]: line for line in batch.broken}  # an image is met again every epoch
+        self._broken |= dict.fromkeys(batch.broken)  # an image is met again every epoch
         images = min(self.images_seen, self.num_images)
         if self.images_seen < _IMAGES_BEFORE_JUDGEMENT or len(self._broken) < _BROKEN_BEFORE_JUDGEMENT:
             return
         if len(self._broken) > self.max_broken * images:
-            examples = list(self._broken.values())[:BROKEN_EXAMPLES]
+            examples = list(self._broken)[:BROKEN_EXAMPLES]
             raise InputError(
                 f"{len(self._broken)} of {images} images could not be decoded, more than the share of "
                 f"{self.max_broken:g} that --max-broken allows. Repair or remove them, or allow more. "

@@ -67,7 +67,13 @@ def keep_freed_memory(environment: Mapping[str, str], spare_memory: bool = False
 
 
 def chosen_device(device: str) -> torch.device:
-    """What `--device auto | cpu` means here: the accelerator where there is one, else the CPU."""
+    """What `--device auto | cpu` means here: the accelerator where there is one, else the CPU.
+
+    Raises:
+        InputError: it is none of the two; every other word would be auto.
+    """
+    if device not in ("auto", "cpu"):
+        raise InputError(f"device must be one of auto, cpu, got {device!r}; CUDA_VISIBLE_DEVICES chooses among GPUs")
     there = device != "cpu" and torch.accelerator.is_available()  # a torch built for GPUs names one where there is none
     return (torch.accelerator.current_accelerator() if there else None) or torch.device("cpu")
 

@@ -16,6 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mcl_hf.data import ImageSource, ViewBatch, ViewLoader, open_source
+from mcl_hf.data.sources.addresses import split_mix
 from mcl_hf.data.streams.streams import StreamSource
 from mcl_hf.errors import InputError
 from tests.data.shard_files import jpeg, write_parquet, write_shards, write_tar
@@ -270,6 +271,12 @@ def test_a_mix_without_weights_takes_every_image_once(tmp_path: Path) -> None:
         open_source([f"{one}=9", f"{other}=1"], streaming=True).order(0, 8)
     with pytest.raises(InputError, match="at least 1 in 10000"):
         open_source([f"{one}=1", f"{other}=1e6"], streaming=True)
+
+
+def test_an_equals_sign_of_an_address_is_no_weight():
+    signed = "https://server/a.parquet?key=x&expires=3600"
+    assert split_mix([signed, f"{signed}1"]) == ([signed, f"{signed}1"], None)
+    assert split_mix([f"{signed}=0.5", "b=1/2"]) == ([signed, "b"], [0.5, 0.5])
 
 
 def test_labels_of_a_mix_are_joined_by_name(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def test_pieces_of_an_object_that_a_tile_cuts_off_are_left_out():
 
 def test_values_out_of_range(detector, pictures):
     wrong = ({"threshold": 2}, {"tile": 8}, {"overlap": 1}, {"formats": ["csv"]}, {"batch_size": 0})
-    for options in (*wrong, {"precision": "float32"}):
+    for options in (*wrong, {"precision": "float32"}, {"device": "cuda:1"}):
         with pytest.raises(InputError, match=next(iter(options))):
             mcl_hf.predict(detector, pictures, **options)
 

@@ -17,6 +17,7 @@ from .remote_files import is_remote, plain_address
 
 SHARD_SUFFIXES = (".parquet", ".tar")
 _FILES_LISTED = 5
+_OF_A_QUERY = re.compile(r"https?://.*[?&][^?&=]*$")  # before an equals sign that is the address's own: ?expires=3600
 
 _HUB_NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")  # ./name and ../name are folders, there or not
 _HUB_ADDRESS = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>refs/[^/]+/[^/]+|[^/]+))?/(?P<path>.*)")
@@ -44,7 +45,7 @@ def split_mix(data: Sequence[str]) -> tuple[list[str], list[float] | None]:
     if len(data) == 1:
         return list(data), None
     parts = [text.rpartition("=") for text in data]
-    weights = [_weight(weight) if name else None for name, _, weight in parts]
+    weights = [_weight(weight) if name and not _OF_A_QUERY.match(name) else None for name, _, weight in parts]
     if all(weight is None for weight in weights):
         return list(data), None
     for text, weight in zip(data, weights, strict=True):
