@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
 from mcl_hf.engine import launch
@@ -82,6 +83,7 @@ def test_accelerates_own_accumulation_divides_no_loss(tmp_path, monkeypatch):
 @pytest.mark.parametrize("refused", [False, True])
 def test_an_accelerator_of_the_callers_is_put_aside_and_back(tmp_path, refused):
     """As a `Trainer` leaves one behind in a notebook."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # what tests before have left
     theirs = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=4, cpu=True)
     precision = "fp16" if refused else "fp32"
     with (
@@ -91,3 +93,4 @@ def test_an_accelerator_of_the_callers_is_put_aside_and_back(tmp_path, refused):
         assert (accelerator.mixed_precision, accelerator.gradient_accumulation_steps) == ("no", 1)
     assert (theirs.mixed_precision, theirs.gradient_accumulation_steps) == ("bf16", 4)
     assert theirs.state is not None and theirs.device.type == "cpu"
+    AcceleratorState._reset_state(reset_partial_state=True)

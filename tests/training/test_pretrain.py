@@ -289,7 +289,7 @@ def test_an_update_that_is_not_finite_reaches_neither_weights_nor_momentum(tiny_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"output_dir": ""}, "output_dir is not set"),
+        ({"output_dir": ""}, "output_dir is empty"),
         ({"backbone": "resnet99"}, "resnet99"),
         ({"batch_size": 64}, "data set holds 24"),
         ({"label_column": "species"}, "species"),
