@@ -12,6 +12,7 @@ at work what it saw in training. What becomes of the odd kinds:
 * Where neither 1 nor 3 channels are asked for, nothing is converted: the picture has to hold just as many.
 """
 
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ _TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 _filters = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a process that is forked while a thread holds it would wait for ever
+    os.register_at_fork(before=_filters.acquire, after_in_parent=_filters.release, after_in_child=_filters.release)
 _BACK = {6: 8, 8: 6}  # what undoes a turn; the others undo themselves
 
 
