@@ -3,8 +3,9 @@
 Flow: open_data -> **csv_boxes** -> annotation_check. With a header, columns are found by their names in any order
 (TensorFlow's `filename,width,height,class,xmin,ymin,xmax,ymax`, Roboflow's `_annotations.csv`); without one they
 are `path,x1,y1,x2,y2,class`, as keras-retinanet and many of torchvision's users have them. A row whose box is empty
-is an image without objects. Kaggle's `image_id,width,height,bbox,source` opens, too: one column of
-`[x, y, width, height]`, images by their names without ending, and one class where no column tells classes.
+is an image without objects; a column `split` parts the images. Kaggle's `image_id,width,height,bbox,source` opens,
+too: one column of `[x, y, width, height]`, images by their names without ending, and one class where no column tells
+classes.
 """
 
 import csv
@@ -12,7 +13,16 @@ import itertools
 from pathlib import Path
 
 from ..errors import InputError
-from .annotation_files import by_stem, find_images, is_image, read_text, split_word, walk
+from .annotation_files import (
+    SPLIT_COLUMNS,
+    by_stem,
+    find_images,
+    is_image,
+    read_text,
+    split_word,
+    splits_of_column,
+    walk,
+)
 from .annotation_values import shown, side_in_px
 from .object_tables import refuse_corners
 from .raw_data import RawData, RawImage, Reading
@@ -28,6 +38,7 @@ _NAMES = {
     "y2": ("ymax", "y2", "y_max", "bottom"),
     "class": ("class", "class_name", "label", "label_name", "name", "category", "classname", "cell_type"),
     "bbox": ("bbox", "bounding_box", "box"),
+    "split": SPLIT_COLUMNS,
     "width": ("width", "image_width", "img_width"),
     "height": ("height", "image_height", "img_height"),
 }
@@ -49,18 +60,26 @@ def looks_like_boxes(file: Path) -> bool:
     return set(_REQUIRED) <= columns or set(_IN_ONE_COLUMN) <= columns or _is_row(first)
 
 
-def read_csv(file: Path, how: Reading, split: str | None = None, root: Path | None = None) -> RawData:
-    """Images and boxes of a CSV; arguments are those of `coco_format.read_coco`. Classes are numbered from 0 in
-    alphabetical order, images in the order of their first rows.
+def splits_in_rows(file: Path) -> list[str]:
+    """The splits that a column of a CSV of boxes tells, in its own words; none where it has no such column."""
+    rows = _rows(file)
+    column = _columns_of(rows[0]).get("split") if rows else None
+    if column is None:
+        return []
+    return splits_of_column((row[column] if column < len(row) else "" for row in rows[1:] if any(row)), str(file))
+
+
+def read_csv(
+    file: Path, how: Reading, split: str | None = None, root: Path | None = None, only: str | None = None
+) -> RawData:
+    """Images and boxes of a CSV; arguments are those of `coco_format.read_coco`, and `only` is the value of the column
+    of splits whose images are wanted. Classes are numbered from 0 in alphabetical order, those of all of the file, and
+    images are in the order of their first rows.
 
     Raises:
         InputError: no such file, neither header nor rows of boxes, or the images are nowhere near it.
     """
-    lines = read_text(file).split("\n")
-    try:
-        rows = list(csv.reader(lines, delimiter=_delimiter(lines), strict=True))  # no quote may swallow rows
-    except csv.Error as error:
-        raise InputError(f"{file} is no CSV: {error}") from error
+    rows = _rows(file)
     place = _columns_of(rows[0]) if rows else {}
     in_one = not set(_REQUIRED) <= set(place) and set(_IN_ONE_COLUMN) <= set(place)
     if not in_one and not set(_REQUIRED) <= set(place):
@@ -81,6 +100,7 @@ def read_csv(file: Path, how: Reading, split: str | None = None, root: Path | No
     place |= {} if group is None else {"group": header.index(group)}
     is_sides = in_one and how.box_format == "xywh"
     images: dict[str, RawImage] = {}
+    split_of: dict[str, str] = {}
     faults: list[str] = []
     ids = itertools.count(1)
     for number, row in enumerate(rows, start=2 if header else 1):
@@ -94,6 +114,8 @@ def read_csv(file: Path, how: Reading, split: str | None = None, root: Path | No
             )
             if "\0" in path or not path:
                 raise ValueError(f"{shown(path)} names no file")
+            if split_of.setdefault(path, cells.get("split", "")) != cells.get("split", ""):
+                raise ValueError(f"{shown(path)} is in split {shown(split_of[path])} and in {shown(cells['split'])}")
             images[path] = image
             corners = _numbers(cells["bbox"]) if in_one else [cells[name] for name in _REQUIRED[1:5]]
             if any(corners):
@@ -107,6 +129,8 @@ def read_csv(file: Path, how: Reading, split: str | None = None, root: Path | No
             faults.append(f"{file}, line {number}: {error}")
             continue
         image.group = cells.get("group")
+    labels = {entry["category_id"] for image in images.values() for entry in image.objects}
+    images = {path: image for path, image in images.items() if only in (None, split_of[path])}
     names = list(images)
     if names and not any(map(is_image, names[:10])):  # names without an ending
         folder = how.images or root or file.parent
@@ -118,10 +142,18 @@ def read_csv(file: Path, how: Reading, split: str | None = None, root: Path | No
     kind = "CSV" if "class" in place else f"CSV without classes, all boxes are '{_ONLY_CLASS}'"
     roots = [root or file.parent, folder]
     raw = RawData(kind, str(file), list(images.values()), {}, faults=faults, roots=roots)
-    raw.number_classes()
+    raw.number_classes(usual=sorted(labels))
     if is_sides:
         refuse_corners(raw)
     return raw
+
+
+def _rows(file: Path) -> list[list[str]]:
+    lines = read_text(file).split("\n")
+    try:
+        return list(csv.reader(lines, delimiter=_delimiter(lines), strict=True))  # no quote may swallow rows
+    except csv.Error as error:
+        raise InputError(f"{file} is no CSV: {error}") from error
 
 
 def _numbers(text: str) -> list[str]:

@@ -2,7 +2,8 @@
 
 Flow: open_data -> **metadata_folder** -> object_tables (`collect`) -> annotation_check. The layout: `datasets`'
 imagefolder (https://huggingface.co/docs/datasets/image_dataset#object-detection). Tables in folders such as `train`
-and `val` are those splits; so are the rows of a single table whose paths begin with such folders.
+and `val` are those splits; so are the rows of a single table whose paths begin with such folders, or whose column
+`split` says so.
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Any
 
 from ..data.sources.folder_metadata import FILE_NAME, METADATA_NAMES
 from ..errors import InputError
-from .annotation_files import Part, by_split, read_text, split_word
+from .annotation_files import SPLIT_COLUMNS, Part, by_split, read_text, split_cell, split_word, splits_of_column
 from .annotation_values import shown
 from .detection_data import FileImages
 from .object_tables import collect
@@ -39,12 +40,24 @@ def metadata_parts(folder: Path, files: list[str], how: Reading) -> list[Part]:
         for row in rows:
             told[split_word(row[0].partition("/")[0] if "/" in row[0] else "")].append(row)
         if None in told:
-            told = {None: rows}
+            told = _by_column(rows, folder)
         return [Part(split, ", ".join(tables), partial(_read, folder, rows, how)) for split, rows in told.items()]
     return [
         Part(split, ", ".join(names), lambda names=names: _read(folder, rows_of(names), how))  # type: ignore[misc]
         for split, names in found.items()
     ]
+
+
+def _by_column(rows: list[Row], folder: Path) -> dict[str | None, list[Row]]:
+    """Rows by the value of the column that tells their splits; all under None where no column does."""
+    names = {name: None for _, row in rows for name in row if str(name).lower() in SPLIT_COLUMNS}
+    for name in names:
+        if splits_of_column((row.get(name) for _, row in rows), str(folder)):
+            told: dict[str | None, list[Row]] = defaultdict(list)
+            for path, row in rows:
+                told[split_cell(row.get(name))].append((path, row))
+            return told
+    return {None: rows}
 
 
 def _rows(folder: Path, name: str, objects_column: str) -> list[Row]:

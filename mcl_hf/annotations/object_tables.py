@@ -13,6 +13,7 @@ from ..data.sources.columns import find_image_column, require_columns
 from ..data.sources.image_source import row_name
 from ..data.sources.local_tables import LocalTable
 from ..errors import InputError
+from .annotation_files import SPLIT_COLUMNS, split_cell, splits_of_column
 from .annotation_values import image_id_of, shown, side_in_px
 from .detection_data import TableImages
 from .raw_data import RawData, RawImage, Reading
@@ -26,8 +27,19 @@ _OPTIONAL = ("id", "bbox_id", "area", "iscrowd", "is_crowd", "segmentation", "di
 _RENAMED = {"bbox_id": "id", "is_crowd": "iscrowd"}
 
 
-def read_object_table(opened: LocalTable, data: str, how: Reading) -> RawData:
-    """Images and objects of a table; `data` is what the user gave, for messages.
+def splits_in_table(table: "Dataset", data: str) -> list[str]:
+    """The splits that a column of a table tells, in its own words; none where it has no such column."""
+    return splits_of_column(_split_cells(table), data)
+
+
+def _split_cells(table: "Dataset") -> list[object]:
+    name = next((name for name in table.column_names if name.lower() in SPLIT_COLUMNS), None)
+    return [] if name is None else table.select_columns([name])[:][name]
+
+
+def read_object_table(opened: LocalTable, data: str, how: Reading, only: str | None = None) -> RawData:
+    """Images and objects of a table; `data` is what the user gave, for messages, and `only` the value of the column
+    of splits whose rows are wanted.
 
     Raises:
         InputError: a column or a part of one is missing, or the boxes are evidently of the other format.
@@ -36,6 +48,9 @@ def read_object_table(opened: LocalTable, data: str, how: Reading) -> RawData:
     from pyarrow import compute
 
     table = opened.table
+    if only is not None:
+        words = map(split_cell, _split_cells(table))
+        table = table.select([number for number, word in enumerate(words) if word == only])
     image_column, objects_column = find_image_column(table.features, data, how.image_column), how.objects_column
     if objects_column not in table.column_names:
         raise InputError(

@@ -26,10 +26,10 @@ from .annotation_check import check_annotations
 from .annotation_files import Part, choose_part, is_image, split_meant, split_word, walk
 from .cityscapes import cityscapes_parts, is_cityscapes
 from .coco_format import looks_like_coco, read_coco
-from .csv_boxes import looks_like_boxes, read_csv
+from .csv_boxes import looks_like_boxes, read_csv, splits_in_rows
 from .detection_data import DetectionData
 from .metadata_folder import metadata_parts
-from .object_tables import read_object_table
+from .object_tables import read_object_table, splits_in_table
 from .raw_data import BoxFormat, RawData, Reading
 from .voc import voc_parts
 from .yolo import looks_like_labels, yaml_parts, yolo_parts
@@ -150,7 +150,7 @@ def _parts(data: str, how: Reading) -> list[Part]:
     if path.is_dir():
         return _folder_parts(path, how)
     if path.is_file() and suffix in _LISTS:
-        return [Part(None, data, partial(_LISTS[suffix][1], path, how, split_word(path.stem)))]
+        return _list_parts(path, data, how, split_word(path.stem))
     if not path.exists() and suffix in _NAMED_FILES:  # which the Hub need not be asked about
         raise InputError(f"{path} is not there: name an annotation file, or the folder that holds it")
     if not path.is_file() and not glob.has_magic(data):
@@ -191,13 +191,22 @@ def _folder_parts(folder: Path, how: Reading) -> list[Part]:
 
 def _listed(folder: Path, files: list[str], suffix: str, how: Reading) -> list[Part]:
     """The COCO JSONs or the CSVs of boxes of a folder, one part each."""
-    is_list, read = _LISTS[suffix]
+    is_list, _ = _LISTS[suffix]
     found = []
     for name in files:
         if name.lower().endswith(suffix) and name.count("/") < _DEEPEST and is_list(folder / name):
             split = split_word(name.removesuffix(Path(name).suffix))
-            found.append(Part(split, name, partial(read, folder / name, how, split, folder)))
+            found += _list_parts(folder / name, name, how, split, folder)
     return found
+
+
+def _list_parts(file: Path, name: str, how: Reading, split: str | None, root: Path | None = None) -> list[Part]:
+    """A COCO JSON or a CSV of boxes; where a column of it tells splits, each of them is a part."""
+    read = _LISTS[file.suffix.lower()][1]
+    if read is read_csv and (words := splits_in_rows(file)):
+        return [Part(word, f"{name}, '{word}'", partial(read_csv, file, how, split, root, word)) for word in words]
+    # a file that was named is read whichever split is asked for
+    return [Part(split if root else None, name, partial(read, file, how, split, root))]
 
 
 def _refuse_images(data: str, how: Reading) -> None:
@@ -229,14 +238,15 @@ def _table_parts(data: str, files: list[Path], how: Reading) -> list[Part]:
             f"{data} is no annotated data that is known: give a COCO .json, data.yaml, .csv, .parquet or .arrow"
         )
 
-    def read(split: str | None) -> RawData:
-        return read_object_table(files_table(data, files, split), data, how)
+    def read(split: str | None, word: str | None = None) -> RawData:
+        return read_object_table(files_table(data, files, split), data, how, word)
 
     files = without_caches(files)
     told = splits_of_files(files, Path(data))
     splits = sorted({split for split in told if split})
     if not splits or (None in told and len(splits) == 1) or len(files) == 1:
-        return [Part(None, data, partial(read, None))]
+        words = splits_in_table(files_table(data, files, None).table, data)
+        return [Part(word, data, partial(read, None, word)) for word in words or [None]]
     return [Part(split, data, partial(read, split)) for split in splits]
 
 

@@ -184,10 +184,17 @@ def label_stems(data: DetectionData) -> list[str]:
     """What the files of labels of each image are called, without their ending; no two alike, as of a.jpg and a.png."""
     stems = [name.replace("/", "_") for name in unique_names(data.names)]
     count = Counter(stems)
-    return [
-        stem if count[stem] == 1 else f"{stem}_{name.rpartition('.')[2]}"
-        for stem, name in zip(stems, data.names, strict=True)
-    ]
+    taken = {stem for stem in stems if count[stem] == 1}
+    found = []
+    for stem, name in zip(stems, data.names, strict=True):
+        if count[stem] > 1:
+            stem = first = f"{stem}_{name.rpartition('.')[2]}"
+            number = 2
+            while stem in taken:
+                stem, number = f"{first}_{number}", number + 1
+            taken.add(stem)
+        found.append(stem)
+    return found
 
 
 def _line(label: int, numbers: Sequence[float]) -> str:

@@ -502,3 +502,51 @@ def test_pipes_and_devices_end_nothing(tmp_path):
     text(tmp_path / "yolo" / "labels" / "a.txt", CUP)
     os.mkfifo(tmp_path / "yolo" / "labels" / "b.txt")
     assert "without a label file: 1" in open_detection_data(tmp_path / "yolo").description
+
+
+def split_column(kind: str, folder: Path, words: list[str], name: str = "split") -> Path:
+    """One picture a word, whose row of a table of this kind says so."""
+    files = [picture(folder / f"{number}.png") for number in range(len(words))]
+    x0, y0, x1, y1 = BOX
+    if kind == "csv":
+        rows = [f"{file.name},{x0},{y0},{x1},{y1},cup,{word}" for file, word in zip(files, words, strict=True)]
+        return text(folder / "boxes.csv", "\n".join([f"filename,xmin,ymin,xmax,ymax,class,{name.title()}", *rows]))
+    objects = {"bbox": [[x0, y0, x1 - x0, y1 - y0]], "category": ["cup"]}
+    if kind == "jsonl":
+        rows = [{"file_name": f.name, "objects": objects, name: word} for f, word in zip(files, words, strict=True)]
+        return text(folder / "metadata.jsonl", "\n".join(map(json.dumps, rows))).parent
+    from datasets import Dataset
+
+    table = {"image": [{"bytes": file.read_bytes(), "path": file.name} for file in files]}
+    table |= {"objects": [objects] * len(words), name: words}
+    Dataset.from_dict(table).to_parquet(folder / "boxes.parquet")
+    return folder / "boxes.parquet"
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_column_of_splits_keeps_the_test_images_out_of_training(tmp_path, kind):
+    spec = split_column(kind, tmp_path / "a", ["TRAIN", "test", "TRAIN", "val2", "holdout"])
+    assert list_splits(spec) == ["TRAIN", "test", "val2", "holdout"]
+    sizes = {split: len(open_detection_data(spec, split=split)) for split in ("train", "test", "validation", "holdout")}
+    assert sizes == {"train": 2, "test": 1, "validation": 1, "holdout": 1}
+    with pytest.raises(InputError, match="has several splits: choose one of TRAIN"):
+        open_detection_data(spec, split=None)
+    spec = split_column(kind, tmp_path / "b", ["train", "", "test"], "subset")
+    with pytest.raises(InputError, match="column of splits has 'train', 'test', and is empty for some rows"):
+        open_detection_data(spec)
+    spec = split_column(kind, tmp_path / "c", ["fold 1", "fold 2"])
+    assert list_splits(spec) == [] and len(open_detection_data(spec)) == 2
+
+
+def test_rows_of_one_image_in_two_splits_are_refused(tmp_path):
+    spec = split_column("csv", tmp_path, ["train", "test"])
+    spec.write_text(spec.read_text().replace("1.png", "0.png"))
+    with pytest.raises(InputError, match=r"line 3: '0\.png' is in split 'train' and in 'test'"):
+        open_detection_data(spec)
+
+
+def test_label_files_of_names_alike_are_not_one(tmp_path):
+    files = [picture(tmp_path / name).name for name in ("a.jpg", "a.png", "a_jpg.gif")]
+    data = open_detection_data(coco(tmp_path / "instances.json", *files))
+    write_yolo(tmp_path / "labels", data)
+    assert len(set((tmp_path / "labels").rglob("*_*.txt"))) == 3
