@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..data.sources.local_tables import IMAGE_SUFFIXES, SPLIT_OF, canonical_split
+from ..data.sources.split_column import split_meant
 from ..errors import InputError
 from ..plain_text import plain_text
-from .annotation_values import shown
 from .raw_data import RawData
 
 A = TypeVar("A")
@@ -77,38 +77,6 @@ def split_word(path: str) -> str | None:
             if re.sub(r"\d+$", "", word.lower()) in SPLIT_OF:
                 return word
     return None
-
-
-def split_meant(word: str) -> str:
-    """The usual name of the split that a word tells: validation for val2017."""
-    return canonical_split(re.sub(r"\d+$", "", word))
-
-
-SPLIT_COLUMNS = ("split", "subset", "partition", "set")
-"""What a column that tells each row's split is called; it is one only where its values are (`splits_of_column`)."""
-
-
-def split_cell(value: object) -> str:
-    """What a cell of such a column says; empty where it says nothing."""
-    return "" if value is None else str(value).strip()
-
-
-def splits_of_column(values: Iterable[object], where: str) -> list[str]:
-    """The different values of a column, in their order, where at least one of them is a split's usual name; none where
-    the column tells something else, such as fold numbers.
-
-    Raises:
-        InputError: some rows of a column of splits are empty, so that nobody knows whether they may be trained on.
-    """
-    words = list(dict.fromkeys(map(split_cell, values)))
-    if not any(split_meant(word.lower()) in SPLIT_OF for word in words):
-        return []
-    if "" in words:
-        raise InputError(
-            f"{where}: its column of splits has {', '.join(shown(word) for word in words if word)}, and is empty for "
-            "some rows: fill these in"
-        )
-    return words
 
 
 def by_split(files: Iterable[str]) -> dict[str | None, list[str]]:

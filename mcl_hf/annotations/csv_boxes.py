@@ -12,17 +12,9 @@ import csv
 import itertools
 from pathlib import Path
 
+from ..data.sources.split_column import SPLIT_COLUMNS, splits_of_column
 from ..errors import InputError
-from .annotation_files import (
-    SPLIT_COLUMNS,
-    by_stem,
-    find_images,
-    is_image,
-    read_text,
-    split_word,
-    splits_of_column,
-    walk,
-)
+from .annotation_files import by_stem, find_images, is_image, read_text, split_word, walk
 from .annotation_values import shown, side_in_px
 from .object_tables import refuse_corners
 from .raw_data import RawData, RawImage, Reading

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ..data.sources.folder_metadata import FILE_NAME, METADATA_NAMES
+from ..data.sources.split_column import SPLIT_COLUMNS, split_cell, splits_of_column
 from ..errors import InputError
-from .annotation_files import SPLIT_COLUMNS, Part, by_split, read_text, split_cell, split_word, splits_of_column
+from .annotation_files import Part, by_split, read_text, split_word
 from .annotation_values import shown
 from .detection_data import FileImages
 from .object_tables import collect

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..data.sources.columns import find_image_column, require_columns
 from ..data.sources.image_source import row_name
 from ..data.sources.local_tables import LocalTable
+from ..data.sources.split_column import rows_of_word
 from ..errors import InputError
-from .annotation_files import SPLIT_COLUMNS, split_cell, splits_of_column
 from .annotation_values import image_id_of, shown, side_in_px
 from .detection_data import TableImages
 from .raw_data import RawData, RawImage, Reading
@@ -25,16 +25,6 @@ _CATEGORY_NAMES = ("category", "category_id", "label", "labels", "categories")
 _BOX_NAMES = ("bbox", "bboxes", "boxes")
 _OPTIONAL = ("id", "bbox_id", "area", "iscrowd", "is_crowd", "segmentation", "difficult")
 _RENAMED = {"bbox_id": "id", "is_crowd": "iscrowd"}
-
-
-def splits_in_table(table: "Dataset", data: str) -> list[str]:
-    """The splits that a column of a table tells, in its own words; none where it has no such column."""
-    return splits_of_column(_split_cells(table), data)
-
-
-def _split_cells(table: "Dataset") -> list[object]:
-    name = next((name for name in table.column_names if name.lower() in SPLIT_COLUMNS), None)
-    return [] if name is None else table.select_columns([name])[:][name]
 
 
 def read_object_table(opened: LocalTable, data: str, how: Reading, only: str | None = None) -> RawData:
@@ -49,8 +39,7 @@ def read_object_table(opened: LocalTable, data: str, how: Reading, only: str | N
 
     table = opened.table
     if only is not None:
-        words = map(split_cell, _split_cells(table))
-        table = table.select([number for number, word in enumerate(words) if word == only])
+        table = rows_of_word(table, only)
     image_column, objects_column = find_image_column(table.features, data, how.image_column), how.objects_column
     if objects_column not in table.column_names:
         raise InputError(

@@ -21,15 +21,16 @@ from ..data.sources.local_tables import (
     splits_of_files,
     without_caches,
 )
+from ..data.sources.split_column import rows_of_split, split_cells, split_meant, splits_of_column
 from ..errors import InputError
 from .annotation_check import check_annotations
-from .annotation_files import Part, choose_part, is_image, split_meant, split_word, walk
+from .annotation_files import Part, choose_part, is_image, split_word, walk
 from .cityscapes import cityscapes_parts, is_cityscapes
 from .coco_format import looks_like_coco, read_coco
 from .csv_boxes import looks_like_boxes, read_csv, splits_in_rows
 from .detection_data import DetectionData
 from .metadata_folder import metadata_parts
-from .object_tables import read_object_table, splits_in_table
+from .object_tables import read_object_table
 from .raw_data import BoxFormat, RawData, Reading
 from .voc import voc_parts
 from .yolo import looks_like_labels, yaml_parts, yolo_parts
@@ -245,7 +246,7 @@ def _table_parts(data: str, files: list[Path], how: Reading) -> list[Part]:
     told = splits_of_files(files, Path(data))
     splits = sorted({split for split in told if split})
     if not splits or (None in told and len(splits) == 1) or len(files) == 1:
-        words = splits_in_table(files_table(data, files, None).table, data)
+        words = splits_of_column(split_cells(files_table(data, files, None).table), data)
         return [Part(word, data, partial(read, None, word)) for word in words or [None]]
     return [Part(split, data, partial(read, split)) for split in splits]
 
@@ -262,7 +263,7 @@ def _hub(data: str, split: str, how: Reading) -> RawData:
     refused: InputError | None = None
     for name in names:
         try:
-            return read_object_table(hub_table(data, name), data, how)
+            return read_object_table(rows_of_split(hub_table(data, name), split, data), data, how)
         except InputError as error:
             refused = refused or error
             if "split" not in str(error).lower():

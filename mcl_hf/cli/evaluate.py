@@ -11,9 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from ..annotations.annotation_files import split_meant, split_word
+from ..annotations.annotation_files import split_word
 from ..annotations.detection_data import DetectionData
 from ..annotations.open_data import list_splits, open_detection_data
+from ..data.sources.split_column import split_meant
 from ..engine.options import Options, Precision, group, options_class
 from ..errors import InputError
 from ..evaluation.coco_metrics import Backend, import_backend

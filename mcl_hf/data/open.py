@@ -17,6 +17,7 @@ from .sources.image_source import ImageSource, RawSample, TableSource
 from .sources.local_tables import LocalTable, canonical_split, embedded_folder, hub_table, matching, photos_table
 from .sources.mixing import MixedSource
 from .sources.remote_files import is_remote, shown_data
+from .sources.split_column import rows_of_split
 from .streams.streams import StreamSource
 from .streams.tiles import TiledSource
 
@@ -54,8 +55,8 @@ def open_source(
             a ClassLabel, give labels without it; streams do not.
         group_column: column whose equal values mark images of one group (crops of one photo: `source_image` in
             the embedded ones). Folders of images have `folder`.
-        split: the part to take where the names of folders or files tell parts apart; elsewhere it has no effect, which
-            the description says.
+        split: the part to take where the names of folders or files, or a table's column `split`, tell parts apart;
+            elsewhere it has no effect, which the description says. Streams are read whole.
         streaming: read parquet files and the Hub's data sets where they lie as well, without a copy on disk.
         tile: cut every picture into tiles of about so many px a side, each an image of its own; see `TiledSource`.
         allow_outside_paths: read images outside of the data's folder, which paths in tables may name.
@@ -76,6 +77,8 @@ def open_source(
         if isinstance(opened, Shards):
             sources.append(StreamSource(name, opened, columns, allow_outside_paths))
         else:
+            if patterns is None:
+                opened = rows_of_split(opened, split, shown_data(name))
             sources.append(TableSource(name, opened, columns, allow_outside_paths))
     if tile is not None:
         sources = [TiledSource(source, tile) for source in sources]

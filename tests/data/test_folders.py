@@ -246,3 +246,33 @@ def test_splits_of_annotated_layouts_are_no_classes(tmp_path: Path, files: list[
     source = open_source(str(tmp_path))
     assert {name.rpartition("/")[2] for name in names(source, tmp_path)} == chosen
     assert ("by class" in source.description) == (len(chosen) == len(files))
+
+
+def test_a_metadata_column_of_splits_keeps_test_images_out(folder: Path) -> None:
+    images = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.jpg"))
+    words = ["train", "test", "val", *["train"] * (len(images) - 3)]
+    rows = [{"file_name": name, "split": word} for name, word in zip(images, words, strict=True)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = open_source(str(folder))
+    assert len(source) == len(images) - 2 and "rows of split train" in source.description
+    names = {source.sample(index).name for index in range(len(source))}
+    assert names == {str(folder / name) for name, word in zip(images, words, strict=True) if word == "train"}
+    validation = open_source(str(folder), split="validation")
+    assert len(validation) == 1 and "no effect" not in validation.description
+    assert len({source.fingerprint, validation.fingerprint}) == 2
+    assert len(open_source(str(folder), data_files="**/*.jpg")) == len(images)  # takes the place of a split
+    with pytest.raises(InputError, match="has no split 'holdout': its column of splits has 'train', 'test', 'val'"):
+        open_source(str(folder), split="holdout")
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows[:-1])))
+    with pytest.raises(InputError, match="is empty for some rows"):
+        open_source(str(folder))
+
+
+def test_a_stream_with_a_column_of_splits_warns(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    rows = {"image": [{"bytes": jpeg(number), "path": None} for number in range(2)], "split": ["train", "test"]}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "all.parquet")
+    assert len(open_source(str(tmp_path / "all.parquet"))) == 1
+    source = open_source(str(tmp_path / "all.parquet"), streaming=True)
+    assert len(source) == 2 and "warning: column split chooses no rows" in source.description

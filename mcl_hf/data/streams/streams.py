@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import InputError
+from ...plain_text import plain_text
 from ..decode import BrokenImage
 from ..sources.addresses import Shards
 from ..sources.columns import find_image_column, group_ids, is_text, label_ids, require_columns, require_paths
 from ..sources.image_source import Columns, ImageSource, RawSample, folder_prefixes, image_bytes, row_name
 from ..sources.local_tables import folders_of
 from ..sources.remote_files import is_remote, shown_data
+from ..sources.split_column import SPLIT_COLUMNS
 from .shards import Shard, open_shard
 from .stream_order import StreamOrder
 
@@ -87,6 +89,12 @@ class StreamSource(ImageSource):
         self.description = self.describe(
             f"{opened.kind}, read in a stream: {len(self)} images in {count}", list(features), used
         )
+        told = [name for name in features if name.lower() in SPLIT_COLUMNS]
+        if told:
+            self.description += (
+                f"\nwarning: column {plain_text(told[0])} chooses no rows, as a stream is read whole: leave test "
+                "images out of its shards, or read them without --streaming"
+            )
         if largest.largest_block > CACHE_BYTES:
             self.description += (
                 f"\nwarning: {largest.name} has a row group of {largest.largest_block / 1e9:.1f} GB, "
