@@ -246,8 +246,8 @@ def _table_parts(data: str, files: list[Path], how: Reading) -> list[Part]:
     told = splits_of_files(files, Path(data))
     splits = sorted({split for split in told if split})
     if not splits or (None in told and len(splits) == 1) or len(files) == 1:
-        words = splits_of_column(split_cells(files_table(data, files, None).table), data)
-        return [Part(word, data, partial(read, None, word)) for word in words or [None]]
+        words: list[str] = splits_of_column(split_cells(files_table(data, files, None).table), data)
+        return [Part(word, data, partial(read, None, word)) for word in (words or (None,))]
     return [Part(split, data, partial(read, split)) for split in splits]
 
 
