@@ -12,7 +12,7 @@ import csv
 import itertools
 from pathlib import Path
 
-from ..data.sources.split_column import SPLIT_COLUMNS, splits_of_column
+from ..data.sources.split_column import SPLIT_COLUMNS, is_split_column, splits_of_column
 from ..errors import InputError
 from .annotation_files import by_stem, find_images, is_image, read_text, split_word, walk
 from .annotation_values import shown, side_in_px
@@ -30,7 +30,6 @@ _NAMES = {
     "y2": ("ymax", "y2", "y_max", "bottom"),
     "class": ("class", "class_name", "label", "label_name", "name", "category", "classname", "cell_type"),
     "bbox": ("bbox", "bounding_box", "box"),
-    "split": SPLIT_COLUMNS,
     "width": ("width", "image_width", "img_width"),
     "height": ("height", "image_height", "img_height"),
 }
@@ -54,11 +53,17 @@ def looks_like_boxes(file: Path) -> bool:
 
 def splits_in_rows(file: Path) -> list[str]:
     """The splits that a column of a CSV of boxes tells, in its own words; none where it has no such column."""
-    rows = _rows(file)
-    column = _columns_of(rows[0]).get("split") if rows else None
-    if column is None:
-        return []
-    return splits_of_column((row[column] if column < len(row) else "" for row in rows[1:] if any(row)), str(file))
+    return splits_of_column(_split_cells(_rows(file))[1], str(file))
+
+
+def _split_cells(rows: list[list[str]]) -> tuple[int | None, list[str]]:
+    """Place of the column of splits, and its cells in rows that are not empty; None and none where there is none."""
+    for column, name in enumerate(rows[0] if rows else []):
+        if name.strip().lower() in SPLIT_COLUMNS:
+            cells = [row[column] if column < len(row) else "" for row in rows[1:] if any(map(str.strip, row))]
+            if is_split_column(cells):
+                return column, cells
+    return None, []
 
 
 def read_csv(
@@ -85,6 +90,8 @@ def read_csv(
         place = {name: number for number, name in enumerate(_REQUIRED)}
         header = []
     else:
+        column_of_splits, _ = _split_cells(rows)
+        place |= {} if column_of_splits is None else {"split": column_of_splits}
         header, rows = rows[0], rows[1:]
     group = how.group_column
     if group is not None and group not in header:

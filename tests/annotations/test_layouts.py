@@ -504,21 +504,26 @@ def test_pipes_and_devices_end_nothing(tmp_path):
     assert "without a label file: 1" in open_detection_data(tmp_path / "yolo").description
 
 
-def split_column(kind: str, folder: Path, words: list[str], name: str = "split") -> Path:
-    """One picture a word, whose row of a table of this kind says so."""
+def split_column(kind: str, folder: Path, words: list[str], name: str = "split", **others: list[str]) -> Path:
+    """One picture a word, whose row of a table of this kind says so, after the columns of `others`."""
+    columns = others | {name: words}
+    told = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
     files = [picture(folder / f"{number}.png") for number in range(len(words))]
     x0, y0, x1, y1 = BOX
     if kind == "csv":
-        rows = [f"{file.name},{x0},{y0},{x1},{y1},cup,{word}" for file, word in zip(files, words, strict=True)]
-        return text(folder / "boxes.csv", "\n".join([f"filename,xmin,ymin,xmax,ymax,class,{name.title()}", *rows]))
+        rows = [
+            f"{f.name},{x0},{y0},{x1},{y1},cup,{','.join(row.values())}" for f, row in zip(files, told, strict=True)
+        ]
+        header = f"filename,xmin,ymin,xmax,ymax,class,{','.join(columns).title()}"
+        return text(folder / "boxes.csv", "\n".join([header, *rows, " , , "]))
     objects = {"bbox": [[x0, y0, x1 - x0, y1 - y0]], "category": ["cup"]}
     if kind == "jsonl":
-        rows = [{"file_name": f.name, "objects": objects, name: word} for f, word in zip(files, words, strict=True)]
+        rows = [{"file_name": f.name, "objects": objects, **row} for f, row in zip(files, told, strict=True)]
         return text(folder / "metadata.jsonl", "\n".join(map(json.dumps, rows))).parent
     from datasets import Dataset
 
     table = {"image": [{"bytes": file.read_bytes(), "path": file.name} for file in files]}
-    table |= {"objects": [objects] * len(words), name: words}
+    table |= {"objects": [objects] * len(words), **columns}
     Dataset.from_dict(table).to_parquet(folder / "boxes.parquet")
     return folder / "boxes.parquet"
 
@@ -536,6 +541,8 @@ def test_a_column_of_splits_keeps_the_test_images_out_of_training(tmp_path, kind
         open_detection_data(spec)
     spec = split_column(kind, tmp_path / "c", ["fold 1", "fold 2"])
     assert list_splits(spec) == [] and len(open_detection_data(spec)) == 2
+    spec = split_column(kind, tmp_path / "d", ["train", "test"], "subset", partition=["1", "2"])
+    assert list_splits(spec) == ["train", "test"]
 
 
 def test_rows_of_one_image_in_two_splits_are_refused(tmp_path):

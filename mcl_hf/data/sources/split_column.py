@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 SPLIT_COLUMNS = ("split", "subset", "partition", "set")
-"""What such a column is called; it is one only where its values are (`splits_of_column`)."""
+"""What such a column is called; it is one only where its values are (`is_split_column`)."""
 
 
 def split_meant(word: str) -> str:
@@ -30,15 +30,19 @@ def split_cell(value: object) -> str:
     return "" if value is None else str(value).strip()
 
 
+def is_split_column(cells: Iterable[object]) -> bool:
+    """Whether one of the values is a split's usual name; fold numbers are none."""
+    return any(split_meant(word.lower()) in SPLIT_OF for word in set(map(split_cell, cells)))
+
+
 def splits_of_column(cells: Iterable[object], where: str) -> list[str]:
-    """The different values of a column, in their order, where at least one of them is a split's usual name; none where
-    the column tells something else, such as fold numbers.
+    """The different values of a column of splits, in their order; none of any other column.
 
     Raises:
         InputError: some rows of a column of splits are empty, so that nobody knows whether they may be trained on.
     """
     words = list(dict.fromkeys(map(split_cell, cells)))
-    if not any(split_meant(word.lower()) in SPLIT_OF for word in words):
+    if not is_split_column(words):
         return []
     if "" in words:
         raise InputError(
@@ -48,13 +52,16 @@ def splits_of_column(cells: Iterable[object], where: str) -> list[str]:
 
 
 def split_cells(table: "Dataset") -> list[object]:
-    """The column of splits of a table, `(num_rows,)`; empty where none is called so."""
-    name = next((name for name in table.column_names if name.lower() in SPLIT_COLUMNS), None)
-    if name is None:
-        return []
-    cells, feature = table.select_columns([name])[:][name], table.features[name]
-    names = getattr(feature, "names", None)  # of a ClassLabel
-    return [names[cell] if names and isinstance(cell, int) and cell >= 0 else cell for cell in cells]
+    """The column of splits of a table, `(num_rows,)`; empty where it has none."""
+    for name in table.column_names:
+        if name.lower() not in SPLIT_COLUMNS:
+            continue
+        cells: list[object] = table.select_columns([name])[:][name]
+        names = getattr(table.features[name], "names", None)  # of a ClassLabel
+        cells = [names[cell] if names and isinstance(cell, int) and cell >= 0 else cell for cell in cells]
+        if is_split_column(cells):
+            return cells
+    return []
 
 
 def rows_of_word(table: "Dataset", word: str) -> "Dataset":
