@@ -12,7 +12,7 @@ import csv
 import itertools
 from pathlib import Path
 
-from ..data.sources.split_column import SPLIT_COLUMNS, is_split_column, splits_of_column
+from ..data.sources.split_column import find_split_column, splits_of_column
 from ..errors import InputError
 from .annotation_files import by_stem, find_images, is_image, read_text, split_word, walk
 from .annotation_values import shown, side_in_px
@@ -53,17 +53,18 @@ def looks_like_boxes(file: Path) -> bool:
 
 def splits_in_rows(file: Path) -> list[str]:
     """The splits that a column of a CSV of boxes tells, in its own words; none where it has no such column."""
-    return splits_of_column(_split_cells(_rows(file))[1], str(file))
+    return splits_of_column(_split_column(_rows(file))[1], str(file))
 
 
-def _split_cells(rows: list[list[str]]) -> tuple[int | None, list[str]]:
-    """Place of the column of splits, and its cells in rows that are not empty; None and none where there is none."""
-    for column, name in enumerate(rows[0] if rows else []):
-        if name.strip().lower() in SPLIT_COLUMNS:
-            cells = [row[column] if column < len(row) else "" for row in rows[1:] if any(map(str.strip, row))]
-            if is_split_column(cells):
-                return column, cells
-    return None, []
+def _split_column(rows: list[list[str]]) -> tuple[str | None, list[str]]:
+    """Header of the column of splits, and its cells in rows that are not empty; None and none where there is none."""
+    header, *filled = [row for row in rows if any(map(str.strip, row))] or [[]]
+
+    def cells_of(name: str) -> list[str]:
+        column = header.index(name)
+        return [row[column] if column < len(row) else "" for row in filled]
+
+    return find_split_column(header, cells_of)
 
 
 def read_csv(
@@ -90,8 +91,8 @@ def read_csv(
         place = {name: number for number, name in enumerate(_REQUIRED)}
         header = []
     else:
-        column_of_splits, _ = _split_cells(rows)
-        place |= {} if column_of_splits is None else {"split": column_of_splits}
+        told, _ = _split_column(rows)
+        place |= {} if told is None else {"split": rows[0].index(told)}
         header, rows = rows[0], rows[1:]
     group = how.group_column
     if group is not None and group not in header:

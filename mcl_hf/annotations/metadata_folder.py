@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.sources.folder_metadata import FILE_NAME, METADATA_NAMES
-from ..data.sources.split_column import SPLIT_COLUMNS, split_cell, splits_of_column
+from ..data.sources.split_column import find_split_column, split_cell, splits_of_column
 from ..errors import InputError
 from .annotation_files import Part, by_split, read_text, split_word
 from .annotation_values import shown
@@ -51,14 +51,14 @@ def metadata_parts(folder: Path, files: list[str], how: Reading) -> list[Part]:
 
 def _by_column(rows: list[Row], folder: Path) -> dict[str | None, list[Row]]:
     """Rows by the value of the column that tells their splits; all under None where no column does."""
-    names = {name: None for _, row in rows for name in row if str(name).lower() in SPLIT_COLUMNS}
-    for name in names:
-        if splits_of_column((row.get(name) for _, row in rows), str(folder)):
-            told: dict[str | None, list[Row]] = defaultdict(list)
-            for path, row in rows:
-                told[split_cell(row.get(name))].append((path, row))
-            return told
-    return {None: rows}
+    names = dict.fromkeys(name for _, row in rows for name in row)
+    _, cells = find_split_column(names, lambda name: [row.get(name) for _, row in rows])
+    if not splits_of_column(cells, str(folder)):
+        return {None: rows}
+    told: dict[str | None, list[Row]] = defaultdict(list)
+    for row, cell in zip(rows, cells, strict=True):
+        told[split_cell(cell)].append(row)
+    return told
 
 
 def _rows(folder: Path, name: str, objects_column: str) -> list[Row]:

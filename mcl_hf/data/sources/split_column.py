@@ -5,9 +5,9 @@ their tables by it, too. Without it test images would be trained on in silence.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
 from ...plain_text import plain_text
@@ -35,6 +35,14 @@ def is_split_column(cells: Iterable[object]) -> bool:
     return any(split_meant(word.lower()) in SPLIT_OF for word in set(map(split_cell, cells)))
 
 
+def find_split_column(names: Iterable[str], cells_of: Callable[[str], list[Any]]) -> tuple[str | None, list[Any]]:
+    """The column of splits among a table's columns, and its cells; None and none where there is none."""
+    for name in names:
+        if str(name).strip().lower() in SPLIT_COLUMNS and is_split_column(cells := cells_of(name)):
+            return name, cells
+    return None, []
+
+
 def splits_of_column(cells: Iterable[object], where: str) -> list[str]:
     """The different values of a column of splits, in their order; none of any other column.
 
@@ -53,15 +61,13 @@ def splits_of_column(cells: Iterable[object], where: str) -> list[str]:
 
 def split_cells(table: "Dataset") -> list[object]:
     """The column of splits of a table, `(num_rows,)`; empty where it has none."""
-    for name in table.column_names:
-        if name.lower() not in SPLIT_COLUMNS:
-            continue
-        cells: list[object] = table.select_columns([name])[:][name]
+
+    def cells_of(name: str) -> list[object]:
+        cells = table.select_columns([name])[:][name]
         names = getattr(table.features[name], "names", None)  # of a ClassLabel
-        cells = [names[cell] if names and isinstance(cell, int) and cell >= 0 else cell for cell in cells]
-        if is_split_column(cells):
-            return cells
-    return []
+        return [names[cell] if names and isinstance(cell, int) and cell >= 0 else cell for cell in cells]
+
+    return find_split_column(table.column_names, cells_of)[1]
 
 
 def rows_of_word(table: "Dataset", word: str) -> "Dataset":
