@@ -24,11 +24,14 @@ import yaml
 from filelock import FileLock, Timeout
 
 from ..engine.launch import torch_of_its_own
+from ..engine.options import RunOptions
 from ..engine.signals import StopRequest
 from ..errors import InputError
 from ..files import write_json
+from ..finetuning.arguments import FinetuneArguments
 from ..new_folder import output_folder
 from ..plain_text import plain_text
+from ..pretraining.arguments import PretrainArguments
 from .answer import ABOUT, PICTURE, PLAN, REPORT, SHOWN, Answer
 from .jobs import Job, Results, digest_of, list_jobs, read_results, result_file
 from .labelled import subset_seed
@@ -124,6 +127,7 @@ class _Comparison:
         self.commit = _commit_of_this()
         self.results: Results = {}
         self.failed: dict[str, str] = {}
+        self.known: dict[Job, set[str]] = {}  # options of the version that made a result
 
     def run(self, planned: list[Job], dry_run: bool, new_plan: bool) -> Answer:
         for line in [*self.setting.lines, *(f"warning: {line}" for line in self.setting.warnings)]:
@@ -177,9 +181,10 @@ class _Comparison:
 
     def _content(self, job: Job) -> dict[str, Any]:
         """All that a job's process needs; what it depends on must be done."""
-        options, flop, start, data = self._finetuning(job) if job.images else self._pretraining(job)
-        plain = json.loads(json.dumps(options, default=str))
-        shown = {name: value for name, value in plain.items() if name not in _WITHOUT_INFLUENCE}
+        arguments, flop, start, data = self._finetuning(job) if job.images else self._pretraining(job)
+        plain = _plain(arguments)
+        without = _WITHOUT_INFLUENCE | (_new_options(arguments, self.known[job]) if job in self.known else set())
+        shown = {name: value for name, value in plain.items() if name not in without}
         first = job.kind == "test" and job.subset == 0 and job.images == self.plan.images[0]
         scales = self.plan.scales if first else []
         settings = {**shown, "scales": scales, "label_group": self.plan.label_group}
@@ -201,14 +206,14 @@ class _Comparison:
             "show": first and job.seed == self.plan.first_seed,
         }
 
-    def _pretraining(self, job: Job) -> tuple[dict[str, Any], float, None, dict[str, Any]]:
+    def _pretraining(self, job: Job) -> tuple[PretrainArguments, float, None, dict[str, Any]]:
         """Options, operations (of a visit), no start, and data."""
         own = self.setting.pretrainings[job.start]
         steps = 1 if job.kind == "pace" else self.setting.pretraining_steps(self._pace())[job.start]
-        options = asdict(replace(own.arguments, seed=job.seed, max_steps=steps, epochs=None))
-        return options, own.visit_flop, None, {"unlabelled": self._answer().about["unlabelled"]}
+        arguments = replace(own.arguments, seed=job.seed, max_steps=steps, epochs=None)
+        return arguments, own.visit_flop, None, {"unlabelled": self._answer().about["unlabelled"]}
 
-    def _finetuning(self, job: Job) -> tuple[dict[str, Any], float, str, dict[str, Any]]:
+    def _finetuning(self, job: Job) -> tuple[FinetuneArguments, float, str, dict[str, Any]]:
         """Options, operations, digest of the start, and data."""
         start = next(start for start in self.setting.starts if start.name == job.start)
         arguments = self.setting.arguments(
@@ -219,10 +224,10 @@ class _Comparison:
             source = Job("pretrain", start.of, job.seed)
             arguments = replace(arguments, init=str(self.setting.work / source.name))
             digest = self.results[source]["digest"]
-        options = asdict(replace(arguments, seed=subset_seed(job.seed, job.subset)))
+        arguments = replace(arguments, seed=subset_seed(job.seed, job.subset))
         parts = ("train", "validation" if job.kind == "tune" else "test")
         data = {name: record["fingerprint"] for name, record in self.setting.data.records.items() if name in parts}
-        return options, self.setting.step_flop * job.steps, digest, data
+        return arguments, self.setting.step_flop * job.steps, digest, data
 
     def _pace(self) -> dict[str, float]:
         """Pre-training -> seconds of a visit, of those that are timed."""
@@ -266,10 +271,12 @@ class _Comparison:
         """Read results that are of this plan, with the weights that jobs to come need; names of those of another."""
         stale = []
         for job, found in read_results(self.folder, list(self.needs)).items():
+            self.known[job] = set(found["options"])
             if self.needs[job] <= set(self.results) and self._content(job)["record"]["digest"] == found["digest"]:
                 self.results[job] = found
             else:
                 stale.append(job.name)
+                del self.known[job]
         for job in [job for job in self.results if job.kind == "pretrain"]:
             wanted = any(job in needs and other not in self.results for other, needs in self.needs.items())
             if wanted and not (self.setting.work / job.name / "model.safetensors").exists():
@@ -287,12 +294,26 @@ class _Comparison:
             if (self.folder / name).exists():
                 shutil.move(self.folder / name, target / name)
         self.results.clear()
+        self.known.clear()
         print(f"the earlier answer is in {target}")
 
     def _answer(self) -> Answer:
         about = {**self.setting.about(self._pace()), "jobs": self.listed, "failed": dict(self.failed)}
         done = {job: self.results[job] for job in self.needs if job in self.results}
         return Answer(self.folder, self.plan, done, about)
+
+
+def _plain(arguments: RunOptions) -> dict[str, Any]:
+    """Options as JSON has them."""
+    return dict(json.loads(json.dumps(asdict(arguments), default=str)))
+
+
+def _new_options(arguments: RunOptions, known: set[str]) -> set[str]:
+    """Options that `known` lacks and that stand at their default, which does what was done before there was the option:
+    a newer version goes on with the results of an older one."""
+    new = {name: field.get_default() for name, field in arguments.__pydantic_fields__.items() if name not in known}
+    defaults, plain = _plain(replace(arguments, **new)), _plain(arguments)
+    return {name for name in new if plain[name] == defaults[name]}
 
 
 def _check_folder(folder: Path) -> None:

@@ -107,7 +107,7 @@ def read_results(output_dir: Path, jobs: Sequence[Job]) -> Results:
         file = result_file(output_dir, job.name)
         try:
             found[job] = content = json.loads(file.read_text(encoding="utf-8"))
-            if not ({"job", "digest"} <= set(content) and isinstance(content["figures"], dict)):
+            if not ({"job", "digest", "options"} <= set(content) and isinstance(content["figures"], dict)):
                 raise ValueError("lacks what every job writes")
         except FileNotFoundError:
             continue
