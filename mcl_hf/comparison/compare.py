@@ -28,7 +28,7 @@ from ..engine.options import RunOptions
 from ..engine.signals import StopRequest
 from ..errors import InputError
 from ..files import write_json
-from ..finetuning.arguments import FinetuneArguments
+from ..finetuning.arguments import DEFAULTS, FinetuneArguments
 from ..new_folder import output_folder
 from ..plain_text import plain_text
 from ..pretraining.arguments import PretrainArguments
@@ -311,9 +311,10 @@ def _plain(arguments: RunOptions) -> dict[str, Any]:
 def _new_options(arguments: RunOptions, known: set[str]) -> set[str]:
     """Options that `known` lacks and that stand at their default, which does what was done before there was the option:
     a newer version goes on with the results of an older one."""
-    new = {name: field.get_default() for name, field in arguments.__pydantic_fields__.items() if name not in known}
-    defaults, plain = _plain(replace(arguments, **new)), _plain(arguments)
-    return {name for name in new if plain[name] == defaults[name]}
+    defaults = {name: field.get_default() for name, field in arguments.__pydantic_fields__.items()}
+    if isinstance(arguments, FinetuneArguments):
+        defaults |= DEFAULTS
+    return {name for name, value in _plain(arguments).items() if name not in known and value == defaults[name]}
 
 
 def _check_folder(folder: Path) -> None:

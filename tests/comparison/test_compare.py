@@ -112,6 +112,24 @@ def test_a_whole_comparison_is_run_once_and_keeps_its_plan(plan, capsys, tmp_pat
     assert list(figures(folder / "before-1")) == ["pretrain-mcl-s0.json"]
 
 
+def test_a_version_with_new_options_goes_on_with_the_results_of_before(plan, capsys, tmp_path, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr(comparison, "_WITHOUT_INFLUENCE", comparison._WITHOUT_INFLUENCE | {"backbone_lr_scale", "augment"})
+        mcl_hf.compare(**plan)
+    results = figures(tmp_path / "answer")
+    shutil.rmtree(tmp_path / "answer" / "work" / "pretrain-mcl-s0")
+    file = tmp_path / "answer" / "results" / "test-mcl-i4-t4-s0-k0.json"
+    file.unlink()
+    for told in ("1 done before", "3 done before"):  # the start is made again, and is what the other results are of
+        mcl_hf.compare(**plan)
+        assert told in capsys.readouterr().out and figures(tmp_path / "answer") == results
+    assert "augment" in json.loads(file.read_text())["options"]
+    with pytest.raises(InputError, match="is of other options, data or starts"):
+        file.unlink()
+        (tmp_path / "answer" / "plan.yaml").unlink()
+        mcl_hf.compare(**plan | {"finetune": plan["finetune"] | {"augment": "light"}})
+
+
 def test_equal_starts_learn_from_the_same_images_and_end_alike(plan, tmp_path):
     plan |= {"starts": {"one": {"init": "random"}, "other": {"init": "random"}}, "output_dir": str(tmp_path / "equal")}
     file = tmp_path / "equal" / "plan.yaml"
