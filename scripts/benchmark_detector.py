@@ -8,7 +8,7 @@ Both models hold the same weights and get the same images, labels and seeds, and
 built of its own classes by the script that an export brings; a training step is forward, backward and SGD, an inference
 is forward and post-processing, masks pasted into the image. Those of transformers are its own class on its own timm
 backbone in a bare loop (forward, backward, clipping, AdamW; forward, post-processing), against the step of `finetune`
-and the `predict` of evaluation. At most 1.10 times the other's time is the project's bound.
+and the `predict` of evaluation. At most 1.05 times the other's time is the project's bound.
 """
 
 import argparse
@@ -250,7 +250,7 @@ def main() -> None:
             (_, ours), (other, theirs) = ((name, min(s)) for name, s in take_turns(runs, args.rounds).items())
             print(
                 f"{quantity}: ours {ours:.3f} s, {other} {theirs:.3f} s "
-                f"(fastest of {args.rounds}); ratio {ours / theirs:.3f} (bound 1.10)"
+                f"(fastest of {args.rounds}); ratio {ours / theirs:.3f} (bound 1.05)"
             )
 
 

@@ -133,7 +133,9 @@ class _Comparison:
         for line in [*self.setting.lines, *(f"warning: {line}" for line in self.setting.warnings)]:
             print(plain_text(line, keep="\n"))
         if dry_run:
-            print("\n".join(outlook(self.setting, planned)))
+            self._take_over()
+            left = [job for job in planned if job not in self.results]
+            print(f"{len(left)} of {len(planned)} jobs are left", *outlook(self.setting, left), sep="\n")
             return self._answer()
         self._settle_plan(new_plan)
         kinds = Counter(job.kind for job in planned)

@@ -19,6 +19,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..engine.finish import duration
+from ..engine.provenance import num_cores
 from ..engine.signals import StopRequest
 from ..engine.tracking import last_step
 from ..errors import InputError
@@ -73,8 +74,7 @@ class _Running:
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {"TQDM_MININTERVAL": "30", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         if beside > 1:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // beside)))
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // beside)))
         self.log, self.result = Path(content["folder"]) / "log.jsonl", Path(content["result"])
         self.output = Path(f"{content['folder']}.txt")
         with self.output.open("a", encoding="utf-8") as file:

@@ -114,7 +114,7 @@ def embedded_pictures() -> list[Image.Image]:
 
 def usual_side(model: Any, picture: Image.Image) -> int:
     """Side of a region to begin with, px: that of a tile of level 1, or half of a small picture."""
-    return int(min(model.config.image_size // 2, min(picture.size) // 2))
+    return int(max(1, min(model.config.image_size // 2, min(picture.size) // 2)))
 
 
 def region_around(picture: Image.Image, centre: tuple[float, float], side: float) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ is the same code for one process and for many.
 import inspect
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from .options import RunOptions
 from .run import on_main_process
 
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+_CAST = ("cpu", "cuda")  # devices that a caller's autocast may be of
 _ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"  # of its configuration file and launcher
 _PATIENCE = timedelta(hours=6)  # for what the main process does alone: scoring COCO, saving; `Lifeline` sees dead ranks
 
@@ -76,16 +77,19 @@ def _state_of_its_own() -> Iterator[None]:
 
 @contextmanager
 def torch_of_its_own() -> Iterator[None]:
-    """A run computes as torch does by itself, in float32, on the CPU unless told otherwise and with gradients, whatever
-    its caller has set. Random states are afterwards what they were: it seeds each of its steps, but not what its caller
+    """A run computes as torch does by itself, in float32, on the CPU unless told otherwise, with gradients and without
+    autocast, whatever its caller has set. Random states are afterwards what they were: it seeds each of its steps, but not what its caller
     draws later. Of a GPU that nothing has used yet there is none to keep."""
     dtype = torch.get_default_dtype()
     # entered where it changes something: it costs time at every operation
     device: Any = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
     states = torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else [])
+    cast = [torch.autocast(kind, enabled=False) for kind in _CAST if torch.is_autocast_enabled(kind)]
     torch.set_default_dtype(torch.float32)
     try:
-        with device, states, torch.inference_mode(False), torch.enable_grad():
+        with ExitStack() as stack, device, states, torch.inference_mode(False), torch.enable_grad():
+            for autocast in cast:
+                stack.enter_context(autocast)
             yield
     finally:
         torch.set_default_dtype(dtype)

@@ -44,7 +44,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if kind == "cuda" else cpu if kind == "cpu" else kind,
         "kind": kind,
         "cpu": cpu,
-        "cores": _cores(),
+        "cores": num_cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": {"mcl_hf": __version__} | {name: metadata.version(name) for name in _PACKAGES},
@@ -220,7 +220,8 @@ def _cpu_name() -> str:
     return next((name for name in named if name), "") or platform.processor() or platform.machine()
 
 
-def _cores() -> int:
+def num_cores() -> int:
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -95,6 +95,8 @@ def test_a_whole_comparison_is_run_once_and_keeps_its_plan(plan, capsys, tmp_pat
     capsys.readouterr()
     again = mcl_hf.compare(**plan)
     assert "3 done before" in capsys.readouterr().out and again.sentence == answer.sentence
+    mcl_hf.compare(**plan, dry_run=True)
+    assert "0 of 3 jobs are left" in capsys.readouterr().out
     assert read_answer(folder).to_json() == answer.to_json()
     with pytest.raises(InputError, match="another seeds: a plan that changes after looking"):
         mcl_hf.compare(**plan | {"seeds": 2})

@@ -53,9 +53,10 @@ def test_a_run_computes_as_torch_does_by_itself_whatever_its_caller_has_set(tiny
     expected = weights(tiny_run("plain", max_steps=1).output_dir)
     torch.set_default_dtype(torch.float64)
     try:
-        with torch.inference_mode(), torch.device("cpu"):
+        with torch.inference_mode(), torch.device("cpu"), torch.autocast("cpu"):
             found = weights(tiny_run("other", max_steps=1).output_dir)
             assert torch.get_default_dtype() == torch.float64 and torch.is_inference_mode_enabled()
+            assert torch.is_autocast_enabled("cpu")
     finally:
         torch.set_default_dtype(torch.float32)
     assert_same_tensors(found, expected)
