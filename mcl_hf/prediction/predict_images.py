@@ -29,7 +29,7 @@ from ..evaluation import predict_data as prediction
 from ..evaluation.results import ImageDetections, Result, to_results
 from ..given import from_home, plain_value
 from ..plain_text import plain_text
-from .prediction_files import FORMATS, WRITTEN, write_predictions
+from .prediction_files import FORMATS, LABELS, WRITTEN, write_predictions
 from .tiles import cut, merge
 
 PREDICTIONS = "predictions.jsonl"
@@ -224,6 +224,12 @@ def _begin(folder: Path | None, asked: dict[str, Any], resume: bool) -> tuple[di
         return {}, None
     path = folder / PREDICTIONS
     lines: list[str] = []
+    strangers = [name for name in (LABELS, *WRITTEN) if not path.exists() and (folder / name).exists()]
+    if strangers:  # somebody's labels or pictures
+        raise InputError(
+            f"{folder} holds {', '.join(strangers)} of something else, which would be written over: choose another "
+            "--output-dir"
+        )
     if path.exists():
         if not resume:
             raise InputError(f"{folder} holds predictions already: go on with --resume, or choose another --output-dir")

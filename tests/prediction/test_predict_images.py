@@ -302,3 +302,13 @@ def test_what_was_written_among_the_images_is_not_looked_at_again(detector, tmp_
     assert again.data.names == first.data.names and len(first.data.names) == 2
     with pytest.raises(InputError, match="written into"):
         mcl_hf.predict(detector, folder / "pictures", folder, resume=True, **options)
+
+
+@pytest.mark.parametrize("name", ["annotations.json", "pictures", "yolo", "voc"])
+def test_what_is_somebody_elses_in_the_folder_is_not_written_over(detector, pictures, tmp_path, name):
+    mine = tmp_path / name / "mine.txt" if "." not in name else tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("drawn by hand")
+    with pytest.raises(InputError, match=f"holds {name} of something else"):
+        mcl_hf.predict(detector, pictures, tmp_path, threshold=0.01, formats=["coco", "yolo", "voc"], device="cpu")
+    assert mine.read_text() == "drawn by hand" and len(list(tmp_path.iterdir())) == 1
