@@ -227,7 +227,7 @@ def images_as_data(files: Sequence[str], class_names: Sequence[str]) -> tuple[De
 def _digest_of(model: torch.nn.Module) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for parameter in model.parameters():
-        digest.update(parameter.detach().reshape(-1).view(torch.uint8).numpy())
+        digest.update(parameter.detach().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

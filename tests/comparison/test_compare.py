@@ -63,6 +63,21 @@ def plan(scenes, tmp_path):
     }  # fmt: skip
 
 
+@pytest.fixture
+def done_at_once(monkeypatch):
+    """Jobs whose results are there at once, and whose weights are not."""
+
+    def run_jobs(work, content, *_):
+        for job in work.remaining:
+            told = content(job)
+            result = {**told["record"], "figures": {"box/AP50": 0.5, "loss": 1.0}, "process_seconds": 1.0}
+            result |= {"machine": {"device": "cpu"}, "images": 4, "visits": 16, "flop": 1.0, "seconds": 1.0}
+            work.results[job] = result | {"images_per_second": 1.0, "data_wait_share": 0.0}
+            Path(told["result"]).write_text(json.dumps(work.results[job]))
+
+    monkeypatch.setattr(comparison, "run_jobs", run_jobs)
+
+
 def figures(folder):
     return {
         file.name: json.loads(file.read_text())["figures"] for file in sorted((Path(folder) / "results").glob("*.json"))
@@ -210,6 +225,18 @@ def test_test_images_among_the_others_are_refused(plan, scenes, tmp_path):
     shutil.copy(file, tmp_path / "mine" / "stolen.png")
     with pytest.raises(InputError, match=r"1 test image\(s\) are also among the unlabelled images"):
         mcl_hf.compare(**plan | {"unlabelled": [str(tmp_path / "mine")]})
+
+
+def test_what_is_pre_trained_on_follows_data_that_are_moved_or_changed(plan, scenes, tmp_path, capsys, done_at_once):
+    data, moved = Path(shutil.copytree(scenes, tmp_path / "data")), tmp_path / "elsewhere"
+    mcl_hf.compare(**plan | {"data": str(data)})
+    data.rename(moved)
+    mcl_hf.compare(**plan | {"data": str(moved)})
+    assert "3 done before" in capsys.readouterr().out
+    work = tmp_path / "answer" / "work"
+    setting = open_setting(load_plan(**plan | {"data": str(moved), "split": "val", "test_split": "train"}), work)
+    names = [Path(setting.source.sample(index).name).resolve() for index in range(len(setting.source))]
+    assert {name.parent.name for name in names} == {"val"}  # none of the test's, as it is now
 
 
 def test_a_dry_run_lists_and_leaves_nothing(plan, capsys, tmp_path):
