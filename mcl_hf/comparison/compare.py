@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from ..engine.launch import torch_of_its_own
 from ..engine.options import RunOptions
 from ..engine.signals import StopRequest
+from ..engine.state import newest_whole_checkpoint, read_training_state
 from ..errors import InputError
 from ..files import write_json
 from ..finetuning.arguments import DEFAULTS, FinetuneArguments
@@ -127,7 +128,7 @@ class _Comparison:
         self.commit = _commit_of_this()
         self.results: Results = {}
         self.failed: dict[str, str] = {}
-        self.known: dict[Job, set[str]] = {}  # options of the version that made a result
+        self.known: dict[Job, dict[str, Any]] = {}  # options of the version that made a result, or began to
 
     def run(self, planned: list[Job], dry_run: bool, new_plan: bool) -> Answer:
         for line in [*self.setting.lines, *(f"warning: {line}" for line in self.setting.warnings)]:
@@ -185,7 +186,11 @@ class _Comparison:
         """All that a job's process needs; what it depends on must be done."""
         arguments, flop, start, data = self._finetuning(job) if job.images else self._pretraining(job)
         plain = _plain(arguments)
-        without = _WITHOUT_INFLUENCE | (_new_options(arguments, self.known[job]) if job in self.known else set())
+        folder = self.setting.work / job.name
+        checkpoint = None if job in self.known else newest_whole_checkpoint(folder)[0]
+        if checkpoint is not None:
+            self.known[job] = read_training_state(checkpoint).arguments
+        without = _WITHOUT_INFLUENCE | (_new_options(arguments, set(self.known[job])) if job in self.known else set())
         shown = {name: value for name, value in plain.items() if name not in without}
         first = job.kind == "test" and job.subset == 0 and job.images == self.plan.images[0]
         scales = self.plan.scales if first else []
@@ -199,7 +204,7 @@ class _Comparison:
                 "data": data,
                 "commit": self.commit,
             },
-            "folder": str(self.setting.work / job.name),
+            "folder": str(folder),
             "result": str(result_file(self.folder, job.name)),
             "options": plain,
             "plan": asdict(self.plan),
@@ -218,14 +223,15 @@ class _Comparison:
     def _finetuning(self, job: Job) -> tuple[FinetuneArguments, float, str, dict[str, Any]]:
         """Options, operations, digest of the start, and data."""
         start = next(start for start in self.setting.starts if start.name == job.start)
-        arguments = self.setting.arguments(
-            start, job.steps, job.rate or self._answer().chosen_rate(job.start, job.images)
-        )
+        rate = job.rate or self._answer().chosen_rate(job.start, job.images)
+        if any(need.kind == "tune" and need not in self.results for need in self.needs[job]):  # see `_is_there_or_gone`
+            rate = self.known[job]["base_learning_rate"]
+        arguments = self.setting.arguments(start, job.steps, rate)
         digest = f"{start.init}"
         if start.of is not None:
             source = Job("pretrain", start.of, job.seed)
             arguments = replace(arguments, init=str(self.setting.work / source.name))
-            digest = self.results[source]["digest"]
+            digest = (self.results.get(source) or self._content(source)["record"])["digest"]
         arguments = replace(arguments, seed=subset_seed(job.seed, job.subset))
         parts = ("train", "validation" if job.kind == "tune" else "test")
         data = {name: record["fingerprint"] for name, record in self.setting.data.records.items() if name in parts}
@@ -273,8 +279,9 @@ class _Comparison:
         """Read results that are of this plan, with the weights that jobs to come need; names of those of another."""
         stale = []
         for job, found in read_results(self.folder, list(self.needs)).items():
-            self.known[job] = set(found["options"])
-            if self.needs[job] <= set(self.results) and self._content(job)["record"]["digest"] == found["digest"]:
+            self.known[job] = found["options"]
+            whole = all(map(self._is_there_or_gone, self.needs[job]))
+            if whole and self._content(job)["record"]["digest"] == found["digest"]:
                 self.results[job] = found
             else:
                 stale.append(job.name)
@@ -285,6 +292,13 @@ class _Comparison:
                 print(f"{job.name} is made again: its weights are not in {self.setting.work}")
                 del self.results[job]
         return stale
+
+    def _is_there_or_gone(self, job: Job) -> bool:
+        """Whether a job has a result of this plan, or had one whose file was deleted: it is then made again, and what
+        was made of it stays."""
+        if job in self.results or job.kind == "pace" or result_file(self.folder, job.name).exists():
+            return job in self.results
+        return job.kind == "tune" or self.needs[job] <= set(self.results)
 
     def _put_away(self, allowed: bool, refusal: str) -> None:
         if not allowed:

@@ -5,6 +5,7 @@ Flow: plan -> **labelled** -> setting (numbers of images, checks), run_job (the 
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -214,14 +215,19 @@ def check_apart(data: CompareData, pictures: ImageSource | None, cache: Path) ->
             )
 
 
-def without_labels(train: DetectionData, folder: Path) -> Path:
-    """A folder of the training images alone: links to files, or parquet shards of tables' images."""
-    if folder.is_dir():
+def without_labels(train: DetectionData, work: Path) -> Path:
+    """A folder in `work` of the training images alone, called after what they are: links to files, or parquet shards of
+    tables' images."""
+    folder = work / f"unlabelled-{fingerprint(train)}"
+    files = train.reader.paths if isinstance(train.reader, FileImages) else None
+    if files is not None:  # which may have been moved since the links were made
+        shutil.rmtree(folder, ignore_errors=True)
+    elif folder.is_dir():
         return folder
     with whole_folder(folder) as partial:
-        if isinstance(train.reader, FileImages):
+        if files is not None:
             for index, item in enumerate(train):
-                file = Path(train.reader.paths[item.position])
+                file = Path(files[item.position])
                 (partial / f"{index:07d}{file.suffix}").symlink_to(file.resolve())
             return folder
         import pyarrow as pa

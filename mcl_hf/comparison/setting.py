@@ -211,7 +211,7 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
     starts = [with_coco_weights(start, base.detector) for start in starts]
     source, apart = None, None
     if pretrainings:
-        unlabelled = plan.unlabelled or [str(without_labels(train, work / "unlabelled"))]
+        unlabelled = plan.unlabelled or [str(without_labels(train, work))]
         first = replace(next(iter(pretrainings.values())).arguments, data=unlabelled)
         source = open_data(first)
         apart = open_data(replace(first, tile=None)) if plan.unlabelled is not None else None

@@ -5,6 +5,7 @@ every detector that `open_detector` opens: those of this library and those of tr
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..annotations.annotation_check import check_images, checked_data
 from ..annotations.annotation_files import is_image, walk
@@ -29,7 +31,7 @@ from ..evaluation import predict_data as prediction
 from ..evaluation.results import ImageDetections, Result, to_results
 from ..given import from_home, plain_value
 from ..plain_text import plain_text
-from .prediction_files import FORMATS, WRITTEN, write_predictions
+from .prediction_files import FORMATS, LABELS, WRITTEN, write_predictions
 from .tiles import cut, merge
 
 PREDICTIONS = "predictions.jsonl"
@@ -109,7 +111,9 @@ def predict(
     config: Any = model.config
     names = [config.id2label[index] for index in range(len(config.id2label))]
     data, broken = images_as_data(files, names)
-    asked = {"detector": str(detector), "threshold": threshold, "tile": tile, "overlap": overlap, "classes": names}
+    sizes = [Path(name).stat().st_size for name in data.names]
+    asked = {"detector": str(detector), "detector_digest": _digest_of(model), "threshold": threshold, "tile": tile}
+    asked |= {"overlap": overlap, "classes": names}
     known, log = _begin(folder, plain_value(asked), resume)
     with contextlib.closing(log) if log is not None else contextlib.nullcontext():
         model = model.to(chosen_device(device))
@@ -117,9 +121,10 @@ def predict(
         highest: dict[ImageId, float] = {}
         for done, item in enumerate(data, 1):
             name = data.names[done - 1]
-            if name in known:
-                of_image = [{**result, "image_id": item.image_id} for result in known[name]["results"]]
-                best = known[name].get("highest")
+            before, size = known.get(name), sizes[done - 1]
+            if before is not None and before.get("bytes", size) == size:  # else it is another picture by now
+                of_image = [{**result, "image_id": item.image_id} for result in before["results"]]
+                best = before.get("highest")
             else:
                 try:
                     of_image, best = _detect(
@@ -129,7 +134,8 @@ def predict(
                     broken[name] = str(error)
                     continue
                 if log is not None:
-                    log.write(json.dumps({"image": name, "results": of_image, "highest": best}) + "\n")
+                    line = {"image": name, "bytes": size, "results": of_image, "highest": best}
+                    log.write(json.dumps(line) + "\n")
                     log.flush()
             results += of_image
             if best is not None:
@@ -218,12 +224,25 @@ def images_as_data(files: Sequence[str], class_names: Sequence[str]) -> tuple[De
     return data, {files[position]: fault for position, fault in broken.items()}
 
 
+def _digest_of(model: torch.nn.Module) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for parameter in model.parameters():
+        digest.update(parameter.detach().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _begin(folder: Path | None, asked: dict[str, Any], resume: bool) -> tuple[dict[str, dict[str, Any]], Any]:
     """What is known already by name of the image, and the open file that further images go to."""
     if folder is None:
         return {}, None
     path = folder / PREDICTIONS
     lines: list[str] = []
+    strangers = [name for name in (LABELS, *WRITTEN) if not path.exists() and (folder / name).exists()]
+    if strangers:  # somebody's labels or pictures
+        raise InputError(
+            f"{folder} holds {', '.join(strangers)} of something else, which would be written over: choose another "
+            "--output-dir"
+        )
     if path.exists():
         if not resume:
             raise InputError(f"{folder} holds predictions already: go on with --resume, or choose another --output-dir")
@@ -231,7 +250,9 @@ def _begin(folder: Path | None, asked: dict[str, Any], resume: bool) -> tuple[di
             whole = path.read_text(encoding="utf-8").splitlines(keepends=True)
             lines = [line for line in whole if line.endswith("\n")]
             begun = json.loads(lines[0]) if lines else asked
-            changed = [name for name in asked if begun.get(name) != asked[name]]
+            # the detector by its weights, wherever it lies; by its place where an earlier version has begun
+            decisive = asked.keys() - {"detector" if begun.get("detector_digest") else "detector_digest"}
+            changed = [name for name in asked if name in decisive and begun.get(name) != asked[name]]
         except (OSError, ValueError, AttributeError) as error:  # of another program, whose lines are no mappings
             raise InputError(f"{path} cannot be read: choose another --output-dir") from error
         if changed:

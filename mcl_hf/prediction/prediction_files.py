@@ -30,6 +30,7 @@ from ..plain_text import plain_text
 from ..viz.detections import draw_objects, none_found
 
 FORMATS = ("coco", "yolo", "voc")
+LABELS = "annotations.json"
 WRITTEN = ("yolo", "voc", "pictures")
 """Folders with images that are written."""
 
@@ -77,7 +78,7 @@ def _write_coco(folder: Path, data: DetectionData, of_image: dict[ImageId, list[
             area = result["bbox"][2] * result["bbox"][3] if mask is None else mask_area(mask, int(height), int(width))
             annotations.append({"id": len(annotations) + 1, "area": area, "iscrowd": 0, **result})
     categories = [{"id": n, "name": name} for n, name in zip(data.category_ids, data.category_names, strict=True)]
-    path = folder / "annotations.json"
+    path = folder / LABELS
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return path
 

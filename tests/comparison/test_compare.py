@@ -9,6 +9,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from mcl_hf import MCLBackbone, MCLConfig, MCLModel
 from mcl_hf.cli import main
 from mcl_hf.comparison import compare as comparison
 from mcl_hf.comparison.answer import read_answer
+from mcl_hf.comparison.jobs import Job
 from mcl_hf.comparison.labelled import open_labelled
 from mcl_hf.comparison.plan import ComparePlan, load_plan
 from mcl_hf.comparison.setting import open_setting
@@ -61,6 +63,23 @@ def plan(scenes, tmp_path):
         "pretrain_recipe": "none", "pretrain": PRETRAIN, "visits": 16, "recipe": "none", "finetune": FINETUNE,
         "steps": 4, "learning_rates": [0.04], "output_dir": str(tmp_path / "answer"),
     }  # fmt: skip
+
+
+@pytest.fixture
+def done_at_once(monkeypatch):
+    """Jobs whose results are there at once, with empty weights."""
+
+    def run_jobs(work, content, *_):
+        for job in work.remaining:
+            told = content(job)
+            result = {**told["record"], "figures": {"box/AP50": 0.5, "loss": 1.0}, "process_seconds": 1.0}
+            result |= {"machine": {"device": "cpu"}, "images": 4, "visits": 16, "flop": 1.0, "seconds": 1.0}
+            work.results[job] = result | {"images_per_second": 1.0, "data_wait_share": 0.0}
+            Path(told["result"]).write_text(json.dumps(work.results[job]))
+            Path(told["folder"]).mkdir(exist_ok=True)
+            (Path(told["folder"]) / "model.safetensors").touch()
+
+    monkeypatch.setattr(comparison, "run_jobs", run_jobs)
 
 
 def figures(folder):
@@ -130,6 +149,35 @@ def test_a_version_with_new_options_goes_on_with_the_results_of_before(plan, cap
         file.unlink()
         (tmp_path / "answer" / "plan.yaml").unlink()
         mcl_hf.compare(**plan | {"finetune": plan["finetune"] | {"augment": "light"}})
+
+
+@pytest.mark.parametrize("gone", ["pretrain-mcl-s0", "tune-mcl-i4-t4-lr0.04-s1000-k0", "*-s1000*"])
+def test_a_result_that_was_deleted_is_made_again_and_others_stay(plan, capsys, tmp_path, done_at_once, gone):
+    plan |= {"learning_rates": [0.02, 0.04]}
+    mcl_hf.compare(**plan)
+    results = figures(tmp_path / "answer")
+    deleted = list((tmp_path / "answer" / "results").glob(f"{gone}.json"))
+    for file in deleted:
+        file.unlink()
+    capsys.readouterr()
+    mcl_hf.compare(**plan)
+    assert f"; {8 - len(deleted)} done before" in capsys.readouterr().out and figures(tmp_path / "answer") == results
+
+
+def test_a_version_with_new_options_goes_on_with_a_job_that_was_interrupted(plan, tmp_path, monkeypatch):
+    folder = tmp_path / "answer"
+    job = Job("pretrain", "mcl", 0)
+    (folder / "work").mkdir(parents=True)
+    setting = open_setting(load_plan(**plan), folder / "work")
+    with monkeypatch.context() as before:
+        before.setattr(comparison, "_WITHOUT_INFLUENCE", comparison._WITHOUT_INFLUENCE | {"tile"})
+        digest = comparison._Comparison(folder, setting)._content(job)["record"]["digest"]
+    options = vars(setting.pretrainings["mcl"].arguments)
+    interrupted = SimpleNamespace(arguments={name: None for name in options if name != "tile"})
+    monkeypatch.setattr(comparison, "newest_whole_checkpoint", lambda folder: (folder, []))
+    monkeypatch.setattr(comparison, "read_training_state", lambda checkpoint: interrupted)
+    record = comparison._Comparison(folder, setting)._content(job)["record"]
+    assert record["digest"] == digest and "tile" not in record["options"]
 
 
 def test_equal_starts_learn_from_the_same_images_and_end_alike(plan, tmp_path):
@@ -210,6 +258,18 @@ def test_test_images_among_the_others_are_refused(plan, scenes, tmp_path):
     shutil.copy(file, tmp_path / "mine" / "stolen.png")
     with pytest.raises(InputError, match=r"1 test image\(s\) are also among the unlabelled images"):
         mcl_hf.compare(**plan | {"unlabelled": [str(tmp_path / "mine")]})
+
+
+def test_what_is_pre_trained_on_follows_data_that_are_moved_or_changed(plan, scenes, tmp_path, capsys, done_at_once):
+    data, moved = Path(shutil.copytree(scenes, tmp_path / "data")), tmp_path / "elsewhere"
+    mcl_hf.compare(**plan | {"data": str(data)})
+    data.rename(moved)
+    mcl_hf.compare(**plan | {"data": str(moved)})
+    assert "3 done before" in capsys.readouterr().out
+    work = tmp_path / "answer" / "work"
+    setting = open_setting(load_plan(**plan | {"data": str(moved), "split": "val", "test_split": "train"}), work)
+    names = [Path(setting.source.sample(index).name).resolve() for index in range(len(setting.source))]
+    assert {name.parent.name for name in names} == {"val"}  # none of the test's, as it is now
 
 
 def test_a_dry_run_lists_and_leaves_nothing(plan, capsys, tmp_path):

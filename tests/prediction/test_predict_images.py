@@ -14,6 +14,7 @@ from PIL import Image
 import mcl_hf
 from mcl_hf.cli.predict import main
 from mcl_hf.detection import open_detection_data
+from mcl_hf.detectors.open_detector import open_detector
 from mcl_hf.errors import InputError
 from mcl_hf.evaluation.results import ImageDetections
 from mcl_hf.models import MCLImageProcessor
@@ -111,10 +112,30 @@ def test_it_goes_on_where_it_was_interrupted(detector, pictures, tmp_path, monke
     assert len(looked_at) == 2 and again.results == whole.results
     with pytest.raises(InputError, match="threshold"):
         mcl_hf.predict(detector, pictures, tmp_path / "cut", resume=True, **{**options, "threshold": 0.5})
+    moved = shutil.copytree(detector, tmp_path / "moved")
+    assert mcl_hf.predict(moved, pictures, tmp_path / "cut", resume=True, **options).results == whole.results
+    assert len(looked_at) == 2
+    model, _ = open_detector(str(moved))
+    next(model.parameters()).data.mul_(2)  # trained on
+    model.save_pretrained(moved)
+    with pytest.raises(InputError, match="begun with another detector_digest"):
+        mcl_hf.predict(moved, pictures, tmp_path / "cut", resume=True, **options)
     for foreign in (b"[1]\n", b"\xff\n"):
         (tmp_path / "cut" / PREDICTIONS).write_bytes(foreign)
         with pytest.raises(InputError, match="cannot be read: choose another"):
             mcl_hf.predict(detector, pictures, tmp_path / "cut", resume=True, **options)
+
+
+def test_a_picture_that_is_another_by_now_is_looked_at_anew(detector, pictures, tmp_path):
+    images = Path(shutil.copytree(pictures, tmp_path / "images"))
+    options = {"threshold": 0.01, "device": "cpu", "formats": ["voc"]}
+    mcl_hf.predict(detector, images, tmp_path / "out", **options)
+    Image.new("RGB", (40, 30)).save(images / "0001.png")
+    again = mcl_hf.predict(detector, images, tmp_path / "out", resume=True, **options)
+    assert again.results == mcl_hf.predict(detector, images, tmp_path / "whole", **options).results
+    lines = [json.loads(line) for line in (tmp_path / "out" / PREDICTIONS).read_text().splitlines()]
+    third = mcl_hf.predict(detector, images, tmp_path / "out", resume=True, **options)
+    assert len(lines) == 5 and third.results == again.results
 
 
 def test_broken_images_are_named_and_the_table_told(detector, pictures, tmp_path, capsys):
@@ -302,3 +323,13 @@ def test_what_was_written_among_the_images_is_not_looked_at_again(detector, tmp_
     assert again.data.names == first.data.names and len(first.data.names) == 2
     with pytest.raises(InputError, match="written into"):
         mcl_hf.predict(detector, folder / "pictures", folder, resume=True, **options)
+
+
+@pytest.mark.parametrize("name", ["annotations.json", "pictures", "yolo", "voc"])
+def test_what_is_somebody_elses_in_the_folder_is_not_written_over(detector, pictures, tmp_path, name):
+    mine = tmp_path / name / "mine.txt" if "." not in name else tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("drawn by hand")
+    with pytest.raises(InputError, match=f"holds {name} of something else"):
+        mcl_hf.predict(detector, pictures, tmp_path, threshold=0.01, formats=["coco", "yolo", "voc"], device="cpu")
+    assert mine.read_text() == "drawn by hand" and len(list(tmp_path.iterdir())) == 1
