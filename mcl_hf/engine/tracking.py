@@ -28,8 +28,9 @@ Trackers are Accelerate's. Pictures of the data go to them only with `log_images
 import importlib.util
 import json
 import math
-from collections.abc import Collection, Iterable
-from contextlib import suppress
+import sys
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,34 @@ def check_trackers(names: Iterable[str]) -> None:
             raise InputError(f"report_to has no tracker {name!r}: choose among {', '.join(TRACKERS)}")
         if importlib.util.find_spec(name) is None:
             raise InputError(f"report_to {name} needs a package that is not installed: pip install mcl_hf[{name}]")
+
+
+class _Unheard:
+    """A stream into which nothing may go any more."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError, AttributeError):  # or closed, of a small encoding, or None
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Let what is printed inside be lost where it cannot be written, in place of an error in the midst of a run: at
+    Ctrl-C, `2>&1 | tee` ends before the run does; terminals are closed, and disks fill up."""
+    out: Any = _Unheard(sys.stdout)
+    errors: Any = _Unheard(sys.stderr)
+    with redirect_stdout(out), redirect_stderr(errors):
+        yield
 
 
 class Tracking:
