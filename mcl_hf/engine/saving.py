@@ -122,6 +122,24 @@ def drop_checkpoints(output_dir: Path, newest: int, keep_last: int, keep_every: 
         shutil.rmtree(checkpoint_folder(output_dir, old), ignore_errors=True)
 
 
+def set_aside(output_dir: Path, checkpoint: Path, step: int) -> list[str]:
+    """Rename the checkpoints that are later than the one of `step`, to which a run goes back: they are of what was
+    given up, and `--resume auto` would go on with that once the run is stopped before it has got as far.
+
+    Returns:
+        A line, where there are any.
+    """
+    later = [path for path in checkpoints(output_dir) if step_of(path) > step]
+    for path in later:
+        aside = path.with_name(f"aside-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+    if not later:
+        return []
+    link_last(later[0].with_name(checkpoint.name))
+    return [f"later checkpoints are called aside-... from now on: {', '.join(path.name for path in later)}"]
+
+
 def to_drop(steps: list[int], newest: int, keep_last: int, keep_every: int) -> list[int]:
     """Which of the checkpoints at these steps (ascending) go once that of step `newest` is whole.
 
