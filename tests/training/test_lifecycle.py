@@ -173,6 +173,20 @@ def test_a_run_goes_on_where_nobody_listens_any_more(tmp_path, monkeypatch):
     assert [path.name for path in checkpoints(tmp_path)] == ["step-00000002", "step-00000004"]
 
 
+def test_a_tracker_that_fails_costs_no_run_and_one_that_cannot_start_is_one_line(tmp_path, capfd, monkeypatch):
+    def gone(*_args, **_options):
+        raise ConnectionResetError("its service was killed")
+
+    def lose(run, record):
+        monkeypatch.setattr(run.accelerator.trackers[0], "log", gone)
+
+    assert run_task(tmp_path / "a", [SimpleNamespace(on_log=lose)], report_to=["tensorboard"]).steps == 6
+    assert capfd.readouterr().out.count("warning: tensorboard has failed and is told nothing any more") == 1
+    monkeypatch.setattr("accelerate.Accelerator.init_trackers", gone)
+    with pytest.raises(InputError, match="report_to tensorboard cannot be opened: its service was killed"):
+        run_task(tmp_path / "b", report_to=["tensorboard"])
+
+
 def test_another_task_has_the_guard_and_its_own_rules(tmp_path, capfd):
     with pytest.raises(InputError, match="not finite since step 2.*start again with --resume auto"):
         run_task(tmp_path / "poisoned", callbacks=[Poison()], log_every_steps=1, save_every_steps=0)
