@@ -48,7 +48,8 @@ class ParquetShard:
         with _explained(f"{name} cannot be read as parquet"):
             opened = _parquet_file(os.getpid(), self)
             groups = [opened.metadata.row_group(number) for number in range(opened.metadata.num_row_groups)]
-            self.columns: list[str] = opened.schema_arrow.names
+            self._schema = opened.schema_arrow
+        self.columns: list[str] = self._schema.names
         self._ends = np.cumsum(np.array([group.num_rows for group in groups], dtype=np.int64))  # of each row group
         self.rows = int(self._ends[-1]) if groups else 0
         self.largest_block: int = max((group.total_byte_size for group in groups), default=0)
@@ -56,7 +57,7 @@ class ParquetShard:
 
     def schema(self) -> "pyarrow.Schema":
         """Columns and their types."""
-        return _parquet_file(os.getpid(), self).schema_arrow
+        return self._schema
 
     def block_of(self, row: int) -> tuple[int, int]:
         """Number of the block that holds a row, and the block's first row."""
