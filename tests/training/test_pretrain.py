@@ -219,6 +219,18 @@ def test_queue_is_cut_to_what_the_data_allows(tiny_run):
     assert config.queue_size == 24 - 4
 
 
+def test_a_queue_that_was_cut_stays_when_data_and_batch_change(tiny_run, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "photos")
+    options = {"data": str(tmp_path / "photos"), "queue_size": 1000, "max_steps": 2, "resume": "auto"}
+    tiny_run(**{**options, "max_steps": 1})
+    (tmp_path / "photos" / "dogs" / "00.jpg").unlink()
+    result = tiny_run(**options, batch_size=6)
+    assert result.steps == 2
+    assert MCLForPreTraining.from_pretrained(result.output_dir / "pretraining").config.queue_size == 24 - 4
+    with pytest.raises(InputError, match="was trained with queue_size 20"):
+        tiny_run(**{**options, "queue_size": 8})
+
+
 class Poison:
     """Makes the weights NaN after a step, so that the next step's loss is not finite."""
 
