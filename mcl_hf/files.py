@@ -17,6 +17,24 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
     partial.replace(file)
 
 
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk; folders where that can be done: Windows opens none, and some
+    network disks bring none.
+
+    Raises:
+        OSError: the file could not be brought there.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError:
+        if not path.is_dir():
+            raise
+
+
 def fill_template(file: Path, /, **values: Any) -> str:
     """A file of Jinja's with every one of its places filled."""
     from jinja2 import StrictUndefined, Template

@@ -47,6 +47,9 @@ def read_object_table(opened: LocalTable, data: str, how: Reading, only: str | N
             "needs one with bbox and category for each image"
         )
     require_columns(table.features, data, group_column=how.group_column)
+    for column, line in opened.conflicts.items():
+        if column.partition(".")[0] == objects_column:
+            raise InputError(line)
     names = _class_names(table, data, objects_column)
     pictures = table.select_columns([image_column]).cast_column(image_column, Image(decode=False))
     wanted = ("image_id", "width", "height", objects_column, how.group_column)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..data import BrokenImage
+from ..errors import InputError
 from ..viz import curves_picture, draw_similarity, montage_picture
 
 if TYPE_CHECKING:
@@ -22,13 +23,15 @@ class RunPictures:
     """Writes montages.png, and with matplotlib also curves.png and similarity.png; on the main process."""
 
     def on_end(self, run: "Run") -> None:
-        """Draw and write the pictures.
-
-        Raises:
-            OSError: The folder cannot be written.
-        """
+        """Draw and write the pictures. The model is whole by then, so ones that cannot be made are only said."""
         if not run.accelerator.is_main_process:
             return
+        try:
+            self._draw(run)
+        except (InputError, OSError) as error:  # the log or the data are gone, or the disk is full
+            run.tracking.print(f"warning: not all pictures were drawn: {error}")
+
+    def _draw(self, run: "Run") -> None:
         pictures = {}
         if run.batch is not None:  # None when a finished run is resumed: the batch's picture is already there
             views = run.batch.views

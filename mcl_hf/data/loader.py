@@ -191,7 +191,8 @@ class _StepBatches(StepBatches[ViewBatch]):
         self.steps_per_epoch = images // (self.batch_size * processes)
         if self.steps_per_epoch == 0:
             fits = images // processes
-            advice = f"use a batch size of at most {fits} per process" if fits else f"use at most {images} processes"
+            fewer = f"use at most {images // min(2, self.batch_size)} processes" if images > 1 else "give more images"
+            advice = f"use a batch size of at most {fits} per process" if fits > 1 else fewer
             raise InputError(
                 f"A step needs {self.batch_size * processes} different images ({self.batch_size} on each of "
                 f"{processes} processes), but the data set holds {images}: {advice}"

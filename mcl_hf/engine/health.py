@@ -133,12 +133,16 @@ class FiniteGuard:
             return
         path = output_dir / f"non-finite-samples-rank{rank}.json"
         recent = [{"step": number + 1, "sample_ids": ids.tolist()} for number, ids in self._recent]
-        path.write_text(json.dumps(recent), encoding="utf-8")
+        kept = f" (all recent ones in {path})"
+        try:
+            path.write_text(json.dumps(recent), encoding="utf-8")
+        except OSError:  # a full disk
+            kept = ""
         ids = [number for at, tensor in self._recent if at == step for number in tensor.tolist()]
         shown = ", ".join(map(str, ids[:8])) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
         raise NonFiniteLossError(
             f"the loss or its gradient is not finite since step {step + 1}: the update was left out and nothing was "
-            f"saved after it; samples of that step on rank {rank}: {shown} (all recent ones in {path}). "
+            f"saved after it; samples of that step on rank {rank}: {shown}{kept}. "
             f"Look at these images, or lower the learning rate, and {how_to_go_on(output_dir)}"
         )
 

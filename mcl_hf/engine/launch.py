@@ -27,6 +27,7 @@ from .lifeline import Lifeline
 from .optimizer_step import LARGEST_SCALE
 from .options import RunOptions
 from .run import on_main_process
+from .tracking import unheard
 
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 _CAST = ("cpu", "cuda")  # devices that a caller's autocast may be of
@@ -44,7 +45,7 @@ def launched(arguments: RunOptions, output_dir: Path) -> Iterator[Accelerator]:
         RankLostError: another process died.
     """
     own_group = not torch.distributed.is_initialized()
-    with _state_of_its_own(), torch_of_its_own():
+    with _state_of_its_own(), torch_of_its_own(), unheard():
         accelerator = _accelerator(arguments, output_dir)
         refuse_split_models(accelerator.distributed_type)
         for line in launch_warnings(accelerator.num_processes, psutil.Process().parent(), os.environ):

@@ -26,7 +26,7 @@ from .loop import train
 from .options import RunOptions
 from .resume import RecipeRules, check_recipe, continue_from, find_start
 from .run import Run, TrainStep, Watch, on_main_process
-from .saving import check_free_space, drop_checkpoints
+from .saving import check_free_space, drop_checkpoints, set_aside
 from .state import TrainingState, load_optimizer, read_training_state, remove_leftovers, should_save
 
 
@@ -113,6 +113,8 @@ def prepare_run(
         on_main_process(accelerator, lambda: check_free_space(output_dir, network, arguments.optimizer, steps, *kept))
     else:
         load_optimizer(checkpoint, network, optimizer)
+        for line in on_main_process(accelerator, lambda: set_aside(output_dir, checkpoint, state.step)):
+            accelerator.print(line)
         on_main_process(accelerator, lambda: drop_checkpoints(output_dir, state.step, *kept))
     model, prepared = accelerator.prepare(network, optimizer)
     if accelerator.scaler is not None and state.scaler:

@@ -184,7 +184,9 @@ def check_recipe(checkpoint: Path, saved: TrainingState, now: TrainingState, rul
                 f"{checkpoint} was trained with {name} {before.get(name)}, now it is {after[name]}: use the same"
             )
     if saved.step > now.max_steps:
-        raise InputError(f"{checkpoint} is at step {saved.step}, beyond the {now.max_steps} steps asked for")
+        words = _data_words(saved), _data_words(now)
+        why = "" if words[0] == words[1] else f"; the data were {words[0]}, and are {words[1]}"
+        raise InputError(f"{checkpoint} is at step {saved.step}, beyond the {now.max_steps} steps asked for{why}")
     changed = _changes(saved, now, rules)
     changed += [
         (f"release of {name}", saved.versions.get(name), now.versions[name])

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from ..errors import InputError
+from ..files import sync
 from .state import RECORD, TrainingState, checkpoint_folder, checkpoints, file_hash, step_of
 
 # Asking for it sets it, for all threads: asked once, before there are any.
@@ -116,9 +117,27 @@ def write_checkpoint(
 
 def drop_checkpoints(output_dir: Path, newest: int, keep_last: int, keep_every: int) -> None:
     """Delete what `keep_last` leaves over. A run that continues does so as well: killed between a checkpoint and this,
-    the interrupted one left one too many."""
+    the interrupted one left one too many. What cannot be deleted, as files on NFS that somebody reads, is for later."""
     for old in to_drop([step_of(path) for path in checkpoints(output_dir)], newest, keep_last, keep_every):
-        shutil.rmtree(checkpoint_folder(output_dir, old))
+        shutil.rmtree(checkpoint_folder(output_dir, old), ignore_errors=True)
+
+
+def set_aside(output_dir: Path, checkpoint: Path, step: int) -> list[str]:
+    """Rename the checkpoints that are later than the one of `step`, to which a run goes back: they are of what was
+    given up, and `--resume auto` would go on with that once the run is stopped before it has got as far.
+
+    Returns:
+        A line, where there are any.
+    """
+    later = [path for path in checkpoints(output_dir) if step_of(path) > step]
+    for path in later:
+        aside = path.with_name(f"aside-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+    if not later:
+        return []
+    link_last(later[0].with_name(checkpoint.name))
+    return [f"later checkpoints are called aside-... from now on: {', '.join(path.name for path in later)}"]
 
 
 def to_drop(steps: list[int], newest: int, keep_last: int, keep_every: int) -> list[int]:
@@ -163,7 +182,7 @@ def replace_folder(partial: Path, final: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         final.rename(aside)
         partial.rename(final)
-        shutil.rmtree(aside)
+        shutil.rmtree(aside, ignore_errors=True)
     else:
         partial.rename(final)
     fsync(final.parent)
@@ -173,21 +192,25 @@ def link_last(final: Path) -> None:
     """Point `checkpoints/last` at a checkpoint, by a relative link: a moved or copied run keeps it."""
     link = final.with_name("last")
     new = final.with_name(".last.new")
-    new.unlink(missing_ok=True)
-    new.symlink_to(final.name)
-    new.replace(link)
+    try:
+        if link.is_dir() and not link.is_symlink():  # the run was copied, with what links point to in their place
+            shutil.rmtree(link)
+        new.unlink(missing_ok=True)
+        new.symlink_to(final.name)
+        new.replace(link)
+    except OSError:
+        if link.is_symlink():  # else the disk has no links, and nothing is lost
+            raise
     fsync(final.parent)
 
 
 def fsync(path: Path) -> None:
-    """Make a file, or the names in a folder, survive a power cut; files get the process's usual permissions."""
+    """Make a file, or the names in a folder, survive a power cut; files get the process's usual permissions, where the
+    disk has any."""
     if path.is_file():
-        path.chmod(0o666 & ~_UMASK)  # safetensors leaves its files readable by their owner alone
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with suppress(OSError):
+            path.chmod(0o666 & ~_UMASK)  # safetensors leaves its files readable by their owner alone
+    sync(path)
 
 
 def _cannot_write(final: Path, error: Exception) -> str:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -45,7 +45,8 @@ class StopRequest:
         self.name = signal.Signals(number).name
         signal.signal(number, self._before[number])
         if os.environ.get("RANK", "0") == "0":  # written past Python's buffers, in which the signal may have struck
-            os.write(2, f"\n{self.name}: ending after what is at work now; once more ends at once\n".encode())
+            with suppress(OSError):  # `tee` has ended at the same Ctrl-C
+                os.write(2, f"\n{self.name}: ending after what is at work now; once more ends at once\n".encode())
         wake_workers()  # the step is finished with what they prepare
 
 

@@ -28,8 +28,9 @@ Trackers are Accelerate's. Pictures of the data go to them only with `log_images
 import importlib.util
 import json
 import math
-from collections.abc import Collection, Iterable
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,34 @@ def check_trackers(names: Iterable[str]) -> None:
             raise InputError(f"report_to {name} needs a package that is not installed: pip install mcl_hf[{name}]")
 
 
+class _Unheard:
+    """A stream into which nothing may go any more."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError, AttributeError):  # or closed, of a small encoding, or None
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Let what is printed inside be lost where it cannot be written, in place of an error in the midst of a run: at
+    Ctrl-C, `2>&1 | tee` ends before the run does; terminals are closed, and disks fill up."""
+    out: Any = _Unheard(sys.stdout)
+    errors: Any = _Unheard(sys.stderr)
+    with redirect_stdout(out), redirect_stderr(errors):
+        yield
+
+
 class Tracking:
     """Log, progress bar and trackers of one attempt of a run; silent on all ranks but the main one.
 
@@ -72,7 +101,7 @@ class Tracking:
 
     def __init__(self, output_dir: Path, is_main: bool, max_steps: int, first_step: int) -> None:
         self.output_dir, self.is_main = output_dir, is_main
-        self._accelerator: Accelerator | None = None
+        self._trackers: list[Any] = []
         self.tracker_ids: dict[str, str] = {}
         if is_main:
             truncate_log(output_dir / "log.jsonl", first_step)
@@ -80,19 +109,37 @@ class Tracking:
         self._bar = tqdm(total=max_steps, initial=first_step, unit="step", disable=not is_main, dynamic_ncols=True)
 
     def start_trackers(self, accelerator: "Accelerator", options: dict[str, Any], tracker_ids: dict[str, str]) -> None:
-        """Open the trackers that the accelerator was made with; known run ids continue their curves. All ranks."""
+        """Open the trackers that the accelerator was made with; known run ids continue their curves. All ranks.
+
+        Raises:
+            InputError: one cannot be opened.
+        """
         if not accelerator.log_with:
             return
-        self._accelerator, self.tracker_ids = accelerator, dict(tracker_ids)
+        self.tracker_ids = dict(tracker_ids)
         name = self.output_dir.resolve().name
         settings: dict[str, dict[str, Any]] = {
             "wandb": {"name": name, "dir": str(self.output_dir), "resume": "allow", "id": tracker_ids.get("wandb")},
             "trackio": {"name": name, "resume": "allow"},
         }
         flat = {key: value if isinstance(value, int | float | str) else str(value) for key, value in options.items()}
-        accelerator.init_trackers(_PROJECT, config=flat, init_kwargs=settings)
+        try:
+            accelerator.init_trackers(_PROJECT, config=flat, init_kwargs=settings)
+        except Exception as error:  # without a key, or a network
+            names = ", ".join(options["report_to"])
+            raise InputError(f"report_to {names} cannot be opened: {error}; mend that, or leave it out") from error
+        self._trackers = list(accelerator.trackers)
         if self.is_main and any(tracker.name == "wandb" for tracker in accelerator.trackers):
             self.tracker_ids["wandb"] = accelerator.get_tracker("wandb", unwrap=True).id
+
+    def _tell_trackers(self, tell: Callable[[Any], Any]) -> None:
+        """One whose service is gone, or was killed, costs no run: it is left out from then on."""
+        for tracker in self._trackers.copy():
+            try:
+                tell(tracker)
+            except Exception as error:
+                self._trackers.remove(tracker)
+                self.print(f"warning: {tracker.name} has failed and is told nothing any more: {error!r}")
 
     def advance(self) -> None:
         """One more step on the progress bar."""
@@ -122,25 +169,13 @@ class Tracking:
                 f"loss {record['loss']:.3f}, {rate:.{0 if rate >= 10 else 2}f} images/s, "
                 f"data wait {100 * record['data_wait_share']:.0f} %"
             )
-        if self._accelerator is not None:
-            self._accelerator.log(flatten(record), step=record["step"])
+        self._tell_trackers(lambda tracker: tracker.log(flatten(record), step=record["step"]))
 
     def log_picture(self, name: str, picture: np.ndarray, step: int) -> None:
         """Send a picture `(H, W, 3)` uint8 to the trackers (they stay local unless the caller was asked to send
         them)."""
-        if self._accelerator is None or not self.is_main:
-            return
-        for tracker in self._accelerator.trackers:
-            if tracker.name == "tensorboard":
-                tracker.tracker.add_image(name, picture, global_step=step, dataformats="HWC")
-            elif tracker.name == "wandb":
-                import wandb
-
-                tracker.tracker.log({name: wandb.Image(picture)}, step=step)
-            elif tracker.name == "trackio":
-                import trackio
-
-                tracker.tracker.log({name: trackio.Image(picture)}, step=step)
+        if self.is_main:
+            self._tell_trackers(lambda tracker: _send_picture(tracker, name, picture, step))
 
     def print(self, line: str) -> None:
         """Print above the progress bar, main process only; what the line tells of the data is no more than text."""
@@ -153,9 +188,20 @@ class Tracking:
         if self.is_main:
             with suppress(OSError):  # what could not be written was said when it was tried
                 self._log.close()
-        if self._accelerator is not None:
-            for tracker in self._accelerator.trackers:
-                tracker.finish()
+        self._tell_trackers(lambda tracker: tracker.finish())
+
+
+def _send_picture(tracker: Any, name: str, picture: np.ndarray, step: int) -> None:
+    if tracker.name == "tensorboard":
+        tracker.tracker.add_image(name, picture, global_step=step, dataformats="HWC")
+    elif tracker.name == "wandb":
+        import wandb
+
+        tracker.tracker.log({name: wandb.Image(picture)}, step=step)
+    elif tracker.name == "trackio":
+        import trackio
+
+        tracker.tracker.log({name: trackio.Image(picture)}, step=step)
 
 
 def truncate_log(path: Path, last_step: int) -> None:

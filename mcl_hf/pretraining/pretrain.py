@@ -30,7 +30,7 @@ from ..engine.options import given_options
 from ..engine.provenance import machine, recipe_record, recorded_options, start_record
 from ..engine.resume import COMPARED_BY_RESULT, WITHOUT_INFLUENCE, RecipeRules, check_model
 from ..engine.run import Callbacks, Run, on_main_process
-from ..engine.state import TrainingState, installed_versions
+from ..engine.state import TrainingState, installed_versions, read_training_state
 from ..engine.tracking import check_trackers
 from ..errors import InputError
 from ..models import (
@@ -120,7 +120,7 @@ def _pretrain(
     # --- data ---------------------------------------------------------------------------------------------------------
     source = open_data(arguments)
     lines.append(source.description)
-    config = _fit_to_data(arguments, config, source, batch_size * world_size, lines)
+    config = _fit_to_data(arguments, config, source, batch_size * world_size, lines, checkpoint)
     max_steps = arguments.total_steps(len(source), global_batch_size)
     state = TrainingState(
         world_size=world_size,
@@ -227,9 +227,15 @@ def _as_the_start(arguments: PretrainArguments, checkpoint: Path | None) -> Pret
 
 
 def _fit_to_data(
-    arguments: PretrainArguments, config: MCLConfig, source: ImageSource, keys: int, lines: list[str]
+    arguments: PretrainArguments,
+    config: MCLConfig,
+    source: ImageSource,
+    keys: int,
+    lines: list[str],
+    checkpoint: Path | None,
 ) -> MCLConfig:
-    """The configuration with the number of classes, and a queue no larger than the data allows.
+    """The configuration with the number of classes, and a queue no larger than the data allows, or allowed when the run
+    began: a resumed run keeps it, whatever has become of the data and the batch.
 
     Args:
         arguments: of the run.
@@ -237,6 +243,7 @@ def _fit_to_data(
         source: the data.
         keys: images of one forward pass on all ranks; with them, the queue must not hold an image twice.
         lines: a line about the queue is appended.
+        checkpoint: that is continued, or None.
 
     Raises:
         InputError: the supervised objective without labels, or one group for all images.
@@ -257,6 +264,9 @@ def _fit_to_data(
             f"all {len(source)} images are in one group of {arguments.group_column!r}: images of a group are no "
             "negatives of each other, so there would be nothing to learn from. Name another --group-column, or none"
         )
+    if checkpoint is not None and read_training_state(checkpoint).arguments.get("queue_size") == arguments.queue_size:
+        config.queue_size = MCLConfig.from_pretrained(checkpoint).queue_size
+        return config
     room = max(0, len(source) - keys)
     if config.queue_size > room:
         lines.append(

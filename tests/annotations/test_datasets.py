@@ -220,7 +220,7 @@ def encoded(width: int = 40, height: int = 30) -> bytes:
     return out.getvalue()
 
 
-def write_table(path: Path, categories, struct_of_lists: bool = True, corners: bool = False) -> Path:
+def write_table(path: Path, categories, struct_of_lists=True, corners=False, classes=("red", "green", "blue")) -> Path:
     """Three images with two, one and no objects; categories are those of the three objects."""
     from datasets import ClassLabel, Dataset, Features, List, Sequence, Value
     from datasets import Image as ImageFeature
@@ -229,7 +229,7 @@ def write_table(path: Path, categories, struct_of_lists: bool = True, corners: b
     if corners:
         boxes = [[x, y, x + w, y + h] for x, y, w, h in boxes]
     objects = [{"bbox": box, "category": category} for box, category in zip(boxes, categories, strict=True)]
-    kind = {int: ClassLabel(names=["red", "green", "blue"]), str: Value("string")}[type(categories[0])]
+    kind = {int: ClassLabel(names=list(classes)), str: Value("string")}[type(categories[0])]
     part = {"bbox": List(Value("float32"), length=4), "category": kind}
     rows = [objects[:2], objects[2:], []]
     if struct_of_lists:
@@ -259,6 +259,9 @@ def test_parquet_in_the_hubs_layout(tmp_path, struct_of_lists):
     assert data.without_empty().image_ids == [7, 8]
     again = pickle.loads(pickle.dumps(data))
     assert again[1].decode().shape == (30, 40, 3) and again[0].boxes.tolist() == data[0].boxes.tolist()
+    write_table(tmp_path / "train-00001.parquet", [2, 0, 1], struct_of_lists, classes=["blue", "green", "red"])
+    with pytest.raises(InputError, match="number the classes of column 'objects.category' differently"):
+        open_detection_data(tmp_path)
 
 
 def test_tables_of_names_and_corners(tmp_path):

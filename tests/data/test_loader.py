@@ -186,6 +186,7 @@ def test_a_folder_without_a_single_image_in_it_stops_at_once(tmp_path: Path, num
     [
         ({"batch_size": 60}, "batch size of at most 50"),
         ({"batch_size": 30, "world_size": 2}, "batch size of at most 25 per process"),
+        ({"batch_size": 2, "world_size": 40}, "use at most 25 processes"),  # batch norm needs two images in each
         ({"batch_size": 1, "world_size": 60}, "at most 50 processes"),
         ({"batch_size": 0}, "at least 1"),
         ({"ratios": (1, 3)}, "divides the view size"),

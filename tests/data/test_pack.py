@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -297,6 +298,16 @@ def test_a_full_disk_says_how_to_go_on_and_keeps_whole_shards(tmp_path, monkeypa
         with pytest.raises(InputError, match=r"cannot be written \(No space left on device\): .* same command again"):
             pack_images(str(folder), tmp_path / "out", images_per_shard=4)
     assert pack_images(str(folder), tmp_path / "out", images_per_shard=4).continued_shards == 1
+
+
+def test_a_disk_that_syncs_no_folders_takes_a_pack(tmp_path, monkeypatch):
+    def files_alone(handle: int, real=os.fsync) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", files_alone)
+    assert pack_images(str(write_folder(tmp_path / "in", 4)), tmp_path / "out").total.images
 
 
 @pytest.mark.parametrize("workers", [0, 1])

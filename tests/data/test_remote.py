@@ -1,6 +1,7 @@
 """A stream over HTTP outlasts what servers do, keeps its order, and says which source is gone."""
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -175,6 +176,18 @@ def test_an_archive_is_gone_through_once(server: Server, tmp_path: Path) -> None
     [index] = (tmp_path / "hub").rglob("*.parquet")
     index.write_bytes(b"PAR1")  # as after a loss of power
     assert open_source(f"{server.address}/part-000.tar", label_column="cls").fingerprint == first.fingerprint
+
+
+def test_an_archive_opens_where_the_cache_cannot_be_written(server: Server, tmp_path: Path) -> None:
+    write_shards(server.root, "tar", SIZES)
+    (tmp_path / "hub").write_text("")  # where the cache's folder would be
+    assert len(open_source(f"{server.address}/part-000.tar")) == SIZES[0]
+    (tmp_path / "hub").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "pyarrow.parquet.write_table", lambda *_: os.open("", os.O_RDONLY)
+        )  # an OSError, as of a full disk
+        assert len(open_source(f"{server.address}/part-000.tar")) == SIZES[0]
 
 
 def test_parquet_is_read_by_row_groups(server: Server) -> None:

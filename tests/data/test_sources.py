@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features
+from datasets import Image as HubImage
 from PIL import Image
 
 from mcl_hf.data import BrokenImage, ImageSource, decode_image, open_source
@@ -241,3 +242,21 @@ def test_a_misspelt_folder_is_told_without_asking_the_hub(data, monkeypatch):
     monkeypatch.setattr("mcl_hf.data.open.hub_table", lambda *given: pytest.fail("the Hub was asked"))
     with pytest.raises(InputError, match="no local file or folder"):
         open_source(data)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_files_that_number_classes_differently_are_refused_where_labels_are_asked_for(
+    tmp_path: Path, streaming
+) -> None:
+    for name, classes in (("a", ["cat", "dog"]), ("b", ["dog", "cat"])):  # as two packs of parts of a folder may
+        columns = {"image": [{"bytes": jpeg(), "path": None}] * 2, "label": [0, 1]}
+        kinds = Features({"image": HubImage(), "label": ClassLabel(names=classes)})
+        Dataset.from_dict(columns, features=kinds).to_parquet(str(tmp_path / f"{name}.parquet"))
+    alone = open_source(str(tmp_path), streaming=streaming)
+    assert len(alone) == 4 and alone.labels is None
+    with pytest.raises(InputError, match=r"b.parquet and .*a.parquet number the classes of column 'label' differently"):
+        open_source(str(tmp_path), streaming=streaming, label_column="label")
+    two = open_source(
+        [str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")], streaming=streaming, label_column="label"
+    )
+    assert two.labels is not None and two.labels.tolist() == [0, 1, 1, 0]

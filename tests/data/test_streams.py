@@ -222,6 +222,8 @@ def test_wrong_streams_are_one_clear_line(tmp_path: Path) -> None:
     good = write_parquet(tmp_path / "good" / "a.parquet", range(3))
     write_parquet(tmp_path / "uneven" / "a.parquet", range(3))
     pq.write_table(pa.table({"other": [1]}), tmp_path / "uneven" / "b.parquet")
+    write_parquet(tmp_path / "kinds" / "a.parquet", range(3))
+    pq.write_table(pa.table({"image": [1]}), tmp_path / "kinds" / "b.parquet")
     (tmp_path / "bad.tar").write_bytes(b"no archive" * 100)
     (tmp_path / "empty").mkdir()
     write_tar(tmp_path / "both" / "a.tar", range(2))
@@ -229,6 +231,7 @@ def test_wrong_streams_are_one_clear_line(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "rows.parquet")
     cases = {
         "uneven": ({"data": str(tmp_path / "uneven"), "streaming": True}, "b.parquet has no column 'image'"),
+        "kinds": ({"data": str(tmp_path / "kinds"), "streaming": True}, "b.parquet holds Value('int64'), not images"),
         "bad tar": ({"data": str(tmp_path / "bad.tar")}, "cannot be read as tar"),
         "both": ({"data": str(tmp_path / "both")}, "is no parquet file"),
         "rows": ({"data": str(tmp_path / "rows.parquet"), "streaming": True}, "holds no images"),

@@ -35,6 +35,8 @@ def test_a_bad_loss_is_sticky_and_named_with_its_samples(tmp_path, bad):
         )  # later updates are turned off on every rank through the gradient
     with pytest.raises(NonFiniteLossError, match=r"since step 2: .* on rank 0: 10, 11, 12 \(all"):
         watch.check(tmp_path, rank=0)
+    with pytest.raises(NonFiniteLossError, match=r"on rank 0: 10, 11, 12\. Look at"):
+        watch.check(tmp_path / "absent", rank=0)  # as on a full disk
 
 
 def test_an_infinite_gradient_is_a_fault_without_a_scaler_and_none_with_one(tmp_path):

@@ -1,7 +1,11 @@
 """A run of a task that is not pre-training: same loop, checkpoints, exact resume, guard and signals."""
 
 import json
+import os
+import signal
+import sys
 from dataclasses import asdict, dataclass, field
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +15,7 @@ from mcl_hf.engine.launch import launched
 from mcl_hf.engine.lifecycle import continue_state, open_folder, prepare_run, run_to_end
 from mcl_hf.engine.resume import COMPARED_BY_RESULT, WITHOUT_INFLUENCE, RecipeRules
 from mcl_hf.engine.run import Run
-from mcl_hf.engine.state import TrainingState
+from mcl_hf.engine.state import TrainingState, checkpoints, damage
 from mcl_hf.errors import InputError
 from mcl_hf.viz import read_log
 from tests.training.test_state import Model, Processor
@@ -131,6 +135,56 @@ def test_another_task_is_stopped_and_resumed_exactly(tmp_path):
         one, other = (load_file(r.output_dir / f"checkpoints/last/{name}.safetensors") for r in (whole, resumed))
         assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
     assert json.loads((whole.output_dir / "checkpoints/last/training_state.json").read_text())["task"] == "a toy's task"
+
+
+def test_a_run_that_was_taken_back_and_stopped_goes_on_from_where_it_was_taken(tmp_path, capfd):
+    run_task(tmp_path, max_steps=8)
+    folder = tmp_path / "checkpoints"
+    back = run_task(tmp_path, max_steps=8, resume=str(folder / "step-00000002"), noise=0.2, callbacks=[StopAfter(3)])
+    assert (
+        back.steps == 4
+        and "aside-... from now on: step-00000004, step-00000006, step-00000008" in capfd.readouterr().out
+    )
+    assert str((folder / "last").readlink()) == "step-00000004" and damage(folder / "aside-step-00000008") is None
+    run_task(tmp_path, max_steps=8, resume="auto", noise=0.2)
+    assert "resuming after step 4" in capfd.readouterr().out
+    assert [line["step"] for line in read_log(tmp_path / "log.jsonl")] == list(range(1, 9))
+
+
+def test_a_run_goes_on_where_nobody_listens_any_more(tmp_path, monkeypatch):
+    for name in ("stdout", "stderr"):
+        reader, writer = os.pipe()
+        os.close(reader)
+        monkeypatch.setattr(sys, name, os.fdopen(writer, "w", buffering=1))
+
+    def broken_pipe(*_):
+        raise BrokenPipeError
+
+    def interrupt(run, record):
+        if record["step"] == 3:
+            with run.tracking.progress(1, "evaluation", "image"):
+                run.tracking.print("a line")
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "write", broken_pipe)
+                signal.raise_signal(signal.SIGINT)
+
+    part = run_task(tmp_path, callbacks=[SimpleNamespace(on_log=interrupt)], max_steps=6)
+    assert (part.steps, part.stopped_by) == (4, "SIGINT")
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000002", "step-00000004"]
+
+
+def test_a_tracker_that_fails_costs_no_run_and_one_that_cannot_start_is_one_line(tmp_path, capfd, monkeypatch):
+    def gone(*_args, **_options):
+        raise ConnectionResetError("its service was killed")
+
+    def lose(run, record):
+        monkeypatch.setattr(run.accelerator.trackers[0], "log", gone)
+
+    assert run_task(tmp_path / "a", [SimpleNamespace(on_log=lose)], report_to=["tensorboard"]).steps == 6
+    assert capfd.readouterr().out.count("warning: tensorboard has failed and is told nothing any more") == 1
+    monkeypatch.setattr("accelerate.Accelerator.init_trackers", gone)
+    with pytest.raises(InputError, match="report_to tensorboard cannot be opened: its service was killed"):
+        run_task(tmp_path / "b", report_to=["tensorboard"])
 
 
 def test_another_task_has_the_guard_and_its_own_rules(tmp_path, capfd):

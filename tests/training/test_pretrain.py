@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 import mcl_hf
 from mcl_hf import MCLBackbone, MCLForPreTraining, MCLForSupervisedPreTraining, MCLModel
+from mcl_hf.callbacks import CardWriter, RunPictures
 from mcl_hf.engine.health import NonFiniteLossError
 from mcl_hf.engine.schedules import learning_rate, target_momentum
 from mcl_hf.errors import InputError
@@ -92,6 +94,16 @@ def test_a_run_leaves_a_finished_model_that_opens_through_every_door(tiny_run, r
         assert len(record["positive_similarity"]) == len(record["feature_std"]) == 3
         assert math.isfinite(record["grad_norm"]) and 0 <= record["data_wait_share"] <= 1
         assert {"learning_rate", "target_momentum", "images_per_second", "seconds"} <= record.keys()
+
+
+def test_a_finished_run_ends_well_where_its_pictures_cannot_be_drawn(tiny_run, capfd):
+    def lose(run, record):
+        if record["step"] == 3:
+            (run.output_dir / "log.jsonl").unlink()
+
+    folder = tiny_run(callbacks=[SimpleNamespace(on_log=lose), RunPictures(), CardWriter()]).output_dir
+    assert "warning: not all pictures were drawn: there is no log at" in capfd.readouterr().out
+    assert "## Limitations" in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize("optimizer", ["lars", "adamw", "sgd"])
@@ -217,6 +229,18 @@ def test_queue_is_cut_to_what_the_data_allows(tiny_run):
     result = tiny_run(queue_size=1000, max_steps=1)
     config = MCLForPreTraining.from_pretrained(result.output_dir / "pretraining").config
     assert config.queue_size == 24 - 4
+
+
+def test_a_queue_that_was_cut_stays_when_data_and_batch_change(tiny_run, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "photos")
+    options = {"data": str(tmp_path / "photos"), "queue_size": 1000, "max_steps": 2, "resume": "auto"}
+    tiny_run(**{**options, "max_steps": 1})
+    (tmp_path / "photos" / "dogs" / "00.jpg").unlink()
+    result = tiny_run(**options, batch_size=6)
+    assert result.steps == 2
+    assert MCLForPreTraining.from_pretrained(result.output_dir / "pretraining").config.queue_size == 24 - 4
+    with pytest.raises(InputError, match="was trained with queue_size 20"):
+        tiny_run(**{**options, "queue_size": 8})
 
 
 class Poison:

@@ -74,7 +74,11 @@ def test_a_choice_is_named_with_both_values(change, words):
     [
         ({"objective": "supervised"}, "was trained with objective contrastive, now it is supervised: use the same"),
         ({"optimizer": "lars"}, "was trained with optimizer adamw, now it is lars: use the same"),
-        ({"max_steps": 6}, "is at step 7, beyond the 6 steps asked for"),
+        ({"max_steps": 6}, "is at step 7, beyond the 6 steps asked for$"),
+        (
+            {"max_steps": 6, "data": {**DATA, "num_images": 4}},
+            "6 steps asked for; the data were 5 images with fingerprint abc, and are 4 images with",
+        ),
     ],
 )
 def test_what_would_be_wrong_is_refused(change, words):

@@ -1,10 +1,13 @@
 import errno
 import json
+import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import torch
@@ -268,6 +271,50 @@ except InputError as error:
     assert "no space left on the disk; the last one before it is step-00000001" in done.stdout
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["last", "step-00000001"]
     assert damage(tmp_path / "checkpoints" / "last") is None
+
+
+def test_a_run_goes_on_where_a_copy_of_it_followed_the_link(saved):
+    folder, model, optimizer = saved
+    copy = folder / "copy"
+    shutil.copytree(folder / "checkpoints", copy / "checkpoints")
+    save(copy, model, optimizer, TrainingState(step=4), keep_last=1)
+    assert sorted(path.name for path in (copy / "checkpoints").iterdir()) == ["last", "step-00000004"]
+    assert str((copy / "checkpoints" / "last").readlink()) == "step-00000004"
+
+
+def test_disks_without_links_permissions_and_syncing_of_folders_take_checkpoints(saved, tmp_path, monkeypatch):
+    def unknown(*_args, **_options):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    def files_alone(handle, sync=os.fsync):
+        return unknown() if stat.S_ISDIR(os.fstat(handle).st_mode) else sync(handle)
+
+    _, model, optimizer = saved
+    monkeypatch.setattr(Path, "symlink_to", unknown)
+    monkeypatch.setattr(Path, "chmod", unknown)
+    monkeypatch.setattr(os, "fsync", files_alone)
+    for step in (1, 2):
+        assert damage(save(tmp_path / "elsewhere", model, optimizer, TrainingState(step=step), keep_last=1)) is None
+    assert [path.name for path in (tmp_path / "elsewhere" / "checkpoints").iterdir()] == ["step-00000002"]
+    with pytest.raises(InputError, match="Operation not supported"):  # there is a link, which would stay behind
+        save(tmp_path, model, optimizer, TrainingState(step=4))
+
+
+def test_an_old_checkpoint_that_cannot_be_deleted_ends_no_run(saved, monkeypatch):
+    folder, model, optimizer = saved
+    real = os.rmdir
+
+    def busy(path, **options):  # NFS keeps what somebody reads as .nfs... in its folder
+        if str(path).endswith("step-00000002"):
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        real(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", busy)
+        save(folder, model, optimizer, TrainingState(step=4), keep_last=1)
+    assert [path.name for path in checkpoints(folder)] == ["step-00000002", "step-00000004"]
+    save(folder, model, optimizer, TrainingState(step=5), keep_last=1)
+    assert [path.name for path in checkpoints(folder)] == ["step-00000005"]
 
 
 def test_saving_a_step_again_replaces_it(saved):

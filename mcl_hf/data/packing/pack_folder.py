@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ...errors import InputError
+from ...files import sync
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -115,7 +116,7 @@ class PackFolder:
         size = part.stat().st_size if report.images else 0
         if report.images:
             part.replace(path)
-            _sync_folder(self.out)
+            sync(self.out)
         else:
             part.unlink()
         with _whole_file(self.state / f"images-{shard:05d}.json") as report_file:
@@ -138,18 +139,7 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
         stream.flush()
         os.fsync(stream.fileno())
     part.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a loss of power; where folders cannot be opened (Windows), the system does."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(path.parent)
 
 
 def check_folder(data: str, out: Path) -> None:

@@ -3,6 +3,7 @@
 Flow: order -> local_tables + **columns** -> sources -> decode -> views -> loader.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,34 @@ def require_columns(features: "Features", data: str, **asked: str | None) -> Non
 def is_text(features: "Features", column: str) -> bool:
     """Whether `column` holds texts."""
     return getattr(features[column], "dtype", None) in ("string", "large_string")
+
+
+def class_conflicts(files: Iterable[tuple[object, Any]]) -> dict[str, str]:
+    """Columns whose classes the files of a table number differently, which no reader of tables sees, with a line each.
+
+    Args:
+        files: a file, for the line, and the features of its columns.
+    """
+    first: dict[str, tuple[object, list[str]]] = {}
+    conflicts: dict[str, str] = {}
+    for file, features in files:
+        for column, names in _class_names(features).items():
+            other, before = first.setdefault(column, (file, names))
+            if names != before:
+                conflicts[column] = (
+                    f"{file} and {other} number the classes of column '{column}' differently: write both with the "
+                    "same names (two sources of a pre-training are joined by name)"
+                )
+    return conflicts
+
+
+def _class_names(kind: Any, column: str = "") -> dict[str, list[str]]:
+    """Names of every ClassLabel among features, in structs and lists too, by its column."""
+    if hasattr(kind, "names"):
+        return {column: kind.names}
+    parts = kind if isinstance(kind, dict) else {"": kind.feature} if hasattr(kind, "feature") else {}
+    inner = [_class_names(part, f"{column}.{name}".strip(".")) for name, part in parts.items()]
+    return {place: names for found in inner for place, names in found.items()}
 
 
 def has_class_names(features: "Features", column: str) -> bool:

@@ -156,8 +156,10 @@ class TableSource(ImageSource):
             require_paths(data, asked, table[0][asked])
         if not allow_outside_paths:
             _refuse_outside(opened, image_column)
-        if label_column is None and has_class_names(features, "label"):
+        if label_column is None and has_class_names(features, "label") and "label" not in opened.conflicts:
             label_column = "label"
+        if label_column in opened.conflicts:
+            raise InputError(opened.conflicts[label_column])
         require_columns(features, data, label_column=label_column, group_column=group_column)
         if label_column is not None:
             self.labels, self.label_names = label_ids(table, label_column)

@@ -9,12 +9,13 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import InputError
 from ...hub_token import is_unknown_token, mend_the_token, show_a_token
+from .columns import class_conflicts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,7 +45,8 @@ class LocalTable:
     """A table whose image column is not decoded yet.
 
     `files` are (name, size-bearing path) of what it was made from, for the fingerprint; `image_column` is set where
-    the kind of data says which one it is; `roots` are the folders that paths in it belong into, where it has any.
+    the kind of data says which one it is; `roots` are the folders that paths in it belong into, where it has any;
+    `conflicts` are the columns whose classes cannot be told, with a line each.
     """
 
     table: "Dataset"
@@ -52,6 +54,7 @@ class LocalTable:
     files: list[tuple[str, str]]
     image_column: str | None = None
     roots: tuple[Path, ...] = ()
+    conflicts: dict[str, str] = field(default_factory=dict)
 
 
 def embedded_folder(data: str) -> str:
@@ -99,7 +102,8 @@ def files_table(data: str, files: list[Path], split: str | None) -> LocalTable:
     Raises:
         InputError: no files, files of several kinds or another one, no such split, or files that cannot be read.
     """
-    from datasets import Dataset, concatenate_datasets, load_dataset
+    from datasets import Dataset, Features, concatenate_datasets, load_dataset
+    from pyarrow import parquet
 
     kind = "arrow" if files and files[0].suffix.lower() == ".arrow" else "parquet"
     files, note = files_of_split(data, files, split, f".{kind}")
@@ -120,8 +124,11 @@ def files_table(data: str, files: list[Path], split: str | None) -> LocalTable:
         raise InputError(f"{data} cannot be read as {kind}: {one_line(error.__cause__ or error)}") from error
     if not len(table):
         raise InputError(no_rows)
+    told = files if kind == "parquet" else []  # arrow files of different classes do not become one table
+    conflicts = class_conflicts((file, Features.from_arrow_schema(parquet.read_schema(file))) for file in told)
     kind = f"{kind} file" if len(files) == 1 else f"{len(files)} {kind} files"
-    return LocalTable(table, kind + note, [(file.name, str(file)) for file in files], roots=folders_of(data, files))
+    named = [(file.name, str(file)) for file in files]
+    return LocalTable(table, kind + note, named, roots=folders_of(data, files), conflicts=conflicts)
 
 
 def folders_of(data: str, files: Sequence[str | Path]) -> tuple[Path, ...]:

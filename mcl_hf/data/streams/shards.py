@@ -13,7 +13,7 @@ import hashlib
 import os
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,8 @@ class ParquetShard:
         with _explained(f"{name} cannot be read as parquet"):
             opened = _parquet_file(os.getpid(), self)
             groups = [opened.metadata.row_group(number) for number in range(opened.metadata.num_row_groups)]
-            self.columns: list[str] = opened.schema_arrow.names
+            self._schema = opened.schema_arrow
+        self.columns: list[str] = self._schema.names
         self._ends = np.cumsum(np.array([group.num_rows for group in groups], dtype=np.int64))  # of each row group
         self.rows = int(self._ends[-1]) if groups else 0
         self.largest_block: int = max((group.total_byte_size for group in groups), default=0)
@@ -56,7 +57,7 @@ class ParquetShard:
 
     def schema(self) -> "pyarrow.Schema":
         """Columns and their types."""
-        return _parquet_file(os.getpid(), self).schema_arrow
+        return self._schema
 
     def block_of(self, row: int) -> tuple[int, int]:
         """Number of the block that holds a row, and the block's first row."""
@@ -167,15 +168,19 @@ def _tar_index(file: RemoteFile | Path, name: str) -> "pyarrow.Table":
 
     key = hashlib.sha256(f"2 {plain_address(file.address)} {file.size} {file.etag}".encode()).hexdigest()
     cached = Path(constants.HF_HOME) / "mcl_hf" / "tar_indices" / f"{key}.parquet"
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(cached.with_suffix(".lock")):  # one process of a machine goes through the archive for all
-        try:
-            return parquet.read_table(cached)
-        except (OSError, pyarrow.ArrowException):  # not there, or cut short where the machine stopped
-            index, partial = _index_tar(file, name), cached.with_suffix(".partial")
-            parquet.write_table(index, partial)
-            partial.replace(cached)
-            return index
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(cached.with_suffix(".lock")):  # one process of a machine goes through the archive for all
+            try:
+                return parquet.read_table(cached)
+            except (OSError, pyarrow.ArrowException):  # not there, or cut short where the machine stopped
+                index, partial = _index_tar(file, name), cached.with_suffix(".partial")
+                with suppress(OSError):  # a full disk
+                    parquet.write_table(index, partial)
+                    partial.replace(cached)
+                return index
+    except (OSError, NotImplementedError):  # the folder may not be written, or its disk has no locks
+        return _index_tar(file, name)
 
 
 def _index_tar(file: RemoteFile | Path, name: str) -> "pyarrow.Table":

@@ -16,7 +16,15 @@ from ...errors import InputError
 from ...plain_text import plain_text
 from ..decode import BrokenImage
 from ..sources.addresses import Shards
-from ..sources.columns import find_image_column, group_ids, is_text, label_ids, require_columns, require_paths
+from ..sources.columns import (
+    class_conflicts,
+    find_image_column,
+    group_ids,
+    is_text,
+    label_ids,
+    require_columns,
+    require_paths,
+)
 from ..sources.image_source import Columns, ImageSource, RawSample, folder_prefixes, image_bytes, row_name
 from ..sources.local_tables import folders_of
 from ..sources.remote_files import is_remote, shown_data
@@ -62,18 +70,23 @@ class StreamSource(ImageSource):
         self._first_index = np.cumsum(self._rows) - self._rows
         self._cache: OrderedDict[tuple[int, int], pyarrow.Array | pyarrow.ChunkedArray] = OrderedDict()
         self._cached_bytes = 0
-        features = Features.from_arrow_schema(self._shards[0].schema())
+        kinds = [Features.from_arrow_schema(shard.schema()) for shard in self._shards]
+        features = kinds[0]
         self._column = find_image_column(features, data, image_column)
         require_columns(features, data, label_column=label_column, group_column=group_column)
         wanted = [name for name in (self._column, label_column, group_column) if name is not None]
-        for shard in self._shards:
+        for shard, own in zip(self._shards, kinds, strict=True):
             missing = [name for name in wanted if name not in shard.columns]
             if missing:
                 raise InputError(
                     f"{shard.name} has no column '{missing[0]}', which {self._shards[0].name} has: "
                     "leave it out, or give data of one kind"
                 )
+            find_image_column(own, shard.name, self._column)
         if label_column is not None:
+            conflicts = class_conflicts((shard.name, own) for shard, own in zip(self._shards, kinds, strict=True))
+            if label_column in conflicts:
+                raise InputError(conflicts[label_column])
             self.labels, self.label_names = label_ids(self._read_column(label_column), label_column)
         if group_column is not None:
             self.groups, self.group_names = group_ids(self._read_column(group_column), group_column)
