@@ -12,9 +12,11 @@ from mcl_hf import MCLDetectorConfig, MCLForInstanceSegmentation, MCLForObjectDe
 from mcl_hf.annotations.masks import decode_masks
 from mcl_hf.annotations.open_data import open_detection_data
 from mcl_hf.detectors.open_detector import open_detector
+from mcl_hf.detectors.transformers_detectors import TRANSFORMERS_DETECTORS
 from mcl_hf.errors import InputError
 from mcl_hf.evaluation.predict_data import (
     MOST_DETECTIONS,
+    inputs_of,
     match_categories,
     predict,
     predict_data,
@@ -76,6 +78,17 @@ def test_boxes_and_masks_are_those_of_the_model_in_px_of_the_original(data, dete
             ys, xs = mask.nonzero()
             if len(xs):
                 assert xs.min() >= x0 - 2 and xs.max() <= x1 + 2 and ys.min() >= y0 - 2 and ys.max() <= y1 + 2
+
+
+@pytest.mark.parametrize("height", [1, 3, 4])
+@pytest.mark.parametrize("kind", ["mask_rcnn", "rt_detr_v2"])
+def test_rows_of_a_low_image_are_no_channels(data, detector, kind, height):
+    processor = detector[1]
+    if kind != "mask_rcnn":
+        processor = TRANSFORMERS_DETECTORS[kind].image_processor([0.5] * 3, [0.5] * 3, 64, 64)
+    columns = np.linspace(0, 255, 60).astype(np.uint8)[None, :, None].repeat(height, 0).repeat(3, 2)
+    row = inputs_of(processor, [columns])["pixel_values"][0, 0, 0, :60]  # brighter from left to right
+    assert (row.diff() >= 0).all() and row[-1] > row[0] + 1
 
 
 @pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet", "mask_rcnn"])
