@@ -153,6 +153,9 @@ def test_what_is_no_detector_is_refused(tmp_path):
         open_detector(str(tmp_path / "pretrained"))
     with pytest.raises(InputError, match="cannot be opened as a checkpoint"):
         open_detector(str(tmp_path / "nothing"))
+    MCLDetectorConfig(backbone="resnet10t", num_channels=4).save_pretrained(tmp_path / "satellite")
+    with pytest.raises(InputError, match="takes 4 channels; pictures are read in colour or in gray"):
+        open_detector(str(tmp_path / "satellite"))
     MCLDetectorConfig(backbone="resnet10t").save_pretrained(tmp_path / "config_only")
     with pytest.raises(InputError, match="cannot be opened as a detector"):
         open_detector(str(tmp_path / "config_only"))
