@@ -53,7 +53,8 @@ def open_detector(checkpoint: str) -> tuple[torch.nn.Module, Any]:
     else:
         raise InputError(f"{checkpoint} is a model of type {config.model_type}, not a detector")
     try:
-        model, processor = opener.from_pretrained(folder).eval(), AutoImageProcessor.from_pretrained(folder)
+        model = opener.from_pretrained(folder, dtype=torch.float32).eval()  # it may have been saved in half precision
+        processor = AutoImageProcessor.from_pretrained(folder)
     except Exception as error:  # or an odd file
         raise InputError(f"{checkpoint} cannot be opened as a detector: {_first_line(error)}") from error
     keep_boxes_in_float32(model)

@@ -138,6 +138,14 @@ def test_an_image_that_does_not_decode_stops_the_run_or_is_named(data, detector,
     assert list(predicted.broken) == [1] and [image.image_id for image in predicted.detections] == [1, 3]
 
 
+def test_a_detector_that_was_saved_in_half_precision_detects(data, tmp_path):
+    made = config("retinanet", data.id2label)
+    MCLForObjectDetection(made).half().save_pretrained(tmp_path)
+    MCLImageProcessor.from_config(made).save_pretrained(tmp_path)
+    opened, processor = open_detector(str(tmp_path))
+    assert opened.dtype == torch.float32 and len(predict(opened, processor, [data[0]])) == 1
+
+
 def test_classes_are_matched_by_name(data):
     assert match_categories({0: "rectangle", 1: "dog", 2: "ellipse", 3: "triangle"}, data).tolist() == [2, -1, 0, 1]
     assert match_categories({0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, data).tolist() == [0, 1, 2]
