@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+_OUR_READMES = ("`mcl-hf card FOLDER`", "This card was rendered by mcl_hf")
+
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Write JSON beside the file, bring it to the disk, and put it into place."""
@@ -42,3 +44,9 @@ def fill_template(file: Path, /, **values: Any) -> str:
     text = file.read_text(encoding="utf-8")
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     return str(Template(text, undefined=StrictUndefined, **options).render(**values))
+
+
+def is_somebodys(readme: Path) -> bool:
+    """Whether there is a README.md that neither a run nor a card wrote."""
+    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else _OUR_READMES[0]
+    return not any(sign in text for sign in _OUR_READMES)

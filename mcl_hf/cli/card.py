@@ -4,10 +4,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import is_somebodys
 from .command import Parser, command, import_torch, say
 
 CARD = "README.md"
-_SIGNS = ("`mcl-hf card FOLDER`", "This card was rendered by mcl_hf")
 EXAMPLES = """
 Nothing in a card is typed: recipe, data, steps, machine, curves and evaluations are those that were recorded, and what
 is missing is said to be. metrics.json, probe.json and comparison.json beside the model are found.
@@ -113,6 +113,6 @@ def _target(folder: Path, out: Path | None) -> Path:
     if out is not None:
         return out if out.suffix == ".md" else out / CARD
     target = folder / CARD
-    if target.is_file() and not any(sign in target.read_text(encoding="utf-8", errors="replace") for sign in _SIGNS):
+    if is_somebodys(target):
         raise InputError(f"{target} was written by somebody: name it with --out to replace it, or another file")
     return target

@@ -16,6 +16,13 @@ examples:
 Log in with 'hf auth login', or set HF_TOKEN. HF_ENDPOINT names another Hub. All is checked before anything is changed;
 a push that was cut off is repeated by the same command, which sends nothing twice.
 """
+_OF_THE_RECORDS = {
+    "data_license": "--data-license", "data_name": "--data-name", "evaluations": "--evaluation",
+    "pictures_of_data": "--with-pictures-of-data",
+}  # fmt: skip
+_OF_ALL_CARDS = {"title": "--title", "license": "--license"}
+"""Options of cards, which one of the user's own does not follow; those of timm's and of the Space have a title and a
+licence."""
 
 
 def build_parser() -> Parser:
@@ -78,6 +85,11 @@ def main(argv: list[str]) -> None:
     name, at, tag = repository.partition("@")
     if at:
         raise InputError(f"{repository} names a revision, and a push makes one: write {name} --tag {tag or 'NAME'}")
+    if options["card"] is not None:
+        unused = _OF_THE_RECORDS if options["with_timm"] or options["with_space"] else _OF_THE_RECORDS | _OF_ALL_CARDS
+        for name, flag in unused.items():
+            if options[name]:
+                raise InputError(f"{flag} is for the card that is made of the records: leave it out with --card")
 
     import_torch()
     from ..hub.bundle import Contents, make_bundles

@@ -104,7 +104,8 @@ class Setting:
         batch_size, _ = arguments.batch_sizes(1)
         transform = TrainTransform.of(arguments, batch_size, batch_size)
         batch = next(iter(DetectionLoader(self.fewest, transform, batch_size=batch_size, seed=0, num_workers=0)))
-        pixels, draw = batch.pixels.float() / 127.5 - 1, torch.Generator().manual_seed(0)  # (N, C, H, W)
+        channels = getattr(network.config, "num_channels", 3)
+        pixels, draw = batch.pixels[:, :channels].float() / 127.5 - 1, torch.Generator().manual_seed(0)  # (N, C, H, W)
         with FlopCounterMode(display=False) as counter:
             network(pixel_values=pixels, **other_inputs(network, batch, draw)).loss.backward()
         return counter.get_total_flops()

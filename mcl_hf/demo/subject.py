@@ -33,7 +33,7 @@ LONGEST_SIDE = 512  # px of a picture in which regions are looked for
 POSITIONS = 20  # regions along its longer side
 SHOWN = 640  # px of the picture that is clicked in
 _EMBEDDED = ("windmill3_01.jpg", "windmill5_01.jpg")
-_DETECTIONS_WIDTH = 900  # px; smaller pictures are enlarged, so that names can be read
+_DETECTIONS_SIDE = 900  # px, the longer one; smaller pictures are enlarged, so that names can be read
 _CARD_CURVES = "pictures/training.png"
 
 
@@ -182,7 +182,7 @@ def draw_detections(
     masks = None
     if found.masks is not None:
         masks = MaskSequence([found.masks[n] for n in kept.tolist()], picture.height, picture.width)
-    scale = max(1.0, _DETECTIONS_WIDTH / picture.width)
+    scale = max(1.0, _DETECTIONS_SIDE / max(picture.size))
     size = (round(picture.width * scale), round(picture.height * scale))
     objects = DrawnObjects(found.boxes[kept], found.labels[kept], texts, masks)
     counted = ", ".join(f"{count} {label}" for label, count in Counter(labels).most_common())

@@ -27,7 +27,7 @@ def open_detector(checkpoint: str) -> tuple[torch.nn.Module, Any]:
     `torchvision:NAME`, or as a file.
 
     Raises:
-        InputError: nothing there, or something other than a detector.
+        InputError: nothing there, something other than a detector, or one of neither 1 nor 3 channels.
     """
     try:
         of_torchvision = torchvision_description(checkpoint)
@@ -40,6 +40,8 @@ def open_detector(checkpoint: str) -> tuple[torch.nn.Module, Any]:
         raise InputError(f"{checkpoint} cannot be opened as a checkpoint: {_first_line(error)}") from error
     if config.model_type == "mcl_dense":
         raise InputError(f"{checkpoint} is a pre-training checkpoint, which detects nothing yet: fine-tune it first")
+    if getattr(config, "num_channels", 3) not in (1, 3):
+        raise InputError(f"{checkpoint} takes {config.num_channels} channels; pictures are read in colour or in gray")
     opener: Any
     boxes_only = getattr(config, "detector", "") in ("faster_rcnn", "retinanet")
     if type(config) in AutoModelForInstanceSegmentation._model_mapping and not boxes_only:
@@ -51,7 +53,8 @@ def open_detector(checkpoint: str) -> tuple[torch.nn.Module, Any]:
     else:
         raise InputError(f"{checkpoint} is a model of type {config.model_type}, not a detector")
     try:
-        model, processor = opener.from_pretrained(folder).eval(), AutoImageProcessor.from_pretrained(folder)
+        model = opener.from_pretrained(folder, dtype=torch.float32).eval()  # it may have been saved in half precision
+        processor = AutoImageProcessor.from_pretrained(folder)
     except Exception as error:  # or an odd file
         raise InputError(f"{checkpoint} cannot be opened as a detector: {_first_line(error)}") from error
     keep_boxes_in_float32(model)

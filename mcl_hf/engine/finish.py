@@ -13,6 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ..errors import InputError
+from ..files import is_somebodys
 from ..version import __version__
 from .run import Run
 from .saving import fsync, no_progress_bar, replace_folder
@@ -65,6 +66,8 @@ def write_finished(run: Run, model: Any, what: str, more: Mapping[str, Any] | No
                 fsync(path)
         for folder in others:
             replace_folder(folder, run.output_dir / folder.name.removeprefix(".").removesuffix(".partial"))
+        if is_somebodys(run.output_dir / "README.md"):  # notes on the run, say
+            (root / "README.md").unlink()
         for path in root.iterdir():
             path.replace(run.output_dir / path.name)
         root.rmdir()

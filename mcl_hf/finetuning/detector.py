@@ -26,7 +26,8 @@ def build_detector(arguments: FinetuneArguments, data: DetectionData, checkpoint
     """The detector: from `init`, whose coverage report is added to `lines`, or from a checkpoint of this run.
 
     Raises:
-        InputError: the start cannot be read or has another width, or the checkpoint is of another detector.
+        InputError: the start cannot be read, has another width or reads other images than annotated ones, or the
+            checkpoint is of another detector.
     """
     fields = arguments.config_fields()
     if arguments.detector in TRANSFORMERS_DETECTORS:
@@ -54,6 +55,11 @@ def build_detector(arguments: FinetuneArguments, data: DetectionData, checkpoint
             verbose=False,  # the run prints it once
             **fields,
         )
+        if network.config.num_channels not in (1, 3):
+            raise InputError(
+                f"the detector from {arguments.init} takes {network.config.num_channels} channels: annotated images "
+                "are read in colour, or in gray for a detector of one channel"
+            )
         lines.append(str(report))
         return network
     saved = MCLDetectorConfig.from_pretrained(checkpoint)

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import reduce
 from torch import Tensor
+from torchvision.transforms.v2.functional import rgb_to_grayscale
 from transformers.loss import loss_for_object_detection
 from transformers.loss.loss_deimv2 import Deimv2Loss
 from transformers.models.mask2former import modeling_mask2former
@@ -190,8 +191,10 @@ def _pixel_mask(batch: DetectionBatch) -> Tensor:
 
 
 def normalise(run: FinetuneRun, batch: DetectionBatch) -> Tensor:
-    """uint8 `(N, C, H, W)` on the device -> float, `(x - 255 mean) / (255 std)` by channel, and 0 on the padding."""
-    pixels = (batch.pixels - run.mean) / run.scale
+    """uint8 `(N, 3, H, W)` on the device -> float, `(x - 255 mean) / (255 std)` by channel, and 0 on the padding; a
+    detector of one channel is given gray, as by its image processor."""
+    pixels = batch.pixels if len(run.mean) == 3 else rgb_to_grayscale(batch.pixels)
+    pixels = (pixels - run.mean) / run.scale
     for index, (height, width) in enumerate(batch.image_sizes):
         pixels[index, :, height:] = 0
         pixels[index, :, :, width:] = 0

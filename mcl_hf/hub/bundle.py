@@ -33,7 +33,8 @@ from .metadata import licence_fields
 from .repository import MAX_FILE_BYTES
 from .space import write_space
 
-_MODEL_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model*.safetensors.index.json")
+_MODEL_FILES = ("config.json", "preprocessor_config.json", "model.safetensors", "model.safetensors.index.json",
+                "model-?????-of-?????.safetensors")  # fmt: skip
 _EARLIER_CODE = ("hub_retry.py", "patient_loading.py")  # of releases before the models' code knew no network
 PRETRAINING = "pretraining"
 CARD = "README.md"
@@ -139,7 +140,8 @@ def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: 
         bundles.append(Bundle(f"{repository}-timm", timm))
     if contents.with_space:
         space = f"{repository}-demo"
-        write_space(into / "space", repository, contents.title or space.split("/")[-1], contents.license)
+        title, licence = contents.title or space.split("/")[-1], licence_fields(state, contents.license)
+        write_space(into / "space", repository, title, licence)
         bundles.append(Bundle(space, into / "space", "space"))
     for bundle in bundles:
         for path, size in bundle.sizes().items():

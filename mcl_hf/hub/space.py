@@ -3,6 +3,7 @@
 Where it sits: `bundle.py` -> **space** -> three files; the Space fetches the model from its own repository.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub import SpaceCardData, constants
@@ -27,8 +28,9 @@ mcl-hf[demo]=={version}
 """
 
 
-def write_space(folder: Path, repository: str, title: str, license: str | None) -> None:
-    """Write app.py, requirements.txt and README.md of the Space beside the model `repository` into a new folder."""
+def write_space(folder: Path, repository: str, title: str, licence: Mapping[str, str | None]) -> None:
+    """Write app.py, requirements.txt and README.md of the Space beside the model `repository` into a new folder;
+    `licence` as of `licence_fields`."""
     folder.mkdir()
     metadata = SpaceCardData(
         title=title,
@@ -36,7 +38,7 @@ def write_space(folder: Path, repository: str, title: str, license: str | None) 
         sdk_version=GRADIO,
         python_version="3.11",
         app_file="app.py",
-        license=license,
+        **licence,
         models=[repository],
         tags=["mcl_hf"],
     )

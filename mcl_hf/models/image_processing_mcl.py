@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as tvF
 from transformers import PreTrainedConfig
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature, SizeDict
+from transformers.image_transforms import get_size_with_aspect_ratio
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
@@ -120,6 +121,20 @@ class MCLImageProcessor(TorchvisionBackend):
         if channels == 1 and len(image) in (3, 4):
             image = tvF.rgb_to_grayscale(self.convert_to_rgb(image, "channels_first"))
         return image
+
+    def convert_to_rgb(self, image: torch.Tensor, input_data_format: Any = None) -> torch.Tensor:
+        """transformers' own, which refuses other numbers with transparency than uint8 and floats in 0-1, and makes the
+        white of uint16 black."""
+        if len(image) == 4 and not (image.is_floating_point() and image.max() <= 1):
+            image = _to_8_bit(image)
+        return super().convert_to_rgb(image, input_data_format)
+
+    def resize(self, image: torch.Tensor, size: SizeDict, **kwargs: Any) -> torch.Tensor:
+        """transformers' own; no side of a strip becomes 0 px, as in training."""
+        if size.shortest_edge and size.longest_edge:
+            sides = get_size_with_aspect_ratio(image.shape[-2:], size.shortest_edge, size.longest_edge)
+            size = SizeDict(height=max(1, sides[0]), width=max(1, sides[1]))
+        return super().resize(image, size, **kwargs)
 
     def _preprocess(
         self,

@@ -18,7 +18,7 @@ from unittest import mock
 
 import torch
 from torch import nn
-from transformers import AutoModelForObjectDetection
+from transformers import AutoImageProcessor, AutoModelForObjectDetection
 from transformers.image_transforms import center_to_corners_format
 
 from ..errors import InputError
@@ -94,7 +94,7 @@ def write_detector_graph(folder: Path, partial: Path, out: Path) -> Coverage:
         check_can_be_traced(backbone["backbone"], "onnx")
     try:
         model = AutoModelForObjectDetection.from_pretrained(folder)
-        processor = read_json_object(folder / "preprocessor_config.json")
+        processor = AutoImageProcessor.from_pretrained(folder)
     except Exception as error:  # transformers raises whatever an odd description leads it to
         raise InputError(f"{folder} cannot be opened as a detector: {' '.join(str(error).split())}") from error
     kind = str(description["model_type"])
@@ -120,9 +120,9 @@ def write_detector_graph(folder: Path, partial: Path, out: Path) -> Coverage:
         padded=kind in PADDED,
         names=[model.config.id2label[index] for index in range(model.config.num_labels)],
         out=out,
-        size=processor["size"],
-        mean=processor["image_mean"],
-        std=processor["image_std"],
+        size=processor.size,
+        mean=list(processor.image_mean) if processor.do_normalize else [0.0, 0.0, 0.0],  # the RT-DETR kind may not
+        std=list(processor.image_std) if processor.do_normalize else [1.0, 1.0, 1.0],
     )
     (partial / "README.md").write_text(readme, encoding="utf-8")
     count = len(model.state_dict())

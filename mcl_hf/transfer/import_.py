@@ -26,7 +26,7 @@ from ..version import __version__
 from .checkpoint import save_network
 from .convert import convert_back
 from .foreign import ForeignFile, read_foreign, read_tensors
-from .starting_weights import WeightReport
+from .starting_weights import WeightReport, starting_backbone, starting_statistics
 from .to_timm import plain_names
 
 IMPORT_RECORD = "imported_from.json"
@@ -135,22 +135,24 @@ def _import_weights(foreign: ForeignFile, folder: Path) -> tuple[WeightReport, l
 
 
 def _import_timm(path: Path, folder: Path) -> tuple[WeightReport, list[str]]:
-    """A folder that timm wrote, of any architecture."""
+    """A folder that timm wrote, of any architecture and by any release: older ones write what is published flat, and
+    weights pickled."""
     try:
         description = read_json_object(path / "config.json")
-        architecture, arguments = description["architecture"], dict(description.get("model_args") or {})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        published = description.get("pretrained_cfg") or description
+        channels = dict(description.get("model_args") or {}).get("in_chans") or (published.get("input_size") or [3])[0]
+        statistics = starting_statistics(description, channels)
+        fields = {"num_channels": channels, "backbone": description["architecture"], **starting_backbone(description)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is no folder of timm's: its config.json names no architecture") from error
-    published = description.get("pretrained_cfg") or {}
-    arguments.pop("num_classes", None)
-    channels = arguments.pop("in_chans", None) or (published.get("input_size") or [3])[0]
-    fields = {"backbone": architecture, "backbone_kwargs": arguments, "num_channels": channels}
-    fields |= {f"image_{kind}": published[kind] for kind in ("mean", "std") if kind in published}
+    if statistics is not None:
+        fields |= {"image_mean": statistics[0], "image_std": statistics[1]}
     try:
         config = MCLConfig(**fields)
     except ValueError as error:
         raise InputError(f"{path}: {' '.join(str(error).split())}") from error
-    given, _ = read_tensors(path / "model.safetensors")
+    weights = [path / name for name in ("model.safetensors", "pytorch_model.bin")]
+    given, _ = read_tensors(next((file for file in weights if file.is_file()), weights[0]))
     names = plain_names(config)
     tensors = {f"backbone.{name}": given[plain] for plain, name in names.items() if name and plain in given}
     left = [plain for plain in given if not names.get(plain)]

@@ -15,6 +15,7 @@ from .montage_grid import GAP, INK, MARGIN, PAPER, QUIET, drawn_name, page
 
 TITLE_HEIGHT, CAPTION = 46, 24  # px
 _MASK_SHARE = 0.4
+_MOST_TALL = 8  # times its width: a strip of 1 x 3000 px would make the picture take gigabytes
 _IGNORED = (150, 150, 158)
 
 
@@ -62,7 +63,7 @@ def detections_picture(
     Args:
         images: N images, in the order in which they are shown.
         title: What was run, in a few words.
-        panel_width: Width of a panel, px; images keep their shape.
+        panel_width: Width of a panel, px; images keep their shape, but for strips, which are squeezed.
         pairs_per_row: Images side by side.
     """
     pair_width = 2 * panel_width + GAP
@@ -134,7 +135,7 @@ def draw_objects(pixels: np.ndarray, objects: DrawnObjects, size: tuple[int, int
 
 def _panel_height(image: DrawnImage, width: int) -> int:
     height, own_width = image.pixels.shape[:2]
-    return max(1, round(height * width / own_width))
+    return max(1, min(round(height * width / own_width), _MOST_TALL * width))
 
 
 def _is_dark(colour: tuple[int, int, int]) -> bool:

@@ -272,7 +272,8 @@ def levels_picture(
     """
     target = image if searched is None else searched
     panel = 330  # px wide
-    figure = new_figure(panel * len(LEVELS) + 90, round(panel * target.height / target.width) + 60)
+    height = min(round(panel * target.height / target.width), 8 * panel)  # of a strip it would be millions
+    figure = new_figure(panel * len(LEVELS) + 90, height + 60)
     figure.suptitle(title, x=0.005, ha="left", fontsize=12, color=INK)
     panels = figure.subplots(1, len(LEVELS))
     low = min((float(heat.min()) for _, heat in maps.values()), default=0.0)

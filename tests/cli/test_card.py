@@ -95,3 +95,17 @@ def test_a_run_ends_with_its_card_and_not_for_want_of_one(run, tmp_path):
     CardWriter().on_end(ended)
     (run / "probe.json").unlink()
     assert "no card was written" in ended.said[0] and "probe.json is no JSON" in ended.said[0]
+
+
+class Notes:
+    """What somebody writes while the run goes on."""
+
+    def on_log(self, run, record):
+        (run.output_dir / "README.md").write_text("# My notes\n")
+
+
+def test_a_readme_that_somebody_wrote_beside_a_run_stays(tmp_path, capsys):
+    options = {TINY[i][2:].replace("-", "_"): TINY[i + 1] for i in range(0, len(TINY), 2)}
+    mcl_hf.pretrain(**options, max_steps=1, output_dir=str(tmp_path / "run"), callbacks=[Notes(), CardWriter()])
+    assert (tmp_path / "run" / "README.md").read_text() == "# My notes\n"
+    assert "was written by somebody, and stays" in "".join(capsys.readouterr())

@@ -78,6 +78,8 @@ def test_a_detector_of_ours(detector, picture, tmp_path):
     everything, said = draw_detections(subject, picture, found, 0.0)
     assert everything.size == (900, 675) and said.startswith(f"{len(found.scores)} of {len(found.scores)} objects")
     assert "\x1b" not in said
+    strip = picture.crop((0, 0, 1, 96))
+    assert draw_detections(subject, strip, detect(subject, strip), 0.0)[0].size == (9, 900)
     nothing, said = draw_detections(subject, picture, found, 1.0)
     assert said == f"0 of {len(found.scores)} objects score at least 1.00, the highest {found.scores.max():.3g}"
     assert np.array_equal(np.asarray(nothing), np.asarray(picture.resize((900, 675), Image.Resampling.LANCZOS)))

@@ -66,6 +66,8 @@ def test_pictures_become_a_padded_batch() -> None:
     assert sizes == [(64, 96), (19, 96), (96, 48)]
     outside = inputs.pixel_values * (1 - inputs.pixel_mask[:, None])
     assert not outside.any()
+    strip = processor(picture(500, 1), return_tensors="pt")  # whose shorter side rounds to 0
+    assert (int(strip.pixel_mask.any(2).sum()), int(strip.pixel_mask.any(1).sum())) == (96, 1)
     # another size in training: as the loop draws it
     larger = processor(picture(80, 120), return_tensors="pt", size={"shortest_edge": 100, "longest_edge": 400})
     assert larger.pixel_values.shape[-2:] == (128, 160) and larger.pixel_mask[0].any(0).sum() == 150

@@ -12,9 +12,11 @@ from mcl_hf import MCLDetectorConfig, MCLForInstanceSegmentation, MCLForObjectDe
 from mcl_hf.annotations.masks import decode_masks
 from mcl_hf.annotations.open_data import open_detection_data
 from mcl_hf.detectors.open_detector import open_detector
+from mcl_hf.detectors.transformers_detectors import TRANSFORMERS_DETECTORS
 from mcl_hf.errors import InputError
 from mcl_hf.evaluation.predict_data import (
     MOST_DETECTIONS,
+    inputs_of,
     match_categories,
     predict,
     predict_data,
@@ -78,6 +80,17 @@ def test_boxes_and_masks_are_those_of_the_model_in_px_of_the_original(data, dete
                 assert xs.min() >= x0 - 2 and xs.max() <= x1 + 2 and ys.min() >= y0 - 2 and ys.max() <= y1 + 2
 
 
+@pytest.mark.parametrize("height", [1, 3, 4])
+@pytest.mark.parametrize("kind", ["mask_rcnn", "rt_detr_v2"])
+def test_rows_of_a_low_image_are_no_channels(data, detector, kind, height):
+    processor = detector[1]
+    if kind != "mask_rcnn":
+        processor = TRANSFORMERS_DETECTORS[kind].image_processor([0.5] * 3, [0.5] * 3, 64, 64)
+    columns = np.linspace(0, 255, 60).astype(np.uint8)[None, :, None].repeat(height, 0).repeat(3, 2)
+    row = inputs_of(processor, [columns])["pixel_values"][0, 0, 0, :60]  # brighter from left to right
+    assert (row.diff() >= 0).all() and row[-1] > row[0] + 1
+
+
 @pytest.mark.parametrize("kind", ["faster_rcnn", "retinanet", "mask_rcnn"])
 def test_saved_detectors_open_as_what_they_are(data, tmp_path, kind):
     made = config(kind, data.id2label)
@@ -125,6 +138,14 @@ def test_an_image_that_does_not_decode_stops_the_run_or_is_named(data, detector,
     assert list(predicted.broken) == [1] and [image.image_id for image in predicted.detections] == [1, 3]
 
 
+def test_a_detector_that_was_saved_in_half_precision_detects(data, tmp_path):
+    made = config("retinanet", data.id2label)
+    MCLForObjectDetection(made).half().save_pretrained(tmp_path)
+    MCLImageProcessor.from_config(made).save_pretrained(tmp_path)
+    opened, processor = open_detector(str(tmp_path))
+    assert opened.dtype == torch.float32 and len(predict(opened, processor, [data[0]])) == 1
+
+
 def test_classes_are_matched_by_name(data):
     assert match_categories({0: "rectangle", 1: "dog", 2: "ellipse", 3: "triangle"}, data).tolist() == [2, -1, 0, 1]
     assert match_categories({0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, data).tolist() == [0, 1, 2]
@@ -140,6 +161,9 @@ def test_what_is_no_detector_is_refused(tmp_path):
         open_detector(str(tmp_path / "pretrained"))
     with pytest.raises(InputError, match="cannot be opened as a checkpoint"):
         open_detector(str(tmp_path / "nothing"))
+    MCLDetectorConfig(backbone="resnet10t", num_channels=4).save_pretrained(tmp_path / "satellite")
+    with pytest.raises(InputError, match="takes 4 channels; pictures are read in colour or in gray"):
+        open_detector(str(tmp_path / "satellite"))
     MCLDetectorConfig(backbone="resnet10t").save_pretrained(tmp_path / "config_only")
     with pytest.raises(InputError, match="cannot be opened as a detector"):
         open_detector(str(tmp_path / "config_only"))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 import mcl_hf
-from mcl_hf import MCLForInstanceSegmentation, MCLForObjectDetection, MCLModel
+from mcl_hf import MCLForInstanceSegmentation, MCLForObjectDetection, MCLImageProcessor, MCLModel
 from mcl_hf.annotations.detection_data import DetectionData
 from mcl_hf.detection import open_detection_data
 from mcl_hf.detectors.start_detector import start_side
@@ -19,6 +20,7 @@ from mcl_hf.errors import InputError
 from mcl_hf.finetuning import evaluation_watch
 from mcl_hf.finetuning.finetune import fingerprint, take_fraction
 from mcl_hf.finetuning.finish import is_best_chosen
+from mcl_hf.finetuning.step import normalise
 from mcl_hf.viz import read_log
 from tests.models.tiny import tiny_config
 from tests.scenes import add_crowds, write_scenes
@@ -207,12 +209,26 @@ def test_fractions_nest(scenes):
         ({"early_stopping_patience": 3, "eval_every_steps": 0}, "needs evaluations"),
         ({"output_dir": None}, "output_dir is not set"),
         ({"val_split": "nosplit"}, "nosplit"),
+        ({"detector_options": {**TINY["detector_options"], "num_channels": 4}}, "from random takes 4 channels"),
     ],
 )
 def test_wrong_input_is_one_clear_line_before_training(run, changes, said):
     with pytest.raises(InputError) as caught:
         run(**changes)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_detector_of_one_channel_learns_from_gray(run, tmp_path):
+    result = run(detector_options={**TINY["detector_options"], "num_channels": 1}, max_steps=1)
+    assert weights(tmp_path / "run")["backbone.conv1.0.weight"].shape[1] == 1 and "eval/box/AP" in result.metrics
+    processor, pixels = MCLImageProcessor.from_pretrained(tmp_path / "run"), torch.randint(256, (1, 3, 64, 80)).byte()
+    mean, std = (255 * torch.tensor(values).view(-1, 1, 1) for values in (processor.image_mean, processor.image_std))
+    learned = normalise(
+        SimpleNamespace(mean=mean, scale=std, arguments=SimpleNamespace(channels_last=False)),
+        SimpleNamespace(pixels=pixels, image_sizes=[(64, 80)]),
+    )
+    asked = processor(pixels[0], do_resize=False, return_tensors="pt").pixel_values[..., :64, :80]
+    assert learned.shape == (1, 1, 64, 80) and torch.allclose(learned, asked, atol=1e-6)
 
 
 def test_masks_are_needed_for_mask_rcnn_only(run, tmp_path):

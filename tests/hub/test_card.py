@@ -21,7 +21,9 @@ from mcl_hf.errors import InputError
 from mcl_hf.finetuning.arguments import load_finetune_arguments
 from mcl_hf.hub.card import check_card, render_card
 from mcl_hf.hub.card_data import read_recorded
+from mcl_hf.hub.metadata import licence_fields
 from mcl_hf.hub.run_command import run_command
+from mcl_hf.hub.space import write_space
 from mcl_hf.version import __version__
 
 GOLDEN = Path(__file__).with_name("card_of_a_tiny_run.md")
@@ -583,6 +585,13 @@ def test_the_licence_of_a_start_is_told_or_that_there_is_none(folder):
         assert words in render_card(folder)
     with pytest.raises(InputError, match="'mit' is not yours to give"):
         render_card(folder, license="mit")
+
+
+def test_a_space_names_a_licence_as_its_model_does(tmp_path):
+    licence = licence_fields(TrainingState(start={"licence": "dinov3-license"}), "dinov3-license")
+    write_space(tmp_path / "space", "alice/net", "a page", licence)
+    header = ModelCard((tmp_path / "space" / "README.md").read_text(), ignore_metadata_errors=True).data
+    assert (header.license, header.license_name) == ("other", "dinov3-license")  # the Hub takes no other identifiers
 
 
 def test_history_of_options_and_what_auto_froze_are_told(folder):

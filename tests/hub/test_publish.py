@@ -280,6 +280,8 @@ def test_the_commands_of_the_page(line, hub, client, run, tmp_path):
         (["{run}", "--create-pr", "--tag", "v1"], "--tag and --create-pr are both given"),
         (["{run}", "--card", "none.md"], "--card none.md cannot be read"),
         (["{run}", "--create-pr", "--tag", "v1", "--dry-run"], "--tag and --create-pr are both given"),
+        (["{run}", "--card", "my.md", "--license", "mit"], "--license is for the card that is made of the records"),
+        (["{run}", "--card", "my.md", "--with-timm", "--evaluation", "a.json"], "--evaluation is for the card"),
         (["{run}", "--create-pr"], "--create-pr needs a repository that is there"),
     ],
 )

@@ -17,3 +17,8 @@ def test_paths_lose_their_folders_and_names_stay(tmp_path, monkeypatch):
 def test_a_release_without_a_run_takes_the_record_of_an_earlier_one_away():
     assert is_ours(ARGUMENTS_FILE) and is_ours(SUMMARY_FILE)
     assert not is_ours("notes.md") and not is_ours(f"mine/{ARGUMENTS_FILE}")
+
+
+def test_weights_that_somebody_put_beside_a_release_stay():
+    assert all(map(is_ours, ("model.safetensors", "model-00001-of-00002.safetensors", "pretraining/model.safetensors")))
+    assert not any(map(is_ours, ("model.fp16.safetensors", "model_int8.safetensors", "model-mine.safetensors")))

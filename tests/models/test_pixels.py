@@ -35,14 +35,20 @@ def test_every_kind_of_picture_is_what_training_saw(name: str, data: bytes, num_
     assert shown.shape == decoded.shape and np.abs(shown - decoded).max() <= 1
 
 
-@pytest.mark.parametrize("kind", ["uint16", "int32", "float", "float32 to 65535", "bool", "gray", "tensor", "rgba"])
+@pytest.mark.parametrize(
+    "kind",
+    ["uint16", "int32", "float", "float32 to 65535", "bool", "gray", "tensor", "rgba", "rgba uint16", "rgba int64",
+     "rgba float", "rgba float32 to 255"],
+)  # fmt: skip
 @pytest.mark.parametrize("num_channels", [1, 3])
 def test_numbers_of_every_kind_are_what_uint8_is(kind: str, num_channels: int) -> None:
     pixels, processor = smooth_picture(), plain_processor(num_channels)
+    pixels[:4] = 255
     if kind == "bool":
         pixels = np.where(pixels[..., :1] > 127, 255, 0).astype(np.uint8).repeat(3, axis=2)
     if kind == "gray":
         pixels = pixels[..., :1].repeat(3, axis=2)
+    rgba = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
     given = {
         "uint16": pixels.astype(np.uint16) * 257,
         "int32": pixels.astype(np.int32) * 257,
@@ -51,10 +57,19 @@ def test_numbers_of_every_kind_are_what_uint8_is(kind: str, num_channels: int) -
         "bool": pixels > 0,
         "gray": pixels[..., :1],
         "tensor": torch.from_numpy(pixels).permute(2, 0, 1) / 255,
-        "rgba": np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)]),
+        "rgba": rgba,
+        "rgba uint16": rgba.astype(np.uint16) * 257,
+        "rgba int64": rgba.astype(np.int64),
+        "rgba float": rgba / 255,
+        "rgba float32 to 255": rgba.astype(np.float32),
     }[kind]
     expected = pixels_of(processor, Image.fromarray(pixels))
     assert expected.shape[-1] == num_channels and np.abs(pixels_of(processor, given) - expected).max() <= 1.01
+
+
+def test_transparent_parts_of_floats_are_white_without_rescaling() -> None:
+    clear = np.zeros((8, 8, 4), np.float32)
+    assert (plain_processor()(clear, do_rescale=False, return_tensors="np").pixel_values == 1).all()
 
 
 def test_other_numbers_of_channels_are_as_stored() -> None:

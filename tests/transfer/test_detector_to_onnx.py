@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import DetrImageProcessor
 
 from mcl_hf.detectors.transformers_detectors import TRANSFORMERS_DETECTORS, start_transformers_detector
 from mcl_hf.errors import InputError
@@ -87,6 +88,24 @@ def test_the_graph_finds_what_the_detector_finds(detector, tmp_path):
     outputs = model(**processor(picture, return_tensors="pt"))
     wanted = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=[(150, 100)])[0]
     np.testing.assert_allclose(sorted(row[1] for row in detections), wanted["scores"].sort().values, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "lines"),
+    [
+        ({"size": {"height": 128, "width": 96}}, ["width, height = 96, 128"]),
+        ({"size": {"shortest_edge": 64}}, ["scale = min(64 / min(picture.size), float('inf') / max(picture.size))"]),
+        ({"do_normalize": False}, ["800 / min(picture.size), 1333 /", "(pixels - [0.0, 0.0, 0.0]) / [1.0, 1.0, 1.0]"]),
+    ],
+)
+def test_the_readme_prepares_pictures_as_the_processor_does(tmp_path, monkeypatch, options, lines):
+    tiny_detector("detr", tmp_path / "model")
+    DetrImageProcessor(**options).save_pretrained(tmp_path / "model")
+    for name in ("trace", "write_onnx"):  # which take their time
+        monkeypatch.setattr(f"mcl_hf.transfer.detector_to_onnx.{name}", lambda *_: None)
+    export_checkpoint(tmp_path / "model", tmp_path / "out", "onnx")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert all(line in text for line in lines)
 
 
 def test_other_targets_and_networks_are_refused(tmp_path):

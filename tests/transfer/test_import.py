@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torchvision.models import resnet18
@@ -165,6 +166,24 @@ def test_a_folder_of_timms_may_leave_out_what_was_published(resnet: dict[str, to
     save_file(resnet, tmp_path / "timm" / "model.safetensors")
     report, _ = import_checkpoint(tmp_path / "timm", tmp_path / "out")
     assert report.parts["backbone"] == (120, 120)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_folders_of_older_timms_keep_their_pixels(tmp_path: Path, flat: bool) -> None:
+    folder = tmp_path / "timm"
+    network = timm.create_model("resnet18", in_chans=1, num_classes=4)
+    timm.models.save_for_hf(network, folder, model_args={"in_chans": 1, "num_classes": 4}, safe_serialization=False)
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    description = json.loads((folder / "config.json").read_text())
+    published = {**description["pretrained_cfg"], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    del description["pretrained_cfg"]
+    description |= published if flat else {"pretrained_cfg": published}
+    (folder / "config.json").write_text(json.dumps(description))
+    report, _ = import_checkpoint(folder, tmp_path / "out")
+    assert report.parts["backbone"] == (120, 120)
+    config = MCLModel.config_class.from_pretrained(tmp_path / "out")
+    assert (config.num_channels, config.image_mean, config.image_std) == (1, [0.5], [0.25])
+    assert not config.backbone_kwargs
 
 
 class Evil:

@@ -48,6 +48,11 @@ def test_annotations_left_and_predictions_right():
     assert detections_picture(images[:1], "test", panel_width=100).width < picture.width
 
 
+def test_a_strip_does_not_make_the_picture_endless():
+    strip = DrawnImage(np.full((3000, 1, 3), 200, np.uint8), "strip.png", objects(), NOTHING)
+    assert detections_picture([strip], "test", panel_width=10).height < 200
+
+
 def test_neighbouring_classes_look_different():
     colours = np.array([class_colour(label) for label in range(80)], float)
     assert len(np.unique(colours, axis=0)) == 80
