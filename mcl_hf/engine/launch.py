@@ -79,8 +79,8 @@ def _state_of_its_own() -> Iterator[None]:
 @contextmanager
 def torch_of_its_own() -> Iterator[None]:
     """A run computes as torch does by itself, in float32, on the CPU unless told otherwise, with gradients and without
-    autocast, whatever its caller has set. Random states are afterwards what they were: it seeds each of its steps, but not what its caller
-    draws later. Of a GPU that nothing has used yet there is none to keep."""
+    autocast, whatever its caller has set. Random states are afterwards what they were: it seeds each of its steps, but
+    not what its caller draws later. Of a GPU that nothing has used yet there is none to keep."""
     dtype = torch.get_default_dtype()
     # entered where it changes something: it costs time at every operation
     device: Any = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")

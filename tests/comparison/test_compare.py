@@ -135,7 +135,9 @@ def test_a_whole_comparison_is_run_once_and_keeps_its_plan(plan, capsys, tmp_pat
 
 def test_a_version_with_new_options_goes_on_with_the_results_of_before(plan, capsys, tmp_path, monkeypatch):
     with monkeypatch.context() as before:
-        before.setattr(comparison, "_WITHOUT_INFLUENCE", comparison._WITHOUT_INFLUENCE | {"backbone_lr_scale", "augment"})
+        before.setattr(
+            comparison, "_WITHOUT_INFLUENCE", comparison._WITHOUT_INFLUENCE | {"backbone_lr_scale", "augment"}
+        )
         mcl_hf.compare(**plan)
     results = figures(tmp_path / "answer")
     shutil.rmtree(tmp_path / "answer" / "work" / "pretrain-mcl-s0")
