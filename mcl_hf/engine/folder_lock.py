@@ -73,7 +73,8 @@ class FolderLock:
     def close(self) -> None:
         """Give the folder back, if it was claimed."""
         if self._file is not None:
-            (self.output_dir / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # a disk that has become read-only, of which another error tells
+                (self.output_dir / LOCK).unlink()
             self._file.close()
             self._file = None
 

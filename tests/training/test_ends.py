@@ -7,6 +7,7 @@ import resource
 import signal
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -148,6 +149,11 @@ def test_a_disk_without_locks_is_warned_of_and_one_that_cannot_be_written_is_ref
     with monkeypatch.context() as patch:
         patch.setattr("fcntl.lockf", no_locks)
         assert "has no locks" in FolderLock(tmp_path).acquire()
+    with monkeypatch.context() as patch, closing(FolderLock(tmp_path)) as lock:
+        lock.acquire()
+        patch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EROFS, "Read-only file")))
+        lock.close()  # the error that the run ends in is another one
+    (tmp_path / LOCK).unlink()
     monkeypatch.setattr(Path, "open", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EROFS, "Read-only file")))
     with pytest.raises(InputError, match="cannot be written: Read-only"):
         FolderLock(tmp_path).acquire()
