@@ -93,6 +93,9 @@ def main(argv: list[str]) -> None:
     import_backend(options.backend)  # before hours of detecting
     options.split = _split(options)
     folder = _output_dir(options)
+    written = folder / "results.json"
+    if options.max_images and options.predictions and written.resolve() == Path(options.predictions).resolve():
+        raise InputError(f"--max-images would leave a part of {written}, which is written anew: name an --output-dir")
     with kept_if_used(folder):
         done = "made"
         try:

@@ -164,18 +164,24 @@ def _open_part(plan: ComparePlan, train: DetectionData, part: str, reading: Mapp
     raise InputError(f"{part} images: {found.source} {wrong}")
 
 
-def check_subsets(plan: ComparePlan, data: CompareData) -> None:
-    """See that there are as many labelled images as asked for, and something to learn from in each subset."""
+def check_subsets(plan: ComparePlan, data: CompareData) -> int:
+    """See that there are as many labelled images as asked for, and something to learn from in each subset; images with
+    objects in the smallest one."""
+    least = len(data.train)
     for images in plan.images:
         if data.count(images) > data.most:
             kind = "images" if plan.label_group is None else f"groups of {plan.label_group}"
             raise InputError(f"images {images}: {data.train.source} has {data.most} labelled {kind}: ask for fewer")
-    for seed in [*plan.seed_list, plan.tuning_seed]:
+    tuning = [plan.tuning_seed] if len(plan.learning_rates) != 1 else []
+    for seed in [*plan.seed_list, *tuning]:
         for number in range(plan.subsets):
-            if data.subset(plan.images[0], seed, number).num_learnable == 0:
+            subset = data.subset(plan.images[0], seed, number)
+            least = min(least, len(subset))
+            if subset.num_learnable == 0:
                 raise InputError(
                     f"images {plan.images[0]}: subset {number} of seed {seed} holds no object: ask for more images"
                 )
+    return least
 
 
 def check_apart(data: CompareData, pictures: ImageSource | None, cache: Path) -> None:

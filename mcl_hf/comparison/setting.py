@@ -187,7 +187,7 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
     data = open_labelled(plan, ["test"] if len(plan.learning_rates) == 1 else ["test", "val"])
     train, test = data.train, data.test
     assert test is not None, "asked for"
-    check_subsets(plan, data)
+    least = check_subsets(plan, data)
     check_readable(test)
     if given.masks and not train.has_masks:
         raise InputError(
@@ -204,9 +204,9 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
     fewest = data.subset(plan.images[0], plan.first_seed, 0)
     base = replace(base.resolved(fewest.widths, fewest.heights, fewest.has_masks), auto=False)
     batch = base.batch_sizes(1)[1]
-    if len(fewest) < batch:
+    if least < batch:
         raise InputError(
-            f"images {plan.images[0]}: {len(fewest)} image(s) with objects, and a step takes {batch} different ones: "
+            f"images {plan.images[0]}: {least} image(s) with objects, and a step takes {batch} different ones: "
             "ask for more, or set a smaller batch_size in finetune"
         )
     starts = [with_coco_weights(start, base.detector) for start in starts]

@@ -34,6 +34,7 @@ from .train_loader import DetectionBatch, DetectionLoader
 
 BEST = "best"
 """Folder of the detector with the best AP so far."""
+_STEP = ".step"
 
 
 @dataclass
@@ -64,15 +65,21 @@ class EvaluationWatch:
         self.enough = self._has_patience_ended()  # of a run that is resumed after its early end
 
     def _forget_lost_best(self) -> None:
-        """Begin anew with what is best where a run goes on without its `best/`: checkpoints travel alone."""
-        run, best = self.run, self.run.state.best
-        if "eval_step" not in best or on_main_process(run.accelerator, best_folder(run.output_dir).is_dir):
+        """Begin anew with what is best where a run goes on without its `best/`: checkpoints travel alone, and steps
+        after the checkpoint may have written another one."""
+        run, best, folder = self.run, self.run.state.best, best_folder(self.run.output_dir)
+
+        def is_there() -> bool:
+            note = folder / _STEP  # which earlier versions did not write
+            return folder.is_dir() and (not note.is_file() or note.read_text() == str(best["eval_step"]))
+
+        if "eval_step" not in best or on_main_process(run.accelerator, is_there):
             return
         run.tracking.print(
-            f"warning: {best_folder(run.output_dir)} with the best detector so far (step {best['eval_step']}) is not "
-            "there: the best is searched anew from here on"
+            f"warning: {folder} with the best detector so far (step {best['eval_step']}) is not there, or is of "
+            "another step: the best is searched anew from here on"
         )
-        run.state.best = {name: best[name] for name in best if not name.startswith("eval")}
+        run.state.best = without_best(best)
 
     def due(self, step: int) -> bool:
         """Whether the log needs a line: where AP is measured, and after the first step, whose loss the others are held
@@ -191,6 +198,7 @@ class EvaluationWatch:
         with no_progress_bar():
             self.run.network.save_pretrained(folder)
         self.run.processor.save_pretrained(folder)
+        (folder / _STEP).write_text(str(self.run.state.step))
         replace_folder(folder, self.run.output_dir / BEST)
 
     def _has_patience_ended(self) -> bool:
@@ -235,6 +243,11 @@ def figures_of(metrics: DetectionMetrics) -> dict[str, float]:
 def main_figure(figures: Mapping[str, Any]) -> str:
     """The figure that decides which detector is best: mask AP where there are masks."""
     return "eval/mask/AP" if "eval/mask/AP" in figures else "eval/box/AP"
+
+
+def without_best(best: Mapping[str, int | float]) -> dict[str, int | float]:
+    """`TrainingState.best` without what is known of evaluations."""
+    return {name: value for name, value in best.items() if not name.startswith("eval")}
 
 
 def best_folder(output_dir: Path) -> Path:

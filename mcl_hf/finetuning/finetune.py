@@ -56,7 +56,7 @@ from .data import overlaps as overlaps
 from .data import take_fraction as take_fraction
 from .data import training_data, training_record, validation_data, validation_record
 from .detector import build_detector
-from .evaluation_watch import EvaluationWatch
+from .evaluation_watch import EvaluationWatch, without_best
 from .finish import finish
 from .step import FinetuneRun, finetune_step, forward
 from .train_loader import DetectionLoader
@@ -185,6 +185,12 @@ def _finetune(
         machines=[machine(accelerator.device)],
     )
     lines += continue_state(checkpoint, state, RULES)
+    measured = None if checkpoint is None else read_training_state(checkpoint).data.get("validation")
+    measures = state.data["validation"]
+    other = measured and measures and measured.get("fingerprint") not in (None, measures["fingerprint"])
+    if other and state.step < max_steps:
+        lines.append("warning: AP is measured on other images or annotations than before: the best is searched anew")
+        state.best = without_best(state.best)
     lines += emulation_warning(accelerator.device, arguments.precision)
     transform = TrainTransform.of(arguments, batch_size * world_size, max_steps * global_batch_size)
 

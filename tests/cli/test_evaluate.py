@@ -90,6 +90,11 @@ def test_the_first_images_only(folder, tmp_path, capsys):
     assert evaluate("--predictions", tmp_path / "perfect.json", *options) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["images"] == 2 and metrics["box"]["AP"] == pytest.approx(1)
+    (tmp_path / "perfect.json").rename(tmp_path / "results.json")
+    before = (tmp_path / "results.json").read_text()
+    assert evaluate("--predictions", tmp_path / "results.json", *options) == 2
+    assert "--max-images would leave a part" in capsys.readouterr().err
+    assert (tmp_path / "results.json").read_text() == before
 
 
 @pytest.mark.parametrize(

@@ -274,6 +274,20 @@ def test_what_is_pre_trained_on_follows_data_that_are_moved_or_changed(plan, sce
     assert {name.parent.name for name in names} == {"val"}  # none of the test's, as it is now
 
 
+def test_every_subset_holds_as_many_images_as_a_step_takes(plan, scenes, tmp_path):
+    folder = Path(shutil.copytree(scenes, tmp_path / "data"))
+    file = folder / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    for number, image in enumerate(content["images"]):
+        image["board"] = max(0, number - 6)
+    file.write_text(json.dumps(content))
+    plan = load_plan(**plan | {"data": str(folder), "label_group": "board", "images": ["1"], "seeds": 9})
+    data = open_labelled(plan, [])
+    plan.first_seed = next(seed for seed in range(99) if len(data.subset("1", seed, 0)) > 1)
+    with pytest.raises(InputError, match=r"images 1: 1 image\(s\) with objects, and a step takes 2"):
+        open_setting(plan, tmp_path)
+
+
 def test_a_dry_run_lists_and_leaves_nothing(plan, capsys, tmp_path):
     many = {"seeds": 5, "subsets": 5, "images": ["2", "4"], "learning_rates": [0.02, 0.04]}
     mcl_hf.compare(**plan | many, dry_run=True)

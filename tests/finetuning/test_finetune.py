@@ -172,6 +172,30 @@ def test_a_run_that_goes_on_without_its_best_detector_looks_for_another(run, cap
     assert "with the best detector so far (step 2) is not there" in "".join(capsys.readouterr())
 
 
+def test_a_best_detector_that_was_written_over_since_the_checkpoint_is_not_taken(run, monkeypatch, capsys):
+    found = iter([0.3, 0.4, 0.9, 0.1, 0.2, 0.35])  # steps 1, 2, 3 and 4, and again 3 and 4
+    monkeypatch.setattr(evaluation_watch, "figures_of", lambda metrics: {"eval/box/AP": next(found)})
+    options = {"eval_every_steps": 1, "early_stopping_patience": 5}
+    folder = run(**options).output_dir
+    shutil.rmtree(folder / "checkpoints" / "step-00000004")
+    (folder / "checkpoints" / "last").unlink()
+    run(**options, resume="auto")
+    best = read_training_state(folder).best
+    assert (best["eval_AP"], best["eval_step"], best["evaluations_since"]) == (0.35, 4, 0)
+    assert "with the best detector so far (step 2) is not there" in "".join(capsys.readouterr())
+
+
+def test_figures_of_other_images_are_no_measure_of_what_is_best(run, tmp_path, monkeypatch, capsys):
+    found = iter([0.9, 0.5])
+    monkeypatch.setattr(evaluation_watch, "figures_of", lambda metrics: {"eval/box/AP": next(found)})
+    options = {"eval_every_steps": 2, "early_stopping_patience": 5}
+    folder = run(**options, max_steps=2).output_dir
+    others = write_scenes(tmp_path / "others", 3, width=96, height=72, split="val")
+    assert run(**options, resume="auto", val_data=str(others)).steps == 4
+    assert read_training_state(folder).best["eval_step"] == 4
+    assert "AP is measured on other images or annotations than before" in "".join(capsys.readouterr())
+
+
 def test_starting_from_a_pretraining_run(run, tmp_path):
     from mcl_hf import MCLConfig, MCLModel
 
