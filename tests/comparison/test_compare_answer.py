@@ -38,7 +38,7 @@ def write_answer(folder, scores, *, images=("25",), subsets=1, figure="AP50", mo
         value = tuned(job) if job.kind == "tune" else scores(job.start, job.images, job.seed, job.subset)
         figures = {f"box/{name}": value / 100 for name in ("AP", "AP50", "AP75", "APs", "AR100")}
         result = {"job": dataclasses.asdict(job), "digest": "d", "figures": figures, "process_seconds": 60.0}
-        result |= {"machine": {"device": "a processor"}, "warnings": []}
+        result |= {"machine": {"device": "a processor"}, "warnings": [], "options": {}}
         result_file(folder, job.name).write_text(json.dumps(result))
     (folder / PLAN).write_text(
         f"data: mine\nstarts: [random, image, mcl]\nimages: [{', '.join(images)}]\nseeds: 3\nsubsets: {subsets}\n"
