@@ -18,7 +18,7 @@ from mcl_hf.finetuning.health import observe, verdicts
 
 ROOT = Path(__file__).parents[2]
 DEMONSTRATIONS = ROOT / "evaluation" / "demonstrations"
-PROOFS = (ROOT / "evaluation" / "deeppcb", ROOT / "evaluation" / "bccd")
+PROOFS = (ROOT / "evaluation" / "deeppcb", ROOT / "evaluation" / "deeppcb" / "control", ROOT / "evaluation" / "bccd")
 
 
 def write_answer(folder, scores, *, images=("25",), subsets=1, figure="AP50", more="", tuned=None):

@@ -139,7 +139,7 @@ def test_a_tiny_detector_learns_eight_scenes_by_heart(tmp_path):
         max_size_test=128,
         flip=0.0,
         batch_size=8,
-        max_steps=160,
+        max_steps=280,
         base_learning_rate=0.1,
         log_every_steps=50,
         save_every_steps=0,
