@@ -165,8 +165,14 @@ def _open_part(plan: ComparePlan, train: DetectionData, part: str, reading: Mapp
 
 
 def check_subsets(plan: ComparePlan, data: CompareData) -> int:
-    """See that there are as many labelled images as asked for, and something to learn from in each subset; images with
-    objects in the smallest one."""
+    """See that there are as many labelled images as asked for, and something to learn from in each subset.
+
+    Returns:
+        Images with objects in the smallest subset.
+
+    Raises:
+        InputError: fewer images than asked for, or a subset without objects.
+    """
     least = len(data.train)
     for images in plan.images:
         if data.count(images) > data.most:
