@@ -21,4 +21,4 @@ def test_the_benchmark_prints_both_ratios(detector: str) -> None:
     assert finished.returncode == 0, finished.stderr
     lines = finished.stdout.strip().splitlines()
     assert [line.split(":")[0] for line in lines[1:]] == ["training step", "inference"]
-    assert all("(bound 1.10)" in line for line in lines[1:])
+    assert all("(bound 1.05)" in line for line in lines[1:])
