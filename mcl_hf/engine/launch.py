@@ -27,6 +27,7 @@ from .lifeline import Lifeline
 from .optimizer_step import LARGEST_SCALE
 from .options import RunOptions
 from .run import on_main_process
+from .same_host import sharing_memory
 from .tracking import unheard
 
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -55,7 +56,8 @@ def launched(arguments: RunOptions, output_dir: Path) -> Iterator[Accelerator]:
             warning = on_main_process(accelerator, lock.acquire)
             if warning is not None:
                 accelerator.print(f"warning: {warning}")
-            yield accelerator
+            with sharing_memory(accelerator.process_index, accelerator.num_processes, accelerator.device):
+                yield accelerator
         if own_group and accelerator.num_processes > 1:
             torch.distributed.destroy_process_group()
 

@@ -10,12 +10,11 @@ are traced without a cut and fused by the compiler.
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import nn
 from torch.autograd import Function
 
-from .collectives import gather, world_size
+from .collectives import gather, total, world_size
 
 
 def cross_rank_batch_norm(norm: nn.modules.batchnorm._BatchNorm, values: torch.Tensor) -> torch.Tensor:
@@ -83,8 +82,7 @@ class _Normalise(Function):
                 gradients[0], values, scale, mean, variance, None, None, False, ctx.eps, [True, True, True]
             )
         if ctx.needs_input_grad[0]:
-            joint = torch.cat([of_weight, of_bias]) / count
-            dist.all_reduce(joint)
+            joint = total(torch.cat([of_weight, of_bias]) / count)
             slope, shift = joint.chunk(2)
             inverse = torch.rsqrt(variance + ctx.eps)
             # gradient - scale / deviation * (shift + slope * normalised values)
