@@ -92,14 +92,16 @@ class SharedMemory:
             time.sleep(_NAP_SECONDS)
             if now - looked > _ALIVE_SECONDS:
                 looked = now
-                self._check_alive(other)
+                if self._has_ended(other) and counters[place] < count:  # it may have ended well, having raised it
+                    raise dist.DistNetworkError(f"rank {other} of this machine has ended")
 
-    def _check_alive(self, other: int) -> None:
+    def _has_ended(self, other: int) -> bool:
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, other)
         except OSError:  # it still holds its lock
-            return
-        raise dist.DistNetworkError(f"rank {other} of this machine has ended")
+            return False
+        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, other)  # for the others to see
+        return True
 
     def close(self) -> None:
         """Let go of the lock; the memory goes with the last who looks at it."""
