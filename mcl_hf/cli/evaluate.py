@@ -43,6 +43,7 @@ examples:
 
 _argument, _data, _detections = group(ARGUMENTS), group("data"), group("detections")
 _figures = group("figures")
+_OF_DETECTING = ("batch_size", "num_workers", "precision", "device")
 
 
 @options_class
@@ -75,7 +76,7 @@ class EvaluateOptions(Options):
     output_dir: Path | None = _figures(
         None,
         "where metrics.json, results.json and pictures go (CHECKPOINT/evaluation of a local folder, or evaluation; "
-        "evaluation-NAME for another split than val)",
+        "evaluation-NAME for another split than val, evaluation-first-N for --max-images N)",
     )
     pictures: int = _figures(8, "images to draw, evenly spread", ge=0)
     picture_score: float = _figures(0.5, "draw predictions from this score on")
@@ -83,6 +84,11 @@ class EvaluateOptions(Options):
     def __post_init__(self) -> None:
         if (self.checkpoint is None) == (self.predictions is None):
             raise InputError("give one of the two: a CHECKPOINT to run, or --predictions FILE to score")
+        fields = type(self).__pydantic_fields__
+        idle = [name for name in _OF_DETECTING if getattr(self, name) != fields[name].default]
+        if self.predictions is not None and idle:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+            raise InputError(f"--predictions are scored as they are, without a detector: leave out {flags}")
 
 
 @command
@@ -227,6 +233,8 @@ def _output_dir(options: EvaluateOptions) -> Path:
     name = "evaluation"
     if split is not None and split_meant(split) != "validation":
         name += "-" + re.sub(r"[^\w.-]", "_", split)
+    if options.max_images is not None:  # a part does not take the place of the whole
+        name += f"-first-{options.max_images}"
     if options.checkpoint is not None and Path(options.checkpoint).is_dir():
         return Path(options.checkpoint) / name
     return Path(name)

@@ -41,6 +41,7 @@ from .plan import ComparePlan, load_plan
 from .report import means_table, write_report
 from .runner import Work, run_jobs
 from .setting import Setting, open_setting
+from .starts import content_of_start
 
 _PATHS = ("data", "val_data", "test_data", "image_root", "val_image_root", "test_image_root", "unlabelled")
 """Fields of a plan that may change as long as the data are the same."""
@@ -129,6 +130,7 @@ class _Comparison:
         self.results: Results = {}
         self.failed: dict[str, str] = {}
         self.known: dict[Job, dict[str, Any]] = {}  # options of the version that made a result, or began to
+        self.of_names: set[Job] = set()  # whose results, of an earlier version, know a start by its name alone
 
     def run(self, planned: list[Job], dry_run: bool, new_plan: bool) -> Answer:
         for line in [*self.setting.lines, *(f"warning: {line}" for line in self.setting.warnings)]:
@@ -202,6 +204,7 @@ class _Comparison:
                 "command": f"mcl-hf compare {PLAN} --only '{job.name}'",
                 "options": shown,
                 "data": data,
+                "start": start,
                 "commit": self.commit,
             },
             "folder": str(folder),
@@ -227,7 +230,7 @@ class _Comparison:
         if any(need.kind == "tune" and need not in self.results for need in self.needs[job]):  # see `_is_there_or_gone`
             rate = self.known[job]["base_learning_rate"]
         arguments = self.setting.arguments(start, job.steps, rate)
-        digest = f"{start.init}"
+        digest = f"{start.init}" if job in self.of_names else content_of_start(f"{start.init}")
         if start.of is not None:
             source = Job("pretrain", start.of, job.seed)
             arguments = replace(arguments, init=str(self.setting.work / source.name))
@@ -280,12 +283,14 @@ class _Comparison:
         stale = []
         for job, found in read_results(self.folder, list(self.needs)).items():
             self.known[job] = found["options"]
+            self.of_names |= set() if "start" in found else {job}
             whole = all(map(self._is_there_or_gone, self.needs[job]))
             if whole and self._content(job)["record"]["digest"] == found["digest"]:
                 self.results[job] = found
             else:
                 stale.append(job.name)
                 del self.known[job]
+                self.of_names.discard(job)
         for job in [job for job in self.results if job.kind == "pretrain"]:
             wanted = any(job in needs and other not in self.results for other, needs in self.needs.items())
             if wanted and not (self.setting.work / job.name / "model.safetensors").exists():
@@ -311,6 +316,7 @@ class _Comparison:
                 shutil.move(self.folder / name, target / name)
         self.results.clear()
         self.known.clear()
+        self.of_names.clear()
         print(f"the earlier answer is in {target}")
 
     def _answer(self) -> Answer:

@@ -43,24 +43,30 @@ def write_report(answer: Answer, test: DetectionData | None = None) -> None:
             answer.about["unit"],
             answer.sentence,
         ).save(folder / PICTURE)
-    if test is not None and any("shown" in result for result in answer.results.values()):
-        _draw_found(answer, test).save(folder / SHOWN)
+    picture = None if test is None else _draw_found(answer, test)
+    if picture is not None:
+        picture.save(folder / SHOWN)
     (folder / REPORT).write_text(to_markdown(answer), encoding="utf-8")
 
 
-def _draw_found(answer: Answer, test: DetectionData) -> Image.Image:
-    """Annotated and found objects of the images shown: a row of pairs for every start, first seed and subset."""
+def _draw_found(answer: Answer, test: DetectionData) -> Image.Image | None:
+    """Annotated and found objects of the images shown: a row of pairs for every start, first seed and subset; None
+    where none are known."""
     shown = [test[index] for index in shown_images(test)]
     items = {key: item for item in shown for key in (str(item.image_id), item.name)}  # older results name images
     drawn = []
     for job, result in answer.results.items():
         for name, rows in result.get("shown", {}).items():
+            if name not in items:  # older results name images by their paths, and these have moved
+                continue
             item = items[name]
             found = [
                 {"image_id": item.image_id, "bbox": row[:4], "category_id": int(row[4]), "score": row[5]}
                 for row in rows
             ]
             drawn.append(draw_image(item, test, found, SHOWN_SCORE, f"{job.start}: "))
+    if not drawn:
+        return None
     return detections_picture(drawn, f"found with {answer.plan.images[0]} {answer.about['unit']}", panel_width=300)
 
 

@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -25,10 +26,12 @@ from ..detectors.start_detector import PARTS, is_backbone_alone, read_start_conf
 from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS
 from ..engine.arithmetic import chosen_device, chosen_precision
 from ..engine.options import Options, RunOptions, options_class
+from ..engine.state import file_hash
 from ..errors import InputError, nearest
 from ..finetuning.arguments import FinetuneArguments
 from ..models import MCLConfig, MCLForPreTraining
 from ..pretraining.arguments import PretrainArguments, load_arguments
+from ..transfer.checkpoint import find_folder
 from ..transfer.starting_weights import check_start
 from ..transfer.torchvision_detectors import COCO_WEIGHTS, TORCHVISION
 from .plan import ComparePlan
@@ -45,6 +48,7 @@ NAMED: dict[str, dict[str, Any]] = {
 _OF_A_RUN = {"output_dir", "data", "seed", "resume", "epochs", "max_steps", "report_to", "objective"}
 _COUNTED_BATCH = 64  # every level of the paper's four has whole montages from 32 images on
 _start_config = lru_cache(read_start_config)  # of one call of `compare`: a folder may hold another model in the next
+_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
 
 R = TypeVar("R", bound=RunOptions)
 
@@ -111,7 +115,8 @@ def read_starts(plan: ComparePlan) -> tuple[list[Start], dict[str, Pretraining]]
     """The starts in the plan's order, and the pre-trainings among them by name; what they begin from is there, and
     their networks can be made."""
     entries = _entries(plan)
-    _start_config.cache_clear()
+    for cached in (_start_config, content_of_start):
+        cached.cache_clear()
     starts: list[Start] = []
     pretrainings: dict[str, Pretraining] = {}
     for name, start in entries.items():
@@ -183,6 +188,18 @@ def _pretraining(plan: ComparePlan, start: Start) -> Pretraining:
         check_start(arguments.init, f"start {start.name}: --init")
     arguments.model_config()  # which refuses what cannot be made
     return Pretraining(in_one_precision(arguments), start.visits or 0)
+
+
+@lru_cache
+def content_of_start(init: str) -> str:
+    """What tells a start from another, as a short text: of a file or folder here a digest of its weights, wherever it
+    lies; of others their name."""
+    place = Path(init)
+    if not place.exists():
+        return init
+    folder = place if place.is_file() else find_folder(init)[0]
+    files = [folder] if place.is_file() else sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS)
+    return " ".join(file_hash(file)[:16] for file in files) or init
 
 
 def in_one_precision(arguments: R) -> R:

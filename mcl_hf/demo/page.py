@@ -87,9 +87,11 @@ def build_page(subject: Subject, pictures: Sequence[Image.Image] = ()) -> Any:
         pictures: one or two to begin with; none: embedded photos, and for a detector none.
 
     Raises:
-        InputError: Gradio is not installed.
+        InputError: Gradio is not installed, or several pictures for a detector.
     """
     gradio = _gradio()
+    if subject.processor is not None and len(pictures) > 1:
+        raise InputError(f"the page of a detector begins with one picture, got {len(pictures)}")
     title = plain_text(subject.name)
     with gradio.Blocks(title=f"mcl-hf demo: {title}", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gradio.HTML(f"<h1 style='margin: 0'>{escape(title)}</h1>{escape(subject.summary)}")

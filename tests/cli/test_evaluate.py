@@ -41,8 +41,8 @@ def evaluate(*arguments: object) -> int:
 
 
 def test_a_checkpoint(folder, capsys):
-    options = ["--data", folder / "data", "--batch-size", 4, "--num-workers", 0, "--pictures", 2, "--device", "cpu"]
-    assert evaluate(folder / "detector", *options) == 0
+    options = ["--data", folder / "data", "--pictures", 2]
+    assert evaluate(folder / "detector", *options, "--batch-size", 4, "--num-workers", 0, "--device", "cpu") == 0
     shown = capsys.readouterr()
     out = folder / "detector" / "evaluation"
     assert "6 images, " in shown.out and "images/s with decoding" in shown.out and f"written: {out}" in shown.out
@@ -55,6 +55,10 @@ def test_a_checkpoint(folder, capsys):
     assert evaluate("--predictions", out / "results.json", *options, "--output-dir", folder / "again") == 0
     again = json.loads((folder / "again" / "metrics.json").read_text())
     assert again["box"] == metrics["box"] and again["mask"] == metrics["mask"]
+    # a part takes the place of no whole
+    assert evaluate(folder / "detector", *options, "--max-images", 2, "--device", "cpu") == 0
+    assert json.loads((out / "metrics.json").read_text()) == metrics
+    assert json.loads((folder / "detector" / "evaluation-first-2" / "metrics.json").read_text())["images"] == 2
 
 
 @pytest.mark.slow
@@ -106,6 +110,10 @@ def test_the_first_images_only(folder, tmp_path, capsys):
         (["{folder}/detector", "--data", "{folder}/data", "--split", "test"], "has no annotations of split 'test'"),
         (["{folder}/data", "--data", "{folder}/data"], "cannot be opened as a checkpoint"),
         (["--predictions", "{folder}/nothing.json", "--data", "{folder}/data"], "nothing.json cannot be read"),
+        (
+            ["--predictions", "x.json", "--data", "d", "--batch-size", "2", "--device", "cpu"],
+            "leave out --batch-size, --d",
+        ),
         (["{folder}/detector", "--data", "{folder}/data", "--batch-size", "0"], "--batch-size must be at least 1"),
         (["{folder}/detector", "--data", "{folder}/data", "--backend", "coco"], "invalid choice: 'coco'"),
         (["{folder}/detector", "--data", "{folder}/other"], "is no local file or folder"),

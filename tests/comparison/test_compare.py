@@ -328,6 +328,37 @@ def test_a_start_that_was_written_anew_is_read_anew(plan, tmp_path):
         assert reference_network(*starts)["fpn_channels"] == channels
 
 
+def test_results_of_a_start_that_was_trained_anew_are_of_another(plan, tmp_path, capsys, done_at_once):
+    small = {key: PRETRAIN[key] for key in ("backbone", "backbone_kwargs", "fpn_channels", "hidden_dim")}
+    start = MCLModel(MCLConfig(**small, embedding_dim=8, region_convs=1))
+    start.save_pretrained(tmp_path / "own")
+    plan |= {"starts": {"random": None, "own": {"init": str(tmp_path / "own")}}}
+    mcl_hf.compare(**plan)
+    mcl_hf.compare(**plan)
+    assert "2 jobs: 2 test; 2 done before" in capsys.readouterr().out
+    torch.nn.init.ones_(next(start.backbone.parameters()))
+    start.save_pretrained(tmp_path / "own")
+    with pytest.raises(InputError, match="test-own-i4-t4-s0-k0.json is of other options, data or starts"):
+        mcl_hf.compare(**plan)
+
+
+def test_results_of_versions_that_knew_a_start_by_its_name_are_taken_over(
+    plan, tmp_path, capsys, done_at_once, monkeypatch
+):
+    small = {key: PRETRAIN[key] for key in ("backbone", "backbone_kwargs", "fpn_channels", "hidden_dim")}
+    MCLModel(MCLConfig(**small, embedding_dim=8, region_convs=1)).save_pretrained(tmp_path / "own")
+    plan |= {"starts": {"random": None, "own": {"init": str(tmp_path / "own")}}}
+    with monkeypatch.context() as before:
+        before.setattr(comparison, "content_of_start", str)
+        mcl_hf.compare(**plan)
+    for file in (tmp_path / "answer" / "results").iterdir():
+        result = json.loads(file.read_text())
+        del result["start"]
+        file.write_text(json.dumps(result))
+    mcl_hf.compare(**plan)
+    assert "2 done before" in capsys.readouterr().out
+
+
 def test_a_start_may_be_a_folder_below_another_with_a_slash_at_its_end(plan, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = {key: PRETRAIN[key] for key in ("backbone", "backbone_kwargs", "fpn_channels", "hidden_dim")}

@@ -10,7 +10,9 @@ from transformers import AutoImageProcessor, DetrConfig, DetrForObjectDetection,
 
 from mcl_hf import MCLConfig, MCLImageProcessor, MCLModel
 from mcl_hf.cli import main
+from mcl_hf.demo import page
 from mcl_hf.demo.subject import (
+    Subject,
     detect,
     draw_detections,
     embedded_pictures,
@@ -128,3 +130,10 @@ def test_without_gradio_the_extra_is_named(monkeypatch, capsys):
     assert main(["demo"]) == 2
     shown = capsys.readouterr().err
     assert "pip install 'mcl_hf[demo]'" in shown and shown.count("\n") == 1
+
+
+def test_a_detectors_page_takes_one_picture(monkeypatch):
+    monkeypatch.setattr(page, "_gradio", lambda: None)
+    detector = Subject("mine", None, processor=object(), curves=None)
+    with pytest.raises(InputError, match="begins with one picture, got 2"):
+        page.build_page(detector, [Image.new("RGB", (8, 8))] * 2)
