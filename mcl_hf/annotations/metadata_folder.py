@@ -42,7 +42,11 @@ def metadata_parts(folder: Path, files: list[str], how: Reading) -> list[Part]:
             told[split_word(row[0].partition("/")[0] if "/" in row[0] else "")].append(row)
         if None in told:
             told = _by_column(rows, folder)
-        return [Part(split, ", ".join(tables), partial(_read, folder, rows, how)) for split, rows in told.items()]
+        listed = None if None in told else len({path for path, _ in rows})
+        return [
+            Part(split, ", ".join(tables), partial(_read, folder, chosen, how, listed))
+            for split, chosen in told.items()
+        ]
     return [
         Part(split, ", ".join(names), lambda names=names: _read(folder, rows_of(names), how))  # type: ignore[misc]
         for split, names in found.items()
@@ -93,7 +97,7 @@ def _rows(folder: Path, name: str, objects_column: str) -> list[Row]:
     return found
 
 
-def _read(folder: Path, rows: Iterable[Row], how: Reading) -> RawData:
+def _read(folder: Path, rows: Iterable[Row], how: Reading, listed: int | None = None) -> RawData:
     """One image a path, in the order of paths; a second row for a file is a fault."""
     first: dict[str, dict[str, Any]] = {}
     twice: list[str] = []
@@ -103,6 +107,7 @@ def _read(folder: Path, rows: Iterable[Row], how: Reading) -> RawData:
         first.setdefault(path, row)
     paths = sorted(first)
     reader = FileImages([str(folder / path) for path in paths])
-    raw = RawData("folder of images with metadata", str(folder), [], {}, reader, faults=twice, roots=[folder])
+    kind = "folder of images with metadata"
+    raw = RawData(kind, str(folder), [], {}, reader, faults=twice, roots=[folder], listed=listed)
     collect(raw, ((str(folder / path), first[path]) for path in paths), how)
     return raw

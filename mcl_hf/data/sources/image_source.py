@@ -169,7 +169,8 @@ class TableSource(ImageSource):
         self._table = table.select_columns([image_column]).cast_column(image_column, Image(decode=False))
         used = (image_column, label_column, group_column)
         self.fingerprint = _fingerprint(opened, used)
-        self.description = self.describe(f"{opened.kind}: {len(table)} images", table.column_names, used)
+        number = f"{len(table)} images" if opened.listed is None else f"{len(table)} of {opened.listed} images"
+        self.description = self.describe(f"{opened.kind}: {number}", table.column_names, used)
 
     def __len__(self) -> int:
         return len(self._table)

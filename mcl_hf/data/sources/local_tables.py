@@ -46,7 +46,8 @@ class LocalTable:
 
     `files` are (name, size-bearing path) of what it was made from, for the fingerprint; `image_column` is set where
     the kind of data says which one it is; `roots` are the folders that paths in it belong into, where it has any;
-    `conflicts` are the columns whose classes cannot be told, with a line each.
+    `conflicts` are the columns whose classes cannot be told, with a line each; `listed` is the number of rows of all
+    splits, where a column chose some.
     """
 
     table: "Dataset"
@@ -55,6 +56,7 @@ class LocalTable:
     image_column: str | None = None
     roots: tuple[Path, ...] = ()
     conflicts: dict[str, str] = field(default_factory=dict)
+    listed: int | None = None
 
 
 def embedded_folder(data: str) -> str:
