@@ -17,7 +17,7 @@ from typing import Any
 from ..data.sources.folder_metadata import FILE_NAME, METADATA_NAMES
 from ..data.sources.split_column import find_split_column, split_cell, splits_of_column
 from ..errors import InputError
-from .annotation_files import Part, by_split, read_text, split_word
+from .annotation_files import Part, by_split, keys_once, read_text, split_word
 from .annotation_values import shown
 from .detection_data import FileImages
 from .object_tables import collect
@@ -74,7 +74,8 @@ def _rows(folder: Path, name: str, objects_column: str) -> list[Row]:
     rows: list[Any]
     try:
         if name.endswith(".jsonl"):
-            rows = [json.loads(line) for line in read_text(file).split("\n") if line.strip()]
+            lines = [line for line in read_text(file).split("\n") if line.strip()]
+            rows = [json.loads(line, object_pairs_hook=keys_once(str(file))) for line in lines]
         else:
             rows = (csv.read_csv(file) if name.endswith(".csv") else parquet.read_table(file)).to_pylist()
     except (ValueError, RecursionError, pyarrow.ArrowException, OSError) as error:
@@ -87,7 +88,9 @@ def _rows(folder: Path, name: str, objects_column: str) -> list[Row]:
             raise InputError(f"{file}, row {number}, has no '{FILE_NAME}' that says which image it belongs to")
         if isinstance(row.get(objects_column), str):  # in a CSV
             try:
-                row[objects_column] = json.loads(row[objects_column])
+                row[objects_column] = json.loads(row[objects_column], object_pairs_hook=keys_once(str(file)))
+            except InputError:
+                raise
             except (ValueError, RecursionError) as error:
                 raise InputError(f"{file}, row {number}: its {objects_column} are no JSON: {error}") from error
         path = posixpath.normpath(posixpath.join(name.rpartition("/")[0], row[FILE_NAME].replace("\\", "/")))

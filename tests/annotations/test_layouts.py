@@ -394,6 +394,11 @@ def test_metadata_under_any_name_of_a_split(tmp_path, name):
         data = open_detection_data(tmp_path / "{set} [1]", split=split)
         assert data.description.startswith("folder of images with metadata, split dev (")
         assert data.category_names == ["dev"] and data[0].boxes.tolist() == [BOX]
+    file = tmp_path / "{set} [1]" / "dev" / name
+    quote = '""' if name.endswith("csv") else '"'
+    file.write_text(file.read_text().replace(f"{quote}bbox", f"{quote}category{quote}: [], {quote}bbox"))
+    with pytest.raises(InputError, match="gives 'category' twice, with different values"):
+        open_detection_data(tmp_path / "{set} [1]", split="val")
 
 
 def test_a_line_ends_where_a_line_ends(tmp_path):
