@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..remote.checkpoints import hub_source
+from ..remote.checkpoints import hub_source, with_last
 from .finish import RUN_ENTRIES
 from .hub_resume import resume_from_hub
 from .provenance import join_machines
@@ -84,10 +84,11 @@ def find_start(output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
             )
         return None, []
     if resume != "auto":
-        remote = hub_source(resume)
+        path = with_last(Path(resume))
+        remote = None if path.exists() else hub_source(resume)
         if remote is not None:
             return resume_from_hub(remote, resume, output_dir, bool(set(in_use) - set(_BEFORE_FIRST_CHECKPOINT)))
-        path = Path(resume).resolve()
+        path = path.resolve()
         reason = damage(path) if path.is_dir() else "there is no such folder"
         if reason is not None:
             raise InputError(f"cannot resume from {resume}: {reason}")

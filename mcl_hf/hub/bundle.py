@@ -23,6 +23,7 @@ from ..engine.state import TrainingState
 from ..errors import InputError
 from ..files import fill_template, is_somebodys, sealed
 from ..models.configuration_mcl import MCLConfig
+from ..remote.checkpoints import with_last
 from ..transfer.checkpoint import find_folder
 from ..transfer.export import export_checkpoint
 from ..transfer.remote_code import code_files, name_code, refuse_detector, write_with_code
@@ -111,7 +112,7 @@ def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: 
         InputError: nothing that can be published, options that do not fit it, or a card that does not parse.
     """
     contents = contents or Contents()
-    if not Path(checkpoint).is_dir():
+    if not with_last(Path(checkpoint)).is_dir():
         raise InputError(
             f"there is no folder {checkpoint}: push takes a run, a checkpoint or a detector of this machine"
         )
