@@ -115,8 +115,14 @@ class Repository:
             variable = token_variable()
             then = f"put it into {variable}" if variable else "log in with 'hf auth login'"
             raise InputError(f"your token may only read: make one that may write to {self.name}, and {then}")
-        own = [user["name"], *(entry["name"] for entry in user.get("orgs", []))]
         owner = self.name.split("/")[0]
+        roles = {entry["name"].lower(): entry.get("roleInOrg") for entry in user.get("orgs", [])}
+        if not create_pr and roles.get(owner.lower()) == "read":
+            raise InputError(
+                f"no permission: {user['name']} may only read in {owner}; ask there for the right to write, or propose "
+                "a change with --create-pr"
+            )
+        own = [user["name"], *(entry["name"] for entry in user.get("orgs", []))]
         if not create_pr and owner.lower() not in (name.lower() for name in own):
             raise InputError(
                 f"no permission: you are {user['name']} and may publish under {', '.join(own)}, not under {owner}; "
