@@ -1,8 +1,8 @@
 """What a detector needs beside weights, as text: without these settings names match and results are silently wrong.
 
 Where it sits: to_detectors -> **detector_configs**, which fills `detector_configs.yaml` for detectron2 and mmdet and
-`build_detector.py.jinja` for torchvision. Stride in the 3x3 convolution, RGB or gray, mean and std, nothing frozen, batch
-norm in FPN and heads, a box head of four convolutions and one fully connected layer.
+`build_detector.py.jinja` for torchvision. Stride in the 3x3 convolution, RGB or gray, mean and std, nothing frozen,
+batch norm in FPN and heads, a box head of four convolutions and one fully connected layer.
 
 torchvision gets a module of its own classes that builds the detector and loads the weights beside it. Two classes of it
 are small variations, because torchvision has no option for what the weights were trained with: RoIAlign aligned by half
