@@ -3,6 +3,7 @@
 Numbers are the paper's (section 4) as the published code has them (`configs/selfsup/mcl/*.py`); names are ours.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -28,7 +29,7 @@ _DERIVED = {
 
 
 def with_fields(
-    kind: Any, written: dict[str, Any], given: dict[str, Any], derived: dict[str, tuple[str, ...]]
+    kind: Any, written: dict[str, Any], given: dict[str, Any], derived: Mapping[str, tuple[str, ...]]
 ) -> dict[str, Any]:
     """A written configuration with other values for some fields.
 
