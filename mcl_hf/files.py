@@ -1,12 +1,15 @@
 """Files that are whole or absent, whatever ends the process that writes them, and texts made of templates."""
 
+import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 _OUR_READMES = ("`mcl-hf card FOLDER`", "This card was rendered by mcl_hf")
+_SEAL = re.compile(r"<!-- as written by mcl_hf, ([0-9a-f]{16}): once changed, it stays -->")
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
@@ -46,7 +49,23 @@ def fill_template(file: Path, /, **values: Any) -> str:
     return str(Template(text, undefined=StrictUndefined, **options).render(**values))
 
 
+def sealed(text: str) -> str:
+    """A text of a README.md with a comment, which nobody sees, that tells whether it was changed since."""
+    return f"{text.rstrip()}\n\n<!-- as written by mcl_hf, {_digest(text)}: once changed, it stays -->\n"
+
+
+def was_changed(text: str) -> bool | None:
+    """Whether a sealed text says something else than it did; None where it is not sealed."""
+    seal = _SEAL.search(text)
+    return None if seal is None else _digest(text.replace(seal[0], "")) != seal[1]
+
+
+def _digest(text: str) -> str:
+    """Of the words: editors and the Hub may end lines as they like."""
+    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()[:16]
+
+
 def is_somebodys(readme: Path) -> bool:
-    """Whether there is a README.md that neither a run nor a card wrote."""
+    """Whether there is a README.md that neither a run nor a card wrote, or that was changed since."""
     text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else _OUR_READMES[0]
-    return not any(sign in text for sign in _OUR_READMES)
+    return bool(was_changed(text)) or not any(sign in text for sign in _OUR_READMES)

@@ -86,7 +86,8 @@ def _whoami(hub: "Hub", call: Call) -> Answer:
     if call.user is None:
         raise HubError(401, "Invalid username or password.")
     token = {"displayName": "tests", "role": "write" if call.user.write else "read"}
-    orgs = [{"type": "org", "name": name, "fullname": name} for name in call.user.orgs]
+    role = call.user.role
+    orgs = [{"type": "org", "name": name, "fullname": name, "roleInOrg": role} for name in call.user.orgs]
     name = call.user.name
     return Answer.of({"type": "user", "id": name, "name": name, "fullname": name, "orgs": orgs,
                       "auth": {"type": "access_token", "accessToken": token}})  # fmt: skip

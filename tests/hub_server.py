@@ -47,6 +47,7 @@ class Fault:
         path: regular expression that is searched for in the quoted path and query.
         count: how many requests; -1: all from now on.
         skip: how many fitting requests go well before.
+        error: the Hub's word for it (`X-Error-Code`).
     """
 
     kind: str
@@ -57,6 +58,7 @@ class Fault:
     status: int = 503
     retry_after: int | None = None
     message: str = "made to fail"
+    error: str | None = None
     location: str = ""
     reset: bool = False
     delay_s: float = 1.0
@@ -304,7 +306,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, hub: Hub, fault: Fault | None, headers: dict[str, str], body: bytes) -> Answer:
         try:
             if fault and fault.kind == "status":
-                raise HubError(fault.status, fault.message)
+                raise HubError(fault.status, fault.message, fault.error)
             return hub.answer(self.command, self.path, headers, body)
         except HubError as error:
             told = {"X-Error-Message": error.message}

@@ -31,6 +31,7 @@ class User:
     name: str
     write: bool = True
     orgs: tuple[str, ...] = ()
+    role: str = "admin"  # in all of them
 
     def owns(self, repo_id: str) -> bool:
         return repo_id.split("/")[0] in (self.name, *self.orgs)
@@ -39,6 +40,7 @@ class User:
 USERS = {
     "hf_alice": User("alice", orgs=("lab",)),
     "hf_bob": User("bob"),
+    "hf_guest": User("guest", orgs=("lab",), role="read"),
     "hf_reader": User("alice", write=False, orgs=("lab",)),  # a token of alice that may only read
 }
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..data.sources.local_tables import IMAGE_SUFFIXES, SPLIT_OF, canonical_split
 from ..data.sources.split_column import split_meant
@@ -161,6 +161,27 @@ def read_text(file: Path) -> str:
         raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise InputError(f"{file} is no text in UTF-8") from error
+
+
+def keys_once(told: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """`object_pairs_hook` of `json.loads`, which would keep the last of several values in silence.
+
+    Args:
+        told: what the JSON is called in the message.
+
+    Raises:
+        InputError: an object gives a key twice, with different values.
+    """
+
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next((key for key, value in pairs if found[key] != value), None)
+            if twice is not None:
+                raise InputError(f"{told} gives '{plain_text(twice)}' twice, with different values: leave one of them")
+        return found
+
+    return build
 
 
 def find_images(file: Path, names: Sequence[str], split: str | None) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .annotation_files import find_images, is_file, refuse_pipe
+from .annotation_files import find_images, is_file, keys_once, refuse_pipe
 from .annotation_values import image_id_of, shown, side_in_px
 from .raw_data import RawData, RawImage, Reading
 
@@ -94,11 +94,13 @@ def load_json(file: Path) -> Any:
     """What a JSON file holds, in UTF-8 with or without a byte order mark.
 
     Raises:
-        InputError: it cannot be read, is no JSON, or nests deeper than any annotations do.
+        InputError: it cannot be read, is no JSON, gives a key twice, or nests deeper than any annotations do.
     """
     try:
         refuse_pipe(file)
-        return json.loads(file.read_bytes())
+        return json.loads(file.read_bytes(), object_pairs_hook=keys_once(str(file)))
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
     except ValueError as error:

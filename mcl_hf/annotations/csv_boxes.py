@@ -130,6 +130,7 @@ def read_csv(
             continue
         image.group = cells.get("group")
     labels = {entry["category_id"] for image in images.values() for entry in image.objects}
+    listed = None if only is None else len(images)
     images = {path: image for path, image in images.items() if only in (None, split_of[path])}
     names = list(images)
     if names and not any(map(is_image, names[:10])):  # names without an ending
@@ -141,7 +142,7 @@ def read_csv(
         image.name = str(folder / found.get(name, name))
     kind = "CSV" if "class" in place else f"CSV without classes, all boxes are '{_ONLY_CLASS}'"
     roots = [root or file.parent, folder]
-    raw = RawData(kind, str(file), list(images.values()), {}, faults=faults, roots=roots)
+    raw = RawData(kind, str(file), list(images.values()), {}, faults=faults, roots=roots, listed=listed)
     raw.number_classes(usual=sorted(labels))
     if is_sides:
         refuse_corners(raw)

@@ -17,7 +17,7 @@ from typing import Any
 from ..data.sources.folder_metadata import FILE_NAME, METADATA_NAMES
 from ..data.sources.split_column import find_split_column, split_cell, splits_of_column
 from ..errors import InputError
-from .annotation_files import Part, by_split, read_text, split_word
+from .annotation_files import Part, by_split, keys_once, read_text, split_word
 from .annotation_values import shown
 from .detection_data import FileImages
 from .object_tables import collect
@@ -42,7 +42,11 @@ def metadata_parts(folder: Path, files: list[str], how: Reading) -> list[Part]:
             told[split_word(row[0].partition("/")[0] if "/" in row[0] else "")].append(row)
         if None in told:
             told = _by_column(rows, folder)
-        return [Part(split, ", ".join(tables), partial(_read, folder, rows, how)) for split, rows in told.items()]
+        listed = None if None in told else len({path for path, _ in rows})
+        return [
+            Part(split, ", ".join(tables), partial(_read, folder, chosen, how, listed))
+            for split, chosen in told.items()
+        ]
     return [
         Part(split, ", ".join(names), lambda names=names: _read(folder, rows_of(names), how))  # type: ignore[misc]
         for split, names in found.items()
@@ -70,7 +74,8 @@ def _rows(folder: Path, name: str, objects_column: str) -> list[Row]:
     rows: list[Any]
     try:
         if name.endswith(".jsonl"):
-            rows = [json.loads(line) for line in read_text(file).split("\n") if line.strip()]
+            lines = [line for line in read_text(file).split("\n") if line.strip()]
+            rows = [json.loads(line, object_pairs_hook=keys_once(str(file))) for line in lines]
         else:
             rows = (csv.read_csv(file) if name.endswith(".csv") else parquet.read_table(file)).to_pylist()
     except (ValueError, RecursionError, pyarrow.ArrowException, OSError) as error:
@@ -83,7 +88,9 @@ def _rows(folder: Path, name: str, objects_column: str) -> list[Row]:
             raise InputError(f"{file}, row {number}, has no '{FILE_NAME}' that says which image it belongs to")
         if isinstance(row.get(objects_column), str):  # in a CSV
             try:
-                row[objects_column] = json.loads(row[objects_column])
+                row[objects_column] = json.loads(row[objects_column], object_pairs_hook=keys_once(str(file)))
+            except InputError:
+                raise
             except (ValueError, RecursionError) as error:
                 raise InputError(f"{file}, row {number}: its {objects_column} are no JSON: {error}") from error
         path = posixpath.normpath(posixpath.join(name.rpartition("/")[0], row[FILE_NAME].replace("\\", "/")))
@@ -93,7 +100,7 @@ def _rows(folder: Path, name: str, objects_column: str) -> list[Row]:
     return found
 
 
-def _read(folder: Path, rows: Iterable[Row], how: Reading) -> RawData:
+def _read(folder: Path, rows: Iterable[Row], how: Reading, listed: int | None = None) -> RawData:
     """One image a path, in the order of paths; a second row for a file is a fault."""
     first: dict[str, dict[str, Any]] = {}
     twice: list[str] = []
@@ -103,6 +110,7 @@ def _read(folder: Path, rows: Iterable[Row], how: Reading) -> RawData:
         first.setdefault(path, row)
     paths = sorted(first)
     reader = FileImages([str(folder / path) for path in paths])
-    raw = RawData("folder of images with metadata", str(folder), [], {}, reader, faults=twice, roots=[folder])
+    kind = "folder of images with metadata"
+    raw = RawData(kind, str(folder), [], {}, reader, faults=twice, roots=[folder], listed=listed)
     collect(raw, ((str(folder / path), first[path]) for path in paths), how)
     return raw

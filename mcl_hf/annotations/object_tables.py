@@ -59,6 +59,7 @@ def read_object_table(opened: LocalTable, data: str, how: Reading, only: str | N
     has_bytes = compute.is_valid(compute.struct_field(stored, "bytes")).to_pylist()
     files = [None if inside else path for path, inside in zip(paths, has_bytes, strict=True)]
     raw = RawData(opened.kind, data, [], {}, TableImages(pictures, image_column, files), roots=[*opened.roots])
+    raw.listed = None if only is None else len(opened.table)
     named = (
         (row_name({"path": path, "bytes": b"" if inside else None}, f"row {number}"), row)
         for number, (path, inside, row) in enumerate(zip(paths, has_bytes, _rows(others), strict=True))

@@ -23,6 +23,7 @@ from ..data.sources.local_tables import (
 )
 from ..data.sources.split_column import rows_of_split, split_cells, split_meant, splits_of_column
 from ..errors import InputError
+from ..plain_text import plain_text
 from .annotation_check import check_annotations
 from .annotation_files import Part, choose_part, is_image, split_word, walk
 from .cityscapes import cityscapes_parts, is_cityscapes
@@ -142,7 +143,13 @@ def _read(data: str, split: str | None, how: Reading) -> RawData:
         if split is not None and canonical_split(split) not in ("train", own) and split_meant(split) != own:
             raw.kind += f" (split '{split}' has no effect: one file was named)"
         return raw
-    return choose_part(data, parts, split).read()
+    part = choose_part(data, parts, split)
+    raw = part.read()
+    if part.split is not None and raw.listed is not None:
+        raw.kind += f", rows of split {plain_text(part.split)}, {len(raw.images)} of {raw.listed} images"
+    elif part.split is not None and "split" not in raw.kind and not Path(raw.source).is_file():  # whose name tells it
+        raw.kind += f", split {plain_text(part.split)}"
+    return raw
 
 
 def _parts(data: str, how: Reading) -> list[Part]:

@@ -53,6 +53,7 @@ class RawData:
         faults: annotations that cannot be read, each in a line.
         notes: other findings: kind, those that it was found in, what was done about it.
         roots: folders that files of images must be in; none: anywhere.
+        listed: images of all splits, where a list's rows tell theirs; else None.
     """
 
     kind: str
@@ -65,6 +66,7 @@ class RawData:
     faults: list[str] = field(default_factory=list)
     notes: list[tuple[str, Collection[str], str]] = field(default_factory=list)
     roots: list[Path] = field(default_factory=list)
+    listed: int | None = None
 
     def __post_init__(self) -> None:
         if self.reader is None:

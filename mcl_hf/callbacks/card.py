@@ -6,7 +6,7 @@ A callback of the training loop (`mcl_hf.engine.run.Callback`), one of `default_
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..files import is_somebodys
+from ..files import is_somebodys, sealed
 from ..hub.card import render_card, write_card
 
 if TYPE_CHECKING:
@@ -25,6 +25,6 @@ class CardWriter:
             run.tracking.print(f"{readme} was written by somebody, and stays: mcl-hf card --out FILE writes the card")
             return
         try:
-            write_card(readme, render_card(run.output_dir, pictures=run.output_dir))
+            write_card(readme, sealed(render_card(run.output_dir, pictures=run.output_dir)))
         except InputError as error:
             run.tracking.print(f"warning: no card was written: {error}")

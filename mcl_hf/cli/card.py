@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import InputError
-from ..files import is_somebodys
+from ..files import is_somebodys, sealed
 from .command import Parser, command, import_torch, say
 
 CARD = "README.md"
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
         data_license=options.data_license,
         pictures_of_data=options.with_pictures_of_data,
     )
-    write_card(target, text)
+    write_card(target, sealed(text))
     say(f"card: {target}")
     if find_spec("matplotlib") is None:
         say("the card has no curves: they are drawn with matplotlib: pip install 'mcl_hf[viz]'")

@@ -35,7 +35,7 @@ class Answer:
         plan: what was asked.
         results: job -> its result, of those that are done.
         about: what `Setting.about` records, `jobs`, all that are planned, and `failed`, name -> why it has no result.
-        stopped_by: "SIGTERM" or "SIGINT" where a signal ended the call early, else None.
+        stopped_by: "SIGTERM", "SIGINT" or "SIGHUP" where a signal ended the call early, else None.
     """
 
     output_dir: Path

@@ -27,6 +27,7 @@ from ..engine.launch import torch_of_its_own
 from ..engine.options import RunOptions
 from ..engine.signals import StopRequest
 from ..engine.state import newest_whole_checkpoint, read_training_state
+from ..engine.tracking import unheard
 from ..errors import InputError
 from ..files import write_json
 from ..finetuning.arguments import DEFAULTS, FinetuneArguments
@@ -95,7 +96,7 @@ def compare(
     try:
         for path in (folder, work):
             _make(path)
-        with FileLock(work / ".comparison.lock", timeout=0), torch_of_its_own():
+        with FileLock(work / ".comparison.lock", timeout=0), torch_of_its_own(), unheard():
             _check_folder(folder)
             setting = open_setting(plan, work)
             comparison = _Comparison(folder, setting)

@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from ..models.configuration_mcl import MCLConfig
+from ..models.configuration_mcl import MCLConfig, with_fields
 
 DETECTORS = ("mask_rcnn", "faster_rcnn", "retinanet")
 SHARED_FIELDS = ("backbone", "backbone_kwargs", "num_channels", "image_mean", "image_std", "fpn_channels")
@@ -28,6 +28,9 @@ _CHOICES = {"conv_norm": ("batch_norm", "none"), "p6_of": ("c5", "p5"), "dense_n
 _FRACTIONS = ("rpn_positive_fraction", "box_positive_fraction", "rpn_nms_thresh", "box_nms_thresh", "rpn_fg_iou_thresh",
               "rpn_bg_iou_thresh", "box_fg_iou_thresh", "box_bg_iou_thresh", "rpn_score_thresh",
               "box_score_thresh")  # fmt: skip
+_DERIVED = {"num_channels": ("image_mean", "image_std")}
+_DERIVED_OF_RETINANET = {"detector": ("anchor_sizes", "box_bg_iou_thresh")}
+"""Fields -> those that are found from them where left out; the R-CNNs have the same."""
 _COUNTS = ("rpn_pre_nms_top_n_train", "rpn_pre_nms_top_n_test", "rpn_post_nms_top_n_train", "rpn_post_nms_top_n_test",
            "rpn_batch_size_per_image", "rpn_conv_depth", "box_batch_size_per_image", "box_detections_per_img",
            "roi_canonical_size", "box_pool_size", "box_head_fcs", "box_fc_dim", "mask_pool_size", "topk_candidates",
@@ -222,17 +225,20 @@ class MCLDetectorConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """transformers' own; a pre-training checkpoint's configuration is refused, since half of it would fit.
+        """transformers' own, with what follows from fields in `kwargs` found anew; a pre-training checkpoint's
+        configuration is refused, since half of it would fit.
 
         Raises:
-            ValueError: It is a pre-training checkpoint's.
+            ValueError: It is a pre-training checkpoint's, or fields do not fit.
         """
         if config_dict.get("model_type") == MCLConfig.model_type:
             raise ValueError(
                 "this is a pre-training checkpoint, not a detector: start a detector from it with "
                 "from_pretraining(PATH, num_labels=...)"
             )
-        return super().from_dict(config_dict, **kwargs)
+        kinds = (config_dict.get("detector"), kwargs.get("detector"))
+        derived = _DERIVED | (_DERIVED_OF_RETINANET if "retinanet" in kinds else {})
+        return super().from_dict(with_fields(cls, config_dict, kwargs, derived), **kwargs)
 
     @classmethod
     def from_mcl(cls, config: MCLConfig, **fields: Any) -> "MCLDetectorConfig":

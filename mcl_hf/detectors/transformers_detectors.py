@@ -259,7 +259,7 @@ def _backbone_config(
     if isinstance(source, MCLDetectorConfig):
         config = MCLConfig(**{**{name: getattr(source, name) for name in SHARED_FIELDS}, **given})
     elif source is not None:
-        config = MCLConfig.from_dict({**source.to_dict(), **given})
+        config = MCLConfig.from_dict(source.to_dict(), **given)
     elif init == "random":
         config = MCLConfig(**{"backbone": backbone or "resnet50", **given})
     elif description.get("model_type") in TRANSFORMERS_DETECTORS:

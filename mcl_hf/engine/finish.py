@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ..errors import InputError
-from ..files import is_somebodys
+from ..files import is_somebodys, sealed
 from ..version import __version__
 from .run import Run
 from .saving import fsync, no_progress_bar, replace_folder
@@ -60,7 +60,8 @@ def write_finished(run: Run, model: Any, what: str, more: Mapping[str, Any] | No
             (folder / RECORD).write_text(json.dumps(asdict(run.state), indent=1), encoding="utf-8")
         root, *others = folders
         title = run.output_dir.resolve().name
-        (root / "README.md").write_text(_README.format(title=title, what=what, version=__version__), encoding="utf-8")
+        readme = sealed(_README.format(title=title, what=what, version=__version__))
+        (root / "README.md").write_text(readme, encoding="utf-8")
         for folder in folders:
             for path in folder.iterdir():
                 fsync(path)

@@ -2,11 +2,13 @@
 
 Where it sits: `launch.py` holds the lock around a whole run, on the main process. It is a lock of the operating system
 on `OUTPUT_DIR/.run.lock`, so that it ends with its process, whichever way that ends, and the file means nothing
-without it. NFS passes such locks on to other machines.
+without it. NFS passes such locks on to other machines. Threads of one process share such locks, which end as soon as
+any of them closes the file: they are kept apart by a set of names.
 """
 
 import os
 import socket
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -19,6 +21,9 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".run.lock"
+_HELD: set[str] = set()
+"""Folders that this process holds."""
+_GUARD = threading.Lock()
 
 
 class FolderLock:
@@ -31,6 +36,7 @@ class FolderLock:
     def __init__(self, output_dir: Path) -> None:
         self.output_dir = output_dir
         self._file: IO[str] | None = None
+        self._place = ""
 
     def acquire(self) -> str | None:
         """Claim the folder; a warning where its disk has no locks.
@@ -38,6 +44,22 @@ class FolderLock:
         Raises:
             InputError: another run holds it, or nothing can be written there.
         """
+        with _GUARD:
+            place = os.path.realpath(self.output_dir)
+            if place in _HELD:
+                raise self._in_use("this process")
+            warning = self._acquire()
+            if self._file is not None:
+                self._place = place
+                _HELD.add(place)
+            return warning
+
+    def _in_use(self, owner: str) -> InputError:
+        return InputError(
+            f"another run is at work in {self.output_dir} ({owner}): wait for its end, or choose another --output-dir"
+        )
+
+    def _acquire(self) -> str | None:
         path = self.output_dir / LOCK
         try:
             self.output_dir.mkdir(parents=True, exist_ok=True)
@@ -53,17 +75,14 @@ class FolderLock:
             file.seek(0)
             owner = file.read(200) or "another process"
             file.close()
-            raise InputError(
-                f"another run is at work in {self.output_dir} ({owner}): wait for its end, or choose another "
-                "--output-dir"
-            ) from error
+            raise self._in_use(owner) from error
         except OSError as error:
             file.close()
             path.unlink(missing_ok=True)
             return f"the disk of {self.output_dir} has no locks ({error.strerror}): let no second run write there"
         if not (path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))):
             file.close()  # whoever held it has just removed it
-            return self.acquire()
+            return self._acquire()
         with suppress(OSError):  # a full disk: whose lock it is remains untold
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
@@ -77,6 +96,7 @@ class FolderLock:
                 (self.output_dir / LOCK).unlink()
             self._file.close()
             self._file = None
+            _HELD.discard(self._place)
 
 
 __all__ = ["LOCK", "FolderLock"]

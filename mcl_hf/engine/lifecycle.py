@@ -38,7 +38,8 @@ class RunResult:
         output_dir: its folder.
         steps: optimizer steps done.
         metrics: the last record of log.jsonl.
-        stopped_by: "SIGTERM" or "SIGINT" where a signal ended the run early (a checkpoint was written), else None.
+        stopped_by: "SIGTERM", "SIGINT" or "SIGHUP" where a signal ended the run early (a checkpoint was written), else
+            None.
     """
 
     output_dir: Path

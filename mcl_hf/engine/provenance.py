@@ -20,7 +20,7 @@ from ..data.sources.licences import card_licence
 from ..data.sources.remote_files import plain_address
 from ..errors import InputError
 from ..models.weight_files import read_json_object
-from ..remote.checkpoints import CARD, hub_source
+from ..remote.checkpoints import CARD, hub_source, last_checkpoint, with_last
 from ..transfer.starting_weights import plain_source
 from ..transfer.torchvision_detectors import TORCHVISION
 from ..version import __version__
@@ -116,7 +116,7 @@ def start_record(init: str | None) -> dict[str, Any]:
     if init.startswith(TORCHVISION):
         name = init.removeprefix(TORCHVISION)
         return {"kind": "torchvision", "name": name, "licence": None} | _licence(get_model_weights(name).DEFAULT.meta)
-    path = Path(init)
+    path = with_last(Path(init))
     if path.exists():
         found = {"kind": "folder", "name": path.resolve().name}
         state = _state_of(path)
@@ -189,8 +189,8 @@ def _state_of(path: Path) -> "TrainingState | None":
     """The record of a run whose folder, model or checkpoint lies at `path`."""
     from .state import RECORD, read_training_state
 
-    for folder in (path, path / "checkpoints" / "last"):
-        if (folder / RECORD).is_file():
+    for folder in (path, last_checkpoint(path)):
+        if folder is not None and (folder / RECORD).is_file():
             try:
                 return read_training_state(folder)
             except InputError:  # damaged, which is for whoever loads the weights to say

@@ -1,6 +1,7 @@
-"""Stopping on request: SIGTERM and Ctrl-C finish the step, save, and leave.
+"""Stopping on request: SIGTERM, Ctrl-C and a terminal that closes (SIGHUP) finish the step, save, and leave.
 
-Where it sits: around the loop. A second signal of the same kind acts at once, as it would without this file.
+Where it sits: around the loop. A second signal of the same kind acts at once, as it would without this file; not
+SIGHUP, which shell and system both send. One that is ignored, as under `nohup`, stays so.
 """
 
 import os
@@ -12,6 +13,8 @@ from types import FrameType
 from typing import Any
 
 from ..data.workers import wake_workers
+
+_HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
 class StopRequest:
@@ -29,11 +32,15 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGTERM and SIGINT for the length of the block (in the main thread; elsewhere Python takes none)."""
+        """Take SIGTERM, SIGINT and SIGHUP for the length of the block (in the main thread; elsewhere Python takes
+        none)."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before: dict[int, Any] = {n: signal.signal(n, self._handle) for n in (signal.SIGTERM, signal.SIGINT)}
+        taken = [signal.SIGTERM, signal.SIGINT]
+        if _HANGUP is not None and signal.getsignal(_HANGUP) != signal.SIG_IGN:
+            taken.append(_HANGUP)
+        before: dict[int, Any] = {number: signal.signal(number, self._handle) for number in taken}
         self._before = before
         try:
             yield
@@ -43,10 +50,11 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
-        signal.signal(number, self._before[number])
+        signal.signal(number, signal.SIG_IGN if number == _HANGUP else self._before[number])
+        more = "" if number == _HANGUP else "; once more ends at once"
         if os.environ.get("RANK", "0") == "0":  # written past Python's buffers, in which the signal may have struck
             with suppress(OSError):  # `tee` has ended at the same Ctrl-C
-                os.write(2, f"\n{self.name}: ending after what is at work now; once more ends at once\n".encode())
+                os.write(2, f"\n{self.name}: ending after what is at work now{more}\n".encode())
         wake_workers()  # the step is finished with what they prepare
 
 

@@ -35,7 +35,7 @@ from .card_data import NOT_PUBLISHED
 from .publish import next_tag
 from .push_worker import PushWorker, Upload
 from .refusals import HubAwayError
-from .repository import Repository
+from .repository import CARD_KEPT, Repository
 
 if TYPE_CHECKING:
     from ..engine.run import Run
@@ -181,6 +181,8 @@ class PushToHub:
         what = "The finished model" if upload.release else f"Checkpoint of step {upload.step:,}"
         title = f"{what} (mcl_hf {__version__})"
         commit = self.repository.commit(upload.files, title, lambda paths: _obsolete(paths, upload, *self._kept))
+        if commit.kept_card:
+            _say(f"{self.repository.name}: {CARD_KEPT}")
         if upload.release:
             known = self.repository.tags()
             if commit.oid not in known.values():

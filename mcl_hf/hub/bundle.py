@@ -21,8 +21,9 @@ from huggingface_hub import ModelCardData, constants
 
 from ..engine.state import TrainingState
 from ..errors import InputError
-from ..files import fill_template
+from ..files import fill_template, is_somebodys, sealed
 from ..models.configuration_mcl import MCLConfig
+from ..remote.checkpoints import with_last
 from ..transfer.checkpoint import find_folder
 from ..transfer.export import export_checkpoint
 from ..transfer.remote_code import code_files, name_code, refuse_detector, write_with_code
@@ -30,14 +31,13 @@ from ..transfer.to_timm import feature_options
 from .card import PICTURES, check_card, render_card
 from .card_data import ARGUMENTS_FILE, SUMMARY_FILE, read_state, whole_class, without_private_parts, write_run_record
 from .metadata import licence_fields
-from .repository import MAX_FILE_BYTES
+from .repository import CARD, MAX_FILE_BYTES
 from .space import write_space
 
 _MODEL_FILES = ("config.json", "preprocessor_config.json", "model.safetensors", "model.safetensors.index.json",
                 "model-?????-of-?????.safetensors")  # fmt: skip
 _EARLIER_CODE = ("hub_retry.py", "patient_loading.py")  # of releases before the models' code knew no network
 PRETRAINING = "pretraining"
-CARD = "README.md"
 
 
 @dataclass
@@ -112,7 +112,7 @@ def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: 
         InputError: nothing that can be published, options that do not fit it, or a card that does not parse.
     """
     contents = contents or Contents()
-    if not Path(checkpoint).is_dir():
+    if not with_last(Path(checkpoint)).is_dir():
         raise InputError(
             f"there is no folder {checkpoint}: push takes a run, a checkpoint or a detector of this machine"
         )
@@ -193,6 +193,8 @@ def _card(source: Path, repository: str, folder: Path, contents: Contents, pretr
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"--card {contents.card} cannot be read: {error}") from error
     else:
+        if is_somebodys(source / CARD):
+            print(f"{source / CARD} was written by somebody; the release has the rendered card, or that by --card FILE")
         text = render_card(
             source,
             repository=repository,
@@ -207,6 +209,7 @@ def _card(source: Path, repository: str, folder: Path, contents: Contents, pretr
             data_license=contents.data_license,
             pictures_of_data=contents.pictures_of_data,
         )
+        text = sealed(text)
     check_card(text)
     return text
 
@@ -230,4 +233,4 @@ def _timm_card(repository: str, config: dict[str, Any], contents: Contents, stat
         feature_options=feature_options(config["backbone"], config["num_channels"], config.get("backbone_kwargs")),
     )
     check_card(text)
-    return text
+    return sealed(text)

@@ -25,6 +25,7 @@ from ..errors import InputError
 from ..finetuning.finish import is_best_chosen
 from ..models.configuration_mcl import MCLConfig
 from ..models.weight_files import read_json
+from ..remote.checkpoints import last_checkpoint, with_last
 from ..transfer.checkpoint import DETECTOR_TYPE, checked_config, find_folder
 from ..transfer.import_ import IMPORT_RECORD
 from ..viz import read_log
@@ -125,6 +126,7 @@ def read_recorded(folder: Path) -> Recorded:
     Raises:
         InputError: no model of ours there, or a record that cannot be read or is damaged.
     """
+    folder = with_last(folder)
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}: a card is written of a run, a checkpoint or a detector here")
     found, config = find_folder(str(folder))
@@ -164,7 +166,8 @@ def read_state(folder: Path) -> TrainingState | None:
     """The record of the run that a model came of; None where nothing is recorded (an imported checkpoint)."""
     folder = folder.resolve()
     run = run_folder(folder)
-    holders = [place for place in (folder, run, run / "checkpoints" / "last") if (place / RECORD).is_file()]
+    places = (folder, run, last_checkpoint(run))
+    holders = [place for place in places if place is not None and (place / RECORD).is_file()]
     return read_training_state(holders[0]) if holders else None
 
 

@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..version import __version__
 from .bundle import CARD, Bundle, Contents, is_ours, make_bundles
 from .refusals import HubAwayError
-from .repository import Commit, Repository, check_name
+from .repository import CARD_KEPT, Commit, Repository, check_name
 
 _TAG = re.compile(r"(?!.*(\.\.|//|/\.|\.lock(/|$)))[^\W_][\w.+@/-]*(?<![./])", re.ASCII)
 """Names that git takes, and a little fewer: the Hub looks at them only after the commit."""
@@ -131,6 +131,8 @@ def _publish(
     ]
     for one in published:
         print(_told(one))
+        if one.commit.kept_card:
+            print(f"{one.repository}: {CARD_KEPT}")
     return published
 
 

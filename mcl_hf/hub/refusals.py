@@ -55,6 +55,10 @@ def _refusal(error: HfHubHTTPError, repository: str, doing: str) -> str:
     said = " ".join(str(said).split()).rstrip(".")[:300]
     if status == 401 and "whoami" in str(error.response.url):
         return f"the Hub does not know your token; {mend_the_token()}"
+    if headers.get("X-Error-Code") == "GatedRepo":
+        return (
+            f"{doing} {repository}: it is gated: ask for access on its page, and use a token of an account that has it"
+        )
     if status == 401 or headers.get("X-Error-Code") == "RepoNotFound":
         return f"{doing} {repository}: there is no such repository that your token may see"
     if status == 403:

@@ -15,17 +15,20 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import get_session, hf_raise_for_status, validate_repo_id
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
 from ..errors import InputError
+from ..files import was_changed
 from ..hub_token import token_variable
 from ..retry import call_with_retries, is_transient, without_secrets
 from .refusals import one_line
 
+CARD = "README.md"
+CARD_KEPT = "README.md was changed there since it was written, and stays; delete it there to have it written anew"
 MAX_FILE_BYTES = 50_000_000_000  # the Hub's limit of one file
 _MOVED = 412  # the answer where the parent is no longer the newest commit
 T = TypeVar("T")
@@ -39,11 +42,13 @@ class Commit:
         oid: the newest commit.
         made: whether this call made it; False where all files were there.
         url: to look at.
+        kept_card: whether the card that is there stayed, as somebody has changed it since it was written.
     """
 
     oid: str
     made: bool
     url: str
+    kept_card: bool = False
 
 
 def check_name(repository: str) -> None:
@@ -110,8 +115,14 @@ class Repository:
             variable = token_variable()
             then = f"put it into {variable}" if variable else "log in with 'hf auth login'"
             raise InputError(f"your token may only read: make one that may write to {self.name}, and {then}")
-        own = [user["name"], *(entry["name"] for entry in user.get("orgs", []))]
         owner = self.name.split("/")[0]
+        roles = {entry["name"].lower(): entry.get("roleInOrg") for entry in user.get("orgs", [])}
+        if not create_pr and roles.get(owner.lower()) == "read":
+            raise InputError(
+                f"no permission: {user['name']} may only read in {owner}; ask there for the right to write, or propose "
+                "a change with --create-pr"
+            )
+        own = [user["name"], *(entry["name"] for entry in user.get("orgs", []))]
         if not create_pr and owner.lower() not in (name.lower() for name in own):
             raise InputError(
                 f"no permission: you are {user['name']} and may publish under {', '.join(own)}, not under {owner}; "
@@ -162,7 +173,8 @@ class Repository:
         """Bring the repository to hold these files, in one commit, or none where it does.
 
         Not by `upload_folder`, which makes several commits of large files where Xet is installed. The client leaves out
-        files that are there already, so a repeated attempt whose answer was lost makes no second commit.
+        files that are there already, so a repeated attempt whose answer was lost makes no second commit. A card that
+        was changed on the Hub is not replaced by one that was rendered.
 
         Args:
             files: path in the repository -> file here.
@@ -177,16 +189,19 @@ class Repository:
         def attempt() -> Commit:
             info = self._api.repo_info(self.name, repo_type=self.kind)
             before.append(info.sha)
-            others = [one.rfilename for one in info.siblings or () if one.rfilename not in files]
+            there = [one.rfilename for one in info.siblings or ()]
+            kept = CARD in there and CARD in files and _is_rendered(files[CARD]) and self._card_was_changed(info.sha)
+            sent = {path: file for path, file in files.items() if path != CARD or not kept}
+            others = [path for path in there if path not in files]
             changes = [
-                *(CommitOperationAdd(path_in_repo=path, path_or_fileobj=str(file)) for path, file in files.items()),
+                *(CommitOperationAdd(path_in_repo=path, path_or_fileobj=str(file)) for path, file in sent.items()),
                 *(CommitOperationDelete(path_in_repo=path, is_folder=False) for path in obsolete(others)),
             ]
             made = self._api.create_commit(
                 self.name, changes, commit_message=message, parent_commit=info.sha, create_pr=create_pr,
                 repo_type=self.kind,
             )  # fmt: skip
-            return Commit(made.oid, made.oid != before[0], made.pr_url or made.commit_url)
+            return Commit(made.oid, made.oid != before[0], made.pr_url or made.commit_url, kept)
 
         def passes(error: BaseException) -> bool:
             crossed = isinstance(error, HfHubHTTPError) and error.response.status_code == _MOVED
@@ -205,6 +220,12 @@ class Repository:
             "tagging", self._api.create_tag, self.name, tag=tag, revision=oid, exist_ok=True, repo_type=self.kind
         )
 
+    def _card_was_changed(self, revision: str | None) -> bool:
+        address = hf_hub_url(self.name, CARD, repo_type=self.kind, revision=revision)
+        answer = get_session().get(address, headers=build_hf_headers())
+        hf_raise_for_status(answer)
+        return bool(was_changed(answer.content.decode(errors="replace")))
+
     def _refused_file(self, said: str, files: Mapping[str, Path]) -> str:
         path = next((path for path, file in files.items() if _sha256(file) in said), "a file")
         reason = without_secrets(said.rpartition(": `")[2] or said).strip("`").rstrip(".")
@@ -213,6 +234,11 @@ class Repository:
     def _call(self, doing: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         with one_line(self.name, doing):
             return call_with_retries(function, *args, what=f"{doing} {self.name}", attempts=self.attempts, **kwargs)
+
+
+def _is_rendered(card: Path) -> bool:
+    """Whether a card is as it was rendered, and not a user's own."""
+    return was_changed(card.read_text(encoding="utf-8")) is False
 
 
 def _is_same(file: Path, there: RepoFile) -> bool:

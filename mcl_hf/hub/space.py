@@ -8,7 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import SpaceCardData, constants
 
-from ..files import fill_template
+from ..files import fill_template, sealed
 from ..version import __version__
 from .card_data import without_private_parts
 
@@ -45,12 +45,14 @@ def write_space(folder: Path, repository: str, title: str, licence: Mapping[str,
     files = {
         "app.py": _APP.format(repository=repository),
         "requirements.txt": _REQUIREMENTS.format(version=__version__),
-        "README.md": fill_template(
-            Path(__file__).with_name("space_card.md"),
-            metadata=metadata.to_yaml(),
-            title=title,
-            repository=repository,
-            endpoint=without_private_parts(constants.ENDPOINT),
+        "README.md": sealed(
+            fill_template(
+                Path(__file__).with_name("space_card.md"),
+                metadata=metadata.to_yaml(),
+                title=title,
+                repository=repository,
+                endpoint=without_private_parts(constants.ENDPOINT),
+            )
         ),
     }
     for name, text in files.items():

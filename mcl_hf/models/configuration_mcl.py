@@ -3,6 +3,7 @@
 Numbers are the paper's (section 4) as the published code has them (`configs/selfsup/mcl/*.py`); names are ours.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -18,6 +19,39 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 _FRACTIONS = {1: 1, 2: 1 / 4, 4: 1 / 16, 8: 1 / 32}
+_DERIVED = {
+    "backbone": ("stage_names", "out_indices"),  # out_features are names, which most backbones share
+    "backbone_kwargs": ("stage_names", "out_indices"),
+    "num_channels": ("image_mean", "image_std"),
+    "montage_ratios": ("montage_fractions", "level_weights"),
+}
+"""Fields -> those that are found from them where left out."""
+
+
+def with_fields(
+    kind: Any, written: dict[str, Any], given: dict[str, Any], derived: Mapping[str, tuple[str, ...]]
+) -> dict[str, Any]:
+    """A written configuration with other values for some fields.
+
+    transformers builds it from what is written and sets the others after, so that nothing checks them, and what was
+    found from the old values stays.
+
+    Args:
+        kind: class of the configuration.
+        written: content of a config.json.
+        given: the other values; those for fields of `kind` are taken out.
+        derived: field -> fields that are to be found anew where it changes.
+    """
+    own = kind.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
+    changes = {name: given.pop(name) for name in list(given) if name in own}
+    stale: set[str] = set()
+    for name in changes.keys() & derived.keys():
+        old, new = (
+            list(value) if isinstance(value, tuple) else value
+            for value in (written.get(name, getattr(kind, name, None)), changes[name])
+        )
+        stale.update(derived[name] if old != new else ())
+    return {name: value for name, value in written.items() if name not in stale} | changes
 
 
 @strict
@@ -129,18 +163,19 @@ class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """transformers' own; a detector's configuration is refused, since the projection of its region head
-        would start at random (`load_starting_weights` says so, this cannot).
+        """transformers' own, with what follows from fields in `kwargs` found anew; a detector's configuration is
+        refused, since the projection of its region head would start at random (`load_starting_weights` says so, this
+        cannot).
 
         Raises:
-            ValueError: It is a detector's.
+            ValueError: It is a detector's, or fields do not fit.
         """
         if config_dict.get("model_type") == "mcl_detector":
             raise ValueError(
                 "this is a fine-tuned detector, not a pre-trained model: open it as MCLForInstanceSegmentation or "
                 "MCLForObjectDetection"
             )
-        return super().from_dict(config_dict, **kwargs)
+        return super().from_dict(with_fields(cls, config_dict, kwargs, _DERIVED), **kwargs)
 
     def _check_levels(self) -> None:
         """The three per-level fields are one table: row i describes level i."""

@@ -130,6 +130,7 @@ def _pretrain(
         data={
             "description": source.description,
             "fingerprint": source.fingerprint,
+            "former_fingerprint": source.former_fingerprint,
             "num_images": len(source),
             "sources": describe_sources(arguments.data),
         },

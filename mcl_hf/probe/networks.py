@@ -9,7 +9,7 @@ import torch
 
 from ..errors import InputError
 from ..models import MCLConfig, MCLModel
-from ..remote.checkpoints import MODEL_FILES, local_checkpoint
+from ..remote.checkpoints import MODEL_FILES, last_checkpoint, local_checkpoint
 from ..transfer.starting_weights import load_starting_weights, starting_description, starting_statistics
 
 RANDOM, TIMM = "random", "timm:"
@@ -67,9 +67,8 @@ def open_checkpoint(name: str) -> MCLModel:
         InputError: nothing there that `MCLModel` opens.
     """
     folder = Path(name)
-    last = folder / "checkpoints" / "last"
-    if folder.is_dir() and not (folder / "config.json").exists() and last.exists():
-        name = str(last)
+    if folder.is_dir() and not (folder / "config.json").exists():
+        name = str(last_checkpoint(folder) or folder)
     try:
         local = local_checkpoint(name, MODEL_FILES)
         return MCLModel.from_pretrained(local, dtype=torch.float32).eval()

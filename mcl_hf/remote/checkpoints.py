@@ -91,6 +91,22 @@ def demo_checkpoint() -> Path:
     return Path(__file__).parents[1] / "pretrained" / DEMO
 
 
+def last_checkpoint(run: Path) -> Path | None:
+    """The newest checkpoint in the folder of a run: what `checkpoints/last` points to, also on disks without links;
+    None where there is none. Checkpoints come to be whole, so a look at the manifest has to do."""
+    last = run / "checkpoints" / "last"
+    if last.is_dir():
+        return last
+    names = sorted(manifest.parent.name for manifest in run.glob("checkpoints/step-*/manifest.json"))
+    return run / "checkpoints" / names[-1] if names else None
+
+
+def with_last(path: Path) -> Path:
+    """A path, with the newest checkpoint for `RUN/checkpoints/last`, where that is not there."""
+    is_last = path.parts[-2:] == ("checkpoints", "last") and not path.exists()
+    return (last_checkpoint(path.parents[1]) if is_last else None) or path
+
+
 def local_checkpoint(source: str, patterns: Sequence[str], others: str = "") -> Path:
     """The file or folder of a checkpoint on this machine.
 
@@ -107,7 +123,7 @@ def local_checkpoint(source: str, patterns: Sequence[str], others: str = "") -> 
     """
     if not source:  # which would be the current folder
         raise ValueError("the name of a checkpoint is empty")
-    path = Path(source)
+    path = with_last(Path(source))
     if path.exists():
         return _checked(path)
     if source == DEMO:
@@ -252,6 +268,8 @@ __all__ = [
     "fetch",
     "hub_checkpoints",
     "hub_source",
+    "last_checkpoint",
     "local_checkpoint",
     "refusal",
+    "with_last",
 ]

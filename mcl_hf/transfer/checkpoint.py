@@ -18,7 +18,7 @@ from ..models.configuration_mcl import MCLConfig
 from ..models.image_processing_mcl import MCLImageProcessor
 from ..models.timm_backbone import describe_backbone
 from ..models.weight_files import read_json_object
-from ..remote.checkpoints import MODEL_FILES, local_checkpoint
+from ..remote.checkpoints import MODEL_FILES, last_checkpoint, local_checkpoint
 from .starting_weights import read_checkpoint, rename_from_detector
 
 DETECTOR_TYPE = "mcl_detector"
@@ -118,9 +118,8 @@ def find_folder(source: str) -> tuple[Path, dict[str, Any]]:
         raise InputError(str(error)) from error
     if folder.is_file():
         raise InputError(f"{source} is a file: give the folder of a checkpoint (foreign files go to mcl-hf import)")
-    last = folder / "checkpoints" / "last"
-    if not (folder / "config.json").is_file() and last.is_dir():
-        folder = last
+    if not (folder / "config.json").is_file():
+        folder = last_checkpoint(folder) or folder
     try:
         return folder, read_json_object(folder / "config.json")
     except OSError as error:

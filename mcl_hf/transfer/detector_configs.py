@@ -1,8 +1,8 @@
 """What a detector needs beside weights, as text: without these settings names match and results are silently wrong.
 
 Where it sits: to_detectors -> **detector_configs**, which fills `detector_configs.yaml` for detectron2 and mmdet and
-`build_detector.py.jinja` for torchvision. Stride in the 3x3 convolution, RGB, mean and std, nothing frozen, batch norm
-in FPN and heads, a box head of four convolutions and one fully connected layer.
+`build_detector.py.jinja` for torchvision. Stride in the 3x3 convolution, RGB or gray, mean and std, nothing frozen,
+batch norm in FPN and heads, a box head of four convolutions and one fully connected layer.
 
 torchvision gets a module of its own classes that builds the detector and loads the weights beside it. Two classes of it
 are small variations, because torchvision has no option for what the weights were trained with: RoIAlign aligned by half
@@ -113,6 +113,7 @@ def _detectron2_yaml(values: dict[str, Any]) -> str:
         "basic": values["depth"] < 50,
         "stages": ["res3", "res4", "res5"] if values["dense"] else ["res2", "res3", "res4", "res5"],
         "rpn_conv_dims": [-1] * values["rpn_conv_depth"],
+        "format": "L" if values["gray"] else "RGB",
         "train_sizes": [values["min_size"]] if values["min_size"] else [640, 672, 704, 736, 768, 800],
     }
     text = yaml.safe_dump(_filled("detectron2", values), sort_keys=False, default_flow_style=None, width=110)
@@ -128,7 +129,9 @@ def _mmdet_config(values: dict[str, Any]) -> str:
         "finest_scale": values["roi_canonical_size"] // 4,
         "target_stds": [1 / weight for weight in values["bbox_reg_weights"]],
         "classes": tuple(values["classes"]),
-        "scale": (values["max_size"], values["min_size"]),
+        "colour": values["num_channels"] == 3,
+        "own_pipeline": values["named"] or values["gray"],
+        "scale": (values["max_size"] or 1333, values["min_size"] or 800),  # the stock configs'
         "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
     }
     parts = _filled("mmdet", values)
@@ -163,6 +166,7 @@ def _values(checkpoint: Checkpoint, detector: str, box_convs: int) -> dict[str, 
         "backbone": config.backbone,
         "depth": depth,
         "num_channels": config.num_channels,
+        "gray": config.num_channels == 1,
         "channels": [stage * (1 if depth < 50 else 4) for stage in (64, 128, 256, 512)],
         "width": config.fpn_channels,
         "box_convs": box_convs,

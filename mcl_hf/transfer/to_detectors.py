@@ -44,8 +44,8 @@ def write_detector(checkpoint: Checkpoint, detector: str | None, folder: Path, t
         target: `torchvision`, `detectron2` or `mmdet`.
 
     Raises:
-        InputError: The backbone is none that these detectors have by such names, or the box head has not the four
-            convolutions that mmdet's has.
+        InputError: The backbone is none that these detectors have by such names, the box head has not the four
+            convolutions that mmdet's has, or images have channels that mmdet does not take.
     """
     _check_layers(checkpoint)
     if detector is not None and detector not in DETECTORS:
@@ -57,6 +57,11 @@ def write_detector(checkpoint: Checkpoint, detector: str | None, folder: Path, t
     if target == "mmdet" and detector != "retinanet" and convs != 4:
         raise InputError(f"mmdet's Shared4Conv1FCBBoxHead has 4 convolutions, {checkpoint.source} {convs}")
     _check_backbone(checkpoint, target)
+    channels = checkpoint.config.num_channels
+    if target == "mmdet" and channels not in (1, 3):
+        raise InputError(
+            f"{checkpoint.source} takes {channels} channels, and mmdet 1 or 3: --to detectron2, timm and onnx take them"
+        )
     given = settings(checkpoint, detector)
     table: Table = TABLES[target, detector]
     tensors, more = checkpoint.tensors, 0
@@ -75,6 +80,8 @@ def write_detector(checkpoint: Checkpoint, detector: str | None, folder: Path, t
         torch.save(content, folder / "model.pth")
     for file, text in config_files(checkpoint, target, detector, convs).items():
         (folder / file).write_text(text, encoding="utf-8")
+    if target == "detectron2" and channels not in (1, 3):
+        coverage.notes.append(f"no INPUT.FORMAT reads {channels} channels: bring a mapper of your own that gives them")
     coverage.notes += [
         f"{name} {given[name]} has no option in {target}, where it is {value}"
         for name, value in _WITHOUT_A_KEY[target].items()

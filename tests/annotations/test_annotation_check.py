@@ -59,6 +59,20 @@ def test_refused(tmp_path, change, message):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("written", "key"), [('"images": [', "images"), ('"bbox": [', "bbox"), ('"categories": [', "categories")]
+)
+def test_a_key_that_is_given_twice_is_refused(tmp_path, written, key):
+    write_scenes(tmp_path, 2, most_objects=2)
+    file = tmp_path / "annotations" / "instances_train.json"
+    text = json.dumps(json.loads(file.read_text()))
+    file.write_text(text.replace(written, f'"{key}": [1, 2, 3, 4], {written}', 1))
+    with pytest.raises(InputError, match=rf"instances_train\.json gives '{key}' twice, with different values: leave"):
+        open_detection_data(tmp_path)
+    file.write_text(text.replace('"iscrowd": 0', '"iscrowd": 0, "iscrowd": 0'))  # which says the same
+    assert len(open_detection_data(tmp_path)) == 2
+
+
 def test_broken_ones_are_left_out_when_asked(tmp_path):
     def change(content: dict) -> None:
         content["images"][1]["file_name"] = "gone.png"

@@ -392,7 +392,13 @@ def test_metadata_under_any_name_of_a_split(tmp_path, name):
         text(tmp_path / "{set} [1]" / split / name, "\n".join(lines))
     for split in ("val", "valid", "dev", "validation"):
         data = open_detection_data(tmp_path / "{set} [1]", split=split)
+        assert data.description.startswith("folder of images with metadata, split dev (")
         assert data.category_names == ["dev"] and data[0].boxes.tolist() == [BOX]
+    file = tmp_path / "{set} [1]" / "dev" / name
+    quote = '""' if name.endswith("csv") else '"'
+    file.write_text(file.read_text().replace(f"{quote}bbox", f"{quote}category{quote}: [], {quote}bbox"))
+    with pytest.raises(InputError, match="gives 'category' twice, with different values"):
+        open_detection_data(tmp_path / "{set} [1]", split="val")
 
 
 def test_a_line_ends_where_a_line_ends(tmp_path):
@@ -532,6 +538,8 @@ def split_column(kind: str, folder: Path, words: list[str], name: str = "split",
 def test_a_column_of_splits_keeps_the_test_images_out_of_training(tmp_path, kind):
     spec = split_column(kind, tmp_path / "a", ["TRAIN", "test", "TRAIN", "val2", "holdout"])
     assert list_splits(spec) == ["TRAIN", "test", "val2", "holdout"]
+    assert ", rows of split TRAIN, 2 of 5 images (" in open_detection_data(spec).description
+    assert ", rows of split val2, 1 of 5 images (" in open_detection_data(spec, split="validation").description
     sizes = {split: len(open_detection_data(spec, split=split)) for split in ("train", "test", "validation", "holdout")}
     assert sizes == {"train": 2, "test": 1, "validation": 1, "holdout": 1}
     with pytest.raises(InputError, match="has several splits: choose one of TRAIN"):

@@ -25,6 +25,13 @@ def test_a_card_takes_the_place_of_the_short_readme_but_not_of_somebodys(run, tm
         assert main(["card", str(run)]) == 0, capsys.readouterr().err
     text = (run / "README.md").read_text()
     check_card(text)
+    (run / "README.md").write_bytes(text.replace("\n", "\r\n").encode())  # as some editors do
+    assert main(["card", str(run)]) == 0 and (run / "README.md").read_text() == text
+    (run / "README.md").write_text(text.replace("## Limitations", "## Limits, as I see them"))
+    assert main(["card", str(run)]) == 2 and "was written by somebody: name it" in capsys.readouterr().err
+    old = "\n".join(line for line in text.split("\n") if "as written by mcl_hf" not in line)  # of earlier versions
+    (run / "README.md").write_text(old.replace("## Limitations", "## Limits"))
+    assert main(["card", str(run)]) == 0 and (run / "README.md").read_text() == text
     assert "Recipe `demo` with these options changed" in text and (run / "pictures" / "training.png").exists()
     (run / "README.md").write_text("# My own words\n")
     assert main(["card", str(run)]) == 2

@@ -288,6 +288,12 @@ def test_every_subset_holds_as_many_images_as_a_step_takes(plan, scenes, tmp_pat
         open_setting(plan, tmp_path)
 
 
+def test_a_terminal_that_is_closed_ends_no_comparison(plan, monkeypatch):
+    gone = SimpleNamespace(write=lambda text: os.write(-1, b""), flush=lambda: None, isatty=lambda: False)
+    monkeypatch.setattr(sys, "stdout", gone)
+    assert mcl_hf.compare(**plan, dry_run=True).results == {}
+
+
 def test_a_dry_run_lists_and_leaves_nothing(plan, capsys, tmp_path):
     many = {"seeds": 5, "subsets": 5, "images": ["2", "4"], "learning_rates": [0.02, 0.04]}
     mcl_hf.compare(**plan | many, dry_run=True)

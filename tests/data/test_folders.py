@@ -254,7 +254,8 @@ def test_a_metadata_column_of_splits_keeps_test_images_out(folder: Path) -> None
     rows = [{"file_name": name, "split": word} for name, word in zip(images, words, strict=True)]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     source = open_source(str(folder))
-    assert len(source) == len(images) - 2 and "rows of split train" in source.description
+    assert len(source) == len(images) - 2
+    assert f"rows of split train: {len(images) - 2} of {len(images)} images\n" in source.description
     names = {source.sample(index).name for index in range(len(source))}
     assert names == {str(folder / name) for name, word in zip(images, words, strict=True) if word == "train"}
     validation = open_source(str(folder), split="validation")

@@ -32,6 +32,17 @@ def test_defaults_follow_the_detector() -> None:
     assert mask_rcnn.image_mean == [0.485, 0.456, 0.406]
 
 
+def test_another_detector_of_a_folder_has_its_own_anchors(tmp_path: Path) -> None:
+    sizes = [[16], [32], [64], [128], [256]]
+    MCLDetectorConfig(backbone="resnet18", anchor_sizes=sizes).save_pretrained(tmp_path)
+    dense = MCLDetectorConfig.from_pretrained(tmp_path, detector="retinanet", num_channels=1, num_labels=3)
+    assert (dense.anchor_sizes[0], dense.box_bg_iou_thresh) == ([32, 40, 50], 0.4)
+    assert (dense.image_mean, dense.image_std, dense.num_labels) == ([0.5], [0.25], 3)
+    assert MCLDetectorConfig.from_pretrained(tmp_path, detector="faster_rcnn").anchor_sizes == sizes
+    with pytest.raises(ValueError, match="min_size 2000 is above"):
+        MCLDetectorConfig.from_pretrained(tmp_path, min_size=2000)
+
+
 def test_fields_of_a_pretrained_model() -> None:
     mcl = MCLConfig(backbone="resnet18", fpn_channels=32, num_channels=1, image_mean=[0.3], region_convs=2)
     config = MCLDetectorConfig.from_mcl(mcl, detector="faster_rcnn", num_labels=5, fpn_channels=64)

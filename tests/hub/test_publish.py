@@ -208,6 +208,23 @@ def test_a_release_replaces_the_one_before_and_leaves_what_is_not_its_own(hub, c
     assert len(titles(hub)) == 2
 
 
+def test_a_card_that_was_changed_on_the_hub_stays(hub, command, run, tmp_path):
+    assert command("push", str(run), "alice/net", "--with-timm", token="hf_alice").code == 0
+    written = hub.store.read("alice/net", "README.md")
+    changed = written.replace(b"## Limitations", b"## Limits, as I see them")
+    assert changed != written
+    hub.store.add("alice/net", {"README.md": changed})
+    again = ("push", str(run), "alice/net", "--with-timm", "--title", "Another")
+    done = command(*again, token="hf_alice")
+    assert done.code == 0 and done.out.count("README.md was changed there since it was written, and stays") == 1
+    assert hub.store.read("alice/net", "README.md") == changed
+    assert b"# Another" in hub.store.read("alice/net-timm", "README.md"), "that one was not"
+    card = tmp_path / "mine.md"
+    card.write_text("---\nlibrary_name: transformers\n---\n# Mine\n")
+    assert command("push", str(run), "alice/net", "--card", str(card), token="hf_alice").code == 0
+    assert hub.store.read("alice/net", "README.md") == card.read_bytes()
+
+
 def test_the_next_release_gets_the_next_number(hub, command, run, tmp_path):
     assert command("push", str(run / "checkpoints" / "step-00000002"), "alice/net", token="hf_alice").code == 0
     assert command("push", str(run), "alice/net", token="hf_alice").code == 0

@@ -100,6 +100,14 @@ ROWS = [
         repository="bob/net",
     ),
     Row(
+        "an organisation that one may only read",
+        r"no permission: guest may only read in lab; .*--create-pr\. " + UNTOUCHED,
+        "lab/net: 1 other",
+        holds("lab/net"),
+        repository="lab/net",
+        token="hf_guest",
+    ),
+    Row(
         "token without the right to make it",
         r"making alice/net: the Hub forbids it \(made to fail\).*" + UNTOUCHED,
         NOTHING,
@@ -228,6 +236,14 @@ ROWS = [
         UNTAGGED,
         then(fails("lose", COMMIT), fails("reset", r"/api/models/alice/net$", "GET", skip=2, count=-1)),
         again=RELEASE,
+    ),
+    Row(
+        "a gated repository of others",
+        r"pushing to bob/net: it is gated: ask for access on its page, and use a token .*" + UNTOUCHED,
+        "bob/net: 1 other",
+        then(holds("bob/net"), fails("status", "/preupload/", status=403, error="GatedRepo")),
+        repository="bob/net",
+        arguments=("--create-pr",),
     ),
     Row(
         "commit forbidden",

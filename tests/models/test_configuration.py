@@ -65,3 +65,16 @@ def test_levels_that_are_left_out_follow_the_ratios(levels):
     assert config.level_weights == {1: [1], 2: [0.5, 0.5], 3: [0.5, 0.25, 0.25], 4: [0.5, 0.25, 0.125, 0.125]}[levels]
     assert sum(config.level_weights) == 1
     assert MCLConfig(backbone="resnet18", montage_ratios=[1, 4]).montage_fractions == [1, 1 / 16]  # each image once
+
+
+def test_a_field_that_is_given_anew_brings_what_follows_from_it(tmp_path: Path) -> None:
+    MCLConfig(backbone="resnet18", out_features=["stage3", "stage4"], temperature=0.2).save_pretrained(tmp_path)
+    other = MCLConfig.from_pretrained(tmp_path, backbone="convnext_atto", num_channels=1, montage_ratios=(1, 4))
+    assert other.stage_names == ["stage1", "stage2", "stage3", "stage4"]
+    assert (other.out_features, other.out_indices) == (["stage3", "stage4"], [2, 3])
+    assert (other.image_mean, other.image_std) == ([0.5], [0.25])
+    assert (other.montage_fractions, other.level_weights, other.temperature) == ([1, 1 / 16], [0.5, 0.5], 0.2)
+    same = AutoConfig.from_pretrained(tmp_path, backbone="resnet18", image_mean=[0.1, 0.2, 0.3], out_indices=[4])
+    assert (same.stage_names[0], same.image_mean, same.out_features) == ("stem", [0.1, 0.2, 0.3], ["stage4"])
+    with pytest.raises(ValueError, match="temperature must be above 0"):
+        MCLConfig.from_pretrained(tmp_path, temperature=0)

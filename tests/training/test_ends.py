@@ -135,6 +135,19 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_lives(options, tmp_
     assert not (folder / LOCK).exists()
 
 
+def test_a_folder_is_one_run_s_among_threads_too(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    first, second = FolderLock(tmp_path / "run"), FolderLock(tmp_path / "link")
+    first.acquire()
+    with pytest.raises(InputError, match=r"another run is at work in .*link \(this process\)"):
+        second.acquire()
+    second.close()  # takes nothing from the first
+    assert (tmp_path / "run" / LOCK).exists()
+    first.close()
+    assert second.acquire() is None
+    second.close()
+
+
 def test_a_refused_folder_stays_as_it_was(options, tmp_path):
     (tmp_path / "thesis.txt").write_text("words")
     with pytest.raises(InputError, match="holds something else than a run"):

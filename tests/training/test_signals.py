@@ -26,6 +26,25 @@ def test_a_first_signal_asks_a_second_acts(number):
         signal.signal(number, before)
 
 
+def test_a_terminal_that_closes_asks_however_often_it_says_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        stop = StopRequest()
+        with stop.listening():
+            for _ in range(2):  # by the shell, and by the system
+                os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.name == "SIGHUP"
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by nohup
+        stop = StopRequest()
+        with stop.listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.name is None
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_handlers_come_back_after_the_run():
     before = signal.getsignal(signal.SIGINT)
     with StopRequest().listening(), interrupts_ignored():
@@ -43,7 +62,8 @@ def test_a_worker_leaves_the_first_sigterm_to_the_training_process_and_ends_at_t
     batches = iter(StepLoader(Steps(), num_images=100, num_workers=1, start_method="fork"))
     assert next(batches).step == 0
     [worker] = set(multiprocessing.active_children()) - earlier
-    os.kill(worker.pid, signal.SIGTERM)
+    for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
+        os.kill(worker.pid, number)
     assert [next(batches).step for _ in range(8)] == list(range(1, 9))  # more than were ready
     assert worker.is_alive()
     with contextlib.suppress(RuntimeError):  # torch's word that a worker is gone comes at any moment

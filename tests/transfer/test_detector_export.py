@@ -14,8 +14,16 @@ import torchvision
 import yaml
 from PIL import Image
 
-from mcl_hf import MCLDetectorConfig, MCLForInstanceSegmentation, MCLForObjectDetection, MCLImageProcessor
+from mcl_hf import (
+    MCLConfig,
+    MCLDetectorConfig,
+    MCLForInstanceSegmentation,
+    MCLForObjectDetection,
+    MCLImageProcessor,
+    MCLModel,
+)
 from mcl_hf.detectors.anchors import FixedStrideAnchors
+from mcl_hf.errors import InputError
 from mcl_hf.transfer import export_checkpoint
 from mcl_hf.transfer.checkpoint import open_checkpoint
 from mcl_hf.transfer.convert import convert
@@ -263,3 +271,45 @@ def test_anchors_of_other_frameworks_are_ours(tmp_path: Path, monkeypatch: pytes
         assert torch.equal(one, other) and torch.equal(one, one.round())
         of_detectron2 = kinds["detectron2"]().generate_cell_anchors(sizes, config.aspect_ratios)
         assert torch.equal(one, of_detectron2.unflatten(0, (3, 3)).transpose(0, 1).flatten(0, 1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fine_tuned", [True, False])
+def test_gray_detectors_read_gray_pictures_elsewhere(tmp_path: Path, fine_tuned: bool) -> None:
+    gray: dict[str, Any] = {"num_channels": 1, "image_mean": [0.2], "image_std": [0.1]}
+    if fine_tuned:
+        saved_detector(tmp_path / "gray", "faster_rcnn", **gray)
+    else:
+        MCLModel(MCLConfig(backbone="resnet18", fpn_channels=8, hidden_dim=8, **gray)).save_pretrained(
+            tmp_path / "gray"
+        )
+    for to in ("detectron2", "mmdet", "torchvision"):
+        export_checkpoint(tmp_path / "gray", tmp_path / to, to)
+        readme = (tmp_path / to / "README.md").read_text()
+        assert "values in [0, 1], gray." in readme and " RGB" not in readme
+    settings = yaml.safe_load((tmp_path / "detectron2" / "config.yaml").read_text())
+    assert (settings["INPUT"]["FORMAT"], settings["MODEL"]["PIXEL_MEAN"]) == ("L", [51.0])
+    parts = runpy.run_path(str(tmp_path / "mmdet" / "mcl.py"))
+    pixels = parts["model"]["data_preprocessor"]
+    assert (pixels["mean"], pixels["std"], pixels["bgr_to_rgb"]) == ([51.0], [25.5], False)
+    for split in ("train", "val", "test"):
+        steps = parts[f"{split}_dataloader"]["dataset"]["pipeline"]
+        assert steps[0] == {"type": "LoadImageFromFile", "color_type": "grayscale"}
+        size = next(step["scale"] for step in steps if step["type"] == "Resize")
+        assert size == ((160, 96) if fine_tuned else (1333, 800))
+        assert ("metainfo" in parts[f"{split}_dataloader"]["dataset"]) == fine_tuned
+    opened = readme.partition("```python\n")[2].partition("```")[0]
+    scope: dict[str, Any] = {}
+    exec(opened, scope)
+    assert scope["network"].conv1.in_channels == 1
+
+
+def test_detectors_of_four_channels(tmp_path: Path) -> None:
+    MCLModel(MCLConfig(backbone="resnet18", num_channels=4, fpn_channels=8, hidden_dim=8)).save_pretrained(
+        tmp_path / "4"
+    )
+    with pytest.raises(InputError, match="takes 4 channels, and mmdet 1 or 3"):
+        export_checkpoint(tmp_path / "4", tmp_path / "mmdet", "mmdet")
+    assert not (tmp_path / "mmdet").exists()
+    notes = export_checkpoint(tmp_path / "4", tmp_path / "detectron2", "detectron2").notes
+    assert any("no INPUT.FORMAT reads 4 channels" in note for note in notes)
