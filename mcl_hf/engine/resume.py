@@ -186,7 +186,7 @@ def check_recipe(checkpoint: Path, saved: TrainingState, now: TrainingState, rul
             )
     if saved.step > now.max_steps:
         words = _data_words(saved), _data_words(now)
-        why = "" if _same_data(saved, now) else f"; the data were {words[0]}, and are {words[1]}"
+        why = "" if words[0] == words[1] else f"; the data were {words[0]}, and are {words[1]}"
         raise InputError(f"{checkpoint} is at step {saved.step}, beyond the {now.max_steps} steps asked for{why}")
     changed = _changes(saved, now, rules)
     changed += [
@@ -208,8 +208,7 @@ def _changes(saved: TrainingState, now: TrainingState, rules: RecipeRules) -> li
     found = [(name, before[name], after[name]) for name in after if name in before and name not in unnamed]
     for name in ("world_size", "global_batch_size", "max_steps"):
         found.append((name, getattr(saved, name), getattr(now, name)))
-    if not _same_data(saved, now):
-        found.append(("data set", _data_words(saved), _data_words(now)))
+    found.append(("data set", _data_words(saved), _data_words(now)))
     return [(name, old, new) for name, old, new in found if old != new]
 
 
@@ -222,13 +221,6 @@ def continue_from(state: TrainingState, saved: TrainingState, rules: RecipeRules
     state.machines = join_machines(saved.machines, state.machines, saved.step)
     changed = {name: {"before": old, "now": new} for name, old, new in _changes(saved, state, rules)}
     state.changes = [*saved.changes, *([{"from_step": saved.step, "options": changed}] if changed else [])]
-
-
-def _same_data(saved: TrainingState, now: TrainingState) -> bool:
-    """Whether the data are those of a checkpoint, whose fingerprint may be an earlier version's."""
-    own = now.data.get("fingerprint")
-    same = saved.data.get("fingerprint") in (own, now.data.get("former_fingerprint", own))
-    return same and saved.data.get("num_images") == now.data.get("num_images")
 
 
 def _data_words(state: TrainingState) -> str:

@@ -130,7 +130,6 @@ def _pretrain(
         data={
             "description": source.description,
             "fingerprint": source.fingerprint,
-            "former_fingerprint": source.former_fingerprint,
             "num_images": len(source),
             "sources": describe_sources(arguments.data),
         },

@@ -287,18 +287,6 @@ def test_a_hub_that_is_busy_is_asked_again_which_shards_there_are(hub, client, t
     assert len(hub.asked("GET", "/api/datasets/")) == fault.get("count", 1) + 2
 
 
-def test_the_fingerprint_of_a_data_set_hangs_on_its_commit(hub, client, tmp_path) -> None:
-    code = "from mcl_hf.data import open_source\ns = open_source('alice/photos')\n"
-    code += "print(s.fingerprint, s.former_fingerprint)"
-    found = []
-    for first in (0, 8):  # as many images
-        shard = write_parquet(tmp_path / "train.parquet", range(first, first + 8)).read_bytes()
-        hub.store.add("alice/photos", {"train.parquet": shard}, type="dataset")
-        found += [client(code, token="hf_alice").out.split()[-2:] for _ in range(2)]
-    (one, former), again, (two, same), _ = found
-    assert [one, former] == again and one != two and former == same
-
-
 @pytest.mark.parametrize(
     ("token", "streaming", "told"),
     [

@@ -1,7 +1,6 @@
 """Local sources of every shape open to the same thing, and what cannot be opened says why in one line."""
 
 import io
-import json
 import shutil
 from pathlib import Path
 
@@ -152,28 +151,6 @@ def test_the_fingerprint_follows_content_not_place(tmp_path: Path) -> None:
     assert one.fingerprint == two.fingerprint != more.fingerprint
     (tmp_path / "two" / "b.jpg").write_bytes(b"shorter")
     assert open_source(str(tmp_path / "two")).fingerprint != one.fingerprint
-
-
-def test_the_fingerprint_does_not_hang_on_what_is_said(tmp_path: Path) -> None:
-    before = open_source(write_files(tmp_path, "a.jpg", "b.jpg"))
-    (tmp_path / "c.heic").write_bytes(b"")
-    after = open_source(str(tmp_path))
-    assert "1 .heic file(s)" in after.description and after.fingerprint == before.fingerprint
-
-
-def test_fingerprints_of_earlier_versions_are_known(tmp_path: Path) -> None:
-    """Those that were recorded when they hung on the wording of the description."""
-    for folder in ("one", "two"):
-        for name, size in (("a.jpg", 10), ("b.jpg", 20)):
-            (tmp_path / folder).mkdir(exist_ok=True)
-            (tmp_path / folder / name).write_bytes(b"x" * size)
-    rows = [{"file_name": f"{name}.jpg", "split": split} for name, split in (("a", "train"), ("b", "test"))]
-    (tmp_path / "two" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    one, two = (open_source(str(tmp_path / folder)) for folder in ("one", "two"))
-    mixed, tiles = open_source([tmp_path / "one", tmp_path / "two"]), open_source(str(tmp_path / "one"), tile=8)
-    recorded = ["366e1a554b5fbf3f", "abf74e383b08a514", "dff66e49adeaec4e", "adfa364c371790dd"]
-    assert [source.former_fingerprint for source in (one, two, mixed, tiles)] == recorded
-    assert len({source.fingerprint for source in (one, two, mixed, tiles)} - set(recorded)) == 4
 
 
 def test_a_file_that_vanished_is_a_broken_image(tmp_path: Path) -> None:

@@ -39,15 +39,6 @@ def test_the_same_recipe_needs_no_words_wherever_it_writes_and_however_it_reads(
     assert check_recipe(CHECKPOINT, state(), now, RULES) == []
 
 
-def test_the_data_s_fingerprint_may_be_that_of_an_earlier_version():
-    now = state(data={**DATA, "fingerprint": "new", "former_fingerprint": "abc"})
-    assert check_recipe(CHECKPOINT, state(), now, RULES) == []
-    continue_from(now, state(), RULES)
-    assert now.changes == [] and now.data["fingerprint"] == "new"
-    other = state(data={**DATA, "fingerprint": "new", "former_fingerprint": "abd"})
-    assert "another data set" in check_recipe(CHECKPOINT, state(), other, RULES)[0]
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -114,7 +114,7 @@ def pack_images(
     }
     folder = PackFolder(out, num_shards=-(-len(source) // images_per_shard))
     with explain_disk_errors(out):
-        folder.start(settings, source.former_fingerprint)
+        folder.start(settings)
         found = {shard: folder.report(shard) for shard in range(folder.num_shards)}
         reports = {shard: report for shard, report in found.items() if report is not None}
         continued = len(reports)

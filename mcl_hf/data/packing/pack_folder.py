@@ -66,14 +66,13 @@ class PackFolder:
     def shard_path(self, shard: int) -> Path:
         return self.out / f"images-{shard:05d}-of-{self.num_shards:05d}.parquet"
 
-    def start(self, settings: dict[str, Any], former_fingerprint: str) -> None:
-        """Make the folder, or see to it that what is there belongs to the same pack, which an earlier version may have
-        begun."""
+    def start(self, settings: dict[str, Any]) -> None:
+        """Make the folder, or see to it that what is there belongs to the same pack."""
         self.state.mkdir(parents=True, exist_ok=True)
         file = self.state / "settings.json"
         if file.exists():
             there = json.loads(file.read_text(encoding="utf-8"))
-            if there.get("data") not in (settings["data"], {**settings["data"], "fingerprint": former_fingerprint}):
+            if there.get("data") != settings["data"]:
                 raise InputError(
                     f"{self.out} holds a pack of other data (or the data changed since): give another folder, or "
                     "remove this one"

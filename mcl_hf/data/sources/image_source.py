@@ -54,9 +54,7 @@ class ImageSource(ABC):
 
     Attributes:
         description: kind, number of images, columns, an example's size and mode: a few lines for a run's log.
-        fingerprint: equal for equal names, sizes and columns, and of a data set on the Hub for the same commit, so that
-            a resumed run can tell that its data changed.
-        former_fingerprint: the one that earlier versions recorded of the same data.
+        fingerprint: equal for equal names, sizes and columns, so that a resumed run can tell that its data changed.
         labels: int64 `(num_images,)`, or None without a label column.
         label_names: name of each label id, or None where the labels have no names.
         groups: int64 `(num_images,)`, or None without a group column.
@@ -72,12 +70,6 @@ class ImageSource(ABC):
     groups: np.ndarray | None = None
     group_names: list[str] | None = None
     shard_rows: np.ndarray | None = None
-    _former: str | None = None
-
-    @property
-    def former_fingerprint(self) -> str:
-        """See the class."""
-        return self._former or self.fingerprint
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -176,7 +168,7 @@ class TableSource(ImageSource):
         self._column = image_column
         self._table = table.select_columns([image_column]).cast_column(image_column, Image(decode=False))
         used = (image_column, label_column, group_column)
-        self.fingerprint, self._former = _fingerprints(opened, used)
+        self.fingerprint = _fingerprint(opened, used)
         number = f"{len(table)} images" if opened.listed is None else f"{len(table)} of {opened.listed} images"
         self.description = self.describe(f"{opened.kind}: {number}", table.column_names, used)
 
@@ -283,20 +275,15 @@ def row_name(value: dict[str, Any] | None, row: str) -> str:
     return f"{row} ({path})" if path else row
 
 
-def _fingerprints(opened: LocalTable, columns: Sequence[str | None]) -> tuple[str, str]:
-    """Hash of names, columns, number of rows, and the sizes of up to a thousand evenly spaced files; and the one that
-    earlier versions made, which hung on the wording of the description as well, and on no commit."""
-    rows, used = len(opened.table), tuple(columns)
-    digests = [hashlib.sha256(repr(head).encode()) for head in (
-        ("table", rows, used, opened.chosen, opened.revision), (opened.kind, rows, used),
-    )]  # fmt: skip
+def _fingerprint(opened: LocalTable, columns: Sequence[str | None]) -> str:
+    """Hash of names, columns, number of rows, and the sizes of up to a thousand evenly spaced files."""
+    digest = hashlib.sha256(repr((opened.kind, len(opened.table), tuple(columns))).encode())
     stride = max(1, len(opened.files) // _FILES_IN_FINGERPRINT)
     for number, (name, path) in enumerate(opened.files):
-        size = f"{_size(Path(path))}\0".encode() if number % stride == 0 else b""
-        for digest in digests:
-            digest.update(os.fsencode(name) + b"\0" + size)
-    now, former = (digest.hexdigest()[:16] for digest in digests)
-    return now, former
+        digest.update(os.fsencode(name) + b"\0")
+        if number % stride == 0:
+            digest.update(f"{_size(Path(path))}\0".encode())
+    return digest.hexdigest()[:16]
 
 
 def _size(file: Path) -> int:

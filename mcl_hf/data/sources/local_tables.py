@@ -44,11 +44,10 @@ SPLIT_OF = {name: split for split, names in _SPLITS.items() for name in names}
 class LocalTable:
     """A table whose image column is not decoded yet.
 
-    `kind` is for people, but earlier versions have it in their fingerprints: a new wording would make theirs unknown.
     `files` are (name, size-bearing path) of what it was made from, for the fingerprint; `image_column` is set where
     the kind of data says which one it is; `roots` are the folders that paths in it belong into, where it has any;
     `conflicts` are the columns whose classes cannot be told, with a line each; `listed` is the number of rows of all
-    splits, and `chosen` their value in it, where a column chose some; `revision` is what a table of the Hub is of.
+    splits, where a column chose some.
     """
 
     table: "Dataset"
@@ -58,8 +57,6 @@ class LocalTable:
     roots: tuple[Path, ...] = ()
     conflicts: dict[str, str] = field(default_factory=dict)
     listed: int | None = None
-    chosen: str = ""
-    revision: str = ""
 
 
 def embedded_folder(data: str) -> str:
@@ -237,10 +234,7 @@ def hub_table(name: str, split: str, patterns: list[str] | None = None) -> Local
         raise InputError(f"the data set {name} has no rows in split {split}")
     part = f"split {split}" if patterns is None else f"files {', '.join(patterns)}"
     caches = (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE)
-    # `datasets` keeps a table below its commit, where that is known
-    commits = sorted({Path(file["filename"]).parent.name for file in table.cache_files})
-    revision = f"{name} {part} {' '.join(commits)}"
-    return LocalTable(table, f"Hub data set {name}, {part}", [], roots=tuple(map(Path, caches)), revision=revision)
+    return LocalTable(table, f"Hub data set {name}, {part}", [], roots=tuple(map(Path, caches)))
 
 
 def _num_rows(file: Path) -> int:

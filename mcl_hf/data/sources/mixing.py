@@ -42,12 +42,8 @@ class MixedSource(ImageSource):
         if len(groups) == len(self._sources):
             firsts = np.cumsum([0, *(part.max() + 1 for part in groups[:-1])])
             self.groups = np.concatenate([part + first for part, first in zip(groups, firsts, strict=True)])
-        self.fingerprint, self._former = (
-            hashlib.sha256(
-                "\0".join(f"{of} {count}" for of, count in zip(each, self._counts, strict=True)).encode()
-            ).hexdigest()[:16]
-            for each in ([one.fingerprint for one in sources], [one.former_fingerprint for one in sources])
-        )
+        parts_of = [f"{source.fingerprint} {count}" for source, count in zip(sources, self._counts, strict=True)]
+        self.fingerprint = hashlib.sha256("\0".join(parts_of).encode()).hexdigest()[:16]
         self.description = "\n".join(
             [f"{len(self._sources)} sources mixed: {self._size} images"]
             + [

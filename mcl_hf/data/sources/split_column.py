@@ -91,8 +91,7 @@ def rows_of_split(opened: LocalTable, split: str, data: str) -> LocalTable:
         which = f"{_listed(found)} could all be split '{split}'" if found else f"has no split '{split}'"
         raise InputError(f"{data}: {which}: its column of splits has {_listed(words)}")
     kind = f"{opened.kind.replace(split_note(split), '')}, rows of split {plain_text(found[0])}"
-    rows = rows_of_word(opened.table, found[0])
-    return replace(opened, table=rows, kind=kind, listed=len(opened.table), chosen=found[0])
+    return replace(opened, table=rows_of_word(opened.table, found[0]), kind=kind, listed=len(opened.table))
 
 
 def _listed(words: Iterable[str]) -> str:

@@ -50,10 +50,8 @@ class TiledSource(ImageSource):
             self.labels, self.label_names = np.repeat(source.labels, counts), source.label_names
         self.groups = np.repeat(np.arange(len(source)) if source.groups is None else source.groups, counts)
         self.group_names = source.group_names
-        self.fingerprint, self._former = (
-            hashlib.sha256(f"{of} tile {tile}\0".encode() + self._grid.tobytes()).hexdigest()[:16]
-            for of in (source.fingerprint, source.former_fingerprint)
-        )
+        digest = hashlib.sha256(f"{source.fingerprint} tile {tile}\0".encode() + self._grid.tobytes())
+        self.fingerprint = digest.hexdigest()[:16]
         sides = self._sizes / self._grid
         self.description = (
             f"{source.description}\ntiles of about {tile} px ({sides.min():.0f} to {sides.max():.0f}): {self._len} of "
