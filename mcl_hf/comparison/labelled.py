@@ -97,7 +97,7 @@ def subset_seed(seed: int, subset: int) -> int:
 
 def open_labelled(plan: ComparePlan, parts: Sequence[str]) -> CompareData:
     """Open annotated images of a plan: the training images, and those of `val` and `test` that are among `parts`, each
-    with objects, and none of them shared."""
+    with objects, and no image or group of the training images in the others."""
     if plan.data is None:
         raise InputError("data is missing: name annotated images, as for mcl-hf finetune --data")
     given = load_finetune_arguments(plan.recipe, **(plan.finetune or {}))
@@ -143,14 +143,24 @@ def _open_part(plan: ComparePlan, train: DetectionData, part: str, reading: Mapp
         whole = own is not None and Path(own).exists() and not list_splits(own)
         split = "train" if whole else {"val": "validation", "test": "test"}[part]
     flags = f"--{part}-data and --{part}-split"
+
+    def opened(group: str | None) -> DetectionData:
+        images = getattr(plan, f"{part}_image_root")
+        return open_detection_data(source, split=split, images=images, group_column=group, **reading)
+
     try:
-        found = open_detection_data(source, split=split, images=getattr(plan, f"{part}_image_root"), **reading)
+        try:
+            found = opened(plan.label_group)
+        except InputError:  # a table of other images need not have the column
+            found = opened(None)
     except InputError as error:
         raise InputError(
             f"{part} images: {error}; {flags} name others, such as --test-split validation, and --val-fraction 0.2 "
             "holds out what has no split"
         ) from error
     unknown = [name for name in found.category_names if name not in train.category_names]
+    groups = [{str(group) for group in data.groups if group is not None} for data in (train, found)]
+    shared = sorted(groups[0] & groups[1])
     if not found.num_objects.any():
         wrong = f"has no objects in its split {split!r}: see {flags}"
     elif unknown:
@@ -158,6 +168,11 @@ def _open_part(plan: ComparePlan, train: DetectionData, part: str, reading: Mapp
     elif overlaps(found, train):
         wrong = (
             f"shares images with the training images: it has no split {split!r} of its own; name others with {flags}"
+        )
+    elif shared:
+        wrong = (
+            f"shares {len(shared)} group(s) of {plan.label_group} with the training images, such as {shared[0]}: part "
+            f"the splits by {plan.label_group}, or name others with {flags}"
         )
     else:
         return found

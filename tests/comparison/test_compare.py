@@ -262,6 +262,23 @@ def test_test_images_among_the_others_are_refused(plan, scenes, tmp_path):
         mcl_hf.compare(**plan | {"unlabelled": [str(tmp_path / "mine")]})
 
 
+def test_groups_of_training_images_in_another_split_are_refused(plan, scenes, tmp_path):
+    folder = Path(shutil.copytree(scenes, tmp_path / "data"))
+    for split, first in (("train", 0), ("val", 10), ("test", 9)):
+        file = folder / "annotations" / f"instances_{split}.json"
+        content = json.loads(file.read_text())
+        for number, image in enumerate(content["images"], first):
+            image["board"] = f"b{number}" if split == "train" or number < 12 else None
+        file.write_text(json.dumps(content))
+    plan = load_plan(**plan | {"data": str(folder), "label_group": "board"})
+    assert open_labelled(plan, ["val"]).most == 10
+    with pytest.raises(InputError, match=r"test images: .* shares 1 group\(s\) of board .*, such as b9: part the"):
+        open_labelled(plan, ["test"])
+    (folder / "test.csv").write_text("filename,class,xmin,ymin,xmax,ymax\ntest/0001.png,ellipse,1,1,20,20\n")
+    plan.test_data = str(folder / "test.csv")  # whose groups nothing tells
+    assert len(open_labelled(plan, ["test"]).test) == 1
+
+
 def test_what_is_pre_trained_on_follows_data_that_are_moved_or_changed(plan, scenes, tmp_path, capsys, done_at_once):
     data, moved = Path(shutil.copytree(scenes, tmp_path / "data")), tmp_path / "elsewhere"
     mcl_hf.compare(**plan | {"data": str(data)})
