@@ -15,7 +15,7 @@ import json
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ from .starts import content_of_start
 
 _PATHS = ("data", "val_data", "test_data", "image_root", "val_image_root", "test_image_root", "unlabelled")
 """Fields of a plan that may change as long as the data are the same."""
+_OPTIONS = ("pretrain", "finetune")
 _WITHOUT_INFLUENCE = {
     "output_dir", "data", "init", "resume", "num_workers", "save_every_steps", "keep_last", "keep_every",
     "log_every_steps", "eval_batch_size", "eval_backend", "report_to", "log_images", "image_column", "objects_column",
@@ -253,10 +254,10 @@ class _Comparison:
         """Take over results that are of this plan, drop those of an earlier one as long as no test image was asked, and
         refuse to mix after that."""
         file = self.folder / PLAN
-        before = load_plan(str(file)) if file.is_file() else None
+        before = load_plan(str(file)) if file.is_file() else self.plan
         fields = {name: value for name, value in asdict(self.plan).items() if name not in ("output_dir", "work_dir")}
-        changed = [name for name, value in fields.items() if before is not None and getattr(before, name) != value]
-        decisive = [name for name in changed if name not in ("jobs", *_PATHS)]
+        changed = [name for name, value in fields.items() if getattr(before, name) != value]
+        decisive = [name for name in changed if _decisive(before, name) != _decisive(self.plan, name)]
         if decisive and any((self.folder / "results").glob("test-*.json")):
             self._put_away(
                 new_plan,
@@ -264,14 +265,16 @@ class _Comparison:
                 "changes after looking proves nothing; --new-plan puts that answer away and begins anew",
             )
         stale = self._take_over()
+        first = next(iter(stale), "")  # what others need stands before them
+        told = f" ({stale[first]})" if stale.get(first) else ""
         if any(name.startswith("test-") for name in stale):
             self._put_away(
                 new_plan,
-                f"{result_file(self.folder, min(stale))} is of other options, data or starts, and the test images have "
-                "been asked: use the same ones, or --new-plan, which puts that answer away and begins anew",
+                f"{result_file(self.folder, first)} is of other options, data or starts{told}, and the test images "
+                "have been asked: use the same ones, or --new-plan, which puts that answer away and begins anew",
             )
         elif stale:
-            print(f"{len(stale)} results are of an earlier plan and are made anew")
+            print(f"{len(stale)} results are of an earlier plan{told} and are made anew")
             for name in stale:
                 result_file(self.folder, name).unlink()
         (self.folder / "results").mkdir(exist_ok=True)
@@ -279,17 +282,19 @@ class _Comparison:
             file.write_text(yaml.safe_dump(fields, sort_keys=False, width=120), encoding="utf-8")
         write_json(self.folder / ABOUT, self._answer().about)
 
-    def _take_over(self) -> list[str]:
-        """Read results that are of this plan, with the weights that jobs to come need; names of those of another."""
-        stale = []
+    def _take_over(self) -> dict[str, str]:
+        """Read results that are of this plan, with the weights that jobs to come need; names of those of another, and
+        what differs, as far as it is known."""
+        stale = {}
         for job, found in read_results(self.folder, list(self.needs)).items():
             self.known[job] = found["options"]
             self.of_names |= set() if "start" in found else {job}
             whole = all(map(self._is_there_or_gone, self.needs[job]))
-            if whole and self._content(job)["record"]["digest"] == found["digest"]:
+            record = self._content(job)["record"] if whole else found
+            if whole and record["digest"] == found["digest"]:
                 self.results[job] = found
             else:
-                stale.append(job.name)
+                stale[job.name] = _difference(found, record)
                 del self.known[job]
                 self.of_names.discard(job)
         for job in [job for job in self.results if job.kind == "pretrain"]:
@@ -338,6 +343,27 @@ def _new_options(arguments: RunOptions, known: set[str]) -> set[str]:
     if isinstance(arguments, FinetuneArguments):
         defaults |= DEFAULTS
     return {name for name, value in _plain(arguments).items() if name not in known and value == defaults[name]}
+
+
+def _decisive(plan: ComparePlan, field: str) -> Any:
+    """What of a field may not change after looking. Each result is held against data and precision: data may be moved,
+    and a precision be written out where `auto` now means another."""
+    if field in ("jobs", *_PATHS):
+        return None
+    value = getattr(plan, field)
+    return {key: given for key, given in (value or {}).items() if key != "precision"} if field in _OPTIONS else value
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs in two records of a job, in a few words."""
+    was, given = before["options"], now["options"]
+    told = [
+        f"{name} {was.get(name)}, now {given.get(name)}"
+        for name in sorted({*was, *given})
+        if was.get(name) != given.get(name)
+    ]
+    told += [f"other {name} images" for name, of in now["data"].items() if before.get("data", {}).get(name) != of]
+    return "; ".join(told or (["another start"] if before.get("start", now["start"]) != now["start"] else []))
 
 
 def _check_folder(folder: Path) -> None:

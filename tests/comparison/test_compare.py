@@ -361,7 +361,8 @@ def test_results_of_a_start_that_was_trained_anew_are_of_another(plan, tmp_path,
     assert "2 jobs: 2 test; 2 done before" in capsys.readouterr().out
     torch.nn.init.ones_(next(start.backbone.parameters()))
     start.save_pretrained(tmp_path / "own")
-    with pytest.raises(InputError, match="test-own-i4-t4-s0-k0.json is of other options, data or starts"):
+    told = r"test-own-i4-t4-s0-k0.json is of other options, data or starts \(another start\)"
+    with pytest.raises(InputError, match=told):
         mcl_hf.compare(**plan)
 
 
@@ -452,6 +453,22 @@ def test_all_jobs_are_in_the_precision_that_auto_means_here(plan, tmp_path, monk
     plan["finetune"] = FINETUNE | {"precision": "bf16"}
     told = [line for line in open_setting(load_plan(**plan), tmp_path).warnings if "no bf16 instructions" in line]
     assert len(told) == (not bf16)
+
+
+def test_what_auto_means_on_another_machine_is_named(plan, capsys, tmp_path, monkeypatch, done_at_once):
+    auto = plan | {"finetune": FINETUNE | {"precision": "auto"}, "pretrain": PRETRAIN | {"precision": "auto"}}
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    mcl_hf.compare(**auto)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    with pytest.raises(InputError, match=r"pretrain-mcl-s0.json is of .* \(precision fp32, now bf16\), and the test"):
+        mcl_hf.compare(**auto)
+    written_out = {"finetune": FINETUNE | {"precision": "fp32"}, "pretrain": PRETRAIN | {"precision": "fp32"}}
+    mcl_hf.compare(**plan | written_out)
+    assert "; 3 done before" in capsys.readouterr().out
+    for file in (tmp_path / "answer" / "results").glob("test-*.json"):
+        file.unlink()
+    mcl_hf.compare(**auto)
+    assert "1 results are of an earlier plan (precision fp32, now bf16) and are made anew" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("group", [None, "scene"])
