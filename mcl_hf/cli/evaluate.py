@@ -162,7 +162,8 @@ def _detect(options: EvaluateOptions, data: DetectionData, folder: Path) -> tupl
     """The data without broken images, and all results on the first process, None on the others.
 
     Raises:
-        InputError: an image does not decode, without `--skip-broken`; the results of all others are in the folder.
+        InputError: an image does not decode, without `--skip-broken`; the results of all others are in the folder,
+            beside those of a whole evaluation.
     """
     import torch.distributed as dist
     from accelerate import PartialState
@@ -211,12 +212,13 @@ def _detect(options: EvaluateOptions, data: DetectionData, folder: Path) -> tupl
     say(f"{len(data)} images in {seconds:.1f} s, {len(data) / seconds:.1f} images/s with decoding")
     reasons = {index: reason for part in broken for index, reason in part.items()}
     if reasons and not options.skip_broken:
-        write_results(folder / "results.json", results)
+        kept = folder / ("results-partial.json" if (folder / "metrics.json").exists() else "results.json")
+        write_results(kept, results)
         index, reason = min(reasons.items())
         more = f" (and {len(reasons) - 1} more broken images)" if len(reasons) > 1 else ""
         raise InputError(
             f"{data.names[index]}: {reason}{more}: mend the data, or leave it out with --skip-broken; what was found "
-            f"in the others is in {folder / 'results.json'}, to be scored with --predictions"
+            f"in the others is in {kept}, to be scored with --predictions"
         )
     for index, reason in sorted(reasons.items()):
         say(plain_text(f"broken, left out: {data.names[index]}: {reason}"))

@@ -151,6 +151,11 @@ def test_an_image_found_broken_late_costs_itself_and_not_the_others(folder, tmp_
     assert {result["image_id"] for result in kept} == {1, 2, 4, 5, 6}
     assert evaluate(folder / "detector", *options, "--skip-broken") == 0
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == kept
+    (tmp_path / "out" / "results.json").write_text("[]")  # of an evaluation, which the next one does not finish
+    assert evaluate(folder / "detector", *options) == 2
+    assert f"is in {tmp_path / 'out' / 'results-partial.json'}" in capsys.readouterr().err
+    assert (tmp_path / "out" / "results.json").read_text() == "[]"
+    assert json.loads((tmp_path / "out" / "results-partial.json").read_text()) == kept
 
 
 def test_results_that_cannot_be_scored(folder, tmp_path, capsys):
