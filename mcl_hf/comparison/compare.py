@@ -131,8 +131,7 @@ class _Comparison:
         self.commit = _commit_of_this()
         self.results: Results = {}
         self.failed: dict[str, str] = {}
-        self.known: dict[Job, dict[str, Any]] = {}  # options of the version that made a result, or began to
-        self.of_names: set[Job] = set()  # whose results, of an earlier version, know a start by its name alone
+        self.known: dict[Job, dict[str, Any]] = {}  # what the version that made a result, or began to, recorded
 
     def run(self, planned: list[Job], dry_run: bool, new_plan: bool) -> Answer:
         for line in [*self.setting.lines, *(f"warning: {line}" for line in self.setting.warnings)]:
@@ -193,8 +192,9 @@ class _Comparison:
         folder = self.setting.work / job.name
         checkpoint = None if job in self.known else newest_whole_checkpoint(folder)[0]
         if checkpoint is not None:
-            self.known[job] = read_training_state(checkpoint).arguments
-        without = _WITHOUT_INFLUENCE | (_new_options(arguments, set(self.known[job])) if job in self.known else set())
+            self.known[job] = {"options": read_training_state(checkpoint).arguments, "start": start}
+        known = self.known.get(job)
+        without = _WITHOUT_INFLUENCE | (set() if known is None else _new_options(arguments, set(known["options"])))
         shown = {name: value for name, value in plain.items() if name not in without}
         first = job.kind == "test" and job.subset == 0 and job.images == self.plan.images[0]
         scales = self.plan.scales if first else []
@@ -230,9 +230,11 @@ class _Comparison:
         start = next(start for start in self.setting.starts if start.name == job.start)
         rate = job.rate or self._answer().chosen_rate(job.start, job.images)
         if any(need.kind == "tune" and need not in self.results for need in self.needs[job]):  # see `_is_there_or_gone`
-            rate = self.known[job]["base_learning_rate"]
+            rate = self.known[job]["options"]["base_learning_rate"]
         arguments = self.setting.arguments(start, job.steps, rate)
-        digest = f"{start.init}" if job in self.of_names else content_of_start(f"{start.init}")
+        digest = f"{start.init}"
+        if job not in self.known or "start" in self.known[job]:  # earlier versions knew a start by its name alone
+            digest = content_of_start(digest)
         if start.of is not None:
             source = Job("pretrain", start.of, job.seed)
             arguments = replace(arguments, init=str(self.setting.work / source.name))
@@ -287,8 +289,7 @@ class _Comparison:
         what differs, as far as it is known."""
         stale = {}
         for job, found in read_results(self.folder, list(self.needs)).items():
-            self.known[job] = found["options"]
-            self.of_names |= set() if "start" in found else {job}
+            self.known[job] = found
             whole = all(map(self._is_there_or_gone, self.needs[job]))
             record = self._content(job)["record"] if whole else found
             if whole and record["digest"] == found["digest"]:
@@ -296,7 +297,6 @@ class _Comparison:
             else:
                 stale[job.name] = _difference(found, record)
                 del self.known[job]
-                self.of_names.discard(job)
         for job in [job for job in self.results if job.kind == "pretrain"]:
             wanted = any(job in needs and other not in self.results for other, needs in self.needs.items())
             if wanted and not (self.setting.work / job.name / "model.safetensors").exists():
@@ -322,7 +322,6 @@ class _Comparison:
                 shutil.move(self.folder / name, target / name)
         self.results.clear()
         self.known.clear()
-        self.of_names.clear()
         print(f"the earlier answer is in {target}")
 
     def _answer(self) -> Answer:

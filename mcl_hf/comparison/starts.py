@@ -32,7 +32,7 @@ from ..finetuning.arguments import FinetuneArguments
 from ..models import MCLConfig, MCLForPreTraining
 from ..pretraining.arguments import PretrainArguments, load_arguments
 from ..transfer.checkpoint import find_folder
-from ..transfer.starting_weights import check_start
+from ..transfer.starting_weights import check_start, plain_source
 from ..transfer.torchvision_detectors import COCO_WEIGHTS, TORCHVISION
 from .plan import ComparePlan
 
@@ -194,10 +194,10 @@ def _pretraining(plan: ComparePlan, start: Start) -> Pretraining:
 def content_of_start(init: str) -> str:
     """What tells a start from another, as a short text: of a file or folder here a digest of its weights, wherever it
     lies; of others their name."""
-    place = Path(init)
+    place = Path(plain_source(init))
     if not place.exists():
         return init
-    folder = place if place.is_file() else find_folder(init)[0]
+    folder = place if place.is_file() else find_folder(str(place))[0]
     files = [folder] if place.is_file() else sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS)
     return " ".join(file_hash(file)[:16] for file in files) or init
 

@@ -24,7 +24,7 @@ from mcl_hf.comparison.jobs import Job
 from mcl_hf.comparison.labelled import open_labelled
 from mcl_hf.comparison.plan import ComparePlan, load_plan
 from mcl_hf.comparison.setting import open_setting
-from mcl_hf.comparison.starts import read_starts, reference_network
+from mcl_hf.comparison.starts import content_of_start, read_starts, reference_network
 from mcl_hf.errors import InputError
 from mcl_hf.finetuning.arguments import load_finetune_arguments
 from tests.detectors.test_transformers_detectors import OPTIONS
@@ -359,6 +359,7 @@ def test_results_of_a_start_that_was_trained_anew_are_of_another(plan, tmp_path,
     mcl_hf.compare(**plan)
     mcl_hf.compare(**plan)
     assert "2 jobs: 2 test; 2 done before" in capsys.readouterr().out
+    assert content_of_start(f"timm:local-dir:{tmp_path / 'own'}") == content_of_start(str(tmp_path / "own"))
     torch.nn.init.ones_(next(start.backbone.parameters()))
     start.save_pretrained(tmp_path / "own")
     told = r"test-own-i4-t4-s0-k0.json is of other options, data or starts \(another start\)"
