@@ -18,7 +18,8 @@ from mcl_hf.finetuning.health import observe, verdicts
 
 ROOT = Path(__file__).parents[2]
 DEMONSTRATIONS = ROOT / "evaluation" / "demonstrations"
-PROOFS = (ROOT / "evaluation" / "deeppcb", ROOT / "evaluation" / "deeppcb" / "control", ROOT / "evaluation" / "bccd")
+BOARDS = ROOT / "evaluation" / "deeppcb"
+PROOFS = (BOARDS, BOARDS / "control", BOARDS / "longer", ROOT / "evaluation" / "bccd")
 
 
 def write_answer(folder, scores, *, images=("25",), subsets=1, figure="AP50", more="", tuned=None):
@@ -79,6 +80,20 @@ def test_reports_page_and_readme_of_the_proofs_say_what_their_results_say():
     told = (ROOT / "README.md").read_text().partition("## Does it help?")[2].partition("\n## ")[0]
     figures = re.findall(r"[+-]?\d+\.\d", told)
     assert len(figures) >= 4 and all(figure in report for figure in figures), figures
+
+
+def test_what_the_page_says_of_long_fine_tuning_is_what_the_two_controls_say():
+    """The detectors from random weights are those of `control`, which `longer` has under another name."""
+    control, longer = read_answer(BOARDS / "control"), read_answer(BOARDS / "longer")
+    scores = {"mcl": longer.scores("25")["mcl"], "random": control.scores("25")["random-matched"]}
+    found = paired_difference("mcl", "random", "25", scores)
+    assert found.seeds == 4 and longer.main_steps("mcl", "25") == control.main_steps("random-matched", "25") == 1836
+    page = " ".join((ROOT / "docs" / "proof.md").read_text().split())
+    assert f"{found.mean:.1f} points above `random-matched` (95 % {found.low:+.1f} to {found.high:+.1f} over" in page
+    for job, result in longer.results.items():
+        if job.start == "random":
+            of_control = control.results[dataclasses.replace(job, start="random-matched")]
+            assert (result["figures"], result["loss"]) == (of_control["figures"], of_control["loss"])
 
 
 def test_a_clear_difference_is_told_and_a_small_one_is_not(tmp_path):
