@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mcl_hf.comparison.answer import ABOUT, PLAN, read_answer, read_primary
-from mcl_hf.comparison.jobs import Job, list_jobs, result_file
+from mcl_hf.comparison.jobs import Job, digest_of, list_jobs, result_file
 from mcl_hf.comparison.plan import load_plan
 from mcl_hf.comparison.report import to_markdown, write_report
 from mcl_hf.comparison.statistics import holm, label_equivalent, paired_difference, seeds_needed, t_bound
@@ -94,6 +94,22 @@ def test_what_the_page_says_of_long_fine_tuning_is_what_the_two_controls_say():
         if job.start == "random":
             of_control = control.results[dataclasses.replace(job, start="random-matched")]
             assert (result["figures"], result["loss"]) == (of_control["figures"], of_control["loss"])
+
+
+@pytest.mark.parametrize("proof", PROOFS, ids=lambda folder: folder.name)
+def test_published_results_are_of_their_digests_still(proof):
+    """So that a comparison goes on in these folders."""
+    answer = read_answer(proof)
+    plan, about = answer.plan, answer.about
+    assert answer.results
+    for job, result in answer.results.items():
+        source = about["starts"][job.start] if job.images else None
+        start = about["inits"][job.start] if job.images else None
+        if source is not None:
+            start = answer.results[Job("pretrain", source, job.seed)]["digest"]
+        first = job.kind == "test" and job.subset == 0 and job.images == plan.images[0]
+        settings = {"scales": plan.scales if first else [], "label_group": plan.label_group}
+        assert digest_of(job, {**result["options"], **settings}, result["data"], start) == result["digest"]
 
 
 def test_a_clear_difference_is_told_and_a_small_one_is_not(tmp_path):
