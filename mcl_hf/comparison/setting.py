@@ -49,6 +49,7 @@ _OF_A_JOB = {
     "val_images", "data_fraction", "epochs", "max_steps", "eval_every_steps", "early_stopping_patience", "report_to",
     "base_learning_rate",
 }  # fmt: skip
+_OF_A_START = {"max_steps", "base_learning_rate"}  # which one start may have otherwise
 _GRID = (0.5, 1.0, 2.0)
 """Learning rates that are tried, in terms of the recipe's."""
 
@@ -182,6 +183,9 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
     read_primary(plan.primary, [start.name for start in starts], plan.images)
     for name in sorted(_OF_A_JOB & set(plan.finetune or {})):
         raise InputError(f"finetune: {name} is the comparison's to set: see the plan's own fields")
+    for start in starts:
+        for name in sorted((_OF_A_JOB - _OF_A_START) & set(start.finetune or {})):
+            raise InputError(f"start {start.name}: finetune: {name} is the comparison's to set: leave it out")
     given = load_finetune_arguments(plan.recipe, **(plan.finetune or {}))
     import_backend(given.eval_backend)
     data = open_labelled(plan, ["test"] if len(plan.learning_rates) == 1 else ["test", "val"])

@@ -235,6 +235,10 @@ def test_a_comparison_that_is_killed_goes_on_to_the_same_figures(plan, tmp_path)
         ({"starts": {"random": {}, "mcl": {"pretrain": {}, "parts": 5}}}, "start mcl: parts must be a list"),
         ({"starts": {"random": {}, "a": {"init": "random", "finetune": [1]}}}, "start a: finetune must be a mapping"),
         ({"starts": {"random": {}, "a": {5: "random"}}}, "unknown field '5'"),
+        (
+            {"starts": {"random": {}, "a": {"init": "random", "finetune": {"seed": 3}}}},
+            "start a: finetune: seed is the",
+        ),
         ({"images": ["11"]}, "10 labelled images"),
         ({"finetune": {**FINETUNE, "max_steps": 3}}, "comparison's to set"),
         ({"finetune": {**FINETUNE, "batch_size": 8}}, "takes 8"),
