@@ -96,7 +96,10 @@ def compare(
     settled = False
     try:
         for path in (folder, work):
-            _make(path)
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"{path} cannot be made: {error.strerror}") from error
         with FileLock(work / ".comparison.lock", timeout=0), torch_of_its_own(), unheard():
             _check_folder(folder)
             setting = open_setting(plan, work)
@@ -111,13 +114,6 @@ def compare(
     finally:
         for path in reversed([] if settled else made):  # nothing was done here
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be made: {error.strerror}") from error
 
 
 class _Comparison:

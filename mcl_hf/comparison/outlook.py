@@ -48,7 +48,7 @@ def outlook(setting: Setting, jobs: Sequence[Job]) -> list[str]:
     left_out = "pre-trainings of equal seconds, " if setting.plan.equal == "seconds" else ""
     disk = (counts["pretrain"] + 6 * setting.plan.jobs) * size
     return [
-        *(f"{kind:>8}: {count} jobs, {flop[kind] / 1e12:,.0f} TFLOP" for kind, count in counts.items() if count),
+        *(f"{kind:>8}: {count} jobs, {flop[kind] / 1e12:,.0f} TFLOP" for kind, count in counts.items()),
         f"about {duration(seconds)} here, one job after the other and as fast as a few steps just now; {left_out}"
         f"waiting for data and evaluation are not counted; about {disk / 2**20:,.0f} MiB of disk in {setting.work}",
     ]

@@ -198,7 +198,8 @@ def open_setting(plan: ComparePlan, work: Path) -> Setting:
             f"{given.detector} learns from masks, and {train.source} has none: set detector faster_rcnn in finetune"
         )
     # the rate that the rules of `auto`, or the published protocol, have for all images
-    middle = given.base_learning_rate or given.resolved(train.widths, train.heights).base_learning_rate or 0.02
+    middle = given.resolved(train.widths, train.heights).base_learning_rate
+    assert middle is not None, "filled"
     # without gaps, equal for every start: nothing frozen unless asked for, a whole schedule, AP at its end
     base = replace(
         in_one_precision(given), max_steps=1, epochs=None, init="timm:any", eval_every_steps=0,
