@@ -214,12 +214,15 @@ class _Comparison:
             "show": first and job.seed == self.plan.first_seed,
         }
 
-    def _pretraining(self, job: Job) -> tuple[PretrainArguments, float, None, dict[str, Any]]:
-        """Options, operations (of a visit), no start, and data."""
+    def _pretraining(self, job: Job) -> tuple[PretrainArguments, float, str | None, dict[str, Any]]:
+        """Options, operations (of a visit), digest of the start where it lies here, and data."""
         own = self.setting.pretrainings[job.start]
         steps = 1 if job.kind == "pace" else self.setting.pretraining_steps(self._pace())[job.start]
         arguments = replace(own.arguments, seed=job.seed, max_steps=steps, epochs=None)
-        return arguments, own.visit_flop, None, {"unlabelled": self._answer().about["unlabelled"]}
+        init = arguments.init or "random"
+        content = content_of_start(init)
+        start = None if content == init or self._knows_names_alone(job) else content
+        return arguments, own.visit_flop, start, {"unlabelled": self._answer().about["unlabelled"]}
 
     def _finetuning(self, job: Job) -> tuple[FinetuneArguments, float, str, dict[str, Any]]:
         """Options, operations, digest of the start, and data."""
@@ -228,9 +231,7 @@ class _Comparison:
         if any(need.kind == "tune" and need not in self.results for need in self.needs[job]):  # see `_is_there_or_gone`
             rate = self.known[job]["options"]["base_learning_rate"]
         arguments = self.setting.arguments(start, job.steps, rate)
-        digest = f"{start.init}"
-        if job not in self.known or "start" in self.known[job]:  # earlier versions knew a start by its name alone
-            digest = content_of_start(digest)
+        digest = f"{start.init}" if self._knows_names_alone(job) else content_of_start(f"{start.init}")
         if start.of is not None:
             source = Job("pretrain", start.of, job.seed)
             arguments = replace(arguments, init=str(self.setting.work / source.name))
@@ -239,6 +240,10 @@ class _Comparison:
         parts = ("train", "validation" if job.kind == "tune" else "test")
         data = {name: record["fingerprint"] for name, record in self.setting.data.records.items() if name in parts}
         return arguments, self.setting.step_flop * job.steps, digest, data
+
+    def _knows_names_alone(self, job: Job) -> bool:
+        """Whether a job's result is of an earlier version, which knew no start by its weights."""
+        return job in self.known and "start" not in self.known[job]
 
     def _pace(self) -> dict[str, float]:
         """Pre-training -> seconds of a visit, of those that are timed."""

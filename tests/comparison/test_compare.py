@@ -38,6 +38,9 @@ PRETRAIN = {
     "montage_fractions": [1, 0.25, 0.0625], "level_weights": [0.5, 0.25, 0.25], "batch_size": 4, "num_workers": 0,
     "device": "cpu", "log_every_steps": 2, "probe_every_steps": -1, "save_every_steps": 2,
 }  # fmt: skip
+_OF_THE_MODEL = (
+    "backbone", "backbone_kwargs", "fpn_channels", "region_convs", "region_size", "hidden_dim", "embedding_dim",
+)  # fmt: skip
 _OF_THE_NETWORK = ("backbone_kwargs", "fpn_channels", "box_head_convs", "mask_head_convs")
 FINETUNE = {
     **{name: value for name, value in TINY.items() if name not in ("init", "backbone", "max_steps")},
@@ -368,6 +371,21 @@ def test_results_of_a_start_that_was_trained_anew_are_of_another(plan, tmp_path,
     start.save_pretrained(tmp_path / "own")
     told = r"test-own-i4-t4-s0-k0.json is of other options, data or starts \(another start\)"
     with pytest.raises(InputError, match=told):
+        mcl_hf.compare(**plan)
+
+
+def test_a_pre_training_from_a_start_that_was_trained_anew_is_another(plan, tmp_path, capsys, done_at_once):
+    start = MCLModel(MCLConfig(**{name: PRETRAIN[name] for name in _OF_THE_MODEL}))
+    start.save_pretrained(tmp_path / "own")
+    plan |= {"pretrain": PRETRAIN | {"init": str(tmp_path / "own")}}
+    mcl_hf.compare(**plan)
+    file = tmp_path / "answer" / "results" / "pretrain-mcl-s0.json"
+    result = json.loads(file.read_text())
+    mcl_hf.compare(**plan)
+    assert "3 done before" in capsys.readouterr().out and str(tmp_path) not in json.dumps(result)
+    torch.nn.init.ones_(next(start.backbone.parameters()))
+    start.save_pretrained(tmp_path / "own")
+    with pytest.raises(InputError, match=r"pretrain-mcl-s0.json is of .* \(another start\)"):
         mcl_hf.compare(**plan)
 
 
