@@ -34,9 +34,8 @@ _KEY_BYTES = 16
 _LOOKING_SECONDS = 0.02  # that a process looks without sleeping; longer waits are for data, not for statistics
 _NAP_SECONDS = 0.0005
 _ALIVE_SECONDS = 1.0  # between two looks at whether the others are there
-_SUPPORTED = (
-    sys.platform == "linux" and platform.machine() == "x86_64"
-)  # which shows writes in the order they were made
+# Only such processors show all writes in the order in which they were made.
+_SUPPORTED = sys.platform == "linux" and platform.machine() == "x86_64"
 
 
 class SharedMemory:
