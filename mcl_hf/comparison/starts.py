@@ -195,7 +195,7 @@ def content_of_start(init: str) -> str:
     """What tells a start from another, as a short text: of a file or folder here a digest of its weights, wherever it
     lies; of others their name."""
     place = Path(plain_source(init))
-    if not place.exists():
+    if init == "random" or not place.exists():  # whatever else is called so
         return init
     folder = place if place.is_file() else find_folder(str(place))[0]
     files = [folder] if place.is_file() else sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS)

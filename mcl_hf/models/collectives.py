@@ -59,6 +59,8 @@ def gather(tensor: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def total(tensor: torch.Tensor) -> torch.Tensor:
     """The sum over ranks of a tensor `(...)`, with the same bits on every rank, without gradient."""
+    if world_size() == 1:
+        return tensor.detach()
     own = tensor.detach().contiguous()
     every = _exchanged(own)  # (W, ...)
     if every is not None:

@@ -389,6 +389,13 @@ def test_a_pre_training_from_a_start_that_was_trained_anew_is_another(plan, tmp_
         mcl_hf.compare(**plan)
 
 
+def test_a_folder_called_random_is_no_start(plan, tmp_path, monkeypatch, done_at_once):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "random").mkdir()
+    mcl_hf.compare(**plan)
+    assert json.loads((tmp_path / "answer/results/test-random-i4-t4-s0-k0.json").read_text())["start"] == "random"
+
+
 def test_results_of_versions_that_knew_a_start_by_its_name_are_taken_over(
     plan, tmp_path, capsys, done_at_once, monkeypatch
 ):

@@ -102,6 +102,12 @@ def test_who_waits_for_a_killed_process_is_told(tmp_path: Path) -> None:
     assert codes == [0, 0, -signal.SIGKILL], "\n".join(said(tmp_path, rank) for rank in range(WORLD))
 
 
+def test_one_process_asks_nobody() -> None:
+    own = torch.arange(6.0).view(2, 3)
+    with same_host.sharing_memory(0, 1, CPU):
+        assert torch.equal(collectives.gather(own), own) and torch.equal(collectives.total(own), own)
+
+
 def test_a_full_disk_of_memory_is_no_error(monkeypatch, tmp_path: Path) -> None:
     def full(*_):
         raise OSError(28, "No space left on device")
