@@ -24,7 +24,7 @@ annotation ids missing, zero or used twice       numbered anew (pycocotools coun
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,10 +36,9 @@ from ..data.decode import BrokenImage, open_image
 from ..data.sources.image_source import folder_prefixes, leaves, outside
 from ..errors import InputError
 from ..plain_text import plain_text
-from .annotation_values import finite_box, flag_of, in_px, is_area, shown
 from .detection_data import AnnotationColumns, DetectionData, ImageId, ImageReader
-from .masks import clean_segmentation, mask_area, run_length_faults
-from .raw_data import RawData, RawImage
+from .masks import clean_segmentation, mask_area
+from .raw_data import RawData, RawImage, finite_box, flag_of, in_px, is_area, shown
 
 _Kept = list[tuple[RawImage, dict[str, Any]]]  # objects in the order of the columns, with their images
 HEADER_BYTES = 65536
@@ -96,21 +95,21 @@ def check_annotations(
     if not raw.images:
         raise InputError(f"{raw.source} lists no images")
     if not any(image.objects for image in raw.images):
-        more = [f"; {kind}: {plain_text(next(iter(names)))}" for kind, names, _ in raw.notes if names]
-        more += [f"; {plain_text(fault)}" for fault in raw.faults[:1]]
-        more += [f"; {plain_text(image.fault)}" for image in raw.images if image.fault]
+        reasons = [f"{kind}: {next(iter(names))}" for kind, names, _ in raw.notes if names]
+        reasons += raw.faults[:1] + [image.fault for image in raw.images if image.fault]
+        why = f"; {plain_text(reasons[0])}" if reasons else ""
         raise InputError(
-            f"{raw.source} holds no annotations of its {len(raw.images)} images: there is nothing to use"
-            f"{''.join(more[:1])}"
+            f"{raw.source} holds no annotations of its {len(raw.images)} images: there is nothing to use{why}"
         )
     report = DataReport()
     _refuse_twins(raw)
     _check_class_names(raw)
-    broken, turned = check_images(raw, check_files, allow_outside_paths)
-    broken |= _listed_twice(raw, broken, report)
-    _settle(report, "broken images", (f"{raw.images[n].name}: {fault}" for n, fault in broken.items()), skip_broken)
-    kept, columns, faults = _check_objects(raw, [image for n, image in enumerate(raw.images) if n not in broken])
-    data = checked_data(raw, broken, columns)
+    check_images(raw, check_files, allow_outside_paths)
+    _listed_twice(raw, report)
+    broken = [f"{image.name}: {image.fault}" for image in raw.images if image.fault]
+    _settle(report, "broken images", broken, skip_broken)
+    kept, columns, faults = _check_objects(raw)
+    data = checked_data(raw, columns)
     data.report = report
     _report_objects(raw, kept, data, report)
     _settle(report, "broken annotations", raw.faults + faults, skip_broken)
@@ -119,7 +118,8 @@ def check_annotations(
         raise InputError(f"{raw.source}: no annotation is left after the broken ones were taken out: {left_out}")
     if not raw.in_shares:
         _refuse_shares(data, report)
-    report.add("images that were annotated unturned", (raw.images[n].name for n in sorted(turned)), "read unturned")
+    unturned = (image.name for image in raw.images if image.is_unturned)
+    report.add("images that were annotated unturned", unturned, "read unturned")
     crowds = columns.owners[columns.iscrowd]
     report.add("crowd regions", (data.names[n] for n in crowds), "left out in training, ignored in evaluation")
     empty = np.flatnonzero(data.num_objects == 0)
@@ -129,45 +129,43 @@ def check_annotations(
     return data
 
 
-def checked_data(raw: RawData, broken: Collection[int], columns: AnnotationColumns) -> DetectionData:
-    """Images without the broken ones, which are given by position, with the annotations of the others."""
-    keep = np.array([n for n in range(len(raw.images)) if n not in broken], np.int64)
+def checked_data(raw: RawData, columns: AnnotationColumns) -> DetectionData:
+    """Images without a fault, with their annotations."""
+    keep = [n for n, image in enumerate(raw.images) if not image.fault]
     images = [raw.images[n] for n in keep]
+    categories = sorted(raw.categories)
     return DetectionData(
         kind=raw.kind,
         source=raw.source,
-        category_ids=sorted(raw.categories),
-        category_names=[raw.categories[category] for category in sorted(raw.categories)],
+        category_ids=categories,
+        category_names=[raw.categories[category] for category in categories],
         image_ids=[image.image_id for image in images],
         names=[image.name for image in images],
         widths=np.array([image.width for image in images], np.int64),
         heights=np.array([image.height for image in images], np.int64),
         columns=columns,
         reader=raw.reader,
-        positions=keep,
+        positions=np.array(keep, np.int64),
         is_voc=raw.is_voc,
         groups=[image.group for image in images],
     )
 
 
-def _settle(report: DataReport, kind: str, faults: Iterable[str], skip_broken: bool) -> None:
+def _settle(report: DataReport, kind: str, faults: Sequence[str], skip_broken: bool) -> None:
     """Record faults as left out, or refuse the first of them."""
-    listed = list(faults)
-    if listed and not skip_broken:
-        more = f" (and {len(listed) - 1} more {kind})" if len(listed) > 1 else ""
-        raise InputError(f"{plain_text(listed[0])}{more}: mend the data, or leave such ones out with --skip-broken")
-    report.add(kind, listed, "left out")
+    if faults and not skip_broken:
+        more = f" (and {len(faults) - 1} more {kind})" if len(faults) > 1 else ""
+        raise InputError(f"{plain_text(faults[0])}{more}: mend the data, or leave such ones out with --skip-broken")
+    report.add(kind, faults, "left out")
 
 
 def _refuse_twins(raw: RawData) -> None:
-    first: dict[ImageId, str] = {}
+    first: dict[ImageId, RawImage] = {}
     for image in raw.images:
-        if image.image_id in first:
-            raise InputError(
-                f"{raw.source}: {plain_text(first[image.image_id])} and {plain_text(image.name)} share the id "
-                f"{shown(image.image_id)}"
-            )
-        first[image.image_id] = image.name
+        other = first.setdefault(image.image_id, image)
+        if other is not image:
+            both = f"{plain_text(other.name)} and {plain_text(image.name)}"
+            raise InputError(f"{raw.source}: {both} share the id {shown(image.image_id)}")
 
 
 def _check_class_names(raw: RawData) -> None:
@@ -181,94 +179,80 @@ def _check_class_names(raw: RawData) -> None:
         first[name] = category
 
 
-def _listed_twice(raw: RawData, broken: dict[int, str], report: DataReport) -> dict[int, str]:
-    """Images whose file another image has listed before with other objects: each would teach that those are nothing."""
-    first: dict[str, int] = {}
-    again: dict[int, int] = {}
-    for n, path in enumerate(raw.reader.paths):
-        if path and n not in broken and first.setdefault(path, n) != n:
-            again[n] = first[path]
-    if not again:
-        return {}
-    objects = {
-        n: sorted(repr((entry.get("category_id"), entry.get("bbox"))) for entry in raw.images[n].objects)
-        for n in (*again, *again.values())
-    }
-    same = {n for n, other in again.items() if objects[n] == objects[other]}
-    report.add("images that are listed twice", (raw.images[n].name for n in sorted(same)), "kept")
-    return {
-        n: f"listed twice, as images {shown(raw.images[other].image_id)} and {shown(raw.images[n].image_id)}, with "
-        "different objects: put them into one"
-        for n, other in again.items()
-        if n not in same
-    }
+def _listed_twice(raw: RawData, report: DataReport) -> None:
+    """Images whose file another one has listed before with other objects are broken: each would teach that those are
+    nothing."""
+
+    def objects_of(image: RawImage) -> list[str]:
+        return sorted(repr((entry.get("category_id"), entry.get("bbox"))) for entry in image.objects)
+
+    first: dict[str, RawImage] = {}
+    same = []
+    for image, path in zip(raw.images, raw.reader.paths, strict=True):
+        other = first.setdefault(path, image) if path and not image.fault else image
+        if other is not image and objects_of(other) == objects_of(image):
+            same.append(image.name)
+        elif other is not image:
+            both = f"{shown(other.image_id)} and {shown(image.image_id)}"
+            image.fault = f"listed twice, as images {both}, with different objects: put them into one"
+    report.add("images that are listed twice", same, "kept")
 
 
-def check_images(raw: RawData, check_files: bool, allow_outside: bool) -> tuple[dict[int, str], set[int]]:
-    """Faults by position, and the positions of images that were annotated as stored, before EXIF turned them (which
-    `DetectionItem.decode` sees for itself).
-
-    Sizes that the annotations do not give are filled in.
-    """
-    broken = {n: image.fault for n, image in enumerate(raw.images) if image.fault is not None}
+def check_images(raw: RawData, check_files: bool, allow_outside: bool) -> None:
+    """Tell images their faults, the sizes that the annotations do not give, and whether they were annotated as stored,
+    before EXIF turned them (which `DetectionItem.decode` sees for itself)."""
     if raw.roots and not allow_outside:
         prefixes = folder_prefixes(raw.roots)
-        for n, path in enumerate(raw.reader.paths):
-            if path and n not in broken and leaves(path, prefixes):
-                broken[n] = outside(prefixes)
-    turned = set()
-    asked = [n for n, i in enumerate(raw.images) if n not in broken and (check_files or not (i.width and i.height))]
+        for image, path in zip(raw.images, raw.reader.paths, strict=True):
+            if path and not image.fault and leaves(path, prefixes):
+                image.fault = outside(prefixes)
+    asked = [n for n, i in enumerate(raw.images) if not i.fault and (check_files or not (i.width and i.height))]
     with ThreadPoolExecutor(_THREADS) as pool:
-        for position, size in zip(asked, pool.map(partial(_size, raw.reader, check_files), asked), strict=True):
-            image = raw.images[position]
+        for n, size in zip(asked, pool.map(partial(_size, raw.reader, check_files), asked), strict=True):
+            image = raw.images[n]
             if isinstance(size, str):
-                broken[position] = size
+                image.fault = size
                 continue
-            stored, upright = size
-            listed = (image.width, image.height)
+            listed, (stored, upright) = (image.width, image.height), size
             if not (image.width and image.height):
                 image.width, image.height = upright
-            elif listed == stored and listed != upright:
-                turned.add(position)
-            elif listed != upright:
-                broken[position] = (
-                    f"annotated as {listed[0]}x{listed[1]} px, but the file has {upright[0]}x{upright[1]}"
-                )
-    return dict(sorted(broken.items())), turned
+            elif listed not in size:
+                image.fault = f"annotated as {listed[0]}x{listed[1]} px, but the file has {upright[0]}x{upright[1]}"
+            image.is_unturned = listed == stored != upright
 
 
 def _size(reader: ImageReader, to_the_end: bool, position: int) -> tuple[tuple[int, int], tuple[int, int]] | str:
     """(width, height) as stored and upright, or what is wrong."""
     try:
         try:
-            opened = open_image(reader.read(position, HEADER_BYTES))
+            opened = open_image(reader.read(position, most=HEADER_BYTES))
         except BrokenImage:  # some formats keep what is needed at their end
             opened = open_image(reader.read(position))
         end = _END_OF.get(opened.picture.format or "")
         # of a file without its mark of the end, decoding alone tells whether it is whole
-        if to_the_end and end is not None and end not in reader.end(position, _END_BYTES):
+        if to_the_end and end is not None and end not in reader.read(position, -_END_BYTES):
             open_image(reader.read(position)).decode()
     except BrokenImage as error:
         return str(error)
     return opened.stored_size, (opened.width, opened.height)
 
 
-def _check_objects(raw: RawData, images: Sequence[RawImage]) -> tuple[_Kept, AnnotationColumns, list[str]]:
+def _check_objects(raw: RawData) -> tuple[_Kept, AnnotationColumns, list[str]]:
     """The objects of images that can be used, their values, and what is wrong with the others."""
     index_of = {category: index for index, category in enumerate(sorted(raw.categories))}
-    undrawable = _run_length_faults(raw)
     kept: _Kept = []
     rows: list[tuple[Any, ...]] = []
     counts: list[int] = []
     faults: list[str] = []
-    for image in images:
+    for image in raw.images:
+        if image.fault:
+            continue
         width, height, before = image.width or 0, image.height or 0, len(kept)
         for entry in image.objects:
             try:
-                mask_fault = undrawable.get(id(entry))
                 if raw.in_shares:
                     entry = in_px(entry, width, height)
-                rows.append(_values(entry, width, height, index_of, mask_fault))
+                rows.append(_values(entry, width, height, index_of))
                 kept.append((image, entry))
             except (ValueError, TypeError, IndexError, OverflowError) as error:
                 faults.append(f"{_name(image, entry)}: {error}")
@@ -276,24 +260,20 @@ def _check_objects(raw: RawData, images: Sequence[RawImage]) -> tuple[_Kept, Ann
     return kept, AnnotationColumns.of(counts, *zip(*rows, strict=True)), faults
 
 
-def _values(
-    entry: dict[str, Any], width: int, height: int, index_of: dict[int, int], mask_fault: str | None
-) -> tuple[Any, ...]:
+def _values(entry: dict[str, Any], width: int, height: int, index_of: dict[int, int]) -> tuple[Any, ...]:
     """Of each of the columns, in their order."""
     box, category, given = finite_box(entry.get("bbox")), entry.get("category_id"), entry.get("segmentation")
     try:
         label = index_of[category]  # type: ignore[index]
     except (KeyError, TypeError):
         raise ValueError(f"category {shown(category)} is not in the list of categories") from None
-    segmentation = clean_segmentation(given, height, width) if given else None
-    if mask_fault is not None:
-        raise ValueError(mask_fault)
+    mask = clean_segmentation(given, height, width) if given else None
     flags = [bool(entry.get(name)) and flag_of(name, entry[name]) for name in ("iscrowd", "difficult")]
     if is_area(entry.get("area")):
         area = float(entry["area"])
     else:
-        area = box[2] * box[3] if segmentation is None else mask_area(segmentation, height, width)
-    return box, label, *flags, area, b"" if segmentation is None else json.dumps(segmentation).encode()
+        area = box[2] * box[3] if mask is None else mask_area(mask, height, width)
+    return box, label, *flags, area, b"" if mask is None else json.dumps(mask).encode()
 
 
 def _report_objects(raw: RawData, kept: _Kept, data: DetectionData, report: DataReport) -> None:
@@ -325,21 +305,6 @@ def _report_objects(raw: RawData, kept: _Kept, data: DetectionData, report: Data
 def _name(image: RawImage, annotation: dict[str, Any]) -> str:
     number = annotation.get("id", "?")
     return f"{image.name}, annotation {number if isinstance(number, str) else shown(number)}"
-
-
-def _run_length_faults(raw: RawData) -> dict[int, str]:
-    """What is wrong with compressed run lengths, by the `id` of their annotation."""
-    owners, texts, pixels = [], [], []
-    for image, annotation in raw.objects:
-        given = annotation.get("segmentation")
-        if isinstance(given, list | tuple) and len(given) == 1:
-            given = given[0]
-        counts = given.get("counts") if isinstance(given, dict) else None
-        if isinstance(counts, str | bytes):
-            owners.append(id(annotation))
-            texts.append(counts if isinstance(counts, str) else counts.decode("latin-1"))
-            pixels.append((image.width or 0) * (image.height or 0))
-    return {owners[place]: fault for place, fault in run_length_faults(texts, pixels).items()}
 
 
 def _refuse_shares(data: DetectionData, report: DataReport) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from ..errors import InputError
 from .annotation_files import Part, in_threads
@@ -85,8 +86,6 @@ def _instances(file: Path) -> list[dict[str, Any]] | str:
 
 def instances_of(pixels: np.ndarray) -> list[dict[str, Any]]:
     """COCO annotations of one picture of ids, `(height, width)`, in ascending order of ids."""
-    from pycocotools import mask as coco_mask
-
     found = []
     for value in np.flatnonzero(np.bincount(pixels.ravel())):
         label = int(value) // 1000 if value >= 1000 else int(value)

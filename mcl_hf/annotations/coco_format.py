@@ -10,8 +10,7 @@ from typing import Any
 
 from ..errors import InputError
 from .annotation_files import find_images, is_file, keys_once, refuse_pipe
-from .annotation_values import image_id_of, shown, side_in_px
-from .raw_data import RawData, RawImage, Reading
+from .raw_data import RawData, RawImage, Reading, image_id_of, shown, side_in_px
 
 _NOT_BOXES = ("captions_", "person_keypoints_", "image_info_", "stuff_", "panoptic_")  # COCO's other files
 

@@ -15,9 +15,8 @@ from pathlib import Path
 from ..data.sources.split_column import find_split_column, splits_of_column
 from ..errors import InputError
 from .annotation_files import by_stem, find_images, is_image, read_text, split_word, walk
-from .annotation_values import shown, side_in_px
 from .object_tables import refuse_corners
-from .raw_data import RawData, RawImage, Reading
+from .raw_data import RawData, RawImage, Reading, shown, side_in_px
 
 _NAMES = {
     "path": (

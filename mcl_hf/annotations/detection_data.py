@@ -1,9 +1,8 @@
 """Annotated images as one plain type, whatever they were read from: the currency of fine-tuning and evaluation.
 
-Flow: open_data asks a reader (coco_format, yolo, voc, cityscapes, csv_boxes, object_tables, metadata_folder) ->
-annotation_check -> **detection_data** -> fine-tuning, evaluation.
-Annotations lie in a few arrays and one block of bytes, not in a million Python objects: worker processes that are
-forked from the training process would otherwise each copy all of them, as counting references writes to them.
+Flow: open_data -> a reader -> annotation_check -> **detection_data** -> fine-tuning, evaluation. Annotations lie in a
+few arrays and one block of bytes, not in a million Python objects, all of which forked worker processes would copy, as
+counting references writes to them.
 """
 
 import copy
@@ -12,7 +11,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -23,36 +22,18 @@ from .masks import MaskSequence, Segmentation, decode_masks
 ImageId = int | str
 
 
-class ImageReader(Protocol):
-    """Undecoded images by position. `paths` are their files, None where bytes are at hand."""
+@dataclass(frozen=True)
+class FileImages:
+    """Undecoded images by position, each in a file of its own."""
 
-    @property
-    def paths(self) -> Sequence[str | None]: ...
+    paths: Sequence[str]
 
-    def read(self, position: int, most: int | None = None) -> bytes:
-        """The file's bytes, or about its first `most`.
+    def read(self, position: int, start: int = 0, most: int | None = None) -> bytes:
+        """The file's bytes, or `most` of them, from `start` on, which counts from the end where it is negative.
 
         Raises:
             BrokenImage: there is no such file, or it cannot be read.
         """
-
-    def end(self, position: int, most: int) -> bytes:
-        """The last bytes of a file that `read` has found."""
-
-
-@dataclass(frozen=True)
-class FileImages:
-    """Images that are files of their own."""
-
-    paths: Sequence[str]
-
-    def read(self, position: int, most: int | None = None) -> bytes:
-        return self._read(position, 0, most)
-
-    def end(self, position: int, most: int) -> bytes:
-        return self._read(position, -most, most)
-
-    def _read(self, position: int, start: int, most: int | None) -> bytes:
         path = Path(self.paths[position])
         try:
             status = path.stat()
@@ -60,7 +41,7 @@ class FileImages:
                 raise BrokenImage("is no file" if not path.is_dir() else "is a folder")
             with path.open("rb") as file:
                 file.seek(start if start >= 0 else max(0, status.st_size + start))
-                return file.read() if most is None else file.read(most)
+                return file.read(most)
         except BrokenImage:
             raise
         except FileNotFoundError as error:
@@ -73,17 +54,18 @@ class FileImages:
 
 @dataclass(frozen=True)
 class TableImages:
-    """Images in a column of a `datasets` table that does not decode them."""
+    """Undecoded images in a column of a `datasets` table; `paths` are None where the table holds their bytes."""
 
     table: Any
     column: str
     paths: Sequence[str | None]
 
-    def read(self, position: int, most: int | None = None) -> bytes:
-        return image_bytes(self.table[position][self.column])
+    def read(self, position: int, start: int = 0, most: int | None = None) -> bytes:
+        """As `FileImages.read`, but for `most`: the bytes are there already."""
+        return image_bytes(self.table[position][self.column])[start:]
 
-    def end(self, position: int, most: int) -> bytes:
-        return self.read(position)[-most:]
+
+ImageReader = FileImages | TableImages
 
 
 @dataclass(frozen=True)
@@ -132,8 +114,7 @@ class DetectionItem:
             raise BrokenImage(
                 f"annotated as {annotated[0]}x{annotated[1]} px, but the file has {upright[0]}x{upright[1]}"
             )
-        if annotated != upright:
-            opened.upright = False
+        opened.upright = annotated == upright
         return opened.decode()
 
     def masks(self) -> np.ndarray:
@@ -184,15 +165,9 @@ class AnnotationColumns:
 
     @classmethod
     def of(
-        cls,
-        counts: Sequence[int],
-        bbox: Any = (),
-        labels: Any = (),
-        iscrowd: Any = (),
-        difficult: Any = (),
-        areas: Any = (),
-        segmentations: Sequence[Any] = (),
-    ) -> "AnnotationColumns":
+        cls, counts: Sequence[int], bbox: Any = (), labels: Any = (), iscrowd: Any = (), difficult: Any = (),
+        areas: Any = (), segmentations: Sequence[Any] = (),
+    ) -> "AnnotationColumns":  # fmt: skip
         """From how many annotations each image has, and A of everything; segmentations are bytes of JSON, or none."""
         return cls(
             offsets=_ends(counts),
@@ -325,11 +300,11 @@ class DetectionData:
     def description(self) -> str:
         """Kind, numbers, and what the check found: a few lines for a run's log."""
         crowds = int(self.columns.iscrowd.sum())
-        lines = [
+        about = (
             f"{self.kind} ({self.source}): {len(self)} images, {len(self.columns.labels) - crowds} objects of "
             f"{self.num_labels} classes{', with masks' if self.has_masks else ''}"
-        ]
-        return "\n".join([*lines, *(self.report.lines() if self.report is not None else [])])
+        )
+        return "\n".join([about, *(self.report.lines() if self.report is not None else [])])
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "DetectionData":
         """The data with these images only, in this order; classes and ids stay."""

@@ -18,10 +18,9 @@ from ..data.sources.folder_metadata import FILE_NAME, METADATA_NAMES
 from ..data.sources.split_column import find_split_column, split_cell, splits_of_column
 from ..errors import InputError
 from .annotation_files import Part, by_split, keys_once, read_text, split_word
-from .annotation_values import shown
 from .detection_data import FileImages
 from .object_tables import collect
-from .raw_data import RawData, Reading
+from .raw_data import RawData, Reading, shown
 
 Row = tuple[str, dict[str, Any]]
 """Path of an image from the data's folder, and what the table says of it."""

@@ -14,9 +14,8 @@ from ..data.sources.image_source import row_name
 from ..data.sources.local_tables import LocalTable
 from ..data.sources.split_column import rows_of_word
 from ..errors import InputError
-from .annotation_values import image_id_of, shown, side_in_px
 from .detection_data import TableImages
-from .raw_data import RawData, RawImage, Reading
+from .raw_data import RawData, RawImage, Reading, image_id_of, shown, side_in_px
 
 if TYPE_CHECKING:
     from datasets import Dataset

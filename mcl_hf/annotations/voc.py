@@ -27,8 +27,7 @@ from .annotation_files import (
     split_word,
     unique_names,
 )
-from .annotation_values import side_in_px
-from .raw_data import RawData, RawImage
+from .raw_data import RawData, RawImage, side_in_px
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

@@ -22,9 +22,8 @@ from ..errors import InputError
 from ..plain_text import plain_text
 from ..yaml_text import load_yaml
 from .annotation_files import Part, by_split, in_threads, is_image, read_text, refuse_pipe, unique_names, walk
-from .annotation_values import shown
 from .detection_data import DetectionData
-from .raw_data import RawData, RawImage
+from .raw_data import RawData, RawImage, shown
 
 _SPLITS = ("train", "val", "test")
 _PLACES = (*_SPLITS, "valid")

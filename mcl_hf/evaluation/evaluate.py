@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..annotations.detection_data import DetectionData
-from ..annotations.masks import to_rle
+from ..annotations.masks import mask_boxes, to_rle
 from ..errors import InputError
 from ..plain_text import plain_text
 from .coco_metrics import RECALLS, Backend, CocoArrays, count_matches
@@ -173,13 +173,11 @@ def _voc_figures(data: DetectionData, results: list[Result]) -> dict[str, Any]:
 
 def _with_boxes(results: Sequence[Result], data: DetectionData) -> list[Result]:
     """The results, with the box around its mask where one has no other."""
-    from pycocotools import mask as coco_mask
-
     sizes = image_sizes(data)
     return [
         result
         if "bbox" in result
-        else {**result, "bbox": coco_mask.toBbox(to_rle(result["segmentation"], *sizes[result["image_id"]])).tolist()}
+        else {**result, "bbox": mask_boxes([to_rle(result["segmentation"], *sizes[result["image_id"]])])[0].tolist()}
         for result in results
     ]
 

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..annotations.detection_data import DetectionData, DetectionItem
-from ..annotations.masks import boxes_around, encode_masks
+from ..annotations.masks import encode_masks, mask_boxes
 from ..data.decode import BrokenImage
 from ..data.workers import batches_of, start_worker
 from ..engine.arithmetic import chosen_precision
@@ -240,7 +240,11 @@ def _image_detections(
     order = np.argsort(-scores, kind="stable")
     order = order[wanted[order]][:MOST_DETECTIONS]
     rles = None if pixels is None else encode_masks(pixels[row] for row in order)
-    boxes = found["boxes"].float().cpu().numpy()[order] if "boxes" in found else boxes_around(rles or [])
+    if "boxes" in found:
+        boxes = found["boxes"].float().cpu().numpy()[order]
+    else:
+        boxes = mask_boxes(rles or [])
+        boxes[:, 2:] += boxes[:, :2]
     return ImageDetections(item.image_id, boxes, scores[order], labels[order], rles)
 
 

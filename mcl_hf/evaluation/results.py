@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ..annotations.annotation_values import shown
 from ..annotations.coco_format import load_json
 from ..annotations.detection_data import DetectionData, DetectionItem, ImageId
-from ..annotations.masks import as_text, clean_segmentation, run_length_faults, to_rle
+from ..annotations.masks import as_text, clean_segmentation, to_rle
+from ..annotations.raw_data import shown
 from ..errors import InputError
 from ..given import plain_value
 from ..plain_text import plain_text
@@ -136,13 +136,7 @@ def check_results(
         except (ValueError, TypeError, OverflowError, RuntimeError) as error:
             faults[number] = f"{name}, result {number}{error}"
             if left_out is None:
-                break
-    masks = [number for number, result in kept.items() if isinstance(_counts(result), str)]
-    pixels = [math.prod(sizes[kept[number]["image_id"]]) for number in masks]
-    for place, fault in run_length_faults([_counts(kept[number]) for number in masks], pixels).items():
-        faults[masks[place]] = f"{name}, result {masks[place]}: its mask cannot be scored: {fault}"
-    if faults and left_out is None:
-        raise InputError(plain_text(faults[min(faults)]))
+                raise InputError(plain_text(faults[number])) from error
     if left_out is not None:
         if data.has_masks and any("segmentation" in result for result in kept.values()):
             bare = [number for number, result in kept.items() if "segmentation" not in result]
@@ -191,10 +185,9 @@ def _checked(result: Any, data: DetectionData, sizes: dict[ImageId, tuple[int, i
             mask = clean_segmentation(result["segmentation"], *sizes[image_id])
         except (ValueError, TypeError) as error:
             raise ValueError(f": its mask cannot be scored: {error}") from error
-        if mask is not result["segmentation"]:
-            result = {**result, "segmentation": mask}
         if mask is None:
             raise ValueError(": its mask cannot be scored: it has no polygon of three points")
+        result = {**result, "segmentation": mask}
     return result
 
 
@@ -203,11 +196,6 @@ def _is_finite(value: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # a whole number of hundreds of digits
         return False
-
-
-def _counts(result: Result) -> Any:
-    mask = result.get("segmentation")
-    return mask["counts"] if isinstance(mask, dict) else None
 
 
 def image_sizes(data: DetectionData) -> dict[ImageId, tuple[int, int]]:

@@ -218,10 +218,11 @@ def without_written(files: Sequence[str], folder: Path) -> list[str]:
 def images_as_data(files: Sequence[str], class_names: Sequence[str]) -> tuple[DetectionData, dict[str, str]]:
     """Images without annotations, ids from 1, and what is wrong with those that cannot be opened."""
     raw = RawData("images", files[0], [RawImage(name, name) for name in files], dict(enumerate(class_names, start=1)))
-    broken, _ = check_images(raw, check_files=False, allow_outside=True)
-    data = checked_data(raw, broken, AnnotationColumns.of([0] * (len(files) - len(broken))))
+    check_images(raw, check_files=False, allow_outside=True)
+    broken = {image.name: image.fault for image in raw.images if image.fault}
+    data = checked_data(raw, AnnotationColumns.of([0] * (len(files) - len(broken))))
     data.image_ids = list(range(1, len(data) + 1))
-    return data, {files[position]: fault for position, fault in broken.items()}
+    return data, broken
 
 
 def _digest_of(model: torch.nn.Module) -> str:
