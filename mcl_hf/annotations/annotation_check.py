@@ -77,17 +77,8 @@ class DataReport:
         return "\n".join(self.lines()) or "nothing to report"
 
 
-def check_annotations(
-    raw: RawData, *, skip_broken: bool = False, check_files: bool = True, allow_outside_paths: bool = False
-) -> DetectionData:
-    """Check what a reader gave and put it into columns.
-
-    Args:
-        raw: from a reader.
-        skip_broken: leave out, and name, what would be refused.
-        check_files: read the header and the end of every image file, to see that it is there, has the annotated size
-            and was not cut short.
-        allow_outside_paths: take files of images wherever they lie.
+def check_annotations(raw: RawData, skip_broken: bool, check_files: bool) -> DetectionData:
+    """Check what a reader gave and put it into columns; options are those of `open_detection_data`.
 
     Raises:
         InputError: what the table above says is refused; no images; no annotations.
@@ -104,7 +95,7 @@ def check_annotations(
     report = DataReport()
     _refuse_twins(raw)
     _check_class_names(raw)
-    check_images(raw, check_files, allow_outside_paths)
+    check_images(raw, check_files)
     _listed_twice(raw, report)
     broken = [f"{image.name}: {image.fault}" for image in raw.images if image.fault]
     _settle(report, "broken images", broken, skip_broken)
@@ -120,10 +111,9 @@ def check_annotations(
         _refuse_shares(data, report)
     unturned = (image.name for image in raw.images if image.is_unturned)
     report.add("images that were annotated unturned", unturned, "read unturned")
-    crowds = columns.owners[columns.iscrowd]
-    report.add("crowd regions", (data.names[n] for n in crowds), "left out in training, ignored in evaluation")
-    empty = np.flatnonzero(data.num_objects == 0)
-    report.add("images without objects", (data.names[n] for n in empty), "kept")
+    crowds = (data.names[n] for n in columns.owners[columns.iscrowd])
+    report.add("crowd regions", crowds, "left out in training, ignored in evaluation")
+    report.add("images without objects", (data.names[n] for n in np.flatnonzero(data.num_objects == 0)), "kept")
     for kind, names, done in raw.notes:
         report.add(kind, names, done)
     return data
@@ -198,10 +188,10 @@ def _listed_twice(raw: RawData, report: DataReport) -> None:
     report.add("images that are listed twice", same, "kept")
 
 
-def check_images(raw: RawData, check_files: bool, allow_outside: bool) -> None:
+def check_images(raw: RawData, check_files: bool) -> None:
     """Tell images their faults, the sizes that the annotations do not give, and whether they were annotated as stored,
     before EXIF turned them (which `DetectionItem.decode` sees for itself)."""
-    if raw.roots and not allow_outside:
+    if raw.roots:
         prefixes = folder_prefixes(raw.roots)
         for image, path in zip(raw.images, raw.reader.paths, strict=True):
             if path and not image.fault and leaves(path, prefixes):

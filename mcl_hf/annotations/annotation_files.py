@@ -1,10 +1,10 @@
 """Files of annotated data: which there are, which split their names tell, and where the images of a list lie.
 
-Flow: open_data -> **annotation_files** + a reader (coco_format, yolo, voc, csv_boxes, metadata_folder, ...) ->
-annotation_check.
+Flow: open_data -> **annotation_files** + a reader (coco_format, yolo, voc, csv_boxes, ...) -> annotation_check.
 """
 
 import errno
+import json
 import os
 import re
 from collections import defaultdict
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..data.sources.local_tables import IMAGE_SUFFIXES, SPLIT_OF, canonical_split
 from ..data.sources.split_column import split_meant
@@ -20,20 +20,13 @@ from ..errors import InputError
 from ..plain_text import plain_text
 from .raw_data import RawData
 
-A = TypeVar("A")
-B = TypeVar("B")
 _LEFTOVERS = ("__MACOSX", "@eaDir")  # of macOS' archives and of network drives
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of annotated data that is read on its own.
-
-    Attributes:
-        split: the word that tells its split, such as val2017; None where nothing does.
-        name: what messages call it: its file or folder.
-        read: gives its images and annotations.
-    """
+    """A part of annotated data that is read on its own: the word that tells its split, such as val2017, or None where
+    nothing does; what messages call it; and what gives its images and annotations."""
 
     split: str | None
     name: str
@@ -41,9 +34,8 @@ class Part:
 
 
 def choose_part(where: str, parts: Sequence[Part], split: str | None) -> Part:
-    """The part of a split: of its very name before one that means the same (val2017 for validation).
-
-    Data that tell no splits are one part, which is that of `train` and of None, and of no other split.
+    """The part of a split: of its very name before one that means the same (val2017 for validation). Data that tell no
+    splits are one part, which is that of `train` and of None, and of no other split.
 
     Raises:
         InputError: no such split, or several files could be it.
@@ -101,11 +93,8 @@ def stem_of(path: str) -> str:
 
 
 def walk(folder: Path) -> list[str]:
-    """Paths of all files below a folder, relative to it, with /, sorted; links are followed, each folder once.
-
-    Hidden files and folders, and what macOS leaves in archives, are passed over, and so are pipes, devices and what
-    cannot be read.
-    """
+    """Paths of all files below a folder, relative to it, with /, sorted; links are followed, each folder once. Hidden
+    ones, what macOS leaves in archives, pipes, devices and what cannot be read are passed over."""
     found: list[str] = []
     seen: set[tuple[int, int]] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
@@ -141,19 +130,15 @@ def refuse_pipe(file: Path) -> None:
         raise OSError(errno.EINVAL, "is no regular file")
 
 
-def in_threads(read: Callable[[A], B], files: Iterable[A]) -> list[B]:
+def in_threads(read: Callable[[Any], Any], files: Iterable[Any]) -> list[Any]:
     """`map`, for functions that wait for the disk."""
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(read, files))
 
 
 def read_text(file: Path) -> str:
-    """Text of a file in UTF-8, with or without a byte order mark. Its lines end in line feeds, whatever they end in
-    there; to `splitlines` a caption's U+2028 would be an end, too.
-
-    Raises:
-        InputError: it cannot be read, or is no UTF-8.
-    """
+    """Text of a file in UTF-8, with or without a byte order mark, or an `InputError`. Its lines end in line feeds,
+    whatever they end in there; to `splitlines` a caption's U+2028 would be an end, too."""
     try:
         refuse_pipe(file)
         return file.read_text(encoding="utf-8-sig")
@@ -163,15 +148,9 @@ def read_text(file: Path) -> str:
         raise InputError(f"{file} is no text in UTF-8") from error
 
 
-def keys_once(told: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    """`object_pairs_hook` of `json.loads`, which would keep the last of several values in silence.
-
-    Args:
-        told: what the JSON is called in the message.
-
-    Raises:
-        InputError: an object gives a key twice, with different values.
-    """
+def parse_json(text: str | bytes, told: str) -> Any:
+    """`json.loads`, but for an object that gives a key twice with different values, of which `json` would keep the last
+    in silence: an `InputError`, in which the JSON is called `told`."""
 
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -181,20 +160,12 @@ def keys_once(told: str) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
                 raise InputError(f"{told} gives '{plain_text(twice)}' twice, with different values: leave one of them")
         return found
 
-    return build
+    return json.loads(text, object_pairs_hook=build)
 
 
 def find_images(file: Path, names: Sequence[str], split: str | None) -> Path:
-    """The folder that the names of a list start from: the first of the usual places where any of the first images lies.
-
-    Args:
-        file: the list, beside, above or below of which they are looked for.
-        names: paths of images as the list has them, with /.
-        split: what the list's name tells, whose folder is a usual place too.
-
-    Raises:
-        InputError: none of the first images is in any of them.
-    """
+    """The folder that the names of a list, `file`, start from: the first of the usual places beside, above or below it
+    where any of the first images lies; the folder of its split is one, too. An `InputError` where none is."""
     stem = file.stem.removeprefix("instances_")
     meant = split_meant(split or "")
     splits = [stem, re.sub(r"\d+$", "", stem), *(word for word, of in SPLIT_OF.items() if of == meant)]

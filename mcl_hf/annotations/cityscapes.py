@@ -17,16 +17,8 @@ from ..errors import InputError
 from .annotation_files import Part, in_threads
 from .raw_data import RawData, RawImage
 
-INSTANCE_CLASSES = {
-    24: "person",
-    25: "rider",
-    26: "car",
-    27: "truck",
-    28: "bus",
-    31: "train",
-    32: "motorcycle",
-    33: "bicycle",
-}
+_NAMES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
+INSTANCE_CLASSES = dict(zip((24, 25, 26, 27, 28, 31, 32, 33), _NAMES, strict=True))
 """Label id -> name; the ids are those of results files too."""
 
 _IMAGE_END, _IDS_END = "_leftImg8bit.png", "_gtFine_instanceIds.png"
@@ -46,20 +38,14 @@ def cityscapes_parts(folder: Path) -> list[Part]:
 
 
 def read_cityscapes(folder: Path, split: str) -> RawData:
-    """Images and instances of a split; the pictures of ids are gone through once, in threads.
-
-    Raises:
-        InputError: no images of this split, or a picture of ids is missing.
-    """
+    """Images and instances of a split; an `InputError` where it has no images, or a picture of ids is missing."""
     root = folder / "leftImg8bit" / split
     files = sorted(root.glob(f"*/*{_IMAGE_END}"))
     if not files:
         raise InputError(f"{folder} has no images of split '{split}': {root}/CITY/*{_IMAGE_END} matches nothing")
-    images, ids = [], []
-    for file in files:
-        stem = file.name.removesuffix(_IMAGE_END)
-        images.append(RawImage(stem, str(file)))
-        ids.append(folder / "gtFine" / split / file.parent.name / f"{stem}{_IDS_END}")
+    images = [RawImage(file.name.removesuffix(_IMAGE_END), str(file)) for file in files]
+    cities = (folder / "gtFine" / split / file.parent.name for file in files)
+    ids = [city / f"{image.image_id}{_IDS_END}" for city, image in zip(cities, images, strict=True)]
     for image, file, found in zip(images, ids, in_threads(_instances, ids), strict=True):
         if isinstance(found, str):
             image.fault = f"{file} cannot be read: {found}"

@@ -3,20 +3,19 @@
 Flow: open_data -> **coco_format** -> annotation_check. The format: https://cocodataset.org/#format-data
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .annotation_files import find_images, is_file, keys_once, refuse_pipe
+from .annotation_files import find_images, is_file, parse_json, refuse_pipe
 from .raw_data import RawData, RawImage, Reading, image_id_of, shown, side_in_px
 
 _NOT_BOXES = ("captions_", "person_keypoints_", "image_info_", "stuff_", "panoptic_")  # COCO's other files
 
 
 def looks_like_coco(file: Path) -> bool:
-    """Whether a JSON file starts as an object with one of COCO's lists; only its first and last 64 kB are read. A file
+    """Whether a JSON file starts as an object with one of COCO's lists; only its first and last 64 kB are read. One
     that is read whole so has to list images: Label Studio leaves a list of categories beside YOLO's labels."""
     if file.name.startswith(_NOT_BOXES):
         return False
@@ -38,9 +37,7 @@ def read_coco(file: Path, how: Reading, split: str | None = None, root: Path | N
     """Images and annotations of a COCO JSON.
 
     Args:
-        file: the JSON.
-        how: names the folder where `file_name` starts from, which is else found beside the JSON, and the entry of an
-            image that names its group.
+        file, how: the JSON, and how it is to be read.
         split: that the file belongs to, whose folder is a usual place of images.
         root: folder that images must be in; that of the JSON where left out, or the one above `annotations`.
 
@@ -55,7 +52,11 @@ def read_coco(file: Path, how: Reading, split: str | None = None, root: Path | N
             raise InputError(f"{file} is no COCO annotation file: it has no list of {key}")
         if not all(isinstance(entry, dict) for entry in content[key]):
             raise InputError(f"{file} is no COCO annotation file: its {key} are not all objects")
-    _refuse_other_kinds(file, content["annotations"])
+    first = next(iter(content["annotations"]), {})
+    if "segments_info" in first:
+        raise InputError(f"{file} is panoptic COCO, which has no objects of its own: use the instances file")
+    if "caption" in first:
+        raise InputError(f"{file} holds captions, no boxes: use the instances file")
     try:
         categories = _categories(file, content)
         images = [_image(entry, how) for entry in content["images"]]
@@ -77,27 +78,22 @@ def read_coco(file: Path, how: Reading, split: str | None = None, root: Path | N
     image_of = {image.image_id: image for image in images}
     unlisted: list[str] = []
     for annotation in content["annotations"]:
-        image_id = annotation.get("image_id")
+        image_id, name = annotation.get("image_id"), f"annotation {shown(annotation.get('id', '?'))}"
         try:
             image_of[image_id].objects.append(annotation)
         except KeyError:
-            unlisted.append(f"annotation {shown(annotation.get('id', '?'))} of image {shown(image_id)}")
+            unlisted.append(f"{name} of image {shown(image_id)}")
         except TypeError:
-            name = f"annotation {shown(annotation.get('id', '?'))}"
             raw.faults.append(f"{file}, {name}: image_id {shown(image_id)} is no id")
     raw.notes.append(("annotations of images that are not listed", unlisted, "left out"))
     return raw
 
 
 def load_json(file: Path) -> Any:
-    """What a JSON file holds, in UTF-8 with or without a byte order mark.
-
-    Raises:
-        InputError: it cannot be read, is no JSON, gives a key twice, or nests deeper than any annotations do.
-    """
+    """What a JSON file holds; an `InputError` where it cannot be read or gives a key twice."""
     try:
         refuse_pipe(file)
-        return json.loads(file.read_bytes(), object_pairs_hook=keys_once(str(file)))
+        return parse_json(file.read_bytes(), str(file))
     except InputError:
         raise
     except OSError as error:
@@ -143,11 +139,3 @@ def _categories(file: Path, content: dict[str, Any]) -> dict[int, str]:
     if 0 in names and "0" not in used and shown(names[0]) in parents:
         del names[0]
     return names
-
-
-def _refuse_other_kinds(file: Path, annotations: list[dict[str, Any]]) -> None:
-    first = annotations[0] if annotations else {}
-    if "segments_info" in first:
-        raise InputError(f"{file} is panoptic COCO, which has no objects of its own: use the instances file")
-    if "caption" in first:
-        raise InputError(f"{file} holds captions, no boxes: use the instances file")

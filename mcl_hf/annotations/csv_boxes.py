@@ -1,11 +1,9 @@
 """Boxes in CSV: a row an object, with the path of its image, two corners in px, and a class.
 
 Flow: open_data -> **csv_boxes** -> annotation_check. With a header, columns are found by their names in any order
-(TensorFlow's `filename,width,height,class,xmin,ymin,xmax,ymax`, Roboflow's `_annotations.csv`); without one they
-are `path,x1,y1,x2,y2,class`, as keras-retinanet and many of torchvision's users have them. A row whose box is empty
-is an image without objects; a column `split` parts the images. Kaggle's `image_id,width,height,bbox,source` opens,
-too: one column of `[x, y, width, height]`, images by their names without ending, and one class where no column tells
-classes.
+(TensorFlow's, Roboflow's); without one they are `path,x1,y1,x2,y2,class`, as keras-retinanet has them. A row whose box
+is empty is an image without objects; a column `split` parts the images. Kaggle's `image_id,width,height,bbox,source`
+opens, too: one column of `[x, y, width, height]`, images by their names without ending, and one class.
 """
 
 import csv
@@ -77,40 +75,20 @@ def read_csv(
         InputError: no such file, neither header nor rows of boxes, or the images are nowhere near it.
     """
     rows = _rows(file)
-    place = _columns_of(rows[0]) if rows else {}
-    in_one = not set(_REQUIRED) <= set(place) and set(_IN_ONE_COLUMN) <= set(place)
-    if not in_one and not set(_REQUIRED) <= set(place):
-        if not rows or not _is_row(rows[0]):
-            lacking = ", ".join(name for name in _REQUIRED if name not in place)
-            raise InputError(
-                f"{file} holds no boxes that are known: its first line, "
-                f"{shown(','.join(rows[0]) if rows else '', 200)}, names no {lacking}; give it a header such as "
-                "filename,width,height,class,xmin,ymin,xmax,ymax or image_id,bbox, or rows path,x1,y1,x2,y2,class"
-            )
-        place = {name: number for number, name in enumerate(_REQUIRED)}
-        header = []
-    else:
-        told, _ = _split_column(rows)
-        place |= {} if told is None else {"split": rows[0].index(told)}
-        header, rows = rows[0], rows[1:]
-    group = how.group_column
-    if group is not None and group not in header:
-        raise InputError(f"{file} has no column '{group}': its columns are {', '.join(header) or 'not named'}")
-    place |= {} if group is None else {"group": header.index(group)}
+    place, in_one, header = _places(file, rows, how.group_column)
     is_sides = in_one and how.box_format == "xywh"
     images: dict[str, RawImage] = {}
     split_of: dict[str, str] = {}
     faults: list[str] = []
     ids = itertools.count(1)
-    for number, row in enumerate(rows, start=2 if header else 1):
-        if not any(cell.strip() for cell in row):
+    for number, row in enumerate(rows, start=1):
+        if row is header or not any(cell.strip() for cell in row):
             continue
         cells = {name: row[column].strip() if column < len(row) else "" for name, column in place.items()}
         path = cells["path"].replace("\\", "/")
         try:
-            image = images.get(path) or RawImage(
-                path, path, side_in_px(cells.get("width")), side_in_px(cells.get("height"))
-            )
+            sides = [cells.get("width"), cells.get("height")]
+            image = images.get(path) or RawImage(path, path, *map(side_in_px, sides))
             if "\0" in path or not path:
                 raise ValueError(f"{shown(path)} names no file")
             if split_of.setdefault(path, cells.get("split", "")) != cells.get("split", ""):
@@ -124,10 +102,9 @@ def read_csv(
                     raise ValueError("a box without a class")
                 box = [x1, y1, x2, y2] if is_sides else [x1, y1, x2 - x1, y2 - y1]
                 image.objects.append({"id": next(ids), "category_id": label, "bbox": box})
+            image.group = cells.get("group")
         except ValueError as error:
             faults.append(f"{file}, line {number}: {error}")
-            continue
-        image.group = cells.get("group")
     labels = {entry["category_id"] for image in images.values() for entry in image.objects}
     listed = None if only is None else len(images)
     images = {path: image for path, image in images.items() if only in (None, split_of[path])}
@@ -148,6 +125,29 @@ def read_csv(
     return raw
 
 
+def _places(file: Path, rows: list[list[str]], group: str | None) -> tuple[dict[str, int], bool, list[str] | None]:
+    """The place of each column that is known, whether boxes stand in one column, and the header, where there is one."""
+    first = rows[0] if rows else []
+    place, header = _columns_of(first), first
+    in_one = not set(_REQUIRED) <= set(place) and set(_IN_ONE_COLUMN) <= set(place)
+    if in_one or set(_REQUIRED) <= set(place):
+        told, _ = _split_column(rows)
+        place |= {} if told is None else {"split": first.index(told)}
+    elif _is_row(first):
+        place, header = {name: number for number, name in enumerate(_REQUIRED)}, []
+    else:
+        lacking = ", ".join(name for name in _REQUIRED if name not in place)
+        raise InputError(
+            f"{file} holds no boxes that are known: its first line, {shown(','.join(first), 200)}, names no {lacking}; "
+            "give it a header such as filename,width,height,class,xmin,ymin,xmax,ymax or image_id,bbox, or rows "
+            "path,x1,y1,x2,y2,class"
+        )
+    if group is not None and group not in header:
+        raise InputError(f"{file} has no column '{group}': its columns are {', '.join(header) or 'not named'}")
+    place |= {} if group is None else {"group": header.index(group)}
+    return place, in_one, header
+
+
 def _rows(file: Path) -> list[list[str]]:
     lines = read_text(file).split("\n")
     try:
@@ -166,11 +166,7 @@ def _numbers(text: str) -> list[str]:
 
 def _by_stem(folder: Path, file: Path, names: list[str], split: str | None) -> dict[str, str]:
     """Paths in a folder of images that a list names without their ending; those of the list's split where
-    several have the name.
-
-    Raises:
-        InputError: not one of the first is there.
-    """
+    several have the name. Raises `InputError` where not one of the first is there."""
     there = by_stem(filter(is_image, walk(folder)))
     found: dict[str, str] = {}
     for name in names:

@@ -1,20 +1,26 @@
-"""Tables with a column of images and a column of objects: the usual layout of detection data sets on the Hub.
+"""Tables with a column of images and a column of objects, as most detection data sets on the Hub are, and folders of
+images with a `metadata.jsonl` (or .csv, .parquet) whose rows have `file_name` and `objects`.
 
-Flow: open_data -> **object_tables** (metadata_folder) -> annotation_check. `objects` holds, for each image, a list of
-`bbox` and one of `category` (or a list of objects with both); `id`, `area`, `iscrowd` and `segmentation` are taken
-where they are there.
+Flow: open_data -> **object_tables** -> annotation_check. `objects` holds, for each image, a list of `bbox` and one of
+`category` (or a list of objects with both); `id`, `area`, `iscrowd` and `segmentation` are taken where they are there.
 Layout: https://huggingface.co/docs/datasets/image_dataset#object-detection
 """
 
+import posixpath
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.sources.columns import find_image_column, require_columns
+from ..data.sources.folder_metadata import FILE_NAME, METADATA_NAMES
 from ..data.sources.image_source import row_name
 from ..data.sources.local_tables import LocalTable
-from ..data.sources.split_column import rows_of_word
+from ..data.sources.split_column import find_split_column, rows_of_word, split_cell, splits_of_column
 from ..errors import InputError
-from .detection_data import TableImages
+from .annotation_files import Part, by_split, parse_json, read_text, split_word
+from .detection_data import FileImages, TableImages
 from .raw_data import RawData, RawImage, Reading, image_id_of, shown, side_in_px
 
 if TYPE_CHECKING:
@@ -24,6 +30,9 @@ _CATEGORY_NAMES = ("category", "category_id", "label", "labels", "categories")
 _BOX_NAMES = ("bbox", "bboxes", "boxes")
 _OPTIONAL = ("id", "bbox_id", "area", "iscrowd", "is_crowd", "segmentation", "difficult")
 _RENAMED = {"bbox_id": "id", "is_crowd": "iscrowd"}
+
+Row = tuple[str, dict[str, Any]]
+"""Path of an image from the data's folder, and what a table of metadata says of it."""
 
 
 def read_object_table(opened: LocalTable, data: str, how: Reading, only: str | None = None) -> RawData:
@@ -59,28 +68,94 @@ def read_object_table(opened: LocalTable, data: str, how: Reading, only: str | N
     files = [None if inside else path for path, inside in zip(paths, has_bytes, strict=True)]
     raw = RawData(opened.kind, data, [], {}, TableImages(pictures, image_column, files), roots=[*opened.roots])
     raw.listed = None if only is None else len(opened.table)
+    rows = (row for piece in others.with_format("arrow").iter(1000) for row in piece.to_pylist())
     named = (
         (row_name({"path": path, "bytes": b"" if inside else None}, f"row {number}"), row)
-        for number, (path, inside, row) in enumerate(zip(paths, has_bytes, _rows(others), strict=True))
+        for number, (path, inside, row) in enumerate(zip(paths, has_bytes, rows, strict=True))
     )
-    collect(raw, named, how, names)
+    _collect(raw, named, how, names)
     return raw
 
 
-def collect(
-    raw: RawData, rows: Iterable[tuple[str, dict[str, Any]]], how: Reading, names: list[str] | None = None
-) -> None:
-    """Put the image of each row, its objects in any of the usual forms, and their classes into `raw`.
+def metadata_parts(folder: Path, files: list[str], how: Reading) -> list[Part]:
+    """The tables beside the images of a folder, by the splits that folders tell (`train`, `val`): those of the tables,
+    or of a single table's paths; else by those of its column `split`. `files` are all that the folder holds."""
+    tables = [name for name in files if name.rpartition("/")[2] in METADATA_NAMES and name.count("/") < 3]
+    found = by_split(tables)
 
-    Args:
-        raw: without images.
-        rows: with the names of their images, whose ids are `image_id` or positions.
-        how: tells columns, and the form of boxes.
-        names: of classes that are numbered from 0; None: classes are texts, in alphabetical order, or numbers.
+    def read(names: list[str]) -> RawData:
+        return _read_metadata(folder, _metadata_rows(folder, names, how.objects_column), how)
 
-    Raises:
-        InputError: the boxes are evidently of the other format.
-    """
+    if [*found] != [None]:
+        return [Part(split, ", ".join(names), partial(read, names)) for split, names in found.items()]
+    rows = _metadata_rows(folder, tables, how.objects_column)
+    words = [split_word(path.partition("/")[0] if "/" in path else "") for path, _ in rows]
+    if None in words:
+        columns = dict.fromkeys(name for _, row in rows for name in row)
+        _, cells = find_split_column(columns, lambda name: [row.get(name) for _, row in rows])
+        is_told = bool(splits_of_column(cells, str(folder)))
+        words = [split_cell(cell) for cell in cells] if is_told else [None] * len(rows)
+    of_split: dict[str | None, list[Row]] = defaultdict(list)
+    for word, row in zip(words, rows, strict=True):
+        of_split[word].append(row)
+    listed = None if None in of_split else len({path for path, _ in rows})
+    read_rows = partial(_read_metadata, folder, how=how, listed=listed)
+    return [Part(word, ", ".join(tables), partial(read_rows, chosen)) for word, chosen in of_split.items()]
+
+
+def _metadata_rows(folder: Path, tables: list[str], objects_column: str) -> list[Row]:
+    import pyarrow
+    from pyarrow import csv, parquet
+
+    found: list[Row] = []
+    for name in tables:
+        file, rows = folder / name, []
+        try:
+            if name.endswith(".jsonl"):
+                lines = [line for line in read_text(file).split("\n") if line.strip()]
+                rows = [parse_json(line, str(file)) for line in lines]
+            else:
+                rows = (csv.read_csv(file) if name.endswith(".csv") else parquet.read_table(file)).to_pylist()
+        except InputError:
+            raise
+        except (ValueError, RecursionError, pyarrow.ArrowException, OSError) as error:
+            raise InputError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+        for number, row in enumerate(rows, start=1):
+            if not isinstance(row, dict) or not isinstance(row.get(FILE_NAME), str) or "\0" in row[FILE_NAME]:
+                raise InputError(f"{file}, row {number}, has no '{FILE_NAME}' that says which image it belongs to")
+            if isinstance(row.get(objects_column), str):  # in a CSV
+                try:
+                    row[objects_column] = parse_json(row[objects_column], str(file))
+                except InputError:
+                    raise
+                except (ValueError, RecursionError) as error:
+                    raise InputError(f"{file}, row {number}: its {objects_column} are no JSON: {error}") from error
+            path = posixpath.join(name.rpartition("/")[0], row[FILE_NAME].replace("\\", "/"))
+            found.append((posixpath.normpath(path), row))
+        if rows and not any(objects_column in row for row in rows):
+            raise InputError(f"{file} has no column '{objects_column}': its columns are {', '.join(map(str, rows[0]))}")
+    return found
+
+
+def _read_metadata(folder: Path, rows: Iterable[Row], how: Reading, listed: int | None = None) -> RawData:
+    """One image a path, in the order of paths; a second row for a file is a fault."""
+    first: dict[str, dict[str, Any]] = {}
+    twice: list[str] = []
+    for path, row in rows:
+        if path in first:
+            twice.append(f"{folder / path}: a second row, with objects {shown(row.get(how.objects_column))}")
+        first.setdefault(path, row)
+    named = [(str(folder / path), first[path]) for path in sorted(first)]
+    reader = FileImages([name for name, _ in named])
+    kind = "folder of images with metadata"
+    raw = RawData(kind, str(folder), [], {}, reader, faults=twice, roots=[folder], listed=listed)
+    _collect(raw, named, how)
+    return raw
+
+
+def _collect(raw: RawData, rows: Iterable[Row], how: Reading, names: list[str] | None = None) -> None:
+    """Put the image of each row, its objects in any of the usual forms, and their classes into `raw`; `names` are those
+    of classes that are numbered from 0; without them, classes are texts, in alphabetical order, or numbers."""
     for position, (name, row) in enumerate(rows):
         image = RawImage(position, name, group=how.group_column and row.get(how.group_column))
         raw.images.append(image)
@@ -114,25 +189,16 @@ def collect(
         refuse_corners(raw)
 
 
-def _rows(table: "Dataset") -> Iterator[dict[str, Any]]:
-    """Rows as plain Python, a thousand at a time."""
-    return (row for piece in table.with_format("arrow").iter(1000) for row in piece.to_pylist())
-
-
 def _class_names(table: "Dataset", data: str, column: str) -> list[str] | None:
     """Names of the classes, where the category of objects has some; a struct of lists and a list of structs are alike.
-
-    Raises:
-        InputError: objects have no boxes or no category.
-    """
+    An `InputError` where objects have no boxes or no category."""
     parts = _inside(table.features[column])
     if not isinstance(parts, dict):
         raise InputError(f"column '{column}' holds {parts}, not objects with bbox and category")
     for wanted in (_BOX_NAMES, _CATEGORY_NAMES):
         if not any(name in parts for name in wanted):
             raise InputError(f"{data}: column '{column}' has no {wanted[0]}: its parts are {', '.join(parts)}")
-    names = getattr(_inside(next(parts[name] for name in _CATEGORY_NAMES if name in parts)), "names", None)
-    return None if names is None else list(names)
+    return getattr(_inside(next(parts[name] for name in _CATEGORY_NAMES if name in parts)), "names", None)
 
 
 def _inside(feature: Any) -> Any:
@@ -142,28 +208,22 @@ def _inside(feature: Any) -> Any:
 
 
 def _entries(value: Any) -> Iterator[dict[str, Any]]:
-    """One dict an object, from a list of them or from a dict of lists.
-
-    Raises:
-        ValueError: neither, or lists of different lengths.
-    """
-    if value is None:
-        return
+    """One dict an object, from a list of them or from a dict of lists; raises `ValueError` for anything else."""
     if isinstance(value, list):
         if not all(isinstance(entry, dict) for entry in value):
             raise ValueError(f"its objects {shown(value)} are not a list of objects")
         yield from value
-        return
-    if not isinstance(value, dict):
+    elif isinstance(value, dict):
+        lists = {name: part for name, part in value.items() if part is not None}
+        if not all(isinstance(part, list) for part in lists.values()):
+            raise ValueError("its objects are one object: a list of them belongs there, or lists of their parts")
+        if len({len(part) for part in lists.values()}) > 1:
+            counts = ", ".join(f"{len(part)} {name}" for name, part in lists.items())
+            raise ValueError(f"the parts of its objects are not equally many: {counts}")
+        for parts in zip(*lists.values(), strict=True):
+            yield dict(zip(lists, parts, strict=True))
+    elif value is not None:
         raise ValueError(f"its objects {shown(value)} are neither a list of objects nor lists of their parts")
-    lists = {part_name: part for part_name, part in value.items() if part is not None}
-    if not all(isinstance(part, list) for part in lists.values()):
-        raise ValueError("its objects are one object: a list of them belongs there, or lists of their parts")
-    if len({len(part) for part in lists.values()}) > 1:
-        counts = ", ".join(f"{len(part)} {part_name}" for part_name, part in lists.items())
-        raise ValueError(f"the parts of its objects are not equally many: {counts}")
-    for parts in zip(*lists.values(), strict=True):
-        yield dict(zip(lists, parts, strict=True))
 
 
 def _is_box(box: Any) -> bool:

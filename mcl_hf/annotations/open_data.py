@@ -1,7 +1,7 @@
 """One way in for annotated images: `open_detection_data`, whatever their format.
 
-Flow: **open_data** -> annotation_files, coco_format | yolo | voc | cityscapes | csv_boxes | metadata_folder |
-object_tables -> annotation_check -> detection_data.
+Flow: **open_data** -> annotation_files, coco_format | yolo | voc | cityscapes | csv_boxes | object_tables ->
+annotation_check -> detection_data.
 """
 
 import gc
@@ -30,8 +30,7 @@ from .cityscapes import cityscapes_parts, is_cityscapes
 from .coco_format import looks_like_coco, read_coco
 from .csv_boxes import looks_like_boxes, read_csv, splits_in_rows
 from .detection_data import DetectionData
-from .metadata_folder import metadata_parts
-from .object_tables import read_object_table
+from .object_tables import metadata_parts, read_object_table
 from .raw_data import BoxFormat, RawData, Reading
 from .voc import voc_parts
 from .yolo import looks_like_labels, yaml_parts, yolo_parts
@@ -97,17 +96,15 @@ def open_detection_data(
     gc.disable()  # it would look through a million annotations again and again, none of which is garbage yet
     try:
         raw = _read(embedded_folder(str(spec)), split, how)
-        return check_annotations(
-            raw, skip_broken=skip_broken, check_files=check_files, allow_outside_paths=allow_outside_paths
-        )
+        raw.roots = [] if allow_outside_paths else raw.roots
+        return check_annotations(raw, skip_broken, check_files)
     finally:
         if collects:
             gc.enable()
 
 
 def list_splits(spec: str | Path) -> list[str]:
-    """The splits that annotated data tell, in the data's own words (val2017, valid, trainval); none where all of it is
-    one.
+    """The splits that annotated data tell, in its own words (val2017, valid, trainval); none where all of it is one.
 
     Raises:
         InputError: nothing there that `open_detection_data` would open.
@@ -170,8 +167,7 @@ def _parts(data: str, how: Reading) -> list[Part]:
 
 
 def _folder_parts(folder: Path, how: Reading) -> list[Part]:
-    if is_cityscapes(folder):
-        _refuse_images(str(folder), how)
+    if how.images is None and is_cityscapes(folder):
         return cityscapes_parts(folder)
     files = walk(folder)
     if how.images is not None:
@@ -233,10 +229,8 @@ def _seen(folder: Path, files: list[str]) -> str:
         return f"{other} is panoptic COCO: use the instances file"
     ends = Counter("images" if is_image(name) else f"{Path(name).suffix or 'other'} files" for name in files)
     listed = ", ".join(f"{count} {end}" for end, count in ends.most_common(4)) or "nothing"
-    return (
-        f"no COCO JSON, no VOC, YOLO or Cityscapes files, no CSV of boxes, no parquet files and no metadata.jsonl; it "
-        f"has {listed}"
-    )
+    known = "no COCO JSON, no VOC, YOLO or Cityscapes files, no CSV of boxes, no parquet files and no metadata.jsonl"
+    return f"{known}; it has {listed}"
 
 
 def _table_parts(data: str, files: list[Path], how: Reading) -> list[Part]:
@@ -266,14 +260,13 @@ def _is_on_hub(data: str) -> bool:
 
 def _hub(data: str, split: str, how: Reading) -> RawData:
     """A data set of the Hub; where it has no split of this name, that of another name for the same."""
-    names = [split, *(name for name, of in SPLIT_OF.items() if of == canonical_split(split) and name != split)]
-    refused: InputError | None = None
-    for name in names:
+    alike = [name for name, of in SPLIT_OF.items() if of == canonical_split(split)]
+    refused: list[InputError] = []
+    for name in dict.fromkeys([split, *alike]):
         try:
             return read_object_table(rows_of_split(hub_table(data, name), split, data), data, how)
         except InputError as error:
-            refused = refused or error
+            refused.append(error)
             if "split" not in str(error).lower():
                 break
-    assert refused is not None
-    raise refused
+    raise refused[0]

@@ -103,11 +103,7 @@ def shown(value: Any, most: int = 60) -> str:
 
 
 def image_id_of(value: Any) -> ImageId:
-    """An id as it may be: a text or a whole number of up to 64 bits.
-
-    Raises:
-        ValueError: anything else.
-    """
+    """An id as it may be: a text or a whole number of up to 64 bits; raises `ValueError` for anything else."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63):
@@ -116,11 +112,7 @@ def image_id_of(value: Any) -> ImageId:
 
 
 def side_in_px(value: Any) -> int | None:
-    """A side of an image as a whole number; some programs write it as text, or with .0.
-
-    Raises:
-        ValueError: no whole number, or none that a picture can have.
-    """
+    """A side of an image, which some programs write as text, or with .0; raises `ValueError` for what is none."""
     if value is None or value == "":
         return None
     try:
@@ -158,11 +150,7 @@ def finite_box(value: Any) -> tuple[float, float, float, float]:
 
 
 def flag_of(name: str, value: Any) -> bool:
-    """A flag that is not empty as 0 or 1, however a program writes it.
-
-    Raises:
-        ValueError: anything else.
-    """
+    """A flag that is not empty, however a program writes it; raises `ValueError` for anything else."""
     if value == 1:
         return True
     word = value.strip().lower() if isinstance(value, str) else None

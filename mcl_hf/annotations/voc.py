@@ -1,9 +1,9 @@
 """Pascal VOC: one XML an image, boxes only, in VOC's own folders or in any others.
 
-Flow: open_data -> **voc** -> annotation_check. The format: the VOC devkit's readme
-(http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html). Its boxes count pixels from 1 and include both
-ends: xmin 1, xmax 10 is ten pixels wide, here x 0, width 10. What labelImg and other programs write in this format is
-read alike: XML files beside their images or in folders of any names, with or without lists of the images of a split.
+Flow: open_data -> **voc** -> annotation_check. The format:
+http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html. Its boxes count pixels from 1 and include both
+ends: xmin 1, xmax 10 is ten pixels wide, here x 0, width 10. labelImg and other programs write the XML files beside
+their images or in folders of any names, with or without lists of the images of a split.
 """
 
 import re
@@ -55,25 +55,19 @@ def voc_parts(folder: Path, files: list[str]) -> list[Part]:
             lists[parts[-1][:-4]].append(name)
     if not lists and not any(_is_voc(folder / name) for name in named_so[:50]):
         return []
-    if lists:
-        whole = [*lists] == ["default"]  # as CVAT calls what has no splits
-        return [
-            Part(
-                None if whole else split,
-                ", ".join(lists[split]),
-                partial(_read_listed, folder, lists[split], named_so, images, split),
-            )
-            for split in sorted(lists)
-        ]
-    return [
-        Part(split, f"{len(found)} .xml files", partial(_read_unlisted, folder, found, named_so, images, split))
-        for split, found in by_split(named_so).items()
-    ]
+    found = []
+    for split, names in sorted(lists.items()):
+        told = None if [*lists] == ["default"] else split  # as CVAT calls what has no splits
+        found.append(Part(told, ", ".join(names), partial(_read_listed, folder, names, named_so, images, split)))
+    for told, names in {} if lists else by_split(named_so).items():
+        read = partial(_read_unlisted, folder, names, named_so, images, told)
+        found.append(Part(told, f"{len(names)} .xml files", read))
+    return found
 
 
 def _read_unlisted(folder: Path, found: list[str], files: list[str], images: list[str], split: str | None) -> RawData:
     """The images that XML files name; those that none of the data's names are told."""
-    raw = _read(folder, found, images=images, kind="Pascal VOC" if split is None else f"Pascal VOC, split {split}")
+    raw = _read(folder, found, images, "Pascal VOC" if split is None else f"Pascal VOC, split {split}")
     named = {Path(path).stem for path in (*files, *filter(None, raw.reader.paths))}
     here = [path for path in images if split is None or split_word(path.rpartition("/")[0]) == split]
     without = [path for path in here if Path(path).stem not in named]
@@ -106,16 +100,12 @@ def _read_listed(folder: Path, lists: list[str], files: list[str], images: list[
         years.append(year.rstrip("/").rpartition("/")[2] or folder.resolve().name)
     if not chosen:
         raise InputError(f"{folder} has no images of split '{split}': {', '.join(lists)} names none")
-    return _read(folder, chosen, images=images, kind=f"Pascal VOC, {', '.join(dict.fromkeys(years))}, split {split}")
+    return _read(folder, chosen, images, f"Pascal VOC, {', '.join(dict.fromkeys(years))}, split {split}")
 
 
-def _read(folder: Path, files: Sequence[str], *, images: list[str], kind: str) -> RawData:
+def _read(folder: Path, files: Sequence[str], images: list[str], kind: str) -> RawData:
     """Images and objects of XML files; categories get the ids 1 to 20 in VOC's order, other names theirs in
-    alphabetical order.
-
-    Raises:
-        InputError: not one of the files belongs to an image.
-    """
+    alphabetical order. Raises `InputError` where not one of the files belongs to an image."""
     parsed = in_threads(partial(_read_xml, folder), files)
     there, unmatched = by_stem(images), 0
     for file, image_id, image in zip(files, unique_names(files), parsed, strict=True):

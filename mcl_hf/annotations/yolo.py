@@ -9,6 +9,7 @@ taken that folders tell (`images/train` or `train/images`).
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -50,15 +51,14 @@ def yolo_parts(folder: Path, files: list[str], allow_outside_paths: bool = False
                 refused.append(error)
                 continue
             if isinstance(content, dict) and isinstance(content.get("names"), list | dict):
-                described[name] = content
+                described[name] = [content.get(key) for key in ("names", "path", *_PLACES)]
     # one that tells of images before one that names classes alone
-    whole = {name: content for name, content in described.items() if set(_PLACES) & set(content)} or described
+    whole = {
+        name: told for name, told in described.items() if any(place is not None for place in told[2:])
+    } or described
     if whole:
-        told: dict[str, Any] = {
-            name: [content.get(key) for key in ("names", "path", *_PLACES)] for name, content in whole.items()
-        }
-        name = _agreed(folder, told, "give one of them as data")
-        return yaml_parts(folder / name, whole[name], None if allow_outside_paths else folder)
+        name = _agreed(folder, whole, "give one of them as data")
+        return yaml_parts(folder / name, None if allow_outside_paths else folder)
     lists = [name for name in files if name.rpartition("/")[2] in _NAME_FILES]
     if not looks_like_labels(folder, files):
         return []
@@ -69,17 +69,12 @@ def yolo_parts(folder: Path, files: list[str], allow_outside_paths: bool = False
     # programs add a class to the list of the folder that they are at work in: a longer one goes on
     listed = {name: read_text(folder / name).rstrip().splitlines() for name in lists}
     longest = max(listed.values(), key=len)
-    told = {name: longest[: len(lines)] == lines or lines for name, lines in listed.items()}
-    _agreed(folder, told, "make them one")
+    _agreed(folder, {name: longest[: len(lines)] == lines or lines for name, lines in listed.items()}, "make them one")
     return _folder_parts(folder, dict(enumerate(map(str.strip, longest))), files)
 
 
 def _agreed(folder: Path, told: dict[str, Any], then: str) -> str:
-    """The first of files that all tell the same.
-
-    Raises:
-        InputError: two of them do not; `then` is what to do.
-    """
+    """The first of files that all tell the same; where two do not, `then` is what to do."""
     first, *others = told
     for name in others:
         if told[name] != told[first]:
@@ -88,44 +83,46 @@ def _agreed(folder: Path, told: dict[str, Any], then: str) -> str:
     return first
 
 
-def yaml_parts(file: Path, content: Any = None, root: Path | None = None) -> list[Part]:
+def yaml_parts(file: Path, root: Path | None = None) -> list[Part]:
     """The splits that a `data.yaml` names.
 
     Args:
         file: the YAML.
-        content: what it holds as texts, if it has been read.
         root: folder that everything must be in, where the YAML was found in it and not named by the user, who may let
             their own point anywhere.
 
     Raises:
         InputError: it is none, or names no classes.
     """
-    content = load_yaml(read_text(file), str(file), as_texts=True) if content is None else content
+    content = load_yaml(read_text(file), str(file), as_texts=True)
     content = {key: value for key, value in content.items() if value not in _NULL} if isinstance(content, dict) else {}
     names = content.get("names")
     if isinstance(names, list):
         names = dict(enumerate(names))
-    values = [content.get("path"), *([*names, *names.values()] if isinstance(names, dict) else [])]
-    for entry in map(content.get, _PLACES):
-        values += entry if isinstance(entry, list) else [entry]
-    if not all(value is None or isinstance(value, str | int) for value in values):
+    entries = {place: _listed(content.get(place)) for place in _PLACES}
+    values = [content.get("path", ""), *(entry for place in entries.values() for entry in place)]
+    values += [*names, *names.values()] if isinstance(names, dict) else []
+    if not all(isinstance(value, str | int) for value in values):
         raise InputError(f"{file}: its paths and names are not all texts or numbers")  # aliases may make them endless
     if not isinstance(names, dict) or not names:
         raise InputError(f"{file} names no classes: a list or mapping 'names' belongs there")
     try:
         names = {int(number): name for number, name in names.items()}
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{file}: the classes in 'names' are not numbered: {error}") from error
     base = file.parent / content.get("path", ".")
     poses = "kpt_shape" in content
     parts = []
     for split in _SPLITS:
-        given = content.get(split) or (content.get("valid") if split == "val" else None)
-        entries = [entry for entry in (given if isinstance(given, list) else [given]) if entry]
-        if entries:
-            read = partial(_read_entries, file, base, entries, names, split, root, poses)
-            parts.append(Part(split, f"{file.name}: {', '.join(entries)[:100]}", read))
+        if found := entries[split] or (entries["valid"] if split == "val" else []):
+            read = partial(_read_entries, file, base, found, names, split, root, poses)
+            parts.append(Part(split, f"{file.name}: {', '.join(found)[:100]}", read))
     return parts or _folder_parts(file.parent, names, walk(file.parent), poses)
+
+
+def _listed(entry: Any) -> list[Any]:
+    """A place, or several of them, as a list without what is empty."""
+    return [place for place in (entry if isinstance(entry, list) else [entry]) if place not in (None, "")]
 
 
 def looks_like_labels(folder: Path, files: Sequence[str]) -> bool:
@@ -220,8 +217,6 @@ def _read_entries(
     notes = []
     for entry in entries:
         place = _find(file, base, entry, split, root)
-        if place is None:
-            raise InputError(f"{file} has '{plain_text(entry)}' for {split}, which is no folder and no list of images")
         if place.name != entry.rstrip("/").rpartition("/")[2]:
             notes.append((f"{file} names a folder that is not there", [entry], f"{place} is read"))
         if place.is_dir():
@@ -232,48 +227,41 @@ def _read_entries(
             continue
         for number, line in enumerate(read_text(place).splitlines(), start=1):
             name = line.strip().replace("\\", "/")
-            if not name:
-                continue
-            if not is_image(name):
+            if name and not is_image(name):
                 raise InputError(f"{place}, line {number}, names no image: paths that end as .jpg, .png, ... belong")
-            near = [place.parent / name, base / name, file.parent / name]
-            images.append(str(next((path for path in near if path.is_file()), near[0])))
+            if name:
+                near = [place.parent / name, base / name, file.parent / name]
+                images.append(str(next((path for path in near if path.is_file()), near[0])))
         roots += [base, place.parent] if root is None else []
     raw = _read_images(str(file), images, of_folders, names, split, roots, poses)
     raw.notes += notes
     return raw
 
 
-def _find(file: Path, base: Path, entry: str, split: str, root: Path | None) -> Path | None:
+def _find(file: Path, base: Path, entry: str, split: str, root: Path | None) -> Path:
     """A folder or list of images, from `path` or from the YAML's own folder, in which Roboflow's `../train/images`
-    lies too; else the folder of that split in a usual place.
-    """
-    inside = entry.replace("\\", "/")
-    while inside.startswith("../"):
-        inside = inside[3:]
-    places = [base / entry, file.parent / entry, file.parent / inside]
+    lies too; else the folder of that split in a usual place."""
+    inside = re.sub(r"^(\.\./)+", "", entry.replace("\\", "/"))
     words = ("val", "valid", "validation") if split == "val" else (split,)
-    places += [file.parent / place for word in words for place in (f"images/{word}", f"{word}/images", word)]
-    left: Path | None = None
-    for place in places:
-        outside = root is not None and not Path(os.path.abspath(place)).is_relative_to(os.path.abspath(root))  # noqa: PTH100
-        if place.is_dir() or (place.is_file() and place.suffix.lower() == ".txt"):
-            if not outside:
-                return place
-            left = place
-    if left is not None:
-        raise InputError(
-            f"{file} names {left} for {split}, outside of {root}: give the YAML itself as data if this is meant"
-        )
-    return None
+    usual = [place for word in words for place in (f"images/{word}", f"{word}/images", word)]
+    places = [base / entry, *(file.parent / place for place in (entry, inside, *usual))]
+    there = [place for place in places if place.is_dir() or (place.is_file() and place.suffix.lower() == ".txt")]
+    if not there:
+        raise InputError(f"{file} has '{plain_text(entry)}' for {split}, which is no folder and no list of images")
+    for place in there:
+        if root is None or Path(os.path.abspath(place)).is_relative_to(os.path.abspath(root)):  # noqa: PTH100
+            return place
+    raise InputError(
+        f"{file} names {there[-1]} for {split}, outside of {root}: give the YAML itself as data if this is meant"
+    )
 
 
 def _read_images(
     source: str, paths: Sequence[str], of_folders: Sequence[str], names: dict[int, str], split: str | None,
     roots: list[Path], poses: bool,
 ) -> RawData:  # fmt: skip
-    """Images with what their label files say, of `poses` the box before the points; sizes are those of the files. Those
-    `of_folders` are all that their folders hold."""
+    """Images with what their label files say, of `poses` the box before the points; those `of_folders` are all that
+    their folders hold."""
     paths = list(dict.fromkeys(paths))
     kind = ("YOLO, boxes of poses" if poses else "YOLO") + ("" if split is None else f", split {split}")
     images = [RawImage(name, path) for name, path in zip(unique_names(paths), paths, strict=True)]
@@ -330,10 +318,10 @@ def _object(words: list[str]) -> dict[str, Any]:
     places = numbers[1:5] if len(numbers) < 7 else numbers[1:]
     if not all(-1 <= place <= 2 for place in places):
         raise ValueError("coordinates that are no shares of the image, from 0 to 1")
-    annotation: dict[str, Any] = {"category_id": int(numbers[0])}
+    category = int(numbers[0])
     if len(numbers) < 7:
         x, y, w, h = places
-        return annotation | {"bbox": [x - w / 2, y - h / 2, w, h]}
+        return {"category_id": category, "bbox": [x - w / 2, y - h / 2, w, h]}
     xs, ys = places[::2], places[1::2]
     box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    return annotation | {"bbox": box, "segmentation": [places]}
+    return {"category_id": category, "bbox": box, "segmentation": [places]}

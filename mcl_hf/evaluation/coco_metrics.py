@@ -1,9 +1,8 @@
 """COCO's figures, from pycocotools (the number of record) or a faster library that gives the same.
 
-Flow: evaluate -> **coco_metrics**. The libraries are used for what they are good at, matching and counting: each gives
-the same two arrays, precision `(T, R, K, A, M)` and recall `(T, K, A, M)` over T = 10 IoU thresholds, R = 101 recalls,
-K classes, A = 4 ranges of area and M = 3 limits of detections. The figures are read from them as `COCOeval.summarize`
-does.
+Flow: evaluate -> **coco_metrics**. The libraries match and count: each gives the same two arrays, precision
+`(T, R, K, A, M)` and recall `(T, K, A, M)` over T = 10 IoU thresholds, R = 101 recalls, K classes, A = 4 ranges of area
+and M = 3 limits of detections, from which the figures are read as `COCOeval.summarize` does.
 """
 
 import contextlib
@@ -21,10 +20,7 @@ from ..errors import InputError
 from .results import Result
 
 Backend = Literal["pycocotools", "faster-coco-eval"]
-BACKENDS: dict[str, str] = {
-    "pycocotools": "pycocotools",
-    "faster-coco-eval": "faster_coco_eval",
-}
+BACKENDS: dict[str, str] = {"pycocotools": "pycocotools", "faster-coco-eval": "faster_coco_eval"}
 """Name of a back end -> the module to import."""
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -36,10 +32,7 @@ _AREAS = {"s": 1, "m": 2, "l": 3}
 
 @dataclass(frozen=True)
 class CocoArrays:
-    """What a back end counted; -1 where there is no object of that class and size.
-
-    `precision` `(T, R, K, A, M)` and `recall` `(T, K, A, M)`, float64.
-    """
+    """What a back end counted, float64; -1 where there is no object of that class and size."""
 
     precision: np.ndarray
     recall: np.ndarray
@@ -70,12 +63,11 @@ def count_matches(
     backend: Backend = "pycocotools",
     class_agnostic: bool = False,
 ) -> CocoArrays:
-    """Match results with annotations and count.
+    """Match results with annotations, of which crowds are ignored regions, and count.
 
     Args:
-        data: the annotations. Crowds are ignored regions.
-        results: checked COCO results; `kind` of segm reads their masks, whose sizes are those of the masks.
-        kind: boxes or masks.
+        data, results: the annotations, and checked COCO results.
+        kind: boxes or masks, whose sizes are then those of the masks.
         backend: the library that does it.
         class_agnostic: count every class as one, as COCO's `useCats = 0`; K is then 1.
 
@@ -104,11 +96,7 @@ def count_matches(
 
 
 def import_backend(backend: str) -> Any:
-    """The library behind a name.
-
-    Raises:
-        InputError: no such back end, or it is not installed.
-    """
+    """The library behind a name; an `InputError` where there is none, or it is not installed."""
     if backend not in BACKENDS:
         raise InputError(f"there is no back end {backend!r}: choose from {', '.join(BACKENDS)}")
     try:
@@ -143,10 +131,8 @@ def _coco_inputs(
     for number, index in enumerate(order, start=1):
         width, height = int(data.widths[index]), int(data.heights[index])
         images.append({"id": number, "width": width, "height": height})
-        rows = list(range(int(columns.offsets[index]), int(columns.offsets[index + 1])))
-        if class_agnostic:
-            rows.sort(key=columns.labels.__getitem__)
-        for row in rows:
+        rows = range(columns.offsets[index], columns.offsets[index + 1])
+        for row in sorted(rows, key=columns.labels.__getitem__) if class_agnostic else rows:
             annotation: dict[str, Any] = {
                 "id": len(annotations) + 1,
                 "image_id": number,
@@ -160,12 +146,8 @@ def _coco_inputs(
                 annotation["segmentation"] = to_rle(None, height, width) if segmentation is None else segmentation
             annotations.append(annotation)
     names = ["object"] if class_agnostic else data.category_names
-    truth = {
-        "info": {},
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": number, "name": name} for number, name in enumerate(names, start=1)],
-    }
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+    truth = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
     if class_agnostic:  # as useCats = 0 does: of equal scores in an image, the class with the smaller id comes first
         results = sorted(results, key=lambda result: label_of[result["category_id"]])
     found = []

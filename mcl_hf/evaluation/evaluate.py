@@ -57,23 +57,23 @@ class DetectionMetrics:
     mask: KindMetrics | None
     voc: dict[str, Any] | None
 
+    @property
+    def kinds(self) -> dict[str, KindMetrics]:
+        """The figures of boxes and, where there are any, of masks, by name."""
+        return {"box": self.box} | ({} if self.mask is None else {"mask": self.mask})
+
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, texts and None."""
-        content: dict[str, Any] = {
-            "backend": self.backend,
-            "images": self.num_images,
-            "objects": self.num_objects,
-            "results": self.num_results,
-        }
-        for name, kind in (("box", self.box), ("mask", self.mask)):
-            if kind is not None:
-                content[name] = {
-                    **kind.figures,
-                    "class_agnostic": kind.class_agnostic,
-                    "per_class": kind.per_class,
-                    "precision_at_recalls": {"recalls": RECALLS.round(2).tolist()}
-                    | {class_name: curve.tolist() for class_name, curve in kind.curves().items()},
-                }
+        content: dict[str, Any] = {"backend": self.backend, "images": self.num_images}
+        content |= {"objects": self.num_objects, "results": self.num_results}
+        for name, kind in self.kinds.items():
+            curves = {"recalls": RECALLS.round(2)} | kind.curves()
+            content[name] = {
+                **kind.figures,
+                "class_agnostic": kind.class_agnostic,
+                "per_class": kind.per_class,
+                "precision_at_recalls": {title: curve.tolist() for title, curve in curves.items()},
+            }
         if self.voc is not None:
             content["voc"] = self.voc
         return content
@@ -81,19 +81,14 @@ class DetectionMetrics:
     def lines(self, most_classes: int = 20) -> list[str]:
         """A table for the terminal, figures times 100; of classes, the first that have objects, in the data's order."""
         lines = [f"{self.num_images} images, {self.num_objects} objects, {self.num_results} results ({self.backend})"]
-        for name, kind in (("box", self.box), ("mask", self.mask)):
-            if kind is None:
-                continue
-            lines.append(_row("", list(kind.figures)))
-            lines.append(_row(name, [_percent(value) for value in kind.figures.values()]))
-            lines.append(_row(f"{name}, one class", [_percent(value) for value in kind.class_agnostic.values()]))
+        for name, kind in self.kinds.items():
             measured = [entry for entry in kind.per_class.items() if any(v is not None for v in entry[1].values())]
-            shown = measured[:most_classes]
-            lines += [
-                _row(f"  {plain_text(title)}", [_percent(v) for v in figures.values()]) for title, figures in shown
-            ]
-            if len(measured) > len(shown):
-                lines.append(f"  ... {len(measured) - len(shown)} more classes in the JSON")
+            rows = [(name, kind.figures), (f"{name}, one class", kind.class_agnostic)]
+            rows += [(f"  {plain_text(title)}", figures) for title, figures in measured[:most_classes]]
+            lines.append(_row("", list(kind.figures)))
+            lines += [_row(title, list(map(_percent, figures.values()))) for title, figures in rows]
+            if len(measured) > most_classes:
+                lines.append(f"  ... {len(measured) - most_classes} more classes in the JSON")
             if len(kind.per_class) > len(measured):
                 lines.append(f"  classes without objects: {len(kind.per_class) - len(measured)}, left out")
         if self.voc is not None:
@@ -160,15 +155,10 @@ def _kind_metrics(data: DetectionData, results: list[Result], kind: Any, backend
 
 def _voc_figures(data: DetectionData, results: list[Result]) -> dict[str, Any]:
     found = voc_average_precision(data, results)
-    figures: dict[str, Any] = {}
-    for name, values in found.items():
-        counted = [value for value in values if value is not None]
-        figures[name] = float(np.mean(counted)) if counted else None
-    figures["per_class"] = {
-        name: {figure: values[label] for figure, values in found.items()}
-        for label, name in enumerate(data.category_names)
-    }
-    return figures
+    counted = {name: [value for value in values if value is not None] for name, values in found.items()}
+    of_class = (dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True))
+    figures: dict[str, Any] = {name: float(np.mean(values)) if values else None for name, values in counted.items()}
+    return figures | {"per_class": dict(zip(data.category_names, of_class, strict=True))}
 
 
 def _with_boxes(results: Sequence[Result], data: DetectionData) -> list[Result]:

@@ -35,11 +35,9 @@ def write_evaluation(
     """Write all files and return their paths; curves only where matplotlib is installed.
 
     Args:
-        folder: made if it is not there.
-        data, results, metrics: an evaluation.
+        folder, data, results, metrics: where an evaluation goes, and what it is.
         about: put before the figures in metrics.json: what was evaluated.
-        pictures: images to draw, evenly spread over the data.
-        picture_score: predictions below this score are not drawn.
+        pictures, picture_score: how many images to draw, evenly spread, and the lowest score of what is drawn.
 
     Raises:
         InputError: the folder cannot be made.
@@ -52,7 +50,7 @@ def write_evaluation(
     content = {**about, "data": data.source, **metrics.to_json()}
     written[0].write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     write_results(written[1], results)
-    kinds = [("box", metrics.box)] + ([("mask", metrics.mask)] if metrics.mask is not None else [])
+    kinds = metrics.kinds.items()
     title = f"{len(data)} images: {', '.join(_summary(name, kind) for name, kind in kinds)}"
     if pictures and len(data):
         written.append(folder / "detections.png")
@@ -88,12 +86,9 @@ def draw_image(
     """
     best = sorted(results, key=lambda result: result["score"], reverse=True)
     found = [result for result in best if result["score"] >= least]
-    note = (
-        f"{len(found)} of score {least:g} or more" if found else none_found(least, best[0]["score"] if best else None)
-    )
-    return DrawnImage(
-        item.decode(), item.name, _annotated(item, data), predicted_objects(found, item, data), title + note
-    )
+    highest = best[0]["score"] if best else None
+    note = title + (f"{len(found)} of score {least:g} or more" if found else none_found(least, highest))
+    return DrawnImage(item.decode(), item.name, _annotated(item, data), predicted_objects(found, item, data), note)
 
 
 def _annotated(item: DetectionItem, data: DetectionData) -> DrawnObjects:

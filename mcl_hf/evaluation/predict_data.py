@@ -1,19 +1,19 @@
 """A detector over annotated images: decode, batch, detect, and give back boxes and masks in px of the originals.
 
-Flow: detection_data -> **predict_data** -> results -> evaluate. The detectors of this library and any other that
-transformers opens for object detection or instance segmentation go the same way: `processor(images)`,
-`model(**inputs)`, `processor.post_process_...`.
+Flow: detection_data -> **predict_data** -> results -> evaluate. Every detector that transformers can open goes the same
+way: `processor(images)`, `model(**inputs)`, `processor.post_process_...`.
 """
 
 import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ..annotations.detection_data import DetectionData, DetectionItem
 from ..annotations.masks import encode_masks, mask_boxes
@@ -50,7 +50,7 @@ def match_categories(id2label: dict[int, str], data: DetectionData) -> np.ndarra
     return np.array([data.label2id.get(name, -1) for name in names], np.int64)
 
 
-def inputs_of(processor: Any, images: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+def inputs_of(processor: Any, images: Iterable[np.ndarray]) -> dict[str, torch.Tensor]:
     """A model's inputs of decoded images, uint8 `(height, width, 3)`. Processors are told so: of an image 1, 3 or 4 px
     high they would guess that its rows are the channels."""
     return dict(processor(list(images), input_data_format="channels_last", return_tensors="pt"))
@@ -69,8 +69,7 @@ def predict(
     """What a detector finds in some images, as one batch; the `MOST_DETECTIONS` best of each, best first.
 
     Args:
-        model: in eval mode, on its device.
-        processor: its image processor.
+        model, processor: in eval mode, on its device; and its image processor.
         items: N images.
         classes: model's class -> class index of the data (`match_categories`); None: they are the same.
         inputs: of the model, as the processor makes them; None: decoded and made here.
@@ -82,8 +81,8 @@ def predict(
     device = next(model.parameters()).device
     if inputs is None:
         inputs = inputs_of(processor, [item.decode() for item in items])
-    autocast: Any = contextlib.nullcontext()
     arithmetic = chosen_precision(precision, device)
+    autocast: Any = contextlib.nullcontext()
     if arithmetic != "fp32":
         autocast = torch.autocast(device.type, dtype=torch.bfloat16 if arithmetic == "bf16" else torch.float16)
     with autocast:
@@ -136,69 +135,49 @@ def predict_data(
     Raises:
         InputError: a category that the model does not know, or an image that does not decode.
     """
-    id2label: Any = model.config.id2label  # type: ignore[union-attr]  # transformers' models have a config
-    classes = match_categories(dict(id2label), data)
-    shard = range(rank(), len(data), world_size())
+    config: Any = model.config
+    classes = match_categories(dict(config.id2label), data)
+    shard: Any = range(rank(), len(data), world_size())
     loader: DataLoader = DataLoader(
-        _Pictures(data, shard),
+        shard,
         batch_size=batch_size,
         num_workers=num_workers,
-        collate_fn=_Collate(processor),
+        collate_fn=partial(_batch, data, processor),
         worker_init_fn=start_worker,
         pin_memory=next(model.parameters()).device.type == "cuda",
     )
     predicted = Predicted()
+    given: Any = {"classes": classes, "precision": precision}
     for indices, inputs, broken in batches_of(loader):
-        for index, reason in broken.items():
-            if not skip_broken:
-                raise InputError(f"{data.names[index]}: {reason}: mend the data, or leave it out with --skip-broken")
+        if broken and not skip_broken:
+            index, reason = next(iter(broken.items()))
+            raise InputError(f"{data.names[index]}: {reason}: mend the data, or leave it out with --skip-broken")
         predicted.broken |= broken
         if indices:
-            items = [data[index] for index in indices]
-            predicted.detections += predict(
-                model, processor, items, classes=classes, inputs=inputs, precision=precision
-            )
+            predicted.detections += predict(model, processor, [data[n] for n in indices], inputs=inputs, **given)
         if progress is not None:
             progress(len(indices) + len(broken))
     return predicted
 
 
-class _Pictures(Dataset):
-    """(index, pixels or the reason why there are none) of the images of one process."""
-
-    def __init__(self, data: DetectionData, indices: Sequence[int]) -> None:
-        self.data, self.indices = data, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, position: int) -> tuple[int, np.ndarray | str]:
-        index = self.indices[position]
+def _batch(
+    data: DetectionData, processor: Any, indices: Sequence[int]
+) -> tuple[list[int], dict[str, torch.Tensor], dict[int, str]]:
+    """Of some images: the indices of those that decode, the model's inputs, and index -> reason of the broken ones."""
+    pixels: dict[int, np.ndarray] = {}
+    broken: dict[int, str] = {}
+    for index in indices:
         try:
-            return index, self.data[index].decode()
+            pixels[index] = data[index].decode()
         except BrokenImage as error:
-            return index, str(error)
-
-
-@dataclass
-class _Collate:
-    """Decoded images -> (indices, inputs of the model, index -> reason of those that are broken)."""
-
-    processor: Any
-
-    def __call__(
-        self, batch: Sequence[tuple[int, np.ndarray | str]]
-    ) -> tuple[list[int], dict[str, torch.Tensor], dict[int, str]]:
-        broken = {index: pixels for index, pixels in batch if isinstance(pixels, str)}
-        whole = [(index, pixels) for index, pixels in batch if not isinstance(pixels, str)]
-        inputs = inputs_of(self.processor, [pixels for _, pixels in whole]) if whole else {}
-        return [index for index, _ in whole], inputs, broken
+            broken[index] = str(error)
+    return list(pixels), inputs_of(processor, pixels.values()) if pixels else {}, broken
 
 
 def instances_of_queries(
     outputs: Any, inputs: dict[str, torch.Tensor], sizes: Sequence[tuple[int, int]]
 ) -> tuple[list[dict[str, torch.Tensor]], list[torch.Tensor]]:
-    """Mask2Former's scores and labels `(d,)`, and masks bool `(d, height, width)`, of each image.
+    """Mask2Former's scores and labels `(d,)`, and masks bool `(d, height, width)`, of each image, px of its `sizes`.
 
     As in detectron2: logits are interpolated, and what is above 0 belongs to a mask. transformers' own processor scales
     masks of 384 px to the picture by nearest neighbours, padding included, and asks the device four times a mask.
@@ -206,7 +185,7 @@ def instances_of_queries(
     Args:
         outputs: `class_queries_logits` `(N, Q, classes + 1)` and `masks_queries_logits` `(N, Q, h, w)`.
         inputs: that they are of, on the host: `pixel_values` and maybe `pixel_mask`.
-        sizes: (height, width) of each picture, px.
+        sizes: (height, width) of each picture.
     """
     padded_height, padded_width = inputs["pixel_values"].shape[-2:]
     found, masks = [], []

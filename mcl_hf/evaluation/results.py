@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..annotations.coco_format import load_json
-from ..annotations.detection_data import DetectionData, DetectionItem, ImageId
+from ..annotations.detection_data import DetectionData, ImageId
 from ..annotations.masks import as_text, clean_segmentation, to_rle
 from ..annotations.raw_data import shown
 from ..errors import InputError
@@ -56,15 +56,12 @@ def to_results(detections: Iterable[ImageDetections], data: DetectionData) -> li
         if image.image_id in seen:
             continue
         seen.add(image.image_id)
-        boxes = np.asarray(image.boxes, np.float64).reshape(-1, 4)
-        sides = boxes[:, 2:] - boxes[:, :2]  # (n, 2)
-        for n, (box, side) in enumerate(zip(boxes.tolist(), sides.tolist(), strict=True)):
-            result: Result = {
-                "image_id": image.image_id,
-                "category_id": data.category_ids[int(image.labels[n])],
-                "bbox": [box[0], box[1], side[0], side[1]],
-                "score": float(image.scores[n]),
-            }
+        boxes = np.array(image.boxes, np.float64).reshape(-1, 4)
+        boxes[:, 2:] -= boxes[:, :2]
+        for n, box in enumerate(boxes.tolist()):
+            category = data.category_ids[int(image.labels[n])]
+            result: Result = {"image_id": image.image_id, "category_id": category, "bbox": box}
+            result["score"] = float(image.scores[n])
             if image.masks is not None:
                 result["segmentation"] = image.masks[n]
             results.append(result)
@@ -73,16 +70,13 @@ def to_results(detections: Iterable[ImageDetections], data: DetectionData) -> li
 
 def ground_truth_results(data: DetectionData) -> list[Result]:
     """The annotations themselves as results of score 1, crowds left out: what a perfect detector would say."""
-    with_masks = data.has_masks
-
-    def perfect(item: DetectionItem) -> ImageDetections:
-        single = ~item.iscrowd
-        masks = None
-        if with_masks:
-            masks = [as_text(to_rle(item.segmentations[n], item.height, item.width)) for n in np.flatnonzero(single)]
-        return ImageDetections(item.image_id, item.boxes[single], np.ones(single.sum()), item.labels[single], masks)
-
-    return to_results(map(perfect, data), data)
+    with_masks, found = data.has_masks, []
+    for item in data:
+        single = np.flatnonzero(~item.iscrowd)
+        rles = (to_rle(item.segmentations[n], item.height, item.width) for n in single)
+        masks, scores = list(map(as_text, rles)) if with_masks else None, np.ones(len(single))
+        found.append(ImageDetections(item.image_id, item.boxes[single], scores, item.labels[single], masks))
+    return to_results(found, data)
 
 
 def write_results(path: str | Path, results: Sequence[Result]) -> None:
@@ -115,17 +109,8 @@ def read_results(path: str | Path, data: DetectionData, left_out: list[str] | No
 def check_results(
     results: Sequence[Result], data: DetectionData, name: str = "predictions", left_out: list[str] | None = None
 ) -> list[Result]:
-    """Results that can be scored on `data`: a box or mask that is null or empty counts as not given.
-
-    Args:
-        results: in COCO's form.
-        data: what they were made for.
-        name: what messages call them.
-        left_out: as in `read_results`.
-
-    Raises:
-        InputError: the first one that lacks something, or names an image or category that the data do not have.
-    """
+    """Results that can be scored on `data`: a box or mask that is null or empty counts as not given. Messages call them
+    `name`; `left_out` and what is raised are as in `read_results`."""
     sizes = image_sizes(data)
     categories = set(data.category_ids)
     kept: dict[int, Result] = {}
@@ -134,14 +119,15 @@ def check_results(
         try:
             kept[number] = _checked_as_python(result, data, sizes, categories)
         except (ValueError, TypeError, OverflowError, RuntimeError) as error:
-            faults[number] = f"{name}, result {number}{error}"
+            faults[number] = plain_text(f"{name}, result {number}{error}")
             if left_out is None:
-                raise InputError(plain_text(faults[number])) from error
-    if left_out is not None:
-        if data.has_masks and any("segmentation" in result for result in kept.values()):
-            bare = [number for number, result in kept.items() if "segmentation" not in result]
-            faults |= {number: f"{name}, result {number} has no mask, as others have" for number in bare}
-        left_out += [plain_text(faults[number]) for number in sorted(faults)]
+                raise InputError(faults[number]) from error
+    if left_out is None:
+        return list(kept.values())
+    if data.has_masks and any("segmentation" in result for result in kept.values()):
+        bare = [number for number, result in kept.items() if "segmentation" not in result]
+        faults |= {number: plain_text(f"{name}, result {number} has no mask, as others have") for number in bare}
+    left_out += [faults[number] for number in sorted(faults)]
     return [result for number, result in kept.items() if number not in faults]
 
 
@@ -157,11 +143,8 @@ def _checked_as_python(result: Any, *known: Any) -> Result:
 
 
 def _checked(result: Any, data: DetectionData, sizes: dict[ImageId, tuple[int, int]], categories: set[int]) -> Result:
-    """A result without what is null or empty.
-
-    Raises:
-        ValueError: what is wrong, to be put after the result's number; or TypeError, OverflowError.
-    """
+    """A result without what is null or empty; raises `ValueError`, to be put after the result's number, or TypeError,
+    OverflowError."""
     if not isinstance(result, dict) or not {"image_id", "category_id", "score"} <= set(result):
         raise ValueError(" lacks image_id, category_id or score: this is no COCO results file")
     if any(name in result and not result[name] for name in ("bbox", "segmentation")):
@@ -200,10 +183,8 @@ def _is_finite(value: Any) -> bool:
 
 def image_sizes(data: DetectionData) -> dict[ImageId, tuple[int, int]]:
     """Height and width of every image in px, by its id."""
-    return {
-        image_id: (int(height), int(width))
-        for image_id, height, width in zip(data.image_ids, data.heights, data.widths, strict=True)
-    }
+    sizes = zip(data.heights.tolist(), data.widths.tolist(), strict=True)
+    return dict(zip(data.image_ids, sizes, strict=True))
 
 
 def by_image(results: Iterable[Result], image_ids: Iterable[ImageId]) -> dict[ImageId, list[Result]]:
@@ -216,11 +197,9 @@ def by_image(results: Iterable[Result], image_ids: Iterable[ImageId]) -> dict[Im
 
 
 def merge_results(shards: Sequence[Sequence[Result]], data: DetectionData) -> list[Result]:
-    """The results of several processes as one process would have given them: image after image, in the data's order.
-
-    An image that several shards hold, as samplers that fill up the last batch make it, is taken from the first. The
-    order within an image is kept, so that scores that are equal stay in it and figures agree to the last digit.
-    """
+    """The results of several processes as one would have given them: image after image, in the data's order, and within
+    an image in its own, so that figures agree to the last digit. An image that several shards hold, as samplers that
+    fill up the last batch make it, is taken from the first."""
     found = [by_image(shard, data.image_ids) for shard in shards]
     return [
         result

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,9 @@ class Predictions:
 
     data: DetectionData
     results: list[Result]
-    broken: dict[str, str] = field(default_factory=dict)
-    files: list[Path] = field(default_factory=list)
-    highest: dict[ImageId, float] = field(default_factory=dict)
+    broken: dict[str, str]
+    files: list[Path]
+    highest: dict[ImageId, float]
 
 
 def predict(
@@ -175,8 +175,7 @@ def find_images(given: Sequence[str], stdin: Iterable[str] | None = None) -> lis
     """Files of images, each once, in the order given; within folders and patterns by name.
 
     Args:
-        given: folders, files, patterns, or `-`.
-        stdin: lines of `-`; None: of the process.
+        given: folders, files, patterns, or `-` for the lines of `stdin`; None: the process's.
 
     Raises:
         InputError: one of them has no images.
@@ -187,8 +186,7 @@ def find_images(given: Sequence[str], stdin: Iterable[str] | None = None) -> lis
             raise InputError("images has an empty name: name a folder, files, or a pattern in quotes")
         path = Path(entry)
         if entry == "-":
-            lines = sys.stdin if stdin is None else stdin
-            names = [line.strip() for line in lines if line.strip()]
+            names = list(filter(None, map(str.strip, sys.stdin if stdin is None else stdin)))
         elif path.is_dir():
             names = [str(path / name) for name in walk(path) if is_image(name)]
         elif path.is_file():
@@ -203,11 +201,8 @@ def find_images(given: Sequence[str], stdin: Iterable[str] | None = None) -> lis
 
 
 def without_written(files: Sequence[str], folder: Path) -> list[str]:
-    """The files but for what an earlier call wrote into its output folder, which may lie among the images.
-
-    Raises:
-        InputError: there are no others.
-    """
+    """The files but for what an earlier call wrote into its output folder, which may lie among the images; an
+    `InputError` where there are no others."""
     places = [os.path.abspath(folder / name) + os.sep for name in WRITTEN]  # noqa: PTH100 - links stay as they are
     others = [name for name in files if not os.path.abspath(name).startswith(tuple(places))]  # noqa: PTH100
     if not others:
@@ -218,7 +213,7 @@ def without_written(files: Sequence[str], folder: Path) -> list[str]:
 def images_as_data(files: Sequence[str], class_names: Sequence[str]) -> tuple[DetectionData, dict[str, str]]:
     """Images without annotations, ids from 1, and what is wrong with those that cannot be opened."""
     raw = RawData("images", files[0], [RawImage(name, name) for name in files], dict(enumerate(class_names, start=1)))
-    check_images(raw, check_files=False, allow_outside=True)
+    check_images(raw, check_files=False)
     broken = {image.name: image.fault for image in raw.images if image.fault}
     data = checked_data(raw, AnnotationColumns.of([0] * (len(files) - len(broken))))
     data.image_ids = list(range(1, len(data) + 1))

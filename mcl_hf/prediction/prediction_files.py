@@ -50,10 +50,8 @@ def write_predictions(
     try:
         written = [writers[name](folder, data, of_image) for name in formats]
         if pictures and len(data):
-            notes = {
-                image_id: "" if found else none_found(threshold, highest.get(image_id))
-                for image_id, found in of_image.items()
-            }
+            empty = {image_id for image_id, found in of_image.items() if not found}
+            notes = {image_id: none_found(threshold, highest.get(image_id)) for image_id in empty}
             written.append(_draw(folder / "pictures", data, of_image, notes, pictures))
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}; choose another --output-dir") from error
@@ -139,6 +137,6 @@ def _draw(
     folder.mkdir(parents=True)
     for item, stem in zip(data, label_stems(data)[:count], strict=False):
         objects = predicted_objects(of_image[item.image_id], item, data)
-        picture = draw_objects(item.decode(), objects, (item.width, item.height), notes[item.image_id])
+        picture = draw_objects(item.decode(), objects, (item.width, item.height), notes.get(item.image_id, ""))
         picture.save(folder / f"{stem}.jpg", quality=90)
     return folder

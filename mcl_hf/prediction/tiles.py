@@ -88,11 +88,14 @@ def merge(tiles: Sequence[Tile], found: Sequence[ImageDetections]) -> ImageDetec
     kept_array = kept_array[np.lexsort([*boxes[kept_array].T[::-1], labels[kept_array], -scores[kept_array]])]
     masks = None
     if all(f.masks is not None for f in found):
-        first = np.concatenate([[0], np.cumsum([len(f.scores) for f in found])])
-        masks = [
-            _in_picture(tiles[source[n]], found[source[n]], int(n - first[source[n]]), height, width)
-            for n in kept_array
-        ]
+        first = np.cumsum([0, *(len(f.scores) for f in found)])
+        masks = []
+        for n in kept_array:
+            tile, of_tile, number = tiles[source[n]], found[source[n]].masks or [], n - first[source[n]]
+            pixels = np.zeros((height, width), np.uint8)
+            inside = decode_masks([of_tile[number]], tile.height, tile.width)[0]
+            pixels[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = inside
+            masks += encode_masks([pixels])
     return ImageDetections(tiles[0].image_id, boxes[kept_array], scores[kept_array], labels[kept_array], masks)
 
 
@@ -113,12 +116,3 @@ def _shared(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Area that a box shares with each of n others, px²."""
     sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
     return np.clip(sides, 0, None).prod(axis=1)
-
-
-def _in_picture(tile: Tile, found: ImageDetections, number: int, height: int, width: int) -> dict:
-    """A mask of a tile as run lengths of the picture."""
-    assert found.masks is not None, "checked before"
-    pixels = np.zeros((height, width), np.uint8)
-    inside = decode_masks([found.masks[number]], tile.height, tile.width)[0]
-    pixels[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = inside
-    return encode_masks([pixels])[0]
