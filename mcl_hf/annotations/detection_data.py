@@ -147,12 +147,9 @@ class DetectionItem:
 
 @dataclass
 class AnnotationColumns:
-    """All annotations of a data set, image after image; A in all, of N images.
-
-    `offsets` int64 `(N + 1,)`: those of image i are `offsets[i]:offsets[i + 1]`. `bbox` float64 `(A, 4)` as
-    COCO writes it, x y width height. `segmentation_ends` int64 `(A + 1,)` cuts `segmentations` (JSON) into one
-    piece each.
-    """
+    """All A annotations of a data set of N images, image after image: those of image i are `offsets[i]:offsets[i + 1]`,
+    int64 `(N + 1,)`; `bbox` float64 `(A, 4)` as COCO writes it, x y width height; `segmentation_ends` int64 `(A + 1,)`
+    cuts `segmentations` (JSON) into one piece each."""
 
     offsets: np.ndarray
     bbox: np.ndarray
@@ -222,9 +219,9 @@ class DetectionData:
     columns: AnnotationColumns
     reader: ImageReader
     positions: np.ndarray  # of each image in the reader
+    is_voc: bool
+    groups: list[Any]
     report: Any = None
-    is_voc: bool = False
-    groups: list[Any] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -316,9 +313,9 @@ class DetectionData:
         blocks = [old.segmentations[ends[row] : ends[row + 1]] for row in rows]
         each = (old.bbox[rows], old.labels[rows], old.iscrowd[rows], old.difficult[rows], old.areas[rows])
         new.columns = AnnotationColumns.of([len(piece) for piece in pieces], *each, blocks)
-        new.image_ids = [self.image_ids[index] for index in chosen]
-        new.names = [self.names[index] for index in chosen]
-        new.groups = [self.groups[index] for index in chosen] if self.groups else []
+        for name in ("image_ids", "names", "groups"):
+            values = getattr(self, name)
+            setattr(new, name, [values[index] for index in chosen])
         for name in ("widths", "heights", "positions"):
             setattr(new, name, getattr(self, name)[chosen])
         return new

@@ -3,9 +3,8 @@
 Flow: open_data -> **yolo** -> annotation_check. The format: https://docs.ultralytics.com/datasets/detect/ and
 https://docs.ultralytics.com/datasets/segment/. A line is `class x y width height` (the box's middle; perhaps a score
 or a track's number after it) or `class x0 y0 x1 y1 x2 y2 ...`, a polygon; where the YAML has `kpt_shape`, a box and
-points after it, which are left out. An image without a file, or with an empty one, has no objects. `data.yaml` names
-classes and, for each split, a folder of images or a text file that lists them; without splits of its own, those are
-taken that folders tell (`images/train` or `train/images`).
+points after it, which are left out. An image without a file has no objects. `data.yaml` names classes and, for each
+split, a folder of images or a text file that lists them; without splits, those count that folders tell.
 """
 
 import os
@@ -152,27 +151,28 @@ def write_yolo(folder: str | Path, data: DetectionData, results: Iterable[dict[s
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lines: dict[Any, list[str]] = {image_id: [] for image_id in data.image_ids}
-    for item in data if results is None else ():
-        sides = [item.width, item.height]
-        for n in np.flatnonzero(~item.iscrowd):
-            box, part = item.boxes[n], item.segmentations[n]
+    label_of = {category: label for label, category in enumerate(data.category_ids)}
+    of_image: dict[Any, list[dict[str, Any]]] = {image_id: [] for image_id in data.image_ids}
+    for result in results or ():
+        of_image[result["image_id"]].append(result)
+    written = [folder / "classes.txt"]
+    written[0].write_text("".join(f"{name}\n" for name in data.category_names), encoding="utf-8")
+    for item, stem in zip(data, label_stems(data), strict=True):
+        width, height = item.width, item.height
+        lines = []
+        for result in of_image[item.image_id]:
+            x, y, w, h = result["bbox"]
+            numbers = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height, result["score"]]
+            lines.append(_line(label_of[result["category_id"]], numbers))
+        for n in np.flatnonzero(~item.iscrowd) if results is None else ():
+            box, part, sides = item.boxes[n], item.segmentations[n], [width, height]
             if isinstance(part, list) and len(part) == 1:
                 numbers = [side / sides[place % 2] for place, side in enumerate(part[0])]
             else:
                 numbers = [*(box[:2] + box[2:]) / 2 / sides, *(box[2:] - box[:2]) / sides]
-            lines[item.image_id].append(_line(item.labels[n], numbers))
-    label_of = {category: label for label, category in enumerate(data.category_ids)}
-    size_of = dict(zip(data.image_ids, zip(data.widths, data.heights, strict=True), strict=True))
-    for result in results or ():
-        (x, y, w, h), (width, height) = result["bbox"], size_of[result["image_id"]]
-        numbers = [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height, result["score"]]
-        lines[result["image_id"]].append(_line(label_of[result["category_id"]], numbers))
-    written = [folder / "classes.txt"]
-    written[0].write_text("".join(f"{name}\n" for name in data.category_names), encoding="utf-8")
-    for image_id, stem in zip(data.image_ids, label_stems(data), strict=True):
+            lines.append(_line(item.labels[n], numbers))
         written.append(folder / f"{stem}.txt")
-        written[-1].write_text("".join(lines[image_id]), encoding="utf-8")
+        written[-1].write_text("".join(lines), encoding="utf-8")
     return written
 
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
+from xml.etree.ElementTree import SubElement
 
 import yaml
 
@@ -68,12 +69,12 @@ def _write_coco(folder: Path, data: DetectionData, of_image: dict[ImageId, list[
     root = images_folder(data)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image_id, name, width, height in zip(data.image_ids, data.names, data.widths, data.heights, strict=True):
-        inside = Path(os.path.relpath(os.path.abspath(name), root)).as_posix()  # noqa: PTH100
-        images.append({"id": image_id, "file_name": inside, "width": int(width), "height": int(height)})
-        for result in of_image[image_id]:
-            mask = result.get("segmentation")
-            area = result["bbox"][2] * result["bbox"][3] if mask is None else mask_area(mask, int(height), int(width))
+    for item in data:
+        inside = Path(os.path.relpath(os.path.abspath(item.name), root)).as_posix()  # noqa: PTH100
+        images.append({"id": item.image_id, "file_name": inside, "width": item.width, "height": item.height})
+        for result in of_image[item.image_id]:
+            mask, (_, _, w, h) = result.get("segmentation"), result["bbox"]
+            area = w * h if mask is None else mask_area(mask, item.height, item.width)
             annotations.append({"id": len(annotations) + 1, "area": area, "iscrowd": 0, **result})
     categories = [{"id": n, "name": name} for n, name in zip(data.category_ids, data.category_names, strict=True)]
     path = folder / LABELS
@@ -98,21 +99,20 @@ def _write_voc(folder: Path, data: DetectionData, of_image: dict[ImageId, list[R
     images = _link_images(root / "JPEGImages", data)
     (root / "Annotations").mkdir()
     name_of = dict(zip(data.category_ids, data.category_names, strict=True))
-    rows = zip(data.image_ids, images, data.widths, data.heights, strict=True)
-    for image_id, image, width, height in rows:
+    for item, image in zip(data, images, strict=True):
         tree = ElementTree.Element("annotation")
-        ElementTree.SubElement(tree, "filename").text = plain_text(image.name)  # of bytes that are no UTF-8, too
-        size = ElementTree.SubElement(tree, "size")
-        for side, value in (("width", width), ("height", height), ("depth", 3)):
-            ElementTree.SubElement(size, side).text = str(int(value))
-        for result in of_image[image_id]:
-            entry = ElementTree.SubElement(tree, "object")
-            ElementTree.SubElement(entry, "name").text = name_of[result["category_id"]]
-            ElementTree.SubElement(entry, "score").text = repr(result["score"])
+        SubElement(tree, "filename").text = plain_text(image.name)  # of bytes that are no UTF-8, too
+        size = SubElement(tree, "size")
+        for side, value in (("width", item.width), ("height", item.height), ("depth", 3)):
+            SubElement(size, side).text = str(value)
+        for result in of_image[item.image_id]:
+            entry = SubElement(tree, "object")
+            SubElement(entry, "name").text = name_of[result["category_id"]]
+            SubElement(entry, "score").text = repr(result["score"])
             x, y, w, h = result["bbox"]
-            box = ElementTree.SubElement(entry, "bndbox")
+            box = SubElement(entry, "bndbox")
             for side, value in (("xmin", x + 1), ("ymin", y + 1), ("xmax", x + w), ("ymax", y + h)):  # counted from 1
-                ElementTree.SubElement(box, side).text = f"{value:.10g}"
+                SubElement(box, side).text = f"{value:.10g}"
         ElementTree.ElementTree(tree).write(root / "Annotations" / f"{image.stem}.xml", encoding="utf-8")
     return root
 
