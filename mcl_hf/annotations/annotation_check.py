@@ -94,7 +94,6 @@ def check_annotations(raw: RawData, skip_broken: bool, check_files: bool) -> Det
         )
     report = DataReport()
     _refuse_twins(raw)
-    _check_class_names(raw)
     check_images(raw, check_files)
     _listed_twice(raw, report)
     broken = [f"{image.name}: {image.fault}" for image in raw.images if image.fault]
@@ -150,23 +149,20 @@ def _settle(report: DataReport, kind: str, faults: Sequence[str], skip_broken: b
 
 
 def _refuse_twins(raw: RawData) -> None:
-    first: dict[ImageId, RawImage] = {}
+    """Images are known by their ids, and classes, to models too, by their names: of two alike, one is never found."""
+    image_of: dict[ImageId, RawImage] = {}
     for image in raw.images:
-        other = first.setdefault(image.image_id, image)
+        other = image_of.setdefault(image.image_id, image)
         if other is not image:
             both = f"{plain_text(other.name)} and {plain_text(image.name)}"
             raise InputError(f"{raw.source}: {both} share the id {shown(image.image_id)}")
-
-
-def _check_class_names(raw: RawData) -> None:
-    """Models and data know their classes by name: of two with one name, the first would never be found."""
-    first: dict[str, int] = {}
+    category_of: dict[str, int] = {}
     for category, name in sorted(raw.categories.items()):
         if not name.strip() or name != name.encode(errors="replace").decode():
             raise InputError(f"{raw.source}: category {category} has the name {name!r}, which is no text to call it by")
-        if name in first:
-            raise InputError(f"{raw.source}: the categories {first[name]} and {category} share the name {name!r}")
-        first[name] = category
+        if category_of.setdefault(name, category) != category:
+            both = f"{category_of[name]} and {category}"
+            raise InputError(f"{raw.source}: the categories {both} share the name {name!r}")
 
 
 def _listed_twice(raw: RawData, report: DataReport) -> None:

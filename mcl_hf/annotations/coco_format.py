@@ -52,7 +52,7 @@ def read_coco(file: Path, how: Reading, split: str | None = None, root: Path | N
             raise InputError(f"{file} is no COCO annotation file: it has no list of {key}")
         if not all(isinstance(entry, dict) for entry in content[key]):
             raise InputError(f"{file} is no COCO annotation file: its {key} are not all objects")
-    first = next(iter(content["annotations"]), {})
+    first: dict[str, Any] = next(iter(content["annotations"]), {})
     if "segments_info" in first:
         raise InputError(f"{file} is panoptic COCO, which has no objects of its own: use the instances file")
     if "caption" in first:

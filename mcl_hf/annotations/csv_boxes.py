@@ -87,8 +87,9 @@ def read_csv(
         cells = {name: row[column].strip() if column < len(row) else "" for name, column in place.items()}
         path = cells["path"].replace("\\", "/")
         try:
-            sides = [cells.get("width"), cells.get("height")]
-            image = images.get(path) or RawImage(path, path, *map(side_in_px, sides))
+            image = images.get(path)
+            if image is None:
+                image = RawImage(path, path, side_in_px(cells.get("width")), side_in_px(cells.get("height")))
             if "\0" in path or not path:
                 raise ValueError(f"{shown(path)} names no file")
             if split_of.setdefault(path, cells.get("split", "")) != cells.get("split", ""):

@@ -8,10 +8,10 @@ Layout: https://huggingface.co/docs/datasets/image_dataset#object-detection
 
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..data.sources.columns import find_image_column, require_columns
 from ..data.sources.folder_metadata import FILE_NAME, METADATA_NAMES
@@ -22,9 +22,6 @@ from ..errors import InputError
 from .annotation_files import Part, by_split, parse_json, read_text, split_word
 from .detection_data import FileImages, TableImages
 from .raw_data import RawData, RawImage, Reading, image_id_of, shown, side_in_px
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 _CATEGORY_NAMES = ("category", "category_id", "label", "labels", "categories")
 _BOX_NAMES = ("bbox", "bboxes", "boxes")
@@ -58,7 +55,7 @@ def read_object_table(opened: LocalTable, data: str, how: Reading, only: str | N
     for column, line in opened.conflicts.items():
         if column.partition(".")[0] == objects_column:
             raise InputError(line)
-    names = _class_names(table, data, objects_column)
+    names = _class_names(table.features, data, objects_column)
     pictures = table.select_columns([image_column]).cast_column(image_column, Image(decode=False))
     wanted = ("image_id", "width", "height", objects_column, how.group_column)
     others = table.select_columns([name for name in dict.fromkeys(wanted) if name in table.column_names])
@@ -189,10 +186,10 @@ def _collect(raw: RawData, rows: Iterable[Row], how: Reading, names: list[str] |
         refuse_corners(raw)
 
 
-def _class_names(table: "Dataset", data: str, column: str) -> list[str] | None:
+def _class_names(features: Mapping[str, Any], data: str, column: str) -> list[str] | None:
     """Names of the classes, where the category of objects has some; a struct of lists and a list of structs are alike.
     An `InputError` where objects have no boxes or no category."""
-    parts = _inside(table.features[column])
+    parts = _inside(features[column])
     if not isinstance(parts, dict):
         raise InputError(f"column '{column}' holds {parts}, not objects with bbox and category")
     for wanted in (_BOX_NAMES, _CATEGORY_NAMES):

@@ -45,9 +45,8 @@ class KindMetrics:
 
 @dataclass(frozen=True)
 class DetectionMetrics:
-    """All figures of one evaluation; `mask` is None where data or results have no masks, `voc` for data other than
-    Pascal VOC.
-    """
+    """All figures of one evaluation; `mask` is None where data or results have no masks, `voc` for other data than
+    VOC's."""
 
     backend: str
     num_images: int
@@ -130,7 +129,11 @@ def evaluate_detections(
     if masks and (not data.has_masks or with_masks < len(results)):
         lacking = f"{len(results) - with_masks} of {len(results)} predictions" if data.has_masks else data.source
         raise InputError(f"masks cannot be scored: {lacking} have none")
-    results = _with_boxes(results, data)
+    sizes = image_sizes(data)
+    for n, result in enumerate(results):
+        if "bbox" not in result:
+            mask = to_rle(result["segmentation"], *sizes[result["image_id"]])
+            results[n] = {**result, "bbox": mask_boxes([mask])[0].tolist()}
     return DetectionMetrics(
         backend=backend,
         num_images=len(data),
@@ -159,17 +162,6 @@ def _voc_figures(data: DetectionData, results: list[Result]) -> dict[str, Any]:
     of_class = (dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True))
     figures: dict[str, Any] = {name: float(np.mean(values)) if values else None for name, values in counted.items()}
     return figures | {"per_class": dict(zip(data.category_names, of_class, strict=True))}
-
-
-def _with_boxes(results: Sequence[Result], data: DetectionData) -> list[Result]:
-    """The results, with the box around its mask where one has no other."""
-    sizes = image_sizes(data)
-    return [
-        result
-        if "bbox" in result
-        else {**result, "bbox": mask_boxes([to_rle(result["segmentation"], *sizes[result["image_id"]])])[0].tolist()}
-        for result in results
-    ]
 
 
 def _percent(value: float | None) -> str:

@@ -161,14 +161,11 @@ def _detect(
         batch: Any = tiles[start : start + batch_size]  # tiles decode as images do
         found += prediction.predict(model, processor, batch, precision=precision)
     best = max((float(np.max(image.scores)) for image in found if len(image.scores)), default=None)
-    found = [_above(image, threshold) for image in found]
+    for n, image in enumerate(found):
+        kept = np.flatnonzero(np.asarray(image.scores) >= threshold)
+        masks = None if image.masks is None else [image.masks[place] for place in kept.tolist()]
+        found[n] = ImageDetections(image.image_id, image.boxes[kept], image.scores[kept], image.labels[kept], masks)
     return to_results([found[0] if len(found) == 1 else merge(tiles, found)], data), best
-
-
-def _above(found: ImageDetections, threshold: float) -> ImageDetections:
-    kept = np.flatnonzero(np.asarray(found.scores) >= threshold)
-    masks = None if found.masks is None else [found.masks[n] for n in kept.tolist()]
-    return ImageDetections(found.image_id, found.boxes[kept], found.scores[kept], found.labels[kept], masks)
 
 
 def find_images(given: Sequence[str], stdin: Iterable[str] | None = None) -> list[str]:

@@ -6,6 +6,7 @@ is lost that is found without tiles. Source: SAHI (arXiv 2202.06934).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -88,14 +89,8 @@ def merge(tiles: Sequence[Tile], found: Sequence[ImageDetections]) -> ImageDetec
     kept_array = kept_array[np.lexsort([*boxes[kept_array].T[::-1], labels[kept_array], -scores[kept_array]])]
     masks = None
     if all(f.masks is not None for f in found):
-        first = np.cumsum([0, *(len(f.scores) for f in found)])
-        masks = []
-        for n in kept_array:
-            tile, of_tile, number = tiles[source[n]], found[source[n]].masks or [], n - first[source[n]]
-            pixels = np.zeros((height, width), np.uint8)
-            inside = decode_masks([of_tile[number]], tile.height, tile.width)[0]
-            pixels[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = inside
-            masks += encode_masks([pixels])
+        pieces = [(tile, mask) for tile, f in pairs for mask in f.masks or ()]
+        masks = [_in_picture(*pieces[n], height, width) for n in kept_array]
     return ImageDetections(tiles[0].image_id, boxes[kept_array], scores[kept_array], labels[kept_array], masks)
 
 
@@ -106,6 +101,14 @@ def _is_cut(tile: Tile, found: ImageDetections, height: int, width: int) -> np.n
     at_start = (boxes[:, :2] < slack) & (corner > 0)
     at_end = (boxes[:, 2:] > sides - slack) & (corner + sides < [width, height])
     return (at_start | at_end).any(axis=1)
+
+
+def _in_picture(tile: Tile, mask: dict[str, Any], height: int, width: int) -> dict[str, Any]:
+    """A mask of a tile as run lengths of the picture."""
+    pixels = np.zeros((height, width), np.uint8)
+    inside = decode_masks([mask], tile.height, tile.width)[0]
+    pixels[tile.y : tile.y + tile.height, tile.x : tile.x + tile.width] = inside
+    return encode_masks([pixels])[0]
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:
