@@ -36,7 +36,7 @@ from ..data.decode import BrokenImage, open_image
 from ..data.sources.image_source import folder_prefixes, leaves, outside
 from ..errors import InputError
 from ..plain_text import plain_text
-from .detection_data import AnnotationColumns, DetectionData, ImageId, ImageReader
+from .detection_data import AnnotationColumns, DetectionData, ImageId
 from .masks import clean_segmentation, mask_area
 from .raw_data import RawData, RawImage, finite_box, flag_of, in_px, is_area, shown
 
@@ -194,21 +194,11 @@ def check_images(raw: RawData, check_files: bool) -> None:
                 image.fault = outside(prefixes)
     asked = [n for n, i in enumerate(raw.images) if not i.fault and (check_files or not (i.width and i.height))]
     with ThreadPoolExecutor(_THREADS) as pool:
-        for n, size in zip(asked, pool.map(partial(_size, raw.reader, check_files), asked), strict=True):
-            image = raw.images[n]
-            if isinstance(size, str):
-                image.fault = size
-                continue
-            listed, (stored, upright) = (image.width, image.height), size
-            if not (image.width and image.height):
-                image.width, image.height = upright
-            elif listed not in size:
-                image.fault = f"annotated as {listed[0]}x{listed[1]} px, but the file has {upright[0]}x{upright[1]}"
-            image.is_unturned = listed == stored != upright
+        list(pool.map(partial(_check_image, raw, check_files), asked))
 
 
-def _size(reader: ImageReader, to_the_end: bool, position: int) -> tuple[tuple[int, int], tuple[int, int]] | str:
-    """(width, height) as stored and upright, or what is wrong."""
+def _check_image(raw: RawData, to_the_end: bool, position: int) -> None:
+    image, reader = raw.images[position], raw.reader
     try:
         try:
             opened = open_image(reader.read(position, most=HEADER_BYTES))
@@ -219,8 +209,14 @@ def _size(reader: ImageReader, to_the_end: bool, position: int) -> tuple[tuple[i
         if to_the_end and end is not None and end not in reader.read(position, -_END_BYTES):
             open_image(reader.read(position)).decode()
     except BrokenImage as error:
-        return str(error)
-    return opened.stored_size, (opened.width, opened.height)
+        image.fault = str(error)
+        return
+    listed, stored, upright = (image.width, image.height), opened.stored_size, (opened.width, opened.height)
+    if not (image.width and image.height):
+        image.width, image.height = upright
+    elif listed not in (stored, upright):
+        image.fault = f"annotated as {listed[0]}x{listed[1]} px, but the file has {upright[0]}x{upright[1]}"
+    image.is_unturned = listed == stored != upright
 
 
 def _check_objects(raw: RawData) -> tuple[_Kept, AnnotationColumns, list[str]]:

@@ -7,14 +7,13 @@ not be told apart (a crowd).
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from ..errors import InputError
 from .annotation_files import Part, in_threads
+from .masks import encode_masks, mask_area, mask_boxes
 from .raw_data import RawData, RawImage
 
 _NAMES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
@@ -46,45 +45,27 @@ def read_cityscapes(folder: Path, split: str) -> RawData:
     images = [RawImage(file.name.removesuffix(_IMAGE_END), str(file)) for file in files]
     cities = (folder / "gtFine" / split / file.parent.name for file in files)
     ids = [city / f"{image.image_id}{_IDS_END}" for city, image in zip(cities, images, strict=True)]
-    for image, file, found in zip(images, ids, in_threads(_instances, ids), strict=True):
-        if isinstance(found, str):
-            image.fault = f"{file} cannot be read: {found}"
-        else:
-            image.objects = found
+    in_threads(_read_instances, zip(images, ids, strict=True))
     raw = RawData(f"Cityscapes, split {split}", str(folder), images, dict(INSTANCE_CLASSES))
     raw.number_objects()
     return raw
 
 
-def _instances(file: Path) -> list[dict[str, Any]] | str:
-    """The objects of a picture of ids, or what is wrong with it."""
+def _read_instances(image_and_ids: tuple[RawImage, Path]) -> None:
+    """Give an image the objects of its picture of ids, in ascending order of ids, or what is wrong with that."""
+    image, file = image_and_ids
     try:
         with Image.open(file) as picture:
             pixels = np.asarray(picture)
         if pixels.ndim != 2 or pixels.dtype.kind not in "iu" or not 0 <= pixels.min() <= pixels.max() < 2**16:
-            return f"its pixels ({picture.mode}) are no ids of 16 bits"
-        return instances_of(pixels.astype(np.int32))
+            raise ValueError(f"its pixels ({picture.mode}) are no ids of 16 bits")
+        for value in np.flatnonzero(np.bincount(pixels.astype(np.int32).ravel())).tolist():
+            label, is_crowd = (value, 1) if value < 1000 else (value // 1000, 0)
+            if label in INSTANCE_CLASSES:
+                rle = encode_masks([pixels == value])[0]
+                found = {"category_id": label, "bbox": mask_boxes([rle])[0].tolist(), "iscrowd": is_crowd}
+                image.objects.append(found | {"area": mask_area(rle, *pixels.shape), "segmentation": rle})
     except FileNotFoundError as error:
         raise InputError(f"{file} is missing: unpack gtFine_trainvaltest.zip beside leftImg8bit") from error
     except Exception as error:  # as in `decode`: Pillow raises whatever damaged data lead it to
-        return " ".join(str(error).split()) or type(error).__name__
-
-
-def instances_of(pixels: np.ndarray) -> list[dict[str, Any]]:
-    """COCO annotations of one picture of ids, `(height, width)`, in ascending order of ids."""
-    found = []
-    for value in np.flatnonzero(np.bincount(pixels.ravel())):
-        label = int(value) // 1000 if value >= 1000 else int(value)
-        if label not in INSTANCE_CLASSES:
-            continue
-        rle = coco_mask.encode(np.asfortranarray(pixels == value).view(np.uint8))
-        found.append(
-            {
-                "category_id": label,
-                "bbox": [float(side) for side in coco_mask.toBbox(rle)],
-                "area": float(coco_mask.area(rle)),
-                "iscrowd": int(value < 1000),
-                "segmentation": {"size": list(pixels.shape), "counts": rle["counts"].decode("ascii")},
-            }
-        )
-    return found
+        image.fault = f"{file} cannot be read: {' '.join(str(error).split()) or type(error).__name__}"

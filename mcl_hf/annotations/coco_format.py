@@ -67,10 +67,10 @@ def read_coco(file: Path, how: Reading, split: str | None = None, root: Path | N
     except ValueError as error:
         raise InputError(f"{file}: an image or category cannot be read: {error}") from error
     whole = [image.name for image in images if image.fault is None]
-    folder = how.images or find_images(file, [_slashes(name) for name in whole[:10]], split)
+    folder = how.images or find_images(file, [name.replace("\\", "/") for name in whole[:10]], split)
     for image in images:
         if "\\" in image.name and not is_file(folder / image.name):  # as Windows writes it
-            image.name = _slashes(image.name)
+            image.name = image.name.replace("\\", "/")
         image.name = str(folder / image.name)
     if root is None:
         root = file.parent.parent if file.parent.name.lower() in ("annotations", "annotation") else file.parent
@@ -78,12 +78,13 @@ def read_coco(file: Path, how: Reading, split: str | None = None, root: Path | N
     image_of = {image.image_id: image for image in images}
     unlisted: list[str] = []
     for annotation in content["annotations"]:
-        image_id, name = annotation.get("image_id"), f"annotation {shown(annotation.get('id', '?'))}"
+        image_id = annotation.get("image_id")
         try:
             image_of[image_id].objects.append(annotation)
         except KeyError:
-            unlisted.append(f"{name} of image {shown(image_id)}")
+            unlisted.append(f"annotation {shown(annotation.get('id', '?'))} of image {shown(image_id)}")
         except TypeError:
+            name = f"annotation {shown(annotation.get('id', '?'))}"
             raw.faults.append(f"{file}, {name}: image_id {shown(image_id)} is no id")
     raw.notes.append(("annotations of images that are not listed", unlisted, "left out"))
     return raw
@@ -105,7 +106,6 @@ def load_json(file: Path) -> Any:
 
 
 def _image(entry: dict[str, Any], how: Reading) -> RawImage:
-    """Raises: KeyError, without id or file_name; ValueError, an id that cannot be one."""
     name, fault = entry["file_name"], None
     image_id = image_id_of(entry["id"])
     if not isinstance(name, str) or not name or "\0" in name:
@@ -116,10 +116,6 @@ def _image(entry: dict[str, Any], how: Reading) -> RawImage:
     except ValueError as error:
         fault = fault or str(error)
     return RawImage(image_id, name, width, height, how.group_column and entry.get(how.group_column), fault)
-
-
-def _slashes(name: str) -> str:
-    return name.replace("\\", "/")
 
 
 def _categories(file: Path, content: dict[str, Any]) -> dict[int, str]:

@@ -152,19 +152,17 @@ def _read_xml(folder: Path, name: str) -> RawImage:
 
 
 def _objects(root: ElementTree.Element) -> Iterator[dict[str, Any]]:
+    def text(entry: ElementTree.Element | None, name: str) -> str:
+        found = entry.findtext(name) if entry is not None else None
+        if found is None or not found.strip():
+            raise ValueError(f"there is no <{name}> where one belongs")
+        return found.strip()
+
     for entry in root.iter("object"):
-        box = entry.find("bndbox")
-        x0, y0, x1, y1 = (float(_text(box, side)) for side in ("xmin", "ymin", "xmax", "ymax"))
+        x0, y0, x1, y1 = (float(text(entry.find("bndbox"), side)) for side in ("xmin", "ymin", "xmax", "ymax"))
         difficult = (entry.findtext("difficult") or "").strip()
         yield {
-            "category_id": _text(entry, "name").strip(),
+            "category_id": text(entry, "name"),
             "bbox": [x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1],
             "difficult": 0 if difficult.lower() == "unspecified" else difficult,
         }
-
-
-def _text(entry: ElementTree.Element | None, name: str) -> str:
-    text = entry.findtext(name) if entry is not None else None
-    if text is None or not text.strip():
-        raise ValueError(f"there is no <{name}> where one belongs")
-    return text

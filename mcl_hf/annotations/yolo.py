@@ -52,18 +52,14 @@ def yolo_parts(folder: Path, files: list[str], allow_outside_paths: bool = False
             if isinstance(content, dict) and isinstance(content.get("names"), list | dict):
                 described[name] = [content.get(key) for key in ("names", "path", *_PLACES)]
     # one that tells of images before one that names classes alone
-    whole = {
-        name: told for name, told in described.items() if any(place is not None for place in told[2:])
-    } or described
+    whole = {name: told for name, told in described.items() if told[2:] != [None] * len(_PLACES)} or described
     if whole:
         name = _agreed(folder, whole, "give one of them as data")
         return yaml_parts(folder / name, None if allow_outside_paths else folder)
     lists = [name for name in files if name.rpartition("/")[2] in _NAME_FILES]
-    if not looks_like_labels(folder, files):
-        return []
-    if not lists and refused:
+    if refused and not lists and looks_like_labels(folder, files):
         raise refused[0]
-    if not lists:
+    if not lists or not looks_like_labels(folder, files):
         return []
     # programs add a class to the list of the folder that they are at work in: a longer one goes on
     listed = {name: read_text(folder / name).rstrip().splitlines() for name in lists}
