@@ -4,7 +4,6 @@ Flow: detector + folders, files, patterns -> tiles -> `predict` -> `PREDICTIONS`
 every detector that `open_detector` opens: those of this library and those of transformers.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -115,31 +114,24 @@ def predict(
     asked = {"detector": str(detector), "detector_digest": _digest_of(model), "threshold": threshold, "tile": tile}
     asked |= {"overlap": overlap, "classes": names}
     known, log = _begin(folder, plain_value(asked), resume)
-    with contextlib.closing(log) if log is not None else contextlib.nullcontext():
+    results: list[Result] = []
+    highest: dict[ImageId, float] = {}
+    with log:
         model = model.to(chosen_device(device))
-        results: list[Result] = []
-        highest: dict[ImageId, float] = {}
-        for done, item in enumerate(data, 1):
-            name = data.names[done - 1]
-            before, size = known.get(name), sizes[done - 1]
-            if before is not None and before.get("bytes", size) == size:  # else it is another picture by now
-                of_image = [{**result, "image_id": item.image_id} for result in before["results"]]
-                best = before.get("highest")
-            else:
+        for done, (item, size) in enumerate(zip(data, sizes, strict=True), 1):
+            line = known.get(item.name)
+            if line is None or line.get("bytes", size) != size:  # it is another picture by now
                 try:
-                    of_image, best = _detect(
-                        model, processor, item, data, threshold, tile, overlap, batch_size, precision
-                    )
+                    found = _detect(model, processor, item, data, threshold, tile, overlap, batch_size, precision)
                 except BrokenImage as error:
-                    broken[name] = str(error)
+                    broken[item.name] = str(error)
                     continue
-                if log is not None:
-                    line = {"image": name, "bytes": size, "results": of_image, "highest": best}
-                    log.write(json.dumps(line) + "\n")
-                    log.flush()
-            results += of_image
-            if best is not None:
-                highest[item.image_id] = best
+                line = {"image": item.name, "bytes": size, **found}
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+            results += [{**result, "image_id": item.image_id} for result in line["results"]]
+            if line.get("highest") is not None:
+                highest[item.image_id] = line["highest"]
             if progress is not None:
                 progress(done, len(data))
     if broken:
@@ -153,8 +145,8 @@ def predict(
 def _detect(
     model: Any, processor: Any, item: Any, data: DetectionData, threshold: float, tile: int, overlap: float,
     batch_size: int, precision: Precision,
-) -> tuple[list[Result], float | None]:  # fmt: skip
-    """COCO results of one image, and the highest score in it, whatever the threshold."""
+) -> dict[str, Any]:  # fmt: skip
+    """COCO `results` of one image, and the `highest` score in it, whatever the threshold."""
     tiles = cut(item.image_id, item.decode(), tile, overlap)
     found: list[ImageDetections] = []
     for start in range(0, len(tiles), batch_size):
@@ -165,7 +157,8 @@ def _detect(
         kept = np.flatnonzero(np.asarray(image.scores) >= threshold)
         masks = None if image.masks is None else [image.masks[place] for place in kept.tolist()]
         found[n] = ImageDetections(image.image_id, image.boxes[kept], image.scores[kept], image.labels[kept], masks)
-    return to_results([found[0] if len(found) == 1 else merge(tiles, found)], data), best
+    results = to_results([found[0] if len(found) == 1 else merge(tiles, found)], data)
+    return {"results": results, "highest": best}
 
 
 def find_images(given: Sequence[str], stdin: Iterable[str] | None = None) -> list[str]:
@@ -227,7 +220,7 @@ def _digest_of(model: torch.nn.Module) -> str:
 def _begin(folder: Path | None, asked: dict[str, Any], resume: bool) -> tuple[dict[str, dict[str, Any]], Any]:
     """What is known already by name of the image, and the open file that further images go to."""
     if folder is None:
-        return {}, None
+        return {}, open(os.devnull, "w")  # noqa: PTH123
     path = folder / PREDICTIONS
     lines: list[str] = []
     strangers = [name for name in (LABELS, *WRITTEN) if not path.exists() and (folder / name).exists()]
