@@ -89,7 +89,7 @@ def merge(tiles: Sequence[Tile], found: Sequence[ImageDetections]) -> ImageDetec
     kept_array = kept_array[np.lexsort([*boxes[kept_array].T[::-1], labels[kept_array], -scores[kept_array]])]
     masks = None
     if all(f.masks is not None for f in found):
-        pieces = [(tile, mask) for tile, f in pairs for mask in f.masks or ()]
+        pieces: list[Any] = [(tile, mask) for tile, f in pairs for mask in f.masks or ()]
         masks = [_in_picture(*pieces[n], height, width) for n in kept_array]
     return ImageDetections(tiles[0].image_id, boxes[kept_array], scores[kept_array], labels[kept_array], masks)
 
