@@ -85,13 +85,12 @@ def merge(tiles: Sequence[Tile], found: Sequence[ImageDetections]) -> ImageDetec
             if (iou > SAME_OBJECT).any() or (is_cut[n] and (shared > _PIECE_INSIDE * own).any()):
                 continue
         kept.append(int(n))
-    kept_array = np.array(kept, np.int64)
-    kept_array = kept_array[np.lexsort([*boxes[kept_array].T[::-1], labels[kept_array], -scores[kept_array]])]
+    kept = [kept[place] for place in np.lexsort([*boxes[kept].T[::-1], labels[kept], -scores[kept]])]
     masks = None
     if all(f.masks is not None for f in found):
-        pieces: list[Any] = [(tile, mask) for tile, f in pairs for mask in f.masks or ()]
-        masks = [_in_picture(*pieces[n], height, width) for n in kept_array]
-    return ImageDetections(tiles[0].image_id, boxes[kept_array], scores[kept_array], labels[kept_array], masks)
+        pieces = [(tile, mask) for tile, f in pairs for mask in f.masks or ()]
+        masks = [_in_picture(tile, mask, height, width) for tile, mask in (pieces[n] for n in kept)]
+    return ImageDetections(tiles[0].image_id, boxes[kept], scores[kept], labels[kept], masks)
 
 
 def _is_cut(tile: Tile, found: ImageDetections, height: int, width: int) -> np.ndarray:
