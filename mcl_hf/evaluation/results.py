@@ -147,8 +147,7 @@ def _checked(result: Any, data: DetectionData, sizes: dict[ImageId, tuple[int, i
     OverflowError."""
     if not isinstance(result, dict) or not {"image_id", "category_id", "score"} <= set(result):
         raise ValueError(" lacks image_id, category_id or score: this is no COCO results file")
-    if any(name in result and not result[name] for name in ("bbox", "segmentation")):
-        result = {name: value for name, value in result.items() if name not in ("bbox", "segmentation") or value}
+    result = {name: value for name, value in result.items() if name not in ("bbox", "segmentation") or value}
     image_id, category = result["image_id"], result["category_id"]
     if not ("bbox" in result or "segmentation" in result):
         raise ValueError(" has neither bbox nor segmentation")
@@ -170,7 +169,7 @@ def _checked(result: Any, data: DetectionData, sizes: dict[ImageId, tuple[int, i
             raise ValueError(f": its mask cannot be scored: {error}") from error
         if mask is None:
             raise ValueError(": its mask cannot be scored: it has no polygon of three points")
-        result = {**result, "segmentation": mask}
+        result["segmentation"] = mask
     return result
 
 
