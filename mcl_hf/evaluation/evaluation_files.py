@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..viz.detections import DrawnImage, DrawnObjects, detections_picture, none_found
 from ..viz.precision_recall import precision_recall_picture
 from .coco_metrics import RECALLS
-from .evaluate import DetectionMetrics
+from .evaluate import DetectionMetrics, KindMetrics
 from .results import Result, by_image, write_results
 
 
@@ -51,9 +51,7 @@ def write_evaluation(
     written[0].write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     write_results(written[1], results)
     kinds = metrics.kinds.items()
-    percent = {name: [100 * (kind.figures[figure] or 0) for figure in ("AP", "AP50")] for name, kind in kinds}
-    told = (f"{name} AP {mean:.1f} %, AP50 {at_half:.1f} %" for name, (mean, at_half) in percent.items())
-    title = f"{len(data)} images: {', '.join(told)}"
+    title = f"{len(data)} images: {', '.join(_summary(name, kind) for name, kind in kinds)}"
     if pictures and len(data):
         written.append(folder / "detections.png")
         detections_picture(drawn_images(data, results, pictures, picture_score), title).save(written[-1])
@@ -112,3 +110,7 @@ def predicted_objects(found: Sequence[Result], item: DetectionItem, data: Detect
     if found and all("segmentation" in result for result in found):
         masks = MaskSequence([result["segmentation"] for result in found], item.height, item.width)
     return DrawnObjects(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1), labels, names, masks)
+
+
+def _summary(name: str, kind: KindMetrics) -> str:
+    return f"{name} AP {100 * (kind.figures['AP'] or 0):.1f} %, AP50 {100 * (kind.figures['AP50'] or 0):.1f} %"
