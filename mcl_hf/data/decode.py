@@ -4,14 +4,16 @@ Flow: order -> sources -> **decode** -> views -> loader. Runs in the data worker
 file costs itself alone. Decoding is Pillow's; what is decided here is what becomes of the odd kinds:
 
 * Animated files and multi-page files give their first frame.
-* Orientation, transparency, 16 bit, floats, palettes and other modes: see `mcl_hf.models.pixels`, whose conversion is
-  that of the image processor, too.
-* Where neither 1 nor 3 channels are asked for, the file has to hold just as many. Pillow reads up to four (RGBA as it
-  is stored, CMYK); TIFF files of any number are read by tifffile (`decode_channels`).
+* Orientation, transparency, 16 bit, floats, palettes and other modes: see `mcl_hf.models.pixels`.
+* Where neither 1 nor 3 channels are asked for, the file has to hold just as many. Pillow reads up to four; TIFF files
+  of any number, as satellites and microscopes give them, are read by tifffile (BSD-3-Clause), which is installed apart:
+  bands side by side or one after the other, in 8 or 16 bit or as floats. 16-bit numbers are scaled from their whole
+  range, 0-65535: stretch data that fill a small part of it (reflectances up to 10,000, say) before.
 * Large JPEGs may be decoded at 1/2, 1/4 or 1/8 of their size (`shrink`), which libjpeg does while decoding.
 """
 
 import io
+import logging
 import math
 import warnings
 from dataclasses import dataclass, field, replace
@@ -31,7 +33,6 @@ from ..models.pixels import (
     turn_of,
     unheard,
 )
-from .decode_channels import read_tiff
 
 MAX_PIXELS = 89_478_485
 """Largest picture that is decoded, in pixels (Pillow's own warning level): more is taken for a decompression bomb."""
@@ -50,8 +51,8 @@ class OpenedImage:
         width, height: after EXIF orientation, px.
         orientation: EXIF's, 1 to 8.
         upright: whether `decode` turns it by its orientation; set it to False for pixels as they are stored.
-        part: left and top of the part that is meant, in px of the upright picture, whose `width` and `height` are its
-            own; None: all of it. The whole picture is decoded: hardly a format can do less.
+        part: left and top of the part that is meant, px of the upright picture; `width` and `height` are then its own.
+            None: all of it. The whole picture is decoded: hardly a format can do less.
     """
 
     picture: Image.Image
@@ -143,21 +144,18 @@ def open_tile(whole: OpenedImage, left: int, top: int, width: int, height: int) 
 
 
 def open_image(data: bytes, num_channels: int = 3) -> OpenedImage:
-    """Read the header of an encoded image.
-
-    Args:
-        data: the file.
-        num_channels: that will be asked of `decode`; with other numbers than 1 and 3, TIFF files are not Pillow's.
+    """Read the header of an encoded image; `num_channels` is what will be asked of `decode`.
 
     Raises:
         BrokenImage: no bytes, no image, or more than `MAX_PIXELS` pixels.
+        InputError: a TIFF file is not Pillow's, and tifffile is not installed.
     """
     if not data:
         raise BrokenImage("the file has zero bytes")
     if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > _MOST_SCANS:  # inside a scan 0xff is followed by 0
         raise BrokenImage(f"more than {_MOST_SCANS} scans in a JPEG, taken for a decompression bomb")
     if num_channels not in _BY_PILLOW and data[:4] in _TIFF_STARTS:
-        pixels = read_tiff(data, MAX_PIXELS)
+        pixels = _read_tiff(data)
         return OpenedTiff(None, pixels.shape[1], pixels.shape[0], 1, pixels)  # type: ignore[arg-type]  # no Pillow
     try:
         with unheard():
@@ -181,6 +179,35 @@ def open_image(data: bytes, num_channels: int = 3) -> OpenedImage:
     return OpenedImage(picture, width, height, orientation)
 
 
+def _read_tiff(data: bytes) -> np.ndarray:
+    """The first picture of a TIFF file, whole and as it is stored: `(height, width, channels)`, integers or floats."""
+    try:
+        import tifffile
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "TIFF images of other than 1 or 3 channels are read by tifffile: pip install 'mcl_hf[multispectral]'"
+        ) from error
+    logging.getLogger("tifffile").disabled = True  # it remarks on each damaged tag, hundreds in a file
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            series = file.series[0]
+            axes, shape = series.axes.replace("I", "S").replace("Q", "S").replace("C", "S"), series.shape
+            sizes = dict(zip(axes, shape, strict=True))
+            if sorted(axes) not in (["X", "Y"], ["S", "X", "Y"]):
+                raise BrokenImage(f"axes {series.axes} of {shape} are no picture with channels")
+            if sizes["Y"] * sizes["X"] > MAX_PIXELS:
+                raise BrokenImage(f"more than {MAX_PIXELS} pixels, taken for a decompression bomb")
+            pixels = series.asarray()
+            pixels = pixels[..., None] if pixels.ndim == 2 else np.moveaxis(pixels, axes.index("S"), 2)  # (H, W, C)
+    except BrokenImage:
+        raise
+    except Exception as error:  # as Pillow's, its decoders raise nearly everything on damaged data
+        raise BrokenImage(_reason(error)) from error
+    if pixels.dtype.kind not in "uif":
+        raise BrokenImage(f"pixels are {pixels.dtype}, not numbers")
+    return np.ascontiguousarray(pixels)
+
+
 def decode_image(data: bytes, num_channels: int = 3) -> np.ndarray:
     """Decode an image file's bytes to upright pixels, uint8 `(height, width, num_channels)`.
 
@@ -196,11 +223,7 @@ def as_picture(pixels: np.ndarray) -> Image.Image:
 
 
 def open_picture(path: Path, name: str | None = None) -> Image.Image:
-    """A picture of a file that a user named: its first frame, upright, as RGB.
-
-    Args:
-        path: of the file.
-        name: to call it in a message; None: the path.
+    """A picture of a file that a user named, upright and RGB; `name` is what a message calls it, None: its path.
 
     Raises:
         InputError: there is none, or it cannot be decoded.
@@ -217,6 +240,3 @@ def open_picture(path: Path, name: str | None = None) -> Image.Image:
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-__all__ = ["BrokenImage", "OpenedImage", "as_picture", "decode_image", "open_image", "open_picture", "open_tile"]

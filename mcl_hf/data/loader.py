@@ -30,29 +30,31 @@ AUGMENT_ON = ("cpu", "device")
 
 @dataclass
 class ViewBatch:
-    """The views of N images for one rank and one step."""
+    """The views of N images for one rank and one step.
+
+    Attributes:
+        step: that it belongs to.
+        views_a: L tensors uint8 `(N, C, S/r, S/r)`, level 0 first.
+        views_b: as `views_a`, from the second pipeline; None with one side.
+        sample_ids: int64 `(N,)`: index in the source of each image, stand-ins included.
+        group_ids, labels: int64 `(N,)`, or None where the source has none.
+        broken: one line, name and reason, for each image that a stand-in replaces here.
+        draws_a, draws_b: with `augment_on="device"`, what remains to be done to each of the views, which are only
+            cropped.
+    """
 
     step: int
     views_a: list[torch.Tensor]
-    """L tensors uint8 `(N, C, S/r, S/r)`, level 0 first."""
     views_b: list[torch.Tensor] | None
-    """As `views_a`, from the second pipeline; None with one side."""
     sample_ids: torch.Tensor
-    """int64 `(N,)`: index in the source of each image, stand-ins included."""
     group_ids: torch.Tensor | None
     labels: torch.Tensor | None
     broken: list[str] = field(default_factory=list)
-    """One line, name and reason, for each image that a stand-in replaces here."""
     draws_a: list[BatchDraws] | None = None
-    """With `augment_on="device"`: what remains to be done to each of `views_a`, which are only cropped."""
     draws_b: list[BatchDraws] | None = None
 
     def augmented(self, copy: Callable[[torch.Tensor], torch.Tensor]) -> "ViewBatch":
-        """The batch with its views finished; itself where nothing remains to be done to them.
-
-        Args:
-            copy: puts a tensor on the device where that is to happen.
-        """
+        """The batch with its views finished, where `copy` puts their tensors; itself where nothing is left to do."""
         if self.draws_a is None:
             return self
         return replace(
@@ -64,9 +66,7 @@ class ViewBatch:
         )
 
     def pin_memory(self) -> "ViewBatch":
-        """Copy of the batch in page-locked memory, for asynchronous transfer; called by DataLoader where
-        `pin_memory=True`.
-        """
+        """Copy in page-locked memory, for asynchronous transfer; called by DataLoader where `pin_memory=True`."""
         return ViewBatch(**{name: _pinned(value) for name, value in vars(self).items()})
 
 
@@ -186,7 +186,31 @@ class _StepBatches(StepBatches[ViewBatch]):
     num_channels: int
 
     def __post_init__(self) -> None:
-        self._check()
+        if not self.ratios or any(ratio < 1 or self.view_size % ratio for ratio in self.ratios):
+            raise InputError(
+                f"each ratio of {self.ratios} has to be a whole number that divides the view size, {self.view_size} px"
+            )
+        if self.batch_size < 1:
+            raise InputError(f"the batch size is {self.batch_size}; it has to be at least 1")
+        if not 0 <= self.rank < self.world_size:
+            raise InputError(
+                f"rank {self.rank} does not exist among {self.world_size} processes: ranks go from 0 to "
+                f"{self.world_size - 1}"
+            )
+        if self.num_channels < 1:
+            raise InputError(f"num_channels is {self.num_channels}; images have at least one")
+        check_rendering(self.view_rendering, self.num_channels)
+        if self.augment_on not in AUGMENT_ON:
+            raise InputError(f"augment_on '{self.augment_on}' is unknown: it is one of {', '.join(AUGMENT_ON)}")
+        if self.augment_on == "device" and self.view_rendering == "published":
+            raise InputError(
+                "augment_on 'device' is for view_rendering 'direct': the published operations are Pillow's, which run "
+                "on the CPU alone"
+            )
+        if self.sides not in (1, 2):
+            raise InputError(f"sides is {self.sides}; it is 2 (both augmentation pipelines) or 1 (the first)")
+        if self.min_crop_scale is not None and not 0 < self.min_crop_scale <= 1:
+            raise InputError(f"min_crop_scale is {self.min_crop_scale}; it is a share above 0 and at most 1")
         images, processes = len(self.source), self.world_size
         self.steps_per_epoch = images // (self.batch_size * processes)
         if self.steps_per_epoch == 0:
@@ -253,31 +277,3 @@ class _StepBatches(StepBatches[ViewBatch]):
             collect_draws(draws, self.num_channels, blur_scale(self.view_size, ratio))
             for draws, ratio in zip(zip(*drawn, strict=True), self.ratios * self.sides, strict=True)
         ]
-
-    def _check(self) -> None:
-        """Raise `InputError` for settings that cannot work."""
-        if not self.ratios or any(ratio < 1 or self.view_size % ratio for ratio in self.ratios):
-            raise InputError(
-                f"each ratio of {self.ratios} has to be a whole number that divides the view size, {self.view_size} px"
-            )
-        if self.batch_size < 1:
-            raise InputError(f"the batch size is {self.batch_size}; it has to be at least 1")
-        if not 0 <= self.rank < self.world_size:
-            raise InputError(
-                f"rank {self.rank} does not exist among {self.world_size} processes: ranks go from 0 to "
-                f"{self.world_size - 1}"
-            )
-        if self.num_channels < 1:
-            raise InputError(f"num_channels is {self.num_channels}; images have at least one")
-        check_rendering(self.view_rendering, self.num_channels)
-        if self.augment_on not in AUGMENT_ON:
-            raise InputError(f"augment_on '{self.augment_on}' is unknown: it is one of {', '.join(AUGMENT_ON)}")
-        if self.augment_on == "device" and self.view_rendering == "published":
-            raise InputError(
-                "augment_on 'device' is for view_rendering 'direct': the published operations are Pillow's, which run "
-                "on the CPU alone"
-            )
-        if self.sides not in (1, 2):
-            raise InputError(f"sides is {self.sides}; it is 2 (both augmentation pipelines) or 1 (the first)")
-        if self.min_crop_scale is not None and not 0 < self.min_crop_scale <= 1:
-            raise InputError(f"min_crop_scale is {self.min_crop_scale}; it is a share above 0 and at most 1")

@@ -22,11 +22,10 @@ STAGES = ("decode", "crop", "colour", "blur", "collate")
 
 @dataclass
 class StageTimes:
-    """Processor time of each stage, for all views of one image."""
+    """Processor time of each stage for all views of one image: totals over `num_images` images, by `STAGES`."""
 
     num_images: int
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    """Totals over `num_images` images, by the names in `STAGES`."""
 
     def milliseconds(self, stage: str) -> float:
         """Of one image, on average."""
@@ -55,11 +54,11 @@ def time_stages(
         BrokenImage: one of the files cannot be decoded.
     """
     times = StageTimes(num_images=len(files))
+    settings = (view_size, ratios, sides, num_channels, seed)
     with one_thread():
-        for position, sample in enumerate([files[0], *files]):
-            if position == 1:
-                times = StageTimes(num_images=len(files))  # the first was for warming up
-            views = staged_views(sample, times, position, view_size, ratios, sides, num_channels, seed)
+        staged_views(files[0], StageTimes(num_images=1), 0, *settings)  # for warming up
+        for position, sample in enumerate(files, 1):
+            views = staged_views(sample, times, position, *settings)
             buffers = [np.empty(view.shape, np.uint8) for view in views]
             with _timed(times, "collate"):
                 for buffer, view in zip(buffers, views, strict=True):
@@ -71,9 +70,7 @@ def staged_views(
     sample: RawSample, times: StageTimes, position: int, view_size: int, ratios: Sequence[int], sides: int,
     num_channels: int, seed: int,
 ) -> list[np.ndarray]:  # fmt: skip
-    """What `views.render_views` gives with `rendering="direct"`, adding each stage's time to `times`: uint8
-    `(num_channels, s, s)` for each view.
-    """
+    """What `render_views` gives with `rendering="direct"`, adding each stage's time to `times`."""
     view_ratios = [ratio for _ in range(sides) for ratio in ratios]
     with _timed(times, "decode"):
         image = sample.open(num_channels)

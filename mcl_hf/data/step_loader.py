@@ -27,13 +27,8 @@ _BROKEN_BEFORE_JUDGEMENT = 5  # a single bad file in a small folder is no reason
 
 
 class StepBatch(Protocol):
-    """What the loader needs of a batch.
-
-    Attributes:
-        step: that it belongs to.
-        sample_ids: int64 `(N,)`, index of each image.
-        broken: one line, "name: reason", for each image that a stand-in replaces.
-    """
+    """What the loader needs of a batch: its step, the index of each image, int64 `(N,)`, and one line, "name: reason",
+    for each broken image that a stand-in replaces."""
 
     step: int
     sample_ids: torch.Tensor
@@ -48,9 +43,7 @@ class StepBatches(Dataset, ABC, Generic[B]):
     """Map from a step to a batch; plain data, so that it travels to spawned workers."""
 
     def __getitem__(self, step: int) -> B | InputError:
-        """The batch, or why there is none: raised in a worker, the error would come with the worker's traceback in its
-        message.
-        """
+        """The batch, or why there is none: a worker's error would come with its traceback in the message."""
         with one_thread():
             try:
                 return self.prepare(step)
@@ -59,11 +52,7 @@ class StepBatches(Dataset, ABC, Generic[B]):
 
     @abstractmethod
     def prepare(self, step: int) -> B:
-        """The batch of a step, a pure function of it.
-
-        Raises:
-            InputError: none can be made.
-        """
+        """The batch of a step; an `InputError` where none can be made."""
 
 
 @contextmanager
@@ -83,15 +72,7 @@ class StepLoader(Generic[B]):
     Args:
         batches: maps a step to a batch or an `InputError` to raise, as `StepBatches` does.
         num_images: in the data set.
-        start_step: first step to hand out; continuing at step s gives exactly what an uninterrupted run would have
-            seen.
-        num_workers: processes that prepare batches; 0 prepares them in the caller. Has no influence on what is in a
-            batch.
-        max_broken: share of broken images among the different ones that this process has seen, above which the run
-            stops once at least five are broken.
-        prefetch_batches: batches that each worker keeps ready.
-        pin_memory: page-locked batches, for CUDA.
-        start_method: how workers start (`fork`, `spawn`, `forkserver`); None takes the platform's default.
+        start_step, num_workers, max_broken, prefetch_batches, pin_memory, start_method: as for `ViewLoader`.
 
     Raises:
         InputError: while iterating, when too many images are broken, or the source is gone.
@@ -139,9 +120,7 @@ class StepLoader(Generic[B]):
                 yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Where the latest iterator stands: the next step. Nothing else is needed to go on, with any number of
-        workers.
-        """
+        """Where the latest iterator stands: the next step, which is all that is needed to go on."""
         return {"step": self._next_step}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -167,19 +146,11 @@ class StepLoader(Generic[B]):
 def read_or_stand_in(
     index: int, substitute: Callable[[int], int], read: Callable[[int], T], name: Callable[[int], str]
 ) -> tuple[int, T, list[str]]:
-    """An image, or where it is broken the first of its stand-ins that is not.
-
-    Args:
-        index: of the image.
-        substitute: the index of its stand-in number 1, 2, ...
-        read: reads the image at an index; raises `BrokenImage` where it cannot.
-        name: of the image at an index, for messages.
-
-    Returns:
-        The index that was read, what `read` gave, and a line "name: reason" for each broken image on the way.
+    """The index, what `read` makes of it and no line, or where that image is broken the same of the first of its
+    stand-ins that is not, and a line "name: reason" for each broken image on the way.
 
     Raises:
-        InputError: the image and all of its stand-ins are broken.
+        InputError: the image and all of its stand-ins, number 1, 2, ..., are broken.
     """
     tried: list[str] = []
     for attempt in range(_TRIES):

@@ -1,7 +1,6 @@
 """Worker processes that end when the process ends that they work for, whichever way that is.
 
-Where it sits: around every `DataLoader` of ours: `step_loader`, `pack`, `near_duplicates`, and
-`evaluation/predict_data`.
+Where it sits: around every `DataLoader` of ours: `step_loader`, `pack`, `near_duplicates`, `evaluation/predict_data`.
 
 At exit, multiprocessing sends each worker one SIGTERM and then waits for it without end. As ours take a first SIGTERM
 for the training process's, they are killed before. Workers that somebody has stopped (SIGSTOP) are woken before.
@@ -12,8 +11,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from itertools import chain
 from multiprocessing.util import Finalize
 from types import FrameType
@@ -62,14 +62,29 @@ def batches_of(loader: DataLoader) -> Generator[Any, None, None]:
             _kill(workers)
 
 
-def each_of(items: Dataset, tasks: Sequence[list[int]], num_workers: int) -> Generator[Any, None, None]:
-    """The item at each index of `tasks`, in order; each task is prepared by one of `num_workers` processes, 0: here.
+@dataclass
+class _Items(Dataset):
+    """Map from an index to what a function makes of it, or to the `InputError` that it raised: a worker's own would
+    come with the worker's traceback in its message."""
+
+    function: Callable[[int], Any]
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.function(index)
+        except InputError as error:
+            return error
+
+
+def each_of(function: Callable[[int], Any], tasks: Sequence[list[int]], num_workers: int) -> Generator[Any, None, None]:
+    """What `function`, which travels to the workers, makes of each index of `tasks`, in order; each task is prepared by
+    one of `num_workers` processes, 0: here.
 
     Raises:
-        InputError: handed out as an item: raised in a worker, it would come with the worker's traceback in its message.
+        InputError: the function's, or a worker has died.
     """
     loader: DataLoader = DataLoader(
-        items,
+        _Items(function),
         batch_sampler=tasks,
         num_workers=min(num_workers, len(tasks)),
         collate_fn=list,
@@ -123,6 +138,3 @@ def _leave_with_the_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-__all__ = ["LOSS", "batches_of", "each_of", "is_loss_of_a_worker", "start_worker", "wake_workers"]

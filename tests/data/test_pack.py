@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import pytest
 from PIL import Image
 
 from mcl_hf.data import BrokenImage, decode_image, open_source
-from mcl_hf.data.packing.pack import _relative, _Shrinker, pack_images
+from mcl_hf.data.packing.pack import _packed, _relative, pack_images
 from mcl_hf.data.packing.shrink import capped_size, shrink_image
 from mcl_hf.errors import InputError
 from tests.data.odd_images import broken_files, encode, good_files, smooth_picture
@@ -187,8 +188,8 @@ def test_number_of_processes_has_no_influence(tmp_path):
 
 def test_what_workers_get_can_be_sent_to_a_new_process(tmp_path):
     folder = write_folder(tmp_path / "in", 2)
-    shrinker = pickle.loads(pickle.dumps(_Shrinker(open_source(str(folder)), str(folder), 64, 92)))
-    assert shrinker[0].name == "cat/000.jpg" and shrinker[0].reencoded
+    pack_one = pickle.loads(pickle.dumps(partial(_packed, open_source(str(folder)), str(folder), 64, 92)))
+    assert pack_one(0).name == "cat/000.jpg" and pack_one(0).report.reencoded
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")

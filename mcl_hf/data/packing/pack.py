@@ -1,21 +1,18 @@
 """Any source of images as parquet shards of small images, so that every later run reads and decodes less.
 
-Flow: sources -> decode -> shrink -> **pack**; what comes out is a source again. Images are shrunk in parallel processes
-and written in the source's order, so that equal input and settings give equal bytes, however many processes worked and
-however often the work was interrupted.
-
-`pack_folder` says what lies in the output folder.
+Flow: sources -> decode -> shrink -> **pack** (pack_folder says what it writes); what comes out is a source again.
+Images are shrunk in parallel processes and written in the source's order, so that equal input and settings give equal
+bytes, however many processes worked and however often the work was interrupted.
 """
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from torch.utils.data import Dataset
 
 from ...errors import InputError
 from ..decode import BrokenImage
@@ -49,32 +46,26 @@ class PackReport:
 
 @dataclass(frozen=True)
 class _PackedImage:
-    """One image, or the reason why there is none; travels from a worker process."""
+    """One image, or no data and the reason in its report; travels from a worker process."""
 
     index: int
     name: str
     data: bytes | None
-    reencoded: bool
-    bytes_before: int
-    reason: str = ""
+    report: ShardReport
 
 
 def pack_images(
     data: str,
     out: Path,
     *,
-    data_files: Sequence[str] | None = None,
     max_side: int = 512,
     jpeg_quality: int = 92,
     images_per_shard: int = 2048,
     num_workers: int = 0,
-    image_column: str | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
-    split: str = "train",
-    streaming: bool = False,
-    allow_outside_paths: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
+    **data_options: Any,
 ) -> PackReport:
     """Write the images of a source as parquet shards, or continue where an interrupted call stopped.
 
@@ -82,8 +73,7 @@ def pack_images(
     numbers from 0 where they are numbers. Columns that were not asked for stay behind.
 
     Args:
-        data, data_files, image_column, label_column, group_column, split, streaming, allow_outside_paths: what to pack,
-            as for `open_source`.
+        data, label_column, group_column, data_options: what to pack, as for `open_source`.
         out: folder to write; new, empty, or an unfinished pack of the same data with the same settings.
         max_side: the longer side of larger images becomes this, in px; smaller images keep their bytes.
         jpeg_quality: 1 to 95, for images that have to be encoded anew.
@@ -97,48 +87,38 @@ def pack_images(
     """
     _check_settings(max_side, jpeg_quality, images_per_shard, num_workers)
     check_folder(data, out)
-    source = open_source(
-        data,
-        data_files=data_files,
-        image_column=image_column,
-        label_column=label_column,
-        group_column=group_column,
-        split=split,
-        streaming=streaming,
-        allow_outside_paths=allow_outside_paths,
-    )
+    source = open_source(data, label_column=label_column, group_column=group_column, **data_options)
     columns = _columns(source, label_column, group_column)
     settings = {
         "data": {"fingerprint": source.fingerprint, "images": len(source), "columns": sorted(columns)},
         "settings": {"max_side": max_side, "jpeg_quality": jpeg_quality, "images_per_shard": images_per_shard},
     }
-    folder = PackFolder(out, num_shards=-(-len(source) // images_per_shard))
+    images = range(len(source))
+    blocks = [images[first : first + images_per_shard] for first in images[::images_per_shard]]
+    folder = PackFolder(out, num_shards=len(blocks))
     with explain_disk_errors(out):
         folder.start(settings)
-        found = {shard: folder.report(shard) for shard in range(folder.num_shards)}
+        found = {shard: folder.report(shard) for shard in range(len(blocks))}
         reports = {shard: report for shard, report in found.items() if report is not None}
         continued = len(reports)
-        blocks = {
-            shard: range(shard * images_per_shard, min((shard + 1) * images_per_shard, len(source)))
-            for shard in range(folder.num_shards)
-        }
         done = sum(len(blocks[shard]) for shard in reports)
-        waiting = [shard for shard in blocks if shard not in reports]
-        results = _shrunk(source, data, [blocks[shard] for shard in waiting], max_side, jpeg_quality, num_workers)
+        waiting = [shard for shard in found if shard not in reports]
+        pack_one = partial(_packed, source, data, max_side, jpeg_quality)
+        results = each_of(pack_one, _tasks([blocks[shard] for shard in waiting], num_workers), num_workers)
         if on_progress:
             on_progress(done, len(source))
 
         def rows_of(shard: int) -> Iterator[dict[str, Any]]:
             for at, image in enumerate(islice(results, len(blocks[shard])), done + 1):
-                _count(reports[shard], image)
+                reports[shard].add(image.report)
                 if image.data is not None:
-                    yield _row(source, columns, image)
+                    yield _row(columns, image)
                 if on_progress:
                     on_progress(at, len(source))
 
         for shard in waiting:
             reports[shard] = ShardReport()
-            folder.write(shard, reports[shard], _features(source, columns), rows_of(shard))
+            folder.write(shard, reports[shard], _features(columns), rows_of(shard))
             done += len(blocks[shard])
         total = ShardReport()
         for shard in sorted(reports):
@@ -156,12 +136,18 @@ def pack_images(
 
 
 def _columns(source: ImageSource, label_column: str | None, group_column: str | None) -> dict[str, Any]:
-    """Column's name -> its number for every image of the source, int64 `(num_images,)`."""
-    columns = {}
+    """Column's name -> its number for every image of the source, int64 `(num_images,)`, the texts that stand for the
+    numbers in a row, where it has any, and its feature."""
+    from datasets import ClassLabel, Value
+
+    columns: dict[str, Any] = {}
     if source.groups is not None:
-        columns[group_column or "group"] = source.groups
+        texts = source.group_names
+        columns[group_column or "group"] = (source.groups, texts, Value("string" if texts else "int64"))
     if source.labels is not None:
-        columns[label_column or "label"] = source.labels
+        names = source.label_names
+        feature = Value("int64") if names is None else ClassLabel(names=names)
+        columns[label_column or "label"] = (source.labels, None, feature)
     for taken in (IMAGE_COLUMN, NAME_COLUMN):
         if taken in columns:
             raise InputError(
@@ -171,70 +157,41 @@ def _columns(source: ImageSource, label_column: str | None, group_column: str | 
     return columns
 
 
-def _features(source: ImageSource, columns: dict[str, Any]) -> "Features":
-    from datasets import ClassLabel, Features, Image, Value
+def _features(columns: dict[str, Any]) -> "Features":
+    from datasets import Features, Image, Value
 
-    kinds: dict[str, Any] = {IMAGE_COLUMN: Image(), NAME_COLUMN: Value("string")}
-    for name, numbers in columns.items():
-        if numbers is source.labels and source.label_names is not None:
-            kinds[name] = ClassLabel(names=source.label_names)
-        else:
-            kinds[name] = Value("string" if numbers is source.groups and source.group_names else "int64")
-    return Features(kinds)
+    carried = {name: feature for name, (_, _, feature) in columns.items()}
+    return Features({IMAGE_COLUMN: Image(), NAME_COLUMN: Value("string"), **carried})
 
 
-def _row(source: ImageSource, columns: dict[str, Any], image: _PackedImage) -> dict[str, Any]:
+def _row(columns: dict[str, Any], image: _PackedImage) -> dict[str, Any]:
     in_row = _ROW_WITH_FILE_NAME.fullmatch(image.name)  # "row 3 (cat.jpg)": whoever reads the shard counts other rows
     file_name = in_row[1] if in_row else image.name
     row: dict[str, Any] = {IMAGE_COLUMN: {"bytes": image.data, "path": file_name}, NAME_COLUMN: image.name}
-    for name, numbers in columns.items():
+    for name, (numbers, texts, _) in columns.items():
         number = int(numbers[image.index])
-        row[name] = source.group_names[number] if numbers is source.groups and source.group_names else number
+        row[name] = texts[number] if texts else number
     return row
-
-
-def _count(report: ShardReport, image: _PackedImage) -> None:
-    if image.data is None:
-        report.broken.append((image.name, image.reason))
-        return
-    report.images += 1
-    report.reencoded += image.reencoded
-    report.bytes_before += image.bytes_before
-    report.bytes_after += len(image.data)
 
 
 # ---- shrinking in parallel ------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Shrinker(Dataset):
-    """Map from an index to its packed image, or to what `each_of` raises; plain data, so that it travels to workers."""
-
-    source: ImageSource
-    data: str
-    max_side: int
-    jpeg_quality: int
-
-    def __getitem__(self, index: int) -> _PackedImage | InputError:
-        try:
-            sample = self.source.sample(index)
-            shrunk = shrink_image(sample.bytes_, self.max_side, self.jpeg_quality)
-        except BrokenImage as error:
-            name = _relative(self.source.name(index), self.data)
-            return _PackedImage(index, name, None, False, 0, str(error))
-        except InputError as error:
-            return error
-        name = _relative(sample.name, self.data)
-        return _PackedImage(index, name, shrunk.data, shrunk.reencoded, len(sample.bytes_))
-
-
-def _shrunk(
-    source: ImageSource, data: str, blocks: list[range], max_side: int, jpeg_quality: int, num_workers: int
-) -> Iterator[_PackedImage]:
-    """The images of `blocks` in order, prepared by `num_workers` processes that keep a few tasks ahead."""
+def _tasks(blocks: list[range], num_workers: int) -> list[list[int]]:
+    """The images of `blocks` in order, so many a task that each process gets a few."""
     size = min(_MOST_IMAGES_PER_TASK, 1 + sum(map(len, blocks)) // (4 * max(1, num_workers)))
-    tasks = [list(block[first : first + size]) for block in blocks for first in range(0, len(block), size)]
-    return each_of(_Shrinker(source, data, max_side, jpeg_quality), tasks, num_workers)
+    return [list(block[first : first + size]) for block in blocks for first in range(0, len(block), size)]
+
+
+def _packed(source: ImageSource, data: str, max_side: int, jpeg_quality: int, index: int) -> _PackedImage:
+    try:
+        sample = source.sample(index)
+        shrunk = shrink_image(sample.bytes_, max_side, jpeg_quality)
+    except BrokenImage as error:
+        name = _relative(source.name(index), data)
+        return _PackedImage(index, name, None, ShardReport(broken=[(name, str(error))]))
+    report = ShardReport(1, int(shrunk.reencoded), len(sample.bytes_), len(shrunk.data))
+    return _PackedImage(index, _relative(sample.name, data), shrunk.data, report)
 
 
 def _relative(name: str, data: str) -> str:

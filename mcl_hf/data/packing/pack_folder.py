@@ -32,24 +32,25 @@ _ROWS_PER_GROUP = 128  # parquet's unit of reading; a few MB of small images
 
 @dataclass
 class ShardReport:
-    """What became of one shard's images; of all of them, when added up."""
+    """What became of one image or a shard's; of all of them, when added up.
+
+    Attributes:
+        images: in the shard's file; broken ones are not among them.
+        reencoded: how many of them.
+        bytes_before, bytes_after: of these images, encoded, in the source and in the shard.
+        broken: (name, reason) of each image that was left out.
+    """
 
     images: int = 0
-    """Images in the shard's file; broken ones are not among them."""
     reencoded: int = 0
     bytes_before: int = 0
-    """Encoded bytes of these images in the source."""
     bytes_after: int = 0
     broken: list[tuple[str, str]] = field(default_factory=list)
-    """(name, reason) of each image that was left out."""
 
     def add(self, other: "ShardReport") -> None:
-        """Add another shard's numbers and broken images to these."""
-        self.images += other.images
-        self.reencoded += other.reencoded
-        self.bytes_before += other.bytes_before
-        self.bytes_after += other.bytes_after
-        self.broken += other.broken
+        """Add another report's numbers and broken images to these."""
+        for name, more in vars(other).items():
+            setattr(self, name, getattr(self, name) + more)
 
 
 @dataclass
@@ -81,7 +82,7 @@ class PackFolder:
                 was = ", ".join(f"{name} {value}" for name, value in there["settings"].items())
                 raise InputError(f"{self.out} was begun with {was}: give the same again, or another folder")
         else:
-            with _whole_file(file) as stream:
+            with self._whole_file(file) as stream:
                 stream.write(json.dumps(settings, indent=1).encode())
         for left_over in self.state.glob("*.part"):
             left_over.unlink()
@@ -105,41 +106,36 @@ class PackFolder:
         from pyarrow import Table, parquet
 
         path, schema = self.shard_path(shard), features.arrow_schema
-        part = self.state / f"{path.name}.part"
-        with part.open("wb") as stream:
-            # images are compressed already, and no two are equal
-            with parquet.ParquetWriter(stream, schema, compression="none", use_dictionary=False) as writer:
-                while group := list(islice(rows, _ROWS_PER_GROUP)):
-                    writer.write_table(Table.from_pylist(group, schema=schema))
-            stream.flush()
-            os.fsync(stream.fileno())
-        size = part.stat().st_size if report.images else 0
-        if report.images:
-            part.replace(path)
-            sync(self.out)
-        else:
-            part.unlink()
-        with _whole_file(self.state / f"images-{shard:05d}.json") as report_file:
+        # images are compressed already, and no two are equal
+        with (
+            self._whole_file(path) as stream,
+            parquet.ParquetWriter(stream, schema, compression="none", use_dictionary=False) as writer,
+        ):
+            while group := list(islice(rows, _ROWS_PER_GROUP)):
+                writer.write_table(Table.from_pylist(group, schema=schema))
+        size = path.stat().st_size if report.images else 0
+        if not report.images:
+            path.unlink()
+        with self._whole_file(self.state / f"images-{shard:05d}.json") as report_file:
             report_file.write(json.dumps({**asdict(report), "file_bytes": size}).encode())
 
     def finish(self, total: ShardReport) -> None:
         """Write the log of broken images, where there are any."""
         if total.broken:
-            with _whole_file(self.out / BROKEN_LOG) as stream:
+            with self._whole_file(self.out / BROKEN_LOG) as stream:
                 lines = "".join(f"{name}: {reason}\n" for name, reason in total.broken)
                 stream.write(lines.encode("utf-8", errors="backslashreplace"))
 
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that is there with all of its bytes, or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as stream:
-        yield stream
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(path)
-    sync(path.parent)
+    @contextmanager
+    def _whole_file(self, path: Path) -> Iterator[BinaryIO]:
+        """A file that is there with all of its bytes, or not at all."""
+        part = self.state / f"{path.name}.part"
+        with part.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+        sync(path.parent)
 
 
 def check_folder(data: str, out: Path) -> None:

@@ -28,10 +28,9 @@ class ShrunkImage:
 def shrink_image(data: bytes, max_side: int, jpeg_quality: int) -> ShrunkImage:
     """Cap the longer side of an encoded image at `max_side` px.
 
-    An image that is small enough keeps its bytes, untouched; it is decoded nevertheless, so that a damaged one is found
-    here. A larger one becomes a baseline JPEG (4:2:0, gray where it was gray) of what training would see of it: upright
-    by its EXIF orientation, transparent pixels over white, 16 bit scaled to 8, the first frame. EXIF and colour
-    profiles are left out then, as the pixels no longer need the one and training does not read the other.
+    An image that is small enough keeps its bytes; it is decoded nevertheless, so that a damaged one is found here. A
+    larger one becomes a baseline JPEG (4:2:0, gray where it was gray) of what training would see of it (`decode`),
+    without EXIF and colour profile, as the pixels no longer need the one and training does not read the other.
 
     Args:
         data: bytes of an image file of any kind that `decode` reads.

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import PurePosixPath
 
 from ...errors import InputError
 from ...hub_token import is_unknown_token, mend_the_token, show_a_token
@@ -63,11 +62,8 @@ def is_hub_name(data: str) -> bool:
 
 
 def addressed_shards(data: str, patterns: Sequence[str] | None) -> Shards:
-    """Shards of an `https://` or `hf://` address with braces or, on the Hub, wildcards.
-
-    Args:
-        data: the address.
-        patterns: on the Hub, what to look for below the address; None: itself.
+    """Shards of an `https://` or `hf://` address with braces or, on the Hub, wildcards; `patterns` are looked for below
+    an address of the Hub.
 
     Raises:
         InputError: an address of another form, or one that nothing matches.
@@ -85,10 +81,8 @@ def addressed_shards(data: str, patterns: Sequence[str] | None) -> Shards:
             f"{data} cannot be read: write hf://datasets/USER/NAME/PATH, with wildcards if you like, or name the files "
             "with --data-files"
         )
-    files, revision = _hub_files(match["repo"], match["revision"])
     wanted = [match["path"] + pattern for pattern in patterns or ("",)]
-    found = matching_files(files, wanted, f"the data set {match['repo']} on the Hub")
-    return Shards(f"shards of {match['repo']} on the Hub", _hub_addresses(match["repo"], revision, found))
+    return Shards(f"shards of {match['repo']} on the Hub", _hub_matches(match["repo"], match["revision"], wanted))
 
 
 def matching_files(files: Sequence[str], patterns: Sequence[str], data: str) -> list[str]:
@@ -125,9 +119,8 @@ def hub_shards(name: str, split: str, patterns: Sequence[str] | None = None) -> 
         InputError: no such data set, no shards, no such split, or several configurations.
     """
     if patterns is not None:
-        files, commit = _hub_files(name, None)
-        chosen = matching_files(files, patterns, f"the data set {name} on the Hub")
-        return Shards(f"Hub data set {name}, {len(chosen)} files", _hub_addresses(name, commit, chosen))
+        chosen = _hub_matches(name, None, patterns)
+        return Shards(f"Hub data set {name}, {len(chosen)} files", chosen)
     for revision in (None, _CONVERTED):
         files, commit = _hub_files(name, revision)
         for suffix in SHARD_SUFFIXES:
@@ -184,9 +177,9 @@ def _of_split(name: str, files: list[str], split: str) -> list[str]:
 
 
 def _named_split(file: str) -> str | None:
-    path = PurePosixPath(file)
-    own = split_in_name(path.name)
-    return own or next((found for part in reversed(path.parts[:-1]) if (found := split_in_name(f"{part}."))), None)
+    *folders, name = file.split("/")
+    told = (split_in_name(part) for part in (name, *(f"{folder}." for folder in reversed(folders))))
+    return next(filter(None, told), None)
 
 
 def _hub_files(repo: str, revision: str | None) -> tuple[list[str], str]:
@@ -210,6 +203,11 @@ def _hub_files(repo: str, revision: str | None) -> tuple[list[str], str]:
         reason = unknown if is_unknown_token(error) else _first_line(error)
         raise InputError(f"the Hub cannot be asked for the data set {repo}: {reason}") from error
     return sorted(sibling.rfilename for sibling in info.siblings or []), info.sha or "main"
+
+
+def _hub_matches(repo: str, revision: str | None, patterns: Sequence[str]) -> list[str]:
+    files, commit = _hub_files(repo, revision)
+    return _hub_addresses(repo, commit, matching_files(files, patterns, f"the data set {repo} on the Hub"))
 
 
 def _hub_addresses(repo: str, revision: str, files: Sequence[str]) -> list[str]:

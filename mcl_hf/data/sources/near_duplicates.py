@@ -1,7 +1,7 @@
 """Which images look the same: a 64-bit hash of each, and the groups of images whose hashes are close.
 
 Beside the flow; `mcl-hf show data` counts them. In contrastive learning every other image of a step is a negative, so
-two copies of one picture are pushed apart although they should not be: a false negative.
+two copies of one picture are pushed apart although they should not be.
 
 The hash holds the signs of the low frequencies of a discrete cosine transform, which survive another size, another
 JPEG quality, brightness and contrast. A flipped or differently cropped copy is another image to it. Source: C. Zauner,
@@ -10,13 +10,11 @@ Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, sectio
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
 
-from ...errors import InputError
 from ..decode import BrokenImage, as_picture
 from ..workers import each_of
 from .image_source import ImageSource
@@ -25,44 +23,28 @@ MAX_DISTANCE = 6
 """Largest number of differing bits between the hashes of two images that count as nearly the same."""
 
 _SIDE, _KEPT = 32, 8
+_COSINES = np.sqrt(2 / _SIDE) * np.cos(
+    np.pi * np.arange(_KEPT)[:, None] * (2 * np.arange(_SIDE)[None] + 1) / (2 * _SIDE)
+)
+_COSINES[0] /= np.sqrt(2)  # the first 8 rows of the orthonormal DCT-II of length 32: float64 (8, 32)
 _ROWS_AT_ONCE = 256
 _IMAGES_PER_TASK = 16
 
 
 def perceptual_hash(pixels: np.ndarray) -> int:
-    """Hash of a picture: an unsigned number of 64 bits, close in bits for pictures that look alike.
-
-    Args:
-        pixels: uint8 `(H, W, C)` with 1 or 3 channels.
-    """
+    """Hash of a picture, uint8 `(H, W, C)` with 1 or 3 channels: an unsigned number of 64 bits, close in bits for
+    pictures that look alike."""
     gray = as_picture(pixels).convert("L")
     small = np.asarray(gray.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR), dtype=np.float64)  # (32, 32)
-    basis = _cosines()
-    low = (basis @ small @ basis.T).reshape(-1)  # (64,)
+    low = (_COSINES @ small @ _COSINES.T).reshape(-1)  # (64,)
     low[0] = 0.0  # the mean brightness
     low = np.round(low, 6)  # what is left of a flat picture is rounding
-    bits = low > np.median(low)
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
-
-
-@lru_cache(maxsize=1)
-def _cosines() -> np.ndarray:
-    """The first 8 rows of the orthonormal DCT-II of length 32: float64 `(8, 32)`."""
-    frequency, place = np.arange(_KEPT)[:, None], np.arange(_SIDE)[None]
-    basis = np.sqrt(2 / _SIDE) * np.cos(np.pi * frequency * (2 * place + 1) / (2 * _SIDE))
-    basis[0] /= np.sqrt(2)
-    return basis
+    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
 
 
 def near_duplicate_pairs(hashes: np.ndarray, max_distance: int = MAX_DISTANCE) -> np.ndarray:
-    """All pairs of hashes that differ in at most `max_distance` bits.
-
-    Args:
-        hashes: uint64 `(N,)`. Takes N^2 / 2 comparisons, a few seconds for 20,000.
-
-    Returns:
-        int64 `(P, 2)`, the smaller index first, in ascending order.
-    """
+    """All pairs of hashes that differ in at most `max_distance` bits: int64 `(P, 2)`, the smaller index first, in
+    ascending order, of uint64 `(N,)`. Takes N^2 / 2 comparisons, a few seconds for 20,000."""
     found = []
     for first in range(0, len(hashes), _ROWS_AT_ONCE):
         rows = hashes[first : first + _ROWS_AT_ONCE]
@@ -74,8 +56,7 @@ def near_duplicate_pairs(hashes: np.ndarray, max_distance: int = MAX_DISTANCE) -
 
 def group_pairs(pairs: np.ndarray) -> list[list[int]]:
     """Connect pairs, integers `(P, 2)`, to groups: whatever is linked by a chain of pairs is one group. The largest
-    group comes first, members ascend.
-    """
+    group comes first, members ascend."""
     leader: dict[int, int] = {}
 
     def find(member: int) -> int:
@@ -95,18 +76,22 @@ def group_pairs(pairs: np.ndarray) -> list[list[int]]:
 
 @dataclass
 class NearDuplicates:
-    """What a search through part of a source, or all of it, found."""
+    """What a search through part of a source, or all of it, found.
+
+    Attributes:
+        looked_at: images compared; broken ones are not among them.
+        groups: indices in the source of images that look the same and would be each other's negatives, the largest
+            group first.
+        pairs: of such images.
+        pairs_in_one_group: pairs that look the same and belong to one group of the group column: no negatives.
+        broken: one line, name and reason, for each image that cannot be decoded.
+    """
 
     looked_at: int
-    """Images compared; broken ones are not among them."""
     groups: list[list[int]]
-    """Indices in the source, of images that look the same and would be each other's negatives; the largest first."""
     pairs: int
-    """Pairs of such images that are each other's negatives."""
     pairs_in_one_group: int
-    """Pairs that look the same and belong to one group of the group column already: no negatives."""
     broken: list[str]
-    """One line, name and reason, for each image that cannot be decoded."""
 
     @property
     def images(self) -> int:
@@ -115,20 +100,17 @@ class NearDuplicates:
 
 
 def find_near_duplicates(source: ImageSource, indices: Sequence[int], *, num_workers: int = 0) -> NearDuplicates:
-    """Compare the images at `indices` of a source with each other.
-
-    Args:
-        num_workers: processes that decode and hash; 0 does it in the caller.
+    """Compare the images at `indices` of a source with each other; `num_workers` processes decode and hash, 0: here.
 
     Raises:
         InputError: the source itself is gone.
     """
     tasks = [list(indices[first : first + _IMAGES_PER_TASK]) for first in range(0, len(indices), _IMAGES_PER_TASK)]
-    results = list(each_of(_Hashes(source), tasks, num_workers))
+    results = list(each_of(partial(_hash_of, source), tasks, num_workers))
     whole = [(index, result) for index, result in zip(indices, results, strict=True) if isinstance(result, int)]
     places = np.array([index for index, _ in whole], dtype=np.int64)
-    pairs = near_duplicate_pairs(np.array([number for _, number in whole], dtype=np.uint64))
-    pairs = places[pairs]  # (P, 2), now indices in the source
+    hashes = np.array([number for _, number in whole], dtype=np.uint64)
+    pairs = places[near_duplicate_pairs(hashes)]  # (P, 2), indices in the source
     groups = np.arange(len(source)) if source.groups is None else source.groups
     negatives = pairs[groups[pairs[:, 0]] != groups[pairs[:, 1]]]
     return NearDuplicates(
@@ -140,18 +122,10 @@ def find_near_duplicates(source: ImageSource, indices: Sequence[int], *, num_wor
     )
 
 
-@dataclass
-class _Hashes(Dataset):
-    """Map from an index to the image's hash, to a line that says why there is none, or to what `each_of` raises."""
-
-    source: ImageSource
-
-    def __getitem__(self, index: int) -> int | str | InputError:
-        try:
-            image = self.source.sample(index).open()
-            shrink = image.shrink_for(min(image.width, image.height) // _SIDE)
-            return perceptual_hash(image.decode(1, shrink))
-        except BrokenImage as error:
-            return f"{self.source.name(index)}: {error}"
-        except InputError as error:
-            return error
+def _hash_of(source: ImageSource, index: int) -> int | str:
+    """The hash of an image, or a line that says why there is none."""
+    try:
+        image = source.sample(index).open()
+        return perceptual_hash(image.decode(1, image.shrink_for(min(image.width, image.height) // _SIDE)))
+    except BrokenImage as error:
+        return f"{source.name(index)}: {error}"

@@ -1,8 +1,8 @@
 """Byte ranges over HTTP that outlast a dropped connection, a busy server and a slow one.
 
 Flow: stream_order -> streams (shards + **remote_files**) -> decode -> views -> loader. Whatever the server does, a read
-gives exactly the bytes asked for or raises `InputError` with the address. Addresses of the Hub carry the user's token,
-and keep it from any server that they redirect to.
+gives exactly the bytes asked for or raises `InputError` with the address. Only addresses of the Hub carry the user's
+token, and no server that they redirect to gets it.
 """
 
 import io
@@ -74,12 +74,7 @@ class RemoteFile:
         return bytes(received[:length])
 
     def _receive(self, received: bytearray, start: int, length: int) -> None:
-        """Append what one request yields, enough of what is missing.
-
-        Raises:
-            ConnectionError: less than that came.
-            Exception: the HTTP library's own.
-        """
+        """Append what one request yields; a `ConnectionError` or the HTTP library's where that is next to nothing."""
         from huggingface_hub.utils import httpx
 
         before, deadline = len(received), time.monotonic() + self.retry.longest_read_s
@@ -141,12 +136,8 @@ def _ask(function: Callable[..., T], done: str, address: str, attempts: int, *ar
 
 @contextmanager
 def _get(address: str, first: int, last: int, timeout_s: float) -> Iterator["httpx.Response"]:
-    """The answer to a request for a range of bytes, its body not yet read.
-
-    Raises:
-        InputError: the server refuses, or cannot send ranges.
-        Exception: the HTTP library's own, such as that of a busy server.
-    """
+    """The answer to a request for a range of bytes, its body not yet read; an `InputError` where the server refuses, or
+    cannot send ranges."""
     from huggingface_hub.utils import build_hf_headers
 
     headers = build_hf_headers() if _is_of_the_hub(address) else {}
@@ -154,7 +145,7 @@ def _get(address: str, first: int, last: int, timeout_s: float) -> Iterator["htt
     with _client(os.getpid(), timeout_s).stream("GET", address, headers=headers) as response:
         if response.status_code in BUSY:
             response.raise_for_status()
-        _check(response, address)
+        _check_status(response, address)
         yield response
 
 
@@ -184,7 +175,7 @@ class RangeFile(io.RawIOBase):
         return length
 
 
-def open_binary(file: "RemoteFile | Path", buffered: bool = False) -> BinaryIO:
+def open_binary(file: RemoteFile | Path, buffered: bool = False) -> BinaryIO:
     """A local or remote file for reading; `buffered` fetches 4 MiB at a time, for going through it from the front."""
     if isinstance(file, Path):
         return file.open("rb")
@@ -192,27 +183,22 @@ def open_binary(file: "RemoteFile | Path", buffered: bool = False) -> BinaryIO:
     return io.BufferedReader(raw, _BUFFER_BYTES) if buffered else raw  # type: ignore[return-value]
 
 
-def _check(response: "httpx.Response", address: str) -> None:
-    if response.status_code in (401, 403):
-        then = _how_to_get_in(response, address)
-        raise InputError(f"{plain_address(address)} refuses access (HTTP {response.status_code}): {then}")
-    if response.status_code == 200:
-        raise InputError(
-            f"{plain_address(address)}: its server sends whole files only; download it and give the local copy"
-        )
-    if response.status_code != 206:
-        private = response.status_code == 404 and _is_of_the_hub(address)  # the Hub hides what one may not see
+def _check_status(response: "httpx.Response", address: str) -> None:
+    """Raise `InputError`, with what to do, for another answer than the range asked for."""
+    name, status, of_the_hub = plain_address(address), response.status_code, _is_of_the_hub(address)
+    if status in (401, 403):
+        then = f"accept the data set's terms on its page, and {show_a_token()}"
+        if not of_the_hub:
+            then = "its server asks for rights that a run cannot show; download it and give the local copy"
+        elif "credentials" in response.headers.get("X-Error-Message", ""):  # the answer to a token that there is not
+            then = f"the Hub does not know your token; {mend_the_token()}"
+        raise InputError(f"{name} refuses access (HTTP {status}): {then}")
+    if status == 200:
+        raise InputError(f"{name}: its server sends whole files only; download it and give the local copy")
+    if status != 206:
+        private = status == 404 and of_the_hub  # the Hub hides what one may not see
         then = f", or private: {show_a_token()}" if private else ""
-        raise InputError(f"{plain_address(address)} is not there (HTTP {response.status_code}){then}")
-
-
-def _how_to_get_in(response: "httpx.Response", address: str) -> str:
-    """What to do where access is refused."""
-    if not _is_of_the_hub(address):
-        return "its server asks for rights that a run cannot show; download it and give the local copy"
-    if "credentials" in response.headers.get("X-Error-Message", ""):  # the Hub's answer to a token that there is not
-        return f"the Hub does not know your token; {mend_the_token()}"
-    return f"accept the data set's terms on its page, and {show_a_token()}"
+        raise InputError(f"{name} is not there (HTTP {status}){then}")
 
 
 def _total(response: "httpx.Response") -> int:

@@ -1,11 +1,9 @@
-"""What happens to a view: random parameters as plain data. `finish_pixels` does it to one view, `finish_batch` to a
-batch of them on a device.
+"""What happens to a view: random parameters as plain data.
 
-Flow: order -> sources -> decode -> views (**draw** -> render, finish_pixels) -> loader.
+Flow: order -> sources -> decode -> views (**draw** -> render, finish_pixels | finish_batch) -> loader.
 
-Source: the two pipelines of arXiv 2304.02010 as in the published configuration (GuoQiushan/MCL at 1912aa9),
-which are BYOL's; crop and jitter parameters are drawn with torchvision's rules (RandomResizedCrop,
-ColorJitter).
+Source: the two pipelines of arXiv 2304.02010 as in the published configuration (GuoQiushan/MCL at 1912aa9), which are
+BYOL's; crop and jitter parameters are drawn with torchvision's rules (RandomResizedCrop, ColorJitter).
 
 Differs from the official code: every number comes from a counter (seed, position, view) and never from a global
 generator, so that a resumed run and any number of workers see the same views; in the published code the blur's sigma
@@ -31,23 +29,26 @@ _NUM_DRAWS = 2 * _CROP_TRIES + 14
 
 @dataclass(frozen=True)
 class ViewRecipe:
-    """Ranges and probabilities of one augmentation pipeline; a factor range of 0.4 means factors from 0.6 to 1.4."""
+    """Ranges and probabilities of one augmentation pipeline; a factor range of 0.4 means factors from 0.6 to 1.4.
+
+    Attributes:
+        crop_scale: area of the crop as a share of the picture.
+        crop_ratio: width over height of the crop, drawn uniformly in the logarithm.
+        hue: largest shift, in turns of the colour circle.
+        blur_sigma_px: standard deviation in pixels of a frame of `REFERENCE_SIZE`.
+    """
 
     crop_scale: tuple[float, float] = (0.2, 1.0)
-    """Area of the crop as a share of the picture."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Width over height of the crop, drawn uniformly in the logarithm."""
     flip_probability: float = 0.5
     jitter_probability: float = 0.8
     brightness: float = 0.4
     contrast: float = 0.4
     saturation: float = 0.2
     hue: float = 0.1
-    """Largest shift, in turns of the colour circle."""
     grayscale_probability: float = 0.2
     blur_probability: float = 1.0
     blur_sigma_px: tuple[float, float] = (0.1, 2.0)
-    """Standard deviation in pixels of a frame of `REFERENCE_SIZE`."""
     solarise_probability: float = 0.0
 
 
@@ -90,20 +91,20 @@ def draw_views(width: int, height: int, recipes: Sequence[ViewRecipe], seed: int
 
 
 def _draw_view(width: int, height: int, recipe: ViewRecipe, uniform: list[float]) -> ViewDraw:
-    top, left, crop_height, crop_width = _draw_crop(width, height, recipe, uniform)
     flip, jitter, order, brightness, contrast, saturation, hue, gray, blur, sigma, solarise = uniform[
         2 * _CROP_TRIES + 2 : 2 * _CROP_TRIES + 13
     ]
+
+    def factor(largest_change: float, drawn: float) -> float:
+        return _between(max(0.0, 1 - largest_change), 1 + largest_change, drawn)
+
     return ViewDraw(
-        top=top,
-        left=left,
-        height=crop_height,
-        width=crop_width,
+        *_draw_crop(width, height, recipe, uniform),
         flip=flip < recipe.flip_probability,
         jitter_order=_ORDERS[int(order * len(_ORDERS))] if jitter < recipe.jitter_probability else (),
-        brightness=_between(max(0.0, 1 - recipe.brightness), 1 + recipe.brightness, brightness),
-        contrast=_between(max(0.0, 1 - recipe.contrast), 1 + recipe.contrast, contrast),
-        saturation=_between(max(0.0, 1 - recipe.saturation), 1 + recipe.saturation, saturation),
+        brightness=factor(recipe.brightness, brightness),
+        contrast=factor(recipe.contrast, contrast),
+        saturation=factor(recipe.saturation, saturation),
         hue=_between(-recipe.hue, recipe.hue, hue),
         grayscale=gray < recipe.grayscale_probability,
         blur_sigma_px=_between(*recipe.blur_sigma_px, sigma) if blur < recipe.blur_probability else 0.0,
@@ -112,7 +113,8 @@ def _draw_view(width: int, height: int, recipe: ViewRecipe, uniform: list[float]
 
 
 def _draw_crop(width: int, height: int, recipe: ViewRecipe, uniform: list[float]) -> tuple[int, int, int, int]:
-    """RandomResizedCrop.get_params of torchvision: ten tries, then the largest central box within the ratios."""
+    """Top, left, height and width by torchvision's RandomResizedCrop.get_params: ten tries, then the largest central
+    box within the ratios."""
     log_ratio = (math.log(recipe.crop_ratio[0]), math.log(recipe.crop_ratio[1]))
     for attempt in range(_CROP_TRIES):
         area = width * height * _between(*recipe.crop_scale, uniform[2 * attempt])

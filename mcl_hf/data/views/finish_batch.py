@@ -42,13 +42,8 @@ class BatchDraws:
 
 
 def collect_draws(draws: Sequence[ViewDraw], num_channels: int, sigma_scale: float) -> BatchDraws:
-    """The draws of one view of N images as tensors.
-
-    Args:
-        draws: one for each image.
-        num_channels: C of the images.
-        sigma_scale: pixels of this view per pixel of the frame that the blur's sigmas refer to.
-    """
+    """The draws of one view of N images of C channels as tensors; `sigma_scale`: pixels of this view per pixel of the
+    frame that the blur's sigmas refer to."""
     unchanged = np.eye(num_channels), np.zeros(num_channels)
     matrices, of_means = zip(*(colour_map(draw, num_channels) or unchanged for draw in draws), strict=True)
     halves = [half_gaussian(draw.blur_sigma_px * sigma_scale) for draw in draws]
@@ -67,15 +62,7 @@ def collect_draws(draws: Sequence[ViewDraw], num_channels: int, sigma_scale: flo
 
 
 def augment_batch(views: Tensor, draws: BatchDraws) -> Tensor:
-    """Do to each view what its draw says.
-
-    Args:
-        views: uint8 `(N, C, s, s)`, cropped and resized.
-        draws: of these N views, on the same device.
-
-    Returns:
-        uint8 `(N, C, s, s)`.
-    """
+    """Do to each cropped and resized view, uint8 `(N, C, s, s)` in and out, what its draw says; both on one device."""
     pixels = apply_colours(views, draws.colour, draws.of_means)
     if len(draws.blurred):
         blurred = blur_batch(pixels.index_select(0, draws.blurred), draws.weights)
@@ -98,8 +85,7 @@ def apply_colours(views: Tensor, colour: Tensor, of_means: Tensor) -> Tensor:
 
 def blur_batch(pixels: Tensor, weights: Tensor) -> Tensor:
     """Separable blur with repeated edges, a Gaussian for each image; whole numbers in float32 `(B, C, s, s)`, in and
-    out. Sums stay below 2^24, so that they are exact.
-    """
+    out. Sums stay below 2^24, so that they are exact."""
     for axis in (2, 3):
         length, reach = pixels.shape[axis], weights.shape[1] - 1
         places = torch.arange(-reach, length + reach, device=pixels.device).clamp(0, length - 1)

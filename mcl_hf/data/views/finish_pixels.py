@@ -3,8 +3,7 @@
 Flow: order -> sources -> decode -> views (draw -> render -> **finish_pixels**) -> loader. Pixels are uint8
 `(C, s, s)`, one plane a channel, as the batch wants them and as the processor's vector units like them.
 
-Brightness, contrast and grayscale mean something for any channels; saturation and hue are left out where there are
-not three of them, and what stands for the luma is then the mean of the channels.
+Saturation and hue are left out where there are not three channels; what stands for the luma is then their mean.
 """
 
 import math
@@ -26,14 +25,12 @@ def colour_map(draw: ViewDraw, num_channels: int = 3) -> tuple[np.ndarray, np.nd
     """Jitter and grayscale of one draw as one map of pixels x with channel means m: `A x + k m`, the same `k m` for
     every channel, since all of these operations leave gray gray.
 
-    Returns:
-        A, float64 `(C, C)`, and k, float64 `(C,)`, or None where nothing changes. Only contrast needs the means, those
-        of the cropped picture.
-
     Two approximations. Hue turns the colour about the gray axis: the hue angle is HSV's, but HSV keeps the largest of
     R, G, B where the rotation keeps their sum (6 gray levels apart on average on the embedded photos at the largest
-    shift of 0.1 turns, which itself moves pixels by 9.5). And values are clipped to 0-255 once at the end, not after
-    every operation.
+    shift of 0.1 turns, which itself moves pixels by 9.5). And values are clipped to 0-255 once at the end.
+
+    Returns:
+        A, float64 `(C, C)`, and k, float64 `(C,)`, of the cropped picture's means; None where nothing changes.
     """
     if not draw.jitter_order and not draw.grayscale:
         return None
@@ -79,9 +76,8 @@ def apply_colour(pixels: np.ndarray, draw: ViewDraw) -> np.ndarray:
 
 @lru_cache(maxsize=4096)
 def gaussian_weights(sigma_px: float) -> np.ndarray:
-    """Half of a Gaussian in 1/256: weights at distance 0, 1, ..., summing to 256 over both halves; tails that round to
-    0 are left out.
-    """
+    """Half of a Gaussian in 1/256: weights at distance 0, 1, ..., summing to 256 over both halves, without tails that
+    round to 0."""
     offsets = np.arange(math.ceil(3.5 * sigma_px) + 1)
     weights = np.exp(-0.5 * (offsets / sigma_px) ** 2)
     weights = np.round(256 * weights / (2 * weights.sum() - weights[0])).astype(np.int64)
@@ -97,11 +93,7 @@ def half_gaussian(sigma_px: float) -> np.ndarray:
 
 def blur(pixels: np.ndarray, sigma_px: float) -> np.ndarray:
     """Gaussian blur with repeated edges, separable, in 16-bit integers: within 2 gray levels of the exact Gaussian.
-
-    Args:
-        pixels: uint8 `(C, s, s)`.
-        sigma_px: in px of `pixels`; 0 leaves them as they are.
-    """
+    uint8 `(C, s, s)`; a sigma of 0 leaves them as they are."""
     weights = half_gaussian(sigma_px)
     if len(weights) == 1:
         return pixels

@@ -2,21 +2,17 @@
 
 Flow: order -> sources -> decode -> views (draw -> **render** -> finish_pixels) -> loader. Level i of L takes a view of
 side S/r_i; side a draws from the first published pipeline and side b from the second, each level from draws of its own
-(arXiv 2304.02010, section 3; GuoQiushan/MCL at 1912aa9).
+(arXiv 2304.02010, section 3; GuoQiushan/MCL at 1912aa9). Two renderings of the same draws:
 
-Two renderings of the same draws:
-
-* `direct` (default): the crop is resized straight to S/r with antialiasing, the colour operations are one matrix,
-  blur has sigma/r. `crop_views` stops after the crop, for `augment_batch` to do the rest on a device.
-* `published`: every view at S px with Pillow's operations in the published order, then every r-th pixel (`[::r,
-  ::r]`).
-
-Differs from the official code: only `direct` does; see `finish_pixels.colour_map` for its approximations.
+* `direct` (default): the crop is resized straight to S/r with antialiasing, the colour operations are one matrix (see
+  `finish_pixels.colour_map`), blur has sigma/r. `crop_views` stops after the crop; `augment_batch` does the rest.
+* `published`: every view at S px with Pillow's operations in the published order, then every r-th pixel.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import cycle
 
 import numpy as np
 import torch
@@ -35,10 +31,8 @@ VIEW_RENDERINGS = ("direct", "published")
 
 @lru_cache
 def side_recipes(num_levels: int, sides: int, min_crop_scale: float | None = None) -> tuple[ViewRecipe, ...]:
-    """Recipe of each of the `sides * num_levels` views: side a's levels, then side b's.
-
-    `min_crop_scale`: smallest area of a crop as a share of the picture; None leaves the published one.
-    """
+    """Recipe of each of the `sides * num_levels` views: side a's levels, then side b's; `min_crop_scale` is the
+    smallest area of a crop as a share of the picture, None the published one."""
     recipes = (PUBLISHED_A,) * num_levels + (PUBLISHED_B,) * (num_levels if sides == 2 else 0)
     if min_crop_scale is None:
         return recipes
@@ -66,19 +60,16 @@ def render_views(
         InputError: an unknown rendering, or `published` for images that Pillow has no operations for.
     """
     check_rendering(rendering, num_channels)
+    of_view = cycle(ratios)
     if rendering == "published":
         draws = draw_views(image.width, image.height, recipes, seed, position)
         picture = as_picture(image.decode(num_channels))
-        return [
-            render_published(picture, draw, view_size, ratios[view % len(ratios)]) for view, draw in enumerate(draws)
-        ]
+        return [render_published(picture, draw, view_size, ratio) for draw, ratio in zip(draws, of_view, strict=False)]
     crops, draws = crop_views(
         image, recipes, ratios, seed=seed, position=position, view_size=view_size, num_channels=num_channels
     )
-    return [
-        finish_direct(crop, draw, blur_scale(view_size, ratios[view % len(ratios)]))
-        for view, (crop, draw) in enumerate(zip(crops, draws, strict=True))
-    ]
+    scales = (blur_scale(view_size, ratio) for ratio in of_view)
+    return list(map(finish_direct, crops, draws, scales))
 
 
 def check_rendering(rendering: str, num_channels: int) -> None:
@@ -111,9 +102,7 @@ def crop_views(
 
 
 def render_direct(pixels: np.ndarray, draw: ViewDraw, view_size: int, ratio: int, shrink: int = 1) -> np.ndarray:
-    """One view at its own size: uint8 `(H, W, C)`, decoded at 1/`shrink`, to `(C, view_size/ratio,
-    view_size/ratio)`.
-    """
+    """One view at its own size s = view_size / ratio: uint8 `(H, W, C)`, decoded at 1/`shrink`, to `(C, s, s)`."""
     return finish_direct(crop_direct(pixels, draw, view_size // ratio, shrink), draw, blur_scale(view_size, ratio))
 
 
@@ -126,13 +115,9 @@ def crop_direct(pixels: np.ndarray, draw: ViewDraw, side: int, shrink: int = 1) 
 
 
 def finish_direct(view: np.ndarray, draw: ViewDraw, sigma_scale: float) -> np.ndarray:
-    """Colour, blur, solarisation and flip of a cropped view, uint8 `(C, s, s)`; sigmas are multiplied by
-    `sigma_scale`.
-    """
-    view = apply_colour(view, draw)
-    view = blur(view, draw.blur_sigma_px * sigma_scale)
-    if draw.solarise:
-        view = solarise(view)
+    """Colour, blur, solarisation and flip of a cropped view, uint8 `(C, s, s)`; `sigma_scale` is `blur_scale`'s."""
+    view = blur(apply_colour(view, draw), draw.blur_sigma_px * sigma_scale)
+    view = solarise(view) if draw.solarise else view
     return view[:, :, ::-1] if draw.flip else view
 
 
@@ -143,21 +128,14 @@ def blur_scale(view_size: int, ratio: int) -> float:
 
 def render_published(picture: Image.Image, draw: ViewDraw, view_size: int, ratio: int) -> np.ndarray:
     """One view as published: everything at `view_size` px in 8 bit with Pillow, then `[::ratio, ::ratio]`: uint8
-    `(C, view_size/ratio, view_size/ratio)`.
-    """
+    `(C, s, s)` with s = view_size / ratio."""
     size = [view_size, view_size]
     view = pil_ops.resized_crop(picture, draw.top, draw.left, draw.height, draw.width, size, InterpolationMode.BILINEAR)
     if draw.flip:
         view = pil_ops.hflip(view)
-    adjust = (
-        (pil_ops.adjust_brightness, draw.brightness),
-        (pil_ops.adjust_contrast, draw.contrast),
-        (pil_ops.adjust_saturation, draw.saturation),
-        (pil_ops.adjust_hue, draw.hue),
-    )
     for operation in draw.jitter_order:
-        function, factor = adjust[operation]
-        view = function(view, factor)
+        name = ("brightness", "contrast", "saturation", "hue")[operation]
+        view = getattr(pil_ops, f"adjust_{name}")(view, getattr(draw, name))
     if draw.grayscale:
         view = pil_ops.to_grayscale(view, num_output_channels=len(view.getbands()))
     if draw.blur_sigma_px > 0:
