@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.sources.columns import find_image_column, require_columns
-from ..data.sources.folder_metadata import FILE_NAME, METADATA_NAMES
+from ..data.sources.folders import FILE_NAME, METADATA_NAMES
 from ..data.sources.image_source import row_name
 from ..data.sources.local_tables import LocalTable
 from ..data.sources.split_column import find_split_column, rows_of_word, split_cell, splits_of_column

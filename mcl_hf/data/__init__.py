@@ -9,7 +9,7 @@ _HOME = {
     "PUBLISHED_B": "views.draw",
     "RawSample": "sources.image_source",
     "SampleOrder": "order",
-    "StreamOrder": "streams.stream_order",
+    "StreamOrder": "order",
     "ViewBatch": "loader",
     "ViewDraw": "views.draw",
     "ViewLoader": "loader",

@@ -1,8 +1,7 @@
 """Where images come from: one way in, `open_source`, and one thing that comes out, an `ImageSource`.
 
-Flow: addresses -> **open** -> image_source | streams | mixing -> decode -> views -> loader. Each kind of data has
-one function, chosen here. What can be read row by row becomes a table and is shuffled as a whole; shards in an archive
-or on a server are streamed.
+Flow: addresses -> **open** -> image_source | streams | mixing -> decode -> views -> loader. What can be read row by row
+becomes a table and is shuffled as a whole; shards in an archive or on a server are streamed.
 """
 
 import glob
@@ -69,7 +68,7 @@ def open_source(
     names, weights = split_mix([given] if isinstance(given, str) else given)
     patterns = [patterns] if isinstance(patterns, str) else patterns
     if patterns is not None:
-        _check_patterns(patterns, names, split)
+        _check_choice(patterns, names, split)
     columns = (image_column, label_column, group_column)
     sources: list[ImageSource] = []
     for name in names:
@@ -85,16 +84,8 @@ def open_source(
     return sources[0] if len(sources) == 1 else MixedSource(sources, weights)
 
 
-def _hub_files_table(name: str, patterns: list[str]) -> LocalTable:
-    try:
-        return hub_table(name, "train", patterns)
-    except InputError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            hub_shards(name, "train", patterns)  # says which pattern matches nothing, and what there is
-        raise
-
-
-def _check_patterns(patterns: list[str], names: list[str], split: str) -> None:
+def _check_choice(patterns: list[str], names: list[str], split: str) -> None:
+    """Raise `InputError` where `data_files` has nothing to choose from."""
     if not patterns:
         raise InputError("data_files is empty: name files or globs, or leave it out")
     if len(names) > 1:
@@ -103,31 +94,33 @@ def _check_patterns(patterns: list[str], names: list[str], split: str) -> None:
         raise InputError(
             f"data_files and split '{split}' are both given: the files named are the part, leave split out"
         )
-
-
-def _nothing_to_choose_from(data: str) -> InputError:
-    return InputError(
-        f"data_files chooses among the files of a folder, a data set on the Hub or hf://datasets/USER/NAME; "
-        f"'{shown_data(data)}' is none of these: leave data_files out"
-    )
+    data = embedded_folder(names[0])
+    if data.startswith("hf://") or (not is_remote(data) and Path(data).is_dir()):
+        return
+    if data == "photos" or is_remote(data) or Path(data).is_file() or not is_hub_name(data):
+        raise InputError(
+            f"data_files chooses among the files of a folder, a data set on the Hub or hf://datasets/USER/NAME; "
+            f"'{shown_data(data)}' is none of these: leave data_files out"
+        )
 
 
 def _find(data: str, split: str, streaming: bool, patterns: list[str] | None) -> LocalTable | Shards:
     """What a text names: a table to be shuffled, or shards to be streamed."""
     data = embedded_folder(data)
-    if is_remote(data) and patterns is not None:
-        raise _nothing_to_choose_from(data)
     if is_remote(data) or data.startswith("hf://"):
         return addressed_shards(data, patterns)
     path = Path(data)
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise InputError(f"{data} is a pipe or a device, which may never end: give a file or a folder")
+    if patterns is not None and path.is_dir():
+        return folder_files(data, path, patterns, streaming)
     if patterns is not None:
-        if path.is_dir():
-            return folder_files(data, path, patterns, streaming)
-        if data == "photos" or path.is_file() or not is_hub_name(data):
-            raise _nothing_to_choose_from(data)
-        return hub_shards(data, split, patterns) if streaming else _hub_files_table(data, patterns)
+        try:
+            return hub_shards(data, split, patterns) if streaming else hub_table(data, "train", patterns)
+        except InputError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                hub_shards(data, "train", patterns)  # says which pattern matches nothing, and what there is
+            raise
     if data == "photos":
         return photos_table(split)
     if path.is_dir():

@@ -52,10 +52,8 @@ def find_image_column(features: "Features", data: str, asked: str | None) -> str
 
 
 def require_paths(data: str, column: str, first: str | None) -> None:
-    """Raise `InputError` where a column of texts, of which `first` is one, cannot be the images.
-
-    Only paths of files can be; a caption or an address on the web is none.
-    """
+    """Raise `InputError` where a column of texts, of which `first` is one, holds no paths of files: a caption or an
+    address on the web is none."""
     try:
         is_file = first is not None and Path(first).is_file()
     except (OSError, ValueError):  # a caption longer than a path may be
@@ -81,11 +79,8 @@ def is_text(features: "Features", column: str) -> bool:
 
 
 def class_conflicts(files: Iterable[tuple[object, Any]]) -> dict[str, str]:
-    """Columns whose classes the files of a table number differently, which no reader of tables sees, with a line each.
-
-    Args:
-        files: a file, for the line, and the features of its columns.
-    """
+    """Columns whose classes the files of a table number differently, which no reader of tables sees, with a line each;
+    `files` are a file, for the line, and the features of its columns."""
     first: dict[str, tuple[object, list[str]]] = {}
     conflicts: dict[str, str] = {}
     for file, features in files:

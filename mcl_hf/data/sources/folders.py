@@ -1,28 +1,38 @@
 """Folders and files on a disk: which files there are, and what they make: a table, or shards to be streamed.
 
-Flow: order -> local_tables + **folders** (folder_metadata) + columns -> sources -> decode -> views -> loader.
+Flow: order -> local_tables + **folders** + columns -> sources -> decode -> views -> loader.
+
+Tables beside the images, `metadata.csv`, `metadata.jsonl` or `metadata.parquet`, go by the convention of `datasets`'
+imagefolder (https://huggingface.co/docs/datasets/image_dataset): a row belongs to the image whose path, from the
+table's own folder, stands in its column `file_name`; its other columns become columns of the source, such as labels and
+groups. An image without a row has empty ones.
 """
 
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...plain_text import plain_text
 from .addresses import SHARD_SUFFIXES, Shards, matching_files
-from .folder_metadata import METADATA_NAMES, read_metadata
 from .local_tables import (
     IMAGE_SUFFIXES,
     LocalTable,
     canonical_split,
     files_of_split,
     files_table,
+    one_line,
     split_note,
     split_of_folder,
     without_caches,
 )
 
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+FILE_NAME = "file_name"
+_OWN_COLUMNS = (FILE_NAME, "image", "folder")  # the last two are the folder's own
 _LEFTOVERS = ("__MACOSX", "@eaDir", "lost+found")  # of macOS' archives, network drives and file systems
 _UNKNOWN_IMAGES = ("heic", "heif", "jxl", "dng", "nef", "cr2", "cr3", "arw", "raw", "psd", "svg")
 _WANTED = (*IMAGE_SUFFIXES, ".parquet", ".arrow", ".tar", *METADATA_NAMES)
@@ -119,20 +129,77 @@ def _image_table(root: Path, images: list[str], tables: list[str], kind: str) ->
     }
     features: dict[str, Any] = {"image": Value("string"), "folder": Value("string")}
     files = list(zip(images, columns["image"], strict=True))
-    described, note = read_metadata(root, tables, images)
+    described, note = _read_metadata(root, tables, images)
     depths = {name.count("/") for name in images}
     parents = [name.rpartition("/")[2] for name in columns["folder"]]
     classes = sorted(set(parents))
     if len(classes) > 1 and len(depths) == 1 and "label" not in described:
-        number = {name: index for index, name in enumerate(classes)}
-        columns["label"] = [number[name] for name in parents]
         features["label"] = ClassLabel(names=classes)
+        columns["label"] = features["label"].str2int(parents)
         kind += f" by class, {len(classes)} classes"
     table = Dataset(pyarrow.table(columns, Features(features).arrow_schema))
     for name, values in described.items():
         table = table.add_column(name, values)
     files += [(name, f"{root}/{name}") for name in tables]
     return LocalTable(table, kind + note, files, image_column="image")
+
+
+def _read_metadata(root: Path, tables: Sequence[str], images: Sequence[str]) -> tuple[dict[str, list[Any]], str]:
+    """Columns of the metadata tables of a folder, in the order of `images`, and what a log should say of the tables.
+
+    Raises:
+        InputError: a table that cannot be read, has no column `file_name`, names not one of the images, or says other
+            things than one before it.
+    """
+    place = {name: number for number, name in enumerate(images)}
+    columns: dict[str, list[Any]] = {}
+    rows = missing = 0
+    for name in tables:
+        table = _read_table(root / name)
+        if FILE_NAME not in table:
+            raise InputError(
+                f"{root / name} has no column '{FILE_NAME}' that says which image a row belongs to: its columns are "
+                f"{', '.join(table)}"
+            )
+        folder = name.rpartition("/")[0]
+        files = [posixpath.normpath(posixpath.join(folder, str(file))) for file in table[FILE_NAME]]
+        twice = next((file for file, count in Counter(files).items() if count > 1 and file in place), None)
+        if twice is not None:
+            raise InputError(f"{root / name} has two rows or more for {plain_text(twice)}: an image takes one")
+        found = [(row, place[file]) for row, file in enumerate(files) if file in place]
+        rows, missing = rows + len(files), missing + len(files) - len(found)
+        if files and not found:
+            raise InputError(f"{root / name}: no row belongs to an image; the first names '{files[0]}', not there")
+        for column, values in table.items():
+            if column in _OWN_COLUMNS:
+                continue
+            target = columns.setdefault(column, [None] * len(images))
+            for row, number in found:
+                before, value = target[number], values[row]
+                if before is not None and before != value and repr(before) != repr(value):  # NaN is not equal to itself
+                    raise InputError(
+                        f"{root / name} has {plain_text(column)} {value!r:.60} for {plain_text(images[number])}, where "
+                        f"another of {', '.join(tables)} has {before!r:.60}: leave one of them"
+                    )
+                target[number] = value
+    note = f", columns from {tables[0] if len(tables) == 1 else f'{len(tables)} metadata tables'}" if tables else ""
+    if missing:
+        note += f" ({missing} of {rows} rows name files that are not among the images)"
+    return columns, note
+
+
+def _read_table(path: Path) -> dict[str, list[Any]]:
+    import pyarrow
+    from pyarrow import csv, json, parquet
+
+    try:
+        read = {".csv": csv.read_csv, ".jsonl": json.read_json, ".parquet": parquet.read_table}[path.suffix]
+        table = read(path)
+        if FILE_NAME in table.column_names and table.schema.field(FILE_NAME).type == "binary":  # of another encoding
+            raise ValueError(f"column '{FILE_NAME}' is no text in UTF-8")
+        return table.to_pydict()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # the last: names or texts that are no UTF-8
+        raise InputError(f"{path} cannot be read: {one_line(error)}") from error
 
 
 def _folder_of_all(names: list[str]) -> str:

@@ -18,11 +18,8 @@ _ADDRESS = "hf://datasets/"
 
 
 def describe_sources(data: Sequence[str]) -> list[dict[str, Any]]:
-    """One record for each source of a mix.
-
-    Returns:
-        `kind` (`embedded`, `files`, `hub` or `web`), `name` (without the folders above it, server or query),
-        `licence` (None: not known), and in a weighted mix `weight`.
+    """One record for each source of a mix: `kind` (`embedded`, `files`, `hub` or `web`), `name` (without the folders
+    above it, server or query), `licence` (None: not known), and in a weighted mix `weight`.
 
     Raises:
         InputError: a mix that cannot be read.

@@ -1,7 +1,7 @@
 """Data as `datasets` tables: the embedded photos, parquet and arrow files, the Hub's data sets; `folders` are apart.
 
-Flow: order -> **local_tables** + folders + columns -> sources -> decode -> views -> loader. One function per kind; each
-gives a `LocalTable`, and nothing in here decodes an image.
+Flow: order -> **local_tables** + folders + columns -> sources -> decode -> views -> loader. Each kind gives a
+`LocalTable`, and nothing in here decodes an image.
 """
 
 import glob
@@ -44,10 +44,13 @@ SPLIT_OF = {name: split for split, names in _SPLITS.items() for name in names}
 class LocalTable:
     """A table whose image column is not decoded yet.
 
-    `files` are (name, size-bearing path) of what it was made from, for the fingerprint; `image_column` is set where
-    the kind of data says which one it is; `roots` are the folders that paths in it belong into, where it has any;
-    `conflicts` are the columns whose classes cannot be told, with a line each; `listed` is the number of rows of all
-    splits, where a column chose some.
+    Attributes:
+        kind: what it is, for the log.
+        files: (name, size-bearing path) of what it was made from, for the fingerprint.
+        image_column: set where the kind of data says which one it is.
+        roots: the folders that paths in it belong into, where it has any.
+        conflicts: columns whose classes cannot be told, with a line each.
+        listed: rows of all splits, where a column chose some.
     """
 
     table: "Dataset"
@@ -183,27 +186,20 @@ def splits_of_files(files: Sequence[Path], root: Path) -> list[str | None]:
 
 def without_caches(files: Sequence[Path]) -> list[Path]:
     """Files less what `datasets` keeps beside its data: caches of `map` and `filter`, and whatever the `state.json`
-    of a saved data set does not list."""
-    saved = {folder: _saved_files(folder) for folder in {file.parent for file in files if _is_arrow(file)}}
+    of a data set that `save_to_disk` wrote does not list."""
+    listed: dict[Path, frozenset[str] | None] = {}
 
     def is_cache(file: Path) -> bool:
-        listed = saved[file.parent]
-        return file.name.startswith(("cache-", "tmp")) or (listed is not None and file.name not in listed)
+        if file.parent not in listed:
+            try:
+                content = json.loads((file.parent / "state.json").read_text(encoding="utf-8"))
+                listed[file.parent] = frozenset(str(entry["filename"]) for entry in content["_data_files"])
+            except (OSError, ValueError, LookupError, TypeError, RecursionError):
+                listed[file.parent] = None  # no such data set
+        saved = listed[file.parent]
+        return file.name.startswith(("cache-", "tmp")) or (saved is not None and file.name not in saved)
 
-    return [file for file in files if not (_is_arrow(file) and is_cache(file))]
-
-
-def _is_arrow(file: Path) -> bool:
-    return file.suffix.lower() == ".arrow"
-
-
-def _saved_files(folder: Path) -> frozenset[str] | None:
-    """Files of a data set that `save_to_disk` wrote; None where the folder is none."""
-    try:
-        content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        return frozenset(str(entry["filename"]) for entry in content["_data_files"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return None
+    return [file for file in files if file.suffix.lower() != ".arrow" or not is_cache(file)]
 
 
 def hub_table(name: str, split: str, patterns: list[str] | None = None) -> LocalTable:
@@ -217,10 +213,7 @@ def hub_table(name: str, split: str, patterns: list[str] | None = None) -> Local
     from huggingface_hub import constants
 
     try:
-        if patterns is None:
-            table = load_dataset(name, split=split)
-        else:
-            table = load_dataset(name, data_files={split: patterns}, split=split)
+        table = load_dataset(name, data_files={split: patterns} if patterns else None, split=split)
     except Exception as error:  # as in `files_table`
         reason = one_line(error)
         if is_unknown_token(error):

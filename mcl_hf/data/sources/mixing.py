@@ -1,6 +1,6 @@
 """Several sources as one, in fixed shares.
 
-Flow: order + stream_order -> **mixing** -> decode -> views -> loader. Positions are cut into stretches of 10,000. In
+Flow: order -> **mixing** -> decode -> views -> loader. Positions are cut into stretches of 10,000. In
 each stretch every source has the number of places that its share gives it, at places permuted by a key, and its images
 come there in its own order, from which it goes on in the next stretch. So the shares hold exactly, each source goes
 through its own epochs, and the whole is still a function of the position. (Where a source begins anew, an image may
@@ -44,22 +44,17 @@ class MixedSource(ImageSource):
             self.groups = np.concatenate([part + first for part, first in zip(groups, firsts, strict=True)])
         parts_of = [f"{source.fingerprint} {count}" for source, count in zip(sources, self._counts, strict=True)]
         self.fingerprint = hashlib.sha256("\0".join(parts_of).encode()).hexdigest()[:16]
-        self.description = "\n".join(
-            [f"{len(self._sources)} sources mixed: {self._size} images"]
-            + [
-                f"share {count / STRETCH:.2%} of {source.description}"
-                for source, count in zip(self._sources, self._counts, strict=True)
-            ]
-        )
+        shares = zip(self._sources, self._counts, strict=True)
+        parts = [f"share {count / STRETCH:.2%} of {source.description}" for source, count in shares]
+        self.description = "\n".join([f"{len(self._sources)} sources mixed: {self._size} images", *parts])
 
     def __len__(self) -> int:
         return self._size
 
     def sample(self, index: int) -> RawSample:
         source, number = self._at(index)
-        sample = source.sample(number)
         label, group = self.label_and_group(index)
-        return replace(sample, label=label, group=group)
+        return replace(source.sample(number), label=label, group=group)
 
     def name(self, index: int) -> str:
         source, number = self._at(index)
@@ -122,9 +117,7 @@ class MixedOrder(PositionOrder):
         return sources, numbers
 
     def _deal(self, stretch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Source of every place of a stretch, and how many of that source came before it in the stretch; the latest
-        stretch is kept.
-        """
+        """Source of every place of a stretch, and how many of that source came before it; the latest one is kept."""
         if self._stretch is None or self._stretch[0] != stretch:
             drawn = self._places.index(stretch * STRETCH + np.arange(STRETCH))
             of_place = np.searchsorted(self._ends, drawn, side="right")

@@ -1,6 +1,6 @@
 """Byte ranges over HTTP that outlast a dropped connection, a busy server and a slow one.
 
-Flow: stream_order -> streams (shards + **remote_files**) -> decode -> views -> loader. Whatever the server does, a read
+Flow: order -> streams (shards + **remote_files**) -> decode -> views -> loader. Whatever the server does, a read
 gives exactly the bytes asked for or raises `InputError` with the address. Only addresses of the Hub carry the user's
 token, and no server that they redirect to gets it.
 """

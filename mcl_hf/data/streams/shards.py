@@ -1,6 +1,6 @@
 """Files that hold many images, read in blocks of rows: parquet (a block is a row group) and WebDataset tar.
 
-Flow: stream_order -> streams (**shards** + remote_files) -> decode -> views -> loader. A shard knows how many rows it
+Flow: order -> streams (**shards** + remote_files) -> decode -> views -> loader. A shard knows how many rows it
 has before any image is read: parquet says so in its footer; a tar archive is gone through once for its headers. On a
 disk that reads the headers alone; over the network it means one pass over the bytes, whose result is kept in the cache
 folder of the Hub client (`HF_HOME`), so that it happens once.

@@ -1,7 +1,7 @@
 """Images read from shards where they lie, on disk or on a server, a block of rows at a time.
 
-Flow: stream_order -> **streams** (shards + remote_files) -> decode -> views -> loader. Nothing is copied or converted
-first. Each worker keeps the blocks that it has read last, up to `CACHE_BYTES`; `stream_order` sees to it that it comes
+Flow: order -> **streams** (shards + remote_files) -> decode -> views -> loader. Nothing is copied or converted
+first. Each worker keeps the blocks that it has read last, up to `CACHE_BYTES`; `StreamOrder` sees to it that it comes
 back to few.
 """
 
@@ -26,11 +26,10 @@ from ..sources.columns import (
     require_paths,
 )
 from ..sources.image_source import Columns, ImageSource, RawSample, folder_prefixes, image_bytes, row_name
-from ..sources.local_tables import folders_of
+from ..sources.local_tables import folders_of, one_line
 from ..sources.remote_files import is_remote, shown_data
 from ..sources.split_column import SPLIT_COLUMNS
 from .shards import Shard, open_shard
-from .stream_order import StreamOrder
 
 if TYPE_CHECKING:
     import pyarrow
@@ -65,9 +64,8 @@ class StreamSource(ImageSource):
         self._shards = [shard for shard in shards if shard.rows]
         if not self._shards:
             raise InputError(f"{data} holds no images: its shards have no rows")
-        self._rows = np.array([shard.rows for shard in self._shards], dtype=np.int64)
-        self.shard_rows = self._rows
-        self._first_index = np.cumsum(self._rows) - self._rows
+        self.shard_rows = np.array([shard.rows for shard in self._shards], dtype=np.int64)
+        self._first_index = np.cumsum(self.shard_rows) - self.shard_rows
         self._cache: OrderedDict[tuple[int, int], pyarrow.Array | pyarrow.ChunkedArray] = OrderedDict()
         self._cached_bytes = 0
         kinds = [Features.from_arrow_schema(shard.schema()) for shard in self._shards]
@@ -116,7 +114,7 @@ class StreamSource(ImageSource):
             )
 
     def __len__(self) -> int:
-        return int(self._rows.sum())
+        return int(self._first_index[-1]) + self._shards[-1].rows
 
     def sample(self, index: int) -> RawSample:
         shard, value, row = self._value(index)
@@ -128,10 +126,6 @@ class StreamSource(ImageSource):
     def name(self, index: int) -> str:
         _, value, row = self._value(index)
         return row_name(value, row)
-
-    def order(self, seed: int, images_per_step: int) -> StreamOrder:
-        """Shards permuted in each epoch, dealt to lanes, permuted in blocks; see `stream_order`."""
-        return StreamOrder(self._rows, seed, images_per_step)
 
     def _value(self, index: int) -> tuple[Shard, dict[str, Any] | None, str]:
         number = int(np.searchsorted(self._first_index, index, side="right")) - 1
@@ -165,9 +159,7 @@ class StreamSource(ImageSource):
         try:
             return Dataset(pyarrow.concat_tables(tables))
         except pyarrow.ArrowInvalid as error:
-            raise InputError(
-                f"column '{column}' is not of one type in all shards: {' '.join(str(error).split())}"
-            ) from error
+            raise InputError(f"column '{column}' is not of one type in all shards: {one_line(error)}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the blocks: a spawned worker reads its own."""

@@ -10,9 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..decode import BrokenImage
-from ..order import PositionOrder, SampleOrder
 from ..sources.image_source import ImageSource, RawSample, open_any
-from .stream_order import StreamOrder
 
 
 def tile_grid(sizes: np.ndarray, tile: int) -> np.ndarray:
@@ -70,12 +68,6 @@ class TiledSource(ImageSource):
     def name(self, index: int) -> str:
         picture, tile = self._at(index)
         return _name(self._source.name(picture), tile)
-
-    def order(self, seed: int, images_per_step: int) -> PositionOrder:
-        """That of the source's kind, over tiles."""
-        if self.shard_rows is None:
-            return SampleOrder(len(self), seed)
-        return StreamOrder(self.shard_rows, seed, images_per_step)
 
     def _at(self, index: int) -> tuple[int, tuple[int, int, int, int] | None]:
         """Picture of a tile, and its left, top, width and height; None for all of the picture."""
