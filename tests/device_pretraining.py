@@ -5,7 +5,7 @@ import torch
 
 from mcl_hf import MCLForPreTraining, MCLForSupervisedPreTraining, MCLModel
 from mcl_hf.data.views.draw import PUBLISHED_A, PUBLISHED_B, draw_views
-from mcl_hf.data.views.finish_batch import augment_batch, collect_draws
+from mcl_hf.data.views.finish import augment_batch, collect_draws
 from mcl_hf.engine.health import FiniteGuard, effective_rank, relative_distance, second_moments
 from mcl_hf.engine.optim import build_optimizer
 from mcl_hf.models.precise_bn import update_statistics

@@ -22,7 +22,7 @@ from ..errors import InputError
 from .sources.image_source import ImageSource
 from .step_loader import StepBatches, StepLoader, read_or_stand_in
 from .views.draw import ViewDraw
-from .views.finish_batch import BatchDraws, augment_batch, collect_draws
+from .views.finish import BatchDraws, augment_batch, collect_draws
 from .views.render import blur_scale, check_rendering, crop_views, render_views, side_recipes
 
 AUGMENT_ON = ("cpu", "device")

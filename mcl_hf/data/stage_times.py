@@ -14,7 +14,7 @@ import numpy as np
 from .sources.image_source import RawSample
 from .step_loader import one_thread
 from .views.draw import draw_views
-from .views.finish_pixels import apply_colour, blur, solarise
+from .views.finish import apply_colour, blur, solarise
 from .views.render import blur_scale, crop_direct, largest_shrink, side_recipes
 
 STAGES = ("decode", "crop", "colour", "blur", "collate")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mcl_hf.data import ViewBatch, ViewLoader, draw_views, open_source, side_recipes
-from mcl_hf.data.views.finish_batch import augment_batch, collect_draws
+from mcl_hf.data.views.finish import augment_batch, collect_draws
 from mcl_hf.data.views.render import finish_direct
 from mcl_hf.errors import InputError
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from mcl_hf.data import PUBLISHED_A, PUBLISHED_B, ViewDraw, draw_views, open_image
 from mcl_hf.data.views import render as rendering_of
-from mcl_hf.data.views.finish_pixels import blur, colour_map, solarise
+from mcl_hf.data.views.finish import blur, colour_map, solarise
 from mcl_hf.data.views.render import render_views, side_recipes
 from mcl_hf.errors import InputError
 

@@ -19,6 +19,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from pyarrow import Table, parquet
+
 from ...errors import InputError
 from ...files import sync
 
@@ -103,8 +105,6 @@ class PackFolder:
 
         A shard without rows gets no file, as `datasets` cannot open one.
         """
-        from pyarrow import Table, parquet
-
         path, schema = self.shard_path(shard), features.arrow_schema
         # images are compressed already, and no two are equal
         with (

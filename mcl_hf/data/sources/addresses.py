@@ -33,7 +33,7 @@ class Shards:
 
 
 def split_mix(data: Sequence[str]) -> tuple[list[str], list[float] | None]:
-    """The sources of a mix and their weights: `["a=0.7", "b=0.3"]`; None where none has one. A single text is taken
+    """The sources of a mix, as `["a=0.7", "b=0.3"]`, and their weights; None where none has one. A single text is taken
     as it is, equals signs and all.
 
     Raises:
@@ -199,8 +199,9 @@ def _hub_files(repo: str, revision: str | None) -> tuple[list[str], str]:
             f"name, and {show_a_token()} if it is private"
         ) from error
     except Exception as error:  # the connection errors of whichever HTTP library the client uses: httpx or httpx2
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
         unknown = f"it does not know your token; {mend_the_token()}."
-        reason = unknown if is_unknown_token(error) else _first_line(error)
+        reason = unknown if is_unknown_token(error) else " ".join(first_line.split())
         raise InputError(f"the Hub cannot be asked for the data set {repo}: {reason}") from error
     return sorted(sibling.rfilename for sibling in info.siblings or []), info.sha or "main"
 
@@ -214,7 +215,3 @@ def _hub_addresses(repo: str, revision: str, files: Sequence[str]) -> list[str]:
     from huggingface_hub import hf_hub_url
 
     return [hf_hub_url(repo, file, repo_type="dataset", revision=revision) for file in files]
-
-
-def _first_line(error: BaseException) -> str:
-    return " ".join((str(error).splitlines() or [type(error).__name__])[0].split())

@@ -3,7 +3,7 @@
 Flow: order -> local_tables + **columns** -> sources -> decode -> views -> loader.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +51,12 @@ def find_image_column(features: "Features", data: str, asked: str | None) -> str
     raise InputError(f"{data}: no column holds images; its columns are {', '.join(features)}. Give one as image_column")
 
 
-def require_paths(data: str, column: str, first: str | None) -> None:
-    """Raise `InputError` where a column of texts, of which `first` is one, holds no paths of files: a caption or an
-    address on the web is none."""
+def require_paths(features: "Features", data: str, column: str, read_first: Callable[[], str | None]) -> None:
+    """Raise `InputError` where a column of images holds texts that are no paths of files: a caption or an address on
+    the web is none."""
+    if not is_text(features, column):
+        return
+    first = read_first()
     try:
         is_file = first is not None and Path(first).is_file()
     except (OSError, ValueError):  # a caption longer than a path may be
@@ -105,9 +108,7 @@ def _class_names(kind: Any, column: str = "") -> dict[str, list[str]]:
 
 def has_class_names(features: "Features", column: str) -> bool:
     """Whether `column` exists and is a ClassLabel, that is, numbers with names."""
-    from datasets import ClassLabel
-
-    return isinstance(features.get(column), ClassLabel)
+    return hasattr(features.get(column), "names")
 
 
 def label_ids(table: "Dataset", column: str) -> tuple[np.ndarray, list[str] | None]:

@@ -7,6 +7,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ...errors import InputError
 from ...plain_text import plain_text
 from ..decode import BrokenImage, OpenedImage, open_image, open_tile
 from ..order import PositionOrder, SampleOrder, StreamOrder
-from .columns import find_image_column, group_ids, has_class_names, is_text, label_ids, require_columns, require_paths
+from .columns import find_image_column, group_ids, has_class_names, label_ids, require_columns, require_paths
 from .local_tables import LocalTable
 
 Columns = tuple[str | None, str | None, str | None]
@@ -39,11 +40,7 @@ class RawSample:
     tile: tuple[int, int, int, int] | None = None
 
     def open(self, num_channels: int = 3) -> OpenedImage:
-        """The image, or the part of it that is meant, with its header read; as `open_image`.
-
-        Raises:
-            BrokenImage: it cannot be read.
-        """
+        """The image, or the part of it that is meant, with its header read; raises as `open_image`."""
         opened = open_image(self.bytes_, num_channels)
         return opened if self.tile is None else open_tile(opened, *self.tile)
 
@@ -54,10 +51,8 @@ class ImageSource(ABC):
     Attributes:
         description: kind, number of images, columns, an example's size and mode: a few lines for a run's log.
         fingerprint: equal for equal names, sizes and columns, so that a resumed run can tell that its data changed.
-        labels: int64 `(num_images,)`, or None without a label column.
-        label_names: name of each label id, or None where the labels have no names.
-        groups: int64 `(num_images,)`, or None without a group column.
-        group_names: text of each group, or None where groups are numbers.
+        labels, groups: int64 `(num_images,)`, or None without such a column.
+        label_names, group_names: text of each label and group, or None where they are numbers.
         shard_rows: int64 `(num_shards,)`, images of each shard that is read in long pieces; None where images can be
             read one by one.
     """
@@ -93,11 +88,7 @@ class ImageSource(ABC):
         return StreamOrder(self.shard_rows, seed, images_per_step)
 
     def head(self, index: int) -> bytes:
-        """As much of the file of image `index` as a header usually takes, where that saves reading the rest.
-
-        Raises:
-            BrokenImage: as `sample`.
-        """
+        """As much of an image's file as a header takes, where that saves reading the rest; raises as `sample`."""
         return self.sample(index).bytes_
 
     @property
@@ -149,8 +140,8 @@ class TableSource(ImageSource):
         image_column, label_column, group_column = columns
         table, features = opened.table, opened.table.features
         asked, image_column = image_column, find_image_column(features, data, image_column or opened.image_column)
-        if asked is not None and is_text(features, asked):
-            require_paths(data, asked, table[0][asked])
+        if asked is not None:
+            require_paths(features, data, asked, lambda: table[0][asked])
         if not allow_outside_paths:
             _refuse_outside(opened, image_column)
         if label_column is None and has_class_names(features, "label") and "label" not in opened.conflicts:
@@ -245,14 +236,12 @@ def image_bytes(value: dict[str, Any] | None, prefixes: tuple[str, ...] = (), mo
         raise BrokenImage(outside(prefixes))
     try:
         path = Path(value["path"])
-        if path.exists() and not path.is_file():  # a pipe or a device may never end
-            raise BrokenImage("no regular file")
-        with path.open("rb") as file:
-            return file.read(most)
-    except BrokenImage:
-        raise
+        if path.is_file() or not path.exists():  # a pipe or a device may never end
+            with path.open("rb") as file:
+                return file.read(most)
     except (OSError, ValueError) as error:  # a name that no file can have
         raise BrokenImage(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    raise BrokenImage("no regular file")
 
 
 def row_name(value: dict[str, Any] | None, row: str) -> str:
@@ -270,13 +259,8 @@ def _fingerprint(opened: LocalTable, columns: Sequence[str | None]) -> str:
     for number, (name, path) in enumerate(opened.files):
         digest.update(os.fsencode(name) + b"\0")
         if number % stride == 0:
-            digest.update(f"{_size(Path(path))}\0".encode())
+            size = -1  # a link to nothing is for whoever reads it to name
+            with suppress(OSError):
+                size = Path(path).stat().st_size
+            digest.update(f"{size}\0".encode())
     return digest.hexdigest()[:16]
-
-
-def _size(file: Path) -> int:
-    """Bytes of a file, -1 where there is none: a link to nothing is for whoever reads it to name."""
-    try:
-        return file.stat().st_size
-    except OSError:
-        return -1

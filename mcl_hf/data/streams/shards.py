@@ -1,9 +1,8 @@
 """Files that hold many images, read in blocks of rows: parquet (a block is a row group) and WebDataset tar.
 
-Flow: order -> streams (**shards** + remote_files) -> decode -> views -> loader. A shard knows how many rows it
-has before any image is read: parquet says so in its footer; a tar archive is gone through once for its headers. On a
-disk that reads the headers alone; over the network it means one pass over the bytes, whose result is kept in the cache
-folder of the Hub client (`HF_HOME`), so that it happens once.
+Flow: order -> streams (**shards** + remote_files) -> decode -> views -> loader. A shard knows how many rows it has
+before any image is read: parquet says so in its footer; a tar archive is gone through once for its headers, which on a
+disk reads them alone and over the network all bytes: that index is kept in the cache of the Hub client (`HF_HOME`).
 
 A row of a tar archive is what its files of one name hold (`0001.jpg`, `0001.cls`), as in WebDataset
 (https://github.com/webdataset/webdataset); its columns are the endings.
@@ -16,20 +15,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow
+from filelock import FileLock
+from huggingface_hub import constants
+from pyarrow import parquet
 
 from ...errors import InputError
 from ..sources.local_tables import IMAGE_SUFFIXES, one_line
 from ..sources.remote_files import RemoteFile, is_remote, open_binary, open_remote, plain_address
 
-if TYPE_CHECKING:
-    import pyarrow
-    from pyarrow.parquet import ParquetFile
-
 _TAR_BLOCK_ROWS = 32
 _OPEN_FILES = 64
+_TEXTS = ("cls", "txt", "id", "group", "index")
 
 
 class ParquetShard:
@@ -38,7 +38,7 @@ class ParquetShard:
     Attributes:
         name: path or address.
         identity: changes when the file does.
-        columns: their names.
+        schema: its columns.
         rows: number of its images.
         largest_block: bytes of the largest block in memory, as far as the file says.
     """
@@ -48,77 +48,56 @@ class ParquetShard:
         with _explained(f"{name} cannot be read as parquet"):
             opened = _parquet_file(os.getpid(), self)
             groups = [opened.metadata.row_group(number) for number in range(opened.metadata.num_row_groups)]
-            self._schema = opened.schema_arrow
-        self.columns: list[str] = self._schema.names
+            self.schema: pyarrow.Schema = opened.schema_arrow
         self._ends = np.cumsum(np.array([group.num_rows for group in groups], dtype=np.int64))  # of each row group
         self.rows = int(self._ends[-1]) if groups else 0
         self.largest_block: int = max((group.total_byte_size for group in groups), default=0)
         self.identity = _identity(file)
-
-    def schema(self) -> "pyarrow.Schema":
-        """Columns and their types."""
-        return self._schema
 
     def block_of(self, row: int) -> tuple[int, int]:
         """Number of the block that holds a row, and the block's first row."""
         block = int(np.searchsorted(self._ends, row, side="right"))
         return block, int(self._ends[block - 1]) if block else 0
 
-    def read_block(self, block: int, column: str) -> "pyarrow.ChunkedArray":
-        """The images of one block: bytes, paths, or both in a struct.
-
-        Raises:
-            InputError: the file is gone or damaged.
-        """
+    def read_block(self, block: int, column: str) -> pyarrow.ChunkedArray:
+        """The images of one block: bytes, paths, or both in a struct; an `InputError` where the file is damaged."""
         with _explained(f"{self.name}: row group {block} cannot be read"):
             return _parquet_file(os.getpid(), self).read_row_group(block, columns=[column]).column(0)
 
-    def read_column(self, column: str) -> "pyarrow.Table":
+    def read_column(self, column: str) -> pyarrow.Table:
         """A column, whole."""
         with _explained(f"{self.name}: columns {column} cannot be read"):
             return _parquet_file(os.getpid(), self).read(columns=[column])
 
 
 @lru_cache(maxsize=_OPEN_FILES)
-def _parquet_file(_process: int, shard: ParquetShard) -> "ParquetFile":
-    """An open file with its footer, one a process: forked workers must not share a place in a file. And one a shard: a
-    file that is written anew and opened again has another footer.
-    """
-    from pyarrow import parquet
-
+def _parquet_file(_process: int, shard: ParquetShard) -> parquet.ParquetFile:
+    """An open file with its footer, one a process, as forked workers must not share a place in a file, and one a shard:
+    a file that is written anew and opened again has another footer."""
     if isinstance(shard.file, Path):
         return parquet.ParquetFile(shard.file, memory_map=True)
     return parquet.ParquetFile(open_binary(shard.file), pre_buffer=True)
 
 
 class TarShard:
-    """A tar archive; attributes and methods are those of `ParquetShard`.
-
-    Its index has a row for each image: key, ending, offset and size in bytes, and the small text files beside it, one
-    column an ending.
-    """
+    """A tar archive; attributes and methods are those of `ParquetShard`. Its index has a row for each image: key,
+    ending, offset and size in bytes, and the small text files beside it, one column an ending."""
 
     largest_block = 0  # a few images
 
     def __init__(self, file: RemoteFile | Path, name: str) -> None:
         self.file, self.name, self.identity = file, name, _identity(file)
         self._index = _tar_index(file, name)
-        self.columns, self.rows = self.schema().names, self._index.num_rows
-
-    def schema(self) -> "pyarrow.Schema":
-        import pyarrow
-
-        texts = [field for field in self._index.schema if field.name not in ("_key", "_ending", "_offset", "_size")]
-        return pyarrow.schema([pyarrow.field("image", pyarrow.binary()), *texts])
+        texts = [field for field in self._index.schema if field.name in _TEXTS]
+        self.schema = pyarrow.schema([pyarrow.field("image", pyarrow.binary()), *texts])
+        self.rows: int = self._index.num_rows
 
     def block_of(self, row: int) -> tuple[int, int]:
         block = row // _TAR_BLOCK_ROWS
         return block, block * _TAR_BLOCK_ROWS
 
-    def read_block(self, block: int, column: str) -> "pyarrow.Array":
+    def read_block(self, block: int, column: str) -> pyarrow.Array:
         """Neighbouring images, read in one stretch."""
-        import pyarrow
-
         rows = self._index.slice(block * _TAR_BLOCK_ROWS, _TAR_BLOCK_ROWS).to_pylist()
         start = min(row["_offset"] for row in rows)
         end = max(row["_offset"] + row["_size"] for row in rows)
@@ -134,7 +113,7 @@ class TarShard:
             images.append({"bytes": data[first : first + row["_size"]], "path": f"{row['_key']}.{row['_ending']}"})
         return pyarrow.array(images, pyarrow.struct({"bytes": pyarrow.large_binary(), "path": pyarrow.string()}))
 
-    def read_column(self, column: str) -> "pyarrow.Table":
+    def read_column(self, column: str) -> pyarrow.Table:
         return self._index.select([column])
 
 
@@ -157,15 +136,10 @@ def open_shard(address: str) -> Shard:
     raise InputError(f"{name} is neither a .parquet nor a .tar file: give one of these, or a glob of them")
 
 
-def _tar_index(file: RemoteFile | Path, name: str) -> "pyarrow.Table":
+def _tar_index(file: RemoteFile | Path, name: str) -> pyarrow.Table:
     """The index of an archive; that of one on a server is kept in the cache folder of the Hub client."""
     if isinstance(file, Path):
         return _index_tar(file, name)
-    import pyarrow
-    from filelock import FileLock
-    from huggingface_hub import constants
-    from pyarrow import parquet
-
     key = hashlib.sha256(f"2 {plain_address(file.address)} {file.size} {file.etag}".encode()).hexdigest()
     cached = Path(constants.HF_HOME) / "mcl_hf" / "tar_indices" / f"{key}.parquet"
     try:
@@ -183,12 +157,10 @@ def _tar_index(file: RemoteFile | Path, name: str) -> "pyarrow.Table":
         return _index_tar(file, name)
 
 
-def _index_tar(file: RemoteFile | Path, name: str) -> "pyarrow.Table":
+def _index_tar(file: RemoteFile | Path, name: str) -> pyarrow.Table:
     """Go through an archive's headers; of the other files only small ones are read, which are labels and the like."""
-    import pyarrow
-
     rows: dict[str, dict[str, Any]] = {}
-    dotted: dict[str, dict[str, tuple[str, int, int]]] = {}
+    dotted: dict[str, dict[str, dict[str, Any]]] = {}
     with (
         _explained(f"{name} cannot be read as tar"),
         open_binary(file, buffered=True) as opened,
@@ -200,39 +172,33 @@ def _index_tar(file: RemoteFile | Path, name: str) -> "pyarrow.Table":
             stem, dot, ending = base.partition(".")
             if not member.isreg() or not stem or not dot:
                 continue
-            ending = ending.lower()
-            is_image = f".{ending.rpartition('.')[2]}" in IMAGE_SUFFIXES
+            key, ending = f"{folder}{slash}{stem}", ending.lower()
+            last = ending.rpartition(".")[2]
+            image: dict[str, Any] = {"_ending": last, "_offset": member.offset_data, "_size": member.size}
+            is_image = f".{last}" in IMAGE_SUFFIXES
             if is_image and "." in ending:  # 0001.seg.png beside 0001.jpg, or an image called 2024.05.01.jpg
-                whole = base.rpartition(".")[0]
-                image = (ending.rpartition(".")[2], member.offset_data, member.size)
-                dotted.setdefault(f"{folder}{slash}{stem}", {})[f"{folder}{slash}{whole}"] = image
+                dotted.setdefault(key, {})[f"{folder}{slash}{base.rpartition('.')[0]}"] = image
                 continue
-            row = rows.setdefault(f"{folder}{slash}{stem}", {})
-            if is_image:
-                image = row.setdefault("_image", (ending, member.offset_data, member.size))
-                if image[0] == ending and image[1] != member.offset_data:
-                    raise tarfile.ReadError(f"two of its files are called {member.name!r}: pack it anew")
-            elif ending in ("cls", "txt", "id", "group", "index"):
-                text = archive.extractfile(member)
-                row[ending] = "" if text is None else text.read().decode("utf-8", errors="replace").strip()
+            row = rows.setdefault(key, {})
+            if is_image and row.get("_ending") == last and row["_offset"] != member.offset_data:
+                raise tarfile.ReadError(f"two of its files are called {member.name!r}: pack it anew")
+            if is_image and "_ending" not in row:
+                row |= image
+            elif ending in _TEXTS:
+                content = archive.extractfile(member)
+                row[ending] = "" if content is None else content.read().decode("utf-8", errors="replace").strip()
     for key, named in dotted.items():  # without a plainly named image of its key, each is an image of its own
-        if "_image" not in rows.get(key, {}):
-            rows |= {
-                name: {**rows.get(key, {}), **rows.get(name, {}), "_image": found} for name, found in named.items()
-            }
-    images = {key: row for key, row in rows.items() if "_image" in row}
-    columns: dict[str, Any] = {"_key": pyarrow.array(list(images), pyarrow.string())}
-    for number, (column, kind) in enumerate(
-        (("_ending", pyarrow.string()), ("_offset", pyarrow.int64()), ("_size", pyarrow.int64()))
-    ):
-        columns[column] = pyarrow.array([row["_image"][number] for row in images.values()], kind)
-    for ending in sorted({ending for row in images.values() for ending in row if ending != "_image"}):
-        values = [row.get(ending) for row in images.values()]
-        if ending == "cls" and all(value is not None and value.isdecimal() for value in values):
-            columns[ending] = pyarrow.array([int(value or 0) for value in values], pyarrow.int64())
-        else:
-            columns[ending] = pyarrow.array(values, pyarrow.string())
-    return pyarrow.table(columns)
+        if "_ending" not in rows.get(key, {}):
+            rows |= {name: {**rows.get(key, {}), **rows.get(name, {}), **image} for name, image in named.items()}
+    images: list[dict[str, Any]] = [{"_key": key, **row} for key, row in rows.items() if "_ending" in row]
+    text, number = pyarrow.string(), pyarrow.int64()
+    kinds = {"_key": text, "_ending": text, "_offset": number, "_size": number}
+    kinds |= {ending: text for ending in sorted(_TEXTS) if any(ending in image for image in images)}
+    if images and all(image.get("cls", "").isdecimal() for image in images):
+        kinds["cls"] = number
+        for image in images:
+            image["cls"] = int(image["cls"])
+    return pyarrow.Table.from_pylist(images, pyarrow.schema(kinds))
 
 
 def _identity(file: RemoteFile | Path) -> str:
@@ -247,8 +213,6 @@ def _identity(file: RemoteFile | Path) -> str:
 @contextmanager
 def _explained(failed: str) -> Iterator[None]:
     """Turn what a damaged file, or one that is gone, leads to into an `InputError` of one line."""
-    import pyarrow
-
     try:
         yield
     except (pyarrow.ArrowException, tarfile.TarError, OSError) as error:

@@ -8,31 +8,21 @@ back to few.
 import hashlib
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow
 
 from ...errors import InputError
 from ...plain_text import plain_text
 from ..decode import BrokenImage
 from ..sources.addresses import Shards
-from ..sources.columns import (
-    class_conflicts,
-    find_image_column,
-    group_ids,
-    is_text,
-    label_ids,
-    require_columns,
-    require_paths,
-)
+from ..sources.columns import class_conflicts, find_image_column, group_ids, label_ids, require_columns, require_paths
 from ..sources.image_source import Columns, ImageSource, RawSample, folder_prefixes, image_bytes, row_name
 from ..sources.local_tables import folders_of, one_line
 from ..sources.remote_files import is_remote, shown_data
 from ..sources.split_column import SPLIT_COLUMNS
 from .shards import Shard, open_shard
-
-if TYPE_CHECKING:
-    import pyarrow
 
 CACHE_BYTES = 1 << 30
 _OPENING_THREADS = 16
@@ -68,13 +58,12 @@ class StreamSource(ImageSource):
         self._first_index = np.cumsum(self.shard_rows) - self.shard_rows
         self._cache: OrderedDict[tuple[int, int], pyarrow.Array | pyarrow.ChunkedArray] = OrderedDict()
         self._cached_bytes = 0
-        kinds = [Features.from_arrow_schema(shard.schema()) for shard in self._shards]
-        features = kinds[0]
+        kinds = {shard: Features.from_arrow_schema(shard.schema) for shard in self._shards}
+        features = kinds[self._shards[0]]
         self._column = find_image_column(features, data, image_column)
         require_columns(features, data, label_column=label_column, group_column=group_column)
-        wanted = [name for name in (self._column, label_column, group_column) if name is not None]
-        for shard, own in zip(self._shards, kinds, strict=True):
-            missing = [name for name in wanted if name not in shard.columns]
+        for shard, own in kinds.items():
+            missing = [name for name in (self._column, label_column, group_column) if name and name not in own]
             if missing:
                 raise InputError(
                     f"{shard.name} has no column '{missing[0]}', which {self._shards[0].name} has: "
@@ -82,7 +71,7 @@ class StreamSource(ImageSource):
                 )
             find_image_column(own, shard.name, self._column)
         if label_column is not None:
-            conflicts = class_conflicts((shard.name, own) for shard, own in zip(self._shards, kinds, strict=True))
+            conflicts = class_conflicts((shard.name, own) for shard, own in kinds.items())
             if label_column in conflicts:
                 raise InputError(conflicts[label_column])
             self.labels, self.label_names = label_ids(self._read_column(label_column), label_column)
@@ -93,19 +82,18 @@ class StreamSource(ImageSource):
         for shard in self._shards:
             digest.update(f"{shard.identity} {shard.rows}\0".encode())
         self.fingerprint = digest.hexdigest()[:16]
-        if is_text(features, self._column):
-            require_paths(data, self._column, self._shards[0].read_column(self._column).column(0)[0].as_py())
-        largest = max(self._shards, key=lambda shard: shard.largest_block)
+        first = self._shards[0]
+        require_paths(features, data, self._column, lambda: first.read_column(self._column).column(0)[0].as_py())
         count = "1 shard" if len(self._shards) == 1 else f"{len(self._shards)} shards"
-        self.description = self.describe(
-            f"{opened.kind}, read in a stream: {len(self)} images in {count}", list(features), used
-        )
+        kind = f"{opened.kind}, read in a stream: {len(self)} images in {count}"
+        self.description = self.describe(kind, list(features), used)
         told = [name for name in features if name.lower() in SPLIT_COLUMNS]
         if told:
             self.description += (
                 f"\nwarning: column {plain_text(told[0])} chooses no rows, as a stream is read whole: leave test "
                 "images out of its shards, or read them without --streaming"
             )
+        largest = max(self._shards, key=lambda shard: shard.largest_block)
         if largest.largest_block > CACHE_BYTES:
             self.description += (
                 f"\nwarning: {largest.name} has a row group of {largest.largest_block / 1e9:.1f} GB, "
@@ -138,20 +126,17 @@ class StreamSource(ImageSource):
             stored = {"bytes": None, "path": stored}
         return shard, stored, f"{shard.name} row {row}"
 
-    def _block(self, number: int, block: int) -> "pyarrow.Array | pyarrow.ChunkedArray":
+    def _block(self, number: int, block: int) -> pyarrow.Array | pyarrow.ChunkedArray:
         key = (number, block)
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
-        read = self._shards[number].read_block(block, self._column)
-        self._cache[key] = read
-        self._cached_bytes += read.nbytes
-        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
-            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
-        return read
+        if key not in self._cache:
+            self._cache[key] = self._shards[number].read_block(block, self._column)
+            self._cached_bytes += self._cache[key].nbytes
+            while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        self._cache.move_to_end(key)
+        return self._cache[key]
 
     def _read_column(self, column: str) -> Any:
-        import pyarrow
         from datasets import Dataset
 
         with ThreadPoolExecutor(_OPENING_THREADS) as threads:

@@ -1,6 +1,6 @@
 """What happens to a view: random parameters as plain data.
 
-Flow: order -> sources -> decode -> views (**draw** -> render, finish_pixels | finish_batch) -> loader.
+Flow: order -> sources -> decode -> views (**draw** -> render, finish) -> loader.
 
 Source: the two pipelines of arXiv 2304.02010 as in the published configuration (GuoQiushan/MCL at 1912aa9), which are
 BYOL's; crop and jitter parameters are drawn with torchvision's rules (RandomResizedCrop, ColorJitter).

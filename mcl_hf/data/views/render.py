@@ -1,11 +1,11 @@
 """Rendering the views of one image at the sizes that the levels use.
 
-Flow: order -> sources -> decode -> views (draw -> **render** -> finish_pixels) -> loader. Level i of L takes a view of
+Flow: order -> sources -> decode -> views (draw -> **render** -> finish) -> loader. Level i of L takes a view of
 side S/r_i; side a draws from the first published pipeline and side b from the second, each level from draws of its own
 (arXiv 2304.02010, section 3; GuoQiushan/MCL at 1912aa9). Two renderings of the same draws:
 
 * `direct` (default): the crop is resized straight to S/r with antialiasing, the colour operations are one matrix (see
-  `finish_pixels.colour_map`), blur has sigma/r. `crop_views` stops after the crop; `augment_batch` does the rest.
+  `finish.colour_map`), blur has sigma/r. `crop_views` stops after the crop; `augment_batch` does the rest.
 * `published`: every view at S px with Pillow's operations in the published order, then every r-th pixel.
 """
 
@@ -24,7 +24,7 @@ from torchvision.transforms.functional import InterpolationMode
 from ...errors import InputError
 from ..decode import OpenedImage, as_picture
 from .draw import PUBLISHED_A, PUBLISHED_B, REFERENCE_SIZE, ViewDraw, ViewRecipe, draw_views
-from .finish_pixels import apply_colour, blur, solarise
+from .finish import apply_colour, blur, solarise
 
 VIEW_RENDERINGS = ("direct", "published")
 

@@ -1,16 +1,22 @@
-"""Colour, blur and solarisation of one view in a data worker, as pure functions of (pixels, parameters).
+"""Colour, blur and solarisation: of one view in a data worker, or of a batch of cropped views on whatever device they
+lie, with the same draws, within one gray level of each other.
 
-Flow: order -> sources -> decode -> views (draw -> render -> **finish_pixels**) -> loader. Pixels are uint8
-`(C, s, s)`, one plane a channel, as the batch wants them and as the processor's vector units like them.
+Flow: order -> sources -> decode -> views (draw -> render -> **finish**) -> loader. With `augment_on="device"` the
+workers only decode, crop and resize; what remains travels along as small tensors, `BatchDraws`, to the training
+process. Nothing there waits for the device: sizes that depend on the draws are known on the host.
 
-Saturation and hue are left out where there are not three channels; what stands for the luma is then their mean.
+Pixels are uint8 `(C, s, s)`, one plane a channel, as the batch wants them and as the processor's vector units like
+them. Saturation and hue are left out where there are not three channels; what stands for the luma is then their mean.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .draw import ViewDraw
 
@@ -75,9 +81,11 @@ def apply_colour(pixels: np.ndarray, draw: ViewDraw) -> np.ndarray:
 
 
 @lru_cache(maxsize=4096)
-def gaussian_weights(sigma_px: float) -> np.ndarray:
+def half_gaussian(sigma_px: float) -> np.ndarray:
     """Half of a Gaussian in 1/256: weights at distance 0, 1, ..., summing to 256 over both halves, without tails that
-    round to 0."""
+    round to 0; for a sigma of 0 the one weight that changes nothing."""
+    if sigma_px == 0:
+        return np.array([256])
     offsets = np.arange(math.ceil(3.5 * sigma_px) + 1)
     weights = np.exp(-0.5 * (offsets / sigma_px) ** 2)
     weights = np.round(256 * weights / (2 * weights.sum() - weights[0])).astype(np.int64)
@@ -86,15 +94,10 @@ def gaussian_weights(sigma_px: float) -> np.ndarray:
     return weights.astype(np.uint16)
 
 
-def half_gaussian(sigma_px: float) -> np.ndarray:
-    """`gaussian_weights`; for a sigma of 0 the one weight that changes nothing."""
-    return gaussian_weights(round(sigma_px, 3)) if sigma_px > 0 else np.array([256])
-
-
 def blur(pixels: np.ndarray, sigma_px: float) -> np.ndarray:
     """Gaussian blur with repeated edges, separable, in 16-bit integers: within 2 gray levels of the exact Gaussian.
     uint8 `(C, s, s)`; a sigma of 0 leaves them as they are."""
-    weights = half_gaussian(sigma_px)
+    weights = half_gaussian(round(sigma_px, 3))
     if len(weights) == 1:
         return pixels
     return _blur_axis(_blur_axis(pixels, weights, axis=1), weights, axis=2)
@@ -123,3 +126,84 @@ def _blur_axis(pixels: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray
 def solarise(pixels: np.ndarray) -> np.ndarray:
     """`x if x < 128 else 255 - x`: the sign bit, spread over the byte, inverts exactly the values from 128 on."""
     return pixels ^ (pixels.view(np.int8) >> 7).view(np.uint8)
+
+
+@dataclass
+class BatchDraws:
+    """What remains to be done to N cropped views of C channels.
+
+    Attributes:
+        colour: float32 `(N, C, C)`, each image's A of `colour_map`.
+        of_means: float32 `(N, C)`, its k.
+        blurred: int64 `(B,)`, which images are blurred.
+        weights: float32 `(B, reach + 1)`, half a Gaussian for each of them, in 1/256.
+        solarised, flipped: bool `(N,)`.
+    """
+
+    colour: Tensor
+    of_means: Tensor
+    blurred: Tensor
+    weights: Tensor
+    solarised: Tensor
+    flipped: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "BatchDraws":
+        """Each tensor through a function, such as one that copies it to a device."""
+        return BatchDraws(*map(function, vars(self).values()))
+
+
+def collect_draws(draws: Sequence[ViewDraw], num_channels: int, sigma_scale: float) -> BatchDraws:
+    """The draws of one view of N images of C channels as tensors; `sigma_scale`: pixels of this view per pixel of the
+    frame that the blur's sigmas refer to."""
+    unchanged = np.eye(num_channels), np.zeros(num_channels)
+    matrices, of_means = zip(*(colour_map(draw, num_channels) or unchanged for draw in draws), strict=True)
+    halves = [half_gaussian(round(draw.blur_sigma_px * sigma_scale, 3)) for draw in draws]
+    blurred = [number for number, half in enumerate(halves) if len(half) > 1]
+    weights = np.zeros((len(blurred), max((len(halves[number]) for number in blurred), default=1)), dtype=np.float32)
+    for row, number in zip(weights, blurred, strict=True):
+        row[: len(halves[number])] = halves[number]
+    return BatchDraws(
+        colour=torch.from_numpy(np.stack(matrices).astype(np.float32)),
+        of_means=torch.from_numpy(np.stack(of_means).astype(np.float32)),
+        blurred=torch.tensor(blurred, dtype=torch.int64),
+        weights=torch.from_numpy(weights),
+        solarised=torch.tensor([draw.solarise for draw in draws]),
+        flipped=torch.tensor([draw.flip for draw in draws]),
+    )
+
+
+def augment_batch(views: Tensor, draws: BatchDraws) -> Tensor:
+    """Do to each cropped and resized view, uint8 `(N, C, s, s)` in and out, what its draw says; both on one device."""
+    pixels = apply_colours(views, draws.colour, draws.of_means)
+    if len(draws.blurred):
+        blurred = blur_batch(pixels.index_select(0, draws.blurred), draws.weights)
+        pixels = pixels.index_copy(0, draws.blurred, blurred)
+    inverted = draws.solarised[:, None, None, None] & (pixels >= 128)
+    pixels = torch.where(inverted, 255 - pixels, pixels)
+    pixels = torch.where(draws.flipped[:, None, None, None], pixels.flip(-1), pixels)
+    return pixels.to(torch.uint8)
+
+
+def apply_colours(views: Tensor, colour: Tensor, of_means: Tensor) -> Tensor:
+    """`A x + k m` of each image, rounded and clipped: uint8 `(N, C, s, s)` to whole numbers in float32."""
+    pixels = views.float()
+    means = views.sum((2, 3), dtype=torch.int64).float() / views[0, 0].numel()  # (N, C)
+    total = (of_means * means).sum(1)[:, None, None, None] + 0.5  # (N, 1, 1, 1)
+    for channel in range(views.shape[1]):  # no matrix product: a GPU may round its factors to ten bits
+        total = total + colour[:, :, channel, None, None] * pixels[:, channel, None]
+    return total.clamp(0, 255).floor()
+
+
+def blur_batch(pixels: Tensor, weights: Tensor) -> Tensor:
+    """Separable blur with repeated edges, a Gaussian for each image; whole numbers in float32 `(B, C, s, s)`, in and
+    out. Sums stay below 2^24, so that they are exact."""
+    for axis in (2, 3):
+        length, reach = pixels.shape[axis], weights.shape[1] - 1
+        places = torch.arange(-reach, length + reach, device=pixels.device).clamp(0, length - 1)
+        padded = pixels.index_select(axis, places)
+        total = pixels * weights[:, 0, None, None, None] + 128  # rounds the division below
+        for distance in range(1, reach + 1):
+            pair = padded.narrow(axis, reach - distance, length) + padded.narrow(axis, reach + distance, length)
+            total = total + pair * weights[:, distance, None, None, None]
+        pixels = (total / 256).floor()
+    return pixels
