@@ -37,7 +37,6 @@ from ..models.pixels import (
 MAX_PIXELS = 89_478_485
 """Largest picture that is decoded, in pixels (Pillow's own warning level): more is taken for a decompression bomb."""
 
-_BY_PILLOW = (1, 3)  # channels that any picture is converted to
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MOST_SCANS = 500  # of a progressive JPEG; real ones have about ten, each of which costs a whole decoding
 
@@ -72,14 +71,10 @@ class OpenedImage:
         """Pillow's name of the stored pixel kind (RGB, L, P, CMYK, I;16, ...)."""
         return self.picture.mode
 
-    @property
-    def can_shrink(self) -> bool:
-        """Whether `decode(shrink=...)` saves work, which only JPEG offers."""
-        return self.picture.format == "JPEG"
-
     def shrink_for(self, times: int) -> int:
-        """The largest `shrink` of at most `times`, at least 1."""
-        return next((shrink for shrink in (8, 4, 2) if shrink <= times), 1) if self.can_shrink else 1
+        """The largest `shrink` of at most `times`, at least 1; only JPEGs are decoded at less than their size."""
+        is_jpeg = getattr(self.picture, "format", None) == "JPEG"
+        return next((shrink for shrink in (8, 4, 2) if shrink <= times), 1) if is_jpeg else 1
 
     def decode(self, num_channels: int = 3, shrink: int = 1) -> np.ndarray:
         """Pixels as uint8 `(height, width, num_channels)`; `shrink` 2, 4 or 8 gives a JPEG at that fraction of its
@@ -88,7 +83,7 @@ class OpenedImage:
         Raises:
             BrokenImage: the data are damaged or truncated.
         """
-        shrink = shrink if self.can_shrink else 1
+        shrink = self.shrink_for(shrink)
         pixels = self._decode_whole(num_channels, shrink)
         if self.part is None:
             return pixels
@@ -112,17 +107,13 @@ class OpenedImage:
 
 @dataclass
 class OpenedTiff(OpenedImage):
-    """As `OpenedImage`; the pixels have been read already, as they are stored: `(height, width, channels)`."""
+    """Without a picture: the pixels have been read already, as they are stored, `(height, width, channels)`."""
 
     pixels: np.ndarray
 
     @property
     def mode(self) -> str:
         return f"{self.pixels.shape[2]} x {self.pixels.dtype}"
-
-    @property
-    def can_shrink(self) -> bool:
-        return False
 
     def _decode_whole(self, num_channels: int, shrink: int) -> np.ndarray:
         if self.pixels.shape[2] != num_channels:
@@ -154,7 +145,7 @@ def open_image(data: bytes, num_channels: int = 3) -> OpenedImage:
         raise BrokenImage("the file has zero bytes")
     if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > _MOST_SCANS:  # inside a scan 0xff is followed by 0
         raise BrokenImage(f"more than {_MOST_SCANS} scans in a JPEG, taken for a decompression bomb")
-    if num_channels not in _BY_PILLOW and data[:4] in _TIFF_STARTS:
+    if num_channels not in (1, 3) and data[:4] in _TIFF_STARTS:
         pixels = _read_tiff(data)
         return OpenedTiff(None, pixels.shape[1], pixels.shape[0], 1, pixels)  # type: ignore[arg-type]  # no Pillow
     try:

@@ -4,8 +4,7 @@ Flow: order -> sources -> decode -> views -> **loader** -> training loop.
 
 Step s, rank k, slot j takes the sample at position `(s mod steps_per_epoch) * global_batch + k * batch_size + j` of
 epoch `s div steps_per_epoch`. Which images a step sees, and how they are cropped and coloured, follows from (seed,
-step) alone: a resumed run continues exactly, with any number of workers. Whole batches are prepared by one worker
-each, and torch's DataLoader hands them out in order.
+step) alone: a resumed run continues exactly, with any number of workers (`step_loader`).
 
 A broken image costs itself: a stand-in computed from its position takes its place, and the batch names it.
 """
@@ -138,34 +137,19 @@ class ViewLoader(StepLoader[ViewBatch]):
         start_method: str | None = None,
     ) -> None:
         batches = _StepBatches(
-            source=source,
-            view_size=view_size,
-            ratios=tuple(ratios),
-            batch_size=batch_size,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            view_rendering=view_rendering,
-            augment_on=augment_on,
-            sides=sides,
-            min_crop_scale=min_crop_scale,
-            num_channels=num_channels,
-        )
+            source=source, view_size=view_size, ratios=tuple(ratios), batch_size=batch_size, seed=seed, rank=rank,
+            world_size=world_size, view_rendering=view_rendering, augment_on=augment_on, sides=sides,
+            min_crop_scale=min_crop_scale, num_channels=num_channels,
+        )  # fmt: skip
         if not 0 <= max_broken <= 1:
             raise InputError(f"max_broken is {max_broken}; it is a share between 0 and 1")
         if start_step < 0:
             raise InputError(f"start_step is {start_step}; steps count from 0")
         self.source, self.steps_per_epoch = source, batches.steps_per_epoch
         super().__init__(
-            batches,
-            len(source),
-            start_step=start_step,
-            num_workers=num_workers,
-            max_broken=max_broken,
-            prefetch_batches=prefetch_batches,
-            pin_memory=pin_memory,
-            start_method=start_method,
-        )
+            batches, len(source), start_step=start_step, num_workers=num_workers, max_broken=max_broken,
+            prefetch_batches=prefetch_batches, pin_memory=pin_memory, start_method=start_method,
+        )  # fmt: skip
 
 
 @dataclass
@@ -237,7 +221,7 @@ class _StepBatches(StepBatches[ViewBatch]):
         positions = self.positions(step)
         sample_ids = self.order.index(positions)  # (N,)
         broken: list[str] = []
-        drawn: list[list[ViewDraw]] = []  # N lists of one draw a view, where the device is to do them
+        drawn: list[list[ViewDraw]] = []  # N lists of one draw a view, where the device is to finish them
         for slot, position in enumerate(positions.tolist()):
             index, (rendered, draws), tried = read_or_stand_in(
                 int(sample_ids[slot]),
@@ -264,7 +248,7 @@ class _StepBatches(StepBatches[ViewBatch]):
         )
 
     def _render(self, index: int, position: int) -> tuple[list[np.ndarray], list[ViewDraw]]:
-        """The views of one image, and what remains to be done to each; nothing where they are finished here."""
+        """The views of one image, and what is left to do to each; nothing where they are finished here."""
         image = self.source.sample(index).open(self.num_channels)
         recipes = side_recipes(len(self.ratios), self.sides, self.min_crop_scale)
         at = {"seed": self.seed, "position": position, "view_size": self.view_size, "num_channels": self.num_channels}

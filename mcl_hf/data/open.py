@@ -12,15 +12,13 @@ from ..errors import InputError
 from ..given import plain_value
 from .sources.addresses import Shards, addressed_shards, hub_shards, is_hub_name, split_mix
 from .sources.folders import folder_files, local_files, open_folder
-from .sources.image_source import ImageSource, RawSample, TableSource
+from .sources.image_source import ImageSource, TableSource
 from .sources.local_tables import LocalTable, canonical_split, embedded_folder, hub_table, matching, photos_table
 from .sources.mixing import MixedSource
 from .sources.remote_files import is_remote, shown_data
 from .sources.split_column import rows_of_split
 from .streams.streams import StreamSource
 from .streams.tiles import TiledSource
-
-__all__ = ["ImageSource", "RawSample", "open_source"]
 
 
 def open_source(

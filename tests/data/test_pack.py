@@ -20,8 +20,7 @@ import pytest
 from PIL import Image
 
 from mcl_hf.data import BrokenImage, decode_image, open_source
-from mcl_hf.data.packing.pack import _packed, _relative, pack_images
-from mcl_hf.data.packing.shrink import capped_size, shrink_image
+from mcl_hf.data.packing.pack import _packed, _relative, capped_size, pack_images, shrink_image
 from mcl_hf.errors import InputError
 from tests.data.odd_images import broken_files, encode, good_files, smooth_picture
 

@@ -139,11 +139,7 @@ class PackFolder:
 
 
 def check_folder(data: str, out: Path) -> None:
-    """Refuse to write where something else lies, or into what is to be packed.
-
-    Raises:
-        InputError: with what to give instead.
-    """
+    """Refuse to write where something else lies, or into what is to be packed."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder for the shards, one that is new or empty")
     # Path's own `is_dir` finds a signed address too long

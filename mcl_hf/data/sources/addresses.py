@@ -34,11 +34,7 @@ class Shards:
 
 def split_mix(data: Sequence[str]) -> tuple[list[str], list[float] | None]:
     """The sources of a mix, as `["a=0.7", "b=0.3"]`, and their weights; None where none has one. A single text is taken
-    as it is, equals signs and all.
-
-    Raises:
-        InputError: nothing given, some with weights and some without, or a weight that is no positive number.
-    """
+    as it is, equals signs and all."""
     if not data:
         raise InputError("data is empty: name a folder, files, an address or a data set")
     if len(data) == 1:
@@ -63,11 +59,7 @@ def is_hub_name(data: str) -> bool:
 
 def addressed_shards(data: str, patterns: Sequence[str] | None) -> Shards:
     """Shards of an `https://` or `hf://` address with braces or, on the Hub, wildcards; `patterns` are looked for below
-    an address of the Hub.
-
-    Raises:
-        InputError: an address of another form, or one that nothing matches.
-    """
+    an address of the Hub."""
     if is_remote(data):
         plain = plain_address(data)
         if "*" in plain:
@@ -87,11 +79,7 @@ def addressed_shards(data: str, patterns: Sequence[str] | None) -> Shards:
 
 def matching_files(files: Sequence[str], patterns: Sequence[str], data: str) -> list[str]:
     """Those of `files` that match one of the globs, which may have braces and `**`, in their own order. What is the
-    name of a file is no glob.
-
-    Raises:
-        InputError: nothing matches one of them; what there is is listed.
-    """
+    name of a file is no glob."""
     from fsspec.utils import glob_translate
 
     there = set(files)
@@ -113,11 +101,7 @@ def matching_files(files: Sequence[str], patterns: Sequence[str], data: str) -> 
 
 def hub_shards(name: str, split: str, patterns: Sequence[str] | None = None) -> Shards:
     """Parquet or tar shards of a data set on the Hub that match one of `patterns`, or belong to `split`; where it
-    has none of its own, those that the Hub has converted it to.
-
-    Raises:
-        InputError: no such data set, no shards, no such split, or several configurations.
-    """
+    has none of its own, those that the Hub has converted it to."""
     if patterns is not None:
         chosen = _hub_matches(name, None, patterns)
         return Shards(f"Hub data set {name}, {len(chosen)} files", chosen)

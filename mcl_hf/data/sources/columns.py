@@ -22,9 +22,6 @@ def find_image_column(features: "Features", data: str, asked: str | None) -> str
 
     Images are `datasets`' Image, a struct of bytes and path, or plain bytes; a column of texts is taken for paths when
     it is called `image` or asked for by name.
-
-    Raises:
-        InputError: there is no such column, or several could be meant.
     """
     from datasets import Image, Value
 
@@ -115,9 +112,6 @@ def label_ids(table: "Dataset", column: str) -> tuple[np.ndarray, list[str] | No
     """Labels as int64 `(num_images,)` from 0, and their names (None for a column of plain integers).
 
     Texts are numbered in alphabetical order.
-
-    Raises:
-        InputError: empty, negative or fractional labels.
     """
     places, values = _distinct(table, column)
     if not all(isinstance(value, int | str) for value in values):
@@ -134,11 +128,7 @@ def label_ids(table: "Dataset", column: str) -> tuple[np.ndarray, list[str] | No
 
 def group_ids(table: "Dataset", column: str) -> tuple[np.ndarray, list[str] | None]:
     """Groups as int64 `(num_images,)`, numbered from 0 in order of first appearance, and their names where they are
-    texts; equal values are one group.
-
-    Raises:
-        InputError: empty rows, or values that are not single numbers or texts.
-    """
+    texts; equal values are one group."""
     places, values = _distinct(table, column)
     return places, values if isinstance(values[0], str) else None
 

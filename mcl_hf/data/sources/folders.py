@@ -39,11 +39,7 @@ _WANTED = (*IMAGE_SUFFIXES, ".parquet", ".arrow", ".tar", *METADATA_NAMES)
 
 
 def local_files(data: str, files: list[Path], split: str | None, streaming: bool) -> LocalTable | Shards:
-    """Parquet, arrow or tar files, of one kind, as a table or as shards.
-
-    Raises:
-        InputError: no files, several kinds, no such split, or files that cannot be read.
-    """
+    """Parquet, arrow or tar files, of one kind, as a table or as shards."""
     suffix = files[0].suffix.lower() if files else ""
     if suffix == ".tar" or (streaming and suffix in SHARD_SUFFIXES):
         chosen, note = files_of_split(data, files, split, suffix)
@@ -53,11 +49,7 @@ def local_files(data: str, files: list[Path], split: str | None, streaming: bool
 
 
 def folder_files(data: str, folder: Path, patterns: Sequence[str], streaming: bool) -> LocalTable | Shards:
-    """The files of a folder that match a pattern, whatever split they belong to.
-
-    Raises:
-        InputError: nothing matches, or files of several kinds do.
-    """
+    """The files of a folder that match a pattern, whatever split they belong to."""
     names, metadata = _divided(_files_below(folder, Counter()))
     chosen = matching_files(names, patterns, data)
     images = [name for name in chosen if name.lower().endswith(IMAGE_SUFFIXES)]
@@ -75,9 +67,6 @@ def open_folder(folder: Path, split: str, streaming: bool) -> LocalTable | Shard
     Where two of the folders with images in it, or all of them, are named like splits, `split` chooses one. Column
     `label` is there where all images lie equally deep, below at least two differently named folders, or where a
     metadata table has it.
-
-    Raises:
-        InputError: no images, both images and shards, no such split, or tables that cannot be read.
     """
     left_out: Counter[str] = Counter()
     names, metadata = _divided(_files_below(folder, left_out))
@@ -145,12 +134,7 @@ def _image_table(root: Path, images: list[str], tables: list[str], kind: str) ->
 
 
 def _read_metadata(root: Path, tables: Sequence[str], images: Sequence[str]) -> tuple[dict[str, list[Any]], str]:
-    """Columns of the metadata tables of a folder, in the order of `images`, and what a log should say of the tables.
-
-    Raises:
-        InputError: a table that cannot be read, has no column `file_name`, names not one of the images, or says other
-            things than one before it.
-    """
+    """Columns of the metadata tables of a folder, in the order of `images`, and what a log should say of the tables."""
     place = {name: number for number, name in enumerate(images)}
     columns: dict[str, list[Any]] = {}
     rows = missing = 0

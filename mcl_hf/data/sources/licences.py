@@ -19,11 +19,7 @@ _ADDRESS = "hf://datasets/"
 
 def describe_sources(data: Sequence[str]) -> list[dict[str, Any]]:
     """One record for each source of a mix: `kind` (`embedded`, `files`, `hub` or `web`), `name` (without the folders
-    above it, server or query), `licence` (None: not known), and in a weighted mix `weight`.
-
-    Raises:
-        InputError: a mix that cannot be read.
-    """
+    above it, server or query), `licence` (None: not known), and in a weighted mix `weight`."""
     names, weights = split_mix(list(data))
     found = [_describe(name) for name in names]
     if weights is not None:

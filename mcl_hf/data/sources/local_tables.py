@@ -63,12 +63,8 @@ class LocalTable:
 
 
 def embedded_folder(data: str) -> str:
-    """The folder of `bccd-mini`; any other data as they were given.
-
-    Raises:
-        InputError: the package was installed without it, or nothing was given, which would be the current folder.
-    """
-    if not data:
+    """The folder of `bccd-mini`; any other data as they were given."""
+    if not data:  # it would be the current folder
         raise InputError("data is empty: name a folder, files, an address or a data set")
     if data != BCCD_MINI:
         return data
@@ -88,11 +84,7 @@ def matching(pattern: str) -> list[str]:
 
 
 def photos_table(split: str = "train") -> LocalTable:
-    """The embedded photos. Column `source_image` names the photo that a crop was taken from.
-
-    Raises:
-        InputError: the package was installed without them.
-    """
+    """The embedded photos. Column `source_image` names the photo that a crop was taken from."""
     files = sorted(PHOTOS_FOLDER.glob("*.parquet"))
     if not files:
         raise InputError(f"the embedded photos are missing from {PHOTOS_FOLDER}: install the package again")
@@ -102,11 +94,7 @@ def photos_table(split: str = "train") -> LocalTable:
 
 def files_table(data: str, files: list[Path], split: str | None) -> LocalTable:
     """Parquet files, or arrow files as `datasets` writes them, as one memory-mapped table; `split` chooses where every
-    name tells its part, as train-00000-of-00004.parquet; None takes all.
-
-    Raises:
-        InputError: no files, files of several kinds or another one, no such split, or files that cannot be read.
-    """
+    name tells its part, as train-00000-of-00004.parquet; None takes all."""
     from datasets import Dataset, Features, concatenate_datasets, load_dataset
     from pyarrow import parquet
 
@@ -143,11 +131,7 @@ def folders_of(data: str, files: Sequence[str | Path]) -> tuple[Path, ...]:
 
 def files_of_split(data: str, files: list[Path], split: str | None, suffix: str) -> tuple[list[Path], str]:
     """Those of `files` that belong to `split`: all, unless names tell parts apart, as train-00000-of-00004.parquet
-    or test/0000.parquet; and what a log should say of it.
-
-    Raises:
-        InputError: no files, a file with another ending than `suffix`, or no such split.
-    """
+    or test/0000.parquet; and what a log should say of it."""
     if not files:
         raise InputError(f"no file matches '{data}'")
     other = [file.name for file in files if file.suffix.lower() != suffix]
@@ -203,11 +187,7 @@ def without_caches(files: Sequence[Path]) -> list[Path]:
 
 
 def hub_table(name: str, split: str, patterns: list[str] | None = None) -> LocalTable:
-    """A data set of the Hub, downloaded by `datasets` or taken from its cache; `patterns` choose some of its files.
-
-    Raises:
-        InputError: there is no such data set, split or file, or it cannot be fetched.
-    """
+    """A data set of the Hub, downloaded by `datasets` or taken from its cache; `patterns` choose some of its files."""
     from datasets import config, load_dataset
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub import constants

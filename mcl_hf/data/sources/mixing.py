@@ -26,9 +26,6 @@ class MixedSource(ImageSource):
     Args:
         sources: at least one.
         weights: positive, of any sum; None takes the numbers of images, so that an epoch is one of each source.
-
-    Raises:
-        InputError: a share of less than one in 10,000, or labels that do not fit together.
     """
 
     def __init__(self, sources: Sequence[ImageSource], weights: Sequence[float] | None = None) -> None:
@@ -61,11 +58,7 @@ class MixedSource(ImageSource):
         return source.name(number)
 
     def order(self, seed: int, images_per_step: int) -> "MixedOrder":
-        """The sources' own orders, interleaved.
-
-        Raises:
-            InputError: a source holds fewer images than its share of a step.
-        """
+        """The sources' own orders, interleaved."""
         orders = []
         for number, (source, count) in enumerate(zip(self._sources, self._counts.tolist(), strict=True)):
             if count * images_per_step > len(source) * STRETCH:

@@ -44,11 +44,7 @@ def find_split_column(names: Iterable[str], cells_of: Callable[[str], list[Any]]
 
 
 def splits_of_column(cells: Iterable[object], where: str) -> list[str]:
-    """The different values of a column of splits, in their order; none of any other column.
-
-    Raises:
-        InputError: some rows of a column of splits are empty, so that nobody knows whether they may be trained on.
-    """
+    """The different values of a column of splits, in their order; none of any other column."""
     words = list(dict.fromkeys(map(split_cell, cells)))
     if not is_split_column(words):
         return []
@@ -76,11 +72,7 @@ def rows_of_word(table: "Dataset", word: str) -> "Dataset":
 
 
 def rows_of_split(opened: LocalTable, split: str, data: str) -> LocalTable:
-    """The rows of a split, where a column tells splits; else all of them.
-
-    Raises:
-        InputError: no row is of this split, several words could mean it, or the column is empty for some rows.
-    """
+    """The rows of a split, where a column tells splits; else all of them."""
     words = splits_of_column(split_cells(opened.table), data)
     if not words:
         return opened

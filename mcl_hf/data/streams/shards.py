@@ -121,11 +121,7 @@ Shard = ParquetShard | TarShard
 
 
 def open_shard(address: str) -> Shard:
-    """Open a shard by path or address: its rows are counted, no image is read.
-
-    Raises:
-        InputError: gone, unreadable, or of another kind than parquet and tar.
-    """
+    """Open a shard by path or address: its rows are counted, no image is read."""
     remote = is_remote(address)
     file = open_remote(address) if remote else Path(address)
     name = plain_address(address) if remote else address

@@ -36,9 +36,6 @@ class StreamSource(ImageSource):
         opened: parquet or tar shards; their order is part of the order of images.
         columns: of the shards; labels and groups are read whole when they are asked for, 8 bytes an image each.
         allow_outside_paths: read files outside of the shards' folder, which rows may name.
-
-    Raises:
-        InputError: a shard cannot be opened, they do not fit together, there are no images, or no such column.
     """
 
     def __init__(self, data: str, opened: Shards, columns: Columns, allow_outside_paths: bool) -> None:

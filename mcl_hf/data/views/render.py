@@ -84,15 +84,9 @@ def check_rendering(rendering: str, num_channels: int) -> None:
 
 
 def crop_views(
-    image: OpenedImage,
-    recipes: Sequence[ViewRecipe],
-    ratios: Sequence[int],
-    *,
-    seed: int,
-    position: int,
-    view_size: int = REFERENCE_SIZE,
-    num_channels: int = 3,
-) -> tuple[list[np.ndarray], list[ViewDraw]]:
+    image: OpenedImage, recipes: Sequence[ViewRecipe], ratios: Sequence[int], *, seed: int, position: int,
+    view_size: int = REFERENCE_SIZE, num_channels: int = 3,
+) -> tuple[list[np.ndarray], list[ViewDraw]]:  # fmt: skip
     """The views of `render_views`, `direct`, only cropped and resized, and what remains to be done to each."""
     draws = draw_views(image.width, image.height, recipes, seed, position)
     sides = [view_size // ratios[view % len(ratios)] for view in range(len(draws))]
