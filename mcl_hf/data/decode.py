@@ -124,11 +124,7 @@ class OpenedTiff(OpenedImage):
 
 
 def open_tile(whole: OpenedImage, left: int, top: int, width: int, height: int) -> OpenedImage:
-    """A part of an opened image, in px of the upright picture.
-
-    Raises:
-        BrokenImage: the image has no such part.
-    """
+    """A part of an opened image, px of the upright picture; a `BrokenImage` where it has no such part."""
     if left + width > whole.width or top + height > whole.height:
         raise BrokenImage(f"has {whole.width}x{whole.height} px, fewer than when the data were opened")
     return replace(whole, width=width, height=height, part=(left, top))
@@ -214,11 +210,7 @@ def as_picture(pixels: np.ndarray) -> Image.Image:
 
 
 def open_picture(path: Path, name: str | None = None) -> Image.Image:
-    """A picture of a file that a user named, upright and RGB; `name` is what a message calls it, None: its path.
-
-    Raises:
-        InputError: there is none, or it cannot be decoded.
-    """
+    """A picture of a file that a user named, upright and RGB; an `InputError` calls it `name`, None: by its path."""
     name = name or str(path)
     try:
         return as_picture(decode_image(path.read_bytes(), 3))

@@ -43,6 +43,12 @@ def mix64(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
+def part_of(firsts: np.ndarray, index: int) -> tuple[int, int]:
+    """Number of the part that holds an index, and its place there; `firsts` are the first indices of all parts."""
+    number = int(np.searchsorted(firsts, index, side="right")) - 1  # of equal ones, which have no rows, the last
+    return number, index - int(firsts[number])
+
+
 class PositionOrder(ABC):
     """Maps positions, counted from 0 over all epochs, to sample indices."""
 

@@ -41,17 +41,11 @@ def time_stages(
     files: Sequence[RawSample], *, view_size: int = 224, ratios: Sequence[int] = (1, 2, 4, 8), sides: int = 2,
     num_channels: int = 3, seed: int = 0,
 ) -> StageTimes:  # fmt: skip
-    """Render the views of encoded images directly, stage by stage, in one thread.
+    """Render the views of encoded images that can be decoded, directly, stage by stage, in one thread; settings are
+    those of `ViewLoader`. The first image is also used to warm up.
 
     Stages: `decode` from bytes to pixels, at the reduction that the views allow; `crop` draws the parameters, crops
     and resizes; `colour` jitter, grayscale and solarise; `blur`; `collate` flips and copies into the batch.
-
-    Args:
-        files: images that can be decoded; the first one is also used to warm up.
-        view_size, ratios, sides, num_channels, seed: as for `ViewLoader`.
-
-    Raises:
-        BrokenImage: one of the files cannot be decoded.
     """
     times = StageTimes(num_images=len(files))
     settings = (view_size, ratios, sides, num_channels, seed)

@@ -67,29 +67,13 @@ def one_thread() -> Iterator[None]:
 
 
 class StepLoader(Generic[B]):
-    """Endless iterator over batches, from `start_step` on.
-
-    Args:
-        batches: maps a step to a batch or an `InputError` to raise, as `StepBatches` does.
-        num_images: in the data set.
-        start_step, num_workers, max_broken, prefetch_batches, pin_memory, start_method: as for `ViewLoader`.
-
-    Raises:
-        InputError: while iterating, when too many images are broken, or the source is gone.
-    """
+    """Endless iterator over batches; arguments, but for the data set that maps a step to a batch or an `InputError` to
+    raise (`StepBatches`) and its number of images, are those of `ViewLoader`."""
 
     def __init__(
-        self,
-        batches: Dataset,
-        num_images: int,
-        *,
-        start_step: int = 0,
-        num_workers: int = 0,
-        max_broken: float = 0.01,
-        prefetch_batches: int = 2,
-        pin_memory: bool = False,
-        start_method: str | None = None,
-    ) -> None:
+        self, batches: Dataset, num_images: int, *, start_step: int = 0, num_workers: int = 0, max_broken: float = 0.01,
+        prefetch_batches: int = 2, pin_memory: bool = False, start_method: str | None = None,
+    ) -> None:  # fmt: skip
         self.start_step = self._next_step = start_step
         self.num_images = num_images
         self.max_broken = max_broken
@@ -147,11 +131,7 @@ def read_or_stand_in(
     index: int, substitute: Callable[[int], int], read: Callable[[int], T], name: Callable[[int], str]
 ) -> tuple[int, T, list[str]]:
     """The index, what `read` makes of it and no line, or where that image is broken the same of the first of its
-    stand-ins that is not, and a line "name: reason" for each broken image on the way.
-
-    Raises:
-        InputError: the image and all of its stand-ins, number 1, 2, ..., are broken.
-    """
+    stand-ins, number 1, 2, ..., that is not, and a line "name: reason" for each broken image on the way."""
     tried: list[str] = []
     for attempt in range(_TRIES):
         index = substitute(attempt) if attempt else index

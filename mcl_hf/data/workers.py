@@ -76,13 +76,12 @@ class _Items(Dataset):
             return error
 
 
-def each_of(function: Callable[[int], Any], tasks: Sequence[list[int]], num_workers: int) -> Generator[Any, None, None]:
-    """What `function`, which travels to the workers, makes of each index of `tasks`, in order; each task is prepared by
-    one of `num_workers` processes, 0: here.
-
-    Raises:
-        InputError: the function's, or a worker has died.
-    """
+def each_of(
+    function: Callable[[int], Any], indices: Sequence[int], per_task: int, num_workers: int
+) -> Generator[Any, None, None]:
+    """What `function`, which travels to the workers, makes of each index, in order; `per_task` of them are prepared at
+    once by one of `num_workers` processes, 0: here. An `InputError` of its own, or of `batches_of`, is raised here."""
+    tasks = [list(indices[first : first + per_task]) for first in range(0, len(indices), per_task)]
     loader: DataLoader = DataLoader(
         _Items(function),
         batch_sampler=tasks,
@@ -116,10 +115,8 @@ def start_worker(_worker_id: int) -> None:
 
     Launchers and schedulers send SIGTERM to every process of a job. The training process finishes its step and saves,
     for which it needs its workers: a first SIGTERM is for it alone, a second one ends the worker. A terminal that
-    closes sends all of them SIGHUP, too.
-
-    A spawned worker ends as a forked one does, by `os._exit`: its queue thread may still be sending a tensor when the
-    interpreter shuts down, and then aborts the process.
+    closes sends all of them SIGHUP, too. A spawned worker ends as a forked one does, by `os._exit`: its queue thread
+    may still be sending a tensor when the interpreter shuts down, and then aborts the process.
     """
     signal.signal(signal.SIGTERM, _leave_next_time)
     if hasattr(signal, "SIGHUP"):  # not on Windows

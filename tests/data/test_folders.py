@@ -277,3 +277,8 @@ def test_a_stream_with_a_column_of_splits_warns(tmp_path: Path) -> None:
     assert len(open_source(str(tmp_path / "all.parquet"))) == 1
     source = open_source(str(tmp_path / "all.parquet"), streaming=True)
     assert len(source) == 2 and "warning: column split chooses no rows" in source.description
+
+
+def test_a_table_whose_name_only_ends_like_metadata_is_passed_over(folder: Path) -> None:
+    (folder / "old-metadata.csv").write_text("file_name,label\na/1.jpg,cat\n")
+    assert len(open_source(str(folder))) == 5

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pyarrow
 from PIL import Image
 
 from ...errors import InputError
@@ -28,9 +29,6 @@ from ..sources.local_tables import embedded_folder
 from ..sources.remote_files import shown_data
 from ..workers import each_of
 from .pack_folder import PackFolder, ShardReport, check_folder, explain_disk_errors
-
-if TYPE_CHECKING:
-    from datasets import Features
 
 IMAGE_COLUMN, NAME_COLUMN = "image", "name"
 MAX_JPEG_SIDE = 65_500
@@ -43,14 +41,13 @@ _MOST_IMAGES_PER_TASK = 128  # a worker that reads shards on a server fetches wh
 
 @dataclass
 class PackReport:
-    """What a finished pack holds, and how much of it was there before."""
+    """What a finished pack holds, how many of its shards an earlier, interrupted pack had finished, and the kind of its
+    source."""
 
     total: ShardReport
     num_shards: int
     continued_shards: int
-    """Shards that an earlier, interrupted pack had finished."""
     source: str
-    """Kind of the source, and what of it was left out."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def pack_images(
     _check_settings(max_side, jpeg_quality, images_per_shard, num_workers)
     check_folder(data, out)
     source = open_source(data, label_column=label_column, group_column=group_column, **data_options)
-    columns = _columns(source, label_column, group_column)
+    columns, schema = _columns(source, label_column, group_column)
     settings = {
         "data": {"fingerprint": source.fingerprint, "images": len(source), "columns": sorted(columns)},
         "settings": {"max_side": max_side, "jpeg_quality": jpeg_quality, "images_per_shard": images_per_shard},
@@ -121,7 +118,9 @@ def pack_images(
         done = sum(len(blocks[shard]) for shard in reports)
         waiting = [shard for shard in found if shard not in reports]
         pack_one = partial(_packed, source, data, max_side, jpeg_quality)
-        results = each_of(pack_one, _tasks([blocks[shard] for shard in waiting], num_workers), num_workers)
+        left = [index for shard in waiting for index in blocks[shard]]
+        per_task = min(_MOST_IMAGES_PER_TASK, 1 + len(left) // (4 * max(1, num_workers)))
+        results = each_of(pack_one, left, per_task, num_workers)
         if on_progress:
             on_progress(done, len(source))
 
@@ -135,7 +134,7 @@ def pack_images(
 
         for shard in waiting:
             reports[shard] = ShardReport()
-            folder.write(shard, reports[shard], _features(columns), rows_of(shard))
+            folder.write(shard, reports[shard], schema, rows_of(shard))
             done += len(blocks[shard])
         total = ShardReport()
         for shard in sorted(reports):
@@ -149,66 +148,49 @@ def pack_images(
     return PackReport(total, folder.num_shards, continued, source.description.partition("\n")[0])
 
 
-def _columns(source: ImageSource, label_column: str | None, group_column: str | None) -> dict[str, Any]:
-    """Column's name -> its number for every image of the source, int64 `(num_images,)`, the texts that stand for the
-    numbers in a row, where it has any, and its feature."""
-    from datasets import ClassLabel, Value
-
-    columns: dict[str, Any] = {}
-    if source.groups is not None:
-        texts = source.group_names
-        columns[group_column or "group"] = (source.groups, texts, Value("string" if texts else "int64"))
-    if source.labels is not None:
-        names = source.label_names
-        feature = Value("int64") if names is None else ClassLabel(names=names)
-        columns[label_column or "label"] = (source.labels, None, feature)
-    for taken in (IMAGE_COLUMN, NAME_COLUMN):
-        if taken in columns:
-            raise InputError(
-                f"column '{taken}' cannot be carried along as labels or groups, because packed shards have a column "
-                "of that name themselves: rename it in the source"
-            )
-    return columns
-
-
-def _features(columns: dict[str, Any]) -> "Features":
-    from datasets import Features, Value
+def _columns(
+    source: ImageSource, label_column: str | None, group_column: str | None
+) -> tuple[dict[str, tuple[Any, list[str] | None]], pyarrow.Schema]:
+    """Column's name -> its number for every image of the source, int64 `(num_images,)`, and the texts that stand for
+    the numbers in a row, where it has any; and the types of all columns of a shard."""
+    from datasets import ClassLabel, Features, Value
     from datasets import Image as ImageFeature
 
-    carried = {name: feature for name, (_, _, feature) in columns.items()}
-    return Features({IMAGE_COLUMN: ImageFeature(), NAME_COLUMN: Value("string"), **carried})
+    columns: dict[str, tuple[Any, list[str] | None]] = {}
+    features = {IMAGE_COLUMN: ImageFeature(), NAME_COLUMN: Value("string")}
+    taken = set(features)
+    if source.groups is not None:
+        name = group_column or "group"
+        columns[name] = source.groups, source.group_names
+        features[name] = Value("string" if source.group_names else "int64")
+    if source.labels is not None:
+        name = label_column or "label"
+        columns[name] = source.labels, None
+        features[name] = Value("int64") if source.label_names is None else ClassLabel(names=source.label_names)
+    for name in taken.intersection(columns):
+        raise InputError(
+            f"column '{name}' cannot be carried along as labels or groups, because packed shards have a column of that "
+            "name themselves: rename it in the source"
+        )
+    return columns, Features(features).arrow_schema
 
 
 def _row(columns: dict[str, Any], image: _PackedImage) -> dict[str, Any]:
     in_row = _ROW_WITH_FILE_NAME.fullmatch(image.name)  # "row 3 (cat.jpg)": whoever reads the shard counts other rows
     file_name = in_row[1] if in_row else image.name
     row: dict[str, Any] = {IMAGE_COLUMN: {"bytes": image.data, "path": file_name}, NAME_COLUMN: image.name}
-    for name, (numbers, texts, _) in columns.items():
+    for name, (numbers, texts) in columns.items():
         number = int(numbers[image.index])
         row[name] = texts[number] if texts else number
     return row
 
 
-def _tasks(blocks: list[range], num_workers: int) -> list[list[int]]:
-    """The images of `blocks` in order, so many a task that each process gets a few."""
-    size = min(_MOST_IMAGES_PER_TASK, 1 + sum(map(len, blocks)) // (4 * max(1, num_workers)))
-    return [list(block[first : first + size]) for block in blocks for first in range(0, len(block), size)]
-
-
 def shrink_image(data: bytes, max_side: int, jpeg_quality: int) -> ShrunkImage:
-    """Cap the longer side of an encoded image at `max_side` px.
+    """Cap the longer side of an encoded image at `max_side` px; raises `BrokenImage` where it cannot be decoded.
 
     An image that is small enough keeps its bytes; it is decoded nevertheless, so that a damaged one is found here. A
     larger one becomes a baseline JPEG (4:2:0, gray where it was gray) of what training would see of it (`decode`),
     without EXIF and colour profile, as the pixels no longer need the one and training does not read the other.
-
-    Args:
-        data: bytes of an image file of any kind that `decode` reads.
-        max_side: in px, at most `MAX_JPEG_SIDE`.
-        jpeg_quality: 1 to 95, libjpeg's scale.
-
-    Raises:
-        BrokenImage: the image cannot be decoded; the message is the reason.
     """
     image = open_image(data)
     channels = 1 if image.mode in _GRAY_MODES or image.mode.startswith("I") else 3

@@ -17,15 +17,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
-from pyarrow import Table, parquet
+from pyarrow import Schema, Table, parquet
 
 from ...errors import InputError
 from ...files import sync
-
-if TYPE_CHECKING:
-    from datasets import Features
 
 BROKEN_LOG = "broken-images.log"
 _STATE_FOLDER = ".pack"
@@ -100,12 +97,10 @@ class PackFolder:
             return None
         return ShardReport(**{**stored, "broken": [(name, reason) for name, reason in stored["broken"]]})
 
-    def write(self, shard: int, report: ShardReport, features: "Features", rows: Iterator[dict[str, Any]]) -> None:
-        """Write a shard of `rows`, which fill in its `report` on the way, and then, when it is there and whole, that.
-
-        A shard without rows gets no file, as `datasets` cannot open one.
-        """
-        path, schema = self.shard_path(shard), features.arrow_schema
+    def write(self, shard: int, report: ShardReport, schema: Schema, rows: Iterator[dict[str, Any]]) -> None:
+        """Write a shard of `rows`, which fill in its `report` on the way, and then, when it is there and whole, that. A
+        shard without rows gets no file, as `datasets` cannot open one."""
+        path = self.shard_path(shard)
         # images are compressed already, and no two are equal
         with (
             self._whole_file(path) as stream,

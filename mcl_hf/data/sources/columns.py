@@ -18,11 +18,8 @@ _SHOWN_OF_A_TEXT = 60
 
 
 def find_image_column(features: "Features", data: str, asked: str | None) -> str:
-    """The column that holds images: `asked`, or the only one that can.
-
-    Images are `datasets`' Image, a struct of bytes and path, or plain bytes; a column of texts is taken for paths when
-    it is called `image` or asked for by name.
-    """
+    """The column that holds images: `asked`, or the only one that can. These are `datasets`' Image, a struct of bytes
+    and path, or plain bytes; texts are taken for paths in a column that is called `image` or asked for by name."""
     from datasets import Image, Value
 
     ready, binary, texts = [], [], []
@@ -109,10 +106,8 @@ def has_class_names(features: "Features", column: str) -> bool:
 
 
 def label_ids(table: "Dataset", column: str) -> tuple[np.ndarray, list[str] | None]:
-    """Labels as int64 `(num_images,)` from 0, and their names (None for a column of plain integers).
-
-    Texts are numbered in alphabetical order.
-    """
+    """Labels as int64 `(num_images,)` from 0, and their names, None for a column of plain integers; texts are numbered
+    in alphabetical order."""
     places, values = _distinct(table, column)
     if not all(isinstance(value, int | str) for value in values):
         raise InputError(f"label_column '{column}' holds {table.features[column]}; labels are integers or texts")

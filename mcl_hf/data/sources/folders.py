@@ -35,7 +35,7 @@ FILE_NAME = "file_name"
 _OWN_COLUMNS = (FILE_NAME, "image", "folder")  # the last two are the folder's own
 _LEFTOVERS = ("__MACOSX", "@eaDir", "lost+found")  # of macOS' archives, network drives and file systems
 _UNKNOWN_IMAGES = ("heic", "heif", "jxl", "dng", "nef", "cr2", "cr3", "arw", "raw", "psd", "svg")
-_WANTED = (*IMAGE_SUFFIXES, ".parquet", ".arrow", ".tar", *METADATA_NAMES)
+_WANTED = (*IMAGE_SUFFIXES, ".parquet", ".arrow", ".tar")
 
 
 def local_files(data: str, files: list[Path], split: str | None, streaming: bool) -> LocalTable | Shards:
@@ -50,7 +50,7 @@ def local_files(data: str, files: list[Path], split: str | None, streaming: bool
 
 def folder_files(data: str, folder: Path, patterns: Sequence[str], streaming: bool) -> LocalTable | Shards:
     """The files of a folder that match a pattern, whatever split they belong to."""
-    names, metadata = _divided(_files_below(folder, Counter()))
+    names, metadata = _files_below(folder, Counter())
     chosen = matching_files(names, patterns, data)
     images = [name for name in chosen if name.lower().endswith(IMAGE_SUFFIXES)]
     if images and len(images) < len(chosen):
@@ -69,7 +69,7 @@ def open_folder(folder: Path, split: str, streaming: bool) -> LocalTable | Shard
     metadata table has it.
     """
     left_out: Counter[str] = Counter()
-    names, metadata = _divided(_files_below(folder, left_out))
+    names, metadata = _files_below(folder, left_out)
     if not any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
         shards = without_caches([folder / name for name in names])
         if shards:
@@ -197,21 +197,15 @@ def _folder_of_all(names: list[str]) -> str:
     return above
 
 
-def _divided(names: list[str]) -> tuple[list[str], list[str]]:
-    """Images and shards, and the tables of metadata beside them."""
-    metadata = [name for name in names if name.endswith(METADATA_NAMES) and name.rpartition("/")[2] in METADATA_NAMES]
-    return (sorted({*names}.difference(metadata)) if metadata else names), metadata
-
-
-def _files_below(root: Path, left_out: Counter[str]) -> list[str]:
-    """Paths, relative to `root` and sorted, of all images, shards and tables of metadata; hidden ones, and what macOS
-    and network drives leave behind, are passed over.
+def _files_below(root: Path, left_out: Counter[str]) -> tuple[list[str], list[str]]:
+    """Paths, relative to `root` and sorted, of all images and shards, and of the tables of metadata beside them; hidden
+    ones, and what macOS and network drives leave behind, are passed over.
 
     Linked folders are followed after all others, each real folder once, so that a link to a parent ends and no image
     comes twice. Pipes, devices, folders that cannot be read, names that are no UTF-8 and kinds of images that cannot be
     decoded are counted in `left_out`, by what they are.
     """
-    found: list[str] = []
+    found, metadata = list[str](), list[str]()
     start = root.stat()
     seen = {(start.st_dev, start.st_ino)}
     waiting, linked = [""], list[str]()
@@ -242,13 +236,13 @@ def _files_below(root: Path, left_out: Counter[str]) -> list[str]:
             small = name.lower()
             if is_folder:
                 (linked if entry.is_symlink() else waiting).append(f"{prefix}{name}/")
-            elif small.endswith(_WANTED):
+            elif small.endswith(_WANTED) or name in METADATA_NAMES:
                 if not is_file:
                     left_out["pipe(s) or device(s)"] += 1
                 elif not name.isascii() and name != name.encode(errors="replace").decode():
                     left_out["file(s) whose names are no UTF-8"] += 1
                 else:
-                    found.append(prefix + name)
+                    (metadata if name in METADATA_NAMES else found).append(prefix + name)
             elif (ending := small.rpartition(".")[2]) in _UNKNOWN_IMAGES:
                 left_out[f".{ending} file(s), which cannot be decoded,"] += 1
-    return sorted(found)
+    return sorted(found), sorted(metadata)

@@ -122,17 +122,8 @@ class ImageSource(ABC):
 
 
 class TableSource(ImageSource):
-    """A table in memory-mapped Arrow with decoding off, so that a broken file is met in the worker, by name.
-
-    Args:
-        data: what the user gave, for messages.
-        opened: the table and what it was made from.
-        columns: of the table; images, and class names, are found where theirs is None.
-        allow_outside_paths: take files outside of the table's folders, which rows may name.
-
-    Raises:
-        InputError: no such column, or a path that leaves the folders.
-    """
+    """A table in memory-mapped Arrow with decoding off, so that a broken file is met in the worker, by name. Columns of
+    images, and of labels with names, are found where none is asked for; `data` is what the user gave, for messages."""
 
     def __init__(self, data: str, opened: LocalTable, columns: Columns, allow_outside_paths: bool) -> None:
         from datasets import Image
@@ -222,12 +213,8 @@ def _refuse_outside(opened: LocalTable, column: str) -> None:
 
 
 def image_bytes(value: dict[str, Any] | None, prefixes: tuple[str, ...] = (), most: int | None = None) -> bytes:
-    """The bytes of one row of an image column, of a file of its own the first `most`; the file must be in one of the
-    folders of `prefixes` (`folder_prefixes`), where there are any.
-
-    Raises:
-        BrokenImage: there are none, and no file that can be read either.
-    """
+    """The bytes of one row of an image column, of a file of its own the first `most`; a `BrokenImage` where there are
+    none, or the file is in none of the folders of `prefixes` (`folder_prefixes`), where there are any."""
     if value is not None and value.get("bytes") is not None:
         return value["bytes"]
     if value is None or not value.get("path"):

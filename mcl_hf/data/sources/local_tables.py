@@ -193,7 +193,8 @@ def hub_table(name: str, split: str, patterns: list[str] | None = None) -> Local
     from huggingface_hub import constants
 
     try:
-        table = load_dataset(name, data_files={split: patterns} if patterns else None, split=split)
+        chosen = {} if patterns is None else {"data_files": {split: patterns}}
+        table = load_dataset(name, split=split, **chosen)
     except Exception as error:  # as in `files_table`
         reason = one_line(error)
         if is_unknown_token(error):

@@ -1,10 +1,10 @@
 """Several sources as one, in fixed shares.
 
-Flow: order -> **mixing** -> decode -> views -> loader. Positions are cut into stretches of 10,000. In
-each stretch every source has the number of places that its share gives it, at places permuted by a key, and its images
-come there in its own order, from which it goes on in the next stretch. So the shares hold exactly, each source goes
-through its own epochs, and the whole is still a function of the position. (Where a source begins anew, an image may
-come twice within a step.)
+Flow: order -> **mixing** -> decode -> views -> loader. Positions are cut into stretches of 10,000. In each stretch
+every source has the number of places that its share gives it, at places permuted by a key, and its images come there in
+its own order, from which it goes on in the next stretch. So the shares hold exactly, each source goes through its own
+epochs, and the whole is still a function of the position. (Where a source begins anew, an image may come twice within a
+step.)
 """
 
 import hashlib
@@ -14,19 +14,15 @@ from dataclasses import replace
 import numpy as np
 
 from ...errors import InputError
-from ..order import PositionOrder, SampleOrder
+from ..order import PositionOrder, SampleOrder, part_of
 from .image_source import ImageSource, RawSample
 
 STRETCH = 10_000
 
 
 class MixedSource(ImageSource):
-    """Sources one after the other in one index, and taken in shares.
-
-    Args:
-        sources: at least one.
-        weights: positive, of any sum; None takes the numbers of images, so that an epoch is one of each source.
-    """
+    """Sources one after the other in one index, and taken in shares: `weights` are positive, of any sum; None takes the
+    numbers of images, so that an epoch is one of each source."""
 
     def __init__(self, sources: Sequence[ImageSource], weights: Sequence[float] | None = None) -> None:
         self._sources = list(sources)
@@ -49,13 +45,13 @@ class MixedSource(ImageSource):
         return self._size
 
     def sample(self, index: int) -> RawSample:
-        source, number = self._at(index)
+        number, place = part_of(self._first_index, index)
         label, group = self.label_and_group(index)
-        return replace(source.sample(number), label=label, group=group)
+        return replace(self._sources[number].sample(place), label=label, group=group)
 
     def name(self, index: int) -> str:
-        source, number = self._at(index)
-        return source.name(number)
+        number, place = part_of(self._first_index, index)
+        return self._sources[number].name(place)
 
     def order(self, seed: int, images_per_step: int) -> "MixedOrder":
         """The sources' own orders, interleaved."""
@@ -68,10 +64,6 @@ class MixedSource(ImageSource):
                 )
             orders.append(source.order(seed + 101 * (number + 1), max(1, round(images_per_step * count / STRETCH))))
         return MixedOrder(orders, self._counts, self._first_index, seed)
-
-    def _at(self, index: int) -> tuple[ImageSource, int]:
-        number = int(np.searchsorted(self._first_index, index, side="right")) - 1
-        return self._sources[number], index - int(self._first_index[number])
 
 
 class MixedOrder(PositionOrder):

@@ -101,8 +101,7 @@ class NearDuplicates:
 
 def find_near_duplicates(source: ImageSource, indices: Sequence[int], *, num_workers: int = 0) -> NearDuplicates:
     """Compare the images at `indices` of a source with each other; `num_workers` processes decode and hash, 0: here."""
-    tasks = [list(indices[first : first + _IMAGES_PER_TASK]) for first in range(0, len(indices), _IMAGES_PER_TASK)]
-    results = list(each_of(partial(_hash_of, source), tasks, num_workers))
+    results = list(each_of(partial(_hash_of, source), indices, _IMAGES_PER_TASK, num_workers))
     whole = [(index, result) for index, result in zip(indices, results, strict=True) if isinstance(result, int)]
     places = np.array([index for index, _ in whole], dtype=np.int64)
     hashes = np.array([number for _, number in whole], dtype=np.uint64)

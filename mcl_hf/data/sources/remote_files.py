@@ -63,11 +63,7 @@ class RemoteFile:
     retry: RetryPolicy
 
     def read(self, start: int, length: int) -> bytes:
-        """Bytes `start` to `start + length`.
-
-        Raises:
-            InputError: the file is gone, has changed, or its server has answered nothing for too long.
-        """
+        """Bytes `start` to `start + length`."""
         received = bytearray()
         while len(received) < length:
             _ask(self._receive, "read", self.address, self.retry.attempts, received, start, length)
@@ -110,11 +106,7 @@ class RemoteFile:
 
 
 def open_remote(address: str) -> RemoteFile:
-    """Ask a server for a file's size and version.
-
-    Raises:
-        InputError: there is no such file, no such server, or one that cannot send parts of a file.
-    """
+    """Ask a server for a file's size and version."""
 
     def ask() -> RemoteFile:
         with _get(address, 0, 0, RETRY.timeout_s) as response:

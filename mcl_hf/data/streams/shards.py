@@ -24,6 +24,7 @@ from huggingface_hub import constants
 from pyarrow import parquet
 
 from ...errors import InputError
+from ..order import part_of
 from ..sources.local_tables import IMAGE_SUFFIXES, one_line
 from ..sources.remote_files import RemoteFile, is_remote, open_binary, open_remote, plain_address
 
@@ -49,15 +50,14 @@ class ParquetShard:
             opened = _parquet_file(os.getpid(), self)
             groups = [opened.metadata.row_group(number) for number in range(opened.metadata.num_row_groups)]
             self.schema: pyarrow.Schema = opened.schema_arrow
-        self._ends = np.cumsum(np.array([group.num_rows for group in groups], dtype=np.int64))  # of each row group
-        self.rows = int(self._ends[-1]) if groups else 0
+        rows = np.array([group.num_rows for group in groups], dtype=np.int64)
+        self.rows, self._first_rows = int(rows.sum()), np.cumsum(rows) - rows  # of each row group
         self.largest_block: int = max((group.total_byte_size for group in groups), default=0)
         self.identity = _identity(file)
 
     def block_of(self, row: int) -> tuple[int, int]:
-        """Number of the block that holds a row, and the block's first row."""
-        block = int(np.searchsorted(self._ends, row, side="right"))
-        return block, int(self._ends[block - 1]) if block else 0
+        """Number of the block that holds a row, and the row's place in it."""
+        return part_of(self._first_rows, row)
 
     def read_block(self, block: int, column: str) -> pyarrow.ChunkedArray:
         """The images of one block: bytes, paths, or both in a struct; an `InputError` where the file is damaged."""
@@ -93,8 +93,7 @@ class TarShard:
         self.rows: int = self._index.num_rows
 
     def block_of(self, row: int) -> tuple[int, int]:
-        block = row // _TAR_BLOCK_ROWS
-        return block, block * _TAR_BLOCK_ROWS
+        return divmod(row, _TAR_BLOCK_ROWS)
 
     def read_block(self, block: int, column: str) -> pyarrow.Array:
         """Neighbouring images, read in one stretch."""
@@ -141,14 +140,13 @@ def _tar_index(file: RemoteFile | Path, name: str) -> pyarrow.Table:
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(cached.with_suffix(".lock")):  # one process of a machine goes through the archive for all
-            try:
+            with suppress(OSError, pyarrow.ArrowException):  # not there, or cut short where the machine stopped
                 return parquet.read_table(cached)
-            except (OSError, pyarrow.ArrowException):  # not there, or cut short where the machine stopped
-                index, partial = _index_tar(file, name), cached.with_suffix(".partial")
-                with suppress(OSError):  # a full disk
-                    parquet.write_table(index, partial)
-                    partial.replace(cached)
-                return index
+            index, partial = _index_tar(file, name), cached.with_suffix(".partial")
+            with suppress(OSError):  # a full disk
+                parquet.write_table(index, partial)
+                partial.replace(cached)
+            return index
     except (OSError, NotImplementedError):  # the folder may not be written, or its disk has no locks
         return _index_tar(file, name)
 

@@ -16,6 +16,7 @@ import pyarrow
 from ...errors import InputError
 from ...plain_text import plain_text
 from ..decode import BrokenImage
+from ..order import part_of
 from ..sources.addresses import Shards
 from ..sources.columns import class_conflicts, find_image_column, group_ids, label_ids, require_columns, require_paths
 from ..sources.image_source import Columns, ImageSource, RawSample, folder_prefixes, image_bytes, row_name
@@ -29,14 +30,8 @@ _OPENING_THREADS = 16
 
 
 class StreamSource(ImageSource):
-    """Images of many shards by index, shard 0's rows first.
-
-    Args:
-        data: what the user gave, for messages.
-        opened: parquet or tar shards; their order is part of the order of images.
-        columns: of the shards; labels and groups are read whole when they are asked for, 8 bytes an image each.
-        allow_outside_paths: read files outside of the shards' folder, which rows may name.
-    """
+    """Images of many shards by index, shard 0's rows first. Labels and groups are read whole when they are asked for, 8
+    bytes an image each; `data` is what the user gave, for messages."""
 
     def __init__(self, data: str, opened: Shards, columns: Columns, allow_outside_paths: bool) -> None:
         from datasets import Features
@@ -113,10 +108,10 @@ class StreamSource(ImageSource):
         return row_name(value, row)
 
     def _value(self, index: int) -> tuple[Shard, dict[str, Any] | None, str]:
-        number = int(np.searchsorted(self._first_index, index, side="right")) - 1
-        shard, row = self._shards[number], index - int(self._first_index[number])
-        block, first_row = shard.block_of(row)
-        stored = self._block(number, block)[row - first_row].as_py()
+        number, row = part_of(self._first_index, index)
+        shard = self._shards[number]
+        block, place = shard.block_of(row)
+        stored = self._block(number, block)[place].as_py()
         if isinstance(stored, bytes):
             stored = {"bytes": stored, "path": None}
         elif isinstance(stored, str):

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..decode import BrokenImage
+from ..order import part_of
 from ..sources.image_source import ImageSource, RawSample, open_any
 
 
@@ -19,20 +20,13 @@ def tile_grid(sizes: np.ndarray, tile: int) -> np.ndarray:
 
 
 class TiledSource(ImageSource):
-    """The tiles of all pictures of a source, picture after picture, row after row.
+    """The tiles of about `tile` px a side of all pictures of a source, picture after picture, row after row.
 
     A picture of W x H px has `max(1, round(W / tile))` columns and `max(1, round(H / tile))` rows of equal tiles
     (to a pixel), which neither overlap nor leave anything out: of a picture larger than `tile` they have 2/3 to 3/2
-    of it a side, and a smaller one is a single tile as it is. A picture whose size cannot be read is a single tile,
-    which a run meets as broken.
-
-    Tiles have the label of their picture, and its group; without groups, each picture is one, so that tiles of one
-    picture are no negatives of each other. They are shuffled like images: over all pictures, or in a stream over those
-    of some blocks. A picture is decoded anew for each of its tiles.
-
-    Args:
-        source: of pictures.
-        tile: side, px of the upright picture.
+    of it a side, and a smaller one is a single tile as it is. So is one whose size cannot be read, which a run meets as
+    broken. Tiles have the label of their picture, and its group; without groups, each picture is one, so that tiles of
+    one picture are no negatives of each other. They are shuffled like images of the source.
     """
 
     def __init__(self, source: ImageSource, tile: int) -> None:
@@ -71,9 +65,9 @@ class TiledSource(ImageSource):
 
     def _at(self, index: int) -> tuple[int, tuple[int, int, int, int] | None]:
         """Picture of a tile, and its left, top, width and height; None for all of the picture."""
-        picture = int(np.searchsorted(self._first, index, side="right")) - 1
+        picture, place = part_of(self._first, index)
         (columns, rows), (width, height) = self._grid[picture].tolist(), self._sizes[picture].tolist()
-        row, column = divmod(index - int(self._first[picture]), columns)
+        row, column = divmod(place, columns)
         if columns * rows == 1:
             return picture, None
         left, top = column * width // columns, row * height // rows

@@ -18,9 +18,7 @@ from itertools import permutations
 import numpy as np
 
 REFERENCE_SIZE = 224
-"""Side in px of the frame that blur sigmas refer to; at other view sizes sigma scales along, so that the same share of
-the picture is blurred.
-"""
+"""Side in px of the frame that blur sigmas refer to; at other view sizes sigma scales along."""
 
 _CROP_TRIES = 10
 _ORDERS = tuple(permutations(range(4)))
@@ -58,7 +56,13 @@ PUBLISHED_B = ViewRecipe(blur_probability=0.1, solarise_probability=0.2)
 
 @dataclass(frozen=True)
 class ViewDraw:
-    """The parameters of one view of one image. The crop box is in pixels of the upright picture at full size."""
+    """The parameters of one view of one image.
+
+    Attributes:
+        top, left, height, width: of the crop, px of the upright picture at full size.
+        jitter_order: of 0 brightness, 1 contrast, 2 saturation, 3 hue; empty where no jitter was drawn.
+        blur_sigma_px: in pixels of a frame of `REFERENCE_SIZE`; 0: no blur.
+    """
 
     top: int
     left: int
@@ -66,23 +70,18 @@ class ViewDraw:
     width: int
     flip: bool
     jitter_order: tuple[int, ...]
-    """Order of 0 brightness, 1 contrast, 2 saturation, 3 hue; empty where no jitter was drawn."""
     brightness: float
     contrast: float
     saturation: float
     hue: float
     grayscale: bool
     blur_sigma_px: float
-    """In pixels of a frame of `REFERENCE_SIZE`; 0 = no blur."""
     solarise: bool
 
 
 def draw_views(width: int, height: int, recipes: Sequence[ViewRecipe], seed: int, position: int) -> list[ViewDraw]:
-    """Draw the parameters of `len(recipes)` views of an image of `width` x `height` px.
-
-    View `v` always reads the same `v`-th block of the Philox stream keyed by (seed, position), whatever the other
-    views are.
-    """
+    """Draw the parameters of `len(recipes)` views of an image of `width` x `height` px. View `v` always reads the same
+    `v`-th block of the Philox stream keyed by (seed, position), whatever the other views are."""
     bits = np.random.Philox(
         key=np.array([seed % 2**64, 0x4D434C], dtype=np.uint64), counter=np.array([0, 0, position, 0], dtype=np.uint64)
     )
