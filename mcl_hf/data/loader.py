@@ -38,8 +38,7 @@ class ViewBatch:
         sample_ids: int64 `(N,)`: index in the source of each image, stand-ins included.
         group_ids, labels: int64 `(N,)`, or None where the source has none.
         broken: one line, name and reason, for each image that a stand-in replaces here.
-        draws_a, draws_b: with `augment_on="device"`, what remains to be done to each of the views, which are only
-            cropped.
+        draws_a, draws_b: with `augment_on="device"`, what is left to do to each of the views, which are only cropped.
     """
 
     step: int
@@ -93,10 +92,8 @@ class ViewLoader(StepLoader[ViewBatch]):
         batch_size: images N per rank and step.
         seed: of order, crops and colours.
         rank, world_size: this process and how many there are; ranks take different images of the same step.
-        start_step: first step to hand out; continuing at step s gives exactly what an uninterrupted run would have
-            seen.
-        num_workers: processes that prepare batches; 0 prepares them in the caller. Has no influence on what is in a
-            batch.
+        start_step: first step to hand out; from it on, batches are exactly those of an uninterrupted run.
+        num_workers: processes that prepare batches, 0: the caller. Has no influence on what is in a batch.
         view_rendering: `direct` (each view at its own size, fast) or `published`; see `views`.
         augment_on: `cpu` finishes the views in the workers; `device` leaves all but crop and resize to
             `ViewBatch.augmented`, which does the same within one gray level. Only for `direct`.
@@ -110,8 +107,7 @@ class ViewLoader(StepLoader[ViewBatch]):
         start_method: how workers start (`fork`, `spawn`, `forkserver`); None takes the platform's default.
 
     Raises:
-        InputError: on construction for settings that cannot work; while iterating when too many images are broken,
-            or the source is gone.
+        InputError: settings that cannot work; while iterating, too many broken images, or a source that is gone.
     """
 
     def __init__(

@@ -45,8 +45,7 @@ def time_stages(
     those of `ViewLoader`. The first image is also used to warm up.
 
     Stages: `decode` from bytes to pixels, at the reduction that the views allow; `crop` draws the parameters, crops
-    and resizes; `colour` jitter, grayscale and solarise; `blur`; `collate` flips and copies into the batch.
-    """
+    and resizes; `colour` jitter, grayscale and solarise; `blur`; `collate` flips and copies into the batch."""
     times = StageTimes(num_images=len(files))
     settings = (view_size, ratios, sides, num_channels, seed)
     with one_thread():

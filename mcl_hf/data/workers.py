@@ -116,8 +116,7 @@ def start_worker(_worker_id: int) -> None:
     Launchers and schedulers send SIGTERM to every process of a job. The training process finishes its step and saves,
     for which it needs its workers: a first SIGTERM is for it alone, a second one ends the worker. A terminal that
     closes sends all of them SIGHUP, too. A spawned worker ends as a forked one does, by `os._exit`: its queue thread
-    may still be sending a tensor when the interpreter shuts down, and then aborts the process.
-    """
+    may still be sending a tensor when the interpreter shuts down, and then aborts the process."""
     signal.signal(signal.SIGTERM, _leave_next_time)
     if hasattr(signal, "SIGHUP"):  # not on Windows
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -190,8 +190,7 @@ def shrink_image(data: bytes, max_side: int, jpeg_quality: int) -> ShrunkImage:
 
     An image that is small enough keeps its bytes; it is decoded nevertheless, so that a damaged one is found here. A
     larger one becomes a baseline JPEG (4:2:0, gray where it was gray) of what training would see of it (`decode`),
-    without EXIF and colour profile, as the pixels no longer need the one and training does not read the other.
-    """
+    without EXIF and colour profile, as the pixels no longer need the one and training does not read the other."""
     image = open_image(data)
     channels = 1 if image.mode in _GRAY_MODES or image.mode.startswith("I") else 3
     if max(image.width, image.height) <= max_side:

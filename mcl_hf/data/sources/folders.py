@@ -66,8 +66,7 @@ def open_folder(folder: Path, split: str, streaming: bool) -> LocalTable | Shard
 
     Where two of the folders with images in it, or all of them, are named like splits, `split` chooses one. Column
     `label` is there where all images lie equally deep, below at least two differently named folders, or where a
-    metadata table has it.
-    """
+    metadata table has it."""
     left_out: Counter[str] = Counter()
     names, metadata = _files_below(folder, left_out)
     if not any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
@@ -198,13 +197,9 @@ def _folder_of_all(names: list[str]) -> str:
 
 
 def _files_below(root: Path, left_out: Counter[str]) -> tuple[list[str], list[str]]:
-    """Paths, relative to `root` and sorted, of all images and shards, and of the tables of metadata beside them; hidden
-    ones, and what macOS and network drives leave behind, are passed over.
-
-    Linked folders are followed after all others, each real folder once, so that a link to a parent ends and no image
-    comes twice. Pipes, devices, folders that cannot be read, names that are no UTF-8 and kinds of images that cannot be
-    decoded are counted in `left_out`, by what they are.
-    """
+    """Paths, relative to `root` and sorted, of all images and shards, and of the tables of metadata beside them. Linked
+    folders are followed after all others, each real folder once, so that a link to a parent ends and no image comes
+    twice. What cannot be read or decoded is counted in `left_out`, by what it is; hidden files are passed over."""
     found, metadata = list[str](), list[str]()
     start = root.stat()
     seen = {(start.st_dev, start.st_ino)}

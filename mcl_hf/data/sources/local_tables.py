@@ -157,15 +157,14 @@ def files_of_split(data: str, files: list[Path], split: str | None, suffix: str)
 def splits_of_files(files: Sequence[Path], root: Path) -> list[str | None]:
     """The split that each file's name begins with, or else the name of the nearest folder below `root` that is one;
     None where nothing tells it. For a glob the root is what all files share."""
-    parents = [file.parent for file in files]
-    if not root.is_dir():
-        root = Path(os.path.commonpath(parents)) if parents else root
-    found: list[str | None] = []
-    for file, parent in zip(files, parents, strict=True):
-        inside = parent.relative_to(root).parts if parent.is_relative_to(root) else ()
-        folders = (split_of_folder(name) for name in reversed(inside))
-        found.append(split_in_name(file.name) or next((split for split in folders if split), None))
-    return found
+    if files and not root.is_dir():
+        root = Path(os.path.commonpath([file.parent for file in files]))
+
+    def split_of(file: Path) -> str | None:
+        folders = file.parent.relative_to(root).parts if file.parent.is_relative_to(root) else ()
+        return next(filter(None, (split_in_name(file.name), *map(split_of_folder, reversed(folders)))), None)
+
+    return [split_of(file) for file in files]
 
 
 def without_caches(files: Sequence[Path]) -> list[Path]:

@@ -92,17 +92,14 @@ class RemoteFile:
                 raise
 
     def _check_version(self, response: "httpx.Response") -> None:
-        total = _total(response)
-        if total != self.size:
-            change = f"has changed: {total} bytes instead of {self.size}"
-        elif response.headers.get("etag", "") != self.etag:
-            change = "has changed since the run began (its ETag is another)"
-        else:
-            return
-        raise InputError(
-            f"{plain_address(self.address)} {change}. Start again with --resume auto, or from the version that the "
-            "run began with"
-        )
+        total, etag = _total(response), response.headers.get("etag", "")
+        if (total, etag) != (self.size, self.etag):
+            sizes = f": {total} bytes instead of {self.size}"
+            change = sizes if total != self.size else " since the run began (its ETag is another)"
+            raise InputError(
+                f"{plain_address(self.address)} has changed{change}. Start again with --resume auto, or from the "
+                "version that the run began with"
+            )
 
 
 def open_remote(address: str) -> RemoteFile:

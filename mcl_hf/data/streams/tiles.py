@@ -26,8 +26,7 @@ class TiledSource(ImageSource):
     (to a pixel), which neither overlap nor leave anything out: of a picture larger than `tile` they have 2/3 to 3/2
     of it a side, and a smaller one is a single tile as it is. So is one whose size cannot be read, which a run meets as
     broken. Tiles have the label of their picture, and its group; without groups, each picture is one, so that tiles of
-    one picture are no negatives of each other. They are shuffled like images of the source.
-    """
+    one picture are no negatives of each other. They are shuffled like images of the source."""
 
     def __init__(self, source: ImageSource, tile: int) -> None:
         self._source = source

@@ -40,16 +40,9 @@ def side_recipes(num_levels: int, sides: int, min_crop_scale: float | None = Non
 
 
 def render_views(
-    image: OpenedImage,
-    recipes: Sequence[ViewRecipe],
-    ratios: Sequence[int],
-    *,
-    seed: int,
-    position: int,
-    view_size: int = REFERENCE_SIZE,
-    num_channels: int = 3,
-    rendering: str = "direct",
-) -> list[np.ndarray]:
+    image: OpenedImage, recipes: Sequence[ViewRecipe], ratios: Sequence[int], *, seed: int, position: int,
+    view_size: int = REFERENCE_SIZE, num_channels: int = 3, rendering: str = "direct",
+) -> list[np.ndarray]:  # fmt: skip
     """Draw and render `len(recipes)` views of an image; view `v` belongs to level `v % len(ratios)`.
 
     Returns:
