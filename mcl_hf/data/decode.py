@@ -16,7 +16,7 @@ import io
 import logging
 import math
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -121,13 +121,6 @@ class OpenedTiff(OpenedImage):
         if self.pixels.dtype == np.uint8:
             return self.pixels
         return scale_to_8_bit(self.pixels, is_16_bit=self.pixels.dtype == np.uint16)
-
-
-def open_tile(whole: OpenedImage, left: int, top: int, width: int, height: int) -> OpenedImage:
-    """A part of an opened image, px of the upright picture; a `BrokenImage` where it has no such part."""
-    if left + width > whole.width or top + height > whole.height:
-        raise BrokenImage(f"has {whole.width}x{whole.height} px, fewer than when the data were opened")
-    return replace(whole, width=width, height=height, part=(left, top))
 
 
 def open_image(data: bytes, num_channels: int = 3) -> OpenedImage:

@@ -100,11 +100,6 @@ def _class_names(kind: Any, column: str = "") -> dict[str, list[str]]:
     return {place: names for found in inner for place, names in found.items()}
 
 
-def has_class_names(features: "Features", column: str) -> bool:
-    """Whether `column` exists and is a ClassLabel, that is, numbers with names."""
-    return hasattr(features.get(column), "names")
-
-
 def label_ids(table: "Dataset", column: str) -> tuple[np.ndarray, list[str] | None]:
     """Labels as int64 `(num_images,)` from 0, and their names, None for a column of plain integers; texts are numbered
     in alphabetical order."""
@@ -117,8 +112,8 @@ def label_ids(table: "Dataset", column: str) -> tuple[np.ndarray, list[str] | No
         return np.array([number[value] for value in values], dtype=np.int64)[places], names
     if min(values) < 0:
         raise InputError(f"label_column '{column}' holds {min(values)}, which means 'no label': remove such rows")
-    ids = np.array(values, dtype=np.int64)[places]
-    return ids, list(table.features[column].names) if has_class_names(table.features, column) else None
+    class_names = getattr(table.features[column], "names", None)
+    return np.array(values, dtype=np.int64)[places], None if class_names is None else list(class_names)
 
 
 def group_ids(table: "Dataset", column: str) -> tuple[np.ndarray, list[str] | None]:

@@ -8,7 +8,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ import numpy as np
 
 from ...errors import InputError
 from ...plain_text import plain_text
-from ..decode import BrokenImage, OpenedImage, open_image, open_tile
+from ..decode import BrokenImage, OpenedImage, open_image
 from ..order import PositionOrder, SampleOrder, StreamOrder
-from .columns import find_image_column, group_ids, has_class_names, label_ids, require_columns, require_paths
+from .columns import find_image_column, group_ids, label_ids, require_columns, require_paths
 from .local_tables import LocalTable
 
 Columns = tuple[str | None, str | None, str | None]
@@ -42,7 +42,12 @@ class RawSample:
     def open(self, num_channels: int = 3) -> OpenedImage:
         """The image, or the part of it that is meant, with its header read; raises as `open_image`."""
         opened = open_image(self.bytes_, num_channels)
-        return opened if self.tile is None else open_tile(opened, *self.tile)
+        if self.tile is None:
+            return opened
+        left, top, width, height = self.tile
+        if left + width > opened.width or top + height > opened.height:
+            raise BrokenImage(f"has {opened.width}x{opened.height} px, fewer than when the data were opened")
+        return replace(opened, width=width, height=height, part=(left, top))
 
 
 class ImageSource(ABC):
@@ -135,8 +140,8 @@ class TableSource(ImageSource):
             require_paths(features, data, asked, lambda: table[0][asked])
         if not allow_outside_paths:
             _refuse_outside(opened, image_column)
-        if label_column is None and has_class_names(features, "label") and "label" not in opened.conflicts:
-            label_column = "label"
+        if label_column is None and "label" not in opened.conflicts and hasattr(features.get("label"), "names"):
+            label_column = "label"  # a ClassLabel
         if label_column in opened.conflicts:
             raise InputError(opened.conflicts[label_column])
         require_columns(features, data, label_column=label_column, group_column=group_column)
