@@ -1,12 +1,10 @@
 """Batches of views, addressed by step.
 
-Flow: order -> sources -> decode -> views -> **loader** -> training loop.
-
-Step s, rank k, slot j takes the sample at position `(s mod steps_per_epoch) * global_batch + k * batch_size + j` of
-epoch `s div steps_per_epoch`. Which images a step sees, and how they are cropped and coloured, follows from (seed,
-step) alone: a resumed run continues exactly, with any number of workers (`step_loader`).
-
-A broken image costs itself: a stand-in computed from its position takes its place, and the batch names it.
+Flow: order -> sources -> decode -> views -> **loader** -> training loop. Step s, rank k, slot j takes the sample at
+position `(s mod steps_per_epoch) * global_batch + k * batch_size + j` of epoch `s div steps_per_epoch`. Which images a
+step sees, and how they are cropped and coloured, follows from (seed, step) alone: a resumed run continues exactly, with
+any number of workers (`step_loader`). A broken image costs itself: a stand-in computed from its position takes its
+place, and the batch names it.
 """
 
 from collections.abc import Callable, Sequence
@@ -215,7 +213,11 @@ class _StepBatches(StepBatches[ViewBatch]):
             drawn.append(draws)
             for array, view in zip(arrays, rendered, strict=True):
                 np.copyto(array[slot], view)  # (C, s, s)
-        remaining = self._collect(drawn) if self.augment_on == "device" else None
+        remaining = None
+        if self.augment_on == "device":
+            scales = [blur_scale(self.view_size, ratio) for ratio in self.ratios] * self.sides
+            of_views = zip(zip(*drawn, strict=True), scales, strict=True)
+            remaining = [collect_draws(draws, self.num_channels, scale) for draws, scale in of_views]
         return ViewBatch(
             step=step,
             views_a=views[:num_levels],
@@ -236,9 +238,3 @@ class _StepBatches(StepBatches[ViewBatch]):
         if self.augment_on == "device":
             return crop_views(image, recipes, self.ratios, **at)
         return render_views(image, recipes, self.ratios, **at, rendering=self.view_rendering), []
-
-    def _collect(self, drawn: list[list[ViewDraw]]) -> list[BatchDraws]:
-        return [
-            collect_draws(draws, self.num_channels, blur_scale(self.view_size, ratio))
-            for draws, ratio in zip(zip(*drawn, strict=True), self.ratios * self.sides, strict=True)
-        ]

@@ -72,13 +72,9 @@ class PositionOrder(ABC):
 
 
 class SampleOrder(PositionOrder):
-    """Maps a position, counted from 0 over all epochs, to a sample index.
-
-    Position `p` belongs to epoch `p // num_samples`; within one epoch every index comes exactly once.
-
-    Args:
-        num_samples: images in the data set, at least 1.
-        seed: any integer; equal seeds give equal orders on every machine.
+    """Maps a position, counted from 0 over all epochs, to a sample index: position `p` belongs to epoch
+    `p // num_samples`, and within one epoch every index comes exactly once. Equal seeds, which are any integers, give
+    equal orders on every machine.
     """
 
     def __init__(self, num_samples: int, seed: int) -> None:
@@ -124,7 +120,7 @@ class StreamOrder(PositionOrder):
 
     Args:
         shard_rows: rows of each shard.
-        seed: any integer; equal seeds give equal orders on every machine.
+        seed: any integer.
         images_per_step: images of a step on all processes together; decides the number of lanes.
         block_rows: rows that are permuted among themselves.
         chunk: neighbouring positions that come from one block.

@@ -1,9 +1,8 @@
 """Batches addressed by step, prepared by worker processes: what loaders of every task share.
 
-Flow: order -> sources -> **step_loader** -> the loaders of pre-training (`loader`) and of fine-tuning.
-
-A data set here maps a step to a whole batch, a pure function of the step. Whole batches are prepared by one worker
-each, and torch's DataLoader hands them out in order: a resumed run continues exactly, with any number of workers.
+Flow: order -> sources -> **step_loader** -> the loaders of pre-training (`loader`) and of fine-tuning. A data set here
+maps a step to a whole batch, a pure function of the step. Each is prepared by one worker, and torch's DataLoader hands
+them out in order: a resumed run continues exactly, with any number of workers.
 """
 
 import itertools

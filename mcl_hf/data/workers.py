@@ -1,7 +1,6 @@
 """Worker processes that end when the process ends that they work for, whichever way that is.
 
 Where it sits: around every `DataLoader` of ours: `step_loader`, `pack`, `near_duplicates`, `evaluation/predict_data`.
-
 At exit, multiprocessing sends each worker one SIGTERM and then waits for it without end. As ours take a first SIGTERM
 for the training process's, they are killed before. Workers that somebody has stopped (SIGSTOP) are woken before.
 """

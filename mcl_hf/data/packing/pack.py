@@ -2,10 +2,8 @@
 
 Flow: sources -> decode -> **pack** (pack_folder says what it writes); what comes out is a source again. Decoding a JPEG
 of 4000 px takes some ninety times as long as one of 500 px (108 and 1.2 ms on one core), reading it thirty times as
-many bytes; views of 224 px need neither.
-
-Images are shrunk in parallel processes and written in the source's order, so that equal input and settings give equal
-bytes, however many processes worked and however often the work was interrupted.
+many bytes; views of 224 px need neither. Images are shrunk in parallel processes and written in the source's order, so
+that equal input and settings give equal bytes, however many processes worked and however often it was interrupted.
 """
 
 import io

@@ -57,20 +57,13 @@ def near_duplicate_pairs(hashes: np.ndarray, max_distance: int = MAX_DISTANCE) -
 def group_pairs(pairs: np.ndarray) -> list[list[int]]:
     """Connect pairs, integers `(P, 2)`, to groups: whatever is linked by a chain of pairs is one group. The largest
     group comes first, members ascend."""
-    leader: dict[int, int] = {}
-
-    def find(member: int) -> int:
-        while leader.setdefault(member, member) != member:
-            leader[member] = leader[leader[member]]  # halves the path on the way
-            member = leader[member]
-        return member
-
+    group_of: dict[int, list[int]] = {}
     for one, other in pairs.tolist():
-        first, second = sorted((find(one), find(other)))
-        leader[second] = first
-    groups: dict[int, list[int]] = {}
-    for member in sorted(leader):
-        groups.setdefault(find(member), []).append(member)
+        small, large = sorted((group_of.setdefault(one, [one]), group_of.setdefault(other, [other])), key=len)
+        if small is not large:
+            large += small
+            group_of |= dict.fromkeys(small, large)
+    groups = {id(group): sorted(group) for group in group_of.values()}
     return sorted(groups.values(), key=lambda group: (-len(group), group[0]))
 
 

@@ -3,11 +3,9 @@
 Flow: order -> sources -> decode -> views (**draw** -> render, finish) -> loader.
 
 Source: the two pipelines of arXiv 2304.02010 as in the published configuration (GuoQiushan/MCL at 1912aa9), which are
-BYOL's; crop and jitter parameters are drawn with torchvision's rules (RandomResizedCrop, ColorJitter).
-
-Differs from the official code: every number comes from a counter (seed, position, view) and never from a global
-generator, so that a resumed run and any number of workers see the same views; in the published code the blur's sigma
-depends on the worker's number.
+BYOL's; crop and jitter parameters are drawn with torchvision's rules (RandomResizedCrop, ColorJitter). Differs from the
+official code: every number comes from a counter (seed, position, view) and never from a global generator, so that a
+resumed run and any number of workers see the same views; there the blur's sigma depends on the worker's number.
 """
 
 import math
