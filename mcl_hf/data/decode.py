@@ -77,12 +77,8 @@ class OpenedImage:
         return next((shrink for shrink in (8, 4, 2) if shrink <= times), 1) if is_jpeg else 1
 
     def decode(self, num_channels: int = 3, shrink: int = 1) -> np.ndarray:
-        """Pixels as uint8 `(height, width, num_channels)`; `shrink` 2, 4 or 8 gives a JPEG at that fraction of its
-        size, rounded up, and anything else as it is.
-
-        Raises:
-            BrokenImage: the data are damaged or truncated.
-        """
+        """Pixels as uint8 `(height, width, num_channels)`, or a `BrokenImage` where the data are damaged; a `shrink` of
+        2, 4 or 8 gives a JPEG at that fraction of its size, rounded up, and anything else as it is."""
         shrink = self.shrink_for(shrink)
         pixels = self._decode_whole(num_channels, shrink)
         if self.part is None:

@@ -34,12 +34,8 @@ def is_loss_of_a_worker(error: RuntimeError) -> bool:
 
 
 def batches_of(loader: DataLoader) -> Generator[Any, None, None]:
-    """What a loader gives. Its workers end with the iterator, and at the latest with the process.
-
-    Raises:
-        InputError: a worker has died. Between two batches torch raises the same at any moment, as a RuntimeError that
-            `is_loss_of_a_worker` knows.
-    """
+    """What a loader gives. Its workers end with the iterator, and at the latest with the process. Where one has died,
+    an `InputError`; between two batches torch raises that as a RuntimeError, which `is_loss_of_a_worker` knows."""
     batches: Any = iter(loader)
     workers = getattr(batches, "_workers", [])  # torch has no public name for them; without workers there are none
     at_exit = Finalize(None, _kill, args=(workers, True), exitpriority=0)  # before multiprocessing waits

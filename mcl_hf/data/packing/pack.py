@@ -94,8 +94,7 @@ def pack_images(
         on_progress: called with (images done, images in all), at first with what an earlier call had finished.
 
     Raises:
-        InputError: data that cannot be opened, settings out of range, a folder that holds something else or cannot be
-            written, no disk space, or not one image that can be decoded.
+        InputError: data, settings or a folder that cannot be used, a full disk, or not one image that can be decoded.
     """
     _check_settings(max_side, jpeg_quality, images_per_shard, num_workers)
     check_folder(data, out)

@@ -34,15 +34,8 @@ _TEXTS = ("cls", "txt", "id", "group", "index")
 
 
 class ParquetShard:
-    """A parquet file.
-
-    Attributes:
-        name: path or address.
-        identity: changes when the file does.
-        schema: its columns.
-        rows: number of its images.
-        largest_block: bytes of the largest block in memory, as far as the file says.
-    """
+    """A parquet file; `name` is its path or address, `identity` changes when it does, and `largest_block` are the bytes
+    of the largest block in memory, as far as it says."""
 
     def __init__(self, file: RemoteFile | Path, name: str) -> None:
         self.file, self.name = file, name
