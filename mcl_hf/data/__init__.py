@@ -3,25 +3,13 @@
 from ..lazy import names_of
 
 _HOME = {
-    "BrokenImage": "decode",
-    "ImageSource": "sources.image_source",
-    "PUBLISHED_A": "views.draw",
-    "PUBLISHED_B": "views.draw",
-    "RawSample": "sources.image_source",
-    "SampleOrder": "order",
-    "StreamOrder": "order",
-    "ViewBatch": "loader",
-    "ViewDraw": "views.draw",
-    "ViewLoader": "loader",
-    "ViewRecipe": "views.draw",
-    "decode_image": "decode",
-    "draw_views": "views.draw",
-    "open_image": "decode",
+    **dict.fromkeys(("BrokenImage", "decode_image", "open_image"), "decode"),
+    **dict.fromkeys(("ViewBatch", "ViewLoader"), "loader"),
     "open_source": "open",
-    "render_direct": "views.render",
-    "render_published": "views.render",
-    "render_views": "views.render",
-    "side_recipes": "views.render",
+    **dict.fromkeys(("SampleOrder", "StreamOrder"), "order"),
+    **dict.fromkeys(("ImageSource", "RawSample"), "sources.image_source"),
+    **dict.fromkeys(("PUBLISHED_A", "PUBLISHED_B", "ViewDraw", "ViewRecipe", "draw_views"), "views.draw"),
+    **dict.fromkeys(("render_direct", "render_published", "render_views", "side_recipes"), "views.render"),
 }
 """Public name -> the file that defines it; loaded on first use."""
 

@@ -74,10 +74,8 @@ class StepLoader(Generic[B]):
         prefetch_batches: int = 2, pin_memory: bool = False, start_method: str | None = None,
     ) -> None:  # fmt: skip
         self.start_step = self._next_step = start_step
-        self.num_images = num_images
-        self.max_broken = max_broken
-        self.images_seen = 0
-        self.broken_seen = 0
+        self.num_images, self.max_broken = num_images, max_broken
+        self.images_seen = self.broken_seen = 0
         self._broken: dict[str, None] = {}
         self._batches: Any = batches
         self._steps = _Steps(start_step)

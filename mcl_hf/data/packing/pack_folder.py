@@ -31,14 +31,8 @@ _ROWS_PER_GROUP = 128  # parquet's unit of reading; a few MB of small images
 
 @dataclass
 class ShardReport:
-    """What became of one image or a shard's; of all of them, when added up.
-
-    Attributes:
-        images: in the shard's file; broken ones are not among them.
-        reencoded: how many of them.
-        bytes_before, bytes_after: of these images, encoded, in the source and in the shard.
-        broken: (name, reason) of each image that was left out.
-    """
+    """What became of one image or a shard's; of all of them, when added up. `images` are in the shard's file, and their
+    encoded bytes in the source and there are counted; `broken` are (name, reason) of those that were left out."""
 
     images: int = 0
     reencoded: int = 0

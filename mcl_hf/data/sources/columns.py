@@ -36,10 +36,8 @@ def find_image_column(features: "Features", data: str, asked: str | None) -> str
             raise InputError(f"image_column '{asked}' of {data} holds {features[asked]}, not images, bytes or paths")
         return asked
     candidates = ready or binary or [name for name in texts if name == "image"]
-    if len(candidates) == 1:
-        return candidates[0]
-    if "image" in candidates:
-        return "image"
+    if len(candidates) == 1 or "image" in candidates:
+        return "image" if "image" in candidates else candidates[0]
     if candidates:
         raise InputError(f"{data}: columns {', '.join(candidates)} could all be the images; give one as image_column")
     raise InputError(f"{data}: no column holds images; its columns are {', '.join(features)}. Give one as image_column")

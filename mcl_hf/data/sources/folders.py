@@ -201,17 +201,15 @@ def _files_below(root: Path, left_out: Counter[str]) -> tuple[list[str], list[st
     folders are followed after all others, each real folder once, so that a link to a parent ends and no image comes
     twice. What cannot be read or decoded is counted in `left_out`, by what it is; hidden files are passed over."""
     found, metadata = list[str](), list[str]()
-    start = root.stat()
-    seen = {(start.st_dev, start.st_ino)}
+    seen = set[tuple[int, int]]()
     waiting, linked = [""], list[str]()
     while waiting or linked:
         prefix = waiting.pop() if waiting else linked.pop(0)
         try:
-            if prefix:
-                status = (root / prefix).stat()
-                if (status.st_dev, status.st_ino) in seen:
-                    continue
-                seen.add((status.st_dev, status.st_ino))
+            status = (root / prefix).stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
             with os.scandir(root / prefix) as entries:
                 listed = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:

@@ -32,12 +32,11 @@ IMAGE_SUFFIXES = (
     *(".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp"),
 )
 
-_SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "dev"),
-    "test": ("test", "testing", "eval"),
+SPLIT_OF = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "val", "valid", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
 }
-SPLIT_OF = {name: split for split, names in _SPLITS.items() for name in names}
 
 
 @dataclass(frozen=True)

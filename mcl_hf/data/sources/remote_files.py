@@ -31,13 +31,9 @@ _OPENING_ATTEMPTS = 6  # half a minute, before anything is lost
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long to put up with a server in the middle of a run; the waits between attempts are those of `retry`.
-
-    Attributes:
-        attempts: failures in a row, with next to nothing gained, after which it counts as gone.
-        timeout_s: silence that counts as a failure.
-        longest_read_s: time after which one request is given up, however much trickles in.
-    """
+    """How long to put up with a server in the middle of a run. It is gone after `attempts` failures in a row, with next
+    to nothing gained; silence of `timeout_s` is one, and a request is given up after `longest_read_s`, however much
+    trickles in. The waits between attempts are those of `retry`."""
 
     attempts: int = 10
     timeout_s: float = 30.0

@@ -76,9 +76,8 @@ def rows_of_split(opened: LocalTable, split: str, data: str) -> LocalTable:
     words = splits_of_column(split_cells(opened.table), data)
     if not words:
         return opened
-    found = [word for word in words if word == split] or [
-        word for word in words if split_meant(word) == canonical_split(split)
-    ]
+    meant = [word for word in words if split_meant(word) == canonical_split(split)]
+    found = [split] if split in words else meant
     if len(found) != 1:
         which = f"{_listed(found)} could all be split '{split}'" if found else f"has no split '{split}'"
         raise InputError(f"{data}: {which}: its column of splits has {_listed(words)}")
