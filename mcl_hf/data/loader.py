@@ -109,12 +109,27 @@ class ViewLoader(StepLoader[ViewBatch]):
     """
 
     def __init__(
-        self, source: ImageSource, *, view_size: int = 224, ratios: Sequence[int] = (1, 2, 4, 8), batch_size: int,
-        seed: int, rank: int = 0, world_size: int = 1, start_step: int = 0, num_workers: int = 0,
-        view_rendering: str = "direct", augment_on: str = "cpu", sides: int = 2, min_crop_scale: float | None = None,
-        num_channels: int = 3, max_broken: float = 0.01, prefetch_batches: int = 2, pin_memory: bool = False,
+        self,
+        source: ImageSource,
+        *,
+        view_size: int = 224,
+        ratios: Sequence[int] = (1, 2, 4, 8),
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start_step: int = 0,
+        num_workers: int = 0,
+        view_rendering: str = "direct",
+        augment_on: str = "cpu",
+        sides: int = 2,
+        min_crop_scale: float | None = None,
+        num_channels: int = 3,
+        max_broken: float = 0.01,
+        prefetch_batches: int = 2,
+        pin_memory: bool = False,
         start_method: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         batches = _StepBatches(
             source=source, view_size=view_size, ratios=tuple(ratios), batch_size=batch_size, seed=seed, rank=rank,
             world_size=world_size, view_rendering=view_rendering, augment_on=augment_on, sides=sides,

@@ -22,10 +22,17 @@ from .streams.tiles import TiledSource
 
 
 def open_source(
-    data: str | Path | Sequence[str | Path], *, data_files: str | Sequence[str] | None = None,
-    image_column: str | None = None, label_column: str | None = None, group_column: str | None = None,
-    split: str = "train", streaming: bool = False, tile: int | None = None, allow_outside_paths: bool = False,
-) -> ImageSource:  # fmt: skip
+    data: str | Path | Sequence[str | Path],
+    *,
+    data_files: str | Sequence[str] | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    split: str = "train",
+    streaming: bool = False,
+    tile: int | None = None,
+    allow_outside_paths: bool = False,
+) -> ImageSource:
     """Open images for reading by index.
 
     Args:

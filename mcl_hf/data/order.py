@@ -127,9 +127,13 @@ class StreamOrder(PositionOrder):
     """
 
     def __init__(
-        self, shard_rows: Sequence[int] | np.ndarray, seed: int, images_per_step: int, block_rows: int = BLOCK_ROWS,
+        self,
+        shard_rows: Sequence[int] | np.ndarray,
+        seed: int,
+        images_per_step: int,
+        block_rows: int = BLOCK_ROWS,
         chunk: int = CHUNK,
-    ) -> None:  # fmt: skip
+    ) -> None:
         rows = np.asarray(shard_rows, dtype=np.int64)
         self.num_samples = int(rows.sum())
         if self.num_samples < 1:

@@ -38,9 +38,14 @@ class StageTimes:
 
 
 def time_stages(
-    files: Sequence[RawSample], *, view_size: int = 224, ratios: Sequence[int] = (1, 2, 4, 8), sides: int = 2,
-    num_channels: int = 3, seed: int = 0,
-) -> StageTimes:  # fmt: skip
+    files: Sequence[RawSample],
+    *,
+    view_size: int = 224,
+    ratios: Sequence[int] = (1, 2, 4, 8),
+    sides: int = 2,
+    num_channels: int = 3,
+    seed: int = 0,
+) -> StageTimes:
     """Render the views of encoded images that can be decoded, directly, stage by stage, in one thread; settings are
     those of `ViewLoader`. The first image is also used to warm up.
 
@@ -60,9 +65,15 @@ def time_stages(
 
 
 def staged_views(
-    sample: RawSample, times: StageTimes, position: int, view_size: int, ratios: Sequence[int], sides: int,
-    num_channels: int, seed: int,
-) -> list[np.ndarray]:  # fmt: skip
+    sample: RawSample,
+    times: StageTimes,
+    position: int,
+    view_size: int,
+    ratios: Sequence[int],
+    sides: int,
+    num_channels: int,
+    seed: int,
+) -> list[np.ndarray]:
     """What `render_views` gives with `rendering="direct"`, adding each stage's time to `times`."""
     view_ratios = [ratio for _ in range(sides) for ratio in ratios]
     with _timed(times, "decode"):

@@ -70,9 +70,17 @@ class StepLoader(Generic[B]):
     raise (`StepBatches`) and its number of images, are those of `ViewLoader`."""
 
     def __init__(
-        self, batches: Dataset, num_images: int, *, start_step: int = 0, num_workers: int = 0, max_broken: float = 0.01,
-        prefetch_batches: int = 2, pin_memory: bool = False, start_method: str | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        batches: Dataset,
+        num_images: int,
+        *,
+        start_step: int = 0,
+        num_workers: int = 0,
+        max_broken: float = 0.01,
+        prefetch_batches: int = 2,
+        pin_memory: bool = False,
+        start_method: str | None = None,
+    ) -> None:
         self.start_step = self._next_step = start_step
         self.num_images, self.max_broken = num_images, max_broken
         self.images_seen = self.broken_seen = 0

@@ -67,10 +67,18 @@ class _PackedImage:
 
 
 def pack_images(
-    data: str, out: Path, *, max_side: int = 512, jpeg_quality: int = 92, images_per_shard: int = 2048,
-    num_workers: int = 0, label_column: str | None = None, group_column: str | None = None,
-    on_progress: Callable[[int, int], None] | None = None, **data_options: Any,
-) -> PackReport:  # fmt: skip
+    data: str,
+    out: Path,
+    *,
+    max_side: int = 512,
+    jpeg_quality: int = 92,
+    images_per_shard: int = 2048,
+    num_workers: int = 0,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    **data_options: Any,
+) -> PackReport:
     """Write the images of a source as parquet shards, or continue where an interrupted call stopped.
 
     Labels keep their column's name and their class names; groups keep their column's name and their texts, or become

@@ -40,9 +40,16 @@ def side_recipes(num_levels: int, sides: int, min_crop_scale: float | None = Non
 
 
 def render_views(
-    image: OpenedImage, recipes: Sequence[ViewRecipe], ratios: Sequence[int], *, seed: int, position: int,
-    view_size: int = REFERENCE_SIZE, num_channels: int = 3, rendering: str = "direct",
-) -> list[np.ndarray]:  # fmt: skip
+    image: OpenedImage,
+    recipes: Sequence[ViewRecipe],
+    ratios: Sequence[int],
+    *,
+    seed: int,
+    position: int,
+    view_size: int = REFERENCE_SIZE,
+    num_channels: int = 3,
+    rendering: str = "direct",
+) -> list[np.ndarray]:
     """Draw and render `len(recipes)` views of an image; view `v` belongs to level `v % len(ratios)`.
 
     Returns:
@@ -77,9 +84,15 @@ def check_rendering(rendering: str, num_channels: int) -> None:
 
 
 def crop_views(
-    image: OpenedImage, recipes: Sequence[ViewRecipe], ratios: Sequence[int], *, seed: int, position: int,
-    view_size: int = REFERENCE_SIZE, num_channels: int = 3,
-) -> tuple[list[np.ndarray], list[ViewDraw]]:  # fmt: skip
+    image: OpenedImage,
+    recipes: Sequence[ViewRecipe],
+    ratios: Sequence[int],
+    *,
+    seed: int,
+    position: int,
+    view_size: int = REFERENCE_SIZE,
+    num_channels: int = 3,
+) -> tuple[list[np.ndarray], list[ViewDraw]]:
     """The views of `render_views`, `direct`, only cropped and resized, and what remains to be done to each."""
     draws = draw_views(image.width, image.height, recipes, seed, position)
     sides = [view_size // ratios[view % len(ratios)] for view in range(len(draws))]
