@@ -34,18 +34,14 @@ from .bundle import Contents, is_ours, make_bundles
 from .card_data import NOT_PUBLISHED
 from .publish import next_tag
 from .push_worker import PushWorker, Upload
-from .refusals import HubAwayError
-from .repository import CARD_KEPT, Repository
+from .repository import CARD_KEPT, HubAwayError, Repository
 
 if TYPE_CHECKING:
     from ..engine.run import Run
 
-STAGING = ".hub"
-"""Folder of a run in which a checkpoint waits for its turn, as hard links."""
-
+_STAGING = ".hub"  # folder of a run in which a checkpoint waits for its turn, as hard links
 _STEP = re.compile(r"checkpoints/(step-\d+)/")
 _TELL_EVERY = 15.0  # seconds between the lines that are printed while the end waits
-Say = Callable[[str], object]
 
 
 class PushToHub:
@@ -58,11 +54,9 @@ class PushToHub:
         repository: `user/name`; made where it is not there.
         public: a new repository is public; left out, it is private.
         private: refuse a repository that is there and public.
-        continues: whether the run goes on from a checkpoint. One that starts anew is refused a repository that holds
-            checkpoints.
+        continues: the run goes on from a checkpoint; one that starts anew is refused a repository that holds some.
         contents: what goes along with the finished model.
-        end_seconds: how long leaving waits at most, once the run is finished.
-        stop_seconds: the same where it was stopped or has failed.
+        end_seconds: how long leaving waits at most, once the run is finished; `stop_seconds`: where it was not.
 
     Example:
         >>> with PushToHub("user/name") as push:  # doctest: +SKIP
@@ -80,25 +74,19 @@ class PushToHub:
         end_seconds: float = 1800.0,
         stop_seconds: float = 60.0,
     ) -> None:
-        self.repository, self.private, self.continues = Repository(repository, attempts=1), private, continues
-        self.public = public
-        self.contents = contents or Contents()
+        self.repository, self.public, self.private = Repository(repository, attempts=1), public, private
+        self.continues, self.contents = continues, contents or Contents()
         self.end_seconds, self.stop_seconds = end_seconds, stop_seconds
         self._worker = PushWorker(self._push)
-        self._ready = False
+        self._ready = self._finished = False
         self._output_dir: Path | None = None
         self._kept = (0, 0)  # keep_last and keep_every of the run
-        self._finished = False
         self._bundle_error: str | None = None
         self._newest: Path | None = None
 
     # --- around the run -----------------------------------------------------------------------------------------------
     def __enter__(self) -> "PushToHub":
-        """Check what would be in the way.
-
-        Raises:
-            InputError: token, permission or repository; a Hub that cannot be reached is a warning only.
-        """
+        """Refuse what would be in the way: token, permission or repository; a Hub that is away is a warning only."""
         if os.environ.get("RANK", "0") != "0":  # Accelerate is not set up yet: launchers number their processes here
             return self
         try:
@@ -122,12 +110,12 @@ class PushToHub:
         self._worker.submit(None)
         if self._bars_shown:
             enable_progress_bars()
-        self._tell()
+        self._tell(_say)
         if self._output_dir is None:
             return
-        self._say_how_it_ended(done)
+        self._say_how_it_ended(self._output_dir, done)
         if not self._worker.busy:
-            shutil.rmtree(self._output_dir / STAGING, ignore_errors=True)
+            shutil.rmtree(self._output_dir / _STAGING, ignore_errors=True)
 
     # --- in the loop --------------------------------------------------------------------------------------------------
     def on_save(self, run: "Run", checkpoint: Path) -> None:
@@ -135,11 +123,11 @@ class PushToHub:
         if not self._takes_part(run):
             return
         self._tell(run.tracking.print)
-        step, staged = step_of(checkpoint), run.output_dir / STAGING / checkpoint.name
+        step, staged = step_of(checkpoint), run.output_dir / _STAGING / checkpoint.name
         try:
             files = _hold(checkpoint, staged) | _log(run.output_dir, step, staged)
         except OSError as error:
-            run.tracking.print(f"warning: {checkpoint.name} is not pushed: it cannot be held in {STAGING} ({error})")
+            run.tracking.print(f"warning: {checkpoint.name} is not pushed: it cannot be held in {_STAGING} ({error})")
             return
         self._newest = checkpoint
         self._worker.submit(Upload(files, step, staged))
@@ -153,13 +141,13 @@ class PushToHub:
         if not self._takes_part(run):
             return
         self._finished = True
-        folder = run.output_dir / STAGING / "release"
+        folder = run.output_dir / _STAGING / "release"
         try:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             files = dict(make_bundles(run.output_dir, self.repository.name, folder, self.contents)[0].files)
             if self._newest is not None:
-                files |= _hold(self._newest, run.output_dir / STAGING / f"{self._newest.name}-end")
+                files |= _hold(self._newest, run.output_dir / _STAGING / f"{self._newest.name}-end")
             files |= _log(run.output_dir, run.state.step, folder)
         except (InputError, OSError) as error:  # the run is finished, and stays so
             self._bundle_error = str(error)
@@ -171,7 +159,7 @@ class PushToHub:
             return False
         if self._output_dir is None:
             self._output_dir, self._kept = run.output_dir, (run.arguments.keep_last, run.arguments.keep_every)
-            shutil.rmtree(run.output_dir / STAGING, ignore_errors=True)  # of an attempt that was killed
+            shutil.rmtree(run.output_dir / _STAGING, ignore_errors=True)  # of an attempt that was killed
         return True
 
     # --- in the thread ------------------------------------------------------------------------------------------------
@@ -180,7 +168,7 @@ class PushToHub:
         self._prepare()
         what = "The finished model" if upload.release else f"Checkpoint of step {upload.step:,}"
         title = f"{what} (mcl_hf {__version__})"
-        commit = self.repository.commit(upload.files, title, lambda paths: _obsolete(paths, upload, *self._kept))
+        commit = self.repository.commit(upload.files, title, lambda paths: self._obsolete(paths, upload))
         if commit.kept_card:
             _say(f"{self.repository.name}: {CARD_KEPT}")
         if upload.release:
@@ -200,11 +188,19 @@ class PushToHub:
             )
         self._ready = True
 
+    def _obsolete(self, paths: list[str], upload: Upload) -> set[str]:
+        """Which paths go: of checkpoints beyond those that the run keeps, or later than this one, which it then has
+        gone back behind; with the finished model, of an earlier release too."""
+        steps = _steps(paths)
+        earlier = sorted({upload.step, *(step for step in steps.values() if step <= upload.step)})
+        dropped = to_drop(earlier, upload.step, *self._kept)
+        gone = {path for path, step in steps.items() if step > upload.step or step in dropped}
+        return gone | {path for path in paths if upload.release and is_ours(path)}
+
     # --- telling ------------------------------------------------------------------------------------------------------
-    def _tell(self, say: Say | None = None) -> None:
+    def _tell(self, say: Callable[[str], object]) -> None:
         while self._worker.lines:
-            line = self._worker.lines.popleft()
-            (say or _say)(f"warning: {line}; training is not affected, and pushing is tried again")
+            say(f"warning: {self._worker.lines.popleft()}; training is not affected, and pushing is tried again")
 
     def _wait(self, limit: float) -> bool:
         """Whether all has been pushed within so many seconds."""
@@ -215,34 +211,30 @@ class PushToHub:
                 return False
             if now - told >= _TELL_EVERY:
                 told = now
-                self._tell()
+                self._tell(_say)
                 _say(f"pushing to {self.repository.name}: {now:.0f} s, at most {limit:.0f} s; Ctrl-C leaves it")
         return self._worker.error is None
 
-    def _say_how_it_ended(self, done: bool) -> None:
-        name, last = self.repository.name, self._worker.error
+    def _say_how_it_ended(self, output_dir: Path, done: bool) -> None:
+        name, reason = self.repository.name, self._worker.error or "it took too long"
         visibility = " --public" if self.public else " --private" if self.private else ""
         if self._finished and (self._bundle_error or not done):
-            reason = self._bundle_error or last or "it took too long"
             _say(
-                f"warning: the finished model is not on the Hub ({reason}). It is whole in {self._output_dir}; publish "
-                f"it with: mcl-hf push {self._output_dir} {name}{visibility}"
+                f"warning: the finished model is not on the Hub ({self._bundle_error or reason}). It is whole in "
+                f"{output_dir}; publish it with: mcl-hf push {output_dir} {name}{visibility}"
             )
         elif self._finished:
             _say(f"published: {name} holds the finished model and its last checkpoint")
         elif not done:
             _say(
-                f"warning: the last checkpoint is not on the Hub ({last or 'it took too long'}). It is whole in "
-                f"{self._output_dir}; the run pushes again when it goes on"
+                f"warning: the last checkpoint is not on the Hub ({reason}). It is whole in {output_dir}; the run "
+                "pushes again when it goes on"
             )
 
 
 def _hold(checkpoint: Path, folder: Path) -> dict[str, Path]:
-    """Hold a checkpoint's files, which the run may delete meanwhile: hard links, or copies where there are none.
-
-    Returns:
-        Path in the repository -> file here.
-    """
+    """A checkpoint's files by their path in the repository, held here, as the run may delete them meanwhile: hard
+    links, or copies where there are none."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(checkpoint, folder, copy_function=_link)
     return {f"checkpoints/{checkpoint.name}/{path.name}": path for path in sorted(folder.iterdir())}
@@ -265,16 +257,6 @@ def _log(output_dir: Path, step: int, folder: Path) -> dict[str, Path]:
 def _steps(paths: Iterable[str]) -> dict[str, int]:
     """The steps of those paths of a repository that belong to checkpoints."""
     return {path: step_of(Path(found[1])) for path in paths if (found := _STEP.match(path))}
-
-
-def _obsolete(paths: list[str], upload: Upload, keep_last: int, keep_every: int) -> set[str]:
-    """Which paths go: of checkpoints beyond those that the run keeps, or later than this one, which it then has gone
-    back behind; with the finished model, of an earlier release too."""
-    steps = _steps(paths)
-    earlier = sorted({upload.step, *(step for step in steps.values() if step <= upload.step)})
-    dropped = to_drop(earlier, upload.step, keep_last, keep_every)
-    gone = {path for path, step in steps.items() if step > upload.step or step in dropped}
-    return gone | {path for path in paths if upload.release and is_ours(path)}
 
 
 def _say(line: str) -> None:

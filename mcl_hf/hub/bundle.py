@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from huggingface_hub import ModelCardData, constants
+from huggingface_hub import CardData, ModelCardData, SpaceCardData, constants
 
-from ..engine.state import TrainingState
 from ..errors import InputError
 from ..files import fill_template, is_somebodys, sealed
 from ..models.configuration_mcl import MCLConfig
@@ -28,27 +27,38 @@ from ..transfer.checkpoint import find_folder
 from ..transfer.export import export_checkpoint
 from ..transfer.remote_code import code_files, name_code, refuse_detector, write_with_code
 from ..transfer.to_timm import feature_options
+from ..version import __version__
 from .card import PICTURES, check_card, render_card
 from .card_data import ARGUMENTS_FILE, SUMMARY_FILE, read_state, whole_class, without_private_parts, write_run_record
 from .metadata import licence_fields
 from .repository import CARD, MAX_FILE_BYTES
-from .space import write_space
 
 _MODEL_FILES = ("config.json", "preprocessor_config.json", "model.safetensors", "model.safetensors.index.json",
                 "model-?????-of-?????.safetensors")  # fmt: skip
 _EARLIER_CODE = ("hub_retry.py", "patient_loading.py")  # of releases before the models' code knew no network
 PRETRAINING = "pretraining"
+GRADIO = "6.31.0"
+"""Release of Gradio that the page was tested with."""
+
+_APP = '''\
+"""A page to look at {repository}."""
+
+from mcl_hf.demo.page import serve
+
+serve("{repository}", host="0.0.0.0", port=7860)
+'''
+_REQUIREMENTS = """\
+--extra-index-url https://download.pytorch.org/whl/cpu
+mcl-hf[demo]=={version}
+"""
+# Of Contents, what `render_card` is told in the same words.
+_OF_THE_CARD = ("license", "evaluations", "with_timm", "with_code", "data_name", "data_license", "pictures_of_data")
 
 
 @dataclass
 class Bundle:
-    """All that one repository gets.
-
-    Attributes:
-        repository: `user/name`.
-        folder: its files, as they will lie there.
-        kind: `model` or `space`.
-    """
+    """All that one repository `user/name`, of a `model` or a `space`, gets: a folder of files, as they will lie
+    there."""
 
     repository: str
     folder: Path
@@ -74,12 +84,10 @@ class Contents:
     """What a release is to hold beyond weights, configuration, processor, card and record of the run.
 
     Attributes:
-        with_timm: a second repository, for timm.
-        with_space: a Space, to look at the model with.
+        with_timm: a second repository, for timm; with_space: a Space, to look at the model with.
         with_code: the code of the model, to open it where mcl_hf is not installed.
         with_pretraining: target network and predictors, too, to continue from.
-        title: of the card; None: the repository's name.
-        license, evaluations, data_name, data_license, pictures_of_data: see `render_card`.
+        title, license, evaluations, data_name, data_license, pictures_of_data: see `render_card`.
         card: a README.md of the user's own, in place of the one that is rendered.
     """
 
@@ -97,13 +105,8 @@ class Contents:
 
 
 def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: Contents | None = None) -> list[Bundle]:
-    """Make a release in a folder, without the network.
-
-    Args:
-        checkpoint: a finished run, its `pretraining/`, a checkpoint inside, a fine-tuned or an exported detector.
-        repository: `user/name`.
-        into: an empty folder.
-        contents: what else it holds.
+    """Make a release in an empty folder, without the network: of a finished run, its `pretraining/`, a checkpoint
+    inside, a fine-tuned or an exported detector.
 
     Returns:
         The bundle of `repository`, and after it those of `repository`-timm and of the Space, if wanted.
@@ -131,18 +134,22 @@ def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: 
     if state is not None:
         write_run_record(source, state, model)
     whole = _copy_pretraining(source, description, model, contents.with_code) if contents.with_pretraining else None
-    (model / CARD).write_text(_card(source, repository, model, contents, whole), encoding="utf-8")
+    title = contents.title or repository.split("/")[-1]
+    (model / CARD).write_text(_card(source, repository, title, model, contents, whole), encoding="utf-8")
     bundles = [Bundle(repository, model)]
     if contents.with_timm:
-        timm = into / "timm"
-        export_checkpoint(source, timm, "timm")
-        (timm / CARD).write_text(_timm_card(repository, description, contents, state), encoding="utf-8")
-        bundles.append(Bundle(f"{repository}-timm", timm))
+        export_checkpoint(source, into / "timm", "timm")
+        header = ModelCardData(
+            **licence_fields(state, contents.license), library_name="timm", pipeline_tag="image-feature-extraction",
+            base_model=repository, tags=["timm", "mcl_hf"],
+        )  # fmt: skip
+        maps = feature_options(description["backbone"], description["num_channels"], description.get("backbone_kwargs"))
+        _write_readme(into / "timm", "timm_card.md", header, repository, title, feature_options=maps)
+        bundles.append(Bundle(f"{repository}-timm", into / "timm"))
     if contents.with_space:
-        space = f"{repository}-demo"
-        title, licence = contents.title or space.split("/")[-1], licence_fields(state, contents.license)
-        write_space(into / "space", repository, title, licence)
-        bundles.append(Bundle(space, into / "space", "space"))
+        own = contents.title or f"{title}-demo"
+        write_space(into / "space", repository, own, licence_fields(state, contents.license))
+        bundles.append(Bundle(f"{repository}-demo", into / "space", "space"))
     for bundle in bundles:
         for path, size in bundle.sizes().items():
             if size > MAX_FILE_BYTES:
@@ -158,9 +165,8 @@ def is_ours(path: str) -> bool:
     name = PurePosixPath(path)
     if len(name.parts) > 1:
         return name.parts[0] == PRETRAINING or path in PICTURES
-    return path in (*code_files(), *_EARLIER_CODE, ARGUMENTS_FILE, SUMMARY_FILE) or any(
-        name.match(pattern) for pattern in _MODEL_FILES
-    )
+    others = (*code_files(), *_EARLIER_CODE, ARGUMENTS_FILE, SUMMARY_FILE)
+    return path in others or any(map(name.match, _MODEL_FILES))
 
 
 def _copy_pretraining(source: Path, description: dict[str, Any], model: Path, with_code: bool) -> str:
@@ -185,7 +191,7 @@ def _copy_pretraining(source: Path, description: dict[str, Any], model: Path, wi
     return whole
 
 
-def _card(source: Path, repository: str, folder: Path, contents: Contents, pretraining: str | None) -> str:
+def _card(source: Path, repository: str, title: str, folder: Path, contents: Contents, pretraining: str | None) -> str:
     """The user's own card, or the one of the records, whose pictures go into the folder."""
     if contents.card is not None:
         try:
@@ -195,42 +201,29 @@ def _card(source: Path, repository: str, folder: Path, contents: Contents, pretr
     else:
         if is_somebodys(source / CARD):
             print(f"{source / CARD} was written by somebody; the release has the rendered card, or that by --card FILE")
-        text = render_card(
-            source,
-            repository=repository,
-            title=contents.title or repository.split("/")[-1],
-            license=contents.license,
-            evaluations=contents.evaluations,
-            pictures=folder,
-            with_timm=contents.with_timm,
-            with_code=contents.with_code,
-            pretraining=pretraining,
-            data_name=contents.data_name,
-            data_license=contents.data_license,
-            pictures_of_data=contents.pictures_of_data,
-        )
+        told = {name: getattr(contents, name) for name in _OF_THE_CARD}
+        text = render_card(source, repository=repository, title=title, pictures=folder, pretraining=pretraining, **told)
         text = sealed(text)
     check_card(text)
     return text
 
 
-def _timm_card(repository: str, config: dict[str, Any], contents: Contents, state: TrainingState | None) -> str:
-    metadata = ModelCardData(
-        **licence_fields(state, contents.license),
-        library_name="timm",
-        pipeline_tag="image-feature-extraction",
-        base_model=repository,
-        tags=["timm", "mcl_hf"],
-    )
-    title = contents.title or repository.split("/")[-1]
-    text = fill_template(
-        Path(__file__).with_name("timm_card.md"),
-        metadata=metadata.to_yaml(),
-        title=title,
-        repository=repository,
-        name=f"{repository}-timm",
-        endpoint=without_private_parts(constants.ENDPOINT),
-        feature_options=feature_options(config["backbone"], config["num_channels"], config.get("backbone_kwargs")),
-    )
-    check_card(text)
-    return sealed(text)
+def write_space(folder: Path, repository: str, title: str, licence: dict[str, str | None]) -> None:
+    """Write the Space beside a model into a new folder: the page of `mcl-hf demo` for everybody who may see it, which
+    fetches the model from its own repository; `licence` as of `licence_fields`."""
+    folder.mkdir()
+    (folder / "app.py").write_text(_APP.format(repository=repository), encoding="utf-8")
+    (folder / "requirements.txt").write_text(_REQUIREMENTS.format(version=__version__), encoding="utf-8")
+    header = SpaceCardData(
+        title=title, sdk="gradio", sdk_version=GRADIO, python_version="3.11", app_file="app.py", **licence,
+        models=[repository], tags=["mcl_hf"],
+    )  # fmt: skip
+    _write_readme(folder, "space_card.md", header, repository, title)
+
+
+def _write_readme(folder: Path, template: str, header: CardData, repository: str, title: str, **more: Any) -> None:
+    """The card of what lies beside the model."""
+    endpoint = without_private_parts(constants.ENDPOINT)
+    about = {"metadata": header.to_yaml(), "title": title, "repository": repository, "endpoint": endpoint, **more}
+    text = sealed(fill_template(Path(__file__).with_name(template), **about))
+    (folder / CARD).write_text(text, encoding="utf-8")

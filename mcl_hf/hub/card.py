@@ -93,20 +93,10 @@ def render_card(
         check_card(f"---\n{header}\n---\n")
         shown = None if pictures is None else _shown(model, pictures_of_data)
         text = fill_template(
-            TEMPLATE,
-            model,
-            repository=repository,
-            with_timm=with_timm,
-            with_code=with_code,
-            pretraining=pretraining,
-            metadata=header,
-            title=title or model.name,
-            results=found,
-            license=license,
-            data_name=data_name,
-            data_license=data_license,
-            pictures=shown,
-        )
+            TEMPLATE, model, repository=repository, with_timm=with_timm, with_code=with_code, pretraining=pretraining,
+            metadata=header, title=title or model.name, results=found, license=license, data_name=data_name,
+            data_license=data_license, pictures=shown,
+        )  # fmt: skip
     if pictures is not None and shown:  # last, when all else is well: these are files
         _draw(model, pictures, shown)
     return text
@@ -124,15 +114,9 @@ def write_card(target: Path, text: str) -> None:
 
 
 def fill_template(
-    template: str,
-    model: Recorded,
-    *,
-    repository: str | None = None,
-    with_timm: bool = False,
-    with_code: bool = False,
-    pretraining: str | None = None,
-    **values: Any,
-) -> str:
+    template: str, model: Recorded, *, repository: str | None = None, with_timm: bool = False,
+    pretraining: str | None = None, with_code: bool = False, **values: Any,
+) -> str:  # fmt: skip
     """The template with every one of its places filled: those of "How to load it" from the options, which are those of
     `render_card`, the others by `values`."""
     config, place = model.config, repository or model.name

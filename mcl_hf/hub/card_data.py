@@ -117,11 +117,8 @@ def whole_class(config: dict[str, Any]) -> str | None:
 
 
 def read_recorded(folder: Path) -> Recorded:
-    """Everything that is known of the model in a folder.
-
-    Args:
-        folder: a run, its `pretraining/` or `best/`, a checkpoint, a fine-tuned detector, an imported checkpoint. A run
-            that has not finished gives its last checkpoint.
+    """Everything that is known of the model in a folder: of a run, its `pretraining/` or `best/`, a checkpoint, a
+    fine-tuned detector, an imported checkpoint. A run that has not finished gives its last checkpoint.
 
     Raises:
         InputError: no model of ours there, or a record that cannot be read or is damaged.
@@ -135,7 +132,11 @@ def read_recorded(folder: Path) -> Recorded:
     if kind is None and config.get("model_type") not in TRANSFORMERS_DETECTORS:
         raise InputError(f"{folder} is no model of mcl_hf: its config.json has model_type {config.get('model_type')!r}")
     around, state = run_folder(weights), read_state(weights)
-    last = step_of(weights) if state is None else _step(weights, around, state)
+    if state is None:
+        last = step_of(weights)
+    else:  # of the best evaluation for `best/`, and for a finished detector that could end early
+        best = weights.name == "best" or (weights == around and is_best_chosen(state))
+        last = int(state.best["eval_step"]) if best and "eval_step" in state.best else state.step
     within = weights.relative_to(around).as_posix()
     imported = None
     if (weights / IMPORT_RECORD).is_file():
@@ -148,7 +149,7 @@ def read_recorded(folder: Path) -> Recorded:
         config=_of_transformers(config, found) if kind is None else checked_config(kind, config, found).to_dict(),
         state=state,
         step=None if state is None else last,
-        log=read_run_log(around, last if state is not None or last >= 0 else None),
+        log=_read_run_log(around, None if last < 0 else last),
         imported=imported,
     )
 
@@ -167,8 +168,8 @@ def read_state(folder: Path) -> TrainingState | None:
     folder = folder.resolve()
     run = run_folder(folder)
     places = (folder, run, last_checkpoint(run))
-    holders = [place for place in places if place is not None and (place / RECORD).is_file()]
-    return read_training_state(holders[0]) if holders else None
+    holder = next((place for place in places if place is not None and (place / RECORD).is_file()), None)
+    return None if holder is None else read_training_state(holder)
 
 
 def run_folder(folder: Path) -> Path:
@@ -178,7 +179,7 @@ def run_folder(folder: Path) -> Path:
     return folder.parent if folder.name in ("pretraining", "best") else folder
 
 
-def read_run_log(run: Path, last: int | None) -> list[dict[str, Any]]:
+def _read_run_log(run: Path, last: int | None) -> list[dict[str, Any]]:
     """The log of a run's folder up to a step; empty where there is none."""
     path = run / LOG
     lines = read_log(path) if path.is_file() and path.stat().st_size else []
@@ -190,17 +191,16 @@ def numbers(log: Sequence[dict[str, Any]], name: str) -> list[float]:
     return [line[name] for line in log if is_number(line.get(name))]
 
 
-def _step(weights: Path, run_folder: Path, state: TrainingState) -> int:
-    """Of the best evaluation for `best/` and for a finished detector that could end early, else of the state."""
-    best = weights.name == "best" or (weights == run_folder and is_best_chosen(state))
-    return int(state.best["eval_step"]) if best and "eval_step" in state.best else state.step
-
-
 # --- what a release tells programs ------------------------------------------------------------------------------------
 
 
 def write_run_record(source: Path, state: TrainingState, folder: Path) -> None:
-    """Write options and summary of the run behind a model into a folder."""
+    """Write options of the run behind a model, and a summary of its log, into a folder."""
+    log = _read_run_log(run_folder(source.resolve()), state.step)
+    lines = [{name: value for name, value in line.items() if name not in NOT_PUBLISHED} for line in log]
+    speeds = numbers(lines, "images_per_second")
+    losses = [line for line in lines if is_number(line.get("loss"))]
+    best = min(losses, key=lambda line: line["loss"], default=None)
     arguments = {
         "task": state.task,
         "arguments": without_private_parts(state.arguments),
@@ -211,18 +211,7 @@ def write_run_record(source: Path, state: TrainingState, folder: Path) -> None:
         "data_fingerprint": state.data.get("fingerprint"),
         "versions": state.versions,
     }
-    log = read_run_log(run_folder(source.resolve()), state.step)
-    for name, content in ((ARGUMENTS_FILE, arguments), (SUMMARY_FILE, _log_summary(state, log))):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _log_summary(state: TrainingState, log: list[dict[str, Any]]) -> dict[str, Any]:
-    """Where the curves begin and end, and what is between in one number each."""
-    lines = [{name: value for name, value in line.items() if name not in NOT_PUBLISHED} for line in log]
-    speeds = numbers(lines, "images_per_second")
-    losses = [line for line in lines if is_number(line.get("loss"))]
-    best = min(losses, key=lambda line: line["loss"], default=None)
-    return {
+    summary = {
         "steps": state.step,
         "images_seen": state.images_seen,
         "seconds": state.seconds,
@@ -234,15 +223,13 @@ def _log_summary(state: TrainingState, log: list[dict[str, Any]]) -> dict[str, A
         "first": lines[0] if lines else None,
         "last": lines[-1] if lines else None,
     }
+    for name, content in ((ARGUMENTS_FILE, arguments), (SUMMARY_FILE, summary)):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def without_private_parts(value: Any) -> Any:
-    """Texts as they may be published, in any nesting: of whatever is a path here, or looks like one, its last part.
-
-    Example:
-        >>> without_private_parts(["/home/me/photos", "C:\\\\me\\\\photos", "user/name", "https://me:key@host/a.tar?sig=1"])
-        ['photos', 'photos', 'user/name', 'https://host/a.tar']
-    """
+    """Texts as they may be published, in any nesting: of whatever is a path here, or looks like one, its last part;
+    `/home/me/photos` is `photos`, `https://me:key@host/a.tar?sig=1` is `https://host/a.tar`."""
     if isinstance(value, dict):
         return {name: without_private_parts(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

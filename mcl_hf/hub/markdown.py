@@ -14,7 +14,6 @@ from jinja2 import Undefined
 from ..plain_text import plain_text
 
 ABSENT = "not recorded"
-NOT_MEASURED = "not measured"
 _SPECIAL = re.compile(r"([\\`*_\[\]<>~&$#@]|:(?=//)|(?<=\bwww)\.)", re.IGNORECASE)
 
 
@@ -31,31 +30,27 @@ def plain(value: Any) -> str:
 def code(value: Any) -> str:
     """A code span around a text that may hold backticks itself."""
     text = one_line(value)
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * (longest + 1)
-    pad = " " if "`" in text or not text else ""
+    fence, pad = _fence(text, 1), " " if "`" in text or not text else ""
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
 def block(text: str, language: str) -> str:
     """A block of code, which no line of the text ends; other control characters than line breaks are written out."""
     text = text.strip("\n")
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
+    fence = _fence(text, 3)
     return f"{fence}{language}\n{plain_text(text, keep=chr(10))}\n{fence}\n"
 
 
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
-    """A table of cells that are Markdown already; pipes in them are escaped.
+def _fence(text: str, least: int) -> str:
+    """More backticks than stand together anywhere in the text, and at least so many."""
+    return "`" * max([least, *(len(run) + 1 for run in re.findall(r"`+", text))])
 
-    Args:
-        titles: of the columns.
-        rows: as many cells each.
-        texts: so many columns are texts; the others are set to the right.
-    """
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """A table of cells that are Markdown already; pipes in them are escaped. The first `texts` columns are texts, the
+    others are set to the right."""
     marks = ["---" if place < texts else "---:" for place in range(len(titles))]
-    lines = [list(titles), marks, *[list(row) for row in rows]]
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in [titles, marks, *rows]]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
@@ -76,38 +71,23 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def number(value: Any, digits: int = 4) -> str:
-    """A number of a record, or that there is none; whole numbers with thousands apart.
-
-    Example:
-        >>> number(31200), number(0.123456), number(float("nan")), number(None)
-        ('31,200', '0.1235', 'not recorded', 'not recorded')
-    """
+def number(value: Any) -> str:
+    """A number of a record, or that there is none: `31,200`, `0.1235`, `not recorded`."""
     if not is_number(value):
         return ABSENT
-    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def count(value: Any, one: str, many: str | None = None) -> str:
-    """A number of things.
-
-    Example:
-        >>> count(1, "step"), count(2000, "process", "processes")
-        ('1 step', '2,000 processes')
-    """
+    """A number of things: `1 step`, `2,000 processes`."""
     return f"{number(value)} {one if value == 1 else many or f'{one}s'}"
 
 
 def percent(value: Any) -> str:
     """A share in [0, 1] in percent, or that it was not measured."""
-    return f"{100 * value:.1f}" if is_number(value) else NOT_MEASURED
+    return f"{100 * value:.1f}" if is_number(value) else "not measured"
 
 
 def enumerated(parts: Sequence[str]) -> str:
-    """One after the other, as a sentence names them.
-
-    Example:
-        >>> enumerated(["a", "b", "c"])
-        'a, b and c'
-    """
+    """One after the other, as a sentence names them: `a, b and c`."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""

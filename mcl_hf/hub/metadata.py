@@ -23,14 +23,8 @@ _DETECTION = "object-detection"
 
 
 def metadata(recorded: Recorded, results: Results, title: str, license: str | None) -> ModelCardData:
-    """The header.
-
-    Args:
-        recorded: the model.
-        results: its evaluations; those that are finite numbers, of this model or of detectors from it, become
-            `model-index`.
-        title: name in `model-index`.
-        license: of the weights; None: none is claimed.
+    """The header; figures that are finite numbers, of this model or of detectors from it, become its `model-index`,
+    under the title.
 
     Raises:
         InputError: a licence that the Hub has no form for, or another one than that of the start, which does not allow
@@ -38,11 +32,11 @@ def metadata(recorded: Recorded, results: Results, title: str, license: str | No
     """
     tags = ["mcl_hf", _DETECTION]
     if recorded.detector is not None:
-        tags.append(recorded.detector.replace("_", "-"))
+        tags += [recorded.detector.replace("_", "-")]
+    elif recorded.supervised:
+        tags += ["supervised-pre-training"]
     elif recorded.state is not None:
-        tags += (
-            ["supervised-pre-training"] if recorded.supervised else ["self-supervised-learning", "contrastive-learning"]
-        )
+        tags += ["self-supervised-learning", "contrastive-learning"]
     rows = [found for found in results.detections if found.relation != "other"] + results.compared
     entries = [
         _entry(row, name, value)
@@ -51,10 +45,9 @@ def metadata(recorded: Recorded, results: Results, title: str, license: str | No
         if name in ("box AP", "box AP50", "mask AP", "mask AP50", "VOC AP50") and is_number(value)
     ]
     named: dict[str, Any] = {"model_name": one_line(title), "eval_results": entries} if entries else {}
-    state = recorded.state
-    sources = (state.data.get("sources") or []) if state is not None else []
+    state = recorded.state or TrainingState()
     # a start on the Hub; a folder of ours counts for what it started from itself
-    start = state.start if state is not None else {}
+    start, sources = state.start, state.data.get("sources") or []
     base = start.get("repository") or ((start.get("run") or {}).get("start") or {}).get("repository")
     return ModelCardData(
         **licence_fields(state, license),
@@ -91,11 +84,7 @@ def licence_fields(state: TrainingState | None, license: str | None) -> dict[str
 
 
 def check_card(text: str) -> None:
-    """Refuse a card whose header cannot be read; what else the Hub asks of it, it is asked before anything is sent.
-
-    Raises:
-        InputError: one line: what is wrong with its header.
-    """
+    """Refuse a card whose header cannot be read; what else the Hub asks of it, it is asked before anything is sent."""
     try:
         header = ModelCard(text).data.to_dict()
     except Exception as error:  # YAML's and the Hub client's own errors share no type

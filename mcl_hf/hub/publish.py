@@ -8,37 +8,46 @@ sends nothing twice. A repository that was made for a push that then failed stay
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import ModelCard
 
 from ..errors import InputError
 from ..version import __version__
-from .bundle import CARD, Bundle, Contents, is_ours, make_bundles
-from .refusals import HubAwayError
-from .repository import CARD_KEPT, Commit, Repository, check_name
+from .bundle import Bundle, Contents, is_ours, make_bundles
+from .repository import CARD, CARD_KEPT, Commit, HubAwayError, Repository, check_name
 
 _TAG = re.compile(r"(?!.*(\.\.|//|/\.|\.lock(/|$)))[^\W_][\w.+@/-]*(?<![./])", re.ASCII)
 """Names that git takes, and a little fewer: the Hub looks at them only after the commit."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Published:
-    """What came of a bundle.
+    """A bundle on its way to `repository`, `user/name`, and what came of it.
 
     Attributes:
-        repository: `user/name`.
+        tags: that were there before: name -> commit.
+        state: how far it has come, in words.
         commit: that holds it.
         tag: that names the commit; None for a pull request.
-        tagged: whether this call made the tag.
     """
 
     repository: str
-    commit: Commit
-    tag: str | None
-    tagged: bool = False
+    bundle: Bundle
+    hub: Repository
+    tags: dict[str, str] = field(default_factory=dict)
+    state: str = "as it was"
+    commit: Commit = field(init=False)
+    tag: str | None = None
+
+    def __str__(self) -> str:
+        if self.tag is None:
+            return f"proposed: {self.commit.url}" if self.commit.made else f"{self.repository} holds all of it already"
+        state = "published" if self.commit.made else "unchanged" if self.tag in self.tags else "tagged"
+        there = ", which holds all of it already" if state == "tagged" else ""
+        return f"{state}: {self.repository} at {self.tag}, commit {self.commit.oid[:8]}{there}"
 
 
 def push_checkpoint(
@@ -78,7 +87,13 @@ def push_checkpoint(
     check_request(repository, create_pr, tag)
     with tempfile.TemporaryDirectory(prefix="mcl-hf-push-") as folder:
         bundles = make_bundles(checkpoint, repository, Path(folder), contents)
-        return _publish(bundles, public=public, private=private, create_pr=create_pr, tag=tag, message=message)
+        parts = [Published(one.repository, one, Repository(one.repository, kind=one.kind)) for one in bundles[::-1]]
+        _publish(parts, public=public, private=private, create_pr=create_pr, tag=tag, message=message)
+    for part in parts:
+        print(part)
+        if part.commit.kept_card:
+            print(f"{part.repository}: {CARD_KEPT}")
+    return parts
 
 
 def check_request(repository: str, create_pr: bool, tag: str | None) -> None:
@@ -91,108 +106,79 @@ def check_request(repository: str, create_pr: bool, tag: str | None) -> None:
 
 
 def _publish(
-    bundles: Sequence[Bundle], *, public: bool, private: bool, create_pr: bool, tag: str | None, message: str | None
-) -> list[Published]:
-    """Publish bundles, the first one last, as its card may name the others."""
-    order = list(reversed(bundles))
-    states, sending = {bundle.repository: "as it was" for bundle in order}, ""
+    parts: Sequence[Published], *, public: bool, private: bool, create_pr: bool, tag: str | None, message: str | None
+) -> None:
+    """Publish in this order; the model's own card, which may name the other repositories, goes last."""
+    sending = None  # the part whose answer may have been lost
     try:
-        repositories = [Repository(bundle.repository, kind=bundle.kind) for bundle in order]
-        there = [repository.check(private, create_pr) for repository in repositories]
-        for repository, bundle in zip(repositories, order, strict=True):
-            repository.check_card(bundle.card)
-        tags = [repository.tags() if exists else {} for repository, exists in zip(repositories, there, strict=True)]
-        name = None if create_pr else _release_name(repositories, order, tags, tag)
+        there = [part.hub.check(private, create_pr) for part in parts]
+        for part in parts:
+            part.hub.check_card(part.bundle.card)
+        for part, exists in zip(parts, there, strict=True):
+            part.tags = part.hub.tags() if exists else {}
+        name = None if create_pr else _release_name(parts, tag)
         title = message or f"{name or 'Weights and card'} (mcl_hf {__version__})"
         # --- from here on the Hub changes ---
-        commits = []
-        for repository, bundle, exists in zip(repositories, order, there, strict=True):
+        for part, exists in zip(parts, there, strict=True):
             if not exists:
-                repository.create(private=not public)
-                states[repository.name] = "new and empty"
-            sending = repository.name
-            commits.append(repository.commit(bundle.files, title, lambda paths: filter(is_ours, paths), create_pr))
-            states[sending] = "published as a pull request" if create_pr else "published, but not tagged"
-            sending = ""
+                part.hub.create(private=not public)
+                part.state = "new and empty"
+            sending = part
+            part.commit = part.hub.commit(part.bundle.files, title, lambda paths: filter(is_ours, paths), create_pr)
+            part.state = "published as a pull request" if create_pr else "published, but not tagged"
+            sending = None
         if name is not None:
-            name = _earlier_name(commits, tags, tag) or name
-            for repository, commit in zip(repositories, commits, strict=True):
-                repository.tag(name, commit.oid)
-                states[repository.name] = "published"
+            name = _earlier_name(parts, tag) or name
+            for part in parts:
+                part.hub.tag(name, part.commit.oid)
+                part.tag, part.state = name, "published"
     except InputError as error:
-        told = _how_far(states, sending if isinstance(error, HubAwayError) else "")
+        told = _how_far(parts, sending if isinstance(error, HubAwayError) else None)
         raise type(error)(f"{error}. {told}") from error
     except KeyboardInterrupt:
-        print(_how_far(states, sending), file=sys.stderr)
+        print(_how_far(parts, sending), file=sys.stderr)
         raise
-    published = [
-        Published(bundle.repository, commit, name, tagged=name is not None and name not in known)
-        for bundle, commit, known in zip(order, commits, tags, strict=True)
-    ]
-    for one in published:
-        print(_told(one))
-        if one.commit.kept_card:
-            print(f"{one.repository}: {CARD_KEPT}")
-    return published
 
 
-def _how_far(states: Mapping[str, str], sending: str) -> str:
-    """How far a push has come that came no further; `sending` names a repository whose answer may have been lost."""
-    if not sending and set(states.values()) == {"as it was"}:
+def _how_far(parts: Sequence[Published], sending: Published | None) -> str:
+    """How far a push has come that came no further."""
+    if sending is None and all(part.state == "as it was" for part in parts):
         return "Nothing was changed on the Hub."
-    told = [
-        f"{name} is {state}{' (or holds the whole release)' if name == sending else ''}"
-        for name, state in states.items()
-    ]
+    perhaps = " (or holds the whole release)"
+    told = [f"{part.repository} is {part.state}{perhaps if part is sending else ''}" for part in parts]
     return f"On the Hub, {'; '.join(told)}. The same command goes on from there and sends nothing twice."
 
 
-def _told(one: Published) -> str:
-    if one.tag is None:
-        return f"proposed: {one.commit.url}" if one.commit.made else f"{one.repository} holds all of it already"
-    state = "published" if one.commit.made else "tagged" if one.tagged else "unchanged"
-    there = ", which holds all of it already" if state == "tagged" else ""
-    return f"{state}: {one.repository} at {one.tag}, commit {one.commit.oid[:8]}{there}"
-
-
-def _release_name(
-    repositories: Sequence[Repository], bundles: Sequence[Bundle], tags: Sequence[dict[str, str]], wanted: str | None
-) -> str:
+def _release_name(parts: Sequence[Published], wanted: str | None) -> str:
     """The tag of this release: the one that is wanted, which must name nothing else yet, or the next after all `v1`,
     `v2`, ... that there are."""
     if wanted is None:
-        return next_tag([tag for known in tags for tag in known])
-    for repository, bundle, known in zip(repositories, bundles, tags, strict=True):
-        if wanted in known and not (known[wanted] == repository.head()[0] and repository.holds(bundle.files)):
+        return next_tag(tag for part in parts for tag in part.tags)
+    for part in parts:
+        named = part.tags.get(wanted)
+        if named is not None and not (named == part.hub.head()[0] and part.hub.holds(part.bundle.files)):
             raise InputError(
-                f"tag {wanted} of {repository.name} is taken by an earlier release: choose another --tag, or leave it "
+                f"tag {wanted} of {part.repository} is taken by an earlier release: choose another --tag, or leave it "
                 "out"
             )
     return wanted
 
 
 def next_tag(tags: Iterable[str]) -> str:
-    """The release after the highest `v1`, `v2`, ... there is.
-
-    Example:
-        >>> next_tag([]), next_tag(["v1", "v10", "v2.5", "old"])
-        ('v1', 'v11')
-    """
+    """The release after the highest `v1`, `v2`, ... there is: `v11` after `v1`, `v10`, `v2.5`."""
     numbers = [int(found[1]) for tag in tags if (found := re.fullmatch(r"v(\d+)", tag))]
     return f"v{max(numbers, default=0) + 1}"
 
 
-def _earlier_name(commits: Sequence[Commit], tags: Sequence[dict[str, str]], wanted: str | None) -> str | None:
+def _earlier_name(parts: Sequence[Published], wanted: str | None) -> str | None:
     """The tag that names these commits already, where nothing is new and no tag was asked for."""
-    if wanted is not None or any(commit.made for commit in commits):
+    if wanted is not None or any(part.commit.made for part in parts):
         return None
-    names = [
-        [tag for tag, oid in known.items() if oid == commit.oid] for known, commit in zip(tags, commits, strict=True)
-    ]
+    names = [[tag for tag, oid in part.tags.items() if oid == part.commit.oid] for part in parts]
     return next((name for name in reversed(names[-1]) if all(name in others for others in names)), None)
 
 
-def describe(bundles: Sequence[Bundle], public: bool = False) -> str:
+def describe(bundles: Sequence[Bundle], public: bool) -> str:
     """Visibility, licence, files, sizes and cards, for a reader."""
     seen = "public" if public else "private (--public makes it public)"
     license = ModelCard(bundles[0].card, ignore_metadata_errors=True).data.license

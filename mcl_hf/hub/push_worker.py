@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .markdown import one_line
-from .refusals import HubAwayError
+from .repository import HubAwayError
 
 WAITS = (1.0, 4.0, 15.0)
 """Seconds between the tries of one upload; the last of them again and again, until there is a newer one."""
@@ -20,14 +20,8 @@ WAITS = (1.0, 4.0, 15.0)
 
 @dataclass
 class Upload:
-    """What is to be on the Hub.
-
-    Attributes:
-        files: path in the repository -> file here.
-        step: of the checkpoint among the files.
-        folder: to delete afterwards.
-        release: whether the finished model is among the files, and gets a tag.
-    """
+    """What is to be on the Hub: files by their path in the repository, and the step of the checkpoint among them, or of
+    the finished model of a `release`, which gets a tag. The folder is deleted afterwards."""
 
     files: dict[str, Path]
     step: int

@@ -33,28 +33,26 @@ _PAPER = {
 
 
 def recipe_card(name: str) -> str:
-    """The text.
-
-    Args:
-        name: of an installed recipe, of any task.
-
-    Raises:
-        InputError: there is no such recipe.
-    """
+    """The text for an installed recipe of any task; raises `InputError` where there is no such recipe."""
     task = next((task for task in TASKS if name in recipe_names(task)), None)
     if task is None:
         names = [known for task in TASKS for known in recipe_names(task)]
         told = f"{nearest(name, names)} installed are {', '.join(names)}"
         raise InputError(f"there is no recipe {name!r}: {told.lstrip()}")
-    detects = task == RECIPES
-    config, run, label = (_detector if detects else _pretraining)(name)
+    if task == RECIPES:
+        config, run, label = _detector(name)
+        command = f"mcl-hf finetune --recipe {name} --init START"
+    else:
+        arguments = load_arguments(name)
+        config, run = arguments.model_config().to_dict(), dataclasses.asdict(arguments)
+        label = "supervised-pre-training" if arguments.objective == "supervised" else "self-supervised-learning"
+        command = f"mcl-hf pretrain --recipe {name}"
     values = load_recipe(name, task=task)
-    command = f"mcl-hf {'finetune' if detects else 'pretrain'} --recipe {name}{' --init START' if detects else ''}"
     start = start_record(values.get("init"))
     header = ModelCardData(
         license=None if start.get("licence") else "apache-2.0",  # of the recipe; models of it have their start's
         library_name="transformers",
-        pipeline_tag=pipeline_tag(config["detector"] if detects else None),
+        pipeline_tag=pipeline_tag(config.get("detector")),
         tags=["mcl_hf", "object-detection", "recipe", label],
     )
     model = Recorded(name=name, folder=Path(name), run_folder=Path(name), config=config, log=[])  # that is not there
@@ -75,16 +73,8 @@ def recipe_card(name: str) -> str:
     )
 
 
-def _pretraining(name: str) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """Configuration, options and tag."""
-    arguments = load_arguments(name)
-    supervised = arguments.objective == "supervised"
-    tag = "supervised-pre-training" if supervised else "self-supervised-learning"
-    return arguments.model_config().to_dict(), dataclasses.asdict(arguments), tag
-
-
 def _detector(name: str) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """The same of a recipe of fine-tuning, less what it leaves to the data."""
+    """Configuration, options less those that it leaves to the data, and tag, of a recipe of fine-tuning."""
     arguments = load_finetune_arguments(name)
     detector = arguments.detector or "mask_rcnn"  # auto takes another one where the annotations have no masks
     if detector in TRANSFORMERS_DETECTORS:

@@ -2,30 +2,30 @@
 
 Where it sits: `publish.py` and `background.py` -> **repository** -> huggingface_hub. The client repeats neither the
 creation of a repository nor a commit, so it is done here. A commit names its parent: of two that crossed, the Hub
-refuses the second, which is then made anew.
+refuses the second, which is then made anew. What the Hub or its client refuses, in many types whose texts span lines
+and hold addresses, becomes one line without a token: an `InputError`, or a `HubAwayError` where later may help.
 
-Source: huggingface_hub `hf_api.py` (create_commit, model_info, create_tag), Hub API.
+Source: huggingface_hub `hf_api.py` (create_commit, model_info, create_tag), `errors.py`, `utils/_http.py`, Hub API.
 """
 
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, hf_hub_url
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
+from ..engine.state import file_hash
 from ..errors import InputError
 from ..files import was_changed
-from ..hub_token import token_variable
-from ..retry import call_with_retries, is_transient, without_secrets
-from .refusals import one_line
+from ..hub_token import mend_the_token, token_variable
+from ..retry import call_with_retries, chain, is_of_http, is_transient, reason_of, without_secrets
 
 CARD = "README.md"
 CARD_KEPT = "README.md was changed there since it was written, and stays; delete it there to have it written anew"
@@ -34,16 +34,14 @@ _MOVED = 412  # the answer where the parent is no longer the newest commit
 T = TypeVar("T")
 
 
+class HubAwayError(InputError):
+    """The Hub did not answer, or had no time: the same may work later."""
+
+
 @dataclass(frozen=True)
 class Commit:
-    """What a branch, or a pull request, holds now.
-
-    Attributes:
-        oid: the newest commit.
-        made: whether this call made it; False where all files were there.
-        url: to look at.
-        kept_card: whether the card that is there stayed, as somebody has changed it since it was written.
-    """
+    """The newest commit `oid` of a branch, or of a pull request, and its address; whether this call `made` it, or all
+    files were there; whether the card that is there was kept, as somebody has changed it since it was written."""
 
     oid: str
     made: bool
@@ -63,14 +61,10 @@ def check_name(repository: str) -> None:
 
 @dataclass
 class Repository:
-    """A repository, as the user's token may use it.
+    """A repository `user/name`, of a `model` or a `space`, as the user's token may use it.
 
-    Every method raises `InputError` where the Hub refuses something, and `HubAwayError` where it cannot be reached.
-
-    Attributes:
-        name: `user/name`.
-        kind: `model` or `space`.
-        attempts: of each request, where the Hub is away or busy.
+    Every method raises `InputError` where the Hub refuses something, and `HubAwayError` where it cannot be reached in
+    so many attempts of a request.
     """
 
     name: str
@@ -79,24 +73,19 @@ class Repository:
     _api: HfApi = field(default_factory=HfApi, repr=False)
 
     # --- before anything is changed -----------------------------------------------------------------------------------
-    def check(self, private: bool = False, create_pr: bool = False) -> bool:
-        """Whether the repository exists; everything that would stand in the way of writing to it is refused.
-
-        Args:
-            private: it is wanted private.
-            create_pr: a pull request is wanted, which needs no rights on the repository.
-        """
+    def check(self, private: bool, create_pr: bool = False) -> bool:
+        """Whether the repository exists; everything that would stand in the way of writing to it is refused, or for
+        `create_pr` of a pull request, which needs no rights; also one that is public where it is wanted private."""
         check_name(self.name)
         if constants.HF_HUB_OFFLINE:
             raise InputError(f"HF_HUB_OFFLINE is set, and pushing to {self.name} needs the network: unset it")
-        user = self._call("checking your token for", self._api.whoami)
-        self._check_rights(user, create_pr)
+        self._check_rights(self._call("checking your token for", self._api.whoami), create_pr)
         if not self._call("looking at", self._api.repo_exists, self.name, repo_type=self.kind):
-            if create_pr:
-                raise InputError(
-                    f"--create-pr needs a repository that is there, and {self.name} is none that your token may see"
-                )
-            return False
+            if not create_pr:
+                return False
+            raise InputError(
+                f"--create-pr needs a repository that is there, and {self.name} is none that your token may see"
+            )
         if private and not self._call("looking at", self._api.repo_info, self.name, repo_type=self.kind).private:
             raise InputError(
                 f"{self.name} is there, and public: leave --private out, or make it private in its settings first"
@@ -110,20 +99,21 @@ class Repository:
             raise InputError(f"the Hub does not take the card of {self.name}: {without_secrets(said)}")
 
     def _check_rights(self, user: Mapping[str, Any], create_pr: bool) -> None:
-        role = user.get("auth", {}).get("accessToken", {}).get("role")
-        if role == "read":
+        if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
             variable = token_variable()
             then = f"put it into {variable}" if variable else "log in with 'hf auth login'"
             raise InputError(f"your token may only read: make one that may write to {self.name}, and {then}")
-        owner = self.name.split("/")[0]
-        roles = {entry["name"].lower(): entry.get("roleInOrg") for entry in user.get("orgs", [])}
-        if not create_pr and roles.get(owner.lower()) == "read":
+        if create_pr:
+            return
+        owner, organisations = self.name.split("/")[0], user.get("orgs", [])
+        read_only = [entry["name"].lower() for entry in organisations if entry.get("roleInOrg") == "read"]
+        if owner.lower() in read_only:
             raise InputError(
                 f"no permission: {user['name']} may only read in {owner}; ask there for the right to write, or propose "
                 "a change with --create-pr"
             )
-        own = [user["name"], *(entry["name"] for entry in user.get("orgs", []))]
-        if not create_pr and owner.lower() not in (name.lower() for name in own):
+        own = [user["name"], *(entry["name"] for entry in organisations)]
+        if owner.lower() not in map(str.lower, own):
             raise InputError(
                 f"no permission: you are {user['name']} and may publish under {', '.join(own)}, not under {owner}; "
                 "to propose a change there, use --create-pr"
@@ -137,12 +127,9 @@ class Repository:
 
     def holds(self, files: Mapping[str, Path]) -> bool:
         """Whether the newest commit has the same bytes in all these files."""
-
-        def read() -> dict[str, RepoFile]:
-            found = self._api.list_repo_tree(self.name, recursive=True, repo_type=self.kind)
-            return {entry.path: entry for entry in found if isinstance(entry, RepoFile)}
-
-        there = self._call("reading", read)
+        tree = self._api.list_repo_tree
+        found = self._call("reading", lambda: list(tree(self.name, recursive=True, repo_type=self.kind)))
+        there = {entry.path: entry for entry in found if isinstance(entry, RepoFile)}
         return all(path in there and _is_same(file, there[path]) for path, file in files.items())
 
     def tags(self) -> dict[str, str]:
@@ -151,7 +138,7 @@ class Repository:
         return {ref.name: ref.target_commit for ref in refs.tags}
 
     # --- what changes -------------------------------------------------------------------------------------------------
-    def create(self, private: bool = True) -> None:
+    def create(self, private: bool) -> None:
         """Make the repository; a name that is taken, by what the token may not see, is refused."""
         exist_ok = itertools.chain([False], itertools.repeat(True))  # again: the answer to the first was lost
 
@@ -164,25 +151,17 @@ class Repository:
         self._call("making", attempt)
 
     def commit(
-        self,
-        files: Mapping[str, Path],
-        message: str,
-        obsolete: Callable[[list[str]], Iterable[str]],
+        self, files: Mapping[str, Path], message: str, obsolete: Callable[[list[str]], Iterable[str]],
         create_pr: bool = False,
-    ) -> Commit:
-        """Bring the repository to hold these files, in one commit, or none where it does.
+    ) -> Commit:  # fmt: skip
+        """Bring the repository to hold these files, by their paths there, in one commit, or none where it does.
+        `obsolete` says which of the other paths that are there are to go.
 
         Not by `upload_folder`, which makes several commits of large files where Xet is installed. The client leaves out
-        files that are there already, so a repeated attempt whose answer was lost makes no second commit. A card that
-        was changed on the Hub is not replaced by one that was rendered.
-
-        Args:
-            files: path in the repository -> file here.
-            message: title of the commit.
-            obsolete: which of the paths that are there, and not in `files`, are to go.
-            create_pr: open a pull request instead; asked for once, as a second request would open another.
-
-        Where the Hub refuses, nothing was changed; where it is away, calling again finds out whether it was done.
+        files that are there already, so a repeated attempt whose answer was lost makes no second commit; a pull request
+        is asked for once, as a second request would open another. A card that was changed on the Hub is not replaced
+        by one that was rendered. Where the Hub refuses, nothing was changed; where it is away, calling again finds out
+        whether it was done.
         """
         before: list[str | None] = []
 
@@ -190,7 +169,8 @@ class Repository:
             info = self._api.repo_info(self.name, repo_type=self.kind)
             before.append(info.sha)
             there = [one.rfilename for one in info.siblings or ()]
-            kept = CARD in there and CARD in files and _is_rendered(files[CARD]) and self._card_was_changed(info.sha)
+            rendered = CARD in files and was_changed(files[CARD].read_text(encoding="utf-8")) is False
+            kept = rendered and CARD in there and self._card_was_changed(info.sha)
             sent = {path: file for path, file in files.items() if path != CARD or not kept}
             others = [path for path in there if path not in files]
             changes = [
@@ -210,15 +190,17 @@ class Repository:
         try:
             return self._call("pushing to", attempt, passes=passes)
         except ValueError as error:
-            if isinstance(error, InputError) or "LFS batch" not in str(error):
+            said = str(error)
+            if isinstance(error, InputError) or "LFS batch" not in said:
                 raise
-            raise InputError(self._refused_file(str(error), files)) from error
+            path = next((path for path, file in files.items() if file_hash(file) in said), "a file")
+            reason = without_secrets(said.rpartition(": `")[2] or said).strip("`").rstrip(".")
+            raise InputError(f"pushing to {self.name}: the Hub does not take {path} ({reason})") from error
 
     def tag(self, tag: str, oid: str) -> None:
         """Let a tag name a commit; one that there is stays."""
-        self._call(
-            "tagging", self._api.create_tag, self.name, tag=tag, revision=oid, exist_ok=True, repo_type=self.kind
-        )
+        about = {"tag": tag, "revision": oid, "exist_ok": True, "repo_type": self.kind}
+        self._call("tagging", self._api.create_tag, self.name, **about)
 
     def _card_was_changed(self, revision: str | None) -> bool:
         address = hf_hub_url(self.name, CARD, repo_type=self.kind, revision=revision)
@@ -226,28 +208,21 @@ class Repository:
         hf_raise_for_status(answer)
         return bool(was_changed(answer.content.decode(errors="replace")))
 
-    def _refused_file(self, said: str, files: Mapping[str, Path]) -> str:
-        path = next((path for path, file in files.items() if _sha256(file) in said), "a file")
-        reason = without_secrets(said.rpartition(": `")[2] or said).strip("`").rstrip(".")
-        return f"pushing to {self.name}: the Hub does not take {path} ({reason})"
-
     def _call(self, doing: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        with one_line(self.name, doing):
-            return call_with_retries(function, *args, what=f"{doing} {self.name}", attempts=self.attempts, **kwargs)
-
-
-def _is_rendered(card: Path) -> bool:
-    """Whether a card is as it was rendered, and not a user's own."""
-    return was_changed(card.read_text(encoding="utf-8")) is False
+        what = f"{doing} {self.name}"
+        try:
+            return call_with_retries(function, *args, what=what, attempts=self.attempts, **kwargs)
+        except InputError:
+            raise
+        except Exception as error:
+            told = _refusal(error, what)
+            if told is None:
+                raise
+            raise (HubAwayError if is_transient(error) else InputError)(without_secrets(told)) from error
 
 
 def _is_same(file: Path, there: RepoFile) -> bool:
-    return bool(_sha256(file) == there.lfs.sha256 if there.lfs else git_hash(file.read_bytes()) == there.blob_id)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return file_digest(opened, "sha256").hexdigest()
+    return bool(file_hash(file) == there.lfs.sha256 if there.lfs else git_hash(file.read_bytes()) == there.blob_id)
 
 
 def _objection(text: str, kind: str) -> str | None:
@@ -262,3 +237,36 @@ def _objection(text: str, kind: str) -> str | None:
         return "; ".join(entry["message"] for entry in json.loads(answer.text)["errors"])
     except (ValueError, KeyError, TypeError):  # another form
         return str(answer.text)
+
+
+def _refusal(error: Exception, doing: str) -> str | None:
+    """What the client raises, as one line; None where it is no matter of the Hub. `doing` is what was tried, as in
+    "reading user/name"."""
+    if is_transient(error):
+        if isinstance(error, HfHubHTTPError):
+            return f"{doing}: {reason_of(error)}; try again later"
+        return f"{doing}: {constants.ENDPOINT} cannot be reached ({reason_of(error)})"
+    if isinstance(error, LocalTokenNotFoundError):
+        return "there is no token for the Hub: log in with 'hf auth login', or set HF_TOKEN"
+    for one in chain(error) if isinstance(error, RuntimeError) else [error]:  # so it wraps what storage answers
+        if isinstance(one, HfHubHTTPError):
+            return _answer(one, doing)
+        if is_of_http(one):  # redirects without end, an address that is none
+            return f"{doing}: {type(one).__name__} {one}"
+    return None
+
+
+def _answer(error: HfHubHTTPError, doing: str) -> str:
+    status, headers = error.response.status_code, error.response.headers
+    said = error.server_message or headers.get("X-Error-Message") or error.response.reason_phrase
+    said = " ".join(str(said).split()).rstrip(".")[:300]
+    if status == 401 and "whoami" in str(error.response.url):
+        return f"the Hub does not know your token; {mend_the_token()}"
+    if headers.get("X-Error-Code") == "GatedRepo":
+        return f"{doing}: it is gated: ask for access on its page, and use a token of an account that has it"
+    if status == 401 or headers.get("X-Error-Code") == "RepoNotFound":
+        return f"{doing}: there is no such repository that your token may see"
+    if status == 409:
+        return f"{doing}: the name is taken, by what your token may not see ({said}); choose another"
+    told = {403: "the Hub forbids it", 413: "too large for the Hub"}.get(status, f"the Hub answers {status}")
+    return f"{doing}: {told} ({said})"

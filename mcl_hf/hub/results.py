@@ -25,20 +25,17 @@ _PROBED = {"objects": ("knn", "linear"), "views": ("same_level", "other_level")}
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionResult:
-    """Figures of a detector, or their means over seeds.
+    """Figures of a detector, or their means over seeds; None or empty where something is not recorded.
 
     Attributes:
         model: what was measured, by name.
         relation: `own` for the card's model, `from_it` for a detector that was fine-tuned from it, else `other`.
-        data, split: what it was measured on.
-        repository: of the data set on the Hub, if it lies there.
-        images, objects: in it.
+        data, split, images, objects: what it was measured on; `repository` of it on the Hub, if it lies there.
         figures: such as "box AP" -> value in [0, 1]; None or not finite where it was not measured.
-        sd: spread over seeds of the same figures.
-        seeds: of the runs behind it; empty where they are not recorded.
-        share: of the labelled images that was trained on, in (0, 1]; None where it is not recorded.
+        sd: spread of the same figures over `seeds`, those of the runs behind it.
+        share: of the labelled images that was trained on, in (0, 1].
         labelled: labelled images that a comparison trained it on, such as "25 labelled images".
-        run: the fine-tuning run, for its protocol; None where it is not recorded.
+        run: the fine-tuning run, for its protocol.
         command: that measured it; counted_by: library that computed AP.
     """
 
@@ -60,12 +57,8 @@ class DetectionResult:
 
 
 class Results:
-    """All that was measured of a model, beside it and in the files named: figures, comparisons, probes.
-
-    Args:
-        model: of the card.
-        repository: that it is published as; results that name it are its own.
-        files: further ones.
+    """All that was measured of a model, beside it and in further files: figures, comparisons, probes. Those that name
+    the `repository` that it is published as are its own.
 
     Raises:
         InputError: a file that cannot be read, or is no result.
@@ -80,7 +73,12 @@ class Results:
         found = [place / name for place in model.places for name in _FOUND_IN if (place / name).is_file()]
         given = [file.resolve() for file in files]
         for file in dict.fromkeys([*found, *given]):
-            content = _read(file)
+            try:
+                content = read_json(file)
+            except OSError as error:
+                raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
+            except ValueError as error:
+                raise InputError(str(error)) from error
             with one_line_if_damaged(file):
                 if isinstance(content, list) and content and all("network" in one for one in content):
                     self.probes.append(self._probes(content, file))
@@ -111,13 +109,13 @@ class Results:
 
     def _relation(self, start: str, run: Recorded | None, file: Path) -> str:
         """Whether a detector came of the model; what its own run recorded of its start counts first."""
-        state = self.model.state
         if self.model.detector is not None:
             return "other"
-        known = (run.state.start.get("run") if run is not None and run.state is not None else None) or {}
-        if known and run is not None and run.state is not None and state is not None:
+        began = run.state.start if run is not None and run.state is not None else {}
+        known, state = began.get("run") or {}, self.model.state
+        if known and state is not None:
             same = (known["steps"], known.get("images_seen")) == (self.model.step, state.images_seen)
-            if same and run.state.start.get("name") in [place.name for place in self.model.places]:
+            if same and began.get("name") in [place.name for place in self.model.places]:
                 return "from_it"
         return "from_it" if self._is_own(start, file) else "other"
 
@@ -206,29 +204,19 @@ class Results:
         network first. Levels are asked with crops of their own, whose classes are distributed otherwise."""
         networks = sorted(content, key=lambda one: not self._is_own(one["network"], file))
         kinds = [kind for kind in _PROBED if networks[0].get(kind)]
-        rows = []
-        for probed in networks:
-            measured = {kind: (probed.get(kind) or {}).get("features", {}) for kind in kinds}
-            for feature in FEATURES:
-                values = [measured[kind].get(feature, {}).get(name) for kind in kinds for name in _PROBED[kind]]
-                shares = [value.get("all") if isinstance(value, dict) else value for value in values]
-                own = self._is_own(probed["network"], file)
-                rows.append((_short(probed["network"]), own, TITLES[feature], shares))
-        asked = []
+        asked, rows = [], []
         for kind in kinds:
             about = networks[0][kind]
             crops = (about["crops"]["chance"], about["crops"]["asked"]) if about.get("crops") else None
             asked.append((kind, about["images"], about["chance"], crops))
+        for probed in networks:
+            name, own = _short(probed["network"]), self._is_own(probed["network"], file)
+            measured = {kind: (probed.get(kind) or {}).get("features", {}) for kind in kinds}
+            for feature in FEATURES:
+                values = [measured[kind].get(feature, {}).get(figure) for kind in kinds for figure in _PROBED[kind]]
+                shares = [value.get("all") if isinstance(value, dict) else value for value in values]
+                rows.append((name, own, TITLES[feature], shares))
         return {"asked": asked, "rows": rows}
-
-
-def _read(file: Path) -> Any:
-    try:
-        return read_json(file)
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(str(error)) from error
 
 
 def _of_the_run(model: Recorded) -> list[DetectionResult]:

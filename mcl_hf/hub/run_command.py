@@ -31,9 +31,10 @@ def run_command(recorded: Recorded) -> str | None:
     state = recorded.state
     if state is None:
         return None
-    command, script = ("finetune", "finetune_detection.py") if state.task == TASK else ("pretrain", "pretrain.py")
-    words = [f"mcl-hf {command}"]
-    if state.world_size != 1:
+    if state.world_size == 1:
+        words = ["mcl-hf finetune" if state.task == TASK else "mcl-hf pretrain"]
+    else:
+        script = "finetune_detection.py" if state.task == TASK else "pretrain.py"
         words = [f"accelerate launch --num_processes {state.world_size} scripts/{script}"]
     if state.recipe.get("name"):
         words.append(f"--recipe {shlex.quote(state.recipe['name'])}")
@@ -42,10 +43,8 @@ def run_command(recorded: Recorded) -> str | None:
 
 
 def changed_options(recorded: Recorded) -> dict[str, Any]:
-    """Options that differ from the recipe, or from the defaults where there is none, without private parts.
-
-    A run that did not record its recipe gives all that differ from this release's defaults.
-    """
+    """Options that differ from the recipe, or from this release's defaults where none is recorded, without private
+    parts."""
     state = recorded.state
     if state is None:
         return {}

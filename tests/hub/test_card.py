@@ -19,11 +19,11 @@ from mcl_hf.detectors.configuration_detector import MCLDetectorConfig
 from mcl_hf.engine.state import RECORD, TrainingState
 from mcl_hf.errors import InputError
 from mcl_hf.finetuning.arguments import load_finetune_arguments
+from mcl_hf.hub.bundle import write_space
 from mcl_hf.hub.card import check_card, render_card
 from mcl_hf.hub.card_data import read_recorded
 from mcl_hf.hub.metadata import licence_fields
 from mcl_hf.hub.run_command import run_command
-from mcl_hf.hub.space import write_space
 from mcl_hf.version import __version__
 
 GOLDEN = Path(__file__).with_name("card_of_a_tiny_run.md")
