@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mcl_hf"
-FOREIGN = {"hf_api.py", "dynamic_module_utils.py", "mcl.py", "build_detector.py", "show_NAME.py"}  # not ours
+FOREIGN = {"hf_api.py", "dynamic_module_utils.py", "mcl.py", "build_detector.py"}  # not ours
 NAMES = ("FeaturePyramid",)  # what a message may begin with in a capital letter; so may abbreviations
 
 

@@ -5,7 +5,7 @@ wrong input (one line on stderr), 130 is Ctrl-C.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 from ..errors import nearest
@@ -27,20 +27,23 @@ COMMANDS = {
     "demo": "show a page in the browser: where a model finds a region again, what a detector finds, curves",
     "show": "draw pictures of data, of a run, of montages, or of what a checkpoint finds similar",
 }
+_HELP = """\
+usage: mcl-hf COMMAND ...
+
+Multi-Level Contrastive Learning: pre-training of detection backbones.
+
+commands:
+{}
+
+mcl-hf COMMAND --help tells more; mcl-hf --version prints the version."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line such as `["pretrain", "--recipe", "demo", "--output-dir", "out"]`.
-
-    Args:
-        argv: Without the program's name; None takes the process's own.
-
-    Returns:
-        The exit code.
-    """
+    """Run a command line such as `["pretrain", "--recipe", "demo", "--output-dir", "out"]`, or where it is None the
+    process's own; the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help(), file=sys.stdout if arguments else sys.stderr)
+        print(_HELP.format(listed(COMMANDS)), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     if arguments[0] in ("-V", "--version"):
         print(f"mcl-hf {__version__}")
@@ -55,18 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return import_module(f"mcl_hf.cli.{file}").main(arguments[1:])
 
 
-def _help() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: mcl-hf COMMAND ...",
-            "",
-            "Multi-Level Contrastive Learning: pre-training of detection backbones.",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "mcl-hf COMMAND --help tells more; mcl-hf --version prints the version.",
-        ]
-    )
+def listed(summaries: Mapping[str, str]) -> str:
+    """Names and what they stand for, one a line."""
+    width = max(map(len, summaries))
+    return "\n".join(f"  {name:<{width}}  {summary}" for name, summary in summaries.items())

@@ -8,7 +8,6 @@ import itertools
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,23 +56,17 @@ class _StoreOrExtend(argparse._StoreAction):
 
 
 def import_torch() -> None:
-    """See that torch and torchvision fit each other, and silence transformers' bars.
-
-    A command calls it once its options are read and checked, and imports what it works with below: its help and a
-    mistyped option answer at once.
-    """
+    """See that torch and torchvision fit each other, and silence transformers' bars. Called once options are read and
+    checked, before a command imports what it works with: its help and a mistyped option answer at once."""
     check_torch_and_torchvision()
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # bars for loading and writing would break up the run's own
 
 
-def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | None) -> int:
-    """Run a command's body and turn what the user can mend into one line on stderr.
-
-    Args:
-        run: Takes the arguments; returns an exit code, or None for 0.
-        argv: None takes the process's own.
+def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Run a command's body, which takes the arguments (None: the process's own) and returns an exit code or None for 0,
+    and turn what the user can mend into one line on stderr.
 
     Returns:
         0, or 2 after an `InputError`, a full disk or the end of a data worker, or 130 after Ctrl-C. Anything else is a
@@ -104,13 +97,8 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
 
 
 def command(run: Callable[[list[str]], int | None]) -> Callable[[Sequence[str] | None], int]:
-    """Make a command of its body; see `run_command` for exit codes. Without arguments it takes the process's own."""
-
-    @functools.wraps(run)
-    def main(argv: Sequence[str] | None = None) -> int:
-        return run_command(run, argv)
-
-    return main
+    """Make a command of its body; see `run_command` for its arguments and exit codes."""
+    return functools.partial(run_command, run)
 
 
 @contextmanager
@@ -139,12 +127,20 @@ def say(text: object, file: TextIO | None = None) -> None:
     print(plain_text(text, keep="\n"), file=file, flush=True)
 
 
-def say_left_out(faults: Sequence[str], kind: str, most: int = 10) -> None:
-    """Name what was left out, the first of it one by one."""
-    for fault in faults[:most]:
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """A table of texts, its columns one below the other."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def say_left_out(faults: Sequence[str], kind: str) -> None:
+    """Name what was left out, the first ten one by one."""
+    for fault in faults[:10]:
         say(f"broken, left out: {plain_text(fault)}")
-    if len(faults) > most:
-        say(f"broken, left out: {len(faults) - most} more {kind}")
+    if len(faults) > 10:
+        say(f"broken, left out: {len(faults) - 10} more {kind}")
 
 
 def _fail(message: str) -> int:
@@ -153,20 +149,14 @@ def _fail(message: str) -> int:
 
 
 def check_can_be_written(path: Path) -> None:
-    """Whether a file can be written, and its folder made, before anything is measured for it; nothing of it stays.
-
-    Raises:
-        InputError: the folder cannot be made, or nothing can be written there.
-    """
-    made = missing_folders(path.parent)
+    """Refuse a file that cannot be written, or whose folder cannot be made, before anything is measured for it; nothing
+    of it stays."""
+    made = missing_folders(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-        if path.exists():
-            path.open("ab").close()
+        path.open("ab").close()
+        if path in made:
+            path.unlink()
     except OSError as error:
         raise InputError(f"--out {path} cannot be written: {error.strerror or error}") from error
     finally:
@@ -180,11 +170,7 @@ def unused(path: Path) -> Path:
 
 
 def check_picture(path: Path) -> None:
-    """Refuse a picture that `save_picture` could not write, before anything is drawn for it.
-
-    Raises:
-        InputError: its ending names no format that can be written, or see `check_can_be_written`.
-    """
+    """Refuse a picture that `save_picture` could not write, also for its ending, before anything is drawn for it."""
     from PIL import Image
 
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
@@ -193,11 +179,7 @@ def check_picture(path: Path) -> None:
 
 
 def save_picture(picture: "Image.Image", path: Path) -> None:
-    """Write a picture, making its folder, and print where it is.
-
-    Raises:
-        InputError: The path cannot be written; see also `check_picture`.
-    """
+    """Write a picture, making its folder, and print where it is; raises as `check_picture` does."""
     check_picture(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,12 +18,9 @@ examples:
 @command
 def main(argv: list[str]) -> int:
     """Run the command."""
-    parser = Parser(
-        prog="mcl-hf compare",
-        usage="mcl-hf compare [PLAN.yaml] [options]",
-        description="Pre-train and fine-tune from several starts, and say which of them helps, by how much.",
-        epilog=EXAMPLES,
-    )
+    description = "Pre-train and fine-tune from several starts, and say which of them helps, by how much."
+    usage = "mcl-hf compare [PLAN.yaml] [options]"
+    parser = Parser(prog="mcl-hf compare", usage=usage, description=description, epilog=EXAMPLES)
     parser.add_argument("plan", nargs="?", metavar="PLAN.yaml", help="fields of the plan, which flags override")
     parser.add_argument("--dry-run", action="store_true", help="check all, print jobs, operations, hours and disk")
     parser.add_argument("--new-plan", action="store_true", help="put the answer of another plan away, and begin anew")

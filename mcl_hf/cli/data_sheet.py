@@ -1,6 +1,4 @@
-"""What `mcl-hf show data` and `show montages` draw: the first batch of a run, images that look the same, and what
-limits the speed at which they are prepared.
-"""
+"""What `mcl-hf show data` and `show montages` draw: a run's first batch, images that look the same, and its speed."""
 
 import time
 from pathlib import Path
@@ -31,18 +29,9 @@ LARGE_SIDE = 800
 def draw_sheet(
     arguments: PretrainArguments, images: int, compare: int, out: Path, detector_size: int | None = None
 ) -> None:
-    """Print what was found, write the sheet and say where it is.
-
-    Args:
-        arguments: of the run whose data they are.
-        images: to draw.
-        compare: images to search for near-duplicates; 0: none.
-        out: the picture to write.
-        detector_size: shorter side of the images that a detector will see, px; None: as the rules of auto have it.
-
-    Raises:
-        InputError: data that a run would refuse too.
-    """
+    """Print what was found in the data of a run, write the sheet and say where it is; refuses what a run would refuse.
+    Draws so many `images`, and looks for near-duplicates among `compare` images; a detector will see images with a
+    shorter side of `detector_size` px, None: as the rules of auto have it."""
     source = open_data(arguments)
     say(source.description)
     channels = arguments.model_config().num_channels
@@ -51,12 +40,9 @@ def draw_sheet(
     if compare and channels not in (1, 3):
         say(f"near-duplicates are looked for among images of 1 or 3 channels, not {channels}")
     elif compare:
-        found = find_near_duplicates(
-            source,
-            _sample(source, compare, arguments.seed),
-            num_workers=arguments.num_workers,
-        )
-        say(format_near_duplicates(found, source, arguments.group_column, arguments.objective != "supervised"))
+        sample = _sample(source, compare, arguments.seed)
+        found = find_near_duplicates(source, sample, num_workers=arguments.num_workers)
+        say(_near_duplicates(found, source, arguments.group_column, arguments.objective != "supervised"))
         if found.groups:
             shown = found.groups[:GROUPS_SHOWN]
             groups = _count(len(found.groups), "group")
@@ -71,11 +57,7 @@ def draw_sheet(
 
 
 def first_montages(arguments: PretrainArguments, source: ImageSource, count: int) -> tuple[ViewBatch, Image.Image]:
-    """The first `count` images of a run with their views, and the picture of their montages; broken ones are named.
-
-    Raises:
-        InputError: Settings that cannot work, or images that cannot be read.
-    """
+    """The first `count` images of a run with their views, and the picture of their montages; broken ones are named."""
     config = arguments.model_config()
     batch = next(iter(open_loader(arguments, config, source, count))).augmented(torch.Tensor.contiguous)
     layout = MontageLayout.of(count, config.montage_ratios, config.montage_fractions)
@@ -90,8 +72,7 @@ def first_montages(arguments: PretrainArguments, source: ImageSource, count: int
 
 def _originals(source: ImageSource, indices: list[int], num_channels: int) -> list[SheetImage]:
     """The images at `indices`, which have been decoded before, in colour; of other than 1 or 3 channels, the first
-    channel in gray.
-    """
+    channel in gray."""
     plain = num_channels in (1, 3)
     channels = 3 if plain else num_channels
     return [
@@ -107,9 +88,7 @@ def _sample(source: ImageSource, count: int, seed: int) -> list[int]:
     return np.unique(source.order(seed, images_per_step=1).index(np.arange(count))).tolist()
 
 
-def format_near_duplicates(
-    found: NearDuplicates, source: ImageSource, group_column: str | None, negatives: bool
-) -> str:
+def _near_duplicates(found: NearDuplicates, source: ImageSource, group_column: str | None, negatives: bool) -> str:
     """The lines about images that look the same, and, where images are each other's `negatives`, what to do."""
     part = "" if found.looked_at + len(found.broken) == len(source) else f" (of {len(source)}; --compare N looks at N)"
     lines = [
@@ -163,18 +142,17 @@ def _speed(arguments: PretrainArguments, source: ImageSource) -> str:
         files, view_size=config.image_size, ratios=config.montage_ratios,
         sides=1 if arguments.objective == "supervised" else 2, num_channels=config.num_channels, seed=arguments.seed,
     )  # fmt: skip
-    total = sum(times.seconds.values())
-    mean_side = sum(longer_sides) / len(longer_sides)
-    kilobytes = sum(len(sample.bytes_) for sample in files) / len(files) / 1e3
+    total, count = sum(times.seconds.values()), len(files)
+    mean_side = sum(longer_sides) / count
+    kilobytes = sum(len(sample.bytes_) for sample in files) / count / 1e3
     lines = [
-        f"speed of one core, {len(files)} images, longer side {mean_side:.0f} px and {kilobytes:.0f} kB on average:",
-        f"  {'read':<8}{1e3 * reading / len(files):8.2f} ms/image, wall clock; not part of the sum",
-        *(
-            f"  {stage:<8}{times.milliseconds(stage):8.2f} ms/image {times.seconds[stage] / total:6.0%}"
-            for stage in STAGES
-        ),
-        f"  {'sum':<8}{1e3 * total / len(files):8.2f} ms/image: {times.images_per_second:.0f} images/s per core",
+        f"speed of one core, {count} images, longer side {mean_side:.0f} px and {kilobytes:.0f} kB on average:",
+        f"  {'read':<8}{1e3 * reading / count:8.2f} ms/image, wall clock; not part of the sum",
     ]
+    for stage in STAGES:
+        share = times.seconds[stage] / total
+        lines.append(f"  {stage:<8}{times.milliseconds(stage):8.2f} ms/image {share:6.0%}")
+    lines.append(f"  {'sum':<8}{1e3 * total / count:8.2f} ms/image: {times.images_per_second:.0f} images/s per core")
     slowest = max(times.seconds, key=times.seconds.__getitem__)
     if slowest == "decode" and mean_side > LARGE_SIDE:
         lines.append("  Decoding takes longest, and the images are large: mcl-hf pack makes them small once.")

@@ -16,12 +16,11 @@ examples:
 @command
 def main(argv: list[str]) -> None:
     """Run the command."""
-    parser = Parser(
-        prog="mcl-hf demo",
-        description="Show a page at 127.0.0.1: click a region and see where the model finds it again; what a detector "
-        "finds; the curves of the run.",
-        epilog=EXAMPLES,
+    description = (
+        "Show a page at 127.0.0.1: click a region and see where the model finds it again; what a detector finds; the "
+        "curves of the run."
     )
+    parser = Parser(prog="mcl-hf demo", description=description, epilog=EXAMPLES)
     parser.add_argument(
         "checkpoint", nargs="?", default="demo", metavar="CHECKPOINT",
         help="folder or Hub repository of a run or a detector, also one of transformers (default: demo, which comes "

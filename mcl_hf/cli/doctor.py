@@ -5,7 +5,6 @@ network), and rehearses the smallest run there is: three steps, a checkpoint, an
 """
 
 import importlib.util
-import itertools
 import os
 import platform
 import shutil
@@ -14,21 +13,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil  # type: ignore[import-untyped]  # comes with accelerate
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 from ..errors import InputError
-from ..finetuning.arguments import FinetuneArguments, load_finetune_arguments
-from ..pretraining.arguments import PretrainArguments
+from ..finetuning.arguments import RECIPES, FinetuneArguments, load_finetune_arguments
+from ..pretraining.arguments import PretrainArguments, load_arguments
 from ..recipes import load_recipe, recipe_names
 from ..version import __version__
 from .command import command, import_torch, say
 from .options import given_flags, recipe_parser
 from .pack import num_cores
-from .pretrain import build_parser, read_arguments
 
 # The newest releases that the tests have passed with.
 TESTED = {
@@ -53,6 +51,10 @@ OPTIONAL = {
     "onnxscript": "onnx",
     "faster_coco_eval": "fast-coco",
 }
+RUNS: dict[str, Any] = {
+    "pretrain": (PretrainArguments, load_arguments), RECIPES: (FinetuneArguments, load_finetune_arguments)
+}  # fmt: skip
+"""Task whose recipes are meant -> its options, and what reads them."""
 SMALL_SHARED_MEMORY = 1.0
 """GiB of /dev/shm under which data workers may die of a bus error."""
 EXAMPLES = """
@@ -65,8 +67,7 @@ examples:
 
 
 class Finding(NamedTuple):
-    """One line of the report: "ok", "note", "warning" or "FAILED", and what was found and, where it is not well, what
-    to do."""
+    """One line of the report: "ok", "note", "warning" or "FAILED"; what was found and, if need be, what to do."""
 
     grade: str
     text: str
@@ -75,12 +76,10 @@ class Finding(NamedTuple):
 @command
 def main(argv: list[str]) -> int:
     """Run the command."""
-    finetunes = any(_is_finetuning(word.removeprefix("--plan=")) for word in argv)
+    task = RECIPES if any(_is_finetuning(word.removeprefix("--plan=")) for word in argv) else "pretrain"
+    kind, load = RUNS[task]
     description = "Check the installation; with --plan, measure a few steps of a run and say what all of it will need."
-    if finetunes:
-        parser = recipe_parser("mcl-hf doctor", description, EXAMPLES, "finetune", FinetuneArguments)
-    else:
-        parser = build_parser("mcl-hf doctor", description, EXAMPLES)
+    parser = recipe_parser("mcl-hf doctor", description, EXAMPLES, task, kind)
     parser.add_argument("--plan", metavar="RECIPE", help="plan a run: name of a recipe or a YAML file, options on top")
     parser.add_argument("--processes", metavar="N", type=int, default=1, help="of the planned run (default: 1)")
     namespace = parser.parse_args(argv)
@@ -92,12 +91,7 @@ def main(argv: list[str]) -> int:
         raise InputError("--plan names the recipe already: leave --recipe out")
     if namespace.processes < 1:
         raise InputError(f"--processes must be at least 1, got {namespace.processes}")
-    namespace.recipe = namespace.plan
-    arguments: FinetuneArguments | PretrainArguments
-    if finetunes:
-        arguments = load_finetune_arguments(namespace.plan, **given_flags(namespace, FinetuneArguments))
-    else:
-        arguments = read_arguments(namespace)
+    arguments = load(namespace.plan, **given_flags(namespace, kind))
 
     import_torch()
     from .doctor_plan import print_plan
@@ -108,7 +102,7 @@ def main(argv: list[str]) -> int:
 
 def _is_finetuning(recipe: str) -> bool:
     """Whether it names a recipe of fine-tuning, or a YAML file with options that only fine-tuning has."""
-    if recipe in recipe_names("finetune"):
+    if recipe in recipe_names(RECIPES):
         return True
     if not recipe.endswith((".yaml", ".yml")) or not Path(recipe).is_file():
         return False
@@ -119,9 +113,10 @@ def _is_finetuning(recipe: str) -> bool:
 def report(checks: Sequence[Callable[[], Iterator[Finding]]]) -> int:
     """Print what the checks find, as they find it; 2 if anything failed, else 0."""
     counts: Counter[str] = Counter()
-    for finding in itertools.chain.from_iterable(check() for check in checks):
-        counts[finding.grade] += 1
-        say(f"{finding.grade:<8} {finding.text}")
+    for check in checks:
+        for finding in check():
+            counts[finding.grade] += 1
+            say(f"{finding.grade:<8} {finding.text}")
     ready = "mend these first" if counts["FAILED"] else "ready"
     say(f"\n{counts['FAILED']} failed, {counts['warning']} warnings: {ready}")
     return 2 if counts["FAILED"] else 0
@@ -182,11 +177,9 @@ def machine() -> Iterator[Finding]:
         if size >= SMALL_SHARED_MEMORY:
             yield Finding("ok", f"/dev/shm has {size:.1f} GiB")
         else:
-            yield Finding(
-                "warning",
-                f"/dev/shm has {size:.2f} GiB: data workers hand their batches over in it and may die of a bus error; "
-                "in Docker use --shm-size=8g, or train with --num-workers 0",
-            )
+            risk = "data workers hand their batches over in it and may die of a bus error"
+            cure = "in Docker use --shm-size=8g, or train with --num-workers 0"
+            yield Finding("warning", f"/dev/shm has {size:.2f} GiB: {risk}; {cure}")
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     yield Finding("ok" if free > 5 else "warning", f"{free:.1f} GiB of disk are free in this folder")
 
@@ -214,16 +207,9 @@ def rehearsal() -> Iterator[Finding]:
     from ..pretraining.rehearsal import rehearse
 
     arguments = PretrainArguments(
-        data=["photos"],
-        backbone="resnet10t",
-        backbone_kwargs={"channels": [8, 16, 16, 32], "stem_width": 8},
-        fpn_channels=16,
-        region_convs=1,
-        region_size=2,
-        hidden_dim=32,
-        embedding_dim=16,
-        num_workers=1,
-    )
+        data=["photos"], backbone="resnet10t", backbone_kwargs={"channels": [8, 16, 16, 32], "stem_width": 8},
+        fpn_channels=16, region_convs=1, region_size=2, hidden_dim=32, embedding_dim=16, num_workers=1,
+    )  # fmt: skip
     say("         rehearsing a small run ...", sys.stderr)
     try:
         measured = rehearse(arguments, batch_size=8)

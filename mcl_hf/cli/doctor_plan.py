@@ -44,15 +44,8 @@ SAVERS: tuple[dict[str, Any], ...] = (
 
 
 def print_plan(arguments: Arguments, world_size: int) -> None:
-    """Measure and print.
-
-    Args:
-        arguments: of the run; `output_dir`, where given, tells which disk is meant.
-        world_size: processes of the run, which share this machine's memory where there is no GPU.
-
-    Raises:
-        InputError: what the run itself would refuse.
-    """
+    """Measure and print; refuses what the run itself would refuse. `output_dir`, where given, tells which disk is
+    meant; processes share this machine's memory where there is no GPU."""
     data: Any
     loader: Any
     if isinstance(arguments, FinetuneArguments):
@@ -74,15 +67,11 @@ def print_plan(arguments: Arguments, world_size: int) -> None:
     max_steps = arguments.total_steps(len(data), global_batch_size)
     saves = [step for step in range(1, max_steps + 1) if should_save(step, arguments.save_every_steps, max_steps)]
     plan = make_plan(
-        measured,
-        batch_size=batch_size,
-        backbone_images=lambda size: _images(arguments, size),
-        passes=arguments.gradient_accumulation_steps,
-        world_size=world_size,
-        max_steps=max_steps,
+        measured, batch_size=batch_size, backbone_images=lambda size: _images(arguments, size),
+        passes=arguments.gradient_accumulation_steps, world_size=world_size, max_steps=max_steps,
         images_per_core_second=per_core,
         kept_checkpoints=most_checkpoints(saves, arguments.keep_last, arguments.keep_every),
-    )
+    )  # fmt: skip
     room = _room_gib(arguments, world_size)
     lines = [
         f"steps    {max_steps} of {global_batch_size} images: {max_steps * global_batch_size / len(data):.1f} passes "
@@ -107,11 +96,7 @@ def print_plan(arguments: Arguments, world_size: int) -> None:
 
 
 def measure(arguments: Arguments, batch_size: int) -> list[Measured]:
-    """Rehearse two batch sizes, the run's own or smaller ones, smaller first.
-
-    Raises:
-        InputError: not even four images fit, or the run refuses.
-    """
+    """Rehearse two batch sizes, the run's own or smaller ones, smaller first; not even four images may fit."""
     detects = isinstance(arguments, FinetuneArguments)
     on_cpu, on_gpu = (DETECTOR_ON_CPU, DETECTOR_ON_GPU) if detects else (ON_CPU, ON_GPU)
     largest = min(batch_size, on_gpu if _on_gpu(arguments) else on_cpu)
@@ -160,7 +145,7 @@ def _memory_lines(
 def _applies(arguments: Arguments, saver: dict[str, bool]) -> bool:
     """Whether the run could take these options at all."""
     if isinstance(arguments, FinetuneArguments):
-        return set(saver) == {"activation_checkpointing"}
+        return "sides_in_turn" not in saver
     in_turn = "sides_in_turn" in saver and arguments.objective == "supervised"
     return not in_turn and not ("activation_checkpointing" in saver and arguments.compile)
 
@@ -176,21 +161,21 @@ def _images(arguments: Arguments, size: int) -> int:
 
 
 def _data_lines(arguments: Arguments, plan: Plan, per_core: float, world_size: int) -> list[str]:
-    cores, workers = num_cores(), max(1, math.ceil(plan.data_cores))
+    cores, needed, workers = num_cores(), plan.data_cores * world_size, max(1, math.ceil(plan.data_cores))
     lines = [
         f"data     one core prepares {per_core:.0f} images/s, a process needs {plan.data_cores:.2f} cores: "
         f"--num-workers {workers}"
     ]
-    if plan.data_cores * world_size > 0.9 * cores:
+    if needed > 0.9 * cores:
         lines.append(
-            f"         that is {plan.data_cores * world_size:.1f} cores, and this machine has {cores}: training would "
-            "wait for data; where images are large, mcl-hf pack makes them cheap to decode"
+            f"         that is {needed:.1f} cores, and this machine has {cores}: training would wait for data; where "
+            "images are large, mcl-hf pack makes them cheap to decode"
         )
     elif workers > arguments.num_workers:
         lines.append(f"         the run has --num-workers {arguments.num_workers}: it would wait for data")
-    if _on_gpu(arguments):
-        return lines
-    return [*lines, "         on a machine without a GPU, workers take their cores from the training itself"]
+    if not _on_gpu(arguments):
+        lines.append("         on a machine without a GPU, workers take their cores from the training itself")
+    return lines
 
 
 def _disk_line(arguments: Arguments, plan: Plan) -> str:

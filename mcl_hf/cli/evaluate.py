@@ -19,14 +19,7 @@ from ..engine.options import Options, Precision, group, options_class
 from ..errors import InputError
 from ..evaluation.coco_metrics import Backend, import_backend
 from ..evaluation.evaluate import evaluate_detections
-from ..evaluation.results import (
-    Result,
-    gather_results,
-    merge_results,
-    read_results,
-    to_results,
-    write_results,
-)
+from ..evaluation.results import Result, gather_results, merge_results, read_results, to_results, write_results
 from ..new_folder import kept_if_used
 from ..plain_text import plain_text
 from .command import command, import_torch, say, say_left_out
@@ -39,10 +32,8 @@ examples:
   mcl-hf evaluate --predictions results.json --data coco --split val2017 --output-dir scored
   accelerate launch scripts/evaluate.py runs/detector --data coco --split val2017 --output-dir scored
 """
-
-
-_argument, _data, _detections = group(ARGUMENTS), group("data"), group("detections")
-_figures = group("figures")
+_argument, _data, _detections, _figures = (group(title) for title in (ARGUMENTS, "data", "detections", "figures"))
+_OF_THE_DATA = ("split", "images", "image_column", "objects_column", "box_format", "skip_broken", "allow_outside_paths")
 _OF_DETECTING = ("batch_size", "num_workers", "precision", "device")
 
 
@@ -115,16 +106,7 @@ def main(argv: list[str]) -> None:
 
 
 def _evaluate(options: EvaluateOptions, folder: Path) -> None:
-    data = open_detection_data(
-        options.data,
-        split=options.split,
-        images=options.images,
-        image_column=options.image_column,
-        objects_column=options.objects_column,
-        box_format=options.box_format,
-        skip_broken=options.skip_broken,
-        allow_outside_paths=options.allow_outside_paths,
-    )
+    data = open_detection_data(options.data, **{name: getattr(options, name) for name in _OF_THE_DATA})
     results: list[Result] | None = None
     if options.predictions is not None:
         say(data.description)
@@ -159,14 +141,11 @@ def _evaluate(options: EvaluateOptions, folder: Path) -> None:
 
 
 def _detect(options: EvaluateOptions, data: DetectionData, folder: Path) -> tuple[DetectionData, list[Result] | None]:
-    """The data without broken images, and all results on the first process, None on the others.
-
-    Raises:
-        InputError: an image does not decode, without `--skip-broken`; the results of all others are in the folder,
-            beside those of a whole evaluation.
-    """
-    import torch.distributed as dist
+    """The data without broken images, and all results on the first process, None on the others. Where an image does not
+    decode, without `--skip-broken`, the results of all others are left in the folder, beside those of a whole
+    evaluation."""
     from accelerate import PartialState
+    from accelerate.utils import gather_object
     from tqdm import tqdm
 
     from ..detectors.open_detector import open_detector
@@ -192,20 +171,13 @@ def _detect(options: EvaluateOptions, data: DetectionData, folder: Path) -> tupl
         def progress(images: int) -> None:
             bar.update(min(images * state.num_processes, bar.total - bar.n))
 
+        # what is found broken late costs itself, and not what was detected before
         predicted = predict_data(
-            model.to(state.device),
-            processor,
-            data,
-            batch_size=options.batch_size,
-            num_workers=options.num_workers,
-            precision=options.precision,
-            skip_broken=True,  # what is found late costs itself, and not what was detected before
-            progress=progress,
-        )
+            model.to(state.device), processor, data, batch_size=options.batch_size, num_workers=options.num_workers,
+            precision=options.precision, skip_broken=True, progress=progress,
+        )  # fmt: skip
     results = gather_results(to_results(predicted.detections, data), data)
-    broken: list[dict[int, str]] = [predicted.broken] * state.num_processes
-    if state.num_processes > 1:
-        dist.all_gather_object(broken, predicted.broken)
+    broken: list[dict[int, str]] = gather_object([predicted.broken])
     if not state.is_main_process:
         return data, None
     seconds = time.perf_counter() - start

@@ -5,32 +5,26 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..transfer.targets import DETECTORS, NETWORKS, TARGETS
+from . import listed
 from .command import Parser, command, import_torch, say
 
-EXAMPLES = "\n".join(
-    [
-        "",
-        "targets:",
-        *(f"  {name:<13} {summary}" for name, summary in TARGETS.items()),
-        """
+EXAMPLES = f"""
+targets:
+{listed(TARGETS)}
+
 examples:
   mcl-hf export my-run --to timm my-run-timm
   mcl-hf export my-run --to detectron2 --detector retinanet my-run-d2
   mcl-hf export my-run/pretraining --to torchvision --network target --data my-images my-target
   mcl-hf export my-run --to transformers --with-code my-run-with-code
-""",
-    ]
-)
+"""
 
 
 @command
 def main(argv: list[str]) -> None:
     """Run the command."""
-    parser = Parser(
-        prog="mcl-hf export",
-        description="Write a checkpoint for another framework into the folder OUT, with a short README.",
-        epilog=EXAMPLES,
-    )
+    description = "Write a checkpoint for another framework into the folder OUT, with a short README."
+    parser = Parser(prog="mcl-hf export", description=description, epilog=EXAMPLES)
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", help="a run, its pretraining/, a checkpoint, a detector, or user/name"
     )

@@ -1,7 +1,4 @@
-"""`mcl-hf finetune`: annotated images, a start, and a detector with its AP.
-
-Also behind `scripts/finetune_detection.py`.
-"""
+"""`mcl-hf finetune`: annotated images, a start, a detector, its AP. Also behind `scripts/finetune_detection.py`."""
 
 from ..finetuning.arguments import RECIPES, FinetuneArguments, load_finetune_arguments
 from ..new_folder import output_folder

@@ -19,11 +19,8 @@ examples:
 @command
 def main(argv: list[str]) -> None:
     """Run the command."""
-    parser = Parser(
-        prog="mcl-hf import",
-        description="Read a checkpoint of another program and write it as a folder of ours.",
-        epilog=EXAMPLES,
-    )
+    description = "Read a checkpoint of another program and write it as a folder of ours."
+    parser = Parser(prog="mcl-hf import", description=description, epilog=EXAMPLES)
     parser.add_argument("file", metavar="FILE", type=Path, help=".pth, .pth.tar or .safetensors; or a folder of timm's")
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write: new or empty")
     arguments = parser.parse_args(argv)

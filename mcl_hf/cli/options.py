@@ -28,28 +28,15 @@ _MAPPING_HINT = "write for example '{\"drop_path_rate\": 0.1}'"
 def recipe_parser(
     prog: str, description: str, epilog: str, task: str, kind: type[Options], shown: Collection[str] | None = None
 ) -> Parser:
-    """A parser for a run: `--recipe` and one flag for each of its options.
-
-    Args:
-        prog: the command, as it is typed.
-        description: one sentence.
-        epilog: examples.
-        task: whose recipes are meant (`mcl_hf.recipes.TASKS`).
-        kind: of options.
-        shown: names of those that the help tells of; None: all.
-    """
-    parser = Parser(
-        prog=prog,
-        usage=f"{prog} [--recipe NAME_OR_FILE] [options]",  # the generated line would fill a screen
-        description=description,
-        epilog=epilog,
-    )
+    """A parser for a run: `--recipe`, of a task of `mcl_hf.recipes.TASKS`, and one flag for each option of its kind, of
+    which the help tells of those that are `shown`, None: of all."""
+    usage = f"{prog} [--recipe NAME_OR_FILE] [options]"  # the generated line would fill a screen
+    parser = Parser(prog=prog, usage=usage, description=description, epilog=epilog)
+    names = ", ".join(recipe_names(task))
     parser.add_argument(
-        "--recipe",
-        type=functools.partial(_known_recipe, task),
-        metavar="NAME_OR_FILE",
-        help=f"options to start from, which the flags below override: {', '.join(recipe_names(task))}, or a YAML file",
-    )
+        "--recipe", type=functools.partial(_known_recipe, task), metavar="NAME_OR_FILE",
+        help=f"options to start from, which the flags below override: {names}, or a YAML file",
+    )  # fmt: skip
     add_flags(parser, kind, shown)
     return parser
 
@@ -64,11 +51,7 @@ def _known_recipe(task: str, name: str) -> str:
 
 
 def read_options(kind: type[T], argv: list[str], **about: str) -> T:
-    """The options of a command that has no recipes; `about` it: `prog`, `description`, ... of its parser.
-
-    Raises:
-        InputError: an unknown flag, or a value that cannot be used.
-    """
+    """The options of a command that has no recipes; `about` it: `prog`, `description`, ... of its parser."""
     parser = Parser(**about)
     add_flags(parser, kind)
     try:
@@ -81,49 +64,41 @@ def read_options(kind: type[T], argv: list[str], **about: str) -> T:
 
 
 def add_flags(parser: argparse.ArgumentParser, kind: type[Options], shown: Collection[str] | None = None) -> None:
-    """Add one flag for each option, in the groups of `kind`; those of the group `ARGUMENTS` have no flag. The help
-    tells of those that are `shown`, None: of all."""
+    """Add one flag for each option, in the groups of `kind`; those of the group `ARGUMENTS` have no flag."""
     for title, entries in kind.grouped().items():
         flags = parser if title == ARGUMENTS else parser.add_argument_group(title)
         for name, entry in entries.items():
+            reading, text = _reading(kind_of(entry.annotation)), _help(entry)
             if title == ARGUMENTS:
-                nargs, text = _reading(entry).get("nargs", None if entry.is_required() else "?"), _help(entry)
+                nargs = reading.get("nargs", None if entry.is_required() else "?")
                 parser.add_argument(name, nargs=nargs, default=argparse.SUPPRESS, metavar=name.upper(), help=text)
                 continue
             about: Any = entry.json_schema_extra
-            flags.add_argument(
-                *(f"--{known.replace('_', '-')}" for known in (about["flag"], name) if known),
-                dest=name,
-                default=argparse.SUPPRESS,
-                help=_help(entry) if shown is None or name in shown else argparse.SUPPRESS,
-                **_reading(entry),
-            )
+            names = [f"--{known.replace('_', '-')}" for known in (about["flag"], name) if known]
+            told = text if shown is None or name in shown else argparse.SUPPRESS
+            flags.add_argument(*names, dest=name, default=argparse.SUPPRESS, help=told, **reading)
 
 
 def given_flags(namespace: argparse.Namespace, kind: type[Options]) -> dict[str, Any]:
     """The options that were given on the command line; lists are split at commas too, but for those of paths and the
     like."""
-    given = {name: value for name, value in vars(namespace).items() if name in kind.__pydantic_fields__}
-    return {
-        name: [part for item in value for part in item.split(",") if part]
-        if isinstance(value, list) and not is_whole(kind.__pydantic_fields__[name])
-        else value
-        for name, value in given.items()
-    }
+    fields = kind.__pydantic_fields__
+    given = {name: value for name, value in vars(namespace).items() if name in fields}
+    for name, value in given.items():
+        if isinstance(value, list) and not is_whole(fields[name]):
+            given[name] = [part for item in value for part in item.split(",") if part]
+    return given
 
 
-def _reading(entry: FieldInfo) -> dict[str, Any]:
-    """How argparse reads an option."""
-    kind = kind_of(entry.annotation)
+def _reading(kind: Any) -> dict[str, Any]:
+    """How argparse reads an option of a type."""
     origin = typing.get_origin(kind)
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
     if origin is Literal:
         return {"choices": typing.get_args(kind)}
     if origin is list:
-        item = typing.get_args(kind)[0]
-        return {"nargs": "+", **({"choices": typing.get_args(item)} if typing.get_origin(item) is Literal else
-                                 {"metavar": _METAVARS[item]})}  # fmt: skip
+        return {"nargs": "+", **_reading(typing.get_args(kind)[0])}
     if origin is dict:
         return {"type": _mapping, "metavar": "JSON"}
     return {"metavar": _METAVARS.get(kind, "VALUE")}

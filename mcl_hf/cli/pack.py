@@ -44,10 +44,9 @@ class PackOptions(Options):
         num_cores(), "processes that decode and encode; 0: none besides the command's own; one a core where left out"
     )
     data_files: list[str] | None = _option(
-        None,
-        "files to take from a folder, a data set on the Hub or hf://datasets/USER/NAME, in place of --split",
+        None, "files to take from a folder, a data set on the Hub or hf://datasets/USER/NAME, in place of --split",
         whole=True,
-    )
+    )  # fmt: skip
     image_column: str | None = _option(None, "column of the images, where there are several")
     label_column: str | None = _option(None, "column of labels to carry along")
     group_column: str | None = _option(None, "column of groups to carry along")
@@ -76,14 +75,11 @@ def main(argv: list[str]) -> None:
     total, seconds = report.total, time.monotonic() - started
     shards = f"{report.num_shards} shard{'s' if report.num_shards != 1 else ''}"
     before, after = total.bytes_before / 1e6, total.bytes_after / 1e6
+    continued = [f"  continued   {report.continued_shards} of the shards were there already"]
     lines = [
         f"packed {source} into {out}: {total.images} images, {shards}, in {seconds:.0f} s",
         f"  source      {report.source}",
-        *(
-            [f"  continued   {report.continued_shards} of the shards were there already"]
-            if report.continued_shards
-            else []
-        ),
+        *(continued if report.continued_shards else []),
         f"  encoded     {total.reencoded} anew (longer side above {options['max_side']} px), "
         f"{total.images - total.reencoded} kept as they are",
         f"  size        {before:.1f} MB before, {after:.1f} MB after ({after / max(before, 1e-9):.0%})",

@@ -25,11 +25,7 @@ def build_parser(prog: str, description: str, epilog: str = "", shown: Collectio
 
 
 def read_arguments(namespace: argparse.Namespace) -> PretrainArguments:
-    """Recipe and flags of a parsed command line.
-
-    Raises:
-        InputError: An unknown recipe, or a value that cannot be used.
-    """
+    """Recipe and flags of a parsed command line; an unknown recipe or a value that cannot be used is refused."""
     return load_arguments(namespace.recipe, **given_flags(namespace, PretrainArguments))
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ..engine.options import Options, group, options_class
 from ..errors import InputError
-from .command import check_can_be_written, command, import_torch, save_picture, say, unused
+from .command import aligned, check_can_be_written, command, import_torch, save_picture, say, unused
 from .options import ARGUMENTS, read_options
 
 EXAMPLES = """
@@ -31,10 +31,7 @@ class ProbeOptions(Options):
     networks: list[str] = _argument(
         ..., "folder of a run, checkpoint or finished model, Hub repository, timm:NAME, or random", whole=True
     )
-    probe_data: str | None = _option(
-        None,
-        "images with boxes and classes, of any kind that finetune takes",
-    )
+    probe_data: str | None = _option(None, "images with boxes and classes, of any kind that finetune takes")
     data: list[str] | None = _option(None, "images without labels, as for pretrain", whole=True)
     probe_images: int = _option(200, "images read of each data set")
     image_folder: Path | None = _option(None, "images of a COCO JSON, where not beside it")
@@ -67,12 +64,13 @@ def main(argv: list[str]) -> None:
     from ..engine.arithmetic import chosen_device
     from ..probe.report import result_notes, result_picture, result_rows
     from ..probe.run_probe import probe_checkpoint
-    from .show_run import format_table
 
     options["device"] = chosen_device(options["device"]).type
     networks, num_images = options.pop("networks"), options.pop("probe_images")
     results = probe_checkpoint(*networks, num_images=num_images, on_network=say, **options)
-    say(format_table(result_rows(results)))
+    rows = result_rows(results)
+    titles = list(dict.fromkeys(title for row in rows for title in row))
+    say(aligned([titles, *([row.get(title, "-") for title in titles] for row in rows)]))
     say("\n".join(result_notes(results)))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from .command import Parser, command, import_torch, say
+from .hub_flags import CARD_FLAGS, add_card_flags
 
 EXAMPLES = """
 examples:
@@ -16,51 +17,30 @@ examples:
 Log in with 'hf auth login', or set HF_TOKEN. HF_ENDPOINT names another Hub. All is checked before anything is changed;
 a push that was cut off is repeated by the same command, which sends nothing twice.
 """
-_OF_THE_RECORDS = {
-    "data_license": "--data-license", "data_name": "--data-name", "evaluations": "--evaluation",
-    "pictures_of_data": "--with-pictures-of-data",
-}  # fmt: skip
-_OF_ALL_CARDS = {"title": "--title", "license": "--license"}
-"""Options of cards, which one of the user's own does not follow; those of timm's and of the Space have a title and a
-licence."""
 
 
-def build_parser() -> Parser:
-    """The command's options."""
-    parser = Parser(
-        prog="mcl-hf push",
-        description="Publish a model on the Hub: slim weights, configuration, processor, card, the run's options and a "
-        "summary of its log, in one commit.",
-        epilog=EXAMPLES,
+@command
+def main(argv: list[str]) -> None:
+    """Run the command."""
+    description = (
+        "Publish a model on the Hub: slim weights, configuration, processor, card, the run's options and a summary of "
+        "its log, in one commit."
     )
+    parser = Parser(prog="mcl-hf push", description=description, epilog=EXAMPLES)
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", help="a finished run, its pretraining/, a checkpoint inside, or a detector"
     )
     parser.add_argument("repository", metavar="REPOSITORY", help="user/name; made where it is not there")
-    contents = parser.add_argument_group("what goes along")
-    contents.add_argument("--with-timm", action="store_true", help="also make REPOSITORY-timm, which timm opens")
-    contents.add_argument(
-        "--with-space", action="store_true", help="also make the Space REPOSITORY-demo, which shows mcl-hf demo"
-    )
-    contents.add_argument(
-        "--with-code", action="store_true", help="put the model's code in, to open it where mcl_hf is not installed"
-    )
-    contents.add_argument(
-        "--with-pretraining", action="store_true", help="put target network and predictors in, to continue from"
-    )
+    along = parser.add_argument_group("what goes along")
+    for flag, what in (
+        ("--with-timm", "also make REPOSITORY-timm, which timm opens"),
+        ("--with-space", "also make the Space REPOSITORY-demo, which shows mcl-hf demo"),
+        ("--with-code", "put the model's code in, to open it where mcl_hf is not installed"),
+        ("--with-pretraining", "put target network and predictors in, to continue from"),
+    ):
+        along.add_argument(flag, action="store_true", help=what)
     card = parser.add_argument_group("the card, as in mcl-hf card")
-    card.add_argument("--title", metavar="TEXT", help="first heading (default: the repository's name)")
-    card.add_argument("--license", metavar="NAME", help="of the weights (default: none is claimed)")
-    card.add_argument("--data-license", metavar="TEXT", help="of the training data (default: as recorded, if it was)")
-    card.add_argument("--data-name", metavar="TEXT", help="what to call the training data (default: as recorded)")
-    card.add_argument(
-        "--evaluation", dest="evaluations", nargs="+", type=Path, default=[], metavar="FILE",
-        help="results besides those in CHECKPOINT: metrics.json, probe.json, comparison.json",
-    )  # fmt: skip
-    card.add_argument(
-        "--with-pictures-of-data", dest="pictures_of_data", action="store_true",
-        help="also publish pictures in which images of the data are seen",
-    )  # fmt: skip
+    add_card_flags(card, "repository")
     card.add_argument(
         "--card", type=Path, metavar="FILE", help="a README.md of your own in place of the card made of the records"
     )
@@ -72,23 +52,16 @@ def build_parser() -> Parser:
     how.add_argument("--tag", help="of the release (default: the next of v1, v2, ...)")
     how.add_argument("--message", help="title of the commit (default: the tag and this library's version)")
     how.add_argument("--dry-run", action="store_true", help="list files and sizes, print the card, use no network")
-    return parser
-
-
-@command
-def main(argv: list[str]) -> None:
-    """Run the command."""
-    options = vars(build_parser().parse_args(argv))
-    checkpoint, repository = options.pop("checkpoint"), options.pop("repository")
-    dry_run = options.pop("dry_run")
-    how = {name: options.pop(name) for name in ("public", "private", "create_pr", "tag", "message")}
+    options = vars(parser.parse_args(argv))
+    checkpoint, repository, dry_run = (options.pop(name) for name in ("checkpoint", "repository", "dry_run"))
+    request = {name: options.pop(name) for name in ("public", "private", "create_pr", "tag", "message")}
     name, at, tag = repository.partition("@")
     if at:
         raise InputError(f"{repository} names a revision, and a push makes one: write {name} --tag {tag or 'NAME'}")
     if options["card"] is not None:
-        unused = _OF_THE_RECORDS if options["with_timm"] or options["with_space"] else _OF_THE_RECORDS | _OF_ALL_CARDS
-        for name, flag in unused.items():
-            if options[name]:
+        followed = ("title", "license") if options["with_timm"] or options["with_space"] else ()  # by those of others
+        for name, flag in CARD_FLAGS.items():
+            if options[name] and name not in followed:
                 raise InputError(f"{flag} is for the card that is made of the records: leave it out with --card")
 
     import_torch()
@@ -97,9 +70,9 @@ def main(argv: list[str]) -> None:
 
     contents = Contents(**options)
     if not dry_run:
-        push_checkpoint(checkpoint, repository, contents=contents, **how)
+        push_checkpoint(checkpoint, repository, contents=contents, **request)
         return
-    check_request(repository, how["create_pr"], how["tag"])
+    check_request(repository, request["create_pr"], request["tag"])
     with tempfile.TemporaryDirectory(prefix="mcl-hf-push-") as folder:
         bundles = make_bundles(checkpoint, repository, Path(folder), contents)
-        say(describe(bundles, how["public"]))
+        say(describe(bundles, request["public"]))

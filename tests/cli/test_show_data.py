@@ -9,7 +9,7 @@ from PIL import Image
 
 from mcl_hf.cli import main
 from mcl_hf.cli.data_sheet import draw_sheet
-from mcl_hf.cli.show_data import READ
+from mcl_hf.cli.show import READ
 from mcl_hf.pretraining.arguments import PretrainArguments, load_arguments
 
 ROOT = Path(__file__).parents[2]
