@@ -7,32 +7,21 @@ folder as its own code.
 import importlib
 from typing import Any
 
-_HOME = {
-    "FeaturePyramid": "fpn",
-    "MCLBackbone": "modeling_mcl",
-    "MCLConfig": "configuration_mcl",
-    "MCLForPreTraining": "modeling_mcl_pretraining",
-    "MCLForPreTrainingOutput": "modeling_mcl_pretraining",
-    "MCLForSupervisedPreTraining": "modeling_mcl_supervised",
-    "MCLForSupervisedPreTrainingOutput": "modeling_mcl_supervised",
-    "MCLImageProcessor": "image_processing_mcl",
-    "MCLModel": "modeling_mcl",
-    "MCLModelOutput": "modeling_mcl",
-    "MontageLayout": "montage",
-    "MultiLevelContrast": "contrast",
-    "Predictor": "region_head",
-    "RegionHead": "region_head",
-    "TargetKeys": "contrast",
-    "assemble_batch": "montage",
-    "assemble_montage": "montage",
-    "convert_cross_rank_norm": "cross_rank_norm",
-    "draw_montages": "montage",
-    "gather": "collectives",
-    "rank": "collectives",
-    "recompute_activations": "recompute",
-    "region_contrast": "contrast",
-    "world_size": "collectives",
+_NAMES = {
+    "collectives": ("gather", "rank", "world_size"),
+    "configuration_mcl": ("MCLConfig",),
+    "contrast": ("MultiLevelContrast", "TargetKeys", "region_contrast"),
+    "cross_rank_norm": ("convert_cross_rank_norm",),
+    "fpn": ("FeaturePyramid",),
+    "image_processing_mcl": ("MCLImageProcessor",),
+    "modeling_mcl": ("MCLBackbone", "MCLModel", "MCLModelOutput"),
+    "modeling_mcl_pretraining": ("MCLForPreTraining", "MCLForPreTrainingOutput"),
+    "modeling_mcl_supervised": ("MCLForSupervisedPreTraining", "MCLForSupervisedPreTrainingOutput"),
+    "montage": ("MontageLayout", "assemble_batch", "assemble_montage", "draw_montages"),
+    "recompute": ("recompute_activations",),
+    "region_head": ("Predictor", "RegionHead"),
 }
+_HOME = {name: file for file, names in _NAMES.items() for name in names}
 """Public name -> the file that defines it; loaded on first use."""
 
 __all__ = sorted(_HOME)

@@ -1,7 +1,7 @@
 """What the models ask of other processes: rank, world size, a gather, a sum.
 
-Everything works undistributed too, where a gather returns its input: one process is the same code with world size 1.
-Every function but `rank` and `world_size` must be called by all ranks.
+Undistributed, a gather returns its input: one process is the same code with world size 1. Every function but `rank` and
+`world_size` must be called by all ranks.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,19 +16,18 @@ Exchange = Callable[[torch.Tensor], torch.Tensor | None]
 _exchange: Exchange | None = None
 
 
-def is_distributed() -> bool:
-    """Whether a process group is up."""
+def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
     """This process's number, 0 when undistributed."""
-    return dist.get_rank() if is_distributed() else 0
+    return dist.get_rank() if _is_distributed() else 0
 
 
 def world_size() -> int:
     """Number of processes, 1 when undistributed."""
-    return dist.get_world_size() if is_distributed() else 1
+    return dist.get_world_size() if _is_distributed() else 1
 
 
 @contextmanager

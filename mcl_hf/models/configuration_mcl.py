@@ -31,16 +31,11 @@ _DERIVED = {
 def with_fields(
     kind: Any, written: dict[str, Any], given: dict[str, Any], derived: Mapping[str, tuple[str, ...]]
 ) -> dict[str, Any]:
-    """A written configuration with other values for some fields.
+    """The content of a config.json with other values for some fields, which are taken out of `given`; `derived`: field
+    -> fields that are to be found anew where it changes.
 
-    transformers builds it from what is written and sets the others after, so that nothing checks them, and what was
-    found from the old values stays.
-
-    Args:
-        kind: class of the configuration.
-        written: content of a config.json.
-        given: the other values; those for fields of `kind` are taken out.
-        derived: field -> fields that are to be found anew where it changes.
+    transformers builds a configuration from what is written and sets the others after, so that nothing checks them, and
+    what was found from the old values stays.
     """
     own = kind.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
     changes = {name: given.pop(name) for name in list(given) if name in own}
@@ -65,16 +60,15 @@ class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
         image_mean: Mean per channel of images in [0, 1]; ImageNet's for 3 channels, else 0.5.
         image_std: Standard deviation per channel; ImageNet's for 3 channels, else 0.25.
         fpn_channels: Width of P2..P5.
-        region_size: Side R of a region in cells of its FPN level. The input side in pre-training is `32 * region_size`
-            px.
+        region_size: Side R of a region in cells of its FPN level; that of pre-training's input is `32 * R` px.
         region_convs: 3x3 convolutions of the region head.
         hidden_dim: Hidden width of the region head's and the predictors' MLPs.
         embedding_dim: Width D of the embeddings that are contrasted.
         montage_ratios: Down-sampling ratio r of each level: 1 first, then any of 2, 4, 8 in ascending order.
-        montage_fractions: Montages of each level per image of the batch: a level has `max(1, int(N * fraction))`.
-            Those published for each ratio where left out: 1, 1/4, 1/16, 1/32 for 1, 2, 4, 8.
-        level_weights: Weight of each level's loss; each half of the one before but for the last, which is as large as
-            that, where left out: 1/2, 1/4, 1/8, 1/8 as published.
+        montage_fractions: Montages of each level per image of the batch: a level has `max(1, int(N * fraction))`. Where
+            left out: 1, 1/4, 1/16, 1/32 for 1, 2, 4, 8, as published.
+        level_weights: Weight of each level's loss. Where left out: each half of the one before, and the last as large
+            as that: 1/2, 1/4, 1/8, 1/8 as published.
         level_pairing: Which target levels a level's queries are compared with: `"top"` (level 0 only: the published
             code), `"same"`, `"adjacent"` (at most one level apart) or `"all"`.
         temperature: T of the softmax over cosines; the loss is multiplied by 2T.
@@ -134,11 +128,8 @@ class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
             setattr(self, name, list(values))
         self.backbone_kwargs = dict(self.backbone_kwargs or {})
         if self.stage_names is None:
-            self.stage_names = list(
-                describe_backbone(self.backbone, self.num_channels, self.backbone_kwargs).stage_names
-            )
-        else:
-            self.stage_names = list(self.stage_names)
+            self.stage_names = describe_backbone(self.backbone, self.num_channels, self.backbone_kwargs).stage_names
+        self.stage_names = list(self.stage_names)
         out_features, out_indices = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
         if out_features is None and out_indices is None:
             out_features = [name for name in self.stage_names if name != "stem"]
@@ -146,7 +137,6 @@ class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def _check_sizes(self) -> None:
-        """Plain ranges of single fields."""
         if not 1 <= self.num_channels <= 12:
             raise ValueError(f"num_channels must be 1 to 12, got {self.num_channels}")
         for name in ("fpn_channels", "region_size", "hidden_dim", "embedding_dim"):
@@ -163,13 +153,8 @@ class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """transformers' own, with what follows from fields in `kwargs` found anew; a detector's configuration is
-        refused, since the projection of its region head would start at random (`load_starting_weights` says so, this
-        cannot).
-
-        Raises:
-            ValueError: It is a detector's, or fields do not fit.
-        """
+        """transformers' own, with what follows from fields in `kwargs` found anew. A detector's configuration is a
+        ValueError, since the projection of its region head would start at random, and nothing here could say so."""
         if config_dict.get("model_type") == "mcl_detector":
             raise ValueError(
                 "this is a fine-tuned detector, not a pre-trained model: open it as MCLForInstanceSegmentation or "
@@ -179,32 +164,23 @@ class MCLConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def _check_levels(self) -> None:
         """The three per-level fields are one table: row i describes level i."""
-        self.montage_ratios = list(self.montage_ratios)
-        levels = len(self.montage_ratios)
-        if not self.montage_fractions:
-            self.montage_fractions = [_FRACTIONS.get(ratio, 1) for ratio in self.montage_ratios]
-        if not self.level_weights:
-            self.level_weights = [1 / 2 ** min(level + 1, max(levels - 1, 0)) for level in range(levels)]
-        self.montage_fractions = list(self.montage_fractions)
-        self.level_weights = list(self.level_weights)
-        lengths = {len(self.montage_ratios), len(self.montage_fractions), len(self.level_weights)}
-        if len(lengths) != 1 or lengths == {0}:
+        ratios, levels = list(self.montage_ratios), len(self.montage_ratios)
+        fractions = list(self.montage_fractions) or [_FRACTIONS.get(ratio, 1) for ratio in ratios]
+        weights = list(self.level_weights) or [1 / 2 ** min(level + 1, max(levels - 1, 0)) for level in range(levels)]
+        if not levels or len(fractions) != levels or len(weights) != levels:
             raise ValueError(
                 "montage_ratios, montage_fractions and level_weights need one value a level, got "
-                f"{len(self.montage_ratios)}, {len(self.montage_fractions)} and {len(self.level_weights)} values"
+                f"{levels}, {len(fractions)} and {len(weights)} values"
             )
-        if self.montage_ratios[0] != 1 or self.montage_fractions[0] != 1:
+        if ratios[0] != 1 or fractions[0] != 1:
             raise ValueError("level 0 is the un-tiled images: its montage ratio and montage fraction must be 1")
-        if any(ratio not in (1, 2, 4, 8) for ratio in self.montage_ratios) or self.montage_ratios != sorted(
-            set(self.montage_ratios)
-        ):
-            raise ValueError(
-                f"montage_ratios must ascend from 1 among 1, 2, 4, 8 (P5 to P2), got {self.montage_ratios}"
-            )
-        if any(fraction <= 0 for fraction in self.montage_fractions) or any(w < 0 for w in self.level_weights):
+        if not set(ratios) <= {1, 2, 4, 8} or ratios != sorted(set(ratios)):
+            raise ValueError(f"montage_ratios must ascend from 1 among 1, 2, 4, 8 (P5 to P2), got {ratios}")
+        if any(fraction <= 0 for fraction in fractions) or any(weight < 0 for weight in weights):
             raise ValueError("montage_fractions must be above 0 and level_weights not negative")
-        if not any(self.level_weights):
+        if not any(weights):
             raise ValueError("level_weights are all 0: there would be no loss")
+        self.montage_ratios, self.montage_fractions, self.level_weights = ratios, fractions, weights
 
     @property
     def num_hidden_layers(self) -> int:

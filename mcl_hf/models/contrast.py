@@ -1,14 +1,10 @@
-"""The multi-level contrastive loss: queries of every level against keys of the target network.
+"""The multi-level contrastive loss: queries of every level against keys of the target network. Last stage of the flow.
 
-Last stage of the flow. `p = normalize(query)`, `logits = p . key / T`; a query's positive is the key of its own image,
-every other image on every rank is a negative (and so are past keys when a queue is used). A level's loss is `w * 2T *
-cross-entropy`.
+`p = normalize(query)`, `logits = p . key / T`; a query's positive is the key of its own image, every other image on
+every rank is a negative (and so are past keys when a queue is used). A level's loss is `w * 2T * cross-entropy`.
 
-Source: paper section 3.3; published code `openselfsup/models/heads/` (the contrastive head) and
-    `openselfsup/models/mcl.py`.
-
-Differs from the published code: level pairings other than `top`, groups whose members are no negatives of each other,
-and the queue. With their defaults the numbers are the published ones.
+Source: paper section 3.3; published code `openselfsup/models/heads/` and `openselfsup/models/mcl.py`. Not published:
+level pairings other than `top`, groups whose members are no negatives of each other, and the queue.
 """
 
 import math
@@ -31,8 +27,7 @@ class TargetKeys:
 
     Attributes:
         embeddings: For each view side, T tensors `(K, D)` of L2-normalised keys, one a target level; `K = W * N`.
-        present: For each view side, T bool tensors `(K,)`: whether the image has a tile at that level at all; None
-            where every image has.
+        present: For each view side, T bool tensors `(K,)`: the image has a tile at that level; None where all have.
         sides_left: Sides whose queries have not met the keys yet; the queue is filled when none is left.
     """
 
@@ -56,17 +51,8 @@ class ContrastOutput:
 def image_keys(
     regions: torch.Tensor, cell_images: torch.Tensor | None, num_images: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One key an image from the embeddings of its tiles.
-
-    Args:
-        regions: `(Q, D)` embeddings of a level's tiles.
-        cell_images: `(Q,)` int64 image of each tile; None when tile j is image j (level 0).
-        num_images: N.
-
-    Returns:
-        `(N, D)` L2-normalised means, and `(N,)` bool: the image has a tile here (a small batch's montages may miss
-        some).
-    """
+    """One key an image from the embeddings `(Q, D)` of a level's tiles: `(N, D)` L2-normalised means, and `(N,)` bool:
+    the image has a tile here. `cell_images` is `(Q,)` int64; None when tile j is image j (level 0)."""
     if cell_images is None:
         return F.normalize(regions, dim=1), torch.ones(num_images, dtype=torch.bool, device=regions.device)
     sums = regions.new_zeros(num_images, regions.shape[1]).index_add_(0, cell_images, regions)
@@ -120,11 +106,8 @@ def region_contrast(
 def random_loss(
     num_keys: int, labels: torch.Tensor, temperature: float = 1.0, excluded: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """`region_contrast` of a network to which all keys look alike: `2T * mean ln(keys that a query is held against)`.
-
-    A random network's loss is about that (a little above, by `1 / (D T)` for random directions), a collapsed one's
-    exactly. Arguments as in `region_contrast`; a scalar, without a look at the device.
-    """
+    """`region_contrast` of a network to which all keys look alike: `2T * mean ln(keys that a query is held against)`. A
+    random network's loss is about that, a collapsed one's exactly."""
     if excluded is None:
         return torch.full((), 2 * temperature * math.log(num_keys), device=labels.device)
     excluded = excluded.expand(len(labels), num_keys)
@@ -145,7 +128,7 @@ class MultiLevelContrast(nn.Module):
     """The loss over levels, with its queue of past keys.
 
     `loss = sum over levels of w_i * mean over paired levels of 2T * CE(normalize(q_i) . keys / T)` for one side; the
-    two sides are summed by the caller, not averaged (as published).
+    caller sums both (as published).
 
     Args:
         level_weights: w of each level.
@@ -154,16 +137,7 @@ class MultiLevelContrast(nn.Module):
         queue_size: Past keys kept a side and target level; 0 for none.
         embedding_dim: D, needed for the queue alone.
 
-    Inputs:
-        +-----------------------------------------+--------------------------------------+
-        | Queries                                 | Keys                                 |
-        +=========================================+======================================+
-        | L tensors (Q, D), the image of each row | T tensors (W N, D), from all ranks   |
-        +-----------------------------------------+--------------------------------------+
-
-    Relations:
-        With one level and ratio 1 this is MoCo v3's loss without momentum queue (temperature 1 as published); with
-        `queue_size` it gains MoCo's queue.
+    With one level and ratio 1 this is MoCo v3's loss; with `queue_size` it gains MoCo's queue.
 
     Example:
         >>> import torch
@@ -277,12 +251,8 @@ class MultiLevelContrast(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: TargetKeys, group_ids: torch.Tensor | None = None) -> None:
-        """Put a batch's keys into the queue, over the oldest; the same on all ranks, without a device sync.
-
-        Args:
-            keys: Of both sides.
-            group_ids: `(W * N,)` int64 groups of the images; without them past keys are never excluded by group.
-        """
+        """Put both sides' keys into the queue, over the oldest; the same on all ranks, without a device sync. Without
+        `group_ids` `(W * N,)` int64 past keys are never excluded by group."""
         if not self.queue_size:
             return
         batch = len(keys.embeddings["a"][0])

@@ -1,10 +1,8 @@
-"""Batch norm over the batches of all processes.
+"""Batch norm over the batches of all processes, as published for the whole model (SyncBN).
 
-The published model is converted to SyncBN as a whole (backbone, FPN, head, predictors and target). torch's
-SyncBatchNorm has fused kernels, runs on CUDA only, and asks the device in every forward pass which ranks had images:
-the host waits there, and torch.compile cuts its graph at each norm. The classes here do the same with one
-collective a pass. They serve the CPU, by torch's own kernels for one process, and networks that will be compiled: they
-are traced without a cut and fused by the compiler.
+torch's SyncBatchNorm runs on CUDA only and asks the device in every forward pass which ranks had images: the host waits
+there, and torch.compile cuts its graph at each norm. The classes here do the same with one collective a pass, for the
+CPU and for networks that will be compiled, which are traced without a cut.
 """
 
 from typing import Any
@@ -17,24 +15,24 @@ from torch.autograd import Function
 from .collectives import gather, total, world_size
 
 
-def cross_rank_batch_norm(norm: nn.modules.batchnorm._BatchNorm, values: torch.Tensor) -> torch.Tensor:
+def cross_rank_batch_norm(norm: nn.modules.batchnorm._BatchNorm, input: torch.Tensor) -> torch.Tensor:
     """Batch-normalise `(N, C, ...)` with the statistics of all ranks in training, with running statistics otherwise."""
     if not norm.training or world_size() == 1:
-        return nn.modules.batchnorm._BatchNorm.forward(norm, values)
-    count, mean, variance = _joint_statistics(values.detach())
+        return nn.modules.batchnorm._BatchNorm.forward(norm, input)
+    count, mean, variance = _joint_statistics(input.detach())
     if norm.track_running_stats:
         with torch.no_grad():
             norm.num_batches_tracked.add_(1)
             norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
             norm.running_var.lerp_((variance * count / (count - 1)).to(norm.running_var.dtype), norm.momentum)
-    return _Normalise.apply(values, norm.weight, norm.bias, count, mean, variance, norm.eps)
+    return _Normalise.apply(input, norm.weight, norm.bias, count, mean, variance, norm.eps)
 
 
 def _joint_statistics(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Count `(1,)`, mean `(C,)` and biased variance `(C,)` of all ranks' `(N, C, ...)`, in at least float32.
 
-    Each rank's own go around in one collective and are put together as of Chan, Golub and LeVeque (1979): nothing large
-    is subtracted from anything large. A rank may have nothing.
+    Put together as of Chan, Golub and LeVeque (1979): nothing large is subtracted from anything large. A rank may have
+    nothing.
     """
     channels, axes = values.shape[1], [0, *range(2, values.dim())]
     wide = torch.promote_types(values.dtype, torch.float32)
@@ -56,11 +54,8 @@ def _joint_statistics(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor,
 
 
 class _Normalise(Function):
-    """Normalisation by given statistics of all ranks; the gradient knows that every rank's values made them.
-
-    Torch's kernels for running statistics do the passes over the values. What the statistics add to the gradient is,
-    per channel, a line in the values: a normalisation, too.
-    """
+    """Normalisation by given statistics of all ranks; the gradient knows that every rank's values made them: what that
+    adds to it is, per channel, a line in the values, which is a normalisation, too."""
 
     @staticmethod
     def forward(
@@ -102,21 +97,15 @@ def _by_statistics(
 
 
 class CrossRankBatchNorm1d(nn.BatchNorm1d):
-    """`nn.BatchNorm1d` over all ranks."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return cross_rank_batch_norm(self, input)
+    forward = cross_rank_batch_norm
 
 
 class CrossRankBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` over all ranks."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return cross_rank_batch_norm(self, input)
+    forward = cross_rank_batch_norm
 
 
 class CrossRankBatchNormAct2d(BatchNormAct2d):
-    """timm's batch norm with activation, over all ranks."""
+    """timm's batch norm with activation."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.act(self.drop(cross_rank_batch_norm(self, x)))
@@ -130,17 +119,13 @@ _CLASSES: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def convert_cross_rank_norm(model: nn.Module, device_type: str = "cpu", compiled: bool = False) -> nn.Module:
-    """Make every batch norm of `model` normalise over the batches of all ranks.
-
-    Names, parameters and buffers stay. Must be called on all ranks, before the model is wrapped.
+    """Make every batch norm of `model` normalise over the batches of all ranks; names, parameters and buffers stay. To
+    be called on all ranks, before the model is wrapped.
 
     Args:
         model: Converted in place where the classes above are taken.
         device_type: Where it will train; the classes above are taken on `"cpu"`, torch's SyncBatchNorm elsewhere.
         compiled: Whether it will be compiled: the classes above on any device.
-
-    Returns:
-        The converted model.
     """
     if device_type != "cpu" and not compiled:
         return convert_sync_batchnorm(model)
@@ -148,6 +133,3 @@ def convert_cross_rank_norm(model: nn.Module, device_type: str = "cpu", compiled
         if type(module) in _CLASSES:
             module.__class__ = _CLASSES[type(module)]  # same state, other forward
     return model
-
-
-__all__ = ["convert_cross_rank_norm", "cross_rank_batch_norm"]

@@ -1,12 +1,9 @@
-"""Feature pyramid with batch norm: C2..C5 -> P2..P5.
+"""Feature pyramid with batch norm: C2..C5 -> P2..P5. Second stage of the flow.
 
-Second stage of the flow. Laterals are 1x1 convolutions, outputs 3x3 convolutions, each with batch norm, without bias
-and without activation; the top-down path is nearest up-sampling. This is detectron2's FPN with `FPN.NORM = "BN"`.
+Laterals are 1x1 convolutions, outputs 3x3 convolutions, each with batch norm, without bias and without activation; the
+top-down path is nearest up-sampling. This is detectron2's FPN with `FPN.NORM = "BN"`.
 
-Source: paper section 3.2; published code `openselfsup/models/necks.py` (class FPN).
-
-Differs from the published code: `reads` restricts the work to the images whose maps are read later (method: lean
-scope).
+Source: paper section 3.2; published code `openselfsup/models/necks.py`. Not published: `reads`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,18 +66,11 @@ class FeaturePyramid(nn.Module):
     def forward(
         self, maps: Sequence[torch.Tensor], reads: Mapping[int, slice] | None = None
     ) -> list[torch.Tensor | None]:
-        """Build the pyramid.
+        """P maps `(M, channels, H, W)` fine to coarse, or only of the images asked for; None where none were.
 
         Args:
-            maps: One `(M, C, H, W)` tensor a level, fine to coarse.
+            maps: One `(M, C, H, W)` tensor a level, fine to coarse; anything else is a ValueError.
             reads: For the levels (index into `maps`) that will be read, the range of images of which. None: all of all.
-
-        Returns:
-            P maps fine to coarse, `(M, channels, H, W)`, or only the images asked for; None where nothing was asked
-            for.
-
-        Raises:
-            ValueError: Not one map a level.
         """
         if len(maps) != len(self.lateral):
             raise ValueError(f"FeaturePyramid was built for {len(self.lateral)} maps, got {len(maps)}")

@@ -1,8 +1,7 @@
 """`MCLImageProcessor`: images to the normalised tensors that every MCL model takes, and detections back to pixels.
 
-Before every model; and after a detector: relative boxes to pixels of the original image, masks pasted into it
-(`mask_paste`). Arguments and results of the post-processing are transformers' own (DETR,
-Mask2Former), so that `transformers.pipeline` works.
+Arguments and results of the post-processing are transformers' own (DETR, Mask2Former), so that `transformers.pipeline`
+works.
 """
 
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from .pixels import orientation_of, scale_to_8_bit, to_pixels, turn_of
 
 
 class MCLImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]  # a TypedDict without types
-    """transformers' own arguments, and `size_divisor`: with `do_pad`, sides are padded to a multiple of this, px."""
+    """transformers' own, and `size_divisor`: with `do_pad`, sides are padded to a multiple of this, px."""
 
     size_divisor: int | None
 
@@ -73,13 +72,8 @@ class MCLImageProcessor(TorchvisionBackend):
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig, **overrides: Any) -> "MCLImageProcessor":
-        """The processor that fits a model: its mean and std, and its sizes.
-
-        Args:
-            config: `MCLConfig` (the side it was pre-trained at) or `MCLDetectorConfig` (`min_size`, `max_size`, padding
-                to `size_divisible`).
-            overrides: Arguments of the processor, for instance `do_center_crop=False`.
-        """
+        """The processor that fits an `MCLConfig` (the side it was pre-trained at) or `MCLDetectorConfig` (`min_size`,
+        `max_size`, padding to `size_divisible`); `overrides` are other arguments of the processor."""
         fields: dict[str, Any] = {
             "image_mean": list(config.image_mean),
             "image_std": list(config.image_std),
@@ -106,10 +100,7 @@ class MCLImageProcessor(TorchvisionBackend):
         **kwargs: Any,
     ) -> torch.Tensor:
         """One picture, array or tensor as `(C, H, W)` in the channels of the model; see the class for odd kinds.
-
-        Raises:
-            ValueError: The picture has other channels than the model, and neither side has 1 or 3.
-        """
+        ValueError: the picture has other channels than the model, and neither side has 1 or 3."""
         channels = 3 if do_convert_rgb else len(self.image_mean or ())
         if isinstance(image, Image.Image):
             if do_convert_rgb or channels != 3:
@@ -123,8 +114,7 @@ class MCLImageProcessor(TorchvisionBackend):
         return image
 
     def convert_to_rgb(self, image: torch.Tensor, input_data_format: Any = None) -> torch.Tensor:
-        """transformers' own, which refuses other numbers with transparency than uint8 and floats in 0-1, and makes the
-        white of uint16 black."""
+        """transformers' own, which with transparency takes uint8 and floats in 0-1 alone."""
         if len(image) == 4 and not (image.is_floating_point() and image.max() <= 1):
             image = _to_8_bit(image)
         return super().convert_to_rgb(image, input_data_format)
@@ -164,30 +154,23 @@ class MCLImageProcessor(TorchvisionBackend):
         return BatchFeature({"pixel_values": pixel_values, "pixel_mask": pixel_mask}, tensor_type=return_tensors)
 
     def post_process_object_detection(
-        self,
-        outputs: Any,
-        threshold: float = 0.5,
-        target_sizes: torch.Tensor | Sequence[tuple[int, int]] | None = None,
+        self, outputs: Any, threshold: float = 0.5, target_sizes: torch.Tensor | Sequence[tuple[int, int]] | None = None
     ) -> list[dict[str, torch.Tensor]]:
         """A detector's output as boxes of each image.
 
         Args:
             outputs: Of a detector: `pred_boxes` with `pred_scores` and `pred_labels`, or with `logits` alone.
-            threshold: Detections at or below this score are left out; the detector itself has left out those below its
-                `box_score_thresh`.
-            target_sizes: (height, width) of each original image, px. None: boxes stay relative, 0 to 1.
+            threshold: Detections at or below this score are left out, as the detector's `box_score_thresh` has before.
+            target_sizes: (height, width) of each original image, px; of fewer or more it is a ValueError. None: boxes
+                stay relative, 0 to 1.
 
         Returns:
             For each image `scores` `(d,)`, `labels` `(d,)` from 0, `boxes` `(d, 4)` x0, y0, x1, y1; best first.
-
-        Raises:
-            ValueError: Not one target size an image.
         """
-        sizes = _check_sizes(target_sizes, len(outputs.pred_boxes))
-        results = []
-        for kept, scores, labels, boxes, size in _kept(outputs, threshold, sizes):
-            results.append({"scores": scores[kept], "labels": labels[kept], "boxes": _in_pixels(boxes[kept], size)})
-        return results
+        return [
+            {"scores": scores[kept], "labels": labels[kept], "boxes": _in_pixels(boxes[kept], size)}
+            for kept, scores, labels, boxes, size in _kept(outputs, threshold, target_sizes)
+        ]
 
     def post_process_instance_segmentation(
         self,
@@ -202,30 +185,24 @@ class MCLImageProcessor(TorchvisionBackend):
         """A Mask R-CNN's output as instances of each image.
 
         Args:
-            outputs: Of `MCLForInstanceSegmentation`.
+            outputs: Of `MCLForInstanceSegmentation`; without masks it is a ValueError.
             threshold: Detections at or below this score are left out.
             mask_threshold: Pixels above this probability belong to the mask.
-            overlap_mask_area_threshold: In a map of segments an instance is left out when better ones hide more than
-                this leaves: it needs this share of its own area visible.
-            target_sizes: (height, width) of each original image, px.
+            overlap_mask_area_threshold: Share of its own area that an instance needs visible in a map of segments.
+            target_sizes: (height, width) of each original image, px, or a ValueError.
             return_coco_annotation: `segmentation` is a list of run lengths, one a segment.
-            return_binary_maps: `segmentation` is `(d, height, width)` bool, one mask a detection, which may overlap; in
-                the order of `post_process_object_detection`, none left out.
+            return_binary_maps: `segmentation` is `(d, height, width)` bool, one mask a detection, which may overlap.
 
         Returns:
             For each image `segmentation`: `(height, width)` int32, the id of the segment a pixel belongs to and -1
             elsewhere; and `segments_info`: `id`, `label_id` and `score` of each.
-
-        Raises:
-            ValueError: No masks in `outputs`, or not one target size an image.
         """
         if getattr(outputs, "pred_masks", None) is None:
             raise ValueError("these outputs have no pred_masks: use MCLForInstanceSegmentation")
-        sizes = _check_sizes(target_sizes, len(outputs.pred_boxes))
         if target_sizes is None:
             raise ValueError("masks need target_sizes: (height, width) of each original image")
         results = []
-        for index, (kept, scores, labels, boxes, size) in enumerate(_kept(outputs, threshold, sizes)):
+        for index, (kept, scores, labels, boxes, size) in enumerate(_kept(outputs, threshold, target_sizes)):
             probabilities = outputs.pred_masks[index][kept].float()  # (d, R, R)
             masks = paste_masks(
                 probabilities, _in_pixels(boxes[kept], size), size, mask_threshold
@@ -239,7 +216,10 @@ class MCLImageProcessor(TorchvisionBackend):
                 segmentation, visible = _flatten(masks, overlap_mask_area_threshold)
                 segments = [segments[number] for number in visible]
             if return_coco_annotation:
-                segmentation = _run_lengths(segmentation, segments, return_binary_maps)
+                from transformers.models.detr.image_processing_detr import binary_mask_to_rle
+
+                maps = masks if return_binary_maps else [segmentation == segment["id"] for segment in segments]
+                segmentation = [binary_mask_to_rle(mask.to(torch.uint8).cpu()) for mask in maps]
             results.append({"segmentation": segmentation, "segments_info": segments})
         return results
 
@@ -252,19 +232,14 @@ def _to_8_bit(image: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(scale_to_8_bit(stored, image.dtype == torch.uint16)).to(image.device)
 
 
-def _check_sizes(
-    target_sizes: torch.Tensor | Sequence[tuple[int, int]] | None, batch: int
-) -> list[tuple[int, int] | None]:
-    """One (height, width) an image, or one None an image."""
-    if target_sizes is None:
-        return [None] * batch
-    if len(target_sizes) != batch:
-        raise ValueError(f"target_sizes of {len(target_sizes)} images for outputs of {batch}")
-    return [(int(height), int(width)) for height, width in target_sizes]
-
-
-def _kept(outputs: Any, threshold: float, sizes: Sequence[tuple[int, int] | None]) -> Any:
-    """For each image: numbers of the rows above the threshold, scores, labels, relative boxes, its size."""
+def _kept(outputs: Any, threshold: float, target_sizes: torch.Tensor | Sequence[tuple[int, int]] | None) -> Any:
+    """For each image: numbers of the rows above the threshold, scores, labels, relative boxes, its (height, width)."""
+    batch = len(outputs.pred_boxes)
+    sizes: list[tuple[int, int] | None] = [None] * batch
+    if target_sizes is not None:
+        if len(target_sizes) != batch:
+            raise ValueError(f"target_sizes of {len(target_sizes)} images for outputs of {batch}")
+        sizes = [(int(height), int(width)) for height, width in target_sizes]
     scores, labels = getattr(outputs, "pred_scores", None), getattr(outputs, "pred_labels", None)
     if scores is None or labels is None:  # transformers' Trainer keeps logits and boxes only
         scores, labels = outputs.logits.sigmoid().max(dim=-1)  # (N, D)
@@ -293,11 +268,3 @@ def _flatten(masks: torch.Tensor, visible_share: float) -> tuple[torch.Tensor, l
             segmentation[free] = number
             visible.append(number)
     return segmentation, visible
-
-
-def _run_lengths(segmentation: torch.Tensor, segments: list[dict[str, Any]], binary: bool) -> list[list[int]]:
-    """Run lengths of each segment, as transformers writes them."""
-    from transformers.models.detr.image_processing_detr import binary_mask_to_rle
-
-    masks = segmentation if binary else [segmentation == segment["id"] for segment in segments]
-    return [binary_mask_to_rle(mask.to(torch.uint8).cpu()) for mask in masks]

@@ -1,8 +1,7 @@
-"""Masks within boxes -> masks of the whole picture.
+"""Masks within boxes -> masks of the whole picture, in the image processor's post-processing.
 
-After a Mask R-CNN, in the image processor's post-processing. Each pixel's centre reads the mask at its place within the
-box, between the centres of the mask's cells, as in detectron2's `paste_masks_in_image`; nothing is rounded to whole
-pixels. torchvision's function of that name rounds boxes, which shifts masks by up to half a pixel.
+Each pixel's centre reads the mask at its place within the box, between the centres of the mask's cells, as in
+detectron2's `paste_masks_in_image`; torchvision's rounds boxes, which shifts masks by up to half a pixel.
 """
 
 import torch
@@ -15,16 +14,13 @@ _LEAST_SIDE = 1e-6  # px, of a box: what is divided by
 def paste_masks(
     probabilities: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int], threshold: float = 0.5
 ) -> torch.Tensor:
-    """Paste masks into a picture. Off the CPU no value is read by the host.
+    """`(d, height, width)` bool: where each mask is above the threshold. Off the CPU no value is read by the host.
 
     Args:
         probabilities: `(d, R, R)` float32 within each box.
         boxes: `(d, 4)` x0, y0, x1, y1 in px of the picture.
         size: (height, width) of the picture, px.
         threshold: pixels above this probability belong to the mask.
-
-    Returns:
-        `(d, height, width)` bool.
     """
     height, width = size
     masks = torch.zeros(len(boxes), height, width, dtype=torch.bool, device=boxes.device)

@@ -1,7 +1,7 @@
 """`MCLBackbone` (C2..C5) and `MCLModel` (backbone, FPN, region head) as transformers models.
 
-One folder serves all: the backbone's tensors are `backbone.*` in both classes and `mcl.backbone.*` inside of the
-pre-training models, whose prefix transformers strips or adds by itself.
+One folder serves all: inside of the pre-training models tensors have the prefix `mcl.`, which transformers strips or
+adds by itself.
 
 Source: paper section 3.2; published code `openselfsup/models/mcl.py` (encoder_q).
 """
@@ -58,15 +58,15 @@ class MCLPreTrainedModel(PreTrainedModel):
     _no_split_modules: list[str] = []
 
     def _add_timm_network(self, config: MCLConfig) -> None:
-        """Build `self.backbone`, and remember whether its values are still to come (loaded models start on meta)."""
+        """Build `self.backbone`; loaded models start on meta, and their values are still to come."""
         self.backbone = build_timm_network(config.backbone, config.num_channels, config.backbone_kwargs)
         self._built_on_meta = any(tensor.is_meta for tensor in self.backbone.parameters())
         self._no_split_modules = find_block_classes(self.backbone)
 
     @property
     def gradient_checkpointing(self) -> bool:
-        """Whether the backbone recomputes its cheap activations (`recompute_activations`), and not what transformers
-        would: `activation_checkpointing_enable`, Trainer's option, and models around this one set it."""
+        """Whether the backbone recomputes its cheap activations (`recompute_activations`), whoever asks for it:
+        transformers' methods, Trainer's option, and models around this one set this."""
         return getattr(self, "_recomputes", False)
 
     @gradient_checkpointing.setter
@@ -106,12 +106,9 @@ class MCLPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Fill what a checkpoint has not filled.
-
-        Every part initialises itself in its constructor, so there is nothing to do for a model built on a real device.
-        On the meta device (`from_pretrained`) what the checkpoint did not bring is filled here; a timm network's
-        tensors, non-persistent buffers included, are taken from a fresh network.
-        """
+        """Fill what a checkpoint has not filled in a model that was built on the meta device (`from_pretrained`): on
+        real devices every part initialises itself. A timm network's tensors, non-persistent buffers included, are those
+        of a fresh network."""
         if not self._built_on_meta:
             return
         if module is getattr(self, "backbone", None):
@@ -122,11 +119,7 @@ class MCLPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     @init.guard_torch_init_functions()  # tensors that were loaded stay as they are
     def initialize_weights(self) -> None:
-        """Initialise part by part.
-
-        transformers' own walk leaves out modules that hold no tensor themselves when their code is not in transformers;
-        our parts initialise as wholes.
-        """
+        """Part by part, as wholes: transformers' own walk leaves out modules of others' code without own tensors."""
         for child in self.children():
             if isinstance(child, MCLPreTrainedModel):
                 child.initialize_weights()
@@ -184,15 +177,12 @@ class MCLBackbone(BackboneMixin, MCLPreTrainedModel):
         output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> BackboneOutput:
-        """Feature maps of `config.out_features`.
+        """Feature maps of `config.out_features`, one `(N, C, H/stride, W/stride)` tensor each.
 
         Args:
             pixel_values: `(N, num_channels, H, W)` float, normalised with the configuration's mean and std.
             output_hidden_states: Also return the maps of all stages.
             output_attentions: Accepted and ignored: these networks return none.
-
-        Returns:
-            `BackboneOutput.feature_maps`: one `(N, C, H/stride, W/stride)` tensor a feature.
         """
         stages = dict(zip(self.stage_names, self._run_backbone(pixel_values), strict=True))
         return BackboneOutput(
@@ -235,15 +225,11 @@ class MCLModel(MCLPreTrainedModel):
     def forward(
         self, pixel_values: torch.Tensor, output_hidden_states: bool | None = None, **kwargs: Any
     ) -> MCLModelOutput:
-        """Feature pyramid of whole images.
+        """P2..P5 and C2..C5 of whole images.
 
         Args:
-            pixel_values: `(N, num_channels, H, W)` float, normalised with the configuration's mean and std; any H and
-                W.
+            pixel_values: `(N, num_channels, H, W)` float, normalised with the configuration's mean and std.
             output_hidden_states: Also return the maps of all stages.
-
-        Returns:
-            `MCLModelOutput` with P2..P5 and C2..C5.
         """
         stages = self._run_backbone(pixel_values)
         return MCLModelOutput(
@@ -253,23 +239,18 @@ class MCLModel(MCLPreTrainedModel):
         )
 
     def embed_regions(self, pixel_values: torch.Tensor, boxes: Sequence[torch.Tensor]) -> torch.Tensor:
-        """One embedding a box, read from the pyramid level on which the box is about R cells wide.
-
-        That is the match of pre-training, where a view of `32 * R` px is read from P5 and a tile of `4 * R` px from P2.
-        A box is cut out by RoIAlign (aligned, one sample a cell at the exact match), so a full view gives the embedding
-        that pre-training contrasts.
+        """One embedding a box, read from the pyramid level on which the box is about R cells wide, as in pre-training:
+        a full view gives the embedding that pre-training contrasts.
 
         Args:
             pixel_values: `(N, num_channels, H, W)` float, normalised.
-            boxes: For each image a `(n_i, 4)` tensor of x0, y0, x1, y1 in pixels.
+            boxes: For each image a `(n_i, 4)` tensor of x0, y0, x1, y1 in pixels of `pixel_values`.
 
         Returns:
             `(sum n_i, embedding_dim)`, in the order of the boxes; not normalised.
 
         Raises:
-            ValueError: Not one tensor of boxes an image, a tensor that is not `(n, 4)`, or (looked at on the CPU only)
-                a box without area or wholly outside of the image: boxes are in pixels of `pixel_values`, after any
-                resizing.
+            ValueError: Not one tensor `(n, 4)` an image, or (looked at on the CPU only) a box without area in it.
         """
         if len(boxes) != len(pixel_values):
             raise ValueError(f"embed_regions got boxes of {len(boxes)} images for {len(pixel_values)} images")
@@ -291,11 +272,8 @@ class MCLModel(MCLPreTrainedModel):
     def cut_boxes(
         self, pyramid: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cut boxes out of the maps that fit their sizes, by RoIAlign.
-
-        Args:
-            pyramid: P2..P5 of N images.
-            boxes: For each image a `(n_i, 4)` tensor of x0, y0, x1, y1 in pixels.
+        """Cut boxes, one `(n_i, 4)` tensor of x0, y0, x1, y1 in pixels an image, out of the maps P2..P5 that fit their
+        sizes, by RoIAlign.
 
         Returns:
             `(K, fpn_channels, R, R)` regions in the order of the boxes, and `(K,)` int64: the map that each was read
@@ -308,17 +286,12 @@ class MCLModel(MCLPreTrainedModel):
         return cut_regions(pyramid, rois, levels, region_size, sampling_ratio=0), levels
 
     def embed_tiles(self, images: torch.Tensor, layout: MontageLayout) -> list[torch.Tensor]:
-        """Embeddings of the tiles of every level, each read from its own level of the pyramid.
-
-        With `region_scope="lean"` FPN and head run on what is read here and nothing else; with `"published"` they run
-        on all maps of all images. Equal in eval mode; in training batch norm sees other batches.
+        """For each level the embeddings `(Q, D)` of its tiles, row-major over (image, row, column), read from its own
+        level of the pyramid (`MCLConfig.region_scope`).
 
         Args:
             images: `(M, num_channels, S, S)`, level 0 first, then the montages of each level (`assemble_batch`).
             layout: Which images belong to which level.
-
-        Returns:
-            For each level `(Q, D)`, tiles row-major over (image, row, column).
         """
         maps = self.backbone_maps(images)
         read_maps = self.config.level_maps[: len(layout.counts)]

@@ -116,18 +116,13 @@ class MCLForPreTraining(ViewBatchModel):
     def from_official(
         cls, path: str | Path, dtype: torch.dtype = torch.float32, **overrides: Any
     ) -> "MCLForPreTraining":
-        """Read a checkpoint of the published code (`.pth` of GuoQiushan/MCL).
-
-        Depth, widths, convolutions and number of levels are inferred from the tensors; nothing is unpickled but tensors
-        and plain values (`weights_only=True`).
+        """Read a checkpoint of the published code (`.pth` of GuoQiushan/MCL); sizes are inferred from the tensors, and
+        nothing is unpickled but tensors and plain values.
 
         Args:
             path: The `.pth` file.
             dtype: Of the model; `torch.float64` keeps every bit of float64 tensors.
             overrides: Fields of `MCLConfig` that a checkpoint does not hold (`montage_fractions`, `region_scope`, ...).
-
-        Returns:
-            The whole model, in train mode like any newly built module.
 
         Raises:
             ValueError: Not such a checkpoint; keys missing, unknown or of a wrong shape.
@@ -166,14 +161,7 @@ class MCLForPreTraining(ViewBatchModel):
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:
         """`target <- momentum * target + (1 - momentum) * online` over parameters; batch-norm buffers stay (as
-        published).
-
-        Args:
-            momentum: m in [0, 1]; to be called after the optimizer's step, with the new online weights.
-
-        Raises:
-            ValueError: m is outside of [0, 1].
-        """
+        published). To be called after the optimizer's step. ValueError: the momentum is outside of [0, 1]."""
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum must be between 0 and 1, got {momentum}")
         targets, online = list(self.target.parameters()), list(self.mcl.parameters())
@@ -193,13 +181,12 @@ class MCLForPreTraining(ViewBatchModel):
         """Loss of a batch.
 
         To save memory run the sides in turn: `keys = model.compute_keys(...)`, then forward and backward with
-        `sides=("a",)` and with `sides=("b",)`, passing the same montages. Gradients add up to those of one call.
+        `sides=("a",)` and `sides=("b",)` and the same montages. Gradients add up to those of one call.
 
         Args:
-            views_a: L float tensors `(N, num_channels, S/r, S/r)`, normalised; S = 32 * region_size.
-            views_b: The same of the other view pipeline.
-            montage_a: L - 1 int64 tensors of `B_i * r^2` image indices, row-major; drawn from `generator` when None.
-            montage_b: The same for views b.
+            views_a, views_b: L float tensors `(N, num_channels, S/r, S/r)`, normalised; S = 32 * region_size.
+            montage_a, montage_b: L - 1 int64 tensors of `B_i * r^2` image indices, row-major; drawn from `generator`
+                when None.
             generator: CPU generator for montages that are not given.
             group_ids: `(N,)` int64; images of one group are never each other's negatives.
             keys: From `compute_keys`, when the sides are run in turn.
@@ -264,11 +251,8 @@ class MCLForPreTraining(ViewBatchModel):
         montage_b: Sequence[torch.Tensor] | None = None,
         generator: torch.Generator | None = None,
     ) -> TargetKeys:
-        """Keys of both sides from the target network, gathered from all ranks, without gradient.
-
-        Args: as in `forward`. With `level_pairing="top"` in lean scope the target sees full views only, montages are
-            unused.
-        """
+        """Keys of both sides from the target network, gathered from all ranks; arguments as in `forward`. With
+        `level_pairing="top"` in lean scope the target sees full views only, montages are unused."""
         embeddings: dict[str, list[torch.Tensor]] = {}
         present: dict[str, list[torch.Tensor] | None] = {}
         cells: list[torch.Tensor | None]

@@ -41,10 +41,8 @@ class MCLForSupervisedPreTrainingOutput(ModelOutput):
 
 
 class MCLForSupervisedPreTraining(ViewBatchModel):
-    """Supervised MCL: every tile is classified with its image's label, by one linear classifier a level.
-
-    The same montages, backbone, FPN and region head; no target network (paper, last experiment; the published code does
-    not contain it). The folder also opens as `MCLModel` and `MCLBackbone`.
+    """Supervised MCL: every tile is classified with its image's label, by one linear classifier a level, on the same
+    montages, backbone, FPN and region head; no target network. The folder also opens as `MCLModel` and `MCLBackbone`.
     """
 
     main_input_name = "views"

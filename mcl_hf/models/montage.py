@@ -1,12 +1,9 @@
-"""Montages: views of several scales tiled into images of one size.
+"""Montages: views of several scales tiled into images of one size; between the data and the backbone.
 
-Between the data and the backbone. Level 0 is the views themselves; level i tiles views of side S / r, r x r of them,
-into `B_i` images of side S. Tiles are drawn so that the images of the batch are spread as evenly as they can be.
+Level 0 is the views themselves; level i tiles views of side S / r, r x r of them, into `B_i` images of side S. The
+images of the batch are spread over the tiles as evenly as they can be.
 
-Source: paper section 3.1; published code `openselfsup/models/mcl.py`.
-
-Differs from the published code: tiles arrive at their size instead of as full views that are sub-sampled here, so the
-same function serves both ways of rendering them.
+Source: paper section 3.1; published code `openselfsup/models/mcl.py`, where tiles arrive as full views.
 """
 
 from collections.abc import Sequence
@@ -17,17 +14,11 @@ import torch
 
 @dataclass(frozen=True)
 class MontageLayout:
-    """How the M images of one side are made up: level 0 first, then the montages of each level.
+    """How the M images of one side are made up: level 0 first, then the montages of each level."""
 
-    Attributes:
-        num_images: N, images of the batch.
-        ratios: r of each level.
-        counts: Images of each level: N, then B_i montages.
-    """
-
-    num_images: int
-    ratios: tuple[int, ...]
-    counts: tuple[int, ...]
+    num_images: int  # N, of the batch
+    ratios: tuple[int, ...]  # r of each level
+    counts: tuple[int, ...]  # images of each level: N, then B_i montages
 
     @classmethod
     def of(cls, num_images: int, ratios: Sequence[int], fractions: Sequence[float]) -> "MontageLayout":
@@ -52,15 +43,8 @@ class MontageLayout:
 
 
 def draw_montages(layout: MontageLayout, generator: torch.Generator | None = None) -> list[torch.Tensor]:
-    """Draw which image fills which cell, for the levels after level 0.
-
-    Args:
-        layout: Of the batch.
-        generator: CPU generator; None takes torch's global one.
-
-    Returns:
-        L - 1 int64 CPU tensors of `B_i * r^2` image indices, row-major over (montage, row, column).
-    """
+    """Draw which image fills which cell, for the levels after level 0: L - 1 int64 CPU tensors of `B_i * r^2` image
+    indices, row-major over (montage, row, column). `generator` is a CPU generator; None takes torch's global one."""
     return [
         torch.randperm(cells, generator=generator) % layout.num_images  # every image floor or ceil(cells / N) times
         for cells in layout.cells[1:]
@@ -68,11 +52,8 @@ def draw_montages(layout: MontageLayout, generator: torch.Generator | None = Non
 
 
 def check_montages(montages: Sequence[torch.Tensor], layout: MontageLayout) -> None:
-    """Check lengths of all, and values of those that lie on the CPU (a look at a GPU tensor would stall the device).
-
-    Raises:
-        ValueError: A wrong number of levels, a wrong length or dtype, or an index outside of 0..N-1.
-    """
+    """ValueError for a wrong number of levels, a wrong length or dtype, or an index outside of 0..N-1, which is looked
+    at on the CPU only: on a GPU it would stall the device."""
     if len(montages) != len(layout.counts) - 1:
         raise ValueError(f"expected montages of {len(layout.counts) - 1} levels, got {len(montages)}")
     for level, (montage, cells) in enumerate(zip(montages, layout.cells[1:], strict=True), start=1):
@@ -114,15 +95,12 @@ def assemble_montage(tiles: torch.Tensor, cell_images: torch.Tensor, ratio: int)
 def assemble_batch(
     views: Sequence[torch.Tensor], montages: Sequence[torch.Tensor], ratios: Sequence[int]
 ) -> torch.Tensor:
-    """All images of one side: level 0's views, then each level's montages.
+    """All images `(M, C, S, S)` of one side: level 0's views, then each level's montages.
 
     Args:
         views: L tensors `(N, C, S/r, S/r)`.
         montages: L - 1 tensors of image indices (see `draw_montages`).
         ratios: r of each level.
-
-    Returns:
-        `(M, C, S, S)`.
     """
     levels = [views[0]]
     for tiles, cell_images, ratio in zip(views[1:], montages, ratios[1:], strict=True):

@@ -56,13 +56,7 @@ def resnet_name(names: Collection[str]) -> str | None:
 
 
 def read_official_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Read a published checkpoint.
-
-    Args:
-        path: The `.pth` file.
-
-    Returns:
-        Fields of `MCLConfig` inferred from the tensors, and the tensors under our names.
+    """Fields of `MCLConfig` inferred from the tensors of a published checkpoint, and the tensors under our names.
 
     Raises:
         FileNotFoundError: No such file.

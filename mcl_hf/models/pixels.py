@@ -1,7 +1,7 @@
 """Pictures of any kind -> upright 8-bit pixels in the channels of a model: the one conversion that there is.
 
-Before everything: training's decoder (`mcl_hf.data.decode`) and `MCLImageProcessor` both end here, so that a model sees
-at work what it saw in training. What becomes of the odd kinds:
+Training's decoder (`mcl_hf.data.decode`) and `MCLImageProcessor` both end here: a model sees at work what it saw in
+training. What becomes of the odd kinds:
 
 * EXIF orientation is applied, once: TIFF files are turned by Pillow itself, while it loads them. Damaged EXIF is taken
   as "upright".
@@ -45,8 +45,7 @@ class BrokenImage(ValueError):
 @contextmanager
 def unheard() -> Iterator[None]:
     """Warnings in here are not heard. Their filters are the process's: threads that change them at the same time would
-    put back each other's, and leave it deaf for good.
-    """
+    put back each other's, and leave it deaf for good."""
     with _filters, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -68,35 +67,21 @@ def is_turned_by_pillow(picture: Image.Image) -> bool:
 
 
 def turn_of(picture: Image.Image, orientation: int, upright: bool = True) -> int:
-    """The turn that loaded pixels still need, as an EXIF orientation.
-
-    Args:
-        picture: loaded or not.
-        orientation: from `orientation_of`, asked before it was loaded.
-        upright: False for the pixels as they are stored.
-    """
+    """The turn that loaded pixels still need, as an EXIF orientation: `orientation` is that of `orientation_of`, asked
+    before the picture was loaded, `upright` False for the pixels as they are stored."""
     if upright == is_turned_by_pillow(picture):
         return 1
     return orientation if upright else _BACK.get(orientation, orientation)
 
 
 def check_bands(picture: Image.Image, num_channels: int) -> None:
-    """Refuse a picture whose channels cannot become `num_channels`.
-
-    Raises:
-        BrokenImage: neither 1 nor 3 channels are asked for, and the picture has another number.
-    """
+    """BrokenImage where neither 1 nor 3 channels are asked for, and the picture has another number."""
     if num_channels not in _MODES and len(picture.getbands()) != num_channels:
         raise BrokenImage(f"{len(picture.getbands())} channels (mode {picture.mode}) instead of {num_channels}")
 
 
 def to_pixels(picture: Image.Image, num_channels: int = 3, orientation: int = 1) -> np.ndarray:
-    """A picture's pixels as uint8 `(height, width, num_channels)`, a copy that is writable.
-
-    Args:
-        picture: of any mode.
-        num_channels: 1 (gray), 3 (RGB), or as many as the picture holds.
-        orientation: the turn to apply, from `turn_of`.
+    """A picture's pixels as uint8 `(height, width, num_channels)`, a copy that is writable, turned by `turn_of`.
 
     Raises:
         BrokenImage: channels that do not fit, or values that are not finite or outside of 0-65535.
@@ -124,10 +109,7 @@ def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
 
 def scale_to_8_bit(stored: np.ndarray, is_16_bit: bool) -> np.ndarray:
     """Numbers of any kind as uint8 of the same shape: floats up to 1 times 255, what is 16 bit or exceeds 255 by 257.
-
-    Raises:
-        BrokenImage: not finite, or outside of 0-65535.
-    """
+    BrokenImage: not finite, or outside of 0-65535."""
     values = stored.astype(np.float64)
     if not np.isfinite(values).all():
         raise BrokenImage("pixel values are not all finite")
@@ -139,14 +121,3 @@ def scale_to_8_bit(stored: np.ndarray, is_16_bit: bool) -> np.ndarray:
     elif high > 255 or is_16_bit:
         values = values / 257
     return np.round(values).astype(np.uint8)
-
-
-__all__ = [
-    "BrokenImage",
-    "check_bands",
-    "is_turned_by_pillow",
-    "orientation_of",
-    "scale_to_8_bit",
-    "to_pixels",
-    "turn_of",
-]

@@ -1,12 +1,11 @@
-"""Batch-norm statistics of the weights as they are now, averaged over batches.
+"""Batch-norm statistics of the weights as they are now, averaged over batches: before evaluation or export, since the
+running averages that training leaves behind belong to weights that have moved on.
 
-Flow: weights that have moved on, or that never saw a batch of their own -> **precise_bn** -> evaluation or export. The
-running averages that training leaves behind belong to weights that have moved on since.
-
-Source: detectron2's `TEST.PRECISE_BN` (fvcore's `update_bn_stats`): the mean over batches of their statistics.
+Source: detectron2's `TEST.PRECISE_BN` (fvcore's `update_bn_stats`).
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -39,14 +38,13 @@ def update_statistics(model: nn.Module, forward: Callable[[B], object], batches:
     """
     norms = training_norms(model)
     momenta = [norm.momentum for norm in norms]
-    counts = [0] * len(norms)
+    counts, reached = [0] * len(norms), [False] * len(norms)
     means = [torch.zeros_like(norm.running_mean) for norm in norms]
     variances = [torch.zeros_like(norm.running_var) for norm in norms]
+    handles = [norm.register_forward_hook(partial(_note, reached, index)) for index, norm in enumerate(norms)]
     try:
         for norm in norms:
             norm.momentum = 1.0  # running statistics are those of the last batch
-        reached: list[bool] = [False] * len(norms)
-        handles = [norm.register_forward_hook(_Reached(reached, index)) for index, norm in enumerate(norms)]
         for batch in batches:
             reached[:] = [False] * len(norms)
             forward(batch)
@@ -55,11 +53,10 @@ def update_statistics(model: nn.Module, forward: Callable[[B], object], batches:
                     counts[index] += 1
                     means[index] += norm.running_mean
                     variances[index] += norm.running_var
-        for handle in handles:
-            handle.remove()
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum, handle in zip(norms, momenta, handles, strict=True):
             norm.momentum = momentum
+            handle.remove()
     for norm, count, mean, variance in zip(norms, counts, means, variances, strict=True):
         if count:
             norm.running_mean.copy_(mean / count)
@@ -67,11 +64,6 @@ def update_statistics(model: nn.Module, forward: Callable[[B], object], batches:
     return sum(count > 0 for count in counts)
 
 
-class _Reached:
-    """A forward hook that notes that its module has run."""
-
-    def __init__(self, reached: list[bool], index: int) -> None:
-        self.reached, self.index = reached, index
-
-    def __call__(self, *_: object) -> None:
-        self.reached[self.index] = True
+def _note(reached: list[bool], index: int, *_: object) -> None:
+    """A forward hook: this module has run."""
+    reached[index] = True

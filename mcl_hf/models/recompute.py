@@ -1,9 +1,8 @@
 """Activation checkpointing that recomputes only what is cheap: norms and activations, never convolutions.
 
-A convolution keeps its input for the backward pass, a batch norm too: half of a ResNet's activations are the outputs of
-norm and ReLU, which follow from the convolution's output in no time. `recompute_activations` drops them in the forward
-pass and makes them again, stage by stage, in the backward pass. Gradients are those of the plain step, and batch norm
-counts each batch once.
+Half of a ResNet's activations are the outputs of norm and ReLU, which follow from the convolution's output in no time:
+they are dropped in the forward pass and made again, stage by stage, in the backward pass. Gradients are those of the
+plain step, and batch norm counts each batch once.
 
 Source: selective activation checkpointing of torch (`torch.utils.checkpoint`); the published code has none.
 """
@@ -22,19 +21,10 @@ _MATRIX_PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, tor
 
 
 def recompute_activations(network: nn.Module) -> nn.Module:
-    """Let every stage of a network drop its cheap activations until the backward pass.
+    """Let every stage of a network built of repeated blocks drop its cheap activations until the backward pass.
 
-    Changes the stages' `forward` in place (names and tensors stay): call it on a network that is about to train, after
-    any copying.
-
-    Args:
-        network: A timm network, or anything built of repeated blocks.
-
-    Returns:
-        `network`.
-
-    Raises:
-        ValueError: No repeated blocks were found in it.
+    Changes the stages' `forward` in place: call it on a network that is about to train, after any copying. ValueError:
+    no repeated blocks were found in it.
     """
     stages = find_stages(network)
     if not stages:
@@ -53,12 +43,15 @@ def keep_activations(network: nn.Module) -> None:
 
 
 def find_stages(network: nn.Module) -> list[nn.Module]:
-    """Runs of blocks: modules whose children are all of one class that has parts of its own.
+    """What is made again at a time: runs of blocks, or the blocks of a list, which has no forward pass of its own.
 
     A stage is the unit because a block's output follows from its last convolution too: of a whole stage only the first
-    input and the convolutions' outputs are kept, and one stage at a time is made again.
+    input and the convolutions' outputs are kept.
     """
-    return [part for stage, blocks in _find_runs(network) for part in ([stage] if _has_forward(stage) else blocks)]
+    stages: list[nn.Module] = []
+    for stage, blocks in _find_runs(network):
+        stages += blocks if isinstance(stage, nn.ModuleList) else [stage]
+    return stages
 
 
 def find_block_classes(network: nn.Module) -> list[str]:
@@ -67,7 +60,7 @@ def find_block_classes(network: nn.Module) -> list[str]:
 
 
 def _find_runs(network: nn.Module) -> list[tuple[nn.Module, list[nn.Module]]]:
-    """Every module whose children are blocks, and these."""
+    """Modules whose children are blocks (all of one class that has parts of its own), and these."""
     runs: list[tuple[nn.Module, list[nn.Module]]] = []
     for child in network.children():
         blocks = list(child.children())
@@ -78,10 +71,6 @@ def _find_runs(network: nn.Module) -> list[tuple[nn.Module, list[nn.Module]]]:
         else:
             runs.append((child, blocks))
     return runs
-
-
-def _has_forward(stage: nn.Module) -> bool:
-    return not isinstance(stage, nn.ModuleList)
 
 
 def _run_stage(forward: Callable[..., Any], contexts: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

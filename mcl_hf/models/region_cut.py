@@ -30,7 +30,8 @@ def cut_regions(
     sampling_ratio: int,
     aligned: bool = True,
 ) -> torch.Tensor:
-    """Cut out regions. The host reads one thing: how many there are of each level.
+    """Cut out regions `(K, C, R, R)` in the maps' dtype and memory format. The host reads one thing: how many there are
+    of each level.
 
     Args:
         pyramid: P2..P5, each `(N, C, H, W)`.
@@ -39,9 +40,6 @@ def cut_regions(
         side: R, cells.
         sampling_ratio: Samples a cell and side; 0 adapts it to the box.
         aligned: Whether pixels have their centres half a pixel from their corners.
-
-    Returns:
-        `(K, C, R, R)` in the maps' dtype and memory format.
     """
     regions = pyramid[0].new_zeros(len(rois), pyramid[0].shape[1], side, side)
     if pyramid[0].is_contiguous(memory_format=torch.channels_last):  # the heads go on in the maps' memory format
@@ -49,13 +47,6 @@ def cut_regions(
     counts = (levels[:, None] == torch.arange(len(STRIDES), device=levels.device)).sum(dim=0).tolist()
     rows_of_levels = levels.argsort(stable=True).split(counts)
     for maps, stride, rows in zip(pyramid, STRIDES, rows_of_levels, strict=True):
-        cut = roi_align(
-            maps.to(rois.dtype),
-            rois[rows],
-            side,
-            spatial_scale=1 / stride,
-            sampling_ratio=sampling_ratio,
-            aligned=aligned,
-        )
+        cut = roi_align(maps.to(rois.dtype), rois[rows], side, 1 / stride, sampling_ratio, aligned)
         regions[rows] = cut.to(regions.dtype)
     return regions

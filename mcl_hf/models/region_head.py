@@ -1,11 +1,9 @@
 """Region head: P maps -> one embedding a region of R x R cells; and the predictor on top of it.
 
 Third stage of the flow. One set of weights serves all levels. A map is cut into regions *before* the convolutions, so
-that nothing leaks between neighbouring tiles of a montage here; these convolutions are the ones a detector's 4-conv box
-head runs on RoIAligned 7x7 features.
+that nothing leaks between neighbouring tiles; a detector's box head runs them on RoIAligned 7x7 features.
 
-Source: paper section 3.2; published code `openselfsup/models/necks.py` (DetConvGpNonLinearHead) and
-`openselfsup/models/heads/` (the predictor).
+Source: paper section 3.2; published code `openselfsup/models/necks.py` and `openselfsup/models/heads/`.
 """
 
 import torch
@@ -16,18 +14,8 @@ from .weight_init import init_linear, init_norm
 
 
 def cut_into_regions(maps: torch.Tensor, region_size: int) -> torch.Tensor:
-    """Cut maps into regions, image by image in row-major order.
-
-    Args:
-        maps: `(M, C, h * R, w * R)`.
-        region_size: R in cells.
-
-    Returns:
-        `(M * h * w, C, R, R)` in the memory format of `maps`.
-
-    Raises:
-        ValueError: The map's sides are not multiples of R.
-    """
+    """Cut maps `(M, C, h * R, w * R)` into regions `(M * h * w, C, R, R)` of the same memory format, image by image in
+    row-major order. ValueError: the sides are not multiples of R."""
     batch, channels, height, width = maps.shape
     if height % region_size or width % region_size:
         raise ValueError(f"a map of {height} x {width} cells does not divide into regions of {region_size} cells")

@@ -1,7 +1,4 @@
-"""What both objectives share: how a batch of views is laid out and checked, and which parameters train.
-
-Where it sits: base of `MCLForPreTraining` and `MCLForSupervisedPreTraining`.
-"""
+"""Base of both objectives: how a batch of views is laid out and checked, and which parameters train."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,8 +10,6 @@ from .montage import MontageLayout, draw_montages
 
 
 class ViewBatchModel(MCLPreTrainedModel):
-    """What both objectives share: layout and checks of batches of views, and which parameters train."""
-
     mcl: MCLModel
 
     @classmethod
@@ -41,11 +36,7 @@ class ViewBatchModel(MCLPreTrainedModel):
         return draw_montages(self.layout(num_images), generator)
 
     def _check_views(self, views: Sequence[torch.Tensor], name: str) -> MontageLayout:
-        """Layout of a batch whose views have the sizes that the configuration asks for.
-
-        Raises:
-            ValueError: A wrong number of views, a wrong shape, or fewer than 2 images.
-        """
+        """Layout of a batch whose views have the sizes that the configuration asks for, 2 images or more."""
         ratios, side = self.config.montage_ratios, self.config.image_size
         if len(views) != len(ratios):
             raise ValueError(f"{name} needs {len(ratios)} views, one a level, got {len(views)}")

@@ -1,7 +1,4 @@
-"""Files of weights and what describes them, read without running anything in them; what is none is called what it is.
-
-checkpoints, starting_weights, official_checkpoint, imports -> **weight_files** -> safetensors, torch, json
-"""
+"""Files of weights and what describes them, read without running anything; what is none is called what it is."""
 
 import argparse
 import errno
@@ -9,6 +6,8 @@ import json
 import pickle
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +47,7 @@ def what_it_is(path: Path) -> str | None:
 
 
 def read_json(path: Path) -> Any:
-    """Content of a JSON file.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no JSON; one line.
-    """
+    """Content of a JSON file. OSError: it cannot be read; ValueError: it is no JSON, in one line."""
     if path.exists() and not path.is_file():  # a pipe or a device may never end
         raise OSError(errno.EINVAL, "is no regular file", str(path))
     try:
@@ -73,16 +67,10 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def check_safetensors(path: Path) -> None:
-    """Refuse a .safetensors file whose header cannot be read, or that is shorter or longer than that says.
-
-    Raises:
-        ValueError: one line that says what is seen.
-    """
-    try:
-        with safe_open(path, framework="pt"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise ValueError(_no_safetensors(path, error)) from error
+    """Refuse a .safetensors file whose header cannot be read, or that is shorter or longer than that says, by a
+    ValueError in one line."""
+    with _called_what_it_is(path), safe_open(path, framework="pt"):
+        pass
 
 
 def weights_in(folder: Path) -> list[Path]:
@@ -95,32 +83,27 @@ def weights_in(folder: Path) -> list[Path]:
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a .safetensors file.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: one line: it is none, or is damaged.
-    """
+    """Tensors of a .safetensors file. FileNotFoundError: no such file; ValueError: it is none, or damaged; one line."""
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
+    with _called_what_it_is(path):
         return load_file(path)
+
+
+@contextmanager
+def _called_what_it_is(path: Path) -> Iterator[None]:
+    """Let a .safetensors file that cannot be read be a ValueError that says what is seen."""
+    try:
+        yield
     except (SafetensorError, OSError) as error:
-        raise ValueError(_no_safetensors(path, error)) from error
-
-
-def _no_safetensors(path: Path, error: Exception) -> str:
-    seen = what_it_is(path)
-    return f"{path} is no checkpoint: {seen or f'it is damaged, or was cut off ({_said(error)})'}"
+        said = " ".join(str(error).split()).removeprefix("Error while deserializing header: ")
+        seen = what_it_is(path) or f"it is damaged, or was cut off ({said})"
+        raise ValueError(f"{path} is no checkpoint: {seen}") from error
 
 
 def read_pickled(path: str | Path) -> Any:
-    """Content of a file that `torch.save` wrote: tensors and plain values, nothing that would run code.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is no such file, or would have to run code to be read; one line.
-    """
+    """Content of a file that `torch.save` wrote: tensors and plain values. FileNotFoundError: no such file; ValueError:
+    it is none, or would have to run code to be read; one line."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
@@ -143,22 +126,6 @@ def read_pickled(path: str | Path) -> Any:
         raise ValueError(f"{path} is no checkpoint: it was cut off, is damaged, or is no file of torch.save") from error
 
 
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split()).removeprefix("Error while deserializing header: ")
-
-
 def not_finite(tensors: dict[str, torch.Tensor]) -> list[str]:
     """Names of the tensors with NaN or infinite numbers."""
     return [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-
-
-__all__ = [
-    "check_safetensors",
-    "not_finite",
-    "read_json",
-    "read_json_object",
-    "read_pickled",
-    "read_safetensors",
-    "weights_in",
-    "what_it_is",
-]

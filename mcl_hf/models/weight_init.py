@@ -1,7 +1,6 @@
 """Initialisers shared by FPN, region head and predictors.
 
-They use `torch.nn.init` on every tensor, buffers too, since transformers swaps those functions for guarded ones while
-it fills what a checkpoint did not bring: a tensor that was loaded stays as it is.
+`torch.nn.init` on every tensor, buffers too: transformers swaps it for functions that leave a loaded tensor as it is.
 """
 
 from torch import nn
