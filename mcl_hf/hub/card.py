@@ -23,8 +23,8 @@ from ..errors import InputError
 from ..finetuning.arguments import FinetuneArguments
 from ..finetuning.finish import TITLES
 from ..models.timm_backbone import layer_arguments
-from ..transfer.detector_configs import RESNET_DEPTHS
 from ..transfer.remote_code import CARRIED
+from ..transfer.to_detectors import RESNET_DEPTHS
 from ..transfer.to_onnx import can_be_traced
 from ..transfer.to_timm import feature_options
 from ..version import __version__

@@ -1,7 +1,4 @@
-"""What can be exported: any of our folders, opened as the tensors of one network under the names of `MCLModel`.
-
-Where it sits: a run's folder, its `pretraining/`, a checkpoint, a detector -> **checkpoint** -> convert -> export.
-"""
+"""What can be exported: any of our folders, opened as the tensors of one network under the names of `MCLModel`."""
 
 import json
 from collections.abc import Mapping
@@ -24,32 +21,21 @@ from .starting_weights import read_checkpoint, rename_from_detector
 DETECTOR_TYPE = "mcl_detector"
 _SHARED_FIELDS = ("backbone", "backbone_kwargs", "num_channels", "image_mean", "image_std", "fpn_channels")
 _OTHER_PARTS = ("predictors.", "target.", "classifiers.", "contrast.")
-_LEVELS = ("P2", "P3", "P4", "P5")
 
 
 @dataclass
 class Checkpoint:
-    """One network of a checkpoint.
+    """One network of a checkpoint."""
 
-    Attributes:
-        source: as it was given.
-        folder: where its files lie.
-        config: of the network; a detector's shared fields in an `MCLConfig`.
-        network: `online` or `target`.
-        tensors: name of `MCLModel` -> tensor; a detector's own heads keep their names.
-        description: config.json; a detector's with the defaults of what it leaves out, such as names of two classes.
-        detector: kind of a fine-tuned detector, else None.
-        stale_levels: pyramid levels that training never ran in this network: their batch-norm statistics are those it
-            started with, and in the online network their convolutions, too.
-    """
-
-    source: str
-    folder: Path
-    config: MCLConfig
-    network: str
-    tensors: dict[str, torch.Tensor]
-    description: dict[str, Any] = field(default_factory=dict)
-    detector: str | None = None
+    source: str  # as it was given
+    folder: Path  # where its files lie
+    config: MCLConfig  # a detector's shared fields
+    network: str  # online or target
+    tensors: dict[str, torch.Tensor]  # by the names of `MCLModel`; a detector's own heads keep theirs
+    description: dict[str, Any]  # config.json; a detector's with defaults for what it leaves out
+    detector: str | None = None  # kind of a fine-tuned one
+    # Pyramid levels that training never ran in this network: their batch-norm statistics are those it started with, and
+    # in the online network their convolutions, too.
     stale_levels: list[str] = field(default_factory=list)
 
     @property
@@ -63,8 +49,7 @@ def open_checkpoint(source: str | Path, network: str = "online") -> Checkpoint:
     """Open a checkpoint for export.
 
     Args:
-        source: A run's folder, its `pretraining/`, a checkpoint, a detector's folder, or a Hub repository `user/name`
-            (fetched).
+        source: A run's folder, its `pretraining/`, a checkpoint, a detector's folder, or a Hub repository `user/name`.
         network: `online`, or `target`, the slowly moving copy, which `pretraining/` and checkpoints hold.
 
     Raises:
@@ -105,13 +90,8 @@ def open_checkpoint(source: str | Path, network: str = "online") -> Checkpoint:
 
 
 def find_folder(source: str) -> tuple[Path, dict[str, Any]]:
-    """The folder of a checkpoint, fetched where it is a repository, and its config.json.
-
-    A run that has not finished gives its last checkpoint.
-
-    Raises:
-        InputError: Neither a folder nor a repository, or without a config.json that can be read.
-    """
+    """The folder of a checkpoint, fetched where it is a repository, and its config.json; a run that has not finished
+    gives its last checkpoint. InputError: neither a folder nor a repository, or no config.json that can be read."""
     try:
         folder = local_checkpoint(source, MODEL_FILES)
     except ValueError as error:
@@ -129,16 +109,8 @@ def find_folder(source: str) -> tuple[Path, dict[str, Any]]:
 
 
 def checked_config(kind: type[PreTrainedConfig], description: dict[str, Any], folder: Path) -> Any:
-    """A config.json as a configuration, with defaults for what it leaves out.
-
-    Args:
-        kind: `MCLConfig` or `MCLDetectorConfig`.
-        description: content of the file.
-        folder: that holds it, for the message.
-
-    Raises:
-        InputError: One line: an entry of another kind, or that contradicts the others.
-    """
+    """The config.json of a folder as a configuration of a kind, with defaults for what it leaves out. InputError: an
+    entry of another type, or that contradicts the others."""
     try:
         config: Any = kind.from_dict(dict(description))
         if not isinstance(config.architectures or [], list):
@@ -160,12 +132,10 @@ def save_network(config: MCLConfig, tensors: Mapping[str, torch.Tensor], folder:
 
 
 def stale_levels(tensors: dict[str, torch.Tensor]) -> list[str]:
-    """Pyramid levels whose batch norm has seen fewer batches than P5's, which every step runs.
-
-    In lean scope the target network reads P5 only, and the online network only the levels of its montages.
-    """
+    """Pyramid levels whose batch norm has seen fewer batches than P5's, which every step runs: in lean scope the target
+    network reads no others, the online network only those of its montages."""
     counts: dict[str, int] = {}
-    for index, level in enumerate(_LEVELS):
+    for index, level in enumerate(("P2", "P3", "P4", "P5")):
         lateral, output = (tensors.get(f"fpn.{kind}.{index}.bn.num_batches_tracked") for kind in ("lateral", "output"))
         if output is not None:
             counts[level] = int(output if lateral is None else min(lateral, output))

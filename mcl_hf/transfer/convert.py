@@ -1,16 +1,13 @@
-"""From our tensors to a target's and back, and how many of how many went over.
+"""From our tensors to a target's and back, by the tables of `keymaps`, and how many of how many went over. Values are
+never changed."""
 
-Where it sits: checkpoint -> keymaps -> **convert** -> export; a foreign file -> keymaps -> **convert** -> import.
-Pure functions on dictionaries of tensors; values are never changed.
-"""
-
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from .keymaps import COUNTED, NEW_PARTS, Table, to_ours, to_theirs
+from .targets import DETECTORS
 
 _PARTS = {
     "backbone.": "backbone",
@@ -23,27 +20,17 @@ _PARTS = {
     "extra_levels.": "P6 and P7",
     "retinanet.": "RetinaNet head",
 }
-_OTHERS = "other tensors"
-DETECTOR_TITLES = {"mask_rcnn": "Mask R-CNN", "faster_rcnn": "Faster R-CNN", "retinanet": "RetinaNet"}
 
 
 @dataclass
 class Coverage:
-    """How many of how many tensors of each part of the target come from the checkpoint.
+    """How many of how many tensors of each part of the target come from the checkpoint."""
 
-    Attributes:
-        title: of the target.
-        parts: part -> (given, all).
-        left_out: what of ours the target has no place for, or is not fit to go, with the reason.
-        notes: what to know of tensors that did go.
-        counted: whether `parts` are all of the target.
-    """
-
-    title: str
-    parts: dict[str, tuple[int, int]] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
-    counted: bool = True
-    notes: list[str] = field(default_factory=list)
+    title: str  # of the target
+    parts: dict[str, tuple[int, int]] = field(default_factory=dict)  # part -> (given, all)
+    left_out: list[str] = field(default_factory=list)  # what of ours has no place there, or is not fit to go
+    counted: bool = True  # whether `parts` are all of the target
+    notes: list[str] = field(default_factory=list)  # what to know of tensors that did go
 
     @property
     def given(self) -> int:
@@ -66,32 +53,23 @@ class Coverage:
 def convert(
     tensors: Mapping[str, torch.Tensor], table: Table, target: str, detector: str
 ) -> tuple[dict[str, torch.Tensor], Coverage]:
-    """Rename our tensors for a detector of another framework.
-
-    Args:
-        tensors: Named as in `MCLModel`.
-        table: Of the target.
-        target: `detectron2`, `mmdet` or `torchvision`.
-        detector: `mask_rcnn`, `faster_rcnn` or `retinanet`.
-
-    Returns:
-        Tensors under the target's names, contiguous, and the coverage.
-    """
+    """Our tensors for a detector of another framework, under its names by a table, contiguous; and the coverage."""
     renamed: dict[str, torch.Tensor] = {}
-    given = dict.fromkeys((*_PARTS.values(), _OTHERS), 0)
+    given = dict.fromkeys((*_PARTS.values(), "other tensors"), 0)  # the last are a user's own
     homeless = given.copy()
     for name, tensor in tensors.items():
         theirs = to_theirs(name, table)
+        part = next((title for prefix, title in _PARTS.items() if name.startswith(prefix)), "other tensors")
         if theirs is not None:
             renamed[theirs] = tensor.contiguous()
-            given[part_of(name)] += 1
+            given[part] += 1
         elif not name.startswith("region_head.mlp."):  # no detector has it
-            homeless[part_of(name)] += 1
+            homeless[part] += 1
     levels = 3 if detector == "retinanet" else 4
     totals = {"backbone": given["backbone"], "FPN": 12 * levels}  # 2 ConvNorm blocks a level, 6 tensors each
     if detector != "retinanet":
         totals["box head convs"] = given["box head convs"] or 24  # four in all frameworks, where there is no other word
-    coverage = Coverage(f"{target} {DETECTOR_TITLES[detector]}", counted=target in COUNTED)
+    coverage = Coverage(f"{target} {DETECTORS[detector]}", counted=target in COUNTED)
     coverage.parts = {part: (given[part], total) for part, total in totals.items()}
     for part, count in NEW_PARTS[detector].items():
         if coverage.counted or given[part]:
@@ -100,34 +78,16 @@ def convert(
     return renamed, coverage
 
 
-def part_of(name: str) -> str:
-    """Part of the coverage report that one of our tensors belongs to; there may be some of a user's own."""
-    return next((title for prefix, title in _PARTS.items() if name.startswith(prefix)), _OTHERS)
-
-
 def convert_back(
     tensors: Mapping[str, torch.Tensor], table: Table
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Rename another framework's tensors to ours.
+    """Another framework's tensors under the names of `MCLModel`, and those that it has no place for under their own.
 
-    Args:
-        tensors: Under their names.
-        table: Of where they come from.
-
-    Returns:
-        Tensors under the names of `MCLModel`, and those that it has no place for under their own. Counters of batches
-        (`num_batches_tracked`), which a frozen batch norm lacks, are added as 0.
+    Counters of batches (`num_batches_tracked`), which a frozen batch norm lacks, are added as 0.
     """
-    ours: dict[str, torch.Tensor] = {}
-    left: dict[str, torch.Tensor] = {}
-    for name, tensor in tensors.items():
-        found = to_ours(name, table)
-        if found is None:
-            left[name] = tensor
-        else:
-            ours[found] = tensor
-    for name in list(ours):
-        counter = re.sub(r"running_mean$", "num_batches_tracked", name)
-        if counter != name:
-            ours.setdefault(counter, torch.zeros((), dtype=torch.int64))
-    return ours, left
+    names = {name: to_ours(name, table) for name in tensors}
+    ours = {found: tensors[name] for name, found in names.items() if found is not None}
+    for name in [name for name in ours if name.endswith("running_mean")]:
+        counter = name.replace("running_mean", "num_batches_tracked")
+        ours.setdefault(counter, torch.zeros((), dtype=torch.int64))
+    return ours, {name: tensors[name] for name, found in names.items() if found is None}

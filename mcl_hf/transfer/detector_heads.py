@@ -1,10 +1,7 @@
-"""A fine-tuned detector's own heads, under the names and in the order of the other frameworks.
+"""A fine-tuned detector's own heads, beside what pre-training brings (`keymaps`), by other frameworks' names and order.
 
-Where it sits: checkpoint -> keymaps (what pre-training brings) + **detector_heads** (the rest) -> convert -> export.
-
-What differs beside names: our class 0 is the background (torchvision), theirs is the last one and has no box and no
-mask; detectron2 counts anchors of a cell size by size, all others shape by shape; mmdet puts batch norm behind P6 and
-P7 where the pyramid has it.
+Our class 0 is the background (torchvision), theirs is the last one and has no box and no mask; detectron2 counts
+anchors of a cell size by size, all others shape by shape; mmdet puts batch norm behind P6 and P7.
 
 Source: torchvision `models/detection`; detectron2 `modeling/{proposal_generator/rpn,roi_heads,meta_arch/retinanet}.py`
 and `modeling/anchor_generator.py`; mmdet `models/{dense_heads,roi_heads,necks/fpn}.py`.
@@ -22,14 +19,8 @@ _RPN_SHIFTS, _DENSE_SHIFTS = "rpn.head.bbox_pred.bias", "retinanet.head.regressi
 
 
 def head_table(target: str, detector: str, num_convs: int, rpn_convs: int = 1) -> Table:
-    """Rows of what a fine-tuned detector has beside the pre-trained parts.
-
-    Args:
-        target: `torchvision`, `detectron2` or `mmdet`.
-        detector: `mask_rcnn`, `faster_rcnn` or `retinanet`.
-        num_convs: Convolutions of the box head, behind which torchvision counts its linear layer.
-        rpn_convs: Convolutions of the proposal network; two of the frameworks name a single one in another way.
-    """
+    """Rows of what a fine-tuned detector has beside the pre-trained parts. torchvision counts the linear layer behind
+    the box head's convolutions; the others name a single convolution of the proposal network in another way."""
     if detector == "retinanet":
         return _DENSE[target]
     table = {"torchvision": _torchvision, "detectron2": _detectron2, "mmdet": _mmdet}[target](num_convs, rpn_convs)
@@ -111,17 +102,8 @@ _DENSE: Mapping[str, Table] = {
 def head_values(
     tensors: Mapping[str, torch.Tensor], target: str, num_ratios: int
 ) -> tuple[dict[str, torch.Tensor], int]:
-    """Our tensors, the heads' in the order that a target has them.
-
-    Args:
-        tensors: Of a detector of ours.
-        target: As of `head_table`.
-        num_ratios: Aspect ratios of the anchors.
-
-    Returns:
-        Tensors under our names, and how many more they are than before: mmdet's batch norm behind P6 and P7, made so
-        that it adds our bias and changes nothing else.
-    """
+    """A detector's tensors, the heads' in the order that a target has them, for anchors of so many aspect ratios; and
+    how many more there are now: mmdet's batch norm behind P6 and P7, which adds our bias and changes nothing else."""
     if target == "torchvision":
         return dict(tensors), 0
     found: dict[str, torch.Tensor] = {}

@@ -1,9 +1,5 @@
-"""A fine-tuned detector of transformers as one ONNX graph, its post-processing inside.
-
-Where it sits: a detector's folder -> **detector_to_onnx** -> export. The graph takes what the image processor makes
-and gives what its `post_process_object_detection` gives without a threshold, for any number of images at once.
-
-Source: `torch.export` and `torch.onnx.export(dynamo=True)` over transformers' own models.
+"""A fine-tuned detector of transformers as one ONNX graph: it takes what the image processor makes and gives what its
+`post_process_object_detection` gives without a threshold, for any number of images at once.
 """
 
 import contextlib
@@ -37,11 +33,7 @@ _DEFORMABLE_MOST = 100  # detections of an image that the processor of Deformabl
 
 
 class DetectorGraph(nn.Module):
-    """Detector and post-processing as one function of the pixels.
-
-    Args:
-        model: of transformers, one of `EXPORTED`.
-    """
+    """Detector of transformers, one of `EXPORTED`, and post-processing as one function of the pixels."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -77,12 +69,8 @@ class DetectorGraph(nn.Module):
 
 
 def write_detector_graph(folder: Path, partial: Path, out: Path) -> Coverage:
-    """`detector.onnx`, the image processor's settings and a README.md (`detector_readme.md`) that shows how to run it.
-
-    Args:
-        folder: of the detector, its `model_type` one of `EXPORTED`.
-        partial: folder that exists and is empty.
-        out: its name, once it is whole.
+    """`detector.onnx`, the image processor's settings and a README.md (`detector_readme.md`) that shows how to run it,
+    into the folder `partial`, which is called `out` once it is whole.
 
     Raises:
         InputError: the packages for ONNX are not installed, the folder is not whole, or torch cannot trace the model.

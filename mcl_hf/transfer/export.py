@@ -1,7 +1,6 @@
 """`export_checkpoint`: one checkpoint of ours into a folder that another framework opens.
 
-Where it sits: checkpoint -> target_statistics -> convert -> to_* -> **export** (which writes the folder as a whole,
-with a README.md from `export_readme.md`).
+Where it sits: checkpoint -> target_statistics -> convert -> to_* -> **export**
 """
 
 import shutil
@@ -16,12 +15,11 @@ from ..new_folder import check_new, whole_folder
 from ..version import __version__
 from .checkpoint import Checkpoint, find_folder, open_checkpoint, save_network
 from .convert import Coverage
-from .detector_configs import ANCHORS_FILE
 from .detector_to_onnx import EXPORTED, write_detector_graph
 from .remote_code import add_code, refuse_detector
 from .target_statistics import refresh_statistics
 from .targets import NETWORKS, TARGETS
-from .to_detectors import write_detector
+from .to_detectors import ANCHORS_FILE, write_detector
 from .to_onnx import write_graphs
 from .to_timm import feature_options, write_timm
 
@@ -44,7 +42,7 @@ def export_checkpoint(
     """Export a checkpoint.
 
     Args:
-        source: A run's folder, its `pretraining/`, a checkpoint, a detector, or a Hub repository `user/name` (fetched).
+        source: A run's folder, its `pretraining/`, a checkpoint, a detector, or a Hub repository `user/name`.
         out: Folder to write; must not hold anything. It is complete or absent.
         to: One of `TARGETS`.
         detector: `mask_rcnn`, `faster_rcnn` or `retinanet`, for torchvision, detectron2 and mmdet; None follows the
@@ -138,19 +136,11 @@ def _readme(checkpoint: Checkpoint, coverage: Coverage, to: str, out: Path, fold
     config, (mean, std) = checkpoint.config, checkpoint.statistics
     return fill_template(
         Path(__file__).with_name("export_readme.md"),
-        version=__version__,
-        to=to,
-        out=out,
-        coverage=coverage,
-        network=checkpoint.network,
-        backbone=config.backbone,
-        channels=config.num_channels,
+        version=__version__, to=to, out=out, coverage=coverage, network=checkpoint.network, backbone=config.backbone,
+        channels=config.num_channels, mean=mean, std=std,
         feature_options=feature_options(config.backbone, config.num_channels, config.backbone_kwargs),
-        own_anchors=(folder / ANCHORS_FILE).is_file(),
-        with_code=(folder / "modeling_mcl.py").is_file(),
-        mean=mean,
-        std=std,
-    )
+        own_anchors=(folder / ANCHORS_FILE).is_file(), with_code=(folder / "modeling_mcl.py").is_file(),
+    )  # fmt: skip
 
 
 def _write_transformers(checkpoint: Checkpoint, folder: Path, whole: bool, with_code: bool) -> Coverage:

@@ -1,7 +1,5 @@
 """Names of tensors: ours (those of `MCLModel`) and everyone else's, as tables that are read both ways.
 
-Where it sits: checkpoint -> **keymaps** -> convert -> export, and import the other way round.
-
 Source: detectron2 `modeling/backbone/{resnet,fpn}.py`, mmdet `models/{backbones/resnet,necks/fpn}.py`, torchvision
 `models/detection`; other programs' checkpoints: facebookresearch/moco, WXinlong/DenseCL, hologerry/SoCo.
 """
@@ -20,21 +18,13 @@ _NUMBER, _WORD = r"(?P<{}>\d+)", {"leaf": r"(?P<leaf>[^.]+)", "rest": r"(?P<rest
 
 @dataclass(frozen=True)
 class Rule:
-    """One row of a table.
+    """One row of a table."""
 
-    Attributes:
-        ours: our name; `{leaf}` is its last word, `{rest}` any ending, other braces are numbers.
-        theirs: their name, with the same braces.
-        shift: added to `{i}` on the way to them.
-        first: smallest `{i}` of ours that they have: 1 where a pyramid starts at P3.
-        last: largest one.
-    """
-
-    ours: str
-    theirs: str
-    shift: int = 0
-    first: int = 0
-    last: int = 99
+    ours: str  # our name; `{leaf}` is its last word, `{rest}` any ending, other braces are numbers
+    theirs: str  # their name, with the same braces
+    shift: int = 0  # added to `{i}` on the way to them
+    first: int = 0  # smallest `{i}` of ours that they have: 1 where a pyramid starts at P3
+    last: int = 99  # largest one
 
     def to_theirs(self, name: str) -> str | None:
         """Their name of one of our tensors; None where the row does not speak of it."""
@@ -101,7 +91,6 @@ _DETECTRON2_BACKBONE = (
     Rule("backbone.layer{i}.{b}.downsample.1.{leaf}", "backbone.bottom_up.res{i}.{b}.shortcut.norm.{leaf}", shift=1),
 )
 
-
 _FRAMEWORKS: Mapping[str, tuple[Any, ...]] = {
     # rows of the backbone; lateral, output and box convolutions; endings of a convolution and its norm; numbers of P2,
     # or None where they count from the first level that they use, and of the box head's first convolution
@@ -136,11 +125,8 @@ TABLES: Mapping[tuple[str, str], Table] = {
 }
 """(target, detector) -> table: what pre-training brings to a detector of that framework."""
 
-
-RESNET: Table = (Rule("backbone.{rest}", "{rest}"),)
-"""Plain ResNet names, as torchvision, timm and the extracted backbones of most pre-training programs have them."""
-
-PRETRAINING: Mapping[str, Table] = {
+PLAIN: Mapping[str, Table] = {
+    "ResNet": (Rule("backbone.{rest}", "{rest}"),),  # as torchvision, timm and most extracted backbones have it
     "MoCo": (Rule("backbone.{rest}", "encoder_q.{rest}"),),
     "DenseCL": (Rule("backbone.{rest}", "encoder_q.0.{rest}"),),
     "SoCo": (
@@ -150,7 +136,7 @@ PRETRAINING: Mapping[str, Table] = {
         *conv_norms("region_head.conv.{i}", "head.conv{i}", "head.bn{i}", shift=1),
     ),
 }
-"""Other programs' own checkpoints, read only; `module.` is stripped before."""
+"""What is no detector of a framework; `module.` is stripped before."""
 
 _NEW_IN_RCNN = {"fc1": 2, "box predictor": 4, "mask head": 28, "RPN": 6}
 _NEW_IN_DENSE = {"P6 and P7": 4, "RetinaNet head": 20}

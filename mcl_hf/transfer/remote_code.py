@@ -1,7 +1,5 @@
-"""A model folder that carries its own code, so that it opens with `trust_remote_code=True` where mcl_hf is absent.
-
-Where it sits: a model's folder -> **remote_code** -> export, and publishing. The files are those of `mcl_hf/models`
-that the model classes reach by `from .name import ...`, as they are.
+"""A model folder that carries its own code, so that it opens with `trust_remote_code=True` where mcl_hf is absent: the
+files of `mcl_hf/models` that the model classes reach by `from .name import ...`, as they are.
 
 Source: transformers `dynamic_module_utils.py` (which files it fetches, how it reads `auto_map`).
 """
@@ -34,12 +32,7 @@ _CODE = Path(__file__).parents[1] / "models"
 
 
 def write_with_code(model_folder: str | Path, out: str | Path) -> list[str]:
-    """Copy a model's folder and put the code beside it.
-
-    Args:
-        model_folder: A finished model, a `pretraining/` folder or a checkpoint of ours; a checkpoint's training state
-            stays behind.
-        out: To write; exists and is empty, or does not exist.
+    """Copy the folder of a pre-training model, less its training state, into a new one, and put the code beside it.
 
     Returns:
         Names of the files of code.
@@ -70,17 +63,12 @@ def add_code(folder: Path) -> list[str]:
 def name_code(folder: Path) -> None:
     """Let the model in a folder below name the code of the folder above, where that has the model's own class."""
     names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
-    if not CARRIED.intersection(names):
-        return
-    _name_classes(folder)
+    if CARRIED.intersection(names):
+        _name_classes(folder)
 
 
 def refuse_detector(model_type: object) -> None:
-    """Only the models of pre-training travel with code.
-
-    Raises:
-        InputError: The checkpoint is not one of them.
-    """
+    """InputError where a checkpoint is no model of pre-training."""
     if model_type != MCLConfig.model_type:
         raise InputError(
             f"--with-code is for pre-training models: the code of a {model_type} spans several packages, which a "

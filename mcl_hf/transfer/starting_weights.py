@@ -1,8 +1,5 @@
-"""Weights to start from, with a report of how many of how many tensors each part got.
-
-`load_starting_weights` serves `--init` (a timm name, a folder or a repository into any MCL model),
-`load_backbone_weights` puts a checkpoint's backbone into a transformers model that was built with our
-`backbone_config`. Nothing is loaded in silence, and a part that was asked for and is incomplete is an error.
+"""Weights to start from, with a report of how many of how many tensors each part got: nothing is loaded in silence, and
+a part that was asked for and is incomplete is an error.
 """
 
 import re
@@ -36,19 +33,12 @@ _PARTS = {
 
 @dataclass
 class WeightReport:
-    """How many of how many tensors of each part were loaded.
-
-    Attributes:
-        source: Where the weights came from.
-        parts: Name of a part -> (loaded, all).
-        copied: Parts that the source lacks and that took the values of another part.
-        pixels: What is to be said of the pixels' statistics; empty where they are ImageNet's.
-    """
+    """How many of how many tensors of each part were loaded."""
 
     source: str
-    parts: dict[str, tuple[int, int]] = field(default_factory=dict)
-    copied: list[str] = field(default_factory=list)
-    pixels: str = ""
+    parts: dict[str, tuple[int, int]] = field(default_factory=dict)  # name -> (loaded, all)
+    copied: list[str] = field(default_factory=list)  # parts that the source lacks and that took another's values
+    pixels: str = ""  # what is to be said of the pixels' statistics; nothing where they are ImageNet's
 
     def count(self, part: str, loaded: bool) -> None:
         """Count one tensor of a part."""
@@ -67,9 +57,9 @@ def read_checkpoint(source: str, config: MCLConfig) -> dict[str, torch.Tensor]:
     """Tensors of a checkpoint, named as in `MCLForPreTraining` less the prefix `mcl.`.
 
     Args:
-        source: `timm:NAME` (fetched by timm), `torchvision:NAME` (a detector, fetched by torchvision), a folder with
-            `model.safetensors` of ours or of `timm.models.save_for_hf`, a `.safetensors` file, a file of a detector of
-            torchvision, or a Hub repository `user/name[@revision]` (fetched).
+        source: `timm:NAME`, `torchvision:NAME` (a detector), a folder with `model.safetensors` of ours or of
+            `timm.models.save_for_hf`, a `.safetensors` file, a file of a detector of torchvision, or a Hub repository
+            `user/name[@revision]`.
         config: Of the model to be filled.
 
     Raises:
@@ -111,14 +101,8 @@ def _finite(source: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Te
 
 def _timm_tensors(name: str, config: MCLConfig) -> dict[str, torch.Tensor]:
     """Backbone tensors of a pre-trained timm network."""
-    network = _ask_timm(
-        timm.create_model,
-        name,
-        pretrained=True,
-        features_only=True,
-        in_chans=config.num_channels,
-        **(config.backbone_kwargs or {}),
-    )
+    options = {"pretrained": True, "features_only": True, "in_chans": config.num_channels}
+    network = _ask_timm(timm.create_model, name, **options, **(config.backbone_kwargs or {}))
     return {f"backbone.{key}": tensor for key, tensor in network.state_dict().items()}
 
 
@@ -137,16 +121,9 @@ def plain_source(source: str) -> str:
 
 
 def starting_description(source: str) -> dict[str, Any]:
-    """What a source says of its weights, as its `config.json` has it; empty where it says nothing.
-
-    Args:
-        source: As of `read_checkpoint`, or `random`. Of `timm:NAME` the result is what timm would write:
-            `architecture`, `model_args` and `pretrained_cfg` with `mean` and `std`; of a detector of torchvision what
-            a detector of ours would.
-
-    Raises:
-        ValueError: The source cannot be found or its description is damaged.
-    """
+    """What a source (of `read_checkpoint`, or `random`) says of its weights, as its `config.json` has it, or timm would
+    write it, or a detector of ours in place of torchvision's; empty where it says nothing. ValueError: it cannot be
+    found, or its description is damaged."""
     source = plain_source(source)
     if source == "random":
         return {}
@@ -157,17 +134,12 @@ def starting_description(source: str) -> dict[str, Any]:
         return of_torchvision
     path = local_checkpoint(source, ["config.json"], "random, timm:NAME, torchvision:NAME, ")
     file = (path if path.is_dir() else path.parent) / "config.json"
-    if not file.is_file():
-        return {}
-    return read_json_object(file)
+    return read_json_object(file) if file.is_file() else {}
 
 
 def check_start(source: str, what: str = "--init") -> None:
-    """See that a source of weights is there and says what it is, before anything else is opened; weights are not read.
-
-    Raises:
-        InputError: it is not, in a line that begins with `what` and the source.
-    """
+    """InputError where a source of weights is not there or does not say what it is, in a line that begins with `what`
+    and the source: before anything else is opened. Weights are not read."""
     try:
         starting_description(source)
     except ValueError as error:
@@ -192,19 +164,10 @@ def starting_statistics(
 
     Args:
         source: As of `starting_description`, or such a description.
-        num_channels: Of the model that starts from them. timm's weights of three channels serve one, too: the mean of
-            the three is then meant.
+        num_channels: Of the model that starts from them. Weights of three channels serve one, too, with their means.
 
     Returns:
         (mean, std), or None where the source does not say, or speaks of other channels.
-
-    Raises:
-        ValueError: See `starting_description`.
-
-    Example:
-        >>> from mcl_hf.transfer.starting_weights import starting_statistics
-        >>> starting_statistics("timm:tf_efficientnet_lite0")
-        ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
     """
     description = starting_description(source) if isinstance(source, str) else source
     of_timm = description.get("pretrained_cfg") or description  # timm writes them flat in older files
@@ -220,30 +183,22 @@ def starting_statistics(
 
 
 def pixels_line(of_start: tuple[list[float], list[float]] | None, mean: Sequence[float], std: Sequence[float]) -> str:
-    """What is to be said of a model's pixel statistics beside those of its start; empty where all are ImageNet's.
+    """What is to be said of a model's `mean` and `std` beside the `starting_statistics` of its start; empty where all
+    are ImageNet's."""
 
-    Args:
-        of_start: From `starting_statistics`.
-        mean: The model's own, per channel.
-        std: The same.
-    """
+    def rounded(values: Sequence[float]) -> list[float]:
+        return [round(value, 4) for value in values]
 
     def close(one: Sequence[float], other: Sequence[float]) -> bool:  # as timm and we round them
         return len(one) == len(other) and all(abs(a - b) < 1e-3 for a, b in zip(one, other, strict=True))
 
-    own = f"mean {_rounded(mean)} and std {_rounded(std)}"
+    own = f"mean {rounded(mean)} and std {rounded(std)}"
     if of_start is not None and not (close(of_start[0], mean) and close(of_start[1], std)):
-        return (
-            f"warning: its pixels had mean {_rounded(of_start[0])} and std {_rounded(of_start[1])}, this model's have "
-            f"{own}"
-        )
+        had = f"mean {rounded(of_start[0])} and std {rounded(of_start[1])}"
+        return f"warning: its pixels had {had}, this model's have {own}"
     if of_start is None or (close(mean, IMAGENET_MEAN) and close(std, IMAGENET_STD)):
         return ""
     return f"pixels with its {own}, which are not ImageNet's"
-
-
-def _rounded(values: Sequence[float]) -> list[float]:
-    return [round(value, 4) for value in values]
 
 
 def load_starting_weights(model: Any, source: str | Path) -> WeightReport:
@@ -256,9 +211,6 @@ def load_starting_weights(model: Any, source: str | Path) -> WeightReport:
     Args:
         model: `MCLBackbone`, `MCLModel`, `MCLForPreTraining` or `MCLForSupervisedPreTraining`, changed in place.
         source: See `read_checkpoint`.
-
-    Returns:
-        The report; print it.
 
     Raises:
         ValueError: The source cannot be read, has no whole backbone, or a part of it has other shapes.
@@ -279,9 +231,8 @@ def load_starting_weights(model: Any, source: str | Path) -> WeightReport:
 def rename_from_detector(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Names in a detector (`mcl_hf.detection`) -> names in `MCLModel`; all others stay.
 
-    The convolutions of an R-CNN's box head are blocks of the region head on regions of the same pyramid; they started
-    from it, if the detector came of pre-training. A RetinaNet's pyramid begins at P3: level i becomes i + 1, and P2's
-    tensors are absent.
+    The convolutions of an R-CNN's box head are the region head's. A RetinaNet's pyramid begins at P3: level i becomes
+    i + 1, and P2's tensors are absent.
     """
     is_dense = any(name.startswith("retinanet.") for name in tensors)
     renamed = {}
@@ -328,9 +279,6 @@ def load_backbone_weights(model: nn.Module, source: str | Path, verbose: bool = 
         source: See `read_checkpoint`.
         verbose: Whether the report is printed.
 
-    Returns:
-        The report.
-
     Raises:
         ValueError: No `MCLBackbone` inside, the source cannot be read, or it lacks tensors of the backbone.
 
@@ -344,10 +292,8 @@ def load_backbone_weights(model: nn.Module, source: str | Path, verbose: bool = 
     backbones = [module for module in model.modules() if isinstance(module, MCLBackbone)]
     if not backbones:
         raise ValueError(f"{type(model).__name__} holds no MCLBackbone: build it with backbone_config=MCLConfig(...)")
-    source = str(source)
-    report = WeightReport(source)
     for backbone in backbones:
-        report = _fill(backbone, source)
+        report = _fill(backbone, str(source))
         loaded, total = report.parts["backbone"]
         if loaded < total:
             raise ValueError(f"{source} holds {loaded}/{total} tensors of the backbone {backbone.config.backbone!r}")

@@ -1,9 +1,5 @@
-"""Batch-norm statistics for the FPN and region head of a target network, which training ran in part only.
-
-Where it sits: checkpoint -> **target_statistics** -> convert -> export. In lean scope the target network reads P5
-alone, so the other levels keep the statistics that they started with. Its backbone's are those of training, and stay.
-
-Source: detectron2's `TEST.PRECISE_BN`, see `models/precise_bn`.
+"""Batch-norm statistics for the FPN and region head of a target network, which training ran in part only: in lean scope
+it reads P5 alone. Its backbone's are those of training, and stay.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,24 +20,12 @@ def refresh_statistics(
     config: MCLConfig,
     tensors: dict[str, torch.Tensor],
     data: str | Sequence[str],
-    num_images: int = 1024,
-    batch_size: int = 16,
-    allow_outside_paths: bool = False,
+    num_images: int,
+    batch_size: int,
+    allow_outside_paths: bool,
 ) -> dict[str, torch.Tensor]:
-    """Replace the statistics of FPN and region head by their mean over batches of images.
-
-    Images are resized, cut and normalised as the image processor does for pre-training's size, without colour changes.
-
-    Args:
-        config: of the network.
-        tensors: all of its tensors, by the names of `MCLModel`.
-        data: whatever `--data` takes.
-        num_images: the first so many of them, at least two.
-        batch_size: images of a batch, at least two.
-        allow_outside_paths: read images outside of the data's folder.
-
-    Returns:
-        The tensors with new statistics in place of the old ones.
+    """The tensors of an `MCLModel` with the statistics of FPN and region head replaced by their mean over batches of
+    the data's first images, as the image processor gives them.
 
     Raises:
         InputError: no such data, or fewer than two images that can be read.

@@ -11,4 +11,4 @@ TARGETS = {
 }
 """Framework -> what it gets."""
 NETWORKS = ("online", "target")
-DETECTORS = ("mask_rcnn", "faster_rcnn", "retinanet")
+DETECTORS = {"mask_rcnn": "Mask R-CNN", "faster_rcnn": "Faster R-CNN", "retinanet": "RetinaNet"}

@@ -1,9 +1,7 @@
 """Graphs without Python: ONNX, and torch's own exported programs, of the backbone and of backbone and FPN.
 
-Where it sits: checkpoint -> **to_onnx** -> export. Batch, height and width stay free, and are called so. The
-input is `pixel_values` `(N, C, H, W)` float32, normalised; outputs are C2..C5 (`c2`, ...) or P2..P5 (`p2`, ...).
-
-Source: `torch.export` and `torch.onnx.export(dynamo=True)`.
+Batch, height and width stay free, and are called so. The input is `pixel_values` `(N, C, H, W)` float32, normalised;
+outputs are C2..C5 (`c2`, ...) or P2..P5 (`p2`, ...).
 """
 
 import logging
@@ -24,20 +22,12 @@ from ..models.timm_backbone import build_timm_network, describe_backbone, run_ti
 from .checkpoint import Checkpoint
 from .convert import Coverage
 
-_OPSET = 18
 _ENDLESS = {"swin_transformer", "swin_transformer_v2"}
 """timm families on which torch.export with free sizes ran for ten minutes without an end (torch 2.15)."""
 
-_EXAMPLE_SIDES = (96, 128)  # px; two different ones, and a batch of two, so that no size is taken for a constant
-
 
 class PyramidGraph(nn.Module):
-    """Backbone, or backbone and FPN, as one function of the pixels.
-
-    Args:
-        checkpoint: whose weights it takes.
-        with_fpn: whether it ends in P2..P5 rather than C2..C5.
-    """
+    """Backbone, or backbone and FPN, as one function of the pixels."""
 
     def __init__(self, checkpoint: Checkpoint, with_fpn: bool) -> None:
         super().__init__()
@@ -46,10 +36,9 @@ class PyramidGraph(nn.Module):
         self.backbone = build_timm_network(config.backbone, config.num_channels, config.backbone_kwargs)
         description = describe_backbone(config.backbone, config.num_channels, config.backbone_kwargs)
         self.positions = description.positions[-4:]
-        _load(self.backbone, checkpoint.tensors, "backbone.")
         self.fpn = FeaturePyramid(description.channels[-4:], config.fpn_channels) if with_fpn else None
-        if self.fpn is not None:
-            _load(self.fpn, checkpoint.tensors, "fpn.")
+        parts = ("backbone.", "fpn.") if with_fpn else "backbone."
+        self.load_state_dict({name: t for name, t in checkpoint.tensors.items() if name.startswith(parts)})
         self.eval()
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -59,17 +48,8 @@ class PyramidGraph(nn.Module):
         return tuple(chosen if self.fpn is None else self.fpn(chosen))
 
 
-def _load(module: nn.Module, tensors: dict[str, torch.Tensor], prefix: str) -> None:
-    module.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
-
-
 def write_graphs(checkpoint: Checkpoint, folder: Path, kind: str) -> Coverage:
-    """`backbone` and, where the checkpoint's FPN is whole, `backbone_fpn`.
-
-    Args:
-        checkpoint: to be exported.
-        folder: exists and is empty.
-        kind: `onnx` for `.onnx` files, `pt2` for torch's `.pt2`.
+    """`backbone` and, where the checkpoint's FPN is whole, `backbone_fpn`, as `.onnx` or torch's `.pt2`.
 
     Raises:
         InputError: The packages for ONNX are not installed, or torch cannot trace the network with free sizes.
@@ -90,17 +70,14 @@ def write_graphs(checkpoint: Checkpoint, folder: Path, kind: str) -> Coverage:
         coverage.left_out.append("the detector's heads: torch.export stops where sizes depend on what is detected")
     for name, graph in graphs.items():
         letter = "p" if graph.fpn is not None else "c"
-        height, width = _EXAMPLE_SIDES
+        # Two different sides and two images, so that no size is taken for a constant.
+        inputs = {"pixel_values": torch.zeros(2, checkpoint.config.num_channels, 96, 128)}
         axes = {"pixel_values": {0: "batch", 2: "height", 3: "width"}}
         try:
-            program = trace(
-                graph.float(), {"pixel_values": torch.zeros(2, checkpoint.config.num_channels, height, width)}, axes
-            )
+            program = trace(graph.float(), inputs, axes)
         except (RuntimeError, ValueError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise InputError(
-                f"torch.export cannot take {checkpoint.config.backbone} with free sizes: {reason}"
-            ) from error
+            raise InputError(f"torch.export cannot take {graph.name} with free sizes: {reason}") from error
         if kind == "pt2":
             torch.export.save(program, folder / f"{name}.pt2")
         else:
@@ -115,11 +92,7 @@ def can_be_traced(backbone: str) -> bool:
 
 
 def check_can_be_traced(backbone: str, kind: str) -> None:
-    """Refuse a backbone on which torch.export does not end.
-
-    Raises:
-        InputError: it is one of them.
-    """
+    """InputError for a backbone on which torch.export does not end."""
     if not can_be_traced(backbone):
         raise InputError(
             f"--to {kind} cannot take {backbone}: torch.export does not end on its shifted windows with free sizes; "
@@ -128,11 +101,7 @@ def check_can_be_traced(backbone: str, kind: str) -> None:
 
 
 def need_onnx() -> None:
-    """Refuse to begin without the packages that write ONNX.
-
-    Raises:
-        InputError: onnx or onnxscript is not installed.
-    """
+    """InputError without the packages that write ONNX."""
     for name in ("onnx", "onnxscript"):
         if find_spec(name) is None:
             raise InputError(f"--to onnx needs {name}: pip install 'mcl-hf[onnx]'")
@@ -141,16 +110,8 @@ def need_onnx() -> None:
 def trace(
     graph: nn.Module, inputs: dict[str, torch.Tensor], axes: dict[str, dict[int, str]]
 ) -> torch.export.ExportedProgram:
-    """The graph with free axes.
-
-    Args:
-        graph: in eval mode.
-        inputs: one example of each input, by its name, in the order of `forward`.
-        axes: input -> axis that is free -> what it is called.
-
-    Raises:
-        RuntimeError: torch cannot trace it.
-    """
+    """A graph in eval mode, traced with free axes (input -> axis -> what it is called), by one example of each input in
+    the order of `forward`. RuntimeError: torch cannot trace it."""
     free = tuple(dict.fromkeys(axes[name], torch.export.Dim.DYNAMIC) for name in inputs)
     # torch 2.6 traces strictly unless told otherwise, and then fixes the size of the batch
     return torch.export.export(graph, tuple(inputs.values()), dynamic_shapes=free, strict=False)
@@ -159,32 +120,24 @@ def trace(
 def write_onnx(
     program: torch.export.ExportedProgram, path: Path, axes: dict[str, dict[int, str]], outputs: list[str]
 ) -> None:
-    """One file, weights inside.
-
-    Raises:
-        InputError: torch's exporter fails, as that of torch 2.6 does on batch norm.
-    """
-    level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    """One file, weights inside. InputError: torch's exporter fails, as that of torch 2.6 does on batch norm."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about its own internals
             written = torch.onnx.export(
-                program,
-                input_names=list(axes),
-                output_names=outputs,
-                opset_version=_OPSET,
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
+                program, input_names=list(axes), output_names=outputs, opset_version=18, dynamo=True,
+                external_data=False, verbose=False,
+            )  # fmt: skip
     except Exception as error:  # torch raises many types, with pages of text
         raise InputError(
             f"torch {torch.__version__} cannot write it as ONNX with onnxscript {version('onnxscript')} "
             f"({type(error).__name__}): take a newer torch"
         ) from error
     finally:
-        logging.getLogger("torch.onnx").setLevel(level)
+        logger.setLevel(level)
     if written is None:
         raise RuntimeError("torch.onnx.export returned nothing")
     _name_axes(written.model.graph, axes)

@@ -1,10 +1,7 @@
 """torchvision's own detectors as whole starts: layers as fields of `MCLDetectorConfig`, weights under our names.
 
-Where it sits: `torchvision:NAME` or a file -> **torchvision_detectors** -> starting_weights -> detectors, pre-training.
-
 The first generation was trained with a frozen batch norm of eps 0; ours adds 1e-5 to the variance, so the scale is
-multiplied by `sqrt((variance + 1e-5) / variance)`, which gives the same outputs. Names of older releases are brought
-up to date by torchvision's own loader.
+multiplied by `sqrt((variance + 1e-5) / variance)`. Names of older releases are mended by torchvision's own loader.
 
 Source: torchvision `models/detection/{faster_rcnn,mask_rcnn,retinanet}.py`.
 """
@@ -53,18 +50,8 @@ _EPS = 1e-5
 
 
 def torchvision_description(source: str | Path) -> dict[str, Any] | None:
-    """What a start of torchvision's is, as the config.json of a detector of ours would say it.
-
-    Args:
-        source: `torchvision:NAME`, which is not fetched, or a file of weights.
-
-    Returns:
-        Fields of `MCLDetectorConfig` with `model_type` and, where the classes are COCO's, `id2label`; None where it is
-        something else.
-
-    Raises:
-        ValueError: one line: no detector of torchvision has this name and layers that are here.
-    """
+    """What `torchvision:NAME`, which is not fetched, or a file of weights is, as the config.json of a detector of ours
+    would say it; None where it is something else. ValueError: none with layers that are here has this name."""
     name = _name_of(source)
     if name is not None:
         return _description(name, len(get_model_weights(name).DEFAULT.meta["categories"]))
@@ -74,14 +61,8 @@ def torchvision_description(source: str | Path) -> dict[str, Any] | None:
 
 
 def torchvision_tensors(source: str | Path) -> dict[str, torch.Tensor]:
-    """Weights of a start that `torchvision_description` knows, named as in a detector of ours.
-
-    Args:
-        source: `torchvision:NAME`, whose weights torchvision fetches or has in its cache, or a file.
-
-    Raises:
-        ValueError: one line: they cannot be had, or some do not fit the layout.
-    """
+    """Weights of a start that `torchvision_description` knows, named as in a detector of ours. ValueError: they cannot
+    be fetched, or some do not fit the layout."""
     name = _name_of(source)
     if name is not None:
         tensors = _fetched(name)
