@@ -12,7 +12,7 @@ from torch import Tensor
 from mcl_hf import MCLConfig, MCLForPreTraining
 from mcl_hf.engine.optim import build_optimizer
 from mcl_hf.models import recompute_activations
-from mcl_hf.pretraining.compile_parts import compile_parts
+from mcl_hf.pretraining.pretrain import compile_parts
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -2,7 +2,7 @@
 
 Where it sits: the guard inside the loop's step. The flag stays on the device, where it turns the update off (the
 optimizer's `found_inf`); it is copied to the host at logging and saving steps only, so the guard costs no sync in
-between. Effective rank and distance of the target are computed at logging steps only, by `watch.py`.
+between. Effective rank and distance of the target are computed at logging steps only, by `collapse.py`.
 
 Source: effective rank: Roy and Vetterli, "The effective rank", EUSIPCO 2007; as a measure of self-supervised embeddings
 RankMe, arXiv 2210.02885, section 3.

@@ -1,7 +1,7 @@
 """`PretrainArguments`: everything a pre-training run can be told, checked before any work is done.
 
-Where it sits: recipe file + command line (or keyword arguments) -> `load_arguments` -> `PretrainArguments` ->
-`pretrain.py`. A recipe is a flat YAML of these fields; `engine/options.py` has those that fine-tuning has, too.
+Where it sits: recipe (a flat YAML of these fields) + command line, or keyword arguments -> `load_arguments` ->
+`pretrain.py`. `engine/options.py` has the fields that fine-tuning has, too.
 """
 
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,26 +22,6 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from ..models.configuration_mcl import MCLConfig
 
-# Fields that describe the network and are handed to `MCLConfig`; None leaves its default, which is the paper's value.
-MODEL_FIELDS = (
-    "backbone",
-    "backbone_kwargs",
-    "num_channels",
-    "image_mean",
-    "image_std",
-    "fpn_channels",
-    "region_size",
-    "region_convs",
-    "hidden_dim",
-    "embedding_dim",
-    "montage_ratios",
-    "montage_fractions",
-    "level_weights",
-    "level_pairing",
-    "temperature",
-    "region_scope",
-    "queue_size",
-)
 # A recipe's columns are those of its own data, its timm arguments those of its own backbone.
 _BELONGS = {
     "data": ("data_files", "image_column", "label_column", "group_column", "split"),
@@ -225,6 +205,10 @@ class PretrainArguments(RunOptions):
         if self.max_steps is not None:
             return self.max_steps
         return max(1, int((100 if self.epochs is None else self.epochs) * num_images / global_batch_size))
+
+
+MODEL_FIELDS = next(tuple(names) for names in PretrainArguments.grouped().values() if "backbone" in names)
+"""The options of the network, which are handed to `MCLConfig`; None leaves its default, the paper's value."""
 
 
 def load_arguments(recipe: str | None = None, **overrides: Any) -> PretrainArguments:

@@ -1,7 +1,7 @@
 """Is the run learning at all? Rules over log records that recognise collapse and a loss that has not moved.
 
-Where it sits: `watch.py` hands every record of the log to `observe`, whose result is part of the checkpoint, and says
-what `verdicts` finds. Pure functions of records: two runs with equal records get equal verdicts, a resumed one too.
+Where it sits: the loop owns one `HealthWatch`, which hands every record of the log to `observe`, keeps the result in
+the checkpoint, and says what `verdicts` finds. Both are pure functions of records: a resumed run gets equal ones.
 
 The rules:
 
@@ -22,8 +22,11 @@ Source: std as in SimSiam (Chen and He 2020, arXiv 2011.10566, figure 2), effect
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
+from ..engine.health import effective_rank, relative_distance, second_moments
+from ..engine.run import Run
 from ..errors import InputError
 
 STD_SHARE = 0.1
@@ -43,37 +46,20 @@ class CollapseError(InputError):
 
 @dataclass(frozen=True)
 class HealthBounds:
-    """What the rules need to know about a run.
+    """What the rules need to know about a run."""
 
-    Attributes:
-        embedding_dim: D.
-        possible_rank: the largest effective rank that its batches can have.
-        warmup_steps: steps before a flat loss counts.
-        flat_steps: least steps of the window that a flat loss is judged by.
-    """
-
-    embedding_dim: int
-    possible_rank: int
-    warmup_steps: int = 0
-    flat_steps: int = FLAT_STEPS
-
-    @property
-    def least_std(self) -> float:
-        """Feature std under which a level counts as collapsed."""
-        return STD_SHARE / self.embedding_dim**0.5
-
-    @property
-    def least_rank(self) -> float:
-        """Effective rank under which a level counts as collapsed."""
-        return 1 + RANK_SHARE * (self.possible_rank - 1)
+    embedding_dim: int  # D
+    possible_rank: int  # the largest effective rank that its batches can have
+    warmup_steps: int = 0  # before a flat loss counts
+    flat_steps: int = FLAT_STEPS  # the least of the window that a flat loss is judged by
 
 
 def broken_rules(record: Mapping[str, Any], bounds: HealthBounds) -> set[str]:
     """Which of the rules "point" and "directions" one record breaks; numbers that it lacks break none."""
     broken = set()
-    if worst_level(record, "feature_std")[1] < bounds.least_std:
+    if _worst_level(record, "feature_std")[1] < STD_SHARE / bounds.embedding_dim**0.5:
         broken.add("point")
-    if worst_level(record, "effective_rank")[1] < bounds.least_rank:
+    if _worst_level(record, "effective_rank")[1] < 1 + RANK_SHARE * (bounds.possible_rank - 1):
         broken.add("directions")
     return broken
 
@@ -101,18 +87,18 @@ def _flat_window(
     """
     cosines = sum(map(len, _rows(record, "positive_similarity")))
     margin = (_total(record, "positive_similarity") - _total(record, "negative_similarity")) / max(cosines, 1)
-    begun = bool(earlier) and not earlier["whole"]
+    begun = earlier if earlier and not earlier["whole"] else {}
     window = {
-        "since": earlier["since"] if begun else record["step"],
-        "records": (earlier["records"] if begun else 0) + 1,
-        "share": (earlier["share"] if begun else 0.0) + _total(record, "level_losses") / chance,
-        "margin": (earlier["margin"] if begun else 0.0) + margin,
+        "since": begun.get("since", record["step"]),
+        "records": begun.get("records", 0) + 1,
+        "share": begun.get("share", 0.0) + _total(record, "level_losses") / chance,
+        "margin": begun.get("margin", 0.0) + margin,
         "flat_since": earlier.get("flat_since", -1),
         "flat_share": earlier.get("flat_share", 0.0),
         "whole": 0,
     }
-    if window["records"] >= FLAT_RECORDS and record["step"] - window["since"] >= bounds.flat_steps:
-        count = window["records"]
+    count = window["records"]
+    if count >= FLAT_RECORDS and record["step"] - window["since"] >= bounds.flat_steps:
         window["whole"] = 1
         window["flat_share"] = window["share"] / count
         flat = window["share"] >= FLAT_SHARE * count and window["margin"] < FLAT_MARGIN * count
@@ -121,24 +107,18 @@ def _flat_window(
 
 
 def verdicts(streaks: Streaks, record: Mapping[str, Any], bounds: HealthBounds) -> dict[str, str]:
-    """One line for every rule that has been broken for long enough: what is seen, the likely cause, what to try.
+    """A line for every rule that has been broken for long enough: what is seen, the likely cause, what to try.
+    "directions" is left out beside "point", which says more.
 
     Args:
         streaks: from `observe`, the record included.
         record: the last one, for its numbers.
         bounds: of the run.
-
-    Returns:
-        Rule -> line; "directions" is left out beside "point", which says more.
     """
-    lasting = {
-        rule: streak["since"]
-        for rule, streak in streaks.items()
-        if rule != "flat" and streak["records"] >= COLLAPSE_RECORDS
-    }
+    lasting = {rule: streak["since"] for rule, streak in streaks.items() if streak["records"] >= COLLAPSE_RECORDS}
     lines = {}
     if "point" in lasting:
-        level, value = worst_level(record, "feature_std")
+        level, value = _worst_level(record, "feature_std")
         lines["point"] = (
             f"collapse: the embeddings of level {level} are nearly one point since step {lasting['point']} (std "
             f"{value:.2g}, spread out {bounds.embedding_dim**-0.5:.2g}). Likely a learning rate that is too high, or "
@@ -146,7 +126,7 @@ def verdicts(streaks: Streaks, record: Mapping[str, Any], bounds: HealthBounds) 
             "with mcl-hf show data"
         )
     elif "directions" in lasting:
-        level, value = worst_level(record, "effective_rank")
+        level, value = _worst_level(record, "effective_rank")
         lines["directions"] = (
             f"collapse: the embeddings of level {level} use few directions since step {lasting['directions']} "
             f"(effective rank {value:.2g} of {bounds.possible_rank} possible). Likely images that are too much alike, "
@@ -165,14 +145,10 @@ def verdicts(streaks: Streaks, record: Mapping[str, Any], bounds: HealthBounds) 
     return lines
 
 
-def worst_level(record: Mapping[str, Any], name: str) -> tuple[int, float]:
+def _worst_level(record: Mapping[str, Any], name: str) -> tuple[int, float]:
     """Level and value of the smallest mean over sides of an `(L,)` or `(L, 2)` list; (-1, inf) where it is absent."""
     means = [sum(row) / len(row) for row in _rows(record, name)]
-    return min(enumerate(means), key=_value, default=(-1, float("inf")))
-
-
-def _value(pair: tuple[int, float]) -> float:
-    return pair[1]
+    return min(enumerate(means), key=itemgetter(1), default=(-1, float("inf")))
 
 
 def _rows(record: Mapping[str, Any], name: str) -> list[list[float]]:
@@ -182,3 +158,65 @@ def _rows(record: Mapping[str, Any], name: str) -> list[list[float]]:
 
 def _total(record: Mapping[str, Any], name: str) -> float:
     return sum(map(sum, _rows(record, name)))
+
+
+class HealthWatch:
+    """Measures and judges a run at its logging steps, and continues its `state.health`. All ranks must call `measure`
+    and `judge`."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.bounds = _health_bounds(run)
+        self.fatal: str | None = None
+        self.enough = False  # pre-training runs its whole length
+
+    def due(self, step: int) -> bool:
+        """Never: it judges what is logged anyway."""
+        return False
+
+    def measure(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        """A step's outputs with `effective_rank` of its queries over all ranks, and `target_distance`, the relative
+        distance of target and online parameters."""
+        numbers = {name: value for name, value in outputs.items() if name != "queries"}
+        # (sides, L, D, D), summed over ranks: the rank is that of the whole batch
+        moments = self.run.accelerator.reduce(second_moments(outputs["queries"]), "sum")
+        ranks = effective_rank(moments)  # (sides, L)
+        numbers["effective_rank"] = ranks[0] if len(ranks) == 1 else ranks.T  # (L,) or (L, 2)
+        network = self.run.network
+        if hasattr(network, "target"):
+            numbers["target_distance"] = relative_distance(network.target.parameters(), network.mcl.parameters())
+        return numbers
+
+    def judge(self, record: dict[str, Any]) -> None:
+        """Take a record into account; what is new goes to the console and into `record["health"]`, and `fatal` is set
+        where the run was asked to stop on what was found."""
+        run = self.run
+        streaks: Streaks = observe(run.state.health.get("streaks", {}), record, self.bounds)
+        lines = verdicts(streaks, record, self.bounds)
+        new = [line for rule, line in lines.items() if rule not in run.state.health.get("said", [])]
+        run.state.health = {"streaks": streaks, "said": sorted(lines)}
+        if new:
+            record["health"] = new
+        for line in new:
+            run.tracking.print(f"warning: {line}")
+        if run.arguments.on_collapse == "stop" and run.total_over_ranks(int(bool(lines))):
+            self.fatal = next(iter(lines.values()), "another process has collapsed")
+            run.state.health = {}  # a run that continues from here, with other options, starts counting anew
+
+    def error(self) -> CollapseError:
+        """What ends the run, after the step was saved."""
+        return CollapseError(
+            f"{self.fatal}. Stopped after step {self.run.state.step}, which is saved: continue with --resume auto and "
+            "other options, or with --on-collapse warn"
+        )
+
+
+def _health_bounds(run: Run) -> HealthBounds:
+    """Bounds for a run's batches: of its last forward pass on all ranks, which the health numbers are of."""
+    config, world_size = run.network.config, run.accelerator.num_processes
+    batch_size, _ = run.arguments.batch_sizes(world_size)
+    cells = min(run.network.layout(batch_size).cells)
+    possible = min(config.embedding_dim, batch_size * world_size, cells * world_size)
+    if run.arguments.objective == "supervised":  # trained classes become the corners of a simplex
+        possible = min(possible, max(1, config.num_labels - 1))
+    return HealthBounds(config.embedding_dim, possible, run.warmup_steps)

@@ -1,11 +1,10 @@
 """What a run will need, from a few measured steps of it: memory, hours, disk, cores for the data.
 
 Where it sits: `rehearsal.py` measures, this file does the sums, `mcl-hf doctor --plan` prints them. Pure functions.
-
-Time and memory of a step grow with the images that the backbone sees, M (the batch and its montages), which is nearly
-but not exactly proportional to the batch: every level has one montage at the least.
+Time and memory of a step grow with M, the images that the backbone sees: the batch of N and its montages.
 """
 
+import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,23 +14,14 @@ SPARE = 0.92
 
 @dataclass(frozen=True)
 class Measured:
-    """A few steps that were run.
+    """A few steps that were run."""
 
-    Attributes:
-        batch_size: N, images per process and forward pass.
-        backbone_images: M of one side.
-        seconds: of the fastest step, waiting for data left out.
-        peak_gib: see `peak_memory.py`.
-        checkpoint_bytes: of one checkpoint folder.
-        finished_bytes: of the finished model and `pretraining/`.
-    """
-
-    batch_size: int
-    backbone_images: int
-    seconds: float
-    peak_gib: float
-    checkpoint_bytes: int
-    finished_bytes: int
+    batch_size: int  # N, images per process and forward pass
+    backbone_images: int  # M of one side
+    seconds: float  # of the fastest step, waiting for data left out
+    peak_gib: float  # see `peak_memory.py`
+    checkpoint_bytes: int  # of one checkpoint folder
+    finished_bytes: int  # of the finished model and `pretraining/`
 
 
 @dataclass(frozen=True)
@@ -42,67 +32,47 @@ class Line:
     slope: float
 
     def at(self, backbone_images: int) -> float:
-        """The quantity for M images."""
         return self.at_zero + self.slope * backbone_images
 
     @classmethod
     def through(cls, points: Sequence[tuple[int, float]]) -> "Line":
-        """The line through the points with the smallest and the largest M; noise never makes it fall.
-
-        Args:
-            points: `(M, quantity)`, at least one; one alone is taken for proportional.
-        """
+        """The line through the `(M, quantity)` with the smallest and the largest M; noise never makes it fall, and one
+        point alone is taken for proportional."""
         (first_m, first), (last_m, last) = min(points), max(points)
         slope = max(0.0, (last - first) / (last_m - first_m)) if last_m > first_m else last / last_m
         return cls(last - slope * last_m, slope)
 
 
 def disagreement(measured: Sequence[Measured]) -> float:
-    """How much the time for an image differs between the measured batches, as a ratio of 1 or more.
-
-    Small batches use a device less well, so some of it is real; most of a large one is another program's.
-    """
+    """How much the time for an image differs between the measured batches, as a ratio of 1 or more: small batches use a
+    device less well, so some of it is real; most of a large one is another program's."""
     times = [run.seconds / run.backbone_images for run in measured]
     return max(times) / min(times)
 
 
-def largest_batch(memory: Line, backbone_images: Callable[[int], int], room_gib: float, most: int = 2**16) -> int:
-    """The largest N whose step fits into `room_gib`; 0 where not even two images do.
+def largest_batch(memory: Line, backbone_images: Callable[[int], int], room_gib: float) -> int:
+    """The largest N (to 2^16) whose step fits into the `room_gib` of a process; 0 where not even two images do.
 
     Args:
         memory: peak GiB as a line over M.
         backbone_images: M of a batch of N.
         room_gib: memory that one process may fill.
-        most: where to stop looking.
     """
-    if memory.at(backbone_images(2)) > room_gib:
-        return 0
-    low, high = 2, most
-    while low < high:  # the largest N that fits lies in low..high
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if memory.at(backbone_images(middle)) <= room_gib else (low, middle - 1)
-    return low
+    sizes = range(2, 2**16 + 1)
+    fitting = bisect.bisect_right(sizes, room_gib, key=lambda size: memory.at(backbone_images(size)))
+    return sizes[fitting - 1] if fitting else 0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole run on `world_size` processes like the one that was measured.
+    """A whole run on some processes like the one that was measured."""
 
-    Attributes:
-        seconds_per_step: of an optimizer step, without what processes have to tell each other.
-        images_per_second: of all processes.
-        hours: of the run.
-        peak_gib: of one process.
-        data_cores: cores that must prepare images so that training never waits, per process.
-        disk_gib: checkpoints that are kept, one being written, and the finished model.
-    """
-
-    seconds_per_step: float
-    images_per_second: float
-    hours: float
-    peak_gib: float
-    data_cores: float
-    disk_gib: float
+    seconds_per_step: float  # of an optimizer step, without what processes have to tell each other
+    images_per_second: float  # of all processes
+    hours: float  # of the run
+    peak_gib: float  # of one process
+    data_cores: float  # that must prepare images so that training never waits, per process
+    disk_gib: float  # checkpoints that are kept, one being written, and the finished model
 
 
 def make_plan(
@@ -123,8 +93,7 @@ def make_plan(
         batch_size: N of the planned run, per process.
         backbone_images: M of a batch of N.
         passes: forward passes per optimizer step.
-        world_size: processes.
-        max_steps: optimizer steps.
+        world_size, max_steps: processes, optimizer steps.
         images_per_core_second: what one core can decode and augment.
         kept_checkpoints: that lie on the disk at the same time at most.
     """

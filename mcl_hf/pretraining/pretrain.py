@@ -1,7 +1,7 @@
 """`pretrain`: a whole pre-training run, as the command and as a Python call.
 
-Where it sits: arguments -> checks -> data, model, optimizer on Accelerate -> loop -> finished folder. `lifecycle.py`
-has what every task's run goes through. Everything that can be wrong with the input is found before the first step.
+Where it sits: arguments -> data, model, optimizer on Accelerate -> loop -> finished folder. `lifecycle.py` has what
+every task's run goes through. Everything that can be wrong with the input is found before the first step.
 
     OUTPUT_DIR/
         config.json, model.safetensors, preprocessor_config.json, README.md    the finished model, slim
@@ -49,10 +49,9 @@ from ..transfer.starting_weights import (
     starting_statistics,
 )
 from .arguments import MODEL_FIELDS, PretrainArguments, load_arguments
-from .compile_parts import compile_parts
+from .collapse import HealthWatch
 from .run_data import open_data, open_loader
 from .step import PretrainRun, train_step
-from .watch import HealthWatch
 
 RULES = RecipeRules(
     ("objective", "optimizer"), frozenset(WITHOUT_INFLUENCE), frozenset({*MODEL_FIELDS, *COMPARED_BY_RESULT})
@@ -110,7 +109,7 @@ def _pretrain(
 ) -> RunResult:
     # --- where to start ---------------------------------------------------------------------------------------------
     checkpoint, lines = open_folder(accelerator, output_dir, arguments.resume)
-    world_size, rank = accelerator.num_processes, accelerator.process_index
+    world_size = accelerator.num_processes
     batch_size, global_batch_size = arguments.batch_sizes(world_size)
     recipe = recipe_record(arguments.recipe, RULES.without_influence)
     arguments = replace(arguments, precision=chosen_precision(arguments.precision, accelerator.device))
@@ -145,7 +144,7 @@ def _pretrain(
         config,
         source,
         batch_size,
-        rank=rank,
+        rank=accelerator.process_index,
         world_size=world_size,
         start_step=state.step * arguments.gradient_accumulation_steps,
         num_workers=arguments.num_workers,
@@ -206,11 +205,7 @@ def _pretrain(
 
 def _as_the_start(arguments: PretrainArguments, checkpoint: Path | None) -> PretrainArguments:
     """The options with the backbone and the pixels' mean and std of the weights that the run starts from or continues,
-    where the options do not say.
-
-    Raises:
-        InputError: the start cannot be read.
-    """
+    where the options do not say."""
     init = arguments.init or "random"
     try:
         source = starting_description(init) if checkpoint is None else MCLConfig.from_pretrained(checkpoint).to_dict()
@@ -220,10 +215,10 @@ def _as_the_start(arguments: PretrainArguments, checkpoint: Path | None) -> Pret
         found = starting_statistics(source, config.num_channels)
     except ValueError as error:
         raise InputError(f"--init {init}: {' '.join(str(error).split())}") from error
-    own = {} if found is None else {"image_mean": found[0], "image_std": found[1]}
-    # what the configuration has anyway needs no record
-    new: dict[str, Any] = {name: value for name, value in own.items() if value != getattr(config, name)}
-    return replace(arguments, **{name: value for name, value in new.items() if getattr(arguments, name) is None})
+    for name, value in zip(("image_mean", "image_std"), found or (), strict=False):
+        if getattr(arguments, name) is None and value != getattr(config, name):  # what it has anyway needs no record
+            arguments = replace(arguments, **{name: value})
+    return arguments
 
 
 def _fit_to_data(
@@ -235,19 +230,8 @@ def _fit_to_data(
     checkpoint: Path | None,
 ) -> MCLConfig:
     """The configuration with the number of classes, and a queue no larger than the data allows, or allowed when the run
-    began: a resumed run keeps it, whatever has become of the data and the batch.
-
-    Args:
-        arguments: of the run.
-        config: to be adapted.
-        source: the data.
-        keys: images of one forward pass on all ranks; with them, the queue must not hold an image twice.
-        lines: a line about the queue is appended.
-        checkpoint: that is continued, or None.
-
-    Raises:
-        InputError: the supervised objective without labels, or one group for all images.
-    """
+    began: a resumed run keeps it, whatever has become of the data and the batch. With the `keys`, images of one forward
+    pass on all ranks, the queue must not hold an image twice; a line about it is appended to `lines`."""
     if arguments.objective == "supervised":
         if source.labels is None:
             raise InputError(
@@ -299,12 +283,19 @@ def _build_network(
     return network
 
 
+def compile_parts(network: Any) -> None:
+    """Compile backbone, FPN and region head of the online network and, where there is one, of the target, in place.
+
+    They do the work, and each is one graph; montages, predictors and contrast change their shapes with the level, and
+    cost little. Names and tensors stay the same, so checkpoints do too. `network` is not wrapped.
+    """
+    for part in (network.mcl, getattr(network, "target", None)):
+        for module in (part.backbone, part.fpn, part.region_head) if part is not None else ():
+            module.compile()
+
+
 def finish_pretraining(run: Run) -> None:
     """Write the slim model, its processor and README to the run's folder, and the whole model to `pretraining/`. All
-    ranks; the main process writes.
-
-    Raises:
-        InputError: the folder cannot be written; the checkpoints are whole.
-    """
+    ranks; the main process writes."""
     what = f"A {run.network.config.backbone} backbone, feature pyramid and region head, pre-trained"
     on_main_process(run.accelerator, lambda: write_finished(run, run.network.mcl, what, {"pretraining": run.network}))

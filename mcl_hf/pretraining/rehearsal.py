@@ -1,7 +1,7 @@
 """A rehearsal: a few real steps of a run, in a process and a folder of their own.
 
-Where it sits: `mcl-hf doctor` rehearses the smallest run there is, `mcl-hf doctor --plan` the user's. The steps are
-those of `pretrain` with the same data, model, optimizer and device, so that what they took is what a run takes.
+Where it sits: `mcl-hf doctor` rehearses the smallest run there is, `mcl-hf doctor --plan` the user's, with the data,
+model, optimizer and device of `pretrain`, so that what the steps took is what a run takes.
 
     python -m mcl_hf.pretraining.rehearsal < arguments.json      # what `rehearse` starts
 """
@@ -32,18 +32,17 @@ class OutOfMemory(InputError):
 
 def rehearse(arguments: PretrainArguments, batch_size: int, folder: Path | None = None) -> Measured:
     """`rehearse_task` for pre-training."""
-    module = "mcl_hf.pretraining.rehearsal"
-    return rehearse_task(arguments, batch_size, module, backbone_images(arguments, batch_size), folder)
+    images = backbone_images(arguments, batch_size)
+    return rehearse_task(arguments, batch_size, "mcl_hf.pretraining.rehearsal", images, folder)
 
 
 def rehearse_task(
     arguments: Any, batch_size: int, module: str, images: int, folder: Path | None = None, **more: Any
 ) -> Measured:
-    """Run a few steps of `batch_size` images on one process, save the model, open it again, and measure.
+    """Run a few steps of `batch_size` images (N) on one process, save the model, open it again, and measure.
 
     Args:
         arguments: of the run; its length, batch, saving, tracking and resuming are replaced.
-        batch_size: N.
         module: that reads the options of a run as JSON and runs it, as this one.
         images: that the backbone sees in a pass, M.
         folder: for the rehearsal's own folder, which is removed again; None takes the system's.
@@ -99,21 +98,13 @@ def backbone_images(arguments: PretrainArguments, batch_size: int) -> int:
     return sum(MontageLayout.of(batch_size, config.montage_ratios, config.montage_fractions).counts)
 
 
-def images_per_core_second(loader: Any, batches: int = 4) -> float:
-    """Images a second that one core reads, decodes and transforms (processor time, the first batch apart).
-
-    Args:
-        loader: of a run, without workers.
-        batches: that are timed.
-
-    Raises:
-        InputError: too many of them cannot be read.
-    """
+def images_per_core_second(loader: Any) -> float:
+    """Images a second that one core reads, decodes and transforms: processor time of four batches of a loader without
+    workers, after its first one."""
     stream = iter(loader)
     next(stream)
-    start, images = time.process_time(), 0
-    for _ in range(batches):
-        images += len(next(stream).sample_ids)
+    start = time.process_time()
+    images = sum(len(next(stream).sample_ids) for _ in range(4))
     return images / (time.process_time() - start)
 
 

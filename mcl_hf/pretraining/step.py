@@ -40,24 +40,16 @@ class Batch:
 
 @dataclass(kw_only=True)
 class PretrainRun(Run):
-    """A pre-training run; its `batch` is a `Batch`.
-
-    Attributes:
-        mean, scale: of the uint8 views on the device, `(C, 1, 1)`: normalised = (view - mean) / scale.
-    """
+    """A pre-training run; its `batch` is a `Batch`. Uint8 views are normalised on the device: (view - mean) / scale."""
 
     arguments: PretrainArguments
-    mean: Tensor
-    scale: Tensor
+    mean: Tensor  # (C, 1, 1)
+    scale: Tensor  # (C, 1, 1)
 
 
 def train_step(run: PretrainRun, batches: Iterator["ViewBatch"], step: int, broken: list[str]) -> dict[str, Any]:
-    """One optimizer step, 0-based `step`; names of unreadable images are appended to `broken`.
-
-    Returns:
-        What the log shows of the step (of its last forward pass), tensors still on the device; and its `queries`: for
-        each side, L tensors `(Q, D)`.
-    """
+    """One optimizer step, 0-based `step`; names of unreadable images are appended to `broken`. Returns what the log
+    shows of its last forward pass, tensors still on the device, and `queries`: for each side, L tensors `(Q, D)`."""
     arguments = run.arguments
     lr = learning_rate(step, run.state.max_steps, run.peak_lr, arguments.min_lr, run.warmup_steps)
     for group in run.optimizer.param_groups:
