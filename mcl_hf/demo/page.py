@@ -15,6 +15,7 @@ from PIL import Image
 from ..data.decode import open_picture
 from ..errors import InputError
 from ..plain_text import plain_text
+from ..viz.similarity import usual_side
 from .subject import (
     Subject,
     detect,
@@ -26,7 +27,6 @@ from .subject import (
     open_subject,
     region_around,
     shown_scale,
-    usual_side,
     with_region,
 )
 
@@ -47,8 +47,7 @@ def serve(
     Args:
         checkpoint: see `open_subject`.
         images: one or two pictures to begin with; none: embedded photos, and for a detector none.
-        host: address to listen at; a Space listens at 0.0.0.0.
-        port: None takes the first free one from 7860 on.
+        host, port: to listen at; a Space listens at 0.0.0.0, and None takes the first free port from 7860 on.
         say: prints a line.
 
     Raises:
@@ -80,11 +79,7 @@ def _gradio() -> Any:
 
 
 def build_page(subject: Subject, pictures: Sequence[Image.Image] = ()) -> Any:
-    """The page as `gradio.Blocks`, which `launch` shows.
-
-    Args:
-        subject: to look at.
-        pictures: one or two to begin with; none: embedded photos, and for a detector none.
+    """The page as `gradio.Blocks`, which `launch` shows; for the pictures see `serve`.
 
     Raises:
         InputError: Gradio is not installed, or several pictures for a detector.
@@ -144,16 +139,12 @@ def _regions(gradio: Any, page: Any, subject: Subject, pictures: Sequence[Image.
         picture = for_regions(_opened(gradio, path))
         return picture, enlarged(picture)
 
-    looking: dict[str, Any] = {
-        "fn": look, "inputs": [first_state, second_state, centre, side], "outputs": [shown, same, other],
-        "api_visibility": "private",
-    }  # fmt: skip
-    private: dict[str, Any] = {"api_visibility": "private"}
+    looking = _private(look, [first_state, second_state, centre, side], [shown, same, other])
     page.load(**looking)
-    shown.select(click, first_state, centre, **private).then(**looking)
+    shown.select(**_private(click, first_state, centre)).then(**looking)
     side.release(**looking)
-    new_first.upload(replace_first, new_first, [first_state, centre], **private).success(**looking)
-    new_second.upload(replace_second, new_second, [second_state, shown_second], **private).success(**looking)
+    new_first.upload(**_private(replace_first, new_first, [first_state, centre])).success(**looking)
+    new_second.upload(**_private(replace_second, new_second, [second_state, shown_second])).success(**looking)
 
 
 def _detections(gradio: Any, page: Any, subject: Subject, pictures: Sequence[Image.Image]) -> None:
@@ -173,15 +164,17 @@ def _detections(gradio: Any, page: Any, subject: Subject, pictures: Sequence[Ima
             return None, "Choose a picture to look for objects in."
         return draw_detections(subject, picture, found, threshold)
 
-    finding: dict[str, Any] = {"fn": find, "inputs": picture_state, "outputs": found_state, "api_visibility": "private"}
-    drawing: dict[str, Any] = {
-        "fn": draw, "inputs": [picture_state, found_state, threshold], "outputs": [drawn, said],
-        "api_visibility": "private",
-    }  # fmt: skip
+    finding = _private(find, picture_state, found_state)
+    drawing = _private(draw, [picture_state, found_state, threshold], [drawn, said])
     page.load(**finding).then(**drawing)
     threshold.release(**drawing)
-    uploaded = new.upload(lambda path: _opened(gradio, path), new, picture_state, api_visibility="private")
-    uploaded.success(**finding).then(**drawing)
+    opening = _private(lambda path: _opened(gradio, path), new, picture_state)
+    new.upload(**opening).success(**finding).then(**drawing)
+
+
+def _private(fn: Any, inputs: Any, outputs: Any) -> dict[str, Any]:
+    """What an event of the page does; nobody calls it from elsewhere."""
+    return {"fn": fn, "inputs": inputs, "outputs": outputs, "api_visibility": "private"}
 
 
 def _still(label: str = "") -> dict[str, Any]:

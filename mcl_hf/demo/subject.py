@@ -4,7 +4,6 @@ Flow: checkpoint -> **subject** -> page.py. Gradio is not needed here.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from ..prediction.tiles import cut
 from ..probe.networks import open_checkpoint
 from ..remote.checkpoints import fetch, hub_source
 from ..transfer.checkpoint import find_folder
-from ..viz.curves import Record, draw_curves, read_log
+from ..viz.curves import draw_curves, read_log
 from ..viz.detections import DrawnObjects, draw_objects
 from ..viz.similarity import Box, level_maps, levels_picture, shrink, to_pixel_values
 
@@ -39,19 +38,12 @@ _CARD_CURVES = "pictures/training.png"
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint that was opened.
+    """A checkpoint that was opened."""
 
-    Attributes:
-        name: as it was given.
-        model: `MCLModel`, or a detector; in eval mode.
-        processor: image processor of a detector; None: the model is no detector.
-        curves: of its run; None where no log of one is there.
-    """
-
-    name: str
-    model: Any
-    processor: Any | None
-    curves: Image.Image | None
+    name: str  # as it was given
+    model: Any  # `MCLModel`, or a detector; in eval mode
+    processor: Any | None  # image processor of a detector; None: the model is no detector
+    curves: Image.Image | None  # of its run; None where no log of one is there
 
     @property
     def summary(self) -> str:
@@ -66,10 +58,7 @@ class Subject:
 
 
 def open_subject(name: str) -> Subject:
-    """Open a checkpoint.
-
-    Args:
-        name: folder of a run, a checkpoint, a detector (also of transformers), a Hub repository, or `demo`.
+    """Open the folder of a run, a checkpoint, a detector (also of transformers), a Hub repository, or `demo`.
 
     Raises:
         InputError: nothing there that can be looked at, or matplotlib is not installed.
@@ -94,14 +83,10 @@ def _curves(name: str, folder: Path) -> Image.Image | None:
         except ValueError as error:
             raise InputError(str(error)) from error
     if (run / LOG).is_file():
-        records: list[Record] = read_log(run)
-        return draw_curves({name: records})
+        return draw_curves({name: read_log(run)})
     if (run / _CARD_CURVES).is_file():
         return Image.open(run / _CARD_CURVES).convert("RGB")
     return None
-
-
-# --- regions ----------------------------------------------------------------------------------------------------------
 
 
 def embedded_pictures() -> list[Image.Image]:
@@ -110,11 +95,6 @@ def embedded_pictures() -> list[Image.Image]:
     names = {photos.name(index): index for index in range(len(photos))}
     found = [next(index for name, index in names.items() if wanted in name) for wanted in _EMBEDDED]
     return [Image.fromarray(decode_image(photos.sample(index).bytes_)) for index in found]
-
-
-def usual_side(model: Any, picture: Image.Image) -> int:
-    """Side of a region to begin with, px: that of a tile of level 1, or half of a small picture."""
-    return int(max(1, min(model.config.image_size // 2, min(picture.size) // 2)))
 
 
 def region_around(picture: Image.Image, centre: tuple[float, float], side: float) -> tuple[float, ...]:
@@ -145,14 +125,8 @@ def shown_scale(picture: Image.Image) -> float:
 
 
 def find_region(model: Any, picture: Image.Image, box: Box, searched: Image.Image | None = None) -> Image.Image:
-    """Where a region is found again, at every pyramid level.
-
-    Args:
-        model: `MCLModel`.
-        picture: that holds the region, at most `LONGEST_SIDE` px long.
-        box: x0, y0, x1, y1 in px of it.
-        searched: picture to look in; None: the same.
-    """
+    """Where a region of a picture of at most `LONGEST_SIDE` px, a box in px of it, is found again, at every pyramid
+    level of the picture that is searched; None: the same."""
     other = None if searched is None else to_pixel_values(searched, model)
     maps = level_maps(model, to_pixel_values(picture, model), box, searched=other, positions=POSITIONS)
     return levels_picture(picture, box, maps, searched, "in the first picture" if searched is None else "in the second")
@@ -177,7 +151,7 @@ def draw_detections(
 ) -> tuple[Image.Image, str]:
     """Boxes and masks of the objects that score at least `threshold`, drawn in; and how many of which class."""
     kept = np.flatnonzero(found.scores >= threshold)
-    labels: Sequence[str] = [plain_text(subject.model.config.id2label[int(n)]) for n in found.labels[kept]]
+    labels = [plain_text(subject.model.config.id2label[int(n)]) for n in found.labels[kept]]
     texts = [f"{label} {score:.2f}" for label, score in zip(labels, found.scores[kept], strict=True)]
     masks = None
     if found.masks is not None:

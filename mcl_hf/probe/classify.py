@@ -18,18 +18,9 @@ _VOTE_TEMPERATURE = 0.07
 def knn_classes(
     queries: torch.Tensor, bank: torch.Tensor, bank_classes: torch.Tensor, neighbours: int = NEIGHBOURS
 ) -> torch.Tensor:
-    """Class of each query by the vote of its nearest neighbours.
-
-    Args:
-        queries: `(Q, D)` float.
-        bank: `(B, D)` float, B at least 1.
-        bank_classes: `(B,)` int64 from 0.
-        neighbours: that vote; no more than B.
-
-    Returns:
-        `(Q,)` int64.
-    """
-    cosines = F.normalize(queries.double(), dim=1) @ F.normalize(bank.double(), dim=1).T  # (Q, B)
+    """Class of each query by the vote of its nearest neighbours, B at most: `(Q, D)` and `(B, D)` float, classes `(B,)`
+    int64 from 0 -> `(Q,)` int64."""
+    cosines = _cosines(queries, bank)
     near = cosines.topk(min(neighbours, len(bank)), dim=1)
     votes = cosines.new_zeros(len(queries), int(bank_classes.max()) + 1)  # (Q, classes)
     votes.scatter_add_(1, bank_classes[near.indices], ((near.values - 1) / _VOTE_TEMPERATURE).exp())
@@ -37,18 +28,10 @@ def knn_classes(
 
 
 def linear_classes(queries: torch.Tensor, train: torch.Tensor, train_classes: torch.Tensor) -> torch.Tensor:
-    """Class of each query by multinomial logistic regression on standardised features.
+    """Class of each query by multinomial logistic regression, of shapes as in `knn_classes`.
 
     Minimised from zero by L-BFGS in float64, in 200 steps at most: `sum cross-entropy + |W|^2 / 2` over the training
     vectors (scikit-learn's C = 1), features standardised with their mean and standard deviation.
-
-    Args:
-        queries: `(Q, D)` float.
-        train: `(B, D)` float.
-        train_classes: `(B,)` int64 from 0.
-
-    Returns:
-        `(Q,)` int64.
     """
     train, queries = train.double(), queries.double()
     mean, std = train.mean(dim=0), train.std(dim=0, correction=0)
@@ -76,7 +59,12 @@ def linear_classes(queries: torch.Tensor, train: torch.Tensor, train_classes: to
 
 def nearest(queries: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
     """Row of the bank with the largest cosine, `(Q, D)` and `(B, D)` -> `(Q,)` int64."""
-    return (F.normalize(queries.double(), dim=1) @ F.normalize(bank.double(), dim=1).T).argmax(dim=1)
+    return _cosines(queries, bank).argmax(dim=1)
+
+
+def _cosines(queries: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
+    """`(Q, B)` float64."""
+    return F.normalize(queries.double(), dim=1) @ F.normalize(bank.double(), dim=1).T
 
 
 def share(right: torch.Tensor) -> float:

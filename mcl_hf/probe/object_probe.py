@@ -23,7 +23,7 @@ from ..data.decode import as_picture
 from ..errors import InputError
 from ..models import MCLConfig, MCLModel
 from .classify import NEIGHBOURS, knn_classes, linear_classes, share, summarise_levels
-from .region_features import FEATURES, check_input, features_of_boxes, read_levels, to_tensor, undisturbed
+from .region_features import FEATURES, features_of_boxes, read_levels, to_tensor, undisturbed
 
 MOST_BOXES = 20
 """Boxes read of one image; the first ones."""
@@ -48,24 +48,22 @@ class ObjectProbe:
     def __init__(self, data: DetectionData, config: MCLConfig, num_images: int = 128, seed: int = 0) -> None:
         self.image_size = config.image_size
         self.levels = read_levels(config)
-        check_input(config)
         images: list[torch.Tensor] = []
         boxes: list[torch.Tensor] = []
-        classes, areas, owners = [], [], []
+        classes, areas, owners, crop_classes = [], [], [], []
         crops: dict[str, list[torch.Tensor]] = {level: [] for level in self.levels}
-        crop_classes = []
         filled = np.flatnonzero(data.num_objects > 0)
         count = min(num_images, len(filled))
         for position in range(count):
             item = data[int(filled[position * len(filled) // count])]
             targets = item.training_targets()
+            found, labels = torch.from_numpy(targets["boxes"]), targets["labels"]
             try:
                 picture = as_picture(item.decode())
             except BrokenImage:
                 continue
-            if not len(targets["labels"]):
+            if not len(labels):
                 continue
-            found, labels = torch.from_numpy(targets["boxes"]), targets["labels"]
             sides = (found[:, 2:] - found[:, :2]).amax(dim=1)
             largest = int(sides.argmax())
             for level, side in self.levels.items():
@@ -101,10 +99,9 @@ class ObjectProbe:
             `images`, `objects`, `classes`, `neighbours`, `chance` (the share of the commonest class of the half that is
             looked up, in the half that is asked for), `sizes` (objects asked for of each size), `levels`, and
             `features`: name -> {"knn", "linear": size or "all" -> share of objects classified rightly, None where there
-            are none of this size; "across": rows of queries by columns of banks, in the order of `levels`; "same_level"
-            and "other_level": means of its diagonal and of the rest; "balanced": these three as means over the classes
-            of the share of each}; and `crops`, of what the levels are asked about, the largest object of each image:
-            `asked`, `chance`, and `balanced_chance`, one by the number of classes.
+            are none of this size; "across", "same_level" and "other_level": see `summarise_levels`; "balanced": these
+            three as means over the classes of the share of each}; and `crops`, of what the levels are asked about, the
+            largest object of each image: `asked`, `chance`, and `balanced_chance`, one by the number of classes.
         """
         if model.config.image_size != self.image_size:
             raise ValueError(f"the images are of {self.image_size} px, the model reads {model.config.image_size}")
@@ -116,12 +113,12 @@ class ObjectProbe:
                 box = torch.tensor([[start, start, start + side, start + side]])
                 rendered[level] = features_of_boxes(model, self.crops[level], [box] * len(self), names)
         train, asked = self.in_train, ~self.in_train
-        classes = self.classes[asked]
-        sizes = {name: (self.areas[asked] >= low) & (self.areas[asked] < high) for name, (low, high) in SIZES.items()}
+        classes, bank_classes, areas = self.classes[asked], self.classes[train], self.areas[asked]
+        sizes = {name: (areas >= low) & (areas < high) for name, (low, high) in SIZES.items()}
         groups = {"all": torch.ones_like(classes, dtype=torch.bool), **sizes}
         features: dict[str, Any] = {}
         for name in names:
-            bank, queries, bank_classes = found[name][train], found[name][asked], self.classes[train]
+            bank, queries = found[name][train], found[name][asked]
             features[name] = {
                 "knn": _shares(knn_classes(queries, bank, bank_classes) == classes, groups),
                 "linear": _shares(linear_classes(queries, bank, bank_classes) == classes, groups),
@@ -133,7 +130,7 @@ class ObjectProbe:
             "objects": len(self.classes),
             "classes": len(self.classes.unique()),
             "neighbours": min(NEIGHBOURS, int(train.sum())),
-            "chance": _chance(self.classes[train], classes),
+            "chance": _chance(bank_classes, classes),
             "sizes": {name: int(chosen.sum()) for name, chosen in sizes.items()},
             "levels": list(self.levels),
             "crops": {
@@ -163,8 +160,7 @@ def _chance(bank_classes: torch.Tensor, classes: torch.Tensor) -> float:
 
 
 def _balanced(right: torch.Tensor, classes: torch.Tensor) -> float:
-    """Mean over the classes of the share of each that is right: one that is frequent counts as much as one that is
-    not."""
+    """Mean over the classes of the share of each that is right: a frequent one counts as much as a rare one."""
     return torch.stack([right[classes == one].double().mean() for one in classes.unique()]).mean().item()
 
 

@@ -49,16 +49,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
-def check_input(config: MCLConfig) -> None:
-    """Refuse a network whose images are no pictures.
-
-    Raises:
-        InputError: it takes other than 1 or 3 channels.
-    """
-    if config.num_channels not in (1, 3):
-        raise InputError(f"a probe reads pictures of 1 or 3 channels, this model takes {config.num_channels}")
-
-
 def to_tensor(picture: Image.Image, config: MCLConfig) -> torch.Tensor:
     """uint8 `(C, H, W)` in the channels of the network."""
     pixels = np.array(picture.convert("L" if config.num_channels == 1 else "RGB"))
@@ -80,7 +70,7 @@ def features_of_boxes(
     Args:
         model: in eval mode.
         images: uint8 `(N, C, H, W)` on the CPU.
-        boxes: For each image a `(n_i, 4)` float tensor of x0, y0, x1, y1 in px.
+        boxes: for each image a `(n_i, 4)` float tensor of x0, y0, x1, y1 in px.
         names: of `FEATURES`.
 
     Returns:
@@ -110,10 +100,9 @@ def features_of_boxes(
 
 @torch.no_grad()
 def calibrate_norms(model: MCLModel, images: torch.Tensor, backbone: bool) -> None:
-    """Give a network that was never trained the batch-norm statistics of the images it will be asked about.
-
-    With the statistics that batch norm starts with, its features would be worse than those of random weights are, and
-    anything trained would look better than it is.
+    """Give a network that was never trained the batch-norm statistics of the images it will be asked about: with those
+    that batch norm starts with, its features would be worse than those of random weights are, and anything trained
+    would look better than it is.
 
     Args:
         model: comes back in eval mode.
@@ -138,5 +127,11 @@ def calibrate_norms(model: MCLModel, images: torch.Tensor, backbone: bool) -> No
 
 
 def read_levels(config: MCLConfig) -> dict[str, int]:
-    """Pyramid levels that the configuration pre-trains, finest first: name -> side in px of a box read from it."""
+    """Pyramid levels that the configuration pre-trains, finest first: name -> side in px of a box read from it.
+
+    Raises:
+        InputError: the network takes other than 1 or 3 channels, and so no pictures.
+    """
+    if config.num_channels not in (1, 3):
+        raise InputError(f"a probe reads pictures of 1 or 3 channels, this model takes {config.num_channels}")
     return {_LEVEL_NAMES[level]: 4 * 2**level * config.region_size for level in sorted(config.level_maps)}

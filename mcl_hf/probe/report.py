@@ -6,6 +6,7 @@ Flow: run_probe -> **report** -> `mcl-hf probe`. Colours and type are those of `
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from ..viz.figure import INK, LINE_COLOURS, QUIET, figure_to_image, literal, new_figure, style_axes
@@ -30,15 +31,12 @@ def result_rows(results: Sequence[ProbeResult]) -> list[dict[str, str]]:
                 row |= {
                     "kNN same level": _percent(numbers["same_level"]),
                     "other level": _percent(numbers["other_level"]),
-                    "balanced same level": _percent(numbers["balanced"]["same_level"]),
-                    "balanced other level": _percent(numbers["balanced"]["other_level"]),
                 }
+                for kind in ("same", "other"):
+                    row[f"balanced {kind} level"] = _percent(numbers["balanced"][f"{kind}_level"])
             if result.views is not None:
                 numbers = result.views["features"][name]
-                row |= {
-                    "found same level": _percent(numbers["same_level"]),
-                    "found other level": _percent(numbers["other_level"]),
-                }
+                row |= {f"found {kind} level": _percent(numbers[f"{kind}_level"]) for kind in ("same", "other")}
             rows.append(row)
     return rows
 
@@ -131,22 +129,22 @@ def _draw_levels(part: Any, results: Sequence[ProbeResult], kind: str) -> None:
     """A table of shares for each network: rows are the queries' levels, columns the bank's."""
     panels = part.subplots(1, max(3, len(results)), squeeze=False)[0]
     measured = getattr(results[0], kind)
-    chance = measured["crops"]["chance"] if kind == "objects" else measured["chance"]
-    what = "kNN class accuracy" if kind == "objects" else "the same image found"
-    what = f"{what} (chance {100 * chance:.0f})"
-    top = max(max(map(max, getattr(r, kind)["features"][MAIN_FEATURE]["across"])) for r in results)
+    what, chance = "the same image found", measured["chance"]
+    if kind == "objects":
+        what, chance = "kNN class accuracy", measured["crops"]["chance"]
+    top = max(np.max(getattr(result, kind)["features"][MAIN_FEATURE]["across"]) for result in results)
     for axes, result in zip(panels[: len(results)], results, strict=True):
         measured = getattr(result, kind)
         table, levels = measured["features"][MAIN_FEATURE]["across"], measured["levels"]
-        style_axes(axes, f"{what}: {_short(result.network)}", "query read from", "bank read from")
+        title = f"{what} (chance {100 * chance:.0f}): {_short(result.network)}"
+        style_axes(axes, title, "query read from", "bank read from")
         axes.grid(False)
         axes.imshow(table, cmap="Blues", vmin=0, vmax=max(top, 1e-6) * 1.25)
         axes.set_xticks(range(len(levels)), levels)
         axes.set_yticks(range(len(levels)), levels)
-        for row, values in enumerate(table):
-            for column, value in enumerate(values):
-                colour = "white" if value > 0.75 * top else INK
-                axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=10, color=colour)
+        for (row, column), value in np.ndenumerate(table):
+            colour = "white" if value > 0.75 * top else INK
+            axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=10, color=colour)
     for axes in panels[len(results) :]:
         axes.set_axis_off()
 

@@ -20,19 +20,12 @@ from .view_probe import ViewProbe
 
 @dataclass
 class ProbeResult:
-    """Numbers of one network.
+    """Numbers of one network."""
 
-    Attributes:
-        network: its name, as it was given.
-        about: a line about it: what was loaded.
-        objects: from `ObjectProbe.measure`, or None without annotated images.
-        views: from `ViewProbe.measure`, or None without plain images.
-    """
-
-    network: str
-    about: str
-    objects: dict[str, Any] | None = None
-    views: dict[str, Any] | None = None
+    network: str  # its name, as it was given
+    about: str  # a line about it: what was loaded
+    objects: dict[str, Any] | None = None  # from `ObjectProbe.measure`, or None without annotated images
+    views: dict[str, Any] | None = None  # from `ViewProbe.measure`, or None without plain images
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data, for JSON."""
@@ -52,7 +45,7 @@ def probe_checkpoint(
     device: str = "cpu",
     on_network: Callable[[str], None] | None = None,
 ) -> list[ProbeResult]:
-    """Probe networks with annotated images, with plain ones, or with both.
+    """Probe networks with annotated images, with plain ones, or with both; one result a network, in their order.
 
     Args:
         networks: one or more of `random`, `timm:NAME`, a folder or a Hub repository.
@@ -66,9 +59,6 @@ def probe_checkpoint(
         allow_outside_paths: read images outside of the data's folder, which paths in the data may name.
         device: to run the networks on.
         on_network: called with a line about each network before it is probed.
-
-    Returns:
-        One result a network, in their order.
 
     Raises:
         InputError: a network or data that cannot be opened, neither kind of data, or too few images.
@@ -88,45 +78,22 @@ def probe_checkpoint(
     names = [str(network) for network in networks]
     opened = open_networks(names, seed)
     config = opened[0][0].config
-    objects = views = None
+    reading: Any = {"split": split, "image_column": image_column, "allow_outside_paths": allow_outside_paths}
+    probes: dict[str, ObjectProbe | ViewProbe] = {}
     if probe_data is not None:
         from ..annotations.open_data import open_detection_data
 
-        annotated = open_detection_data(
-            probe_data,
-            split=split,
-            images=image_folder,
-            image_column=image_column,
-            skip_broken=True,
-            check_files=False,
-            allow_outside_paths=allow_outside_paths,
-        )
-        objects = ObjectProbe(annotated, config, num_images, seed)
+        annotated = open_detection_data(probe_data, images=image_folder, skip_broken=True, check_files=False, **reading)
+        probes["objects"] = ObjectProbe(annotated, config, num_images, seed)
     if data is not None:
-        plain = open_source(data, image_column=image_column, split=split, allow_outside_paths=allow_outside_paths)
-        views = ViewProbe(plain, config, num_images, seed)
+        probes["views"] = ViewProbe(open_source(data, **reading), config, num_images, seed)
     results = []
     for (network, about), name in zip(opened, names, strict=True):
         if on_network is not None:
             on_network(about)
         network.to(torch.device(device))
         if name == RANDOM or name.startswith(TIMM):
-            calibrate_norms(network, _pictures(objects, views), backbone=name == RANDOM)
-        results.append(
-            ProbeResult(
-                name,
-                about,
-                None if objects is None else objects.measure(network),
-                None if views is None else views.measure(network),
-            )
-        )
+            calibrate_norms(network, next(iter(probes.values())).images, backbone=name == RANDOM)
+        results.append(ProbeResult(name, about, **{kind: probe.measure(network) for kind, probe in probes.items()}))
         network.to("cpu")
     return results
-
-
-def _pictures(objects: ObjectProbe | None, views: ViewProbe | None) -> torch.Tensor:
-    """uint8 `(N, C, H, W)`: images that the probe is made of."""
-    if objects is not None:
-        return objects.images
-    assert views is not None, "one of the two is given"
-    return torch.cat([scenes for sides in views.scenes.values() for scenes, _, _ in sides])

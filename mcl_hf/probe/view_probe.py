@@ -7,11 +7,11 @@ pre-training, so that each is an object among others in a larger scene, read fro
 at. First crops are the bank, second crops the queries; a query is right when its own image's crop is the nearest of the
 N, and chance is 1 / N. Images that show the same thing count as different.
 
-Within a level this asks for the same content in another view, across levels for the same content at another size. The
-latter is harder than what pre-training asks for: there every level has a predictor of its own, which is no part of the
-finished model.
+Across levels this asks for the same content at another size, which is harder than what pre-training asks for: there
+every level has a predictor of its own, which is no part of the finished model.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +25,7 @@ from ..data.streams.tiles import TiledSource
 from ..errors import InputError
 from ..models import MCLConfig, MCLModel, assemble_montage
 from .classify import nearest, share, summarise_levels
-from .region_features import FEATURES, check_input, features_of_boxes, read_levels, to_tensor, undisturbed
+from .region_features import FEATURES, features_of_boxes, read_levels, to_tensor, undisturbed
 
 LEAST_CROP = 0.6
 """Side of the smallest crop, as a share of the image's shorter side."""
@@ -46,22 +46,20 @@ class ViewProbe:
 
     def __init__(self, source: ImageSource, config: MCLConfig, num_images: int = 128, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
-        check_input(config)
         self.image_size, levels = config.image_size, read_levels(config)
         tiles: dict[str, tuple[list[torch.Tensor], list[torch.Tensor]]] = {level: ([], []) for level in levels}
-        self._count = 0
         for index in chosen_images(source, num_images):
             try:
                 sample = source.sample(index).open(config.num_channels)
                 picture = as_picture(sample.decode(config.num_channels))
             except BrokenImage:
                 continue
-            self._count += 1
             for side in range(2):
                 crop = _crop(picture, self.image_size, generator)
                 for level, tile_side in levels.items():
                     tile = crop.resize((tile_side, tile_side), Image.Resampling.BILINEAR)  # a copy at its own size
                     tiles[level][side].append(to_tensor(tile, config))
+        self._count = len(next(iter(tiles.values()))[0])
         if self._count < 2:
             raise InputError(f"a probe needs two images that can be read, the data has {self._count}")
         self.scenes = {
@@ -70,6 +68,11 @@ class ViewProbe:
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def images(self) -> torch.Tensor:
+        """uint8 `(B, C, S, S)`: the scenes of all levels and both sides."""
+        return torch.cat([scenes for sides in self.scenes.values() for scenes, _, _ in sides])
 
     def _montages(
         self, tiles: torch.Tensor, generator: torch.Generator
@@ -94,14 +97,12 @@ class ViewProbe:
         """
         if model.config.image_size != self.image_size:
             raise ValueError(f"the crops are of {self.image_size} px, the model reads {model.config.image_size}")
-        vectors: dict[str, list[dict[str, torch.Tensor]]] = {}
+        vectors: dict[str, list[dict[str, torch.Tensor]]] = defaultdict(list)  # level -> bank, queries: name -> (N, D)
         with undisturbed(model):
             for level, sides in self.scenes.items():
-                found = [features_of_boxes(model, scenes, boxes, names) for scenes, boxes, _ in sides]
-                vectors[level] = [
-                    {name: features[name][cell_of] for name in names}
-                    for features, (_, _, cell_of) in zip(found, sides, strict=True)
-                ]  # each (N, D), in the order of the images
+                for scenes, boxes, cell_of in sides:
+                    found = features_of_boxes(model, scenes, boxes, names)
+                    vectors[level].append({name: found[name][cell_of] for name in names})  # in the order of the images
         rows = torch.arange(len(self))
         features = {}
         for name in names:

@@ -21,7 +21,7 @@ def comparison_picture(
     unit: str,
     sentence: str,
 ) -> Image.Image:
-    """Two panels: scores over labels, and differences.
+    """Two panels in RGB: scores over labels, and differences.
 
     Args:
         scores: labelled images -> start -> seed -> score in percent; ascending.
@@ -31,53 +31,40 @@ def comparison_picture(
         unit: such as "labelled images".
         sentence: above both.
 
-    Returns:
-        An RGB picture.
-
     Raises:
         InputError: matplotlib is not installed.
     """
     figure = new_figure(1280, max(520, 170 + 30 * len(differences)))
     figure.suptitle(literal("\n".join(textwrap.wrap(sentence, 150))), x=0.01, ha="left", fontsize=10, color=INK)
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.1])
-    _draw_scores(left, scores, counts, title, unit)
-    _draw_differences(right, differences, title, unit)
+    style_axes(left, "each seed, and the mean", f"{title}, %", unit)
+    _draw_scores(left, scores, counts)
+    style_axes(right, "differences seed by seed, with 95 % intervals", xlabel=f"points of {title}")
+    _draw_differences(right, differences)
     return figure_to_image(figure)
 
 
-def _draw_scores(
-    axis: Any,
-    scores: Mapping[str, Mapping[str, Mapping[int, float]]],
-    counts: Mapping[str, int],
-    title: str,
-    unit: str,
-) -> None:
-    style_axes(axis, "each seed, and the mean", f"{title}, %", unit)
+def _draw_scores(axis: Any, scores: Mapping[str, Mapping[str, Mapping[int, float]]], counts: Mapping[str, int]) -> None:
     starts = list(next(iter(scores.values()), {}))
     places = np.log2([counts[images] for images in scores])
     width = 0.55 * (np.diff(places).min() if len(places) > 1 else 1.0)
     for index, start in enumerate(starts):
         colour = LINE_COLOURS[index % len(LINE_COLOURS)]
         dodge = width * ((index + 0.5) / len(starts) - 0.5)  # side by side at one number of images
-        found = [
-            (place + dodge, list(of[start].values()))
-            for place, of in zip(places, scores.values(), strict=True)
-            if of[start]
-        ]
-        for place, values in found:
-            axis.plot([place] * len(values), values, "o", color=colour, markersize=4, alpha=0.5, markeredgewidth=0)
-        axis.plot(
-            [place for place, _ in found],
-            [float(np.mean(values)) for _, values in found],
-            color=colour, marker="_", markersize=13, markeredgewidth=2.5, linewidth=1.0, label=literal(start),
-        )  # fmt: skip
+        means = {}
+        for place, of in zip(places + dodge, scores.values(), strict=True):
+            values = list(of[start].values())
+            if values:
+                means[place] = float(np.mean(values))
+                axis.plot([place] * len(values), values, "o", color=colour, markersize=4, alpha=0.5, markeredgewidth=0)
+        look = {"marker": "_", "markersize": 13, "markeredgewidth": 2.5, "linewidth": 1.0}
+        axis.plot(list(means), list(means.values()), color=colour, label=literal(start), **look)
     axis.set_xticks(places, [f"{counts[images]:,}" for images in scores])
     axis.set_xlim(places.min() - width, places.max() + width) if len(places) else None
     axis.legend(fontsize=8, frameon=False, loc="best")
 
 
-def _draw_differences(axis: Any, differences: Sequence[Any], title: str, unit: str) -> None:
-    style_axes(axis, "differences seed by seed, with 95 % intervals", xlabel=f"points of {title}")
+def _draw_differences(axis: Any, differences: Sequence[Any]) -> None:
     axis.axvline(0, color=INK, linewidth=1)
     labels = []
     for row, one in enumerate(differences):
@@ -89,7 +76,7 @@ def _draw_differences(axis: Any, differences: Sequence[Any], title: str, unit: s
         labels.append(literal(f"{one.one} − {one.other}, {one.images}{star}"))
     axis.set_yticks(range(len(labels)), labels)
     axis.set_ylim(max(len(labels), 1) - 0.5, -0.5)
-    note = "one seed: no interval can be given" if any(one.low is None for one in differences) else (
-        "* what the plan is for; filled: told apart" if any(one.holm is not None for one in differences) else ""
-    )  # fmt: skip
+    note = "* what the plan is for; filled: told apart" if any(one.holm is not None for one in differences) else ""
+    if any(one.low is None for one in differences):
+        note = "one seed: no interval can be given"
     axis.text(0.99, 0.01, note, transform=axis.transAxes, ha="right", fontsize=8, color=QUIET)

@@ -107,26 +107,24 @@ def _draw_original(
     x, y = at
     height, width = image.pixels.shape[:2]
     scale = box / max(height, width)
-    small = (
-        as_picture(image.pixels)
-        .convert("RGB")
-        .resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.LANCZOS)
-    )
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = as_picture(image.pixels).convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    below = y + small.height
     if number is not None:  # on the image, so that the frame of one a pixel wide ends with it
         edges = (0, 0, small.width - 1, small.height - 1)
         ImageDraw.Draw(small).rectangle(edges, outline=image_colour(number), width=3)
     picture.paste(small, at)
     if number is not None:
         draw_number(draw, at, number, frame=3, size=15)
-    below = y + (small.height if number is None else max(small.height, 22))  # the number is about 20 px high
+        below = max(below, y + 22)  # the number is about 20 px high
     draw.text((x, below + 2), _fit(draw, image.name, box), INK, load_default(11))
     draw.text((x, below + 17), f"{width} x {height} px", QUIET, load_default(11))
 
 
 def _fit(draw: ImageDraw.ImageDraw, name: str, width: int) -> str:
     """A name's end, which tells most, cut to `width` px."""
-    name = drawn_name(name)
-    cut = name
-    while len(cut) > 1 and draw.textlength("..." + cut if cut != name else cut, font=load_default(11)) > width:
+    shown = cut = drawn_name(name)
+    while len(cut) > 1 and draw.textlength(shown, font=load_default(11)) > width:
         cut = cut[1:]
-    return cut if cut == name else f"...{cut}"
+        shown = f"...{cut}"
+    return shown

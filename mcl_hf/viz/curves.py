@@ -1,7 +1,7 @@
-"""Curves and a summary of runs, from their log.jsonl.
+"""Curves and a summary of runs, from their log.jsonl, whose names `mcl_hf/engine/tracking.py` describes.
 
-Beside the training loop and `mcl-hf show run`; the records' names are described in `mcl_hf/engine/tracking.py`. One
-run is drawn level by level; several runs are laid over each other as means over levels.
+Beside the training loop and `mcl-hf show run`. One run is drawn level by level; several are laid over each other as
+means over levels.
 """
 
 import json
@@ -20,13 +20,8 @@ Record = dict[str, Any]
 
 
 def read_log(path: str | Path) -> list[Record]:
-    """Records of a run, in the order of their steps.
-
-    Args:
-        path: A log.jsonl, or the folder that holds it.
-
-    Returns:
-        One dict a line. A torn last line, as a killed run leaves it, is left out.
+    """Records of a run, in the order of their steps, from a log.jsonl or the folder that holds it. A torn last line, as
+    a killed run leaves it, is left out.
 
     Raises:
         InputError: No such file, a line that is no JSON, or no record in it yet.
@@ -63,16 +58,15 @@ def summarise(records: Sequence[Record]) -> dict[str, str]:
     row = {"steps": str(last["step"]), "loss": f"{_text(first.get('loss'))} -> {_text(last.get('loss'))}"}
     if "random_losses" in last:
         row["loss of a random network"] = _text(_random_loss(last))
-    for title, name in (
-        ("positive cosine by level", "positive_similarity"),
-        ("negative cosine by level", "negative_similarity"),
-        ("feature std by level", "feature_std"),
-        ("effective rank by level", "effective_rank"),
-        ("accuracy by level", "accuracy"),
+    for title, name, digits in (
+        ("positive cosine", "positive_similarity", 3),
+        ("negative cosine", "negative_similarity", 3),
+        ("feature std", "feature_std", 3),
+        ("effective rank", "effective_rank", 1),
+        ("accuracy", "accuracy", 3),
     ):
         if name in last:
-            digits = 1 if name == "effective_rank" else 3
-            row[title] = " ".join(_text(level, digits) for level in _levels(last[name]))
+            row[f"{title} by level"] = " ".join(_text(level, digits) for level in _levels(last[name]))
     if last.get("target_distance") is not None:
         row["distance of the target"] = _text(last["target_distance"])
     evaluated = [record for record in records if "eval/box/AP" in record]
@@ -85,10 +79,9 @@ def summarise(records: Sequence[Record]) -> dict[str, str]:
             row[f"probe: {title}"] = f"{100 * probes[-1][name]:.1f} %"
     if probes and "probe/chance" in probes[-1]:
         row["probe: chance"] = f"{100 * probes[-1]['probe/chance']:.1f} %"
-    speeds = [record["images_per_second"] for record in records if record.get("images_per_second") is not None]
+    speeds, waits = ([v for _, v in _points(records, name)] for name in ("images_per_second", "data_wait_share"))
     if speeds:
         row["images/s"] = f"{statistics.median(speeds):.1f}"
-    waits = [record["data_wait_share"] for record in records if record.get("data_wait_share") is not None]
     if waits:
         row["data wait"] = f"{100 * statistics.mean(waits):.0f} %"
     if last.get("seconds") is not None:
@@ -105,14 +98,11 @@ def summarise(records: Sequence[Record]) -> dict[str, str]:
 
 
 def curves_picture(logs: Sequence[str | Path] | str | Path, out: str | Path | None = None) -> Image.Image:
-    """Draw the curves of one run, or of several runs over each other, as far as they have the numbers.
+    """Draw the curves of one run, or of several runs over each other, as far as they have the numbers, in RGB.
 
     Args:
         logs: One or more log files or run folders.
         out: Where to write the picture as PNG; None writes nothing.
-
-    Returns:
-        An RGB picture.
 
     Raises:
         InputError: A log that cannot be read, or matplotlib is not installed.
@@ -125,21 +115,16 @@ def curves_picture(logs: Sequence[str | Path] | str | Path, out: str | Path | No
 
 
 def draw_curves(runs: dict[str, list[Record]], title: str | None = None, names: Collection[str] = ()) -> Image.Image:
-    """Draw records that were read.
+    """Draw records that were read; see `curves_picture`.
 
     Args:
         runs: Name -> records of one or several runs.
         title: Of the picture; None says which runs they are.
         names: The panels of these numbers alone, such as `"loss"`; empty for all.
-
-    Returns:
-        An RGB picture.
-
-    Raises:
-        InputError: matplotlib is not installed.
     """
-    chosen = [panel for panel in _PANELS if not names or panel.solid[0] in names]
-    panels = [panel for panel in chosen if any(panel.has_data(records) for records in runs.values())]
+    panels = [
+        panel for panel in _PANELS if (not names or panel.solid[0] in names) and any(map(panel.has_data, runs.values()))
+    ]
     rows = max(1, -(-len(panels) // 3))
     figure = new_figure(1500, 90 + 380 * rows)
     from matplotlib.lines import Line2D  # after new_figure, which says so where matplotlib is missing
@@ -156,44 +141,25 @@ def draw_curves(runs: dict[str, list[Record]], title: str | None = None, names: 
         panel.draw(axes, runs, single is not None)
     if single is None:
         lines = [Line2D([], [], color=LINE_COLOURS[index % len(LINE_COLOURS)]) for index in range(len(runs))]
-        figure.legend(
-            lines,
-            [literal(name) for name in runs],
-            loc="outside upper right",
-            ncols=4,
-            fontsize=9,
-            frameon=False,
-            labelcolor=QUIET,
-        )
+        place = {"loc": "outside upper right", "ncols": 4, "fontsize": 9, "frameon": False, "labelcolor": QUIET}
+        figure.legend(lines, [literal(name) for name in runs], **place)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     return figure_to_image(figure)
 
 
-# ----------------------------------------------------------------------------------------------------------------
-# one panel
-
-
 @dataclass(frozen=True)
 class _Panel:
-    """A panel: its words, the names of its numbers, and how they are drawn.
-
-    Attributes:
-        title, ylabel: its words; `several` is the title where several runs are drawn.
-        solid, dashed: names of the numbers.
-        by_level: numbers are lists by level: a line a level for one run, the mean over levels for several.
-        from_zero: the axis starts at 0.
-        random: also a dashed line for the loss of a random network.
-    """
+    """A panel: its words, the names of its numbers, and how they are drawn."""
 
     title: str
     ylabel: str
-    solid: tuple[str, ...]
+    solid: tuple[str, ...]  # names of the numbers
     dashed: tuple[str, ...] = ()
-    several: str = ""
-    by_level: bool = False
-    from_zero: bool = False
-    random: bool = False
+    several: str = ""  # the title where several runs are drawn
+    by_level: bool = False  # numbers are lists: a line a level for one run, the mean over levels for several
+    from_zero: bool = False  # the axis starts at 0
+    random: bool = False  # also a dashed line for the loss of a random network
 
     def has_data(self, records: Sequence[Record]) -> bool:
         return any(record.get(name) is not None for record in records for name in self.solid)
@@ -205,7 +171,7 @@ class _Panel:
             if self.random:
                 points = [(record["step"], _random_loss(record)) for record in records if "random_losses" in record]
                 label = "a network that tells nothing apart" if index == 0 else None
-                _plot(axes, points, "#8a8a92" if single else colour, "--", label, width=1.1)
+                _plot(axes, points, "#8a8a92" if single else colour, "--", label, linewidth=1.1)
             if self.by_level:
                 levels = len(records[0].get("level_losses", [])) if single else 0  # all records have as many
                 for name in (*self.solid, *self.dashed):
@@ -235,13 +201,11 @@ class _Panel:
 
 def _mark_warnings(axes: Any, records: Sequence[Record], colour: str) -> None:
     """A vertical line where something was found wrong with the run."""
+    look = {"rotation": 90, "fontsize": 8, "color": colour, "ha": "right", "va": "center"}
     for record in records:
         for line in record.get("health", []):
             axes.axvline(record["step"], color=colour, linewidth=1.1, linestyle=":")
-            axes.annotate(
-                line.split(":")[0], (record["step"], 0.5), xycoords=("data", "axes fraction"), rotation=90,
-                fontsize=8, color=colour, ha="right", va="center",
-            )  # fmt: skip
+            axes.annotate(line.split(":")[0], (record["step"], 0.5), xycoords=("data", "axes fraction"), **look)
 
 
 _PROBES = {
@@ -335,14 +299,12 @@ def _points(records: Sequence[Record], name: str, level: int | None = None) -> l
     return points
 
 
-def _plot(
-    axes: Any, points: Sequence[tuple[int, float]], colour: str, style: str, label: str | None = None,
-    width: float = 1.6,
-) -> None:  # fmt: skip
+def _plot(axes: Any, points: Sequence[Any], colour: str, style: str, label: str | None = None, **look: float) -> None:
+    """A curve through (step, number) pairs."""
     if points:
-        steps, values = zip(*points, strict=True)
-        marker = "o" if len(points) == 1 else None  # a single point draws no line
-        axes.plot(steps, values, style, color=colour, linewidth=width, label=label, marker=marker, markersize=3)
+        look = {"linewidth": 1.6, "markersize": 3, **look}
+        marker = "o" if len(points) == 1 else None  # one alone draws no line
+        axes.plot(*zip(*points, strict=True), style, color=colour, label=label, marker=marker, **look)
 
 
 def _text(value: float | None, digits: int = 3) -> str:

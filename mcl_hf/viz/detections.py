@@ -5,7 +5,7 @@ Behind `mcl-hf evaluate`; needs Pillow only. A class keeps its colour in the who
 
 import colorsys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -21,21 +21,13 @@ _IGNORED = (150, 150, 158)
 
 @dataclass(frozen=True)
 class DrawnObjects:
-    """Objects of one image.
+    """Objects of one image."""
 
-    Attributes:
-        boxes: `(n, 4)`, x0 y0 x1 y1 in px of the image.
-        labels: `(n,)` class indices, which choose the colours.
-        names: n texts to write beside them.
-        masks: n of `(H, W)`, 0 and 1, of which one at a time is looked at; or None.
-        ignored: bool `(n,)`, drawn in gray (crowds, difficult ones); None for none.
-    """
-
-    boxes: np.ndarray
-    labels: np.ndarray
-    names: Sequence[str]
-    masks: Iterable[np.ndarray] | None = None
-    ignored: np.ndarray | None = None
+    boxes: np.ndarray  # (n, 4), x0 y0 x1 y1 in px of the image
+    labels: np.ndarray  # (n,) class indices, which choose the colours
+    names: Sequence[str]  # n texts to write beside them
+    masks: Iterable[np.ndarray] | None = None  # n of (H, W), 0 and 1, of which one at a time is looked at
+    ignored: np.ndarray | None = None  # bool (n,), drawn in gray (crowds, difficult ones)
 
 
 @dataclass(frozen=True)
@@ -46,7 +38,7 @@ class DrawnImage:
     name: str
     annotated: DrawnObjects
     predicted: DrawnObjects
-    note: str = field(default="")
+    note: str = ""
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
@@ -88,11 +80,8 @@ def detections_picture(
 
 
 def none_found(least: float, highest: float | None) -> str:
-    """What a picture says in which no detection reaches the score `least`.
-
-    Args:
-        least: in [0, 1].
-        highest: score that there is; None: not even one was found.
+    """What a picture says in which no detection reaches the score `least`; `highest` is None where there is not even
+    one.
 
     Example:
         >>> none_found(0.5, 0.1234)
@@ -107,14 +96,13 @@ def draw_objects(pixels: np.ndarray, objects: DrawnObjects, size: tuple[int, int
         _IGNORED if objects.ignored is not None and objects.ignored[n] else class_colour(int(label))
         for n, label in enumerate(objects.labels)
     ]
-    blended = pixels
     if objects.masks is not None and len(objects.labels):
         canvas = pixels.astype(np.float32)
         for mask, colour in zip(objects.masks, colours, strict=True):
             inside = mask.astype(bool)
             canvas[inside] = (1 - _MASK_SHARE) * canvas[inside] + _MASK_SHARE * np.array(colour, np.float32)
-        blended = canvas.round().astype(np.uint8)
-    picture = Image.fromarray(blended).resize(size, Image.Resampling.LANCZOS)
+        pixels = canvas.round().astype(np.uint8)
+    picture = Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)
     draw, font = ImageDraw.Draw(picture), load_default(12)
     scale = np.array([size[0] / pixels.shape[1], size[1] / pixels.shape[0]] * 2)
     limits = np.array([size[0] - 1, size[1] - 1] * 2)

@@ -31,22 +31,17 @@ def montage_picture(
     panels_per_side: int = 3,
     panel_size: int = 256,
 ) -> Image.Image:
-    """Draw one row a level: the first montages of side a on the left, of side b on the right.
+    """Draw one row a level, in RGB: the first montages of side a on the left, of side b on the right.
 
     Args:
         views_a: L tensors `(N, C, S/r, S/r)`: uint8, or floats normalised with `image_mean` and `image_std` (floats in
             [0, 1] when these are None). With C other than 1 or 3, the first channel is shown in grey.
-        views_b: The same for side b; None where there is one side only (supervised pre-training).
         montage_a: L - 1 int64 tensors of image indices, row-major over (montage, row, column).
-        montage_b: The same for side b.
+        views_b, montage_b: The same for side b; None where there is one side only (supervised pre-training).
         ratios: r of each level, 1 first.
-        image_mean: Per channel, of images in [0, 1].
-        image_std: Per channel.
+        image_mean, image_std: Per channel, of images in [0, 1].
         panels_per_side: Montages shown of each side and level, at most.
         panel_size: Side of a montage in the picture, px.
-
-    Returns:
-        An RGB picture.
 
     Raises:
         ValueError: Levels that do not fit each other, or an image index outside of the batch.
@@ -134,14 +129,11 @@ def _draw_level_label(
     draw: ImageDraw.ImageDraw, at: tuple[int, int], level: int, ratio: int, tile_px: int, count: int, columns: int
 ) -> None:
     x, y = at
-    what = f"{count} full views" if ratio == 1 else f"{count} montage{'s' if count != 1 else ''}"
-    lines = [
-        what,
-        *([f"of {ratio} x {ratio} tiles"] if ratio > 1 else []),
-        f"{tile_px} px each",
-        f"read from {FPN_NAMES.get(ratio, f'ratio {ratio}')}",
-        *([f"(first {columns} shown)"] if count > columns else []),
-    ]
+    lines = [f"{count} full views"]
+    if ratio > 1:
+        lines = [f"{count} montage{'s' if count != 1 else ''}", f"of {ratio} x {ratio} tiles"]
+    lines += [f"{tile_px} px each", f"read from {FPN_NAMES.get(ratio, f'ratio {ratio}')}"]
+    lines += [f"(first {columns} shown)"] if count > columns else []
     draw.text((x, y + 2), f"level {level}", INK, load_default(17))
     for row, line in enumerate(lines):
         draw.text((x, y + 28 + 19 * row), line, QUIET, load_default(13))

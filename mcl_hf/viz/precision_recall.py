@@ -17,15 +17,13 @@ MOST_LINES = 12
 def precision_recall_picture(
     panels: Mapping[str, Mapping[str, np.ndarray]], recalls: np.ndarray, title: str = ""
 ) -> Image.Image:
-    """Two panels a row, in each its classes' curves and their mean in black; a class keeps its colour.
+    """Two panels a row in RGB, in each its classes' curves and their mean in black; a class keeps its colour. Of more
+    than a dozen classes the best and the worst are named, the others drawn thin and gray.
 
     Args:
         panels: Title, such as "box, IoU 0.5" -> class name -> precision `(R,)` at each recall.
         recalls: `(R,)` ascending in [0, 1].
         title: Above all panels.
-
-    Returns:
-        An RGB picture. Of more than a dozen classes the best and the worst are named, the others drawn thin and gray.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -54,17 +52,10 @@ def _draw_panel(axis: Any, name: str, curves: Mapping[str, np.ndarray], recalls:
             axis.plot(recalls, curves[label], color="#d8d8de", linewidth=0.8)
     places = {label: place for place, label in enumerate(label for label in curves if label in named)}
     for label in named:
-        index = places[label]
-        style = "-" if index < len(LINE_COLOURS) else "--"
-        average = 100 * float(np.mean(curves[label]))
-        axis.plot(
-            recalls,
-            curves[label],
-            style,
-            color=LINE_COLOURS[index % len(LINE_COLOURS)],
-            linewidth=1.6,
-            label=literal(f"{label}  {average:.1f}"),
-        )
+        style = "-" if places[label] < len(LINE_COLOURS) else "--"
+        colour = LINE_COLOURS[places[label] % len(LINE_COLOURS)]
+        shown = literal(f"{label}  {100 * float(np.mean(curves[label])):.1f}")
+        axis.plot(recalls, curves[label], style, color=colour, linewidth=1.6, label=shown)
     if curves:
         mean = np.mean([curves[label] for label in ranked], axis=0)
         axis.plot(recalls, mean, color=INK, linewidth=2.2, label=f"mean  {100 * float(mean.mean()):.1f}")

@@ -1,7 +1,7 @@
 """Where else does a region's embedding occur? Cosine of one box against boxes of its shape slid over an image.
 
-Beside `mcl-hf show similarity` and `mcl-hf demo`; reads any model that `MCLModel` opens. What this shows is what
-pre-training asks for: the embedding of a region should follow its content, not its place.
+Beside `mcl-hf show similarity` and `mcl-hf demo`. It shows what pre-training asks for: the embedding of a region should
+follow its content, not its place.
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,8 @@ Box = Sequence[float]
 
 
 def slide_boxes(height: int, width: int, box_height: float, box_width: float, positions: int) -> torch.Tensor:
-    """Boxes of one size on an even grid, all of them inside of the image.
-
-    Args:
-        height, width: Of the image, px.
-        box_height, box_width: Of every box, px.
-        positions: Boxes along the longer free side; the other side gets the same spacing.
-
-    Returns:
-        `(rows, columns, 4)` float32 boxes of x0, y0, x1, y1.
+    """Boxes of one size on an even grid inside of an image, px: `(rows, columns, 4)` float32 of x0, y0, x1, y1, so many
+    positions along the longer free side and the same spacing along the other.
 
     Raises:
         ValueError: The box is larger than the image.
@@ -66,8 +59,7 @@ def similarity_map(
         positions: Boxes along the longer free side of the searched image.
 
     Returns:
-        `(rows, columns)` float32 cosines on the CPU; cell (row, column) belongs to the box at the same place of
-        `slide_boxes`.
+        `(rows, columns)` float32 cosines on the CPU, of the boxes of `slide_boxes`.
 
     Raises:
         ValueError: A box that is empty, leaves the image, or does not fit into the searched one.
@@ -78,18 +70,9 @@ def similarity_map(
 def level_maps(
     model: MCLModel, pixel_values: torch.Tensor, box: Box, *, searched: torch.Tensor | None = None, positions: int = 24
 ) -> dict[str, tuple[float, torch.Tensor]]:
-    """`similarity_map` once for each pyramid level, with slid boxes of the size that pre-training reads from it.
-
-    Args:
-        model, pixel_values, box, searched, positions: See `similarity_map`.
-
-    Returns:
-        Level (`P2` to `P5`) -> the boxes' side relative to the query, and the map. Levels whose boxes do not fit into
-        the searched image are left out.
-
-    Raises:
-        ValueError: See `similarity_map`.
-    """
+    """`similarity_map` once for each pyramid level, with slid boxes of the size that pre-training reads from it: level
+    (`P2` to `P5`) -> the boxes' side relative to the query, and the map. Levels whose boxes do not fit into the
+    searched image are left out."""
     height, width = (pixel_values if searched is None else searched).shape[-2:]
     box_height, box_width = box[3] - box[1], box[2] - box[0]
     scales = {
@@ -153,14 +136,10 @@ def draw_similarity(
     """From pictures to the picture: `to_pixel_values`, `similarity_map` in eval mode, `similarity_picture`.
 
     Args:
-        model: From `MCLModel.from_pretrained`.
+        model, searched, scale, positions: See `similarity_map`.
         image: Holds the box.
         box: x0, y0, x1, y1 in px of `image`; None takes a box in the middle, as large as a tile of level 1.
-        searched, scale, positions: See `similarity_map`.
         longest_side: Larger pictures are scaled down to it first, px.
-
-    Returns:
-        An RGB picture.
 
     Raises:
         ValueError: See `similarity_map`.
@@ -169,7 +148,7 @@ def draw_similarity(
     factor = min(1.0, longest_side / max(image.size))
     image = shrink(image, longest_side)
     if box is None:
-        side = max(1, min(model.config.image_size // 2, min(image.size) // 2))
+        side = usual_side(model, image)
         x0, y0 = (image.width - side) // 2, (image.height - side) // 2
         box = (x0, y0, x0 + side, y0 + side)
     else:
@@ -185,6 +164,11 @@ def draw_similarity(
     finally:
         model.train(was_training)
     return similarity_picture(image, box, heat, searched=target, scale=scale)
+
+
+def usual_side(model: MCLModel, image: Image.Image) -> int:
+    """Side of a region to begin with, px: that of a tile of level 1, or half of a small picture."""
+    return max(1, min(model.config.image_size // 2, min(image.size) // 2))
 
 
 def shrink(image: Image.Image, longest_side: int) -> Image.Image:
@@ -214,9 +198,6 @@ def similarity_picture(
         scale: As given to `similarity_map`.
         title: Above both.
 
-    Returns:
-        An RGB picture.
-
     Raises:
         InputError: matplotlib is not installed.
     """
@@ -233,8 +214,8 @@ def similarity_picture(
         axes.set_title(caption, loc="left", fontsize=11, color=QUIET)
         axes.imshow(picture.convert("RGB" if axes is left else "L"), cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
-    left.add_patch(Rectangle((box[0], box[1]), box[2] - box[0], box[3] - box[1], fill=False, ec="white", lw=4))
-    left.add_patch(Rectangle((box[0], box[1]), box[2] - box[0], box[3] - box[1], fill=False, ec="#d7191c", lw=2))
+    for colour, line in (("white", 4), ("#d7191c", 2)):
+        left.add_patch(Rectangle(box[:2], box[2] - box[0], box[3] - box[1], fill=False, ec=colour, lw=line))
 
     shown, best = _draw_heat(right, target, heat, box_height, box_width, None if searched is not None else box)
     bar = figure.colorbar(shown, ax=right, fraction=0.04, pad=0.02)
@@ -255,21 +236,8 @@ def levels_picture(
     searched: Image.Image | None = None,
     title: str = "",
 ) -> Image.Image:
-    """The maps of all levels side by side, with the best match of each framed and its cosine above.
-
-    Args:
-        image: Holds the box.
-        box: x0, y0, x1, y1 in px of `image`.
-        maps: From `level_maps`.
-        searched: The picture that was searched; None when it was `image`.
-        title: Above all.
-
-    Returns:
-        An RGB picture.
-
-    Raises:
-        InputError: matplotlib is not installed.
-    """
+    """The maps of `level_maps` side by side, with the best match of each framed and its cosine above; see
+    `similarity_picture`."""
     target = image if searched is None else searched
     panel = 330  # px wide
     height = min(round(panel * target.height / target.width), 8 * panel)  # of a strip it would be millions
@@ -300,11 +268,8 @@ def levels_picture(
 def _draw_heat(
     axes: Any, target: Image.Image, heat: torch.Tensor, box_height: float, box_width: float, query: Box | None
 ) -> tuple[Any, float | None]:
-    """Heat over a gray picture and a frame around the best match; what was drawn, and the best cosine.
-
-    Args:
-        query: box in the same picture, which the best match may not touch; None in another picture.
-    """
+    """Heat over a gray picture and a frame around the best match, which may not touch the query where that is in the
+    same picture; what was drawn, and the best cosine."""
     from matplotlib.patches import Rectangle
 
     # A cell of the heat stands at the centre of its box and is one spacing wide.
@@ -326,6 +291,6 @@ def _draw_heat(
         return shown, None
     row, column = divmod(int(heat.masked_fill(~allowed, -2).argmax()), columns)
     corner = (float(lefts[0, column]), float(tops[row, 0]))
-    axes.add_patch(Rectangle(corner, box_width, box_height, fill=False, ec="black", lw=2.5))
-    axes.add_patch(Rectangle(corner, box_width, box_height, fill=False, ec="white", lw=1.8, ls="--"))
+    for colour, line, style in (("black", 2.5, "-"), ("white", 1.8, "--")):
+        axes.add_patch(Rectangle(corner, box_width, box_height, fill=False, ec=colour, lw=line, ls=style))
     return shown, float(heat[row, column])

@@ -21,10 +21,10 @@ from mcl_hf.demo.subject import (
     open_subject,
     region_around,
     shown_scale,
-    usual_side,
     with_region,
 )
 from mcl_hf.errors import InputError
+from mcl_hf.viz.similarity import usual_side
 from tests.tiny_detector import tiny_config, tiny_detector
 
 BACKBONE = {"backbone": "resnet10t", "backbone_kwargs": {"channels": [8, 16, 24, 32], "stem_width": 8}}
