@@ -6,11 +6,7 @@ in a process of its own) -> answer (means and paired differences) -> report (sen
 
 from ..lazy import names_of
 
-_HOME = {
-    "Answer": "answer",
-    "ComparePlan": "plan",
-    "load_plan": "plan",
-}
+_HOME = {"Answer": "answer", "ComparePlan": "plan", "load_plan": "plan"}
 """Public name -> the file that defines it; loaded on first use."""
 
 __all__ = sorted(_HOME)

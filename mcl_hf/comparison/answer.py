@@ -1,6 +1,6 @@
-"""What a comparison found: means, paired differences, label equivalents, costs, and one sentence.
+"""What a comparison found: means, paired differences, label equivalents, and one sentence.
 
-Flow: plan + results of the jobs -> **answer** (statistics) -> report. An answer is made of OUTPUT_DIR alone: the plan,
+Flow: plan + results of the jobs -> **answer** (statistics) -> report. It is made of OUTPUT_DIR alone: the plan,
 `comparison.json` and one JSON a job, so that anyone can make it again from what was published.
 """
 
@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,21 +28,13 @@ Scores = dict[str, dict[int, float]]
 
 @dataclass(frozen=True)
 class Answer:
-    """Results of a comparison, whole or in progress.
-
-    Attributes:
-        output_dir: of the comparison.
-        plan: what was asked.
-        results: job -> its result, of those that are done.
-        about: what `Setting.about` records, `jobs`, all that are planned, and `failed`, name -> why it has no result.
-        stopped_by: "SIGTERM", "SIGINT" or "SIGHUP" where a signal ended the call early, else None.
-    """
+    """Results of a comparison, whole or in progress."""
 
     output_dir: Path
-    plan: ComparePlan
-    results: Results
-    about: dict[str, Any]
-    stopped_by: str | None = None
+    plan: ComparePlan  # what was asked
+    results: Results  # of the jobs that are done
+    about: dict[str, Any]  # of `Setting.about`; `jobs`, all that are planned; `failed`, name -> why it has no result
+    stopped_by: str | None = None  # "SIGTERM", "SIGINT" or "SIGHUP" where a signal ended the call early
 
     @property
     def starts(self) -> list[str]:
@@ -72,7 +64,7 @@ class Answer:
     def scores(
         self, images: str, figure: str | None = None, *, steps: int | None = None, scale: float | None = None
     ) -> Scores:
-        """Start -> seed -> score in percent, the mean over the seed's subsets; seeds that lack one are left out.
+        """The mean over a seed's subsets; seeds that lack one are left out.
 
         Args:
             images: labelled images, as the plan has it.
@@ -89,10 +81,7 @@ class Answer:
             if value is not None and job.steps == (steps or self.main_steps(job.start, images)):
                 found[job.start][job.seed].append(100 * value)
         need = 1 if scale is not None else self.plan.subsets
-        return {
-            start: {seed: float(np.mean(of)) for seed, of in sorted(of_seed.items()) if len(of) >= need}
-            for start, of_seed in found.items()
-        }
+        return {start: _means(of_seed, need) for start, of_seed in found.items()}
 
     @functools.cached_property
     def rates(self) -> dict[tuple[str, str], dict[float, float]]:
@@ -103,11 +92,8 @@ class Answer:
             if job.kind == "tune":
                 figure = f"{'mask' if 'mask/AP' in result['figures'] else 'box'}/{self.plan.figure}"
                 found[job.start, job.images][job.rate or 0.0].append(100 * (result["figures"].get(figure) or 0))
-        means = {
-            (start, images): {rate: float(np.mean(of)) for rate, of in sorted(found[start, images].items())
-                              if len(of) == self.plan.subsets}
-            for images in self.plan.images for start in self.starts
-        }  # fmt: skip
+        pairs = [(start, images) for images in self.plan.images for start in self.starts]
+        means = {pair: _means(found[pair], self.plan.subsets) for pair in pairs}
         return {pair: rates for pair, rates in means.items() if rates}
 
     def chosen_rate(self, start: str, images: str) -> float | None:
@@ -162,10 +148,10 @@ class Answer:
         scores = self.scores(self.primary[0].images)
         if max(max(of.values(), default=0) for of in scores.values()) < 100 * LEAST_AP:
             return f"No start has reached a {self.title} of {100 * LEAST_AP:g} %: train for longer."
-        parts: list[str] = []
-        for number, difference in enumerate(self.primary):
-            again = number > 0 and difference.images == self.primary[number - 1].images
-            parts.append(("" if again else f"with {difference.images} {self.about['unit']} ") + _told(difference))
+        parts, before = [], ""
+        for one in self.primary:
+            parts.append(_told(one) if one.images == before else f"with {one.images} {self.about['unit']} {_told(one)}")
+            before = one.images
         seeds, text = self.primary[0].seeds, "; ".join(parts)
         subsets = f" of {self.plan.subsets} labelled subsets each" if self.plan.subsets > 1 else ""
         return (
@@ -195,6 +181,11 @@ class Answer:
         }  # fmt: skip
 
 
+def _means(values: Mapping[Any, Sequence[float]], least: int) -> dict[Any, float]:
+    """Of each key with so many values, ascending."""
+    return {key: float(np.mean(of)) for key, of in sorted(values.items()) if len(of) >= least}
+
+
 def read_primary(given: Any, starts: Sequence[str], images: Sequence[str]) -> list[tuple[str, list[str], str]]:
     """The plan's `primary`, checked, or what stands for it: (start, starts it is held against, labelled images)."""
     if given is None:
@@ -218,11 +209,8 @@ def read_primary(given: Any, starts: Sequence[str], images: Sequence[str]) -> li
 
 
 def read_answer(output_dir: str | Path) -> Answer:
-    """The answer of a folder, made anew from its plan and its results.
-
-    Raises:
-        InputError: it holds no comparison, or one of its files is damaged.
-    """
+    """The answer of a folder, made anew from its plan and its results; an `InputError` where it holds no comparison, or
+    one of its files is damaged."""
     folder = Path(output_dir)
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))

@@ -44,8 +44,7 @@ from .runner import Work, run_jobs
 from .setting import Setting, open_setting
 from .starts import content_of_start
 
-_PATHS = ("data", "val_data", "test_data", "image_root", "val_image_root", "test_image_root", "unlabelled")
-"""Fields of a plan that may change as long as the data are the same."""
+_FILES = ("data", "val_data", "test_data", "image_root", "val_image_root", "test_image_root")
 _OPTIONS = ("pretrain", "finetune")
 _WITHOUT_INFLUENCE = {
     "output_dir", "data", "init", "resume", "num_workers", "save_every_steps", "keep_last", "keep_every",
@@ -87,8 +86,8 @@ def compare(
         plan = load_plan(plan, **fields)
     elif fields:
         raise InputError("give either a plan, or fields of one, not both")
-    given = [getattr(plan, name) for name in _PATHS if name != "unlabelled"]
-    folder = output_folder(plan.output_dir, [path for path in (*given, *(plan.unlabelled or ())) if path])
+    given = [*(getattr(plan, name) for name in _FILES), *(plan.unlabelled or ())]
+    folder = output_folder(plan.output_dir, list(filter(None, given)))
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output_dir {folder} is a file: choose a folder")
     work = Path(plan.work_dir) if plan.work_dir else folder / "work"
@@ -102,8 +101,7 @@ def compare(
                 raise InputError(f"{path} cannot be made: {error.strerror}") from error
         with FileLock(work / ".comparison.lock", timeout=0), torch_of_its_own(), unheard():
             _check_folder(folder)
-            setting = open_setting(plan, work)
-            comparison = _Comparison(folder, setting)
+            comparison = _Comparison(folder, open_setting(plan, work))
             planned = comparison.chosen(only)
             settled = not dry_run
             return comparison.run(planned, dry_run, new_plan)
@@ -138,13 +136,9 @@ class _Comparison:
             print(f"{len(left)} of {len(planned)} jobs are left", *outlook(self.setting, left), sep="\n")
             return self._answer()
         self._settle_plan(new_plan)
-        kinds = Counter(job.kind for job in planned)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(job.kind for job in planned).items())
         done = sum(job in self.results for job in planned)
-        print(
-            f"{len(planned)} jobs: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}"
-            + (f"; {done} done before" if done else ""),
-            flush=True,
-        )
+        print(f"{len(planned)} jobs: {kinds}" + (f"; {done} done before" if done else ""), flush=True)
         stop = StopRequest()
         with stop.listening():
             work = Work(planned, self.needs, self.results, self.failed)
@@ -177,9 +171,6 @@ class _Comparison:
         for job in reversed(self.needs):  # what a job needs stands before it
             found |= self.needs[job] if job in found else set()
         return [job for job in self.needs if job in found]
-
-    # ----------------------------------------------------------------------------------------------------------------
-    # what a job is told
 
     def _content(self, job: Job) -> dict[str, Any]:
         """All that a job's process needs; what it depends on must be done."""
@@ -215,13 +206,13 @@ class _Comparison:
         }
 
     def _pretraining(self, job: Job) -> tuple[PretrainArguments, float, str | None, dict[str, Any]]:
-        """Options, operations (of a visit), digest of the start where it lies here, and data."""
+        """Options, operations of a visit, digest of the start where it lies here, and data."""
         own = self.setting.pretrainings[job.start]
         steps = 1 if job.kind == "pace" else self.setting.pretraining_steps(self._pace())[job.start]
         arguments = replace(own.arguments, seed=job.seed, max_steps=steps, epochs=None)
         init = arguments.init or "random"
-        content = content_of_start(init)
-        start = None if content == init or self._knows_names_alone(job) else content
+        content = self._content_of_start(job, init)
+        start = None if content == init else content
         return arguments, own.visit_flop, start, {"unlabelled": self._answer().about["unlabelled"]}
 
     def _finetuning(self, job: Job) -> tuple[FinetuneArguments, float, str, dict[str, Any]]:
@@ -231,37 +222,35 @@ class _Comparison:
         if any(need.kind == "tune" and need not in self.results for need in self.needs[job]):  # see `_is_there_or_gone`
             rate = self.known[job]["options"]["base_learning_rate"]
         arguments = self.setting.arguments(start, job.steps, rate)
-        digest = f"{start.init}" if self._knows_names_alone(job) else content_of_start(f"{start.init}")
-        if start.of is not None:
+        arguments = replace(arguments, seed=subset_seed(job.seed, job.subset))
+        if start.of is None:
+            digest = self._content_of_start(job, f"{start.init}")
+        else:
             source = Job("pretrain", start.of, job.seed)
             arguments = replace(arguments, init=str(self.setting.work / source.name))
             digest = (self.results.get(source) or self._content(source)["record"])["digest"]
-        arguments = replace(arguments, seed=subset_seed(job.seed, job.subset))
         parts = ("train", "validation" if job.kind == "tune" else "test")
         data = {name: record["fingerprint"] for name, record in self.setting.data.records.items() if name in parts}
         return arguments, self.setting.step_flop * job.steps, digest, data
 
-    def _knows_names_alone(self, job: Job) -> bool:
-        """Whether a job's result is of an earlier version, which knew no start by its weights."""
-        return job in self.known and "start" not in self.known[job]
+    def _content_of_start(self, job: Job, init: str) -> str:
+        """`content_of_start`; the name alone for a result of an earlier version, which knew no start by its weights."""
+        return init if "start" not in self.known.get(job, {"start": init}) else content_of_start(init)
 
     def _pace(self) -> dict[str, float]:
         """Pre-training -> seconds of a visit, of those that are timed."""
         timed = {job.start: result for job, result in self.results.items() if job.kind == "pace"}
         return {name: 1 / result["images_per_second"] for name, result in timed.items()}
 
-    # ----------------------------------------------------------------------------------------------------------------
-    # the plan and the results of before
-
     def _settle_plan(self, new_plan: bool) -> None:
         """Take over results that are of this plan, drop those of an earlier one as long as no test image was asked, and
         refuse to mix after that."""
-        file = self.folder / PLAN
+        file, results = self.folder / PLAN, self.folder / "results"
         before = load_plan(str(file)) if file.is_file() else self.plan
         fields = {name: value for name, value in asdict(self.plan).items() if name not in ("output_dir", "work_dir")}
         changed = [name for name, value in fields.items() if getattr(before, name) != value]
         decisive = [name for name in changed if _decisive(before, name) != _decisive(self.plan, name)]
-        if decisive and any((self.folder / "results").glob("test-*.json")):
+        if decisive and any(results.glob("test-*.json")):
             self._put_away(
                 new_plan,
                 f"{self.folder} has asked the test images by a plan with another {', '.join(decisive)}: a plan that "
@@ -280,7 +269,7 @@ class _Comparison:
             print(f"{len(stale)} results are of an earlier plan{told} and are made anew")
             for name in stale:
                 result_file(self.folder, name).unlink()
-        (self.folder / "results").mkdir(exist_ok=True)
+        results.mkdir(exist_ok=True)
         if changed or not file.is_file():
             file.write_text(yaml.safe_dump(fields, sort_keys=False, width=120), encoding="utf-8")
         write_json(self.folder / ABOUT, self._answer().about)
@@ -348,7 +337,7 @@ def _new_options(arguments: RunOptions, known: set[str]) -> set[str]:
 def _decisive(plan: ComparePlan, field: str) -> Any:
     """What of a field may not change after looking. Each result is held against data and precision: data may be moved,
     and a precision be written out where `auto` now means another."""
-    if field in ("jobs", *_PATHS):
+    if field in ("jobs", "unlabelled", *_FILES):
         return None
     value = getattr(plan, field)
     return {key: given for key, given in (value or {}).items() if key != "precision"} if field in _OPTIONS else value
@@ -357,11 +346,8 @@ def _decisive(plan: ComparePlan, field: str) -> Any:
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs in two records of a job, in a few words."""
     was, given = before["options"], now["options"]
-    told = [
-        f"{name} {was.get(name)}, now {given.get(name)}"
-        for name in sorted({*was, *given})
-        if was.get(name) != given.get(name)
-    ]
+    differing = [name for name in sorted({*was, *given}) if was.get(name) != given.get(name)]
+    told = [f"{name} {was.get(name)}, now {given.get(name)}" for name in differing]
     told += [f"other {name} images" for name, of in now["data"].items() if before.get("data", {}).get(name) != of]
     return "; ".join(told or (["another start"] if before.get("start", now["start"]) != now["start"] else []))
 

@@ -27,30 +27,19 @@ Results = dict["Job", dict[str, Any]]
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a comparison.
-
-    Attributes:
-        kind: what it is for.
-        start: name of the start, or of the pre-training.
-        seed: of the comparison.
-        images: labelled images, as the plan has it; "" in pre-training.
-        subset: number of the labelled subset within the seed.
-        steps: of fine-tuning.
-        rate: base learning rate of fine-tuning; None where it is yet to be chosen.
-    """
+    """One run of a comparison."""
 
     kind: Literal["pace", "pretrain", "tune", "test"]
-    start: str
-    seed: int
-    images: str = ""
-    subset: int = 0
-    steps: int = 0
-    rate: float | None = None
+    start: str  # its name, or that of the pre-training
+    seed: int  # of the comparison
+    images: str = ""  # labelled ones, as the plan has it; none in pre-training
+    subset: int = 0  # number of the labelled subset within the seed
+    steps: int = 0  # of fine-tuning
+    rate: float | None = None  # base learning rate of fine-tuning; None where it is yet to be chosen
 
     @property
     def name(self) -> str:
-        """Of its result and its folder, whose place no slash in a start's name may change; the chosen learning rate of
-        a test job stays out of it."""
+        """Of its result and its folder, whose place no slash in a start may change; without a chosen learning rate."""
         start = self.start.replace("/", "%2F")
         if not self.images:
             return f"{self.kind}-{start}-s{self.seed}"
@@ -71,7 +60,7 @@ def list_jobs(
         plan: what is asked.
         of_start: start -> name of its pre-training; None for starts that are there already.
         lengths: (start, images) -> steps of fine-tuning.
-        rates: grid of learning rates; one of them is not chosen, and stands in the test jobs.
+        rates: grid of learning rates; a single one is not chosen, and stands in the test jobs.
     """
     pretrainings = list(dict.fromkeys(filter(None, of_start.values())))
     paces = [Job("pace", name, 0) for name in pretrainings if plan.equal == "seconds"]
@@ -84,14 +73,13 @@ def list_jobs(
         tried = [None] if chosen and not tuning else rates
         for images, subset, rate, start in itertools.product(plan.images, range(plan.subsets), tried, of_start):
             further = plan.curve_steps if images == plan.images[0] and not tuning else []
+            source = of_start[start]
+            begins = set() if source is None else {Job("pretrain", source, seed)}
             for steps in dict.fromkeys([lengths[start, images], *further]):
                 job = Job("tune" if tuning else "test", start, seed, images, subset, steps, rate)
-                source = of_start[start]
-                needs[job] = set() if source is None else {Job("pretrain", source, seed)}
+                needs[job] = begins if tuning else begins | tunes[start, images]
                 if tuning:
                     tunes[start, images].add(job)
-                else:
-                    needs[job] |= tunes[start, images]
     return needs
 
 

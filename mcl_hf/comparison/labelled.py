@@ -4,12 +4,13 @@ Flow: plan -> **labelled** -> setting (numbers of images, checks), run_job (the 
 """
 
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +34,12 @@ _SUBSET_STRIDE = 100  # subsets of a seed that no other seed has
 
 @dataclass(frozen=True)
 class CompareData:
-    """Annotated images of a comparison.
+    """Annotated images of a comparison; `val` and `test` are None where they were not asked for."""
 
-    Attributes:
-        train: labelled ones; subsets are drawn of these, by group where they have groups.
-        val: what learning rates are chosen on; None where it was not asked for.
-        test: what is asked once per finished job; likewise.
-        held_out: lines about parts that were held out of the labelled images.
-    """
-
-    train: DetectionData
-    val: DetectionData | None
-    test: DetectionData | None
-    held_out: list[str]
+    train: DetectionData  # labelled ones; subsets are drawn of these, by group where they have groups
+    val: DetectionData | None  # what learning rates are chosen on
+    test: DetectionData | None  # what is asked once per finished job
+    held_out: list[str]  # lines about parts that were held out of the labelled images
 
     @cached_property
     def groups(self) -> np.ndarray:
@@ -86,12 +80,7 @@ class CompareData:
 
 
 def subset_seed(seed: int, subset: int) -> int:
-    """Seed of a fine-tuning run: of its images, their order and flips, and of new weights.
-
-    Example:
-        >>> subset_seed(2, 1)
-        201
-    """
+    """Seed of a fine-tuning run: of its images, their order and flips, and of new weights."""
     return _SUBSET_STRIDE * seed + subset
 
 
@@ -144,23 +133,20 @@ def _open_part(plan: ComparePlan, train: DetectionData, part: str, reading: Mapp
         split = "train" if whole else {"val": "validation", "test": "test"}[part]
     flags = f"--{part}-data and --{part}-split"
 
-    def opened(group: str | None) -> DetectionData:
-        images = getattr(plan, f"{part}_image_root")
-        return open_detection_data(source, split=split, images=images, group_column=group, **reading)
-
+    opened = partial(open_detection_data, source, split=split, images=getattr(plan, f"{part}_image_root"), **reading)
     try:
         try:
-            found = opened(plan.label_group)
+            found = opened(group_column=plan.label_group)
         except InputError:  # a table of other images need not have the column
-            found = opened(None)
+            found = opened()
     except InputError as error:
         raise InputError(
             f"{part} images: {error}; {flags} name others, such as --test-split validation, and --val-fraction 0.2 "
             "holds out what has no split"
         ) from error
     unknown = [name for name in found.category_names if name not in train.category_names]
-    groups = [{str(group) for group in data.groups if group is not None} for data in (train, found)]
-    shared = sorted(groups[0] & groups[1])
+    groups, others = ({str(group) for group in data.groups if group is not None} for data in (train, found))
+    shared = sorted(groups & others)
     if not found.num_objects.any():
         wrong = f"has no objects in its split {split!r}: see {flags}"
     elif unknown:
@@ -180,40 +166,30 @@ def _open_part(plan: ComparePlan, train: DetectionData, part: str, reading: Mapp
 
 
 def check_subsets(plan: ComparePlan, data: CompareData) -> int:
-    """See that there are as many labelled images as asked for, and something to learn from in each subset.
-
-    Returns:
-        Images with objects in the smallest subset.
+    """Images with objects in the smallest subset.
 
     Raises:
-        InputError: fewer images than asked for, or a subset without objects.
+        InputError: fewer labelled images than asked for, or a subset with nothing to learn from.
     """
     least = len(data.train)
     for images in plan.images:
         if data.count(images) > data.most:
             kind = "images" if plan.label_group is None else f"groups of {plan.label_group}"
             raise InputError(f"images {images}: {data.train.source} has {data.most} labelled {kind}: ask for fewer")
+    fewest = plan.images[0]
     tuning = [plan.tuning_seed] if len(plan.learning_rates) != 1 else []
-    for seed in [*plan.seed_list, *tuning]:
-        for number in range(plan.subsets):
-            subset = data.subset(plan.images[0], seed, number)
-            least = min(least, len(subset))
-            if subset.num_learnable == 0:
-                raise InputError(
-                    f"images {plan.images[0]}: subset {number} of seed {seed} holds no object: ask for more images"
-                )
+    for seed, number in itertools.product([*plan.seed_list, *tuning], range(plan.subsets)):
+        subset = data.subset(fewest, seed, number)
+        least = min(least, len(subset))
+        if subset.num_learnable == 0:
+            raise InputError(f"images {fewest}: subset {number} of seed {seed} holds no object: ask for more images")
     return least
 
 
 def check_apart(data: CompareData, pictures: ImageSource | None, cache: Path) -> None:
-    """Refuse test images that also lie, byte for byte, among training, validation or unlabelled ones; empty ones may,
-    since blank tiles are alike.
-
-    Args:
-        data: with test images.
-        pictures: that are pre-trained on, each once, whatever they are cut into; None for none.
-        cache: file that keeps the hashes, so that a later call reads no images.
-    """
+    """Refuse test images that also lie, byte for byte, among training or validation images or the pictures that are
+    pre-trained on; empty ones may, since blank tiles are alike. The cache keeps hashes, so that a later call reads no
+    images."""
     assert data.test is not None, "asked for"
     known = json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else {}
 
@@ -234,17 +210,16 @@ def check_apart(data: CompareData, pictures: ImageSource | None, cache: Path) ->
     others = {"training": data.train, "validation": data.val, "unlabelled": pictures}
     shared = {name: len(test & hashes(part)) for name, part in others.items() if part is not None}
     write_json(cache, known)
-    for name, count in shared.items():
-        if count:
-            raise InputError(
-                f"{count} test image(s) are also among the {name} images, byte for byte: nothing would be tested; take "
-                "them out of one of the two"
-            )
+    for name in filter(shared.get, shared):
+        raise InputError(
+            f"{shared[name]} test image(s) are also among the {name} images, byte for byte: nothing would be tested; "
+            "take them out of one of the two"
+        )
 
 
 def without_labels(train: DetectionData, work: Path) -> Path:
-    """A folder in `work` of the training images alone, called after what they are: links to files, or parquet shards of
-    tables' images."""
+    """A folder in `work` of the training images alone, called after what they are: links to files, or parquet
+    shards."""
     folder = work / f"unlabelled-{fingerprint(train)}"
     files = train.reader.paths if isinstance(train.reader, FileImages) else None
     if files is not None:  # which may have been moved since the links were made

@@ -4,6 +4,7 @@ Flow: answer -> **report** (viz.comparison draws, report_template.md has the tex
 detections.png, comparison.json.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,12 +25,7 @@ _FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
 
 def write_report(answer: Answer, test: DetectionData | None = None) -> None:
-    """Write the report of what is done so far.
-
-    Args:
-        answer: of the jobs done.
-        test: to draw what was found in; None draws nothing.
-    """
+    """Write the report of what is done so far; `test` has the images to draw what was found in, None draws nothing."""
     folder, plan = answer.output_dir, answer.plan
     write_json(folder / ABOUT, {**answer.about, "answer": answer.to_json()})
     if find_spec("matplotlib") is not None and answer.primary:
@@ -57,9 +53,9 @@ def _draw_found(answer: Answer, test: DetectionData) -> Image.Image | None:
     drawn = []
     for job, result in answer.results.items():
         for name, rows in result.get("shown", {}).items():
-            if name not in items:  # older results name images by their paths, and these have moved
+            item = items.get(name)
+            if item is None:  # older results name images by their paths, and these have moved
                 continue
-            item = items[name]
             found = [
                 {"image_id": item.image_id, "bbox": row[:4], "category_id": int(row[4]), "score": row[5]}
                 for row in rows
@@ -116,12 +112,12 @@ def _prices(answer: Answer) -> Iterator[str]:
 def _health(answer: Answer) -> Iterator[str]:
     """What went wrong in jobs that ended: each kind of it once, with the number of jobs and the first of them. What a
     run of its own would be told to do then is left out of detectors, whose options are the plan's."""
-    found: dict[tuple[str, str], list[str]] = {}
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for job, result in answer.results.items():
         lines = ["the loss diverged: there are no figures"] if "diverged" in result else result.get("warnings", [])
         for line in lines if job.kind != "tune" else ():  # a rate that does not work is what tuning is to find
             told = line if job.kind == "pretrain" else line.partition(". ")[0]
-            found.setdefault((job.kind, told), []).append(job.name)
+            found[job.kind, told].append(job.name)
     for (kind, line), names in found.items():
         others = f" and {len(names) - 1} other {kind} jobs" if len(names) > 1 else ""
         yield f"{names[0]}{others}: {line.rstrip('.')}"
@@ -166,16 +162,15 @@ def _costs(answer: Answer) -> str:
     rows = [["start", "visits of images", "TFLOP", "hours", "images/s", "waiting for data"]]
     for start, source in answer.about["starts"].items():
         found = [r for job, r in answer.results.items() if job.kind == "pretrain" and job.start == source]
-        if found:
-            visits, flop, seconds, rate, waiting = (
-                sum(result[key] for result in found) / len(found)
-                for key in ("visits", "flop", "seconds", "images_per_second", "data_wait_share")
-            )
+        cells = ["none here", "", "", "", ""]
+        if start == MATCHED:
+            cells[0] = f"{answer.about['matched_steps']:,} further steps of fine-tuning"
+        elif found:
+            names = ("visits", "flop", "seconds", "images_per_second", "data_wait_share")
+            means = [sum(result[name] for result in found) / len(found) for name in names]
+            visits, flop, seconds, rate, waiting = means
             cells = [f"{visits:,.0f}", f"{flop / 1e12:.1f}", f"{seconds / 3600:.2f}", f"{rate:.0f}"]
             cells.append(f"{100 * waiting:.0f} %")
-        else:
-            more = f"{answer.about['matched_steps']:,} further steps of fine-tuning"
-            cells = [more if start == MATCHED else "none here", "", "", "", ""]
         rows.append([start, *cells])
     return _table(rows, 1)
 

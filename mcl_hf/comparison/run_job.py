@@ -114,10 +114,8 @@ def _pretrain(content: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     from ..pretraining.arguments import PretrainArguments
     from ..pretraining.pretrain import pretrain
 
-    options = {**content["options"], "output_dir": str(folder), "resume": "auto"}
-    if content["record"]["job"]["kind"] == "pace":
-        options["max_steps"] = _PACE_STEPS
-    arguments = PretrainArguments(**options)
+    more = {"max_steps": _PACE_STEPS} if content["record"]["job"]["kind"] == "pace" else {}
+    arguments = PretrainArguments(**{**content["options"], "output_dir": str(folder), "resume": "auto", **more})
     result = pretrain(arguments)
     if result.stopped_by is not None:
         return None
@@ -197,37 +195,28 @@ def _evaluate_at(folder: Path, data: DetectionData, arguments: Any, scale: float
     sizes = {name: getattr(processor.size, name) for name in ("shortest_edge", "longest_edge", "height", "width")}
     scaled = {name: max(32, round(scale * side)) for name, side in sizes.items() if side}
     processor.size = {name: side // 32 * 32 if name in ("height", "width") else side for name, side in scaled.items()}
-    predicted = predict_data(
-        model,
-        processor,
-        data,
-        batch_size=arguments.eval_batch_size,
-        num_workers=arguments.num_workers,
-        precision=arguments.precision,
-        skip_broken=True,
-    )
+    how = {"num_workers": arguments.num_workers, "precision": arguments.precision, "skip_broken": True}
+    predicted = predict_data(model, processor, data, batch_size=arguments.eval_batch_size, **how)
     masks = data.has_masks and arguments.masks
     return evaluate_detections(data, to_results(predicted.detections, data), masks=masks).to_json()
 
 
 def shown_images(data: DetectionData) -> list[int]:
-    """Indices of the images that the report shows: the first with two objects or more, evenly over the data.
-
-    The rule looks at annotations alone, so that no start is shown at its best.
-    """
+    """Indices of the images that the report shows: the first with two objects or more, evenly over the data, by their
+    annotations alone, so that no start is shown at its best."""
     fit = [index for index, objects in enumerate(data.num_objects) if objects >= 2] or list(range(len(data)))
     return [fit[len(fit) * place // SHOWN] for place in range(min(SHOWN, len(fit)))]
 
 
 def shown_detections(data: DetectionData, results: list[dict[str, Any]]) -> dict[str, list[list[float]]]:
     """What was found in the images shown: id, which tells nothing of this machine's folders -> rows of x, y, w, h in
-    px, category id, score; the best one alone where none is good enough.
-    """
+    px, category id, score; the best one alone where none is good enough."""
     found: dict[str, list[list[float]]] = {str(data.image_ids[index]): [] for index in shown_images(data)}
     for result in results:
-        if str(result["image_id"]) in found:
+        rows = found.get(str(result["image_id"]))
+        if rows is not None:
             box = [round(value, 1) for value in result["bbox"]]
-            found[str(result["image_id"])].append([*box, result["category_id"], round(result["score"], 3)])
+            rows.append([*box, result["category_id"], round(result["score"], 3)])
     return {
         name: [row for row in rows if row[-1] >= SHOWN_SCORE] or sorted(rows, key=itemgetter(-1))[-1:]
         for name, rows in found.items()

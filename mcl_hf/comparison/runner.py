@@ -31,13 +31,12 @@ _POLL_SECONDS = 0.2
 
 @dataclass
 class Work:
-    """Jobs that are to be done, in order, those that each needs, and what is known of them: results, and by name why
-    one has none."""
+    """Jobs that are to be done, and what is known of them."""
 
-    planned: list[Job]
+    planned: list[Job]  # in order
     needs: Mapping[Job, set[Job]]
     results: Results
-    failed: dict[str, str]
+    failed: dict[str, str]  # name -> why it has no result
 
     @property
     def remaining(self) -> list[Job]:
@@ -94,8 +93,7 @@ class _Running:
         self.bar = tqdm(total=steps, desc=job.name, unit="step", leave=False, dynamic_ncols=True)
 
     def exit_code(self) -> int | None:
-        """None while it is at work; the bar moves to where the log is, and what follows the last step takes a while,
-        too."""
+        """None while it is at work; the bar moves to where the log is."""
         done = last_step(self.log)
         if done > self.bar.n:
             self.bar.update(done - self.bar.n)
@@ -112,9 +110,8 @@ class _Running:
         """The last thing that it printed, its complaint, or how it ended."""
         if self.process.returncode < 0:
             return f"killed by {signal.Signals(-self.process.returncode).name} (too little memory, perhaps)"
-        lines = [line.strip() for line in self.output.read_text(encoding="utf-8", errors="replace").splitlines()]
-        told = next(filter(None, reversed(lines)), f"exit code {self.process.returncode}")
-        return told.removeprefix("mcl-hf: error: ")
+        told = self.output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return told[-1].strip().removeprefix("mcl-hf: error: ") if told else f"exit code {self.process.returncode}"
 
 
 def run_jobs(

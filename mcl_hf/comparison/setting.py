@@ -56,23 +56,18 @@ _GRID = (0.5, 1.0, 2.0)
 
 @dataclass
 class Setting:
-    """A plan with its data and starts opened; `open_setting` makes one.
-
-    `starts` and `pretrainings` are those of `read_starts`, with weights, data and visits; `base` has the options of
-    fine-tuning without gaps but for start, folder, seed, steps and learning rate; `source` is what is pre-trained on,
-    `rates` the grid of learning rates. `lines` tell of data and starts, `warnings` of what is less than fair.
-    """
+    """A plan with its data and starts opened; `open_setting` makes one."""
 
     plan: ComparePlan
     work: Path
-    starts: list[Start]
-    pretrainings: dict[str, Pretraining]
-    base: FinetuneArguments
+    starts: list[Start]  # of `read_starts`, with weights
+    pretrainings: dict[str, Pretraining]  # of `read_starts`, with data and visits
+    base: FinetuneArguments  # without gaps but for start, folder, seed, steps and learning rate
     data: CompareData
-    source: ImageSource | None
-    rates: list[float]
-    lines: list[str]
-    warnings: list[str] = field(default_factory=list)
+    source: ImageSource | None  # what is pre-trained on
+    rates: list[float]  # grid of learning rates
+    lines: list[str]  # about data and starts
+    warnings: list[str] = field(default_factory=list)  # about what is less than fair
 
     @cached_property
     def network(self) -> dict[str, Any]:
@@ -122,8 +117,7 @@ class Setting:
             return {}
         first = next(iter(self.pretrainings), "")
         return {
-            name: max(1, round(own.visits * (cost[first] / cost[name]) / own.batch))
-            for name, own in self.pretrainings.items()
+            name: max(1, round(own.visits * (cost[first] / cost[name]) / own.batch)) for name, own in self.pretrainings.items()
         }
 
     @cached_property

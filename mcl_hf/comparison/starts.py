@@ -55,37 +55,24 @@ R = TypeVar("R", bound=RunOptions)
 
 @options_class
 class Start(Options):
-    """One start of a comparison, as a plan has it (see `ComparePlan`); `read_starts` says of each where it comes from.
+    """One start of a comparison, as a plan has it (see `ComparePlan`); `read_starts` says of each where it comes
+    from."""
 
-    Attributes:
-        name: in tables and file names.
-        init: as `finetune` takes it; None where the comparison pre-trains it.
-        pretrain: options of its own pre-training.
-        of: name of the pre-training it comes from, of this comparison; None for others.
-        parts: what is taken of it; none: all that it holds.
-        visits: of its own pre-training.
-        finetune: options of fine-tuning that differ for this start.
-    """
-
-    name: str
-    init: str | None = None
-    pretrain: dict[str, Any] | None = None
-    of: str | None = None
-    parts: list[str] | None = None
-    visits: int | None = Field(None, ge=2)
-    finetune: dict[str, Any] | None = None
+    name: str  # in tables and file names
+    init: str | None = None  # as `finetune` takes it; None where the comparison pre-trains it
+    pretrain: dict[str, Any] | None = None  # options of its own pre-training
+    of: str | None = None  # name of the pre-training of this comparison that it comes from
+    parts: list[str] | None = None  # what is taken of it; none: all that it holds
+    visits: int | None = Field(None, ge=2)  # of its own pre-training
+    finetune: dict[str, Any] | None = None  # options of fine-tuning that differ for this start
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """One way to pre-train.
+    """One way to pre-train."""
 
-    `arguments` are those of each run, less folder, seed and length, and less data until these are opened; `visits` are
-    in terms of the first pre-training of the plan (0: as many as that one).
-    """
-
-    arguments: PretrainArguments
-    visits: int
+    arguments: PretrainArguments  # of each run, less folder, seed and length, and less data until these are opened
+    visits: int  # in terms of the first pre-training of the plan; 0: as many as that one
 
     @property
     def config(self) -> MCLConfig:
@@ -115,8 +102,8 @@ def read_starts(plan: ComparePlan) -> tuple[list[Start], dict[str, Pretraining]]
     """The starts in the plan's order, and the pre-trainings among them by name; what they begin from is there, and
     their networks can be made."""
     entries = _entries(plan)
-    for cached in (_start_config, content_of_start):
-        cached.cache_clear()
+    _start_config.cache_clear()
+    content_of_start.cache_clear()
     starts: list[Start] = []
     pretrainings: dict[str, Pretraining] = {}
     for name, start in entries.items():
@@ -197,8 +184,9 @@ def content_of_start(init: str) -> str:
     place = Path(plain_source(init))
     if init == "random" or not place.exists():  # whatever else is called so
         return init
-    folder = place if place.is_file() else find_folder(str(place))[0]
-    files = [folder] if place.is_file() else sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS)
+    files = [place]
+    if place.is_dir():
+        files = sorted(file for file in find_folder(str(place))[0].iterdir() if file.suffix in _WEIGHTS)
     return " ".join(file_hash(file)[:16] for file in files) or init
 
 
@@ -222,22 +210,24 @@ def with_coco_weights(start: Start, detector: str | None) -> Start:
 def reference_network(starts: list[Start], pretrainings: Mapping[str, Pretraining]) -> dict[str, Any]:
     """Fields of `MCLDetectorConfig` that make every start the same network: the first pre-training's, else those of the
     first folder or repository, one with a pyramid before a backbone alone, else the first timm name."""
-    configs: list[Any] = [pretraining.config for pretraining in pretrainings.values()]
-    for start in starts if not configs else ():
+    if pretrainings:
+        return network_fields(next(iter(pretrainings.values())).config)
+    configs: list[Any] = []
+    for start in starts:
         try:
             configs.append(_start_config(start.init or "random"))
         except ValueError as error:
             raise InputError(f"start {start.name}: {' '.join(str(error).split())}") from error
-    found = sorted((config for config in configs if config is not None), key=is_backbone_alone)
-    if found:
-        return network_fields(found[0])
+    found = min((config for config in configs if config is not None), key=is_backbone_alone, default=None)
+    if found is not None:
+        return network_fields(found)
     names = [start.init for start in starts if start.init and start.init.startswith("timm:")]
     return {"backbone": _timm_name(names[0])} if names else {}
 
 
 def network_fields(config: Any) -> dict[str, Any]:
-    """Backbone, widths and depth of the box head, as far as they are not the defaults; of a detector of transformers
-    the backbone's name."""
+    """Backbone, widths and depth of the box head, as far as they are not the defaults; of transformers' detectors the
+    backbone's name."""
     if not isinstance(config, MCLConfig | MCLDetectorConfig):
         inner = config.backbone_config
         return {"backbone": inner.backbone} if isinstance(inner, MCLConfig) else {}

@@ -25,29 +25,18 @@ MOST_SEEDS = 50
 
 @dataclass(frozen=True)
 class Difference:
-    """Scores of `one` less those of `other`, seed by seed, in the scores' unit.
-
-    Attributes:
-        one, other: names of starts.
-        images: labelled images, as the plan has it.
-        mean: over seeds.
-        sd: over seeds; None with one seed, as are
-        low, high: bounds of the 95 % interval of this difference alone, and
-        p: two-sided p value of its t test.
-        seeds: number of pairs.
-        holm: p adjusted over the primary differences; None for others.
-    """
+    """Scores of the start `one` less those of `other`, seed by seed, in the scores' unit."""
 
     one: str
     other: str
-    images: str
-    mean: float
-    sd: float | None
-    low: float | None
+    images: str  # labelled ones, as the plan has it
+    mean: float  # over seeds
+    sd: float | None  # over seeds; with one seed None, as are the next three
+    low: float | None  # bound of the 95 % interval of this difference alone
     high: float | None
-    p: float | None
-    seeds: int
-    holm: float | None = None
+    p: float | None  # two-sided, of its t test
+    seeds: int  # number of pairs
+    holm: float | None = None  # p adjusted over the primary differences; None for others
 
     @property
     def tells(self) -> bool:
@@ -97,8 +86,8 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def seeds_needed(mean: float, sd: float) -> int | None:
-    """The smallest number of seeds with which a difference of this mean and spread would be told; None above
-    `MOST_SEEDS`. Only as good as the spread is known, which is badly from few seeds.
+    """The fewest seeds with which a difference of this mean and spread would be told; None above `MOST_SEEDS`. Only as
+    good as the spread is known, which is badly from few seeds.
 
     Example:
         >>> seeds_needed(1.0, 1.0), seeds_needed(0.01, 1.0)
@@ -109,15 +98,8 @@ def seeds_needed(mean: float, sd: float) -> int | None:
 
 
 def label_equivalent(images: Sequence[int], scores: Sequence[float], score: float) -> float | None:
-    """How many labelled images a start needs for a score, by its own curve, linear in the logarithm of their number.
-
-    Args:
-        images: numbers of labelled images, ascending.
-        scores: of the start at each.
-        score: to be reached.
-
-    Returns:
-        The smallest such number; None where its curve ends below.
+    """The fewest labelled images that a start needs for a score, by its own curve of scores over ascending numbers of
+    images, linear in their logarithm; None where the curve ends below.
 
     Example:
         >>> round(label_equivalent([25, 100], [40.0, 60.0], 50.0), 6)
@@ -133,10 +115,9 @@ def label_equivalent(images: Sequence[int], scores: Sequence[float], score: floa
 
 @functools.cache
 def t_bound(degrees: int) -> float:
-    """Standard errors between the mean and a bound of the 95 % interval: the 97.5 % quantile of Student's t.
-
-    By bisection of the finite sums that the distribution function has for whole degrees of freedom (Abramowitz and
-    Stegun, "Handbook of Mathematical Functions", 26.7.3 and 26.7.4).
+    """Standard errors between the mean and a bound of the 95 % interval: the 97.5 % quantile of Student's t, by
+    bisection of the finite sums that its distribution function has for whole degrees of freedom (Abramowitz and Stegun,
+    "Handbook of Mathematical Functions", 26.7.3 and 26.7.4).
 
     Example:
         >>> round(t_bound(2), 3), round(t_bound(10), 3)

@@ -2,10 +2,7 @@
 
 from ..lazy import names_of
 
-_HOME = {
-    "PretrainArguments": "arguments",
-    "load_arguments": "arguments",
-}
+_HOME = {"PretrainArguments": "arguments", "load_arguments": "arguments"}
 """Public name -> the file that defines it; loaded on first use."""
 
 __all__ = sorted(_HOME)

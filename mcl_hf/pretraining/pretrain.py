@@ -101,11 +101,7 @@ def pretrain(
 
 
 def _pretrain(
-    arguments: PretrainArguments,
-    output_dir: Path,
-    accelerator: Accelerator,
-    callbacks: Sequence[Any],
-    model_class: Any,
+    arguments: PretrainArguments, output_dir: Path, accelerator: Accelerator, callbacks: Sequence[Any], model_class: Any
 ) -> RunResult:
     # --- where to start ---------------------------------------------------------------------------------------------
     checkpoint, lines = open_folder(accelerator, output_dir, arguments.resume)
