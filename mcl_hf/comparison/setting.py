@@ -117,7 +117,8 @@ class Setting:
             return {}
         first = next(iter(self.pretrainings), "")
         return {
-            name: max(1, round(own.visits * (cost[first] / cost[name]) / own.batch)) for name, own in self.pretrainings.items()
+            name: max(1, round(own.visits * (cost[first] / cost[name]) / own.batch))
+            for name, own in self.pretrainings.items()
         }
 
     @cached_property

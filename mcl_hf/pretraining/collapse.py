@@ -107,14 +107,9 @@ def _flat_window(
 
 
 def verdicts(streaks: Streaks, record: Mapping[str, Any], bounds: HealthBounds) -> dict[str, str]:
-    """A line for every rule that has been broken for long enough: what is seen, the likely cause, what to try.
-    "directions" is left out beside "point", which says more.
-
-    Args:
-        streaks: from `observe`, the record included.
-        record: the last one, for its numbers.
-        bounds: of the run.
-    """
+    """A line for every rule that has been broken for long enough: what is seen, the likely cause, what to try. The last
+    record is part of the streaks, and here for its numbers; "directions" is left out beside "point", which says
+    more."""
     lasting = {rule: streak["since"] for rule, streak in streaks.items() if streak["records"] >= COLLAPSE_RECORDS}
     lines = {}
     if "point" in lasting:

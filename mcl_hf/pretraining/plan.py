@@ -51,13 +51,8 @@ def disagreement(measured: Sequence[Measured]) -> float:
 
 
 def largest_batch(memory: Line, backbone_images: Callable[[int], int], room_gib: float) -> int:
-    """The largest N (to 2^16) whose step fits into the `room_gib` of a process; 0 where not even two images do.
-
-    Args:
-        memory: peak GiB as a line over M.
-        backbone_images: M of a batch of N.
-        room_gib: memory that one process may fill.
-    """
+    """The largest N (to 2^16) whose step fits into the `room_gib` of a process, by peak GiB as a line over M and the M
+    of a batch of N; 0 where not even two images do."""
     sizes = range(2, 2**16 + 1)
     fitting = bisect.bisect_right(sizes, room_gib, key=lambda size: memory.at(backbone_images(size)))
     return sizes[fitting - 1] if fitting else 0
@@ -86,14 +81,12 @@ def make_plan(
     images_per_core_second: float,
     kept_checkpoints: int,
 ) -> Plan:
-    """Extrapolate a run from measured steps of smaller batches.
+    """Extrapolate a run from measured steps of smaller batches, all of the same settings.
 
     Args:
-        measured: steps of the same settings at one or more batch sizes.
         batch_size: N of the planned run, per process.
         backbone_images: M of a batch of N.
         passes: forward passes per optimizer step.
-        world_size, max_steps: processes, optimizer steps.
         images_per_core_second: what one core can decode and augment.
         kept_checkpoints: that lie on the disk at the same time at most.
     """

@@ -1,7 +1,7 @@
 """`pretrain`: a whole pre-training run, as the command and as a Python call.
 
-Where it sits: arguments -> data, model, optimizer on Accelerate -> loop -> finished folder. `lifecycle.py` has what
-every task's run goes through. Everything that can be wrong with the input is found before the first step.
+Where it sits: arguments -> data, model, optimizer on Accelerate -> loop (`lifecycle.py` has what every task's run goes
+through) -> finished folder. Everything that can be wrong with the input is found before the first step.
 
     OUTPUT_DIR/
         config.json, model.safetensors, preprocessor_config.json, README.md    the finished model, slim

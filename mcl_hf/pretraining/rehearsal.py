@@ -39,14 +39,13 @@ def rehearse(arguments: PretrainArguments, batch_size: int, folder: Path | None 
 def rehearse_task(
     arguments: Any, batch_size: int, module: str, images: int, folder: Path | None = None, **more: Any
 ) -> Measured:
-    """Run a few steps of `batch_size` images (N) on one process, save the model, open it again, and measure.
+    """Run a few steps of `batch_size` images on one process, save the model, open it again, and measure.
 
     Args:
-        arguments: of the run; its length, batch, saving, tracking and resuming are replaced.
+        arguments: of the run; its length, batch, saving, tracking and resuming are replaced, as is what `more` has.
         module: that reads the options of a run as JSON and runs it, as this one.
         images: that the backbone sees in a pass, M.
         folder: for the rehearsal's own folder, which is removed again; None takes the system's.
-        more: options that are replaced besides.
 
     Raises:
         OutOfMemory: they did not fit.

@@ -1,7 +1,5 @@
-"""What can be probed: a checkpoint of any kind, a timm network, or random weights, all as an `MCLModel`.
-
-Where it sits: names on the command line -> **networks** -> probes.
-"""
+"""What can be probed, by its name on the command line: a checkpoint of any kind, a timm network, or random weights, all
+as an `MCLModel`."""
 
 from pathlib import Path
 
@@ -21,9 +19,9 @@ def open_networks(names: list[str], seed: int = 0) -> list[tuple[MCLModel, str]]
     """Networks by name, with a line about each; all of one input size, so that they can stand side by side.
 
     Args:
-        names: `random`, `timm:NAME`, folders (of a run, a checkpoint, a finished model) or Hub repositories.
-            `random` and `timm:NAME` take their FPN, region head and input size from the first checkpoint among them,
-            or are built with the defaults of `MCLConfig`.
+        names: `random`, `timm:NAME`, folders (of a run, a checkpoint, a finished model) or Hub repositories. The first
+        two
+            take their FPN, region head and input size from the first checkpoint among them, or `MCLConfig`'s defaults.
         seed: of what starts random.
 
     Raises:

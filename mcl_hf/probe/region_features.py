@@ -100,15 +100,9 @@ def features_of_boxes(
 
 @torch.no_grad()
 def calibrate_norms(model: MCLModel, images: torch.Tensor, backbone: bool) -> None:
-    """Give a network that was never trained the batch-norm statistics of the images it will be asked about: with those
-    that batch norm starts with, its features would be worse than those of random weights are, and anything trained
-    would look better than it is.
-
-    Args:
-        model: comes back in eval mode.
-        images: uint8 `(N, C, H, W)` on the CPU, H and W multiples of the model's image size.
-        backbone: whether the backbone's statistics are new as well; otherwise FPN and region head alone.
-    """
+    """Give a network that was never trained the batch-norm statistics of the images it will be asked about, uint8 `(N,
+    C, H, W)` on the CPU with sides that are multiples of its image size; otherwise anything trained would look better
+    than it is. `backbone` says whether those of the backbone are new, too. The model comes back in eval mode."""
     size = max(2, _BATCH_PIXELS // (images.shape[-1] * images.shape[-2]))
 
     def pass_through(batch: tuple[int, int]) -> None:

@@ -1,7 +1,4 @@
-"""Probe results as text and as a picture.
-
-Flow: run_probe -> **report** -> `mcl-hf probe`. Colours and type are those of `mcl_hf.viz`.
-"""
+"""Probe results as text and as a picture, for `mcl-hf probe`."""
 
 from collections.abc import Sequence
 from typing import Any

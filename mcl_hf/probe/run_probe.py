@@ -1,6 +1,6 @@
 """`probe_checkpoint`: what one or several networks know, as numbers. Behind `mcl-hf probe`.
 
-Flow: names of networks + annotated images and / or plain images -> networks -> object_probe, view_probe -> ProbeResult.
+Flow: names of networks + images, annotated or plain -> networks -> object_probe, view_probe -> ProbeResult.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
-"""Starts compared: scores over labelled images, each seed a dot, paired differences with intervals, and what was found.
-
-Behind `mcl-hf compare`; curves are drawn with matplotlib (extra `viz`), detections with Pillow.
-"""
+"""Starts compared, behind `mcl-hf compare`: scores over labelled images, each seed a dot, and paired differences with
+intervals, drawn with matplotlib (extra `viz`)."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -27,12 +25,8 @@ def comparison_picture(
         scores: labelled images -> start -> seed -> score in percent; ascending.
         counts: how many labelled images these are.
         differences: with `one`, `other`, `images`, `mean`, `low`, `high` (None: no interval), `holm` and `tells`.
-        title: of the score, such as "box AP50".
-        unit: such as "labelled images".
+        title, unit: of the score, such as "box AP50", and of the counts, such as "labelled images".
         sentence: above both.
-
-    Raises:
-        InputError: matplotlib is not installed.
     """
     figure = new_figure(1280, max(520, 170 + 30 * len(differences)))
     figure.suptitle(literal("\n".join(textwrap.wrap(sentence, 150))), x=0.01, ha="left", fontsize=10, color=INK)

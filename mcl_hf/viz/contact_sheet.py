@@ -36,13 +36,12 @@ def views_picture(
     """One row an image: the original with its number, name and size, then its views, each enlarged to one size.
 
     Args:
-        originals: N images, numbered from 0.
-        views_a: L tensors uint8 `(N, C, S/r, S/r)` with C of 1 or 3.
-        views_b: The same from the second pipeline; None where there is one side only.
-        panel_size: Side in the picture of the box for an original and of each view, px.
+        originals: N images, numbered from 0. views_a, views_b: L tensors uint8 `(N, C, S/r, S/r)` of a side with C of 1
+        or 3; `views_b` None: there is one side. panel_size: side in the picture of the box for an original and of each
+        view, px.
 
     Raises:
-        ValueError: Views of another number of images.
+        ValueError: views of another number of images.
     """
     views = [("view a", view) for view in views_a] + [("view b", view) for view in views_b or ()]
     if any(len(view) != len(originals) for _, view in views):
@@ -70,10 +69,10 @@ def duplicates_picture(
     """One row a group of images that look the same.
 
     Args:
-        groups: The images to show; at most `columns` of each group are.
-        sizes: Images in each group, those that are not shown included.
-        title: What was found, in a few words.
-        panel_size: Side in the picture of the box for an image, px.
+        groups: images to show; at most `columns` of each group are.
+        sizes: images in each group, those that are not shown included.
+        title: what was found, in a few words.
+        panel_size: side in the picture of the box for an image, px.
     """
     cell, row_height = panel_size + GAP, panel_size + CAPTION + GAP
     width = 2 * MARGIN + (1 + columns) * cell - GAP

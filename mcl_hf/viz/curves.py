@@ -115,13 +115,8 @@ def curves_picture(logs: Sequence[str | Path] | str | Path, out: str | Path | No
 
 
 def draw_curves(runs: dict[str, list[Record]], title: str | None = None, names: Collection[str] = ()) -> Image.Image:
-    """Draw records that were read; see `curves_picture`.
-
-    Args:
-        runs: Name -> records of one or several runs.
-        title: Of the picture; None says which runs they are.
-        names: The panels of these numbers alone, such as `"loss"`; empty for all.
-    """
+    """Draw records that were read (name of a run -> its records); see `curves_picture`. Without a `title` the picture
+    says which runs they are; `names` chooses the panels of these numbers, such as "loss"."""
     panels = [
         panel for panel in _PANELS if (not names or panel.solid[0] in names) and any(map(panel.has_data, runs.values()))
     ]

@@ -54,9 +54,9 @@ def detections_picture(
 
     Args:
         images: N images, in the order in which they are shown.
-        title: What was run, in a few words.
-        panel_width: Width of a panel, px; images keep their shape, but for strips, which are squeezed.
-        pairs_per_row: Images side by side.
+        title: what was run, in a few words.
+        panel_width: of a panel, px; images keep their shape, but for strips, which are squeezed.
+        pairs_per_row: images side by side.
     """
     pair_width = 2 * panel_width + GAP
     rows = [images[start : start + pairs_per_row] for start in range(0, len(images), pairs_per_row)]

@@ -1,7 +1,5 @@
-"""The way to matplotlib: without pyplot, so that no window or global state is touched; a clear word when it is absent.
-
-Under `curves` and `similarity`.
-"""
+"""The way to matplotlib: without pyplot, so that no window or global state is touched; a clear word when it is
+absent."""
 
 import warnings
 from typing import Any

@@ -1,7 +1,7 @@
 """A picture of the montages that the model saw: each level of both sides, with cell borders and image numbers.
 
 Beside the training loop and `mcl-hf show montages`; needs Pillow only. An image keeps its colour and number on all
-levels and both sides, so the eye can follow it from its full-size view down to its smallest tile.
+levels and both sides, so the eye can follow it.
 """
 
 import colorsys

@@ -1,7 +1,4 @@
-"""Precision over recall of a detector, one line a class.
-
-Behind `mcl-hf evaluate`; draws with matplotlib (extra `viz`).
-"""
+"""Precision over recall of a detector, one line a class; behind `mcl-hf evaluate`, with matplotlib (extra `viz`)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,9 +18,9 @@ def precision_recall_picture(
     than a dozen classes the best and the worst are named, the others drawn thin and gray.
 
     Args:
-        panels: Title, such as "box, IoU 0.5" -> class name -> precision `(R,)` at each recall.
+        panels: title, such as "box, IoU 0.5" -> class name -> precision `(R,)` at each recall.
         recalls: `(R,)` ascending in [0, 1].
-        title: Above all panels.
+        title: above all panels.
 
     Raises:
         InputError: matplotlib is not installed.
