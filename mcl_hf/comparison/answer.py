@@ -209,8 +209,8 @@ def read_primary(given: Any, starts: Sequence[str], images: Sequence[str]) -> li
 
 
 def read_answer(output_dir: str | Path) -> Answer:
-    """The answer of a folder, made anew from its plan and its results; an `InputError` where it holds no comparison, or
-    one of its files is damaged."""
+    """The answer of a folder, made anew from its plan and results; an `InputError` where there is none, or one is
+    damaged."""
     folder = Path(output_dir)
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))

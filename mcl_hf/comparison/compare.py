@@ -243,8 +243,8 @@ class _Comparison:
         return {name: 1 / result["images_per_second"] for name, result in timed.items()}
 
     def _settle_plan(self, new_plan: bool) -> None:
-        """Take over results that are of this plan, drop those of an earlier one as long as no test image was asked, and
-        refuse to mix after that."""
+        """Take over results of this plan, drop those of an earlier one while no test image was asked, and refuse after
+        that."""
         file, results = self.folder / PLAN, self.folder / "results"
         before = load_plan(str(file)) if file.is_file() else self.plan
         fields = {name: value for name, value in asdict(self.plan).items() if name not in ("output_dir", "work_dir")}
@@ -275,8 +275,8 @@ class _Comparison:
         write_json(self.folder / ABOUT, self._answer().about)
 
     def _take_over(self) -> dict[str, str]:
-        """Read results that are of this plan, with the weights that jobs to come need; names of those of another, and
-        what differs, as far as it is known."""
+        """Read results that are of this plan, with the weights that jobs to come need; names of others, and what
+        differs."""
         stale = {}
         for job, found in read_results(self.folder, list(self.needs)).items():
             self.known[job] = found
@@ -295,8 +295,8 @@ class _Comparison:
         return stale
 
     def _is_there_or_gone(self, job: Job) -> bool:
-        """Whether a job has a result of this plan, or had one whose file was deleted: it is then made again, and what
-        was made of it stays."""
+        """Whether a job has a result of this plan, or had one that was deleted: it is made again, and what was made of
+        it stays."""
         if job in self.results or job.kind == "pace" or result_file(self.folder, job.name).exists():
             return job in self.results
         return job.kind == "tune" or self.needs[job] <= set(self.results)
@@ -326,8 +326,8 @@ def _plain(arguments: RunOptions) -> dict[str, Any]:
 
 
 def _new_options(arguments: RunOptions, known: set[str]) -> set[str]:
-    """Options that `known` lacks and that stand at their default, which does what was done before there was the option:
-    a newer version goes on with the results of an older one."""
+    """Options that `known` lacks, as an older version did, and that stand at their default, which does what was done
+    then."""
     defaults = {name: field.get_default() for name, field in arguments.__pydantic_fields__.items()}
     if isinstance(arguments, FinetuneArguments):
         defaults |= DEFAULTS
@@ -335,8 +335,8 @@ def _new_options(arguments: RunOptions, known: set[str]) -> set[str]:
 
 
 def _decisive(plan: ComparePlan, field: str) -> Any:
-    """What of a field may not change after looking. Each result is held against data and precision: data may be moved,
-    and a precision be written out where `auto` now means another."""
+    """What of a field may not change after looking: data may be moved, and a precision be written out where `auto` now
+    means another, since each result is held against its data and precision."""
     if field in ("jobs", "unlabelled", *_FILES):
         return None
     value = getattr(plan, field)

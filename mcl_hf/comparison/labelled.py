@@ -1,6 +1,6 @@
 """The images of a comparison: labelled subsets that are the same for every start, and no test image among the others.
 
-Flow: plan -> **labelled** -> setting (numbers of images, checks), run_job (the images themselves).
+Flow: plan -> **labelled** -> setting (checks), run_job (the images themselves).
 """
 
 import hashlib
@@ -85,8 +85,8 @@ def subset_seed(seed: int, subset: int) -> int:
 
 
 def open_labelled(plan: ComparePlan, parts: Sequence[str]) -> CompareData:
-    """Open annotated images of a plan: the training images, and those of `val` and `test` that are among `parts`, each
-    with objects, and no image or group of the training images in the others."""
+    """Annotated images of a plan, each of the `parts` (`val`, `test`) with objects and without those of the training
+    images."""
     if plan.data is None:
         raise InputError("data is missing: name annotated images, as for mcl-hf finetune --data")
     given = load_finetune_arguments(plan.recipe, **(plan.finetune or {}))
@@ -166,11 +166,8 @@ def _open_part(plan: ComparePlan, train: DetectionData, part: str, reading: Mapp
 
 
 def check_subsets(plan: ComparePlan, data: CompareData) -> int:
-    """Images with objects in the smallest subset.
-
-    Raises:
-        InputError: fewer labelled images than asked for, or a subset with nothing to learn from.
-    """
+    """Images with objects in the smallest subset; refuses more images than there are, and a subset with nothing to
+    learn."""
     least = len(data.train)
     for images in plan.images:
         if data.count(images) > data.most:
@@ -187,9 +184,8 @@ def check_subsets(plan: ComparePlan, data: CompareData) -> int:
 
 
 def check_apart(data: CompareData, pictures: ImageSource | None, cache: Path) -> None:
-    """Refuse test images that also lie, byte for byte, among training or validation images or the pictures that are
-    pre-trained on; empty ones may, since blank tiles are alike. The cache keeps hashes, so that a later call reads no
-    images."""
+    """Refuse test images that also lie, byte for byte, among the others or the pictures that are pre-trained on; empty
+    ones may, since blank tiles are alike. The cache keeps hashes, so that a later call reads no images."""
     assert data.test is not None, "asked for"
     known = json.loads(cache.read_text(encoding="utf-8")) if cache.is_file() else {}
 

@@ -1,7 +1,6 @@
 """What a plan would take: jobs, operations, time and disk, before anything is trained.
 
-Flow: setting + jobs -> **outlook** -> `mcl-hf compare --dry-run`. Operations are counted; how fast they are done here
-is measured by rehearsing a few real steps, as `mcl-hf doctor --plan` does.
+Flow: setting + jobs -> **outlook** -> `mcl-hf compare --dry-run`. Operations are counted, their speed is rehearsed.
 """
 
 from collections import Counter, defaultdict

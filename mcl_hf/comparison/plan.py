@@ -1,7 +1,6 @@
-"""`ComparePlan`: everything a comparison can be told, from a YAML file or the command line, checked before any work.
+"""`ComparePlan`: everything a comparison can be told, from a flat YAML or the command line, checked before any work.
 
-Flow: **plan** -> starts (what each start is) -> jobs. A plan is a flat YAML of these fields; a run writes its own into
-its folder as `plan.yaml`.
+Flow: **plan** -> starts (what each start is) -> jobs. A run writes its own into its folder as `plan.yaml`.
 """
 
 import math

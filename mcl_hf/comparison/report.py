@@ -1,7 +1,6 @@
 """An answer for reading: first the sentence, the picture and what it cost; then protocol, tables, limits.
 
-Flow: answer -> **report** (viz.comparison draws, report_template.md has the text) -> report.md, report.png,
-detections.png, comparison.json.
+Flow: answer -> **report** (viz.comparison, report_template.md) -> report.md, report.png, detections.png.
 """
 
 from collections import defaultdict
@@ -46,8 +45,7 @@ def write_report(answer: Answer, test: DetectionData | None = None) -> None:
 
 
 def _draw_found(answer: Answer, test: DetectionData) -> Image.Image | None:
-    """Annotated and found objects of the images shown: a row of pairs for every start, first seed and subset; None
-    where none are known."""
+    """Annotated and found objects of the images shown, a row of pairs for every start; None where none are known."""
     shown = [test[index] for index in shown_images(test)]
     items = {key: item for item in shown for key in (str(item.image_id), item.name)}  # older results name images
     drawn = []
@@ -68,19 +66,15 @@ def _draw_found(answer: Answer, test: DetectionData) -> Image.Image | None:
 
 def to_markdown(answer: Answer) -> str:
     """The whole report."""
-    plan, about, folder = answer.plan, answer.about, answer.output_dir
-    first, fewest = answer.starts[0], plan.images[0]
-    lengths = sorted({*plan.curve_steps, answer.main_steps(first, fewest)})
+    plan, folder, fewest = answer.plan, answer.output_dir, answer.plan.images[0]
+    lengths = sorted({*plan.curve_steps, answer.main_steps(answer.starts[0], fewest)})
     over_steps = {f"{steps:,}": answer.scores(fewest, steps=steps) for steps in lengths}
     over_scales = {f"x {scale:g}": answer.scores(fewest, scale=scale) for scale in plan.scales}
-    classes = {name: answer.scores(fewest, f"{answer.figure} of {name}") for name in about["data"]["test"]["classes"]}
+    names = answer.about["data"]["test"]["classes"]
+    classes = {name: answer.scores(fewest, f"{answer.figure} of {name}") for name in names}
     return fill_template(
         Path(__file__).with_name("report_template.md"),
         answer=answer,
-        plan=plan,
-        about=about,
-        first=first,
-        fewest=fewest,
         number="{:,}".format,
         picture=PICTURE if (folder / PICTURE).exists() else None,
         shown=SHOWN if (folder / SHOWN).exists() else None,
@@ -90,8 +84,7 @@ def to_markdown(answer: Answer) -> str:
         ),
         price=" and ".join(_prices(answer)),
         machines=", ".join(sorted({result["machine"]["device"] for result in answer.results.values()})),
-        warnings=[*about["warnings"], *_health(answer)],
-        failed=about.get("failed", {}),
+        warnings=[*answer.about["warnings"], *_health(answer)],
         means=means_table(answer),
         differences=_differences(answer),
         over_steps=plan.curve_steps and _by_start(answer, over_steps),
@@ -110,8 +103,8 @@ def _prices(answer: Answer) -> Iterator[str]:
 
 
 def _health(answer: Answer) -> Iterator[str]:
-    """What went wrong in jobs that ended: each kind of it once, with the number of jobs and the first of them. What a
-    run of its own would be told to do then is left out of detectors, whose options are the plan's."""
+    """What went wrong in jobs that ended: each kind of it once, with their number. What to do then is left out of
+    detectors, whose options are the plan's."""
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for job, result in answer.results.items():
         lines = ["the loss diverged: there are no figures"] if "diverged" in result else result.get("warnings", [])

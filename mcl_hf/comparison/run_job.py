@@ -209,8 +209,8 @@ def shown_images(data: DetectionData) -> list[int]:
 
 
 def shown_detections(data: DetectionData, results: list[dict[str, Any]]) -> dict[str, list[list[float]]]:
-    """What was found in the images shown: id, which tells nothing of this machine's folders -> rows of x, y, w, h in
-    px, category id, score; the best one alone where none is good enough."""
+    """What was found in the images shown: id, which tells of no folder -> rows of x, y, w, h in px, category id, score;
+    the best one alone where none is good enough."""
     found: dict[str, list[list[float]]] = {str(data.image_ids[index]): [] for index in shown_images(data)}
     for result in results:
         rows = found.get(str(result["image_id"]))

@@ -52,8 +52,8 @@ class Work:
         return [job for job in self.remaining if self.needs[job] <= set(self.results)]
 
     def seconds_left(self) -> float | None:
-        """An estimate from the jobs done: one takes as long a step as those of its kind and start did on average, else
-        those of its kind; None where none of a kind is done."""
+        """As the jobs of a kind, best of the same start, took for a step on average; None where none of a kind is
+        done."""
         total = 0.0
         for job in self.remaining:
             of_kind = [done for done in self.results if _rough(done) == _rough(job)]

@@ -92,8 +92,8 @@ class Setting:
 
     @cached_property
     def step_flop(self) -> float:
-        """Operations of an optimizer step of it, as `Pretraining.visit_flop`: which regions a detector looks at follows
-        from the images, so it is run."""
+        """Operations of an optimizer step of it, run since which regions a detector looks at follows from the
+        images."""
         torch.manual_seed(0)
         arguments = replace(self.plain_arguments, flip=0.0, augment="off")
         network = build_detector(arguments, self.fewest, None, []).train()

@@ -99,8 +99,8 @@ class Pretraining:
 
 
 def read_starts(plan: ComparePlan) -> tuple[list[Start], dict[str, Pretraining]]:
-    """The starts in the plan's order, and the pre-trainings among them by name; what they begin from is there, and
-    their networks can be made."""
+    """The plan's starts in its order, and its pre-trainings by name; what they begin from is there, their networks can
+    be."""
     entries = _entries(plan)
     _start_config.cache_clear()
     content_of_start.cache_clear()
@@ -179,8 +179,7 @@ def _pretraining(plan: ComparePlan, start: Start) -> Pretraining:
 
 @lru_cache
 def content_of_start(init: str) -> str:
-    """What tells a start from another, as a short text: of a file or folder here a digest of its weights, wherever it
-    lies; of others their name."""
+    """What tells a start from another: of a file or folder here a digest of its weights; of others their name."""
     place = Path(plain_source(init))
     if init == "random" or not place.exists():  # whatever else is called so
         return init
@@ -226,8 +225,8 @@ def reference_network(starts: list[Start], pretrainings: Mapping[str, Pretrainin
 
 
 def network_fields(config: Any) -> dict[str, Any]:
-    """Backbone, widths and depth of the box head, as far as they are not the defaults; of transformers' detectors the
-    backbone's name."""
+    """Backbone, widths and depth of the box head that are not the defaults; of transformers' detectors the backbone's
+    name."""
     if not isinstance(config, MCLConfig | MCLDetectorConfig):
         inner = config.backbone_config
         return {"backbone": inner.backbone} if isinstance(inner, MCLConfig) else {}

@@ -1,7 +1,6 @@
 """The page: pictures to click in, detections with a threshold, curves of the run.
 
-Flow: subject.py -> **page** (Gradio) -> a browser. It fetches nothing from elsewhere: no web fonts, no analytics, no
-shared address.
+Flow: subject.py -> **page** (Gradio) -> a browser. It fetches nothing: no web fonts, no analytics, no shared address.
 """
 
 import os
@@ -79,11 +78,7 @@ def _gradio() -> Any:
 
 
 def build_page(subject: Subject, pictures: Sequence[Image.Image] = ()) -> Any:
-    """The page as `gradio.Blocks`, which `launch` shows; for the pictures see `serve`.
-
-    Raises:
-        InputError: Gradio is not installed, or several pictures for a detector.
-    """
+    """The page as `gradio.Blocks`, which `launch` shows; for pictures and errors see `serve`."""
     gradio = _gradio()
     if subject.processor is not None and len(pictures) > 1:
         raise InputError(f"the page of a detector begins with one picture, got {len(pictures)}")

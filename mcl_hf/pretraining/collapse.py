@@ -108,8 +108,7 @@ def _flat_window(
 
 def verdicts(streaks: Streaks, record: Mapping[str, Any], bounds: HealthBounds) -> dict[str, str]:
     """A line for every rule that has been broken for long enough: what is seen, the likely cause, what to try. The last
-    record is part of the streaks, and here for its numbers; "directions" is left out beside "point", which says
-    more."""
+    record gives its numbers; "directions" is left out beside "point", which says more."""
     lasting = {rule: streak["since"] for rule, streak in streaks.items() if streak["records"] >= COLLAPSE_RECORDS}
     lines = {}
     if "point" in lasting:
@@ -156,8 +155,8 @@ def _total(record: Mapping[str, Any], name: str) -> float:
 
 
 class HealthWatch:
-    """Measures and judges a run at its logging steps, and continues its `state.health`. All ranks must call `measure`
-    and `judge`."""
+    """Measures and judges a run at its logging steps; `state.health` goes on. All ranks must call `measure` and
+    `judge`."""
 
     def __init__(self, run: Run) -> None:
         self.run = run

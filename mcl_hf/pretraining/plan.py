@@ -44,15 +44,15 @@ class Line:
 
 
 def disagreement(measured: Sequence[Measured]) -> float:
-    """How much the time for an image differs between the measured batches, as a ratio of 1 or more: small batches use a
-    device less well, so some of it is real; most of a large one is another program's."""
+    """Ratio of the largest to the smallest time for an image. Small batches use a device less well, so some of it is
+    real; most of a large one is another program's."""
     times = [run.seconds / run.backbone_images for run in measured]
     return max(times) / min(times)
 
 
 def largest_batch(memory: Line, backbone_images: Callable[[int], int], room_gib: float) -> int:
-    """The largest N (to 2^16) whose step fits into the `room_gib` of a process, by peak GiB as a line over M and the M
-    of a batch of N; 0 where not even two images do."""
+    """The largest N (to 2^16) whose step fits into `room_gib`, by the line of peak GiB; 0 where not even two images
+    do."""
     sizes = range(2, 2**16 + 1)
     fitting = bisect.bisect_right(sizes, room_gib, key=lambda size: memory.at(backbone_images(size)))
     return sizes[fitting - 1] if fitting else 0

@@ -291,7 +291,7 @@ def compile_parts(network: Any) -> None:
 
 
 def finish_pretraining(run: Run) -> None:
-    """Write the slim model, its processor and README to the run's folder, and the whole model to `pretraining/`. All
-    ranks; the main process writes."""
+    """Write the slim model, processor and README, and the whole model to `pretraining/`. All ranks; the main one
+    writes."""
     what = f"A {run.network.config.backbone} backbone, feature pyramid and region head, pre-trained"
     on_main_process(run.accelerator, lambda: write_finished(run, run.network.mcl, what, {"pretraining": run.network}))

@@ -98,8 +98,7 @@ def backbone_images(arguments: PretrainArguments, batch_size: int) -> int:
 
 
 def images_per_core_second(loader: Any) -> float:
-    """Images a second that one core reads, decodes and transforms: processor time of four batches of a loader without
-    workers, after its first one."""
+    """Images a second that one core reads, decodes and transforms, by the processor time of four batches."""
     stream = iter(loader)
     next(stream)
     start = time.process_time()

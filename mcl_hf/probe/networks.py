@@ -1,5 +1,5 @@
-"""What can be probed, by its name on the command line: a checkpoint of any kind, a timm network, or random weights, all
-as an `MCLModel`."""
+"""What can be probed, by its name: a checkpoint of any kind, a timm network, or random weights, all as an
+`MCLModel`."""
 
 from pathlib import Path
 
@@ -59,11 +59,8 @@ def open_networks(names: list[str], seed: int = 0) -> list[tuple[MCLModel, str]]
 
 
 def open_checkpoint(name: str) -> MCLModel:
-    """A folder or Hub repository in float32; of a run that has not finished, its last checkpoint.
-
-    Raises:
-        InputError: nothing there that `MCLModel` opens.
-    """
+    """A folder or Hub repository in float32, of an unfinished run its last checkpoint; an `InputError` where there is
+    none."""
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").exists():
         name = str(last_checkpoint(folder) or folder)

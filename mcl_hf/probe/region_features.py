@@ -121,11 +121,8 @@ def calibrate_norms(model: MCLModel, images: torch.Tensor, backbone: bool) -> No
 
 
 def read_levels(config: MCLConfig) -> dict[str, int]:
-    """Pyramid levels that the configuration pre-trains, finest first: name -> side in px of a box read from it.
-
-    Raises:
-        InputError: the network takes other than 1 or 3 channels, and so no pictures.
-    """
+    """Levels that the configuration pre-trains, finest first: name -> side in px of a box read from it. An `InputError`
+    where the network takes other than 1 or 3 channels, and so no pictures."""
     if config.num_channels not in (1, 3):
         raise InputError(f"a probe reads pictures of 1 or 3 channels, this model takes {config.num_channels}")
     return {_LEVEL_NAMES[level]: 4 * 2**level * config.region_size for level in sorted(config.level_maps)}

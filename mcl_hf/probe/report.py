@@ -71,11 +71,7 @@ def result_notes(results: Sequence[ProbeResult]) -> list[str]:
 
 
 def result_picture(results: Sequence[ProbeResult]) -> Image.Image:
-    """Bars of every network side by side, and for each a table of levels by levels.
-
-    Raises:
-        InputError: matplotlib is not installed.
-    """
+    """Bars of every network side by side, and for each a table of levels by levels, drawn with matplotlib."""
     kinds = [kind for kind in ("objects", "views") if getattr(results[0], kind) is not None]
     columns = max(2, len(results))
     figure = new_figure(90 + 330 * max(columns, 3), 130 + 360 * (1 + len(kinds)))

@@ -1,5 +1,5 @@
-"""Starts compared, behind `mcl-hf compare`: scores over labelled images, each seed a dot, and paired differences with
-intervals, drawn with matplotlib (extra `viz`)."""
+"""Starts compared, for `mcl-hf compare`: scores over labelled images, each seed a dot, and differences with
+intervals."""
 
 import textwrap
 from collections.abc import Mapping, Sequence

@@ -69,16 +69,14 @@ def summarise(records: Sequence[Record]) -> dict[str, str]:
             row[f"{title} by level"] = " ".join(_text(level, digits) for level in _levels(last[name]))
     if last.get("target_distance") is not None:
         row["distance of the target"] = _text(last["target_distance"])
-    evaluated = [record for record in records if "eval/box/AP" in record]
-    for name, title in _FIGURES.items() if evaluated else ():
-        if name in evaluated[-1]:
-            row[title] = f"{100 * evaluated[-1][name]:.1f} at step {evaluated[-1]['step']}"
-    probes = [record for record in records if any(name in record for name in _PROBES)]
-    for name, title in _PROBES.items() if probes else ():
-        if name in probes[-1]:
-            row[f"probe: {title}"] = f"{100 * probes[-1][name]:.1f} %"
-    if probes and "probe/chance" in probes[-1]:
-        row["probe: chance"] = f"{100 * probes[-1]['probe/chance']:.1f} %"
+    evaluated = next((record for record in reversed(records) if "eval/box/AP" in record), {})
+    for name, title in _FIGURES.items():
+        if name in evaluated:
+            row[title] = f"{100 * evaluated[name]:.1f} at step {evaluated['step']}"
+    probed = next((record for record in reversed(records) if _PROBES.keys() & record), {})
+    for name, title in {**_PROBES, "probe/chance": "chance"}.items():
+        if name in probed:
+            row[f"probe: {title}"] = f"{100 * probed[name]:.1f} %"
     speeds, waits = ([v for _, v in _points(records, name)] for name in ("images_per_second", "data_wait_share"))
     if speeds:
         row["images/s"] = f"{statistics.median(speeds):.1f}"

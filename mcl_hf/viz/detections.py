@@ -114,7 +114,8 @@ def draw_objects(pixels: np.ndarray, objects: DrawnObjects, size: tuple[int, int
         x = min(x0, max(0, size[0] - (right - left) - 6))
         y = y0 - (lower - upper) - 6 if y0 > lower - upper + 6 else y0
         draw.rectangle((x, y, x + right - left + 6, y + lower - upper + 6), fill=colours[n])
-        draw.text((x + 3 - left, y + 3 - upper), text, "white" if _is_dark(colours[n]) else "black", font)
+        luminance = float(np.dot(colours[n], (0.299, 0.587, 0.114)))
+        draw.text((x + 3 - left, y + 3 - upper), text, "white" if luminance < 150 else "black", font)
     if note:
         draw.rectangle(draw.textbbox((GAP, GAP), note, font=font), outline=PAPER, fill=PAPER, width=4)
         draw.text((GAP, GAP), note, INK, font)
@@ -124,10 +125,6 @@ def draw_objects(pixels: np.ndarray, objects: DrawnObjects, size: tuple[int, int
 def _panel_height(image: DrawnImage, width: int) -> int:
     height, own_width = image.pixels.shape[:2]
     return max(1, min(round(height * width / own_width), _MOST_TALL * width))
-
-
-def _is_dark(colour: tuple[int, int, int]) -> bool:
-    return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 150
 
 
 def _end_of(text: str, most: int) -> str:

@@ -1,5 +1,4 @@
-"""The way to matplotlib: without pyplot, so that no window or global state is touched; a clear word when it is
-absent."""
+"""The way to matplotlib: without pyplot, so that no window or global state is touched."""
 
 import warnings
 from typing import Any
@@ -15,11 +14,7 @@ LINE_COLOURS = ("#2b6cb0", "#d9822b", "#2f855a", "#b83280", "#6b46c1", "#8a6d3b"
 
 
 def new_figure(width_px: int, height_px: int) -> Any:
-    """An empty `matplotlib.figure.Figure` that renders to the given size.
-
-    Raises:
-        InputError: matplotlib is not installed.
-    """
+    """An empty `matplotlib.figure.Figure` of this size; an `InputError` where matplotlib is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -33,10 +28,8 @@ def new_figure(width_px: int, height_px: int) -> Any:
 
 
 def figure_to_image(figure: Any) -> Image.Image:
-    """Render a figure from `new_figure` to an RGB picture.
-
-    Names in it may hold what no font has: control characters are written out, others leave a box without a word.
-    """
+    """Render a figure to an RGB picture. Names may hold what no font has: control characters are written out, others
+    leave a box without a word."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
@@ -48,8 +41,8 @@ def figure_to_image(figure: Any) -> Image.Image:
 
 
 def literal(text: str) -> str:
-    """A name as it is: matplotlib reads text between dollar signs as a formula, and fails where it is none; and leaves
-    out of a legend what begins with an underscore, which gets a blank before it."""
+    """A name as it is: matplotlib reads text between dollar signs as a formula, and leaves out of a legend what begins
+    with an underscore, which gets a blank before it."""
     shown = text.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
 

@@ -236,8 +236,7 @@ def levels_picture(
     searched: Image.Image | None = None,
     title: str = "",
 ) -> Image.Image:
-    """The maps of `level_maps` side by side, with the best match of each framed and its cosine above; see
-    `similarity_picture`."""
+    """The maps of `level_maps` side by side, with the best match of each framed and its cosine above."""
     target = image if searched is None else searched
     panel = 330  # px wide
     height = min(round(panel * target.height / target.width), 8 * panel)  # of a strip it would be millions
