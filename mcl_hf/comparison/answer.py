@@ -209,8 +209,7 @@ def read_primary(given: Any, starts: Sequence[str], images: Sequence[str]) -> li
 
 
 def read_answer(output_dir: str | Path) -> Answer:
-    """The answer of a folder, made anew from its plan and results; an `InputError` where there is none, or one is
-    damaged."""
+    """The answer of a folder, made anew from its plan and results; an `InputError` where these are not whole."""
     folder = Path(output_dir)
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))

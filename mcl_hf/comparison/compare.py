@@ -243,8 +243,7 @@ class _Comparison:
         return {name: 1 / result["images_per_second"] for name, result in timed.items()}
 
     def _settle_plan(self, new_plan: bool) -> None:
-        """Take over results of this plan, drop those of an earlier one while no test image was asked, and refuse after
-        that."""
+        """Take over results of this plan; drop others while no test image was asked, and refuse after that."""
         file, results = self.folder / PLAN, self.folder / "results"
         before = load_plan(str(file)) if file.is_file() else self.plan
         fields = {name: value for name, value in asdict(self.plan).items() if name not in ("output_dir", "work_dir")}
@@ -275,8 +274,7 @@ class _Comparison:
         write_json(self.folder / ABOUT, self._answer().about)
 
     def _take_over(self) -> dict[str, str]:
-        """Read results that are of this plan, with the weights that jobs to come need; names of others, and what
-        differs."""
+        """Read results of this plan, with weights that jobs to come need; names of others, and what differs."""
         stale = {}
         for job, found in read_results(self.folder, list(self.needs)).items():
             self.known[job] = found
@@ -295,8 +293,7 @@ class _Comparison:
         return stale
 
     def _is_there_or_gone(self, job: Job) -> bool:
-        """Whether a job has a result of this plan, or had one that was deleted: it is made again, and what was made of
-        it stays."""
+        """Whether a job has a result of this plan, or had one that was deleted: what was made of it stays."""
         if job in self.results or job.kind == "pace" or result_file(self.folder, job.name).exists():
             return job in self.results
         return job.kind == "tune" or self.needs[job] <= set(self.results)
@@ -326,8 +323,7 @@ def _plain(arguments: RunOptions) -> dict[str, Any]:
 
 
 def _new_options(arguments: RunOptions, known: set[str]) -> set[str]:
-    """Options that `known` lacks, as an older version did, and that stand at their default, which does what was done
-    then."""
+    """Options that an older version did not have, at their default, which does what was done then."""
     defaults = {name: field.get_default() for name, field in arguments.__pydantic_fields__.items()}
     if isinstance(arguments, FinetuneArguments):
         defaults |= DEFAULTS

@@ -85,8 +85,7 @@ def subset_seed(seed: int, subset: int) -> int:
 
 
 def open_labelled(plan: ComparePlan, parts: Sequence[str]) -> CompareData:
-    """Annotated images of a plan, each of the `parts` (`val`, `test`) with objects and without those of the training
-    images."""
+    """Annotated images of a plan, each of `parts` (`val`, `test`) with objects, and without training images."""
     if plan.data is None:
         raise InputError("data is missing: name annotated images, as for mcl-hf finetune --data")
     given = load_finetune_arguments(plan.recipe, **(plan.finetune or {}))
@@ -108,7 +107,7 @@ def open_labelled(plan: ComparePlan, parts: Sequence[str]) -> CompareData:
 
 
 def _held_out(train: DetectionData, plan: ComparePlan) -> tuple[DetectionData, dict[str, DetectionData]]:
-    """What stays for training, and what `val_fraction` holds out for validation and, where the data have none, for the
+    """What stays for training, and what `val_fraction` holds out for validation and, without a test split, for the
     test."""
     found: dict[str, DetectionData] = {}
     if plan.val_fraction is None:
@@ -166,8 +165,7 @@ def _open_part(plan: ComparePlan, train: DetectionData, part: str, reading: Mapp
 
 
 def check_subsets(plan: ComparePlan, data: CompareData) -> int:
-    """Images with objects in the smallest subset; refuses more images than there are, and a subset with nothing to
-    learn."""
+    """Images with objects in the smallest subset; refuses one with nothing to learn from, and too many images."""
     least = len(data.train)
     for images in plan.images:
         if data.count(images) > data.most:
@@ -214,8 +212,7 @@ def check_apart(data: CompareData, pictures: ImageSource | None, cache: Path) ->
 
 
 def without_labels(train: DetectionData, work: Path) -> Path:
-    """A folder in `work` of the training images alone, called after what they are: links to files, or parquet
-    shards."""
+    """A folder in `work` of the training images alone, called after them: links to files, or parquet shards."""
     folder = work / f"unlabelled-{fingerprint(train)}"
     files = train.reader.paths if isinstance(train.reader, FileImages) else None
     if files is not None:  # which may have been moved since the links were made

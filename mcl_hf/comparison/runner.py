@@ -52,8 +52,7 @@ class Work:
         return [job for job in self.remaining if self.needs[job] <= set(self.results)]
 
     def seconds_left(self) -> float | None:
-        """As the jobs of a kind, best of the same start, took for a step on average; None where none of a kind is
-        done."""
+        """As jobs of the kind, best of the same start, took for a step on average; None where none is done."""
         total = 0.0
         for job in self.remaining:
             of_kind = [done for done in self.results if _rough(done) == _rough(job)]

@@ -92,8 +92,7 @@ class Setting:
 
     @cached_property
     def step_flop(self) -> float:
-        """Operations of an optimizer step of it, run since which regions a detector looks at follows from the
-        images."""
+        """Operations of an optimizer step of it, run since the regions looked at follow from the images."""
         torch.manual_seed(0)
         arguments = replace(self.plain_arguments, flip=0.0, augment="off")
         network = build_detector(arguments, self.fewest, None, []).train()

@@ -55,8 +55,7 @@ R = TypeVar("R", bound=RunOptions)
 
 @options_class
 class Start(Options):
-    """One start of a comparison, as a plan has it (see `ComparePlan`); `read_starts` says of each where it comes
-    from."""
+    """One start, as a plan has it (see `ComparePlan`); `read_starts` says of each where it comes from."""
 
     name: str  # in tables and file names
     init: str | None = None  # as `finetune` takes it; None where the comparison pre-trains it
@@ -99,8 +98,7 @@ class Pretraining:
 
 
 def read_starts(plan: ComparePlan) -> tuple[list[Start], dict[str, Pretraining]]:
-    """The plan's starts in its order, and its pre-trainings by name; what they begin from is there, their networks can
-    be."""
+    """The plan's starts in its order, and its pre-trainings by name; what they begin from is there."""
     entries = _entries(plan)
     _start_config.cache_clear()
     content_of_start.cache_clear()
@@ -225,8 +223,7 @@ def reference_network(starts: list[Start], pretrainings: Mapping[str, Pretrainin
 
 
 def network_fields(config: Any) -> dict[str, Any]:
-    """Backbone, widths and depth of the box head that are not the defaults; of transformers' detectors the backbone's
-    name."""
+    """Backbone, widths and depth of the box head that are not the defaults; of transformers' detectors the backbone."""
     if not isinstance(config, MCLConfig | MCLDetectorConfig):
         inner = config.backbone_config
         return {"backbone": inner.backbone} if isinstance(inner, MCLConfig) else {}

@@ -125,8 +125,7 @@ def shown_scale(picture: Image.Image) -> float:
 
 
 def find_region(model: Any, picture: Image.Image, box: Box, searched: Image.Image | None = None) -> Image.Image:
-    """Where a region (px of a picture that `for_regions` made) is found again, at every level; `searched` None: in the
-    same."""
+    """Where a region, in px of a picture that `for_regions` made, is found again; `searched` None: in the same."""
     other = None if searched is None else to_pixel_values(searched, model)
     maps = level_maps(model, to_pixel_values(picture, model), box, searched=other, positions=POSITIONS)
     return levels_picture(picture, box, maps, searched, "in the first picture" if searched is None else "in the second")

@@ -155,8 +155,7 @@ def _total(record: Mapping[str, Any], name: str) -> float:
 
 
 class HealthWatch:
-    """Measures and judges a run at its logging steps; `state.health` goes on. All ranks must call `measure` and
-    `judge`."""
+    """Measures and judges a run at its logging steps. All ranks must call `measure` and `judge`."""
 
     def __init__(self, run: Run) -> None:
         self.run = run

@@ -51,8 +51,7 @@ def disagreement(measured: Sequence[Measured]) -> float:
 
 
 def largest_batch(memory: Line, backbone_images: Callable[[int], int], room_gib: float) -> int:
-    """The largest N (to 2^16) whose step fits into `room_gib`, by the line of peak GiB; 0 where not even two images
-    do."""
+    """The largest N (to 2^16) whose step fits into `room_gib` by peak GiB over M; 0 where not even two images do."""
     sizes = range(2, 2**16 + 1)
     fitting = bisect.bisect_right(sizes, room_gib, key=lambda size: memory.at(backbone_images(size)))
     return sizes[fitting - 1] if fitting else 0

@@ -291,7 +291,6 @@ def compile_parts(network: Any) -> None:
 
 
 def finish_pretraining(run: Run) -> None:
-    """Write the slim model, processor and README, and the whole model to `pretraining/`. All ranks; the main one
-    writes."""
+    """Write the slim model, processor and README, and the whole model to `pretraining/`. All ranks call it."""
     what = f"A {run.network.config.backbone} backbone, feature pyramid and region head, pre-trained"
     on_main_process(run.accelerator, lambda: write_finished(run, run.network.mcl, what, {"pretraining": run.network}))

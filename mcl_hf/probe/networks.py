@@ -1,5 +1,4 @@
-"""What can be probed, by its name: a checkpoint of any kind, a timm network, or random weights, all as an
-`MCLModel`."""
+"""What can be probed, by its name: a checkpoint of any kind, a timm network, random weights, all as an `MCLModel`."""
 
 from pathlib import Path
 
@@ -59,8 +58,7 @@ def open_networks(names: list[str], seed: int = 0) -> list[tuple[MCLModel, str]]
 
 
 def open_checkpoint(name: str) -> MCLModel:
-    """A folder or Hub repository in float32, of an unfinished run its last checkpoint; an `InputError` where there is
-    none."""
+    """A folder or Hub repository in float32, of an unfinished run its last checkpoint; else an `InputError`."""
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").exists():
         name = str(last_checkpoint(folder) or folder)

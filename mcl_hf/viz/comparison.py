@@ -1,5 +1,4 @@
-"""Starts compared, for `mcl-hf compare`: scores over labelled images, each seed a dot, and differences with
-intervals."""
+"""Starts compared, for `mcl-hf compare`: scores over labelled images, each seed a dot, and paired differences."""
 
 import textwrap
 from collections.abc import Mapping, Sequence

@@ -28,8 +28,7 @@ def new_figure(width_px: int, height_px: int) -> Any:
 
 
 def figure_to_image(figure: Any) -> Image.Image:
-    """Render a figure to an RGB picture. Names may hold what no font has: control characters are written out, others
-    leave a box without a word."""
+    """Render a figure to an RGB picture, whatever names in it: what no font has leaves a box without a word."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
