@@ -235,7 +235,8 @@ class _Comparison:
 
     def _content_of_start(self, job: Job, init: str) -> str:
         """`content_of_start`; the name alone for a result of an earlier version, which knew no start by its weights."""
-        return init if "start" not in self.known.get(job, {"start": init}) else content_of_start(init)
+        by_name = job in self.known and "start" not in self.known[job]
+        return init if by_name else content_of_start(init)
 
     def _pace(self) -> dict[str, float]:
         """Pre-training -> seconds of a visit, of those that are timed."""

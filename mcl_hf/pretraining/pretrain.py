@@ -211,10 +211,11 @@ def _as_the_start(arguments: PretrainArguments, checkpoint: Path | None) -> Pret
         found = starting_statistics(source, config.num_channels)
     except ValueError as error:
         raise InputError(f"--init {init}: {' '.join(str(error).split())}") from error
+    new: dict[str, Any] = {}
     for name, value in zip(("image_mean", "image_std"), found or (), strict=False):
         if getattr(arguments, name) is None and value != getattr(config, name):  # what it has anyway needs no record
-            arguments = replace(arguments, **{name: value})
-    return arguments
+            new[name] = value
+    return replace(arguments, **new)
 
 
 def _fit_to_data(

@@ -134,8 +134,8 @@ def draw_curves(runs: dict[str, list[Record]], title: str | None = None, names: 
         panel.draw(axes, runs, single is not None)
     if single is None:
         lines = [Line2D([], [], color=LINE_COLOURS[index % len(LINE_COLOURS)]) for index in range(len(runs))]
-        place = {"loc": "outside upper right", "ncols": 4, "fontsize": 9, "frameon": False, "labelcolor": QUIET}
-        figure.legend(lines, [literal(name) for name in runs], **place)
+        look: Any = {"loc": "outside upper right", "ncols": 4, "fontsize": 9, "frameon": False, "labelcolor": QUIET}
+        figure.legend(lines, [literal(name) for name in runs], **look)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     return figure_to_image(figure)

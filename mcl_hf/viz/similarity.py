@@ -215,7 +215,7 @@ def similarity_picture(
         axes.imshow(picture.convert("RGB" if axes is left else "L"), cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
     for colour, line in (("white", 4), ("#d7191c", 2)):
-        left.add_patch(Rectangle(box[:2], box[2] - box[0], box[3] - box[1], fill=False, ec=colour, lw=line))
+        left.add_patch(Rectangle((box[0], box[1]), box[2] - box[0], box[3] - box[1], fill=False, ec=colour, lw=line))
 
     shown, best = _draw_heat(right, target, heat, box_height, box_width, None if searched is not None else box)
     bar = figure.colorbar(shown, ax=right, fraction=0.04, pad=0.02)
