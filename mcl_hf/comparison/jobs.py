@@ -1,6 +1,6 @@
-"""Which jobs a comparison consists of, what each depends on, and where its result lies.
+"""Which jobs a comparison consists of, what each depends on, and where its result lies, which makes it done.
 
-Flow: plan, starts, setting (lengths, rates) -> **jobs** -> runner. A job is done when its result is there:
+Flow: plan, starts, setting (lengths, rates) -> **jobs** -> runner.
 
     OUTPUT_DIR/results/NAME.json      figures, options, command, seed, seconds, versions, machine, digest
     WORK_DIR/NAME/, NAME.txt          the run while it is at work, and what it printed

@@ -2,11 +2,10 @@
 
 Flow: answer (scores by start and seed) -> **statistics** -> answer, report. Pure functions of numbers.
 
-Two starts of one seed learn from the same images in the same order, so what the seed does to both cancels in their
-difference; the differences over seeds are what the interval is made of (Student, "The probable error of a mean",
-Biometrika 6, 1908). A seed is a pre-training with labelled subsets of its own, whose figures are averaged first: what
-is repeated within a seed is no new seed. Several differences that a plan is for share one error rate by Holm's
-procedure ("A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979).
+Two starts of one seed learn from the same images in the same order, which cancels in their difference; the differences
+over seeds are what the interval is made of (Student, "The probable error of a mean", Biometrika 6, 1908). What is
+repeated within a seed is averaged first. Differences that a plan is for share one error rate (Holm, "A simple
+sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979).
 """
 
 import functools

@@ -1,13 +1,13 @@
 """With labels: are objects of one class near each other, at every size and across sizes?
 
-Flow: annotated images -> features of their boxes -> kNN and linear accuracy. Images are halved by a fixed permutation:
-classes are learnt, or looked up, in one half and asked for in the other.
+Flow: annotated images -> features of their boxes -> kNN and linear accuracy: classes are learnt, or looked up, in one
+half of the images by a fixed permutation, and asked for in the other.
 
 * **As they are**: images are scaled so that their longer side is twice a full view (448 px for regions of 7 cells), and
   every box is read from the level that fits its size there.
-* **Across levels**: the largest object of every image is rendered so that it is as large as each level wants it, with
-  what is around it (twice its size in all). Queries of one level are looked up in a bank of another: what a detector
-  needs, as it learns an object at one size and meets it at others.
+* **Across levels**: the largest object of every image is rendered as large as each level wants it, in a scene twice its
+  size. Queries of one level are looked up in a bank of another: what a detector needs, as it learns an object at one
+  size and meets it at others.
 """
 
 from collections.abc import Sequence

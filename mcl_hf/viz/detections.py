@@ -71,8 +71,9 @@ def detections_picture(
             panel = (panel_width, _panel_height(image, panel_width))
             picture.paste(draw_objects(image.pixels, image.annotated, panel), (left, top))
             picture.paste(draw_objects(image.pixels, image.predicted, panel), (left + panel_width + GAP, top))
-            below = top + panel[1] + 4
-            draw.text((left, below), _end_of(f"annotated: {image.name}", 66), QUIET, load_default(12))
+            below, name = top + panel[1] + 4, drawn_name(image.name)
+            name = name if len(name) <= 55 else f"...{name[-52:]}"
+            draw.text((left, below), f"annotated: {name}", QUIET, load_default(12))
             found = f"predicted{': ' + image.note if image.note else ''}"
             draw.text((left + panel_width + GAP, below), found, QUIET, load_default(12))
         top += height
@@ -125,8 +126,3 @@ def draw_objects(pixels: np.ndarray, objects: DrawnObjects, size: tuple[int, int
 def _panel_height(image: DrawnImage, width: int) -> int:
     height, own_width = image.pixels.shape[:2]
     return max(1, min(round(height * width / own_width), _MOST_TALL * width))
-
-
-def _end_of(text: str, most: int) -> str:
-    text = drawn_name(text)
-    return text if len(text) <= most else f"annotated: ...{text[-(most - 14) :]}"

@@ -54,7 +54,5 @@ def style_axes(axes: Any, title: str, ylabel: str = "", xlabel: str = "") -> Non
     axes.tick_params(labelsize=8, colors=QUIET)
     axes.grid(True, color="#e6e6ea", linewidth=0.8)
     axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#c8c8d0")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#c8c8d0")
