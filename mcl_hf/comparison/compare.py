@@ -37,11 +37,10 @@ from ..pretraining.arguments import PretrainArguments
 from .answer import ABOUT, PICTURE, PLAN, REPORT, SHOWN, Answer
 from .jobs import Job, Results, digest_of, list_jobs, read_results, result_file
 from .labelled import subset_seed
-from .outlook import outlook
 from .plan import ComparePlan, load_plan
 from .report import means_table, write_report
 from .runner import Work, run_jobs
-from .setting import Setting, open_setting
+from .setting import Setting, open_setting, outlook
 from .starts import content_of_start
 
 _FILES = ("data", "val_data", "test_data", "image_root", "val_image_root", "test_image_root")

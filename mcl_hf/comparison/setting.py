@@ -1,10 +1,11 @@
-"""Everything that a comparison's jobs share, opened and checked once, before the first one.
+"""Everything that a comparison's jobs share, opened and checked once, before the first one; and what jobs would take.
 
 Flow: plan -> **setting** (starts, labelled) -> compare (jobs, answer).
 """
 
 import os
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,18 +17,23 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..annotations.detection_data import DetectionData
 from ..data import ImageSource
 from ..engine.arithmetic import chosen_device, emulation_warning
+from ..engine.finish import duration
 from ..errors import InputError
 from ..evaluation.coco_metrics import import_backend
 from ..finetuning import auto_rules
 from ..finetuning.arguments import FinetuneArguments, load_finetune_arguments
 from ..finetuning.detector import build_detector
+from ..finetuning.rehearsal import rehearse_detector
 from ..finetuning.step import other_inputs
 from ..finetuning.train_loader import DetectionLoader
 from ..finetuning.train_transform import TrainTransform
 from ..finetuning.view_scale import object_line
+from ..models import MCLModel
 from ..pretraining.arguments import load_arguments
+from ..pretraining.rehearsal import rehearse
 from ..pretraining.run_data import open_data
 from .answer import read_primary
+from .jobs import Job
 from .labelled import CompareData, check_apart, check_subsets, open_labelled, without_labels
 from .plan import ComparePlan
 from .run_job import check_readable
@@ -52,6 +58,8 @@ _OF_A_JOB = {
 _OF_A_START = {"max_steps", "base_learning_rate"}  # which one start may have otherwise
 _GRID = (0.5, 1.0, 2.0)
 """Learning rates that are tried, in terms of the recipe's."""
+_MOST = 64
+"""Largest batch of a pre-training that is rehearsed: a step must not take minutes."""
 
 
 @dataclass
@@ -265,3 +273,37 @@ def _tell_scale(setting: Setting) -> None:
     for line, names in told.items():
         kind = setting.warnings if line.startswith("warning: ") else setting.lines
         kind += [f"{', '.join(names)}: {line.removeprefix('warning: ')}"] if line else []
+
+
+def outlook(setting: Setting, jobs: Sequence[Job]) -> list[str]:
+    """What jobs would take: a line for each kind of them, and one with time and disk. Operations are counted, their
+    speed here is measured by rehearsing a few steps."""
+    steps = setting.pretraining_steps({})  # none of equal seconds, which are not known yet
+    counts = Counter(job.kind for job in jobs)
+    flop: dict[str, float] = defaultdict(float)
+    for job in jobs:
+        if job.images:
+            flop[job.kind] += setting.step_flop * job.steps
+        else:
+            own = setting.pretrainings[job.start]
+            flop[job.kind] += steps.get(job.start, 0) * own.batch * own.visit_flop
+    seconds = 0.0
+    if counts["pretrain"]:
+        first = next(iter(setting.pretrainings.values()))
+        size = min(_MOST, first.arguments.batch_sizes(1)[0])
+        visit = rehearse(first.arguments, size, setting.work).seconds / size
+        seconds += visit * flop["pretrain"] / first.visit_flop
+    if counts["tune"] or counts["test"]:
+        arguments = replace(setting.plain_arguments, data=setting.plan.data, images=setting.plan.image_root)
+        step = rehearse_detector(arguments, arguments.batch_sizes(1)[0]).seconds
+        seconds += step * (flop["tune"] + flop["test"]) / setting.step_flop
+    with torch.device("meta"):
+        networks = [MCLModel(own.config) for own in setting.pretrainings.values()]
+    size = 4 * max((network.num_parameters() for network in networks), default=0)  # bytes
+    left_out = "pre-trainings of equal seconds, " if setting.plan.equal == "seconds" else ""
+    disk = (counts["pretrain"] + 6 * setting.plan.jobs) * size
+    return [
+        *(f"{kind:>8}: {count} jobs, {flop[kind] / 1e12:,.0f} TFLOP" for kind, count in counts.items()),
+        f"about {duration(seconds)} here, one job after the other and as fast as a few steps just now; {left_out}"
+        f"waiting for data and evaluation are not counted; about {disk / 2**20:,.0f} MiB of disk in {setting.work}",
+    ]
