@@ -73,8 +73,7 @@ def result_notes(results: Sequence[ProbeResult]) -> list[str]:
 def result_picture(results: Sequence[ProbeResult]) -> Image.Image:
     """Bars of every network side by side, and for each a table of levels by levels, drawn with matplotlib."""
     kinds = [kind for kind in ("objects", "views") if getattr(results[0], kind) is not None]
-    columns = max(2, len(results))
-    figure = new_figure(90 + 330 * max(columns, 3), 130 + 360 * (1 + len(kinds)))
+    figure = new_figure(90 + 330 * max(3, len(results)), 130 + 360 * (1 + len(kinds)))
     figure.suptitle("What the region features know", x=0.01, ha="left", fontsize=14, color=INK)
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.14)  # inches
     parts = figure.subfigures(1 + len(kinds), 1, height_ratios=[1.15] + [1] * len(kinds))
