@@ -10,7 +10,7 @@ import time
 from contextlib import closing
 from typing import Any
 
-from .peak_memory import peak_memory_gib
+from .arithmetic import peak_memory_gib
 from .run import Run, TrainStep, Watch, on_main_process
 from .state import should_save
 from .timed_batches import DataError, TimedBatches

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..annotations.detection_data import DetectionData
 from ..detectors.restored_statistics import statistics_restored
-from ..engine.host_copies import copy_to_device
+from ..engine.arithmetic import copy_to_device
 from ..engine.run import on_main_process
 from ..engine.saving import no_progress_bar, replace_folder
 from ..evaluation.evaluate import DetectionMetrics, evaluate_detections

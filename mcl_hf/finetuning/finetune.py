@@ -31,9 +31,8 @@ from ..detectors.transformers_detectors import (
     TRANSFORMERS_DETECTORS,
     pixel_statistics,
 )
-from ..engine.arithmetic import chosen_precision, emulation_warning, set_arithmetic
+from ..engine.arithmetic import chosen_precision, copy_to_device, emulation_warning, set_arithmetic
 from ..engine.finish import duration
-from ..engine.host_copies import copy_to_device
 from ..engine.launch import launched
 from ..engine.lifecycle import RunResult, continue_state, open_folder, prepare_run, run_to_end
 from ..engine.optim import sgd

@@ -23,7 +23,7 @@ from transformers.models.mask2former import modeling_mask2former
 
 from ..detectors.modeling_detector import MCLDetectorPreTrainedModel
 from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS
-from ..engine.host_copies import copy_to_device
+from ..engine.arithmetic import copy_to_device
 from ..engine.optimizer_step import optimizer_step
 from ..engine.run import Run
 from ..engine.schedules import step_learning_rate

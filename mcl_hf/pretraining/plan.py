@@ -19,7 +19,7 @@ class Measured:
     batch_size: int  # N, images per process and forward pass
     backbone_images: int  # M of one side
     seconds: float  # of the fastest step, waiting for data left out
-    peak_gib: float  # see `peak_memory.py`
+    peak_gib: float  # see `peak_memory_gib`
     checkpoint_bytes: int  # of one checkpoint folder
     finished_bytes: int  # of the finished model and `pretraining/`
 

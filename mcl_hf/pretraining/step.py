@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..engine.host_copies import copy_to_device
+from ..engine.arithmetic import copy_to_device
 from ..engine.optimizer_step import optimizer_step
 from ..engine.run import Run
 from ..engine.schedules import learning_rate, target_momentum

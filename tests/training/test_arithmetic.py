@@ -8,9 +8,14 @@ import sys
 import pytest
 import torch
 
-from mcl_hf.engine.arithmetic import chosen_device, chosen_precision, emulation_warning, set_arithmetic
-from mcl_hf.engine.host_copies import copy_to_device
-from mcl_hf.engine.peak_memory import peak_memory_gib
+from mcl_hf.engine.arithmetic import (
+    chosen_device,
+    chosen_precision,
+    copy_to_device,
+    emulation_warning,
+    peak_memory_gib,
+    set_arithmetic,
+)
 
 
 @pytest.fixture
