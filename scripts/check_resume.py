@@ -43,7 +43,7 @@ from PIL import Image
 
 import mcl_hf.cli.pretrain
 from mcl_hf.data import loader as loader_module
-from mcl_hf.engine import checkpoint_writer, saving
+from mcl_hf.engine import saving
 from mcl_hf.hub.markdown import table
 from mcl_hf.pretraining import step as step_module
 
@@ -172,7 +172,7 @@ def install_hooks(place: Place, strike: Strike, step_seconds: float) -> None:
     )  # fmt: skip
     watch(step_module, "forward_backward", in_step)
     watch(loader_module._StepBatches, "_render", in_loader)
-    watch(checkpoint_writer, "write_checkpoint", writing, lambda *given: place.set("", slot=1))
+    watch(saving, "write_checkpoint", writing, lambda *given: place.set("", slot=1))
     for name in WRITING:
         watch(saving, name, lambda *given, name=name: before_part(name))
 

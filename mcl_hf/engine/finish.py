@@ -38,13 +38,8 @@ RUN_ENTRIES = (*ROOT_FILES, "pretraining", "checkpoints", "log.jsonl")
 
 
 def write_finished(run: Run, model: Any, what: str, more: Mapping[str, Any] | None = None) -> None:
-    """Put a model, the run's record and a README into the root of the run's folder. Main process only.
-
-    Args:
-        run: that is finished.
-        model: a PreTrainedModel.
-        what: the model is, for README.md.
-        more: further models, by the name of their folder.
+    """Put a model, the run's record and a README, which says `what` it is, into the root of the run's folder, and
+    `more` models into folders called as they are. Main process only.
 
     Raises:
         InputError: the folder cannot be written; the checkpoints are whole.
@@ -62,9 +57,8 @@ def write_finished(run: Run, model: Any, what: str, more: Mapping[str, Any] | No
         title = run.output_dir.resolve().name
         readme = sealed(_README.format(title=title, what=what, version=__version__))
         (root / "README.md").write_text(readme, encoding="utf-8")
-        for folder in folders:
-            for path in folder.iterdir():
-                fsync(path)
+        for path in root.iterdir():
+            fsync(path)
         for folder in others:
             replace_folder(folder, run.output_dir / folder.name.removeprefix(".").removesuffix(".partial"))
         if is_somebodys(run.output_dir / "README.md"):  # notes on the run, say
@@ -82,12 +76,7 @@ def write_finished(run: Run, model: Any, what: str, more: Mapping[str, Any] | No
 
 
 def duration(seconds: float) -> str:
-    """A length of time in the unit that suits it.
-
-    Example:
-        >>> duration(8.4), duration(400), duration(30_000)
-        ('8 s', '6.7 min', '8.3 h')
-    """
+    """Seconds in the unit that suits them: `8 s`, `6.7 min`, `8.3 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -27,11 +27,7 @@ _GUARD = threading.Lock()
 
 
 class FolderLock:
-    """A run's claim on its folder.
-
-    Args:
-        output_dir: made where it is not there.
-    """
+    """A run's claim on its folder, which is made where it is not there."""
 
     def __init__(self, output_dir: Path) -> None:
         self.output_dir = output_dir
@@ -39,11 +35,8 @@ class FolderLock:
         self._place = ""
 
     def acquire(self) -> str | None:
-        """Claim the folder; a warning where its disk has no locks.
-
-        Raises:
-            InputError: another run holds it, or nothing can be written there.
-        """
+        """Claim the folder; a warning where its disk has no locks. An InputError where another run holds it, or nothing
+        can be written there."""
         with _GUARD:
             place = os.path.realpath(self.output_dir)
             if place in _HELD:
@@ -97,6 +90,3 @@ class FolderLock:
             self._file.close()
             self._file = None
             _HELD.discard(self._place)
-
-
-__all__ = ["LOCK", "FolderLock"]

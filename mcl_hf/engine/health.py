@@ -1,8 +1,8 @@
 """Is the run still sound? Numbers that tell, and the guard that stops a non-finite loss from reaching weights or disk.
 
-Where it sits: the guard inside the loop's step. The flag stays on the device, where it turns the update off (the
+Where it sits: the guard inside the loop's step. Its flag stays on the device, where it turns the update off (the
 optimizer's `found_inf`); it is copied to the host at logging and saving steps only, so the guard costs no sync in
-between. Effective rank and distance of the target are computed at logging steps only, by `collapse.py`.
+between. `collapse.py` computes effective rank and distance of the target, at logging steps only.
 
 Source: effective rank: Roy and Vetterli, "The effective rank", EUSIPCO 2007; as a measure of self-supervised embeddings
 RankMe, arXiv 2210.02885, section 3.
@@ -28,10 +28,8 @@ class NonFiniteLossError(InputError):
 
 
 def second_moments(queries: Sequence[Sequence[Tensor]]) -> Tensor:
-    """`Z^T Z` of normalised vectors, for each side and level: sides x L tensors `(Q, D)` -> `(sides, L, D, D)` float64.
-
-    Sums over ranks of these are those of the whole batch.
-    """
+    """`Z^T Z` of normalised vectors: sides x L tensors `(Q, D)` -> `(sides, L, D, D)` float64. Sums over ranks are
+    those of the whole batch."""
     if queries[0][0].device.type == "mps":  # has no float64
         queries = [[level.cpu() for level in side] for side in queries]
     return torch.stack([torch.stack([level.double().T @ level.double() for level in side]) for side in queries])
@@ -46,11 +44,6 @@ def effective_rank(moments: Tensor) -> Tensor:
 
     Returns:
         `(...)`, the dtype of `moments`.
-
-    Example:
-        >>> import torch
-        >>> effective_rank(torch.eye(8)).item() > 7.99, effective_rank(torch.ones(8, 8)).item() < 1.01
-        (True, True)
     """
     singular = torch.linalg.eigvalsh(torch.nan_to_num(moments)).clamp(min=0).sqrt()  # (..., D)
     shares = singular / singular.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(moments.dtype).tiny)
@@ -73,8 +66,7 @@ class FiniteGuard:
 
     Args:
         device: of the loss.
-        scaled: whether an fp16 gradient scaler is at work: its overflow steps give infinite gradients of a finite loss,
-            which it skips itself and which are no fault.
+        scaled: whether fp16's gradient scaler is at work: steps that overflow are no fault, and it skips them itself.
         keep: forward passes whose sample ids are remembered: those between two checks.
     """
 
@@ -117,13 +109,9 @@ class FiniteGuard:
         self.first_bad_step = torch.where((self.first_bad_step < 0) & bad, step, self.first_bad_step)
 
     def check(self, output_dir: Path, rank: int) -> None:
-        """Stop the run if any rank saw a non-finite value (a host sync; all ranks must call it).
-
-        Raises:
-            NonFiniteLossError: names the first such step (counted from 1) and this rank's images of that step; the
-                ids of
-                all remembered steps go to `non-finite-samples-rank<r>.json`.
-        """
+        """Stop the run if any rank saw a non-finite value (a host sync; all ranks must call it): a NonFiniteLossError
+        names the first such step (counted from 1) and this rank's images of that step; the ids of all remembered steps
+        go to `non-finite-samples-rank<r>.json`."""
         latest = torch.iinfo(torch.int64).max
         first = torch.where(self.first_bad_step < 0, latest, self.first_bad_step)
         if dist.is_available() and dist.is_initialized():
@@ -147,11 +135,8 @@ class FiniteGuard:
         )
 
     def check_weights(self, network: nn.Module, step: int, output_dir: Path) -> None:
-        """Refuse to save tensors that are not finite, whatever made them so (a host sync).
-
-        Raises:
-            NonFiniteLossError: naming the first such tensor.
-        """
+        """Refuse to save tensors that are not finite, whatever made them so (a host sync), by a NonFiniteLossError that
+        names the first."""
         tensors = {name: tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
         largest = torch.stack([norm.float() for norm in torch._foreach_norm(list(tensors.values()), float("inf"))])
         broken = [name for name, fine in zip(tensors, torch.isfinite(largest).tolist(), strict=True) if not fine]

@@ -24,13 +24,12 @@ from ..new_folder import kept_if_used
 from .arithmetic import chosen_device, chosen_precision
 from .folder_lock import FolderLock
 from .lifeline import Lifeline
-from .optimizer_step import LARGEST_SCALE
+from .loop import LARGEST_SCALE
 from .options import RunOptions
 from .run import on_main_process
 from .same_host import sharing_memory
 from .tracking import unheard
 
-_PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 _CAST = ("cpu", "cuda")  # devices that a caller's autocast may be of
 _ACCUMULATION = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS"  # of its configuration file and launcher
 _PATIENCE = timedelta(hours=6)  # for what the main process does alone: scoring COCO, saving; `Lifeline` sees dead ranks
@@ -109,19 +108,16 @@ class _OwnBuffers(DistributedDataParallelKwargs):
 
 def _accelerator(arguments: RunOptions, output_dir: Path) -> Accelerator:
     device = chosen_device(arguments.device)
-    # Left to itself, Accelerate makes strangers of the processes that torchrun starts where there is no GPU.
     on_cpu = device.type == "cpu"
     if arguments.precision == "fp16" and on_cpu:
         raise InputError("precision fp16 needs a GPU: use --precision auto, bf16 or fp32 on the CPU")
+    precision = chosen_precision(arguments.precision, device)
     accelerator = Accelerator(
-        mixed_precision=_PRECISIONS[chosen_precision(arguments.precision, device)],
-        cpu=on_cpu,
+        mixed_precision="no" if precision == "fp32" else precision,
+        cpu=on_cpu,  # left to itself, it makes strangers of the processes that torchrun starts where there is no GPU
         log_with=arguments.report_to or None,
         project_config=ProjectConfiguration(project_dir=str(output_dir), logging_dir=str(output_dir / "tensorboard")),
-        kwargs_handlers=[
-            GradScalerKwargs(init_scale=LARGEST_SCALE),
-            InitProcessGroupKwargs(timeout=_PATIENCE),
-        ],
+        kwargs_handlers=[GradScalerKwargs(init_scale=LARGEST_SCALE), InitProcessGroupKwargs(timeout=_PATIENCE)],
     )
     accelerator.ddp_handler = _OwnBuffers()
     accelerator.gradient_accumulation_steps = 1  # which divides the loss; the loop does so by the run's own option
@@ -129,11 +125,8 @@ def _accelerator(arguments: RunOptions, output_dir: Path) -> Accelerator:
 
 
 def refuse_split_models(distributed_type: DistributedType) -> None:
-    """Accelerate's settings may ask for other wrappers than DDP, under which no process holds the whole network.
-
-    Raises:
-        InputError: they do.
-    """
+    """Refuse, by an InputError, Accelerate's settings of other wrappers than DDP, under which no process holds the
+    whole network."""
     if distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise InputError(
             f"accelerate is set to {distributed_type.value}, but every process of a run holds the whole model: start "
@@ -142,33 +135,24 @@ def refuse_split_models(distributed_type: DistributedType) -> None:
 
 
 def launch_warnings(num_processes: int, parent: Any, environment: Mapping[str, str]) -> list[str]:
-    """What a launcher seems to have meant that this run does not do.
-
-    Args:
-        num_processes: of this run.
-        parent: the process that started this one, as psutil knows it, or None.
-        environment: of this process.
-    """
+    """What a launcher seems to have meant that this run does not do; `parent` is the process that started this one, as
+    psutil knows it."""
     accumulation = environment.get(_ACCUMULATION, "1")
     lines = []
     if accumulation != "1":
         lines.append(f"{_ACCUMULATION}={accumulation} has no effect: use --gradient-accumulation-steps")
-    if num_processes > 1:
-        return lines
-    asked = processes_asked_for(parent)
-    if asked is not None and asked > 1:
-        return [
-            *lines,
-            f"accelerate launch was asked for {asked} processes but started one (it does so with --cpu). "
-            f"On the CPU use: torchrun --nproc-per-node {asked} scripts/pretrain.py --device cpu ...",
-        ]
+    asked = processes_asked_for(parent) or 1
     tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
-    if tasks > 1:
-        return [
-            *lines,
+    if num_processes == 1 and asked > 1:
+        lines.append(
+            f"accelerate launch was asked for {asked} processes but started one (it does so with --cpu). "
+            f"On the CPU use: torchrun --nproc-per-node {asked} scripts/pretrain.py --device cpu ..."
+        )
+    elif num_processes == 1 and tasks > 1:
+        lines.append(
             f"srun has started this command {tasks} times, and each trains alone. "
-            "Start one task a node, and let it be torchrun: docs/running.md has the commands",
-        ]
+            "Start one task a node, and let it be torchrun: docs/running.md has the commands"
+        )
     return lines
 
 

@@ -5,10 +5,9 @@ own: data, model, one optimizer step, what is measured, and the folder that rema
 
     checkpoint, lines = open_folder(accelerator, output_dir, arguments.resume)
     state = TrainingState(...)                                       # what this attempt is asked to do
-    lines += continue_state(checkpoint, state, rules)                       # what the interrupted one had done
+    lines += continue_state(checkpoint, state, rules)                # what the interrupted one had done
     model, optimizer = prepare_run(accelerator, arguments, network, optimizer, checkpoint, state, output_dir)
-    run = Run(...)
-    result = run_to_end(run, train_step, watch, lines, finish, last_line)
+    result = run_to_end(Run(...), train_step, watch, lines, finish, last_line)
 """
 
 from collections.abc import Callable, Sequence
@@ -32,27 +31,17 @@ from .state import TrainingState, load_optimizer, read_training_state, remove_le
 
 @dataclass
 class RunResult:
-    """What came of a run.
-
-    Attributes:
-        output_dir: its folder.
-        steps: optimizer steps done.
-        metrics: the last record of log.jsonl.
-        stopped_by: "SIGTERM", "SIGINT" or "SIGHUP" where a signal ended the run early (a checkpoint was written), else
-            None.
-    """
+    """What came of a run."""
 
     output_dir: Path
-    steps: int
-    metrics: dict[str, Any]
-    stopped_by: str | None = None
+    steps: int  # optimizer steps done
+    metrics: dict[str, Any]  # the last record of log.jsonl
+    stopped_by: str | None = None  # the signal that ended it early: "SIGTERM", "SIGINT", "SIGHUP"; it was saved
 
 
 def open_folder(accelerator: Accelerator, output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
-    """Make the run's folder, or find where its run stopped. All ranks.
-
-    Returns:
-        The checkpoint to continue (None: step 0), and lines to print.
+    """Make the run's folder, or find where its run stopped: the checkpoint to continue (None: step 0), and lines to
+    print. All ranks.
 
     Raises:
         InputError: the folder holds something else or cannot be written, or the checkpoint asked for is not whole.
@@ -71,11 +60,8 @@ def open_folder(accelerator: Accelerator, output_dir: Path, resume: str) -> tupl
 
 
 def continue_state(checkpoint: Path | None, state: TrainingState, rules: RecipeRules) -> list[str]:
-    """Let `state`, which describes this attempt, continue a checkpoint's, if there is one; lines to print.
-
-    Raises:
-        InputError: see `check_recipe`.
-    """
+    """Let `state`, which describes this attempt, continue a checkpoint's, if there is one; lines to print. An
+    InputError of `check_recipe` where that would be wrong."""
     if checkpoint is None:
         return []
     saved = read_training_state(checkpoint)
@@ -94,15 +80,8 @@ def prepare_run(
     output_dir: Path,
 ) -> tuple[nn.Module, Any]:
     """The network wrapped for the run's processes and precision, and its optimizer with what a checkpoint holds of it.
-
-    Args:
-        accelerator: of the run.
-        arguments: its options.
-        network: on the device, with the weights to start from, batch norm over ranks included.
-        optimizer: new, over parameters of `network`.
-        checkpoint: to continue, or None.
-        state: its step is 0 without a checkpoint.
-        output_dir: exists.
+    The network lies on the device, with the weights to start from, batch norm over ranks included; the optimizer is
+    new, over its parameters; the folder exists.
 
     Raises:
         InputError: the checkpoints will not fit on the disk, or that of the optimizer does not fit the network.
@@ -124,22 +103,10 @@ def prepare_run(
 
 
 def run_to_end(
-    run: Run,
-    train_step: TrainStep,
-    watch: Watch,
-    lines: Sequence[str],
-    finish: Callable[[Any], None],
-    last_line: str,
+    run: Run, train_step: TrainStep, watch: Watch, lines: Sequence[str], finish: Callable[[Any], None], last_line: str
 ) -> RunResult:
-    """Train to the end or to a signal, and write what remains. All ranks.
-
-    Args:
-        run: ready.
-        train_step: one optimizer step of the task.
-        watch: what is measured and judged at logging steps.
-        lines: printed first.
-        finish: called with the run after the last step, on all ranks.
-        last_line: printed when all is done.
+    """Train to the end or to a signal, and write what remains: `finish` is called with the run after the last step, on
+    all ranks. `lines` are printed first, `last_line` when all is done.
 
     Raises:
         InputError: see `train`; the last whole checkpoint stays.

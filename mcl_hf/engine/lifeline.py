@@ -40,12 +40,7 @@ class RankLostError(InputError):
 
 
 class Lifeline:
-    """Watches over the other processes of a run.
-
-    Args:
-        rank: this process.
-        world_size: how many there are; with one, or without a launcher's store, nothing is watched.
-    """
+    """Watches over the other processes of a run; with one, or without a launcher's store, nothing is watched."""
 
     def __init__(self, rank: int, world_size: int) -> None:
         self.rank, self.world_size = rank, world_size
@@ -58,11 +53,8 @@ class Lifeline:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch for the length of the block; all ranks must enter it together.
-
-        Raises:
-            RankLostError: in place of the error of a collective that failed because another process is gone.
-        """
+        """Watch for the length of the block; all ranks must enter it together. A RankLostError takes the place of the
+        error of a collective that failed because another process is gone."""
         if self._store is None:
             yield
             return
@@ -115,7 +107,10 @@ class Lifeline:
     def _watch(self, store: dist.Store) -> None:
         others = [rank for rank in range(self.world_size) if rank != self.rank]
         heard: dict[int, tuple[str, float]] = {}
-        hosts: dict[int, str] = {}
+
+        def place(rank: int) -> str:
+            return f" on {heard[rank][0].split()[0]}" if rank in heard else ""
+
         for beat in itertools.count(1):
             ended = self._stop.wait(BEAT_SECONDS if self._failed is None else 0.1)
             try:
@@ -131,16 +126,15 @@ class Lifeline:
             now = time.monotonic()
             for rank, sign in zip(others, signs, strict=True):
                 if sign.startswith(_FAILED):
-                    return self._end(f"rank {rank}{_on(hosts.get(rank))} {sign}", store)
+                    return self._end(f"rank {rank}{place(rank)} {sign}", store)
                 if sign.startswith(_LOST):  # another process noticed first
                     return self._end(sign.removeprefix(_LOST), store)
-                hosts[rank] = sign.split()[0]
                 if heard.get(rank, ("", 0.0))[0] != sign:
                     heard[rank] = (sign, now)
                 elif now - heard[rank][1] > self._silence:
                     self._silent = rank
                     return self._end(
-                        f"rank {rank}{_on(hosts[rank])} has given no sign of life for {now - heard[rank][1]:.0f} s: "
+                        f"rank {rank}{place(rank)} has given no sign of life for {now - heard[rank][1]:.0f} s: "
                         "it was killed, or its machine or network is gone",
                         store,
                     )
@@ -164,10 +158,6 @@ def is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
     )
-
-
-def _on(host: str | None) -> str:
-    return f" on {host}" if host else ""
 
 
 def _store() -> dist.Store | None:

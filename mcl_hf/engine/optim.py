@@ -1,6 +1,8 @@
-"""Optimizers: LARS exactly as published, its rule of which parameters it adapts, and torch's own AdamW and SGD.
+"""Optimizers: LARS exactly as published, its rule of which parameters it adapts, and torch's own AdamW and SGD; and
+learning rate and target momentum as pure functions of the step.
 
-Where it sits: `pretrain.py` builds the optimizer once; each step of the task sets the learning rate of all groups.
+Where it sits: a task builds the optimizer once; each of its steps asks for the values it needs and sets the learning
+rate of all groups, so a resumed run needs only its step.
 
 Source: "Large Batch Training of Convolutional Networks", arXiv 1708.03888, in the form of the published code
 (GuoQiushan/MCL @1912aa9): the learning rate is inside the momentum buffer, so a decaying rate does not shrink past
@@ -9,11 +11,15 @@ updates. `timm.optim.Lars` applies it outside, which is a different update under
 Differs from the published code: a tensor whose weight norm or gradient norm is zero takes the plain step (trust ratio
 1). Published, a tensor of zeros never moves again, and zeros with a zero gradient end in a ZeroDivisionError. Norms
 stay on the device (the published code copies two numbers per tensor to the host at every step).
+
+Schedules: cosine with linear warm-up and the momentum hook of the published code. Warm-up multiplies the cosine that is
+*already decaying*, so the peak is a little below the base value.
 """
 
 import itertools
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,20 +46,12 @@ _PUBLISHED_BACKBONES = re.compile(r"resnet(18|34|50|101|152)(\..*)?")
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rate scaling with momentum, as published for MCL.
 
-    For each tensor `local = trust_coefficient |w| / (|g| + weight_decay |w|)` (1 where the group has
-    `adapt=False` or a norm is zero), `d = (g + weight_decay w) local lr`, `buffer = momentum buffer + d`, `w =
-    w - buffer`.
+    For each tensor `local = trust_coefficient |w| / (|g| + weight_decay |w|)` (1 where the group has `adapt=False` or a
+    norm is zero), `d = (g + weight_decay w) local lr`, `buffer = momentum buffer + d`, `w = w - buffer`. Groups may set
+    `lr`, `momentum`, `weight_decay`, `trust_coefficient` (published as eta) and `adapt`.
 
-    Args:
-        params: parameters, or groups that may set `lr`, `momentum`, `weight_decay`, `trust_coefficient` and `adapt`.
-        lr: learning rate.
-        momentum: momentum of the buffer.
-        weight_decay: L2 penalty, inside the trust ratio.
-        trust_coefficient: published as eta.
-        adapt: whether tensors get their own rate.
-
-    Works with :class:`torch.amp.GradScaler` without a host sync: `grad_scale` and `found_inf`, when set as attributes,
-    divide the gradients and skip the update on the device.
+    Works with `torch.amp.GradScaler` without a host sync: `grad_scale` and `found_inf`, when set as attributes, divide
+    the gradients and skip the update on the device.
     """
 
     _step_supports_amp_scaling = True
@@ -67,17 +65,12 @@ class LARS(torch.optim.Optimizer):
         trust_coefficient: float = 0.001,
         adapt: bool = True,
     ) -> None:
-        defaults: dict[str, Any] = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "trust_coefficient": trust_coefficient,
-        }
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        defaults["trust_coefficient"] = trust_coefficient
         for name, value in defaults.items():
             if value < 0:
                 raise ValueError(f"LARS: {name} must not be negative, got {value}")
-        defaults["adapt"] = adapt
-        super().__init__(params, defaults)
+        super().__init__(params, {**defaults, "adapt": adapt})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -131,11 +124,8 @@ class LARS(torch.optim.Optimizer):
 
 
 def is_excluded(name: str, parameter: Tensor, backbone: str) -> bool:
-    """Whether LARS leaves a parameter without weight decay and without a rate of its own.
-
-    The published pattern on the published backbones (ResNet-18 to -152); on any other, all parameters with at most one
-    dimension.
-    """
+    """Whether LARS leaves a parameter without weight decay and without a rate of its own: by the published pattern on
+    the published backbones (ResNet-18 to -152); on any other, where it has at most one dimension."""
     if _PUBLISHED_BACKBONES.fullmatch(backbone):
         return "bias" in name or _PUBLISHED_EXCLUSION.search(name) is not None
     return parameter.ndim <= 1
@@ -179,14 +169,9 @@ def learning_rate_warning(name: str, images_per_step: int) -> list[str]:
 def build_optimizer(
     model: Any, name: str, lr: float, weight_decay: float, backbone_lr_scale: float = 1.0
 ) -> torch.optim.Optimizer:
-    """The optimizer of a run, momentum 0.9 (AdamW: betas 0.9 and 0.999), over the groups of `parameter_groups`.
-
-    All three can skip an update on the device (`found_inf`): the loop keeps a non-finite step out of the weights with
-    it.
-
-    Raises:
-        InputError: `name` is not one of `OPTIMIZERS`.
-    """
+    """The optimizer of a run, momentum 0.9 (AdamW: betas 0.9 and 0.999), over the groups of `parameter_groups`; an
+    InputError for none of `OPTIMIZERS`. All can skip an update on the device (`found_inf`): the loop keeps a non-finite
+    step out of the weights with it."""
     if name not in OPTIMIZERS:
         raise InputError(f"optimizer '{name}' is unknown: choose one of {', '.join(OPTIMIZERS)}")
     groups = parameter_groups(model, name, weight_decay, backbone_lr_scale)
@@ -205,3 +190,40 @@ def sgd(groups: list[dict[str, Any]], lr: float) -> torch.optim.SGD:
             # Zeros give torch's own first step, and unlike its empty buffers they survive a first step that is skipped.
             optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
     return optimizer
+
+
+def learning_rate(
+    step: int, max_steps: int, base_lr: float, min_lr: float = 1e-4, warmup_steps: int = 0, warmup_ratio: float = 1e-4
+) -> float:
+    """Learning rate in effect during 0-based `step` of `max_steps`.
+
+    `c(k) = min_lr + (base_lr - min_lr) (1 + cos(pi k / K)) / 2`; for `k < warmup_steps` it is multiplied by
+    `1 - (1 - k / warmup_steps) (1 - warmup_ratio)`.
+    """
+    cosine = min_lr + 0.5 * (base_lr - min_lr) * (1.0 + math.cos(math.pi * step / max_steps))
+    if step < warmup_steps:
+        cosine *= 1.0 - (1.0 - step / warmup_steps) * (1.0 - warmup_ratio)
+    return cosine
+
+
+def target_momentum(step: int, max_steps: int, base_momentum: float = 0.99) -> float:
+    """Momentum of the target's moving average at 0-based `step`: from `base_momentum` to 1 along half a cosine."""
+    return 1.0 - (1.0 - base_momentum) * (math.cos(math.pi * step / max_steps) + 1.0) / 2.0
+
+
+def step_learning_rate(
+    step: int,
+    base_lr: float,
+    milestones: Sequence[int],
+    gamma: float = 0.1,
+    warmup_steps: int = 0,
+    warmup_factor: float = 1e-3,
+) -> float:
+    """Learning rate in effect during 0-based `step` of a detector's schedule, detectron2's `WarmupMultiStepLR`.
+
+    It rises along a line from `warmup_factor * base_lr`, and is multiplied by `gamma` from each milestone on.
+    """
+    lr = base_lr * gamma ** sum(1 for milestone in milestones if step >= milestone)
+    if step < warmup_steps:
+        lr *= warmup_factor + (1.0 - warmup_factor) * step / warmup_steps
+    return lr

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_v
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
-from ..errors import InputError, nearest
+from ..errors import InputError, check_known
 from ..given import from_home, plain_value
 from ..recipes import load_recipe
 
@@ -52,13 +52,9 @@ C = TypeVar("C", bound=type)
 
 
 def group(title: str) -> Callable[..., Any]:
-    """What declares the fields of one group of the command line's help.
-
-    Returns:
-        A function of a field's default, its help text, the name of its flag where it is not the field's, which stays
-        another one, and whether a list's items may hold commas and spaces, as paths do; further arguments are bounds,
-        as pydantic's `Field` takes them (`ge=1`).
-    """
+    """What declares the fields of one group of the command line's help: a function of a field's default, its help text,
+    the name of its flag where it is not the field's, and whether a list's items may hold commas and spaces, as paths
+    do; further arguments are bounds, as pydantic's `Field` takes them (`ge=1`)."""
 
     def option(default: Any, help: str, flag: str | None = None, whole: bool = False, **bounds: float) -> Any:
         about: Any = {"group": title, "flag": flag, "whole": whole}
@@ -179,16 +175,11 @@ of_watching = group("saving and watching")
 
 @options_class
 class RunOptions(Options):
-    """What every run can be told; each task adds its own.
+    """What every run can be told; each task adds its own. A value of the wrong type or out of range, or two that
+    contradict each other, are an InputError."""
 
-    Attributes:
-        recipe: `name` of the recipe, of its file, or None, and `changed`, the options that differ from it; None where
-            the options were made without `load_options`. It is none of the options.
-
-    Raises:
-        InputError: a value of the wrong type or out of range, or two that contradict each other.
-    """
-
+    # no option: its `name`, or that of its file, or None; and `changed`, the options that differ from it. None where
+    # the options were made without `load_options`.
     recipe: typing.ClassVar[dict[str, Any] | None] = None
 
     output_dir: str | None = of_place(None, "folder of the run: checkpoints, log, pictures and the finished model")
@@ -281,8 +272,7 @@ def load_options(
         recipe: name or file; None for the defaults.
         overrides: options by name; the text "none" unsets one that may be left out.
         task: whose recipes are meant.
-        belongs: an option -> others that describe it: where a recipe sets it and an override changes it, the recipe's
-            others are dropped.
+        belongs: an option -> others that describe it, of which the recipe's are dropped where an override changes it.
 
     Raises:
         InputError: an unknown recipe or option (the nearest match is named), or a value that cannot be used.
@@ -291,10 +281,7 @@ def load_options(
     of_recipe = load_recipe(recipe, known, task) if recipe is not None else {}
     values = dict(of_recipe)
     given = {name: value for name, value in overrides.items() if value is not None}
-    for name in given:
-        if name not in known:
-            hint = nearest(name, known)
-            raise InputError(f"unknown option {name!r}" + (f": {hint}" if hint else ""))
+    check_known(given, known, "unknown option")
     for pair in EITHER_OR:
         for one, other in (pair, pair[::-1]):
             if one in given and other not in given:
@@ -312,17 +299,8 @@ def load_options(
 
 
 def given_options(arguments: T | None, load: Callable[..., T], recipe: str | None, options: dict[str, Any]) -> T:
-    """What a Python call was told, in one of two ways.
-
-    Args:
-        arguments: all options, or None.
-        load: makes the options of a recipe and overrides, as `load_arguments`.
-        recipe: name or file, or None.
-        options: on top of it.
-
-    Raises:
-        InputError: both ways at once, or what `load` refuses.
-    """
+    """What a Python call was told, in one of two ways: all `arguments`, or a recipe and options on top of it, which
+    `load` makes them of. An InputError for both at once, and what `load` refuses."""
     if arguments is None:
         return load(recipe, **options)
     if recipe is not None or options:

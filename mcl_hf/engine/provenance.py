@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -24,9 +24,7 @@ from ..remote.checkpoints import CARD, hub_source, last_checkpoint, with_last
 from ..transfer.starting_weights import plain_source
 from ..transfer.torchvision_detectors import TORCHVISION
 from ..version import __version__
-
-if TYPE_CHECKING:
-    from .state import TrainingState
+from .state import RECORD, TrainingState, read_training_state
 
 _PACKAGES = ("torch", "torchvision", "timm", "transformers", "accelerate", "datasets")
 _CONFIG = "config.json"
@@ -53,22 +51,13 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def recorded_options(options: Any) -> dict[str, Any]:
-    """The fields of a run's options as checkpoints and trackers get them: whole, but for keys in addresses.
-
-    Args:
-        options: a dataclass.
-    """
+    """The fields of a run's options as checkpoints and trackers get them: whole, but for keys in addresses."""
     found: dict[str, Any] = without_keys(asdict(options))
     return found
 
 
 def without_keys(value: Any) -> Any:
-    """Texts of any nesting, their addresses without what may open them: `user:password@`, and all after `?`.
-
-    Example:
-        >>> without_keys(["https://me:secret@host/a-{0..9}.tar?sig=1", "hf://datasets/me/photos@v2/a.parquet", "who?"])
-        ['https://host/a-{0..9}.tar', 'hf://datasets/me/photos@v2/a.parquet', 'who?']
-    """
+    """Texts of any nesting, their addresses without what may open them: `user:password@`, and all after `?`."""
     if isinstance(value, dict):
         return {name: without_keys(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -79,20 +68,15 @@ def without_keys(value: Any) -> Any:
 
 
 def join_machines(before: list[dict[str, Any]], now: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
-    """Machines of a run that goes on after `step`: an equal one is named once.
-
-    Args:
-        before: of the attempts before.
-        now: of this attempt, one or none.
-        step: that the last attempt had saved.
-    """
+    """Machines of a run that goes on after `step`: those of the attempts before, and of this one, if any; an equal one
+    is named once."""
     if not now or (before and {**before[-1], "from_step": 0} == {**now[0], "from_step": 0}):
         return before
     return [*before, {**now[0], "from_step": step}]
 
 
 def start_record(init: str | None) -> dict[str, Any]:
-    """What a run's weights started from.
+    """What a run's weights started from; nothing is asked over the network.
 
     Args:
         init: as the options have it: None or `random`, `timm:NAME`, `torchvision:NAME`, a path, or a repository
@@ -100,9 +84,8 @@ def start_record(init: str | None) -> dict[str, Any]:
 
     Returns:
         `kind` is `random`, `timm`, `torchvision`, `folder` or `hub`; all but the first have a `name`, weights of the
-        Hub their `repository`, a folder of ours, as `run`, what its own run recorded, and where timm, torchvision or
-        a card names one, also for what that run started from, the weights have their `licence`. Of torchvision's it
-        is None where torchvision states none. Nothing is asked over the network.
+        Hub their `repository`, a folder of ours, as `run`, what its own run recorded, and weights their `licence`,
+        where one is known; None where torchvision states none.
     """
     if init is None or init == "random":
         return {"kind": "random"}
@@ -133,12 +116,8 @@ def start_record(init: str | None) -> dict[str, Any]:
 
 
 def recipe_record(recipe: dict[str, Any] | None, without_influence: Collection[str]) -> dict[str, Any]:
-    """The recipe of a run and the options that differ from it, less those that change nothing of its result.
-
-    Args:
-        recipe: from `load_options`; None where a Python call gave all options itself.
-        without_influence: names of options.
-    """
+    """The recipe of a run, from `load_options`, and the options that differ from it, less those that change nothing of
+    its result."""
     if recipe is None:
         return {}
     return {**recipe, "changed": [name for name in recipe["changed"] if name not in without_influence]}
@@ -185,10 +164,8 @@ def _licence_in(folder: Path) -> dict[str, str]:
     )
 
 
-def _state_of(path: Path) -> "TrainingState | None":
+def _state_of(path: Path) -> TrainingState | None:
     """The record of a run whose folder, model or checkpoint lies at `path`."""
-    from .state import RECORD, read_training_state
-
     for folder in (path, last_checkpoint(path)):
         if folder is not None and (folder / RECORD).is_file():
             try:
@@ -198,7 +175,7 @@ def _state_of(path: Path) -> "TrainingState | None":
     return None
 
 
-def _run_record(state: "TrainingState") -> dict[str, Any]:
+def _run_record(state: TrainingState) -> dict[str, Any]:
     sources = state.data.get("sources")
     return {
         "task": state.task,

@@ -1,26 +1,34 @@
-"""Where a run starts: at step 0 in a free folder, or at a whole checkpoint whose recipe still fits.
+"""Where a run starts: at step 0 in a free folder, or at a whole checkpoint whose recipe still fits, here or on the Hub.
 
 Where it sits: `lifecycle.py` asks before anything expensive is done. What would be wrong is refused, what is a choice
-is named.
+is named. A checkpoint of the Hub is put where the run's own lie, with the log up to its step; from there on it is a run
+like any other: interrupted again, it goes on with `--resume auto`, or with the same command.
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..remote.checkpoints import hub_source, with_last
+from ..models.weight_files import read_json
+from ..remote.checkpoints import HubSource, fetch, hub_checkpoints, hub_source, with_last
 from .finish import RUN_ENTRIES
-from .hub_resume import resume_from_hub
 from .provenance import join_machines
-from .state import TrainingState, checkpoints, damage, newest_whole_checkpoint
+from .saving import link_last, replace_folder
+from .state import TrainingState, checkpoint_folder, checkpoints, damage, newest_whole_checkpoint, step_of
+from .tracking import log_up_to
+
+LOG = "log.jsonl"
+"""Of a run, in its folder and in a repository to which it is pushed."""
+_FETCHED = "fetched.json"  # what was asked for of the Hub, and the repository's commit
 
 # What an attempt leaves behind that was stopped before its first checkpoint: nothing worth keeping.
-_BEFORE_FIRST_CHECKPOINT = ("log.jsonl", "checkpoints")
+_BEFORE_FIRST_CHECKPOINT = (LOG, "checkpoints")
 # A config.json or a README.md alone is somebody else's.
-_SIGNS_OF_A_RUN = {"model.safetensors", "pretraining", "checkpoints", "log.jsonl"}
+_SIGNS_OF_A_RUN = {"model.safetensors", "pretraining", "checkpoints", LOG}
 # These may change freely: they decide where a run writes, what it tells, and how fast it reads. A change of any other
 # option makes another run of it, but not a wrong one, and is named; so are options that come to be, until listed here.
 WITHOUT_INFLUENCE = {
@@ -34,14 +42,9 @@ COMPARED_BY_RESULT = {"data", "epochs", "max_steps", "global_batch_size", "batch
 
 @dataclass(frozen=True)
 class RecipeRules:
-    """What a change of a task's options means for a run that is resumed. Any option not named here may be changed, and
-    is warned about.
-
-    Attributes:
-        refused: another value makes a checkpoint useless.
-        without_influence: may change freely.
-        compared_elsewhere: compared by what comes of them.
-    """
+    """What a change of a task's options means for a run that is resumed: another value of one `refused` makes a
+    checkpoint useless, those `without_influence` may change freely, others are compared by what comes of them. Any
+    option not named here may be changed, and is warned about."""
 
     refused: tuple[str, ...]
     without_influence: frozenset[str]
@@ -119,18 +122,71 @@ def _has_content(path: Path) -> bool:
     return path.is_dir() or (path.is_file() and path.stat().st_size > 0)
 
 
+def resume_from_hub(source: HubSource, resume: str, output_dir: Path, in_use: bool) -> tuple[Path, list[str]]:
+    """The checkpoint to go on from, in `output_dir`, and lines to print: the newest whole one of the repository, or the
+    one that `source.folder` names. `in_use` says whether the folder holds more than an attempt leaves that was stopped
+    before its first checkpoint. An InputError where that is another run, or the Hub gives no whole checkpoint."""
+    before = fetched(output_dir)
+    if before is not None and before[0] == resume:
+        newest, skipped = newest_whole_checkpoint(output_dir)
+        if newest is not None:
+            here = f"{output_dir} went on from {resume} before: using its own {newest.name}"
+            return newest, [*(f"{line}: using {newest.name} instead" for line in skipped), here]
+    elif in_use or checkpoints(output_dir):
+        raise InputError(
+            f"{output_dir} already holds a run: continue it with --resume auto, or choose another --output-dir for "
+            f"{resume}"
+        )
+    lines: list[str] = []
+    try:
+        for candidate in [source] if source.folder else hub_checkpoints(source):
+            found = fetch(candidate, [f"{candidate.folder}/*"]) / candidate.folder
+            reason = damage(found)
+            if reason is None:
+                commit = HubSource(source.repository, revision=found.parents[1].name)
+                log = fetch(commit, [LOG]) / LOG
+                return _take(found, log, resume, output_dir), [*lines, f"fetched {found.name} of {source.repository}"]
+            lines.append(f"{candidate.folder} of {source.repository} is damaged ({reason}): using one before it")
+    except ValueError as error:
+        raise InputError(f"cannot resume from {resume}: {error}") from error
+    why = lines[-1].partition(": using")[0] if lines else "it has no checkpoints/step-... of a run"
+    raise InputError(f"cannot resume from {resume}: {why}; weights alone are started from with --init")
+
+
+def _take(found: Path, log: Path, resume: str, output_dir: Path) -> Path:
+    """Copy a checkpoint out of the cache, whole or not at all, and before it the log, where there is one."""
+    final = checkpoint_folder(output_dir, step_of(found))
+    partial = final.with_name(f".{final.name}.partial")
+    try:
+        if log.is_file():
+            output_dir.mkdir(parents=True, exist_ok=True)
+            text = log_up_to(log.read_text(encoding="utf-8", errors="replace"), step_of(found))
+            (output_dir / LOG).write_text(text, encoding="utf-8")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(found, partial, copy_function=shutil.copyfile)  # the cache holds links
+        record = {"resume": resume, "commit": found.parents[1].name, "checkpoint": found.name}
+        (final.parent / _FETCHED).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        replace_folder(partial, final)
+        link_last(final)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise InputError(f"{final} cannot be written: {error.strerror or error}") from error
+    return final
+
+
+def fetched(output_dir: Path) -> tuple[str, int] | None:
+    """What the run in this folder went on from on the Hub, as the user named it, and the step of that checkpoint; None
+    where it did not, or was stopped while it wrote this down."""
+    try:
+        record = read_json(output_dir / "checkpoints" / _FETCHED)
+        return str(record["resume"]), step_of(Path(record["checkpoint"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def check_model(checkpoint: Path, saved: Any, wanted: Any, names: Sequence[str]) -> None:
-    """Refuse to continue with another network.
-
-    Args:
-        checkpoint: for the message.
-        saved: the model's configuration in the checkpoint.
-        wanted: the one that this run's options describe.
-        names: the fields of it that must agree.
-
-    Raises:
-        InputError: naming the fields and both values.
-    """
+    """Refuse to continue with another network, by an InputError with those of the fields `names` that differ between
+    the configuration in the checkpoint and the one that this run's options describe."""
     changed = [
         f"{name} {getattr(saved, name)!r} (now {getattr(wanted, name)!r})"
         for name in names
@@ -144,16 +200,8 @@ def check_model(checkpoint: Path, saved: Any, wanted: Any, names: Sequence[str])
 
 
 def check_detector(checkpoint: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse to continue with another detector.
-
-    Args:
-        checkpoint: for the message.
-        saved: its configuration.
-        wanted: what this run's options and data say of it.
-
-    Raises:
-        InputError: naming what differs as JSON.
-    """
+    """Refuse to continue with another detector than a configuration describes, by an InputError that names what of
+    `wanted`, said by this run's options and data, differs as JSON."""
     changed = [name for name, value in wanted.items() if _as_json(saved.get(name)) != _as_json(value)]
     if changed:
         raise InputError(
@@ -169,11 +217,8 @@ def _as_json(value: Any) -> Any:
 
 def check_recipe(checkpoint: Path, saved: TrainingState, now: TrainingState, rules: RecipeRules) -> list[str]:
     """One line for every choice that differs from the checkpoint's run: continuing is possible, but not the same run.
-
-    Raises:
-        InputError: it is a checkpoint of another task, an option differs that `rules` refuse, or the run is already
-            longer than asked for.
-    """
+    An InputError where it is a checkpoint of another task, an option differs that `rules` refuse, or the run is already
+    longer than asked for."""
     if saved.task != now.task:
         raise InputError(
             f"{checkpoint} is a checkpoint of {saved.task}, and this is {now.task}: start a new run from its weights"

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .checkpoint_writer import CheckpointWriter
 from .health import FiniteGuard
-from .saving import SavesPretrained
+from .saving import CheckpointWriter
 from .signals import StopRequest
 from .state import TrainingState
 from .tracking import Tracking
@@ -25,8 +24,7 @@ T = TypeVar("T")
 
 
 def on_main_process(accelerator: "Accelerator", function: Callable[[], T]) -> T:
-    """Run `function` on the main process; every rank gets its value, or raises what it raised. All ranks must call
-    it."""
+    """Run `function` on the main process; every rank, which must call it, gets its value or raises what it raised."""
     from accelerate.utils import broadcast_object_list
 
     outcome: list[Any] = [None]
@@ -62,30 +60,16 @@ Callbacks = Sequence[Any] | Callable[[Any], Sequence[Any]]
 """Callbacks, or what makes them of a run's options."""
 
 
-class TrainStep(Protocol):
-    """One optimizer step of a task."""
-
-    def __call__(self, run: Any, batches: Iterator[Any], step: int, broken: list[str]) -> dict[str, Any]:
-        """Take what it needs from `batches`, change the weights once, and return what the log shows.
-
-        Args:
-            run: the task's `Run`.
-            batches: of its loader; raises DataError, which must pass, with the weights as they were.
-            step: 0-based; with the seed, all that randomness and schedules may depend on.
-            broken: names of unreadable images are appended.
-
-        Returns:
-            Tensors, on the device, and numbers, equal in kind on all ranks; among them "loss".
-        """
+TrainStep = Callable[[Any, Iterator[Any], int, list[str]], dict[str, Any]]
+"""One optimizer step of a task, from its `Run`, batches of its loader, the 0-based step (with the seed, all that
+randomness and schedules may depend on), and a list to which names of unreadable images are appended. Gives what the log
+shows: tensors, on the device, and numbers, equal in kind on all ranks; among them "loss". A DataError of the batches
+must pass, with the weights as they were."""
 
 
 class Watch(Protocol):
-    """What a task measures and judges at logging steps, on all ranks.
-
-    Attributes:
-        fatal: not None where the run is to be saved and ended with `error`.
-        enough: whether the run is to be saved and finished before its last step.
-    """
+    """What a task measures and judges at logging steps, on all ranks: `fatal` is not None where the run is to be saved
+    and ended with `error`; `enough` says whether it is to be saved and finished before its last step."""
 
     fatal: str | None
     enough: bool
@@ -105,39 +89,26 @@ class Watch(Protocol):
 
 @dataclass(kw_only=True)
 class Run:
-    """Parts of a run, of any task.
+    """Parts of a run, of any task."""
 
-    Attributes:
-        arguments: the task's options.
-        model: wrapped for several processes and mixed precision; `network` is the bare one.
-        optimizer: Accelerate's wrapper.
-        loader: the task's own; gives batches from the step on that the run starts at.
-        processor: saved beside the model.
-        guard, tracking, writer, stop: made of the above.
-        peak_lr: learning rate that the warm-up rises to.
-        warmup_steps: steps that it takes.
-        batch: the last one that went through the model, for pictures; of the task's own type.
-        metrics: the last record of the log.
-    """
-
-    arguments: Any
+    arguments: Any  # the task's options
     accelerator: "Accelerator"
     output_dir: Path
-    model: nn.Module
-    network: Any
-    optimizer: Any
-    loader: Any
-    processor: SavesPretrained
+    model: nn.Module  # wrapped for several processes and mixed precision
+    network: Any  # the bare model
+    optimizer: Any  # Accelerate's wrapper
+    loader: Any  # the task's own; gives batches from the step on that the run starts at
+    processor: Any  # an image processor of transformers, saved beside the model
     state: TrainingState
     guard: FiniteGuard = field(init=False)
     tracking: Tracking = field(init=False)
     writer: CheckpointWriter = field(init=False)
     stop: StopRequest = field(init=False, default_factory=StopRequest)
-    peak_lr: float
+    peak_lr: float  # that the warm-up rises to
     warmup_steps: int
     callbacks: Sequence[Any] = ()
-    batch: Any = None
-    metrics: dict[str, Any] = field(default_factory=dict)
+    batch: Any = None  # the last one that went through the model, for pictures; of the task's own type
+    metrics: dict[str, Any] = field(default_factory=dict)  # the last record of the log
 
     def __post_init__(self) -> None:
         device, options, is_main = self.accelerator.device, self.arguments, self.accelerator.is_main_process
@@ -158,8 +129,7 @@ class Run:
         return int(self.accelerator.reduce(torch.tensor(number, device=self.accelerator.device), "sum"))
 
     def mean_over_ranks(self, outputs: dict[str, Any]) -> dict[str, Any]:
-        """Tensors of a step as plain lists and floats, averaged over all ranks, which must all call it (a host
-        sync)."""
+        """Tensors of a step as lists and floats, averaged over all ranks, which must all call it (a host sync)."""
         return {
             name: self.accelerator.reduce(value.detach(), "mean").tolist() if isinstance(value, Tensor) else value
             for name, value in outputs.items()

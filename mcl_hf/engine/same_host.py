@@ -9,7 +9,6 @@ machine. Here they look at each other's counters until these have risen, which t
 import mmap
 import os
 import platform
-import secrets
 import sys
 import tempfile
 import time
@@ -30,7 +29,6 @@ except ImportError:  # Windows
 SLOT_BYTES = 1 << 16  # of one rank's tensor: statistics of 8,000 channels
 _MEMORY = Path("/dev/shm")
 _LINE = 64  # bytes from counter to counter: each in a cache line of its own
-_KEY_BYTES = 16
 _LOOKING_SECONDS = 0.02  # that a process looks without sleeping; longer waits are for data, not for statistics
 _NAP_SECONDS = 0.0005
 _ALIVE_SECONDS = 1.0  # between two looks at whether the others are there
@@ -39,15 +37,10 @@ _SUPPORTED = sys.platform == "linux" and platform.machine() == "x86_64"
 
 
 class SharedMemory:
-    """What each rank has written, for all to read.
+    """What each rank has written, for all to read, in a file of `size_of(world_size)` bytes that is closed in the end.
 
     A rank writes its tensor, then raises its counter; it reads another's once that counter has risen. Tensors take
     turns in two slots: who writes into the first again has seen all others at the second, and so done with the first.
-
-    Args:
-        file: descriptor of the file, as large as `size_of(world_size)`; it is closed in the end.
-        rank: this process.
-        world_size: how many there are.
     """
 
     def __init__(self, file: int, rank: int, world_size: int) -> None:
@@ -64,11 +57,8 @@ class SharedMemory:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, rank)
 
     def __call__(self, own: torch.Tensor) -> torch.Tensor | None:
-        """Tensors of all ranks, of one shape and dtype: `(...)` of each -> `(W, ...)`; None where they are too large.
-
-        Raises:
-            DistNetworkError: another process has ended.
-        """
+        """Tensors of all ranks, of one shape and dtype: `(...)` of each -> `(W, ...)`; None where they are too large. A
+        DistNetworkError where another process has ended."""
         size = own.numel() * own.element_size()
         if size > SLOT_BYTES:
             return None
@@ -108,8 +98,8 @@ class SharedMemory:
 
 
 def size_of(world_size: int) -> int:
-    """Bytes of the file: counters, slots, and the key by which ranks know that they opened the same."""
-    return world_size * (_LINE + 2 * SLOT_BYTES) + _KEY_BYTES
+    """Bytes of the file: counters and slots."""
+    return world_size * (_LINE + 2 * SLOT_BYTES)
 
 
 @contextmanager
@@ -129,47 +119,40 @@ def sharing_memory(rank: int, world_size: int, device: torch.device) -> Iterator
 
 def _open(rank: int, world_size: int) -> SharedMemory | None:
     """The memory of these ranks; None for all where one cannot open it: another machine, another container."""
-    made: list[tuple[str, bytes] | None] = [_make(world_size) if rank == 0 else None]
+    made: list[str | None] = [_make(world_size) if rank == 0 else None]
     dist.broadcast_object_list(made)
     if made[0] is None:
         return None
-    name, key = made[0]
-    memory = None
+    path, memory = Path(made[0]), None
     with suppress(OSError):
-        memory = _attach(Path(name), key, rank, world_size)
+        memory = _attach(path, rank, world_size)
     opened: list[bool] = [False] * world_size
     dist.all_gather_object(opened, memory is not None)
     if rank == 0:
-        Path(name).unlink(missing_ok=True)  # whoever has opened it keeps it, and nothing stays behind
+        path.unlink(missing_ok=True)  # whoever has opened it keeps it, and nothing stays behind
     if memory is not None and not all(opened):
         memory.close()
         return None
     return memory
 
 
-def _make(world_size: int) -> tuple[str, bytes] | None:
-    """An empty file with a key at its end, and that key; None where there is no room or no such system."""
+def _make(world_size: int) -> str | None:
+    """A file whose name, drawn at random, no other machine has; None where there is no room or no such system."""
     if not _SUPPORTED or not _MEMORY.is_dir():
         return None
-    key = secrets.token_bytes(_KEY_BYTES)
     try:
         file, name = tempfile.mkstemp(prefix="mcl_hf-", dir=_MEMORY)
-        try:
-            os.posix_fallocate(file, 0, size_of(world_size))  # a page that does not fit would end the process later
-            os.pwrite(file, key, size_of(world_size) - _KEY_BYTES)
-        except OSError:
-            Path(name).unlink()
-            raise
-        finally:
-            os.close(file)
     except OSError:
         return None
-    return name, key
-
-
-def _attach(path: Path, key: bytes, rank: int, world_size: int) -> SharedMemory | None:
-    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    if os.pread(file, _KEY_BYTES, size_of(world_size) - _KEY_BYTES) != key or not _SUPPORTED:
-        os.close(file)
+    try:
+        os.posix_fallocate(file, 0, size_of(world_size))  # a page that does not fit would end the process later
+    except OSError:
+        Path(name).unlink()
         return None
-    return SharedMemory(file, rank, world_size)
+    finally:
+        os.close(file)
+    return name
+
+
+def _attach(path: Path, rank: int, world_size: int) -> SharedMemory:
+    return SharedMemory(os.open(path, os.O_RDWR | os.O_CLOEXEC), rank, world_size)

@@ -1,8 +1,9 @@
-"""Putting a checkpoint on disk, complete or not at all.
+"""Putting a checkpoint on disk beside training, complete or not at all.
 
-Where it sits: `checkpoint_writer.py` calls both halves. `take_snapshot` copies everything to host memory while the loop
-waits, `write_checkpoint` puts the copy on disk, beside training: written beside its place, fsynced, renamed. The layout
-is in state.py, which reads it. All of this is for the main process alone.
+Where it sits: the loop starts a write at a saving step and asks for its outcome at later logging and saving steps, and
+before it leaves. `take_snapshot` copies everything to host memory while the loop waits (as many bytes as the checkpoint
+has, held until it is written); `write_checkpoint` puts the copy on disk in another thread: written beside its place,
+fsynced, renamed. The layout is in state.py, which reads it. All of this is for the main process alone.
 """
 
 import copy
@@ -10,10 +11,11 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -30,22 +32,10 @@ _UMASK = os.umask(0)
 os.umask(_UMASK)
 
 
-class SavesPretrained(Protocol):
-    """An image processor of transformers."""
-
-    def save_pretrained(self, save_directory: Any) -> Any:
-        """Write its configuration into a folder."""
-
-
 @dataclass
 class Snapshot:
-    """A run at one step, in host memory and apart from everything that training changes.
-
-    Attributes:
-        weights: parameters and buffers by name.
-        optimizer: its tensors, "optimizer/<slot>/<parameter name>".
-        state: written as training_state.json.
-    """
+    """A run at one step, in host memory and apart from everything that training changes: weights and buffers by name,
+    the optimizer's tensors as "optimizer/<slot>/<parameter name>", and what becomes training_state.json."""
 
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
@@ -53,13 +43,7 @@ class Snapshot:
 
 
 def take_snapshot(model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState) -> Snapshot:
-    """Copy what a checkpoint holds (a host sync); takes as much host memory as the checkpoint takes on disk.
-
-    Args:
-        model: unwrapped.
-        optimizer: the bare torch optimizer, over parameters of `model`.
-        state: copied, too.
-    """
+    """Copy what a checkpoint holds (a host sync), of the unwrapped model and the bare torch optimizer."""
     names = {id(p): name for name, p in model.named_parameters()}
     slots = {
         f"optimizer/{slot}/{names[id(p)]}": value
@@ -75,22 +59,10 @@ def take_snapshot(model: nn.Module, optimizer: torch.optim.Optimizer, state: Tra
 
 
 def write_checkpoint(
-    output_dir: Path,
-    model: Any,
-    processor: SavesPretrained,
-    snapshot: Snapshot,
-    keep_last: int = 0,
-    keep_every: int = 0,
+    output_dir: Path, model: Any, processor: Any, snapshot: Snapshot, keep_last: int = 0, keep_every: int = 0
 ) -> Path:
-    """Write a checkpoint, point `last` at it and drop the oldest beyond `keep_last`.
-
-    Args:
-        output_dir: the run's folder.
-        model: unwrapped; its `save_pretrained` writes the snapshot's weights, and it may be trained meanwhile.
-        processor: saved beside it.
-        snapshot: what to write.
-        keep_last: checkpoints to keep; 0 keeps all.
-        keep_every: those at multiples of so many steps are never dropped, and not counted; 0 for none.
+    """Write a checkpoint, point `last` at it and drop the oldest beyond `keep_last` (0 keeps all) but those at
+    multiples of `keep_every`. `model` is unwrapped, and may be trained meanwhile.
 
     Raises:
         InputError: the folder cannot be written (disk full, no permission). Earlier checkpoints stay as they were.
@@ -115,6 +87,49 @@ def write_checkpoint(
     return final
 
 
+class CheckpointWriter:
+    """One write at a time, in a thread of its own, so a disk slower than training holds it up. For the main process,
+    but for `in_flight`: whether a write was started whose outcome nobody has asked for, kept by the loop on every rank.
+
+    Leaving the `with` block waits for the write. If that fails while another error is on its way, it becomes a note on
+    that one.
+    """
+
+    def __init__(self, output_dir: Path, keep_last: int = 0, keep_every: int = 0) -> None:
+        self.output_dir, self.keep_last, self.keep_every = output_dir, keep_last, keep_every
+        self.in_flight = False
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._write: Future[Path] | None = None
+
+    def start(self, model: Any, processor: Any, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
+        """Copy what the checkpoint will hold, and begin to write it. The write before must have been asked for."""
+        snapshot = take_snapshot(model, optimizer, state)
+        self._write = self._thread.submit(
+            write_checkpoint, self.output_dir, model, processor, snapshot, self.keep_last, self.keep_every
+        )
+
+    def poll(self) -> Path | None:
+        """As `wait`, but None at once where the write is still going on."""
+        return self.wait() if self._write is not None and self._write.done() else None
+
+    def wait(self) -> Path | None:
+        """The checkpoint that was started, once it is whole; None where there is none; an InputError where it could not
+        be written."""
+        write, self._write = self._write, None
+        return None if write is None else write.result()
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._thread.shutdown(wait=True)
+        failure = None if self._write is None else self._write.exception()
+        if failure is not None and error is not None:
+            error.add_note(str(failure))
+        elif failure is not None:
+            raise failure
+
+
 def drop_checkpoints(output_dir: Path, newest: int, keep_last: int, keep_every: int) -> None:
     """Delete what `keep_last` leaves over. A run that continues does so as well: killed between a checkpoint and this,
     the interrupted one left one too many. What cannot be deleted, as files on NFS that somebody reads, is for later."""
@@ -124,11 +139,8 @@ def drop_checkpoints(output_dir: Path, newest: int, keep_last: int, keep_every: 
 
 def set_aside(output_dir: Path, checkpoint: Path, step: int) -> list[str]:
     """Rename the checkpoints that are later than the one of `step`, to which a run goes back: they are of what was
-    given up, and `--resume auto` would go on with that once the run is stopped before it has got as far.
-
-    Returns:
-        A line, where there are any.
-    """
+    given up, and `--resume auto` would go on with that once the run is stopped before it has got as far. A line, where
+    there are any."""
     later = [path for path in checkpoints(output_dir) if step_of(path) > step]
     for path in later:
         aside = path.with_name(f"aside-{path.name}")
@@ -141,12 +153,7 @@ def set_aside(output_dir: Path, checkpoint: Path, step: int) -> list[str]:
 
 
 def to_drop(steps: list[int], newest: int, keep_last: int, keep_every: int) -> list[int]:
-    """Which of the checkpoints at these steps (ascending) go once that of step `newest` is whole.
-
-    Example:
-        >>> to_drop([2, 3, 4, 5, 6], newest=6, keep_last=2, keep_every=4)
-        [2, 3]
-    """
+    """Which of the checkpoints at these steps (ascending) go once that of step `newest` is whole."""
     if keep_last <= 0:
         return []
     passing = [step for step in steps if not (keep_every and step % keep_every == 0)]
@@ -169,14 +176,12 @@ def _write_manifest(folder: Path) -> None:
     files = {path.name: {"bytes": path.stat().st_size, "sha256": file_hash(path)} for path in sorted(folder.iterdir())}
     manifest = folder / "manifest.json"
     manifest.write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
-    for path in folder.iterdir():
-        fsync(path)
 
 
 def replace_folder(partial: Path, final: Path) -> None:
-    """Rename `partial` to `final` once its names are on disk; an older `final` is moved aside first and then
-    deleted."""
-    fsync(partial)
+    """Rename `partial` to `final` once all of it is on disk; an older `final` is moved aside first and then deleted."""
+    for path in (*partial.iterdir(), partial):
+        fsync(path)
     if final.exists():
         aside = final.with_name(f".{final.name}.replaced")
         shutil.rmtree(aside, ignore_errors=True)
@@ -226,13 +231,8 @@ def _cannot_write(final: Path, error: Exception) -> str:
 
 
 def most_checkpoints(steps: Sequence[int], keep_last: int, keep_every: int = 0) -> int:
-    """How many checkpoints lie on the disk at the same time at most: those that are kept, and one being written.
-
-    Args:
-        steps: those that a checkpoint is written after.
-        keep_last: checkpoints that are kept; 0 keeps all.
-        keep_every: those at multiples of so many steps are kept as well.
-    """
+    """How many of the checkpoints at `steps` lie on the disk at the same time at most: those that are kept, and one
+    being written."""
     passing = sum(1 for step in steps if not (keep_every and step % keep_every == 0))
     return len(steps) if keep_last == 0 else len(steps) - passing + min(passing, keep_last + 1)
 
@@ -240,19 +240,8 @@ def most_checkpoints(steps: Sequence[int], keep_last: int, keep_every: int = 0) 
 def check_free_space(
     output_dir: Path, model: nn.Module, optimizer_name: str, steps: list[int], keep_last: int, keep_every: int = 0
 ) -> None:
-    """Refuse a run whose checkpoints would not fit: those that are kept, one being written, and the finished model.
-
-    Args:
-        output_dir: exists.
-        model: to be saved.
-        optimizer_name: decides on the size of its state.
-        steps: those that a checkpoint is written after.
-        keep_last: checkpoints that are kept; 0 keeps all.
-        keep_every: those at multiples of so many steps are kept as well.
-
-    Raises:
-        InputError: naming what is free and what is needed.
-    """
+    """Refuse, by an InputError with what is free and what is needed, a run whose checkpoints would not fit: those at
+    `steps` that are kept, one being written, and the finished model."""
     tensors = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     checkpoint = tensors + trained * (2 if optimizer_name == "adamw" else 1)

@@ -18,35 +18,19 @@ _HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
 class StopRequest:
-    """Which signal asked this process to stop, if any.
-
-    Example:
-        >>> stop = StopRequest()
-        >>> with stop.listening():
-        ...     stop.name is None
-        True
-    """
+    """Which signal asked this process to stop, if any."""
 
     def __init__(self) -> None:
         self.name: str | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGTERM, SIGINT and SIGHUP for the length of the block (in the main thread; elsewhere Python takes
-        none)."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+        """Take SIGTERM, SIGINT and SIGHUP for the length of the block."""
         taken = [signal.SIGTERM, signal.SIGINT]
         if _HANGUP is not None and signal.getsignal(_HANGUP) != signal.SIG_IGN:
             taken.append(_HANGUP)
-        before: dict[int, Any] = {number: signal.signal(number, self._handle) for number in taken}
-        self._before = before
-        try:
+        with _handled(taken, self._handle) as self._before:
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
@@ -62,11 +46,19 @@ class StopRequest:
 def interrupts_ignored() -> Iterator[None]:
     """Ctrl-C reaches every process of the terminal: workers started inside this block leave it to the training
     process."""
-    if threading.current_thread() is not threading.main_thread():
+    with _handled([signal.SIGINT], signal.SIG_IGN):
         yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _handled(signals: list[signal.Signals], handler: Any) -> Iterator[dict[int, Any]]:
+    """Signals with another handler for the length of the block, in the main thread; elsewhere Python sets none. Gives
+    the handlers from before."""
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, handler) for number in signals}
     try:
-        yield
+        yield before
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

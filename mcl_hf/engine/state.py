@@ -10,11 +10,9 @@ Where it sits: the loop saves, `lifecycle.py` resumes. Layout of a run's folder:
             manifest.json                size and SHA-256 of every file above
         last -> step-00000030          relative link to the newest one
 
-A checkpoint is written beside (`.step-00000030.partial`), fsynced and renamed, so that a process killed at any moment
-leaves whole checkpoints only; a file damaged later is found by the manifest. Nothing is pickled. Schedules are
-functions of the step and the data order is a function of the position, so the step is all that they need.
-
-saving.py writes them; reading is for every rank.
+Nothing is pickled, and a file damaged later is found by the manifest. Schedules are functions of the step and the data
+order is a function of the position, so the step is all that they need. saving.py writes checkpoints; reading is for
+every rank.
 """
 
 import hashlib
@@ -43,51 +41,30 @@ _STEP_FOLDER = re.compile(r"step-(\d{8,})")
 @dataclass(config=ConfigDict(strict=True, extra="ignore"))
 class TrainingState:
     """What a run knows besides its tensors; all of it JSON. What an older release did not record may be absent, what a
-    newer one records besides is left out.
+    newer one records besides is left out."""
 
-    Attributes:
-        step: optimizer steps done.
-        images_seen: images that went through these steps, over all processes.
-        seconds: wall-clock time spent training, over all attempts.
-        broken_images: images that could not be read and were replaced.
-        world_size: processes.
-        global_batch_size: images per optimizer step.
-        max_steps: length of the run, which the schedules depend on.
-        arguments: the run's options.
-        data: description and fingerprint of the data set.
-        task: what the run does; a checkpoint is continued by its own task only.
-        best: smallest logged loss and its step; best probe result and its step, if any.
-        health: streaks of the rules in collapse.py or finetuning/health.py, and which have been named.
-        tracker_ids: run ids of the trackers, to continue the same curves.
-        scaler: state of the fp16 gradient scaler, empty otherwise.
-        broken_since_log: names of the unreadable images that the next line of the log will have.
-        versions: releases of the packages whose arithmetic the run consists of.
-        recipe: name of the recipe, and names of the options that differ from it (`provenance.recipe_record`).
-        start: what the weights started from (`provenance.start_record`).
-        machines: that the run was on, in turn (`provenance.machine`).
-        changes: for each time that the run was resumed with other options, `from_step` and `options`: name -> `before`
-            and `now`. `arguments` are those of the last attempt.
-    """
-
-    step: int = 0
-    images_seen: int = 0
-    seconds: float = 0.0
-    broken_images: int = 0
-    world_size: int = 1
-    global_batch_size: int = 0
-    max_steps: int = 0
-    arguments: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
+    step: int = 0  # optimizer steps done
+    images_seen: int = 0  # that went through these steps, over all processes
+    seconds: float = 0.0  # wall-clock time spent training, over all attempts
+    broken_images: int = 0  # that could not be read and were replaced
+    world_size: int = 1  # processes
+    global_batch_size: int = 0  # images per optimizer step
+    max_steps: int = 0  # length of the run, which the schedules depend on
+    arguments: dict[str, Any] = field(default_factory=dict)  # the options, of the last attempt
+    data: dict[str, Any] = field(default_factory=dict)  # description and fingerprint of the data set
+    # smallest logged loss and its step; best probe result and its step, if any
     best: dict[str, int | float] = field(default_factory=dict)
+    # streaks of the rules in collapse.py or finetuning/health.py, and which have been named
     health: dict[str, Any] = field(default_factory=dict)
-    tracker_ids: dict[str, str] = field(default_factory=dict)
-    scaler: dict[str, Any] = field(default_factory=dict)
-    broken_since_log: list[str] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
-    task: str = "pre-training"
-    recipe: dict[str, Any] = field(default_factory=dict)
-    start: dict[str, Any] = field(default_factory=dict)
-    machines: list[dict[str, Any]] = field(default_factory=list)
+    tracker_ids: dict[str, str] = field(default_factory=dict)  # to continue the same curves
+    scaler: dict[str, Any] = field(default_factory=dict)  # state of the fp16 gradient scaler, empty otherwise
+    broken_since_log: list[str] = field(default_factory=list)  # names for the next line of the log
+    versions: dict[str, str] = field(default_factory=dict)  # of the packages whose arithmetic the run consists of
+    task: str = "pre-training"  # a checkpoint is continued by its own task only
+    recipe: dict[str, Any] = field(default_factory=dict)  # see `provenance.recipe_record`
+    start: dict[str, Any] = field(default_factory=dict)  # see `provenance.start_record`
+    machines: list[dict[str, Any]] = field(default_factory=list)  # in turn, see `provenance.machine`
+    # for each time that the run was resumed with other options: `from_step`, `options`: name -> `before` and `now`
     changes: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -121,10 +98,8 @@ def step_of(path: Path) -> int:
 
 def remove_leftovers(output_dir: Path) -> None:
     """Delete what an interrupted write left behind (main process only)."""
-    folder = output_dir / "checkpoints"
-    if folder.is_dir():
-        for path in folder.glob(".step-*"):
-            shutil.rmtree(path)
+    for path in (output_dir / "checkpoints").glob(".step-*"):
+        shutil.rmtree(path)
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -176,11 +151,8 @@ def newest_whole_checkpoint(output_dir: Path) -> tuple[Path | None, list[str]]:
 
 
 def read_training_state(checkpoint: Path) -> TrainingState:
-    """The state of a whole checkpoint.
-
-    Raises:
-        InputError: the file is not there, was not written by this library, or is damaged.
-    """
+    """The state of a whole checkpoint. An InputError where the file is not there, was not written by this library, or
+    is damaged."""
     path = checkpoint / RECORD
     try:
         return TrainingState(**read_json(path))
@@ -194,11 +166,8 @@ def read_training_state(checkpoint: Path) -> TrainingState:
 
 @torch.no_grad()
 def load_optimizer(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Fill the optimizer from a checkpoint, each slot in its parameter's memory layout.
-
-    Raises:
-        InputError: a tensor that belongs to no parameter, or one of another shape.
-    """
+    """Fill the optimizer from a checkpoint, each slot in its parameter's memory layout. An InputError for a tensor that
+    belongs to no parameter, or one of another shape."""
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     parameters = {name: p for name, p in model.named_parameters() if id(p) in trained}
     for key, tensor in load_file(checkpoint / _OPTIMIZER).items():
@@ -222,7 +191,6 @@ def file_hash(path: Path) -> str:
 
 def how_to_go_on(output_dir: Path) -> str:
     """What to do after a run ended early: there may be a checkpoint (or one being written) to continue from, or not."""
-    started = any((output_dir / "checkpoints").glob("*step-*"))
-    if started:
+    if any((output_dir / "checkpoints").glob("*step-*")):
         return "continue with --resume auto"
     return "start again with --resume auto (there is no checkpoint yet)"

@@ -49,11 +49,7 @@ _PROJECT = "mcl_hf"
 
 
 def check_trackers(names: Iterable[str]) -> None:
-    """Refuse unknown trackers and those that are not installed, before any work.
-
-    Raises:
-        InputError: naming the extra to install.
-    """
+    """Refuse, by an InputError, unknown trackers and those that are not installed, before any work."""
     for name in names:
         if name not in TRACKERS:
             raise InputError(f"report_to has no tracker {name!r}: choose among {', '.join(TRACKERS)}")
@@ -90,14 +86,8 @@ def unheard() -> Iterator[None]:
 
 
 class Tracking:
-    """Log, progress bar and trackers of one attempt of a run; silent on all ranks but the main one.
-
-    Args:
-        output_dir: folder of log.jsonl; tracker files go beside it.
-        is_main: whether this is the main process.
-        max_steps: length of the progress bar.
-        first_step: steps done before this attempt; later lines of an earlier one are dropped from the log.
-    """
+    """Log, progress bar and trackers of one attempt of a run, which begins after `first_step` steps: later lines of an
+    earlier one are dropped from the log. Silent on all ranks but the main one."""
 
     def __init__(self, output_dir: Path, is_main: bool, max_steps: int, first_step: int) -> None:
         self.output_dir, self.is_main = output_dir, is_main
@@ -109,11 +99,8 @@ class Tracking:
         self._bar = tqdm(total=max_steps, initial=first_step, unit="step", disable=not is_main, dynamic_ncols=True)
 
     def start_trackers(self, accelerator: "Accelerator", options: dict[str, Any], tracker_ids: dict[str, str]) -> None:
-        """Open the trackers that the accelerator was made with; known run ids continue their curves. All ranks.
-
-        Raises:
-            InputError: one cannot be opened.
-        """
+        """Open the trackers that the accelerator was made with; known run ids continue their curves. All ranks. An
+        InputError where one cannot be opened."""
         if not accelerator.log_with:
             return
         self.tracker_ids = dict(tracker_ids)
@@ -150,20 +137,14 @@ class Tracking:
         return tqdm(total=total, desc=what, unit=unit, leave=False, disable=not self.is_main, dynamic_ncols=True)
 
     def log(self, record: dict[str, Any]) -> None:
-        """Write one record everywhere.
-
-        Raises:
-            InputError: log.jsonl cannot be written.
-        """
+        """Write one record everywhere. An InputError where log.jsonl cannot be written."""
         if self.is_main:
             try:
                 self._log.write(json.dumps(_without_non_finite(record)) + "\n")
                 self._log.flush()
             except OSError as error:
-                reason = error.strerror or error
-                raise InputError(
-                    f"{self._log.name} cannot be written: {reason}; {how_to_go_on(self.output_dir)}"
-                ) from error
+                reason = f"{error.strerror or error}; {how_to_go_on(self.output_dir)}"
+                raise InputError(f"{self._log.name} cannot be written: {reason}") from error
             rate = record["images_per_second"]
             self._bar.set_postfix_str(
                 f"loss {record['loss']:.3f}, {rate:.{0 if rate >= 10 else 2}f} images/s, "
@@ -172,8 +153,7 @@ class Tracking:
         self._tell_trackers(lambda tracker: tracker.log(flatten(record), step=record["step"]))
 
     def log_picture(self, name: str, picture: np.ndarray, step: int) -> None:
-        """Send a picture `(H, W, 3)` uint8 to the trackers (they stay local unless the caller was asked to send
-        them)."""
+        """Send a picture `(H, W, 3)` uint8 to the trackers, which the caller was asked to do."""
         if self.is_main:
             self._tell_trackers(lambda tracker: _send_picture(tracker, name, picture, step))
 
@@ -215,13 +195,7 @@ def truncate_log(path: Path, last_step: int) -> None:
 
 
 def log_up_to(text: str, last_step: int, without: Collection[str] = ()) -> str:
-    """The lines of a log up to a step that are records, as they stand.
-
-    Args:
-        text: of a log.jsonl.
-        last_step: the last one that is kept.
-        without: entries of a record that are dropped.
-    """
+    """The lines of a log up to a step that are records, as they stand, less the entries called as in `without`."""
     kept = []
     for line in text.splitlines():
         try:

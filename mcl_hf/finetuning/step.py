@@ -24,9 +24,9 @@ from transformers.models.mask2former import modeling_mask2former
 from ..detectors.modeling_detector import MCLDetectorPreTrainedModel
 from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS
 from ..engine.arithmetic import copy_to_device
-from ..engine.optimizer_step import optimizer_step
+from ..engine.loop import optimizer_step
+from ..engine.optim import step_learning_rate
 from ..engine.run import Run
-from ..engine.schedules import step_learning_rate
 from ..pretraining.step import counter_seed
 from . import ema
 from .arguments import FinetuneArguments

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-from ..engine.hub_resume import LOG
+from ..engine.resume import LOG
 from ..engine.saving import to_drop
 from ..engine.state import step_of
 from ..engine.tracking import log_up_to

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS
 from ..engine.finish import duration
-from ..engine.hub_resume import fetched
+from ..engine.resume import fetched
 from ..errors import InputError
 from ..finetuning.arguments import FinetuneArguments
 from ..finetuning.finish import TITLES

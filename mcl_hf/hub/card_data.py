@@ -18,8 +18,8 @@ from transformers import PreTrainedConfig
 
 from ..detectors.configuration_detector import MCLDetectorConfig
 from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS
-from ..engine.hub_resume import LOG
 from ..engine.provenance import without_keys
+from ..engine.resume import LOG
 from ..engine.state import RECORD, TrainingState, read_training_state, step_of
 from ..errors import InputError
 from ..finetuning.finish import is_best_chosen

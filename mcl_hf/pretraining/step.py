@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ..engine.arithmetic import copy_to_device
-from ..engine.optimizer_step import optimizer_step
+from ..engine.loop import optimizer_step
+from ..engine.optim import learning_rate, target_momentum
 from ..engine.run import Run
-from ..engine.schedules import learning_rate, target_momentum
 from .arguments import PretrainArguments
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, nearest
+from ..errors import InputError, check_known, nearest
 from ..given import from_home
 from ..yaml_text import load_yaml
 
@@ -27,12 +27,8 @@ def _folder(task: str) -> Traversable:
 
 
 def load_recipe(name_or_file: str, known: Iterable[str] | None = None, task: str = "pretrain") -> dict[str, Any]:
-    """Options of a recipe.
-
-    Args:
-        name_or_file: a name of `recipe_names(task)`, or the path of a YAML file.
-        known: names that the command understands; any other key is refused. None skips the check.
-        task: one of `TASKS`.
+    """Options of a recipe: a name of `recipe_names(task)`, or the path of a YAML file. Keys that are not `known` to the
+    command are refused, if those are given.
 
     Raises:
         InputError: no such recipe or file, not a flat YAML mapping, or an unknown key (the nearest match is named).
@@ -42,11 +38,7 @@ def load_recipe(name_or_file: str, known: Iterable[str] | None = None, task: str
     if not isinstance(values, dict):
         raise InputError(f"recipe {where} must be a list of 'option: value' lines")
     if known is not None:
-        names = list(known)
-        for key in values:
-            if key not in names:
-                hint = nearest(key, names)
-                raise InputError(f"recipe {where} has an unknown option {key!r}" + (f": {hint}" if hint else ""))
+        check_known(values, list(known), f"recipe {where} has an unknown option")
     return values
 
 

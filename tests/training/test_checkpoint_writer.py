@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from mcl_hf.engine import saving
-from mcl_hf.engine.checkpoint_writer import CheckpointWriter
 from mcl_hf.engine.optim import build_optimizer
+from mcl_hf.engine.saving import CheckpointWriter
 from mcl_hf.engine.state import TrainingState, checkpoint_folder, checkpoints, damage, read_training_state
 from mcl_hf.errors import InputError
 from tests.training.test_state import Model, Processor, train_one_step

@@ -7,7 +7,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 
 from mcl_hf.engine.health import FiniteGuard, NonFiniteLossError, effective_rank, relative_distance, second_moments
 from mcl_hf.engine.launch import launched
-from mcl_hf.engine.optimizer_step import LARGEST_SCALE, optimizer_step
+from mcl_hf.engine.loop import LARGEST_SCALE, optimizer_step
 from mcl_hf.pretraining.arguments import load_arguments
 
 

@@ -20,7 +20,7 @@ import mcl_hf
 from mcl_hf import MCLBackbone, MCLForPreTraining, MCLForSupervisedPreTraining, MCLModel
 from mcl_hf.callbacks import CardWriter, RunPictures
 from mcl_hf.engine.health import NonFiniteLossError
-from mcl_hf.engine.schedules import learning_rate, target_momentum
+from mcl_hf.engine.optim import learning_rate, target_momentum
 from mcl_hf.errors import InputError
 from tests.training.conftest import TINY
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mcl_hf.engine.schedules import learning_rate, target_momentum
+from mcl_hf.engine.optim import learning_rate, target_momentum
 
 SCHEDULE = json.loads((Path(__file__).parents[1] / "reference" / "reference_optim.json").read_text())["schedule"]
 
