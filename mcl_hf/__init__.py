@@ -54,28 +54,11 @@ _HOME = {
 """Public name -> the file that defines it."""
 
 __all__ = [
-    "FeaturePyramid",
-    "MCLBackbone",
-    "MCLConfig",
-    "MCLDetectorConfig",
-    "MCLForInstanceSegmentation",
-    "MCLForObjectDetection",
-    "MCLForPreTraining",
-    "MCLForSupervisedPreTraining",
-    "MCLImageProcessor",
-    "MCLModel",
-    "MultiLevelContrast",
-    "RegionHead",
-    "__version__",
-    "assemble_montage",
-    "compare",
-    "demo_checkpoint",
-    "finetune",
-    "load_backbone_weights",
-    "load_starting_weights",
-    "predict",
-    "pretrain",
-]
+    "FeaturePyramid", "MCLBackbone", "MCLConfig", "MCLDetectorConfig", "MCLForInstanceSegmentation",
+    "MCLForObjectDetection", "MCLForPreTraining", "MCLForSupervisedPreTraining", "MCLImageProcessor", "MCLModel",
+    "MultiLevelContrast", "RegionHead", "__version__", "assemble_montage", "compare", "demo_checkpoint", "finetune",
+    "load_backbone_weights", "load_starting_weights", "predict", "pretrain",
+]  # fmt: skip
 
 leave_quietly_on_interrupt()
 register_when_imported()

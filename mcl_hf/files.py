@@ -24,11 +24,7 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 def sync(path: Path) -> None:
     """Bring a file, or the names in a folder, to the disk; folders where that can be done: Windows opens none, and some
-    network disks bring none.
-
-    Raises:
-        OSError: the file could not be brought there.
-    """
+    network disks bring none."""
     try:
         handle = os.open(path, os.O_RDONLY)
         try:

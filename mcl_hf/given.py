@@ -1,7 +1,4 @@
-"""What people give to commands and Python calls, as plain values.
-
-Every package may import this file.
-"""
+"""What people give to commands and Python calls, as plain values."""
 
 import os
 from collections.abc import Iterator

@@ -23,12 +23,7 @@ def is_unknown_token(error: BaseException) -> bool:
 
 
 def show_a_token() -> str:
-    """What may help where something is private or gated, or is not there.
-
-    Example:
-        >>> show_a_token()  # doctest: +SKIP
-        "log in with 'hf auth login'"
-    """
+    """What may help where something is private or gated, or is not there."""
     variable = token_variable()
     return f"check the token in {variable}, which goes before a login" if variable else "log in with 'hf auth login'"
 
@@ -37,6 +32,3 @@ def mend_the_token() -> str:
     """What to do where the Hub does not know the token."""
     variable = token_variable()
     return f"mend or unset {variable}, where it comes from" if variable else "log in again with 'hf auth login'"
-
-
-__all__ = ["is_unknown_token", "mend_the_token", "show_a_token", "token_variable"]

@@ -6,12 +6,7 @@ from typing import Any
 
 
 def names_of(package: str, home: Mapping[str, str]) -> Callable[[str], Any]:
-    """A package's `__getattr__`, which raises an AttributeError for a name that it does not have.
-
-    Args:
-        package: its `__name__`.
-        home: public name -> the module below the package that defines it.
-    """
+    """A package's `__getattr__`, which loads a public name from the module below `package` that `home` names for it."""
 
     def load(name: str) -> Any:
         if name not in home:

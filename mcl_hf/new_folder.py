@@ -37,11 +37,8 @@ def kept_if_used(folder: Path) -> Iterator[None]:
 
 
 def check_new(folder: Path) -> None:
-    """Refuse a folder that is not to be written.
-
-    Raises:
-        InputError: it holds something, is a file, or has no name of its own (`.`, `..`, `/`).
-    """
+    """Refuse, by an InputError, a folder that is not to be written: it holds something, is a file, or has no name of
+    its own (`.`, `..`, `/`)."""
     if folder.name in ("", ".."):
         raise InputError(f"{folder} is no name for a folder that is to be made: name a new one")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -50,14 +47,8 @@ def check_new(folder: Path) -> None:
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write into, which takes the place of `out` at the end; an error leaves nothing.
-
-    Args:
-        out: absent or empty.
-
-    Raises:
-        InputError: see `check_new`; or it cannot be written.
-    """
+    """A folder beside `out`, which is absent or empty, to write into; it takes the place of `out` at the end, and an
+    error leaves nothing. An InputError of `check_new`, or where it cannot be written."""
     check_new(out)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of an attempt that was killed
@@ -73,19 +64,9 @@ def whole_folder(out: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {out}: {error.strerror or error}") from error
 
 
-__all__ = ["check_new", "kept_if_used", "missing_folders", "remove_empty", "whole_folder"]
-
-
 def output_folder(output_dir: str | None, sources: Sequence[str]) -> Path:
-    """The run's folder.
-
-    Args:
-        output_dir: as the user gave it.
-        sources: the data, as the user gave it.
-
-    Raises:
-        InputError: none was given, or it lies among the images, where its pictures would be trained on.
-    """
+    """The run's folder, from `output_dir` and the data as the user gave them. An InputError where none was given, or it
+    lies among the images, where its pictures would be trained on."""
     if not output_dir:
         raise InputError("output_dir is not set: name the folder for the run with --output-dir")
     folder = Path(output_dir).expanduser()

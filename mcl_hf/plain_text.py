@@ -1,20 +1,12 @@
-"""Texts that come from data, made safe for a terminal and for a log of one line an entry.
-
-Every package may import this file.
-"""
+"""Texts that come from data, made safe for a terminal and for a log of one line an entry."""
 
 import unicodedata
 
 
 def plain_text(text: object, keep: str = "") -> str:
-    """`str(text)` with whatever is not shown as a character written out, as `\\x1b`: control characters, line
-    breaks, marks that turn the direction of writing, and the bytes of a file name that is no UTF-8. Blanks of other
-    scripts stay. The result can be printed and encoded everywhere that UTF-8 can.
-
-    Args:
-        text: a name, a label, an error's message.
-        keep: characters to leave as they are: a line break, say, for a text of several lines of our own.
-    """
+    """`str(text)` with whatever is not shown as a character written out, as `\\x1b`, but for what is in `keep`: control
+    characters, line breaks, marks that turn the direction of writing, and the bytes of a file name that is no UTF-8.
+    Blanks of other scripts stay. The result can be printed and encoded everywhere that UTF-8 can."""
     shown = str(text)
     if shown.isprintable():  # nearly always
         return shown

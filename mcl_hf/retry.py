@@ -59,11 +59,10 @@ def call_with_retries(
     Args:
         function: may be called any number of times: whoever makes something must see what an earlier call made, as its
             answer may have been lost.
-        args: passed on.
+        args, kwargs: passed on.
         what: for the warnings, as in "fetching user/name".
         attempts: calls at most.
         passes: whether an error may pass; None: `is_transient`.
-        kwargs: passed on.
 
     Raises:
         Exception: whatever `function` raises that will not pass, or raised in the last attempt.
@@ -76,24 +75,16 @@ def call_with_retries(
             if attempt == attempts or not (passes or is_transient)(error) or asked > LONGEST_RETRY_AFTER_S:
                 raise
             wait_s = max(asked, wait_before(attempt))
-            logger.warning(
-                "%s: %s; trying again in %.0f s (attempt %d of %d)",
-                what,
-                reason_of(error),
-                wait_s,
-                attempt + 1,
-                attempts,
-            )
+            then = f"trying again in {wait_s:.0f} s (attempt {attempt + 1} of {attempts})"
+            logger.warning("%s: %s; %s", what, reason_of(error), then)
             time.sleep(wait_s)
     raise ValueError(f"attempts must be at least 1, got {attempts}")
 
 
 def load_patiently(kind: Any) -> None:
     """Let `from_pretrained` of a class, and of those that inherit it, ask the Hub again while it is away, and only for
-    what can be a repository `user/name`: all else is a folder that is not there.
-
-    transformers asks for a file's headers once and for its contents once: one reset connection ends it otherwise.
-    """
+    what can be a repository `user/name`: all else is a folder that is not there. transformers asks for a file's headers
+    once and for its contents once: one reset connection ends it otherwise."""
     load = kind.from_pretrained.__func__
 
     @functools.wraps(load)
@@ -119,11 +110,9 @@ def wait_before(attempt: int) -> float:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may succeed later: the server is busy, or the connection broke.
-
-    Errors that the client has wrapped are looked into; the first that tells decides. Offline mode, missing rights and
-    what is not there do not pass.
-    """
+    """Whether the same call may succeed later: the server is busy, or the connection broke. Errors that the client has
+    wrapped are looked into; the first that tells decides. Offline mode, missing rights and what is not there do not
+    pass."""
     for one in chain(error):
         if isinstance(one, OfflineModeIsEnabled):
             return False
@@ -159,12 +148,7 @@ def reason_of(error: BaseException) -> str:
 
 def without_secrets(text: str) -> str:
     """The text in one line without control characters, tokens masked (the user's own, too, whatever it looks like), and
-    addresses without user and password and without their query, which may be signed.
-
-    Example:
-        >>> without_secrets("GET https://host/a?sig=1 with Bearer hf_abc failed")
-        'GET https://host/a with Bearer hf_*** failed'
-    """
+    addresses without user and password and without their query, which may be signed."""
     own = get_token()
     masked = _TOKEN.sub("hf_***", text.replace(own, "hf_***") if own else text)
     words = " ".join(_QUERY.sub(r"\1", _LOGIN.sub("", masked)).split())
@@ -210,6 +194,3 @@ def _reset_s(headers: Any, status: int) -> float:
     """When the Hub's rate limit starts anew, as it says in an answer 429 (`RateLimit: "api";r=0;t=30`)."""
     match = re.search(r"\br=0;\s*t=(\d+)", headers.get("RateLimit", "")) if status == 429 else None
     return float(match[1]) if match else 0.0
-
-
-__all__ = ["call_with_retries", "chain", "is_of_http", "is_transient", "load_patiently", "reason_of", "without_secrets"]

@@ -33,15 +33,11 @@ class _TextLoader(_Loader):
 
 
 def load_yaml(text: str, told: str, as_texts: bool = False) -> Any:
-    """What a text of YAML holds.
-
-    Args:
-        text: the YAML.
-        told: what it is called in the message, such as "plan my-plan.yaml".
-        as_texts: give values as they are written, none of them as a number, a flag or None.
+    """What a text of YAML holds, with `as_texts` all values as they are written, none of them as a number, a flag or
+    None.
 
     Raises:
-        InputError: it is no YAML, or a mapping gives a key twice.
+        InputError: it is no YAML, or a mapping gives a key twice; `told` is what it is called, as "plan my-plan.yaml".
     """
     try:
         return yaml.load(text, _TextLoader if as_texts else _Loader)

@@ -11,22 +11,15 @@ from typing import Any, TypeVar, cast
 from ..finetuning import finetune as _finetune
 from ..pretraining.arguments import PretrainArguments
 from ..pretraining.pretrain import pretrain as _pretrain
-from .card import CardWriter
-from .pictures import RunPictures
+from .at_end import CardWriter, RunPictures
 from .probes import RunProbe
 
 T = TypeVar("T", bound=Callable[..., Any])
 
 
 def default_callbacks(arguments: Any) -> list[Any]:
-    """The callbacks of a run where none are given, in their order.
-
-    Args:
-        arguments: `PretrainArguments` or `FinetuneArguments` of the run.
-
-    Raises:
-        InputError: annotated data of `probe_data` cannot be opened or used.
-    """
+    """The callbacks of a run where none are given, in their order. An InputError where annotated data of `probe_data`
+    cannot be opened or used."""
     if isinstance(arguments, PretrainArguments):
         return [RunProbe(arguments), RunPictures(), CardWriter()]
     return [CardWriter()]

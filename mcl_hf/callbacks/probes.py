@@ -5,7 +5,6 @@ asks for classes, without it whether an image of the run's own data is found aga
 features go into the log's records as `probe/...`, the best one into `TrainingState.best`.
 """
 
-import functools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -29,15 +28,8 @@ _PER_IMAGE = {"objects": 2.0, "views": 1.0}
 
 
 class RunProbe:
-    """Probes the online network on the main process; the others wait for it.
-
-    Args:
-        arguments: of the run; annotated data are opened and read at once, so that what is wrong with them ends the
-            command before any work.
-
-    Raises:
-        InputError: annotated data that cannot be opened or used.
-    """
+    """Probes the online network on the main process; the others wait for it. Annotated data are opened and read at
+    once, so that what is wrong with them is an InputError before any work."""
 
     def __init__(self, arguments: PretrainArguments) -> None:
         self._probe: ObjectProbe | ViewProbe | None = None
@@ -66,9 +58,7 @@ class RunProbe:
             self._began = time.perf_counter() - window
         if self._off or (every > 0 and not is_due(step, every, run.arguments.log_every_steps, run.state.max_steps)):
             return
-        numbers: dict[str, float] | None = on_main_process(
-            run.accelerator, functools.partial(self._on_main_process, run, record)
-        )
+        numbers = on_main_process(run.accelerator, lambda: self._on_main_process(run, record))
         if numbers is None:
             self._off = True
         elif numbers:
@@ -89,9 +79,8 @@ class RunProbe:
             return {}
         if self._probe is None:
             try:
-                self._probe = ViewProbe(
-                    run.loader.source, run.network.config, run.arguments.probe_images, run.arguments.seed
-                )
+                images, seed = run.arguments.probe_images, run.arguments.seed
+                self._probe = ViewProbe(run.loader.source, run.network.config, images, seed)
             except InputError as error:
                 run.tracking.print(f"no probes in this run: {error}")
                 return None

@@ -46,13 +46,9 @@ _SOURCE = re.compile(
 
 @dataclass(frozen=True)
 class HubSource:
-    """A checkpoint on the Hub.
-
-    Attributes:
-        repository: `user/name`.
-        folder: of a run that lies in it, `pretraining` or `checkpoints/step-00000030`; empty for the model itself.
-        revision: branch, tag, commit or `refs/pr/N`; None for `main`.
-    """
+    """A checkpoint on the Hub: `repository` is `user/name`; `folder` that of a run that lies in it, `pretraining` or
+    `checkpoints/step-00000030`, empty for the model itself; `revision` a branch, tag, commit or `refs/pr/N`, None for
+    `main`."""
 
     repository: str
     folder: str = ""
@@ -60,16 +56,7 @@ class HubSource:
 
 
 def hub_source(text: str) -> HubSource | None:
-    """A text as a repository's name, None where it cannot be one. What exists here is never asked for.
-
-    Example:
-        >>> hub_source("user/name@v1")
-        HubSource(repository='user/name', folder='', revision='v1')
-        >>> hub_source("user/name/pretraining").folder
-        'pretraining'
-        >>> hub_source("./user/name") is None
-        True
-    """
+    """A text as a repository's name, None where it cannot be one. What exists here is never asked for."""
     match = _SOURCE.fullmatch(text)
     if match is None or Path(text).exists():
         return None
@@ -155,23 +142,16 @@ def _checked(path: Path) -> Path:
 
 
 def hub_checkpoints(source: HubSource) -> list[HubSource]:
-    """Checkpoints of a run that lie in a repository, the newest first, all at the commit that is there now.
-
-    Raises:
-        ValueError: See `fetch`.
-    """
+    """Checkpoints of a run that lie in a repository, the newest first, all at the commit that is there now. A
+    ValueError as of `fetch`."""
     snapshot = fetch(source, ["checkpoints/step-*/manifest.json"])
     names = sorted(path.parent.name for path in snapshot.glob("checkpoints/step-*/manifest.json"))
     return [HubSource(source.repository, f"checkpoints/{name}", snapshot.name) for name in reversed(names)]
 
 
 def fetch(source: HubSource, patterns: Sequence[str], ignore: Sequence[str] = ()) -> Path:
-    """Files of a repository as a folder of the client's cache, asked for again while the Hub is away.
-
-    Args:
-        source: Repository and revision; its `folder` is not looked at.
-        patterns: Globs; `*` goes across folders.
-        ignore: Globs of what is left out.
+    """Files of a repository as a folder of the client's cache, asked for again while the Hub is away. The source's
+    `folder` is not looked at; in globs, `*` goes across folders.
 
     Raises:
         ValueError: One line: the Hub refuses it, is away, gives other bytes than it says, or offline mode has nothing
@@ -192,11 +172,8 @@ def fetch(source: HubSource, patterns: Sequence[str], ignore: Sequence[str] = ()
                 )
         except Exception as error:  # the client raises many types, of which the operating system's are one
             raise ValueError(refusal(error, source)) from error
-        files = filter_repo_objects(
-            [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()],
-            allow_patterns=list(patterns),
-            ignore_patterns=list(ignore) or None,
-        )
+        here = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()]
+        files = filter_repo_objects(here, allow_patterns=list(patterns), ignore_patterns=list(ignore) or None)
         broken = [path for file in files if not _is_what_the_hub_says(path := Path(folder, file))]
         if not broken:
             return Path(folder)
@@ -219,16 +196,16 @@ def _is_what_the_hub_says(path: Path) -> bool:
 @contextmanager
 def _own_words() -> Iterator[None]:
     """Keep back the client's line that no file matched: whoever looks into the folder says what that means."""
+
+    def is_other_news(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("No files matched")
+
     client = logging.getLogger(snapshot_download.__module__)
-    client.addFilter(_is_other_news)
+    client.addFilter(is_other_news)
     try:
         yield
     finally:
-        client.removeFilter(_is_other_news)
-
-
-def _is_other_news(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("No files matched")
+        client.removeFilter(is_other_news)
 
 
 def refusal(error: BaseException, source: HubSource) -> str:
@@ -259,17 +236,3 @@ def refusal(error: BaseException, source: HubSource) -> str:
         why = f"{constants.ENDPOINT} cannot be reached or is busy ({reason_of(error)})"
         return f"cannot fetch {name}: {why}; try again later"
     return f"cannot fetch {name} from the Hub: {without_secrets(str(error) or type(error).__name__)}"
-
-
-__all__ = [
-    "MODEL_FILES",
-    "HubSource",
-    "demo_checkpoint",
-    "fetch",
-    "hub_checkpoints",
-    "hub_source",
-    "last_checkpoint",
-    "local_checkpoint",
-    "refusal",
-    "with_last",
-]

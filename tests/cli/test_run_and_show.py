@@ -56,7 +56,7 @@ def test_a_finished_run_whose_first_image_is_broken_can_be_resumed(tmp_path, cap
 
 
 def test_without_matplotlib_a_run_still_ends_well(tmp_path, monkeypatch):
-    for place in ("callbacks.pictures", "hub.card"):
+    for place in ("callbacks.at_end", "hub.card"):
         monkeypatch.setattr(f"mcl_hf.{place}.find_spec", lambda name: None)
     assert main(["pretrain", *TINY, "--max-steps", "1", "--output-dir", str(tmp_path / "run")]) == 0
     assert [path.name for path in (tmp_path / "run" / "pictures").iterdir()] == ["montages.png"]

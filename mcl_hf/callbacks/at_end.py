@@ -1,7 +1,8 @@
-"""Pictures of a run, drawn when it ends: what the model saw, how it learned, what it finds similar.
+"""What a run writes when it has ended: pictures of what it saw, how it learned and what it finds similar; and its card.
 
-A callback of the training loop (`mcl_hf.engine.run.Callback`); one of `default_callbacks`. The pictures lie in
-OUTPUT_DIR/pictures/ and leave the machine only with `log_images`.
+Callbacks of the training loop (`mcl_hf.engine.run.Callback`), among `default_callbacks`; on the main process. The model
+is whole by then, so what cannot be made is only said. Pictures lie in OUTPUT_DIR/pictures/ and leave the machine only
+with `log_images`.
 """
 
 from contextlib import suppress
@@ -13,6 +14,8 @@ from PIL import Image
 
 from ..data import BrokenImage
 from ..errors import InputError
+from ..files import is_somebodys, sealed
+from ..hub.card import render_card, write_card
 from ..viz import curves_picture, draw_similarity, montage_picture
 
 if TYPE_CHECKING:
@@ -20,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class RunPictures:
-    """Writes montages.png, and with matplotlib also curves.png and similarity.png; on the main process."""
+    """Writes montages.png, and with matplotlib also curves.png and similarity.png."""
 
     def on_end(self, run: "Run") -> None:
-        """Draw and write the pictures. The model is whole by then, so ones that cannot be made are only said."""
+        """Draw and write the pictures."""
         if not run.accelerator.is_main_process:
             return
         try:
@@ -58,12 +61,26 @@ class RunPictures:
 
 
 def _an_image(run: "Run") -> Image.Image:
-    """The first image of the last batch, as it lies in the source: not cropped, not coloured.
-
-    Raises:
-        BrokenImage: it cannot be read, or no longer.
-    """
+    """The first image of the last batch, as it lies in the source: not cropped, not coloured. A BrokenImage where it
+    cannot be read, or no longer."""
     index = 0 if run.batch is None else int(run.batch.views.sample_ids[0])
     channels = run.network.config.num_channels
     pixels = run.loader.source.sample(index).open(channels).decode(channels)  # (H, W, C) uint8
     return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+
+
+class CardWriter:
+    """The card takes the place of a finished run's README, if that is not somebody's."""
+
+    def on_end(self, run: "Run") -> None:
+        """Write the card."""
+        if not run.accelerator.is_main_process:
+            return
+        readme = run.output_dir / "README.md"
+        if is_somebodys(readme):
+            run.tracking.print(f"{readme} was written by somebody, and stays: mcl-hf card --out FILE writes the card")
+            return
+        try:
+            write_card(readme, sealed(render_card(run.output_dir, pictures=run.output_dir)))
+        except InputError as error:
+            run.tracking.print(f"warning: no card was written: {error}")
