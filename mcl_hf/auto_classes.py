@@ -1,15 +1,14 @@
 """Makes transformers' Auto classes know ours, at the moment at which they are first imported.
 
-Importing transformers' models takes several seconds, and a command that only prints its help, or a program that only
-reads options, needs none of them. So `import mcl_hf` imports neither: `register_when_imported` watches for the three
-modules that define the Auto classes, and registers ours as soon as one of them is there.
+Importing transformers' models takes several seconds, and a command that only prints its help needs none of them. So
+`import mcl_hf` does not: `register_when_imported` watches for the modules of `_REGISTER`, and registers ours as soon as
+one of them is there.
 """
 
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Callable, Sequence
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
 
@@ -93,16 +92,14 @@ _REGISTER: dict[str, Callable[[Any], None]] = {
 class _AutoModules(importlib.abc.MetaPathFinder):
     """Finds the modules of `_REGISTER` as Python does, and registers our classes after each has run."""
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
         if name not in _REGISTER:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
-            def execute_and_register(module: ModuleType) -> None:
+            def execute_and_register(module: Any) -> None:
                 execute(module)
                 _REGISTER[name](module)
 

@@ -1,8 +1,5 @@
-"""The one exception type that the commands turn into a single line and exit code 2.
-
-Every package but `models` may import this file; `models` raises `ValueError` so that it stays free of the rest of
-the library.
-"""
+"""The one exception type that the commands turn into a single line and exit code 2. Every package but `models` may
+import it; `models` raises `ValueError` so that it stays free of the rest of the library."""
 
 import difflib
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """What to do about the Hub's token, in the same words wherever the Hub refuses something.
 
-Where it sits: `data`, `remote` and `hub` ask it.
-
 Source: huggingface_hub `utils/_auth.py`: a token of the environment goes before that of a login.
 """
 

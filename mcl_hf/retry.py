@@ -50,22 +50,16 @@ def call_with_retries(
     passes: Callable[[BaseException], bool] | None = None,
     **kwargs: Any,
 ) -> T:
-    """What `function` returns, asked again after errors that may pass, with one warning for each.
+    """What `function` returns, asked again after errors that may pass, with one warning for each, that begins with
+    `what`.
 
     The waits double from 1 s, each lengthened or shortened by up to a quarter at random, so that the processes of a run
     do not come back together; half a minute in all for six attempts. What the server asks for (`Retry-After`, or the
-    reset of its rate limit) is waited for.
+    reset of its rate limit) is waited for. An error that will not pass (by `passes`, or `is_transient`), and that of
+    the last attempt, are raised.
 
-    Args:
-        function: may be called any number of times: whoever makes something must see what an earlier call made, as its
-            answer may have been lost.
-        args, kwargs: passed on.
-        what: for the warnings, as in "fetching user/name".
-        attempts: calls at most.
-        passes: whether an error may pass; None: `is_transient`.
-
-    Raises:
-        Exception: whatever `function` raises that will not pass, or raised in the last attempt.
+    `function` may be called any number of times: whoever makes something must see what an earlier call made, as its
+    answer may have been lost.
     """
     for attempt in range(1, attempts + 1):
         try:
@@ -74,7 +68,8 @@ def call_with_retries(
             asked = asked_wait_s(error)
             if attempt == attempts or not (passes or is_transient)(error) or asked > LONGEST_RETRY_AFTER_S:
                 raise
-            wait_s = max(asked, wait_before(attempt))
+            doubled = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempt - 1))
+            wait_s = max(asked, doubled * random.SystemRandom().uniform(0.75, 1.25))  # nobody's seed is touched
             then = f"trying again in {wait_s:.0f} s (attempt {attempt + 1} of {attempts})"
             logger.warning("%s: %s; %s", what, reason_of(error), then)
             time.sleep(wait_s)
@@ -101,12 +96,6 @@ def load_patiently(kind: Any) -> None:
             _inside.reset(token)
 
     kind.from_pretrained = classmethod(from_pretrained)
-
-
-def wait_before(attempt: int) -> float:
-    """Seconds after the `attempt`-th failure: 1, 2, 4, ... up to a minute, give or take a quarter."""
-    wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (attempt - 1))
-    return wait_s * random.SystemRandom().uniform(0.75, 1.25)  # nobody's seed is touched
 
 
 def is_transient(error: BaseException) -> bool:

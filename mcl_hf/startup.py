@@ -13,11 +13,8 @@ from types import FrameType
 
 
 def check_torch_and_torchvision() -> None:
-    """Import torch and torchvision and run one compiled operator of torchvision.
-
-    An ImportError where either is missing or the two were not built for each other; inside the `mcl-hf` command the
-    same line goes to stderr and the process ends with exit code 2, like any other wrong set-up.
-    """
+    """Import torch and torchvision and run one compiled operator of torchvision: an ImportError where either is missing
+    or the two were not built for each other; inside the `mcl-hf` command the same line on stderr and exit code 2."""
     try:
         import torch
         import torchvision

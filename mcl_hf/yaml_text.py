@@ -34,11 +34,8 @@ class _TextLoader(_Loader):
 
 def load_yaml(text: str, told: str, as_texts: bool = False) -> Any:
     """What a text of YAML holds, with `as_texts` all values as they are written, none of them as a number, a flag or
-    None.
-
-    Raises:
-        InputError: it is no YAML, or a mapping gives a key twice; `told` is what it is called, as "plan my-plan.yaml".
-    """
+    None. An InputError, which calls it as `told` does ("plan my-plan.yaml"), where it is no YAML, or a mapping gives a
+    key twice."""
     try:
         return yaml.load(text, _TextLoader if as_texts else _Loader)
     except RecursionError:

@@ -1,8 +1,5 @@
-"""What a run leaves beside its model: probes, pictures and a card, the same from Python as from the commands.
-
-Where it sits: `mcl_hf.pretrain` and `mcl_hf.finetune` are these here, around the runs of `pretraining` and
-`finetuning`.
-"""
+"""What a run leaves beside its model: probes, pictures and a card, the same from Python as from the commands:
+`mcl_hf.pretrain` and `mcl_hf.finetune` are these here, around the runs of `pretraining` and `finetuning`."""
 
 import functools
 from collections.abc import Callable, Sequence

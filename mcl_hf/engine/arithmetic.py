@@ -25,15 +25,10 @@ def set_arithmetic(device: torch.device, tf32: bool, fixed_shapes: bool, spare_m
     """Set the process up for training on `device`.
 
     On the CPU, denormal numbers become zero: they slow a step down several times. And freed memory is kept
-    (`keep_freed_memory`).
-
-    Args:
-        device: of the run.
-        tf32: On CUDA, whether products and convolutions in fp32 may round their inputs to TensorFloat-32 (8 bits of
-            exponent, 10 of mantissa), several times as fast from Ampere on.
-        fixed_shapes: On CUDA, whether cuDNN tries its algorithms once for each shape. That pays where shapes are few,
-            as in pre-training; a detector's images come in hundreds of sizes.
-        spare_memory: whether the run was asked for little memory rather than speed.
+    (`keep_freed_memory`). On CUDA, `tf32` lets products and convolutions in fp32 round their inputs to TensorFloat-32
+    (8 bits of exponent, 10 of mantissa), several times as fast from Ampere on; with `fixed_shapes`, cuDNN tries its
+    algorithms once for each shape, which pays where shapes are few, as in pre-training: a detector's images come in
+    hundreds of sizes.
     """
     torch.set_flush_denormal(True)
     if device.type == "cpu":

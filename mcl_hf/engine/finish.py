@@ -39,11 +39,8 @@ RUN_ENTRIES = (*ROOT_FILES, "pretraining", "checkpoints", "log.jsonl")
 
 def write_finished(run: Run, model: Any, what: str, more: Mapping[str, Any] | None = None) -> None:
     """Put a model, the run's record and a README, which says `what` it is, into the root of the run's folder, and
-    `more` models into folders called as they are. Main process only.
-
-    Raises:
-        InputError: the folder cannot be written; the checkpoints are whole.
-    """
+    `more` models into folders called as they are. Main process only. An InputError where the folder cannot be written;
+    the checkpoints are whole."""
     folders = {run.output_dir / ".finished.partial": model}
     folders |= {run.output_dir / f".{name}.partial": other for name, other in (more or {}).items()}
     try:

@@ -1,9 +1,9 @@
 """One run at a time in a folder: what a second one would delete and rename is the first one's.
 
 Where it sits: `launch.py` holds the lock around a whole run, on the main process. It is a lock of the operating system
-on `OUTPUT_DIR/.run.lock`, so that it ends with its process, whichever way that ends, and the file means nothing
-without it. NFS passes such locks on to other machines. Threads of one process share such locks, which end as soon as
-any of them closes the file: they are kept apart by a set of names.
+on `OUTPUT_DIR/.run.lock`, so that it ends with its process, whichever way that ends; NFS passes it on to other
+machines. Threads of one process share such locks, which end as soon as any of them closes the file: they are kept apart
+by a set of names.
 """
 
 import os
@@ -21,8 +21,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".run.lock"
-_HELD: set[str] = set()
-"""Folders that this process holds."""
+_HELD: set[str] = set()  # folders that this process holds
 _GUARD = threading.Lock()
 
 
@@ -30,21 +29,18 @@ class FolderLock:
     """A run's claim on its folder, which is made where it is not there."""
 
     def __init__(self, output_dir: Path) -> None:
-        self.output_dir = output_dir
+        self.output_dir, self._place = output_dir, os.path.realpath(output_dir)
         self._file: IO[str] | None = None
-        self._place = ""
 
     def acquire(self) -> str | None:
         """Claim the folder; a warning where its disk has no locks. An InputError where another run holds it, or nothing
         can be written there."""
         with _GUARD:
-            place = os.path.realpath(self.output_dir)
-            if place in _HELD:
+            if self._place in _HELD:
                 raise self._in_use("this process")
             warning = self._acquire()
             if self._file is not None:
-                self._place = place
-                _HELD.add(place)
+                _HELD.add(self._place)
             return warning
 
     def _in_use(self, owner: str) -> InputError:

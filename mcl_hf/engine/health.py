@@ -38,12 +38,8 @@ def second_moments(queries: Sequence[Sequence[Tensor]]) -> Tensor:
 def effective_rank(moments: Tensor) -> Tensor:
     """`exp` of the entropy of the singular values' shares: how many directions vectors use, 1 to D.
 
-    Args:
-        moments: `(..., D, D)` second moments `Z^T Z` of L2-normalised vectors Z `(Q, D)`. They are not centred, so that
-            vectors which have collapsed to one point have rank 1, whatever noise is left between them.
-
-    Returns:
-        `(...)`, the dtype of `moments`.
+    From second moments `Z^T Z` `(..., D, D)` of L2-normalised vectors Z `(Q, D)` -> `(...)`, of the same dtype. They
+    are not centred, so that vectors which have collapsed to one point have rank 1, whatever noise is left between them.
     """
     singular = torch.linalg.eigvalsh(torch.nan_to_num(moments)).clamp(min=0).sqrt()  # (..., D)
     shares = singular / singular.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(moments.dtype).tiny)
@@ -59,15 +55,12 @@ def relative_distance(tensors: Iterable[Tensor], references: Iterable[Tensor]) -
 
 
 class FiniteGuard:
-    """Watches losses and gradient norms of a run.
+    """Watches losses and gradient norms of a run, and remembers the sample ids of the last `keep` forward passes: those
+    between two checks.
 
     Once a value was not finite, every later update is turned off too (the loss is multiplied by NaN, so all ranks see
-    it in the reduced gradient), and `check` raises at the next logging or saving step.
-
-    Args:
-        device: of the loss.
-        scaled: whether fp16's gradient scaler is at work: steps that overflow are no fault, and it skips them itself.
-        keep: forward passes whose sample ids are remembered: those between two checks.
+    it in the reduced gradient), and `check` raises at the next logging or saving step. Steps that overflow where fp16's
+    gradient scaler is at work (`scaled`) are no fault, and it skips them itself.
     """
 
     def __init__(self, device: torch.device, scaled: bool, keep: int) -> None:

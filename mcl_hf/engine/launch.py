@@ -38,12 +38,8 @@ _PATIENCE = timedelta(hours=6)  # for what the main process does alone: scoring 
 @contextmanager
 def launched(arguments: RunOptions, output_dir: Path) -> Iterator[Accelerator]:
     """This process among those of the run. All ranks must enter it, and leave it together or with an error. One that is
-    refused before it has written anything leaves no folder behind.
-
-    Raises:
-        InputError: fp16 without a GPU, a launcher that was set to split the model, or another run in the folder.
-        RankLostError: another process died.
-    """
+    refused before it has written anything leaves no folder behind. An InputError for fp16 without a GPU, a launcher
+    that was set to split the model, or another run in the folder; a RankLostError where another process died."""
     own_group = not torch.distributed.is_initialized()
     with _state_of_its_own(), torch_of_its_own(), unheard():
         accelerator = _accelerator(arguments, output_dir)

@@ -41,11 +41,8 @@ class RunResult:
 
 def open_folder(accelerator: Accelerator, output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
     """Make the run's folder, or find where its run stopped: the checkpoint to continue (None: step 0), and lines to
-    print. All ranks.
-
-    Raises:
-        InputError: the folder holds something else or cannot be written, or the checkpoint asked for is not whole.
-    """
+    print. All ranks. An InputError where the folder holds something else or cannot be written, or the checkpoint asked
+    for is not whole."""
 
     def prepare() -> tuple[Path | None, list[str]]:
         found = find_start(output_dir, resume)
@@ -81,11 +78,8 @@ def prepare_run(
 ) -> tuple[nn.Module, Any]:
     """The network wrapped for the run's processes and precision, and its optimizer with what a checkpoint holds of it.
     The network lies on the device, with the weights to start from, batch norm over ranks included; the optimizer is
-    new, over its parameters; the folder exists.
-
-    Raises:
-        InputError: the checkpoints will not fit on the disk, or that of the optimizer does not fit the network.
-    """
+    new, over its parameters; the folder exists. An InputError where the checkpoints will not fit on the disk, or that
+    of the optimizer does not fit the network."""
     kept = (arguments.keep_last, arguments.keep_every)
     if checkpoint is None:
         last = state.max_steps
@@ -106,11 +100,8 @@ def run_to_end(
     run: Run, train_step: TrainStep, watch: Watch, lines: Sequence[str], finish: Callable[[Any], None], last_line: str
 ) -> RunResult:
     """Train to the end or to a signal, and write what remains: `finish` is called with the run after the last step, on
-    all ranks. `lines` are printed first, `last_line` when all is done.
-
-    Raises:
-        InputError: see `train`; the last whole checkpoint stays.
-    """
+    all ranks. `lines` are printed first, `last_line` when all is done. An InputError of `train`; the last whole
+    checkpoint stays."""
     state = run.state
     for line in lines:
         run.tracking.print(line)

@@ -1,8 +1,8 @@
 """When a process of a run dies, the others end, and say which it was.
 
 Where it sits: `launch.py` puts it around a run of several processes. Without it the others would wait in a collective
-until that times out (NCCL: 10 minutes), and would then show a traceback of their own. Launchers end the processes of
-their own machine (torchrun at once); this also reaches other machines, and names the cause.
+until that times out (NCCL: 10 minutes), and then show a traceback of their own. Launchers end the processes of their
+own machine (torchrun at once); this also reaches other machines, and names the cause.
 
 Every process writes a beat into the key-value store that the launcher's environment names (`MASTER_ADDR`,
 `MASTER_PORT`), and looks at the others' every few seconds, in a thread: no collective, no word with the device. A
@@ -43,7 +43,8 @@ class Lifeline:
     """Watches over the other processes of a run; with one, or without a launcher's store, nothing is watched."""
 
     def __init__(self, rank: int, world_size: int) -> None:
-        self.rank, self.world_size = rank, world_size
+        self.rank = rank
+        self._keys = [f"beat/{other}" for other in range(world_size)]
         self._finding: str | None = None
         self._failed: str | None = None
         self._silent: int | None = None
@@ -58,29 +59,23 @@ class Lifeline:
         if self._store is None:
             yield
             return
-        self._store.set(self._key(self.rank), f"{socket.gethostname()} 0")
-        for rank in range(self.world_size):
-            self._store.get(self._key(rank))  # waits until it is there
+        self._store.set(self._keys[self.rank], f"{socket.gethostname()} 0")
+        self._store.wait(self._keys)  # until they are there
         thread = threading.Thread(target=self._watch, args=(self._store,), name="lifeline", daemon=True)
         thread.start()
         try:
             yield
             dist.barrier()  # who leaves first might take the store along
         except BaseException as error:
-            if is_lost_connection(error):
-                finding = self._wait_for_finding()
-                if finding is not None:
-                    self._wait_until_told(self._store)
-                    raise RankLostError(finding) from error
+            if is_lost_connection(error) and (finding := self._wait_for_finding()):
+                self._wait_until_told(self._store)
+                raise RankLostError(finding) from error
             self._failed = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
             self._wait_until_told(self._store)
             raise
         finally:
             self._stop.set()
             thread.join(timeout=BEAT_SECONDS)
-
-    def _key(self, rank: int) -> str:
-        return f"beat/{rank}"
 
     def _wait_for_finding(self) -> str | None:
         self._silence = SILENCE_AFTER_ERROR_SECONDS
@@ -92,11 +87,11 @@ class Lifeline:
 
     def _wait_until_told(self, store: dist.Store) -> None:
         """Stay until every other process has written why it ends; one that is dead never does."""
-        others = [self._key(rank) for rank in range(self.world_size) if rank not in (self.rank, self._silent)]
+        others = [key for rank, key in enumerate(self._keys) if rank not in (self.rank, self._silent)]
         limit = time.monotonic() + TELLING_SECONDS
         try:
             if self._failed is not None:
-                store.set(self._key(self.rank), _FAILED + self._failed)
+                store.set(self._keys[self.rank], _FAILED + self._failed)
             while time.monotonic() < limit:
                 if all(sign.decode().startswith((_FAILED, _LOST)) for sign in store.multi_get(others)):
                     return
@@ -105,7 +100,7 @@ class Lifeline:
             return
 
     def _watch(self, store: dist.Store) -> None:
-        others = [rank for rank in range(self.world_size) if rank != self.rank]
+        others = [rank for rank in range(len(self._keys)) if rank != self.rank]
         heard: dict[int, tuple[str, float]] = {}
 
         def place(rank: int) -> str:
@@ -115,10 +110,10 @@ class Lifeline:
             ended = self._stop.wait(BEAT_SECONDS if self._failed is None else 0.1)
             try:
                 mine = f"{socket.gethostname()} {beat}" if self._failed is None else _FAILED + self._failed
-                store.set(self._key(self.rank), mine)
+                store.set(self._keys[self.rank], mine)
                 if ended or self._failed is not None:
                     return
-                signs = [sign.decode() for sign in store.multi_get([self._key(rank) for rank in others])]
+                signs = [sign.decode() for sign in store.multi_get([self._keys[rank] for rank in others])]
             except RuntimeError as error:
                 if not self._stop.is_set():
                     self._end(f"the store of the run is gone, and with it rank 0 or the launcher ({error})")
@@ -143,7 +138,7 @@ class Lifeline:
         """Leave the finding to the main thread, which a failed collective wakes up; end the process if none does."""
         if store is not None:
             with suppress(RuntimeError):  # nobody is left to be told
-                store.set(self._key(self.rank), _LOST + cause)
+                store.set(self._keys[self.rank], _LOST + cause)
         self._finding = f"{' '.join(cause.split())}; rank {self.rank} ends with it. Continue with --resume auto"
         if not self._stop.wait(GRACE_SECONDS + SILENCE_AFTER_ERROR_SECONDS):
             print(f"mcl-hf: error: {plain_text(self._finding)}", file=sys.stderr, flush=True)

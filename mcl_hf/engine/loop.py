@@ -37,83 +37,78 @@ def train(run: Run, train_step: TrainStep, watch: Watch) -> None:
         DataError: the data ended in an error; what was trained until then is saved.
         Exception: that of `watch`, where it found the run not worth going on; the step is saved.
     """
-    with run.writer, closing(TimedBatches(iter(run.loader), run.accelerator.num_processes)) as batches:
-        _train(run, train_step, watch, batches)
-
-
-def _train(run: Run, train_step: TrainStep, watch: Watch, batches: "TimedBatches") -> None:
     arguments, state = run.arguments, run.state
     broken = list(state.broken_since_log) if run.accelerator.is_main_process else []
     counted = len(broken)  # of them in state.broken_images
     reported: set[str] = set()
-    logged_at, logged_step, saved_step = time.perf_counter(), state.step, state.step
-    began = logged_at - state.seconds  # as if all attempts were one
     run.model.train()
+    with run.writer, closing(TimedBatches(iter(run.loader), run.accelerator.num_processes)) as batches:
+        logged_at, logged_step, saved_step = time.perf_counter(), state.step, state.step
+        began = logged_at - state.seconds  # as if all attempts were one
+        while state.step < state.max_steps and not watch.enough:
+            # --- one step -------------------------------------------------------------------------------------------
+            broken_in_step: list[str] = []
+            try:
+                outputs = train_step(run, batches, state.step, broken_in_step)
+            except DataError:
+                if state.step > saved_step:
+                    _take_stock(run, broken, counted, time.perf_counter() - began)
+                    _start_saving(run)
+                _finish_saving(run)
+                raise
+            broken += broken_in_step
+            state.step += 1
+            state.images_seen += state.global_batch_size
+            run.tracking.advance()
 
-    while state.step < state.max_steps and not watch.enough:
-        # --- one step -----------------------------------------------------------------------------------------------
-        broken_in_step: list[str] = []
-        try:
-            outputs = train_step(run, batches, state.step, broken_in_step)
-        except DataError:
-            if state.step > saved_step:
+            # --- what is due ------------------------------------------------------------------------------------------
+            last = state.step == state.max_steps
+            logging = state.step % arguments.log_every_steps == 0 or last or watch.due(state.step)
+            saving = should_save(state.step, arguments.save_every_steps, state.max_steps)
+            stopping = _stop_requested(run, at_sync_point=logging or saving)
+            if logging or saving or stopping:
                 _take_stock(run, broken, counted, time.perf_counter() - began)
+                counted = len(broken)
+
+            # --- log --------------------------------------------------------------------------------------------------
+            if logging:
+                record: dict[str, Any] = {"step": state.step, **run.mean_over_ranks(watch.measure(outputs))}
+                now = time.perf_counter()
+                record["images_per_second"] = (state.step - logged_step) * state.global_batch_size / (now - logged_at)
+                record["data_wait_share"] = min(1.0, batches.seconds / (now - logged_at))
+                record["peak_memory_gib"] = peak_memory_gib(run.accelerator.device)
+                record |= {"seconds": state.seconds, "broken_images": state.broken_images}
+                record |= {"broken": broken} if broken else {}
+                for line in dict.fromkeys(broken):
+                    if line not in reported:
+                        run.tracking.print(f"replaced an image that cannot be read: {line}")
+                reported.update(broken)
+                if record["loss"] <= state.best.get("loss", record["loss"]):
+                    state.best = state.best | {"loss": record["loss"], "step": state.step}
+                watch.judge(record)
+                overflow = run.guard.overflow_line()
+                if overflow is not None:
+                    record["health"] = [*record.get("health", []), overflow]
+                    run.tracking.print(f"warning: {overflow}")
+                run.notify("on_record", record)
+                run.metrics = record
+                run.tracking.log(record)
+                run.notify("on_log", record)
+                # What was done between the steps, probes above all, is no part of the steps' speed.
+                logged_at, logged_step, batches.seconds = time.perf_counter(), state.step, 0.0
+                broken, counted, state.broken_since_log = [], 0, []
+
+            # --- save -------------------------------------------------------------------------------------------------
+            if saving or stopping or watch.fatal or watch.enough:
                 _start_saving(run)
-            _finish_saving(run)
-            raise
-        broken += broken_in_step
-        state.step += 1
-        state.images_seen += state.global_batch_size
-        run.tracking.advance()
-
-        # --- what is due ----------------------------------------------------------------------------------------------
-        last = state.step == state.max_steps
-        logging = state.step % arguments.log_every_steps == 0 or last or watch.due(state.step)
-        saving = should_save(state.step, arguments.save_every_steps, state.max_steps)
-        stopping = _stop_requested(run, at_sync_point=logging or saving)
-        if logging or saving or stopping:
-            _take_stock(run, broken, counted, time.perf_counter() - began)
-            counted = len(broken)
-
-        # --- log ------------------------------------------------------------------------------------------------------
-        if logging:
-            record: dict[str, Any] = {"step": state.step, **run.mean_over_ranks(watch.measure(outputs))}
-            now = time.perf_counter()
-            record["images_per_second"] = (state.step - logged_step) * state.global_batch_size / (now - logged_at)
-            record["data_wait_share"] = min(1.0, batches.seconds / (now - logged_at))
-            record["peak_memory_gib"] = peak_memory_gib(run.accelerator.device)
-            record |= {"seconds": state.seconds, "broken_images": state.broken_images}
-            record |= {"broken": broken} if broken else {}
-            for line in dict.fromkeys(broken):
-                if line not in reported:
-                    run.tracking.print(f"replaced an image that cannot be read: {line}")
-            reported.update(broken)
-            if record["loss"] <= state.best.get("loss", record["loss"]):
-                state.best = state.best | {"loss": record["loss"], "step": state.step}
-            watch.judge(record)
-            overflow = run.guard.overflow_line()
-            if overflow is not None:
-                record["health"] = [*record.get("health", []), overflow]
-                run.tracking.print(f"warning: {overflow}")
-            run.notify("on_record", record)
-            run.metrics = record
-            run.tracking.log(record)
-            run.notify("on_log", record)
-            # What was done between the steps, probes above all, is no part of the steps' speed.
-            logged_at, logged_step, batches.seconds = time.perf_counter(), state.step, 0.0
-            broken, counted, state.broken_since_log = [], 0, []
-
-        # --- save -----------------------------------------------------------------------------------------------------
-        if saving or stopping or watch.fatal or watch.enough:
-            _start_saving(run)
-            saved_step = state.step
-        elif logging:
-            _finish_saving(run, wait=False)
-        if stopping or watch.fatal:
-            break
-    _finish_saving(run)
-    if watch.fatal:
-        raise watch.error()
+                saved_step = state.step
+            elif logging:
+                _finish_saving(run, wait=False)
+            if stopping or watch.fatal:
+                break
+        _finish_saving(run)
+        if watch.fatal:
+            raise watch.error()
 
 
 def _take_stock(run: Run, broken: list[str], counted: int, seconds: float) -> None:

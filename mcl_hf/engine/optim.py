@@ -12,8 +12,8 @@ Differs from the published code: a tensor whose weight norm or gradient norm is 
 1). Published, a tensor of zeros never moves again, and zeros with a zero gradient end in a ZeroDivisionError. Norms
 stay on the device (the published code copies two numbers per tensor to the host at every step).
 
-Schedules: cosine with linear warm-up and the momentum hook of the published code. Warm-up multiplies the cosine that is
-*already decaying*, so the peak is a little below the base value.
+Schedules: those of the published code. Warm-up multiplies the cosine that is *already decaying*, so the peak is a
+little below the base value.
 """
 
 import itertools
@@ -134,14 +134,10 @@ def is_excluded(name: str, parameter: Tensor, backbone: str) -> bool:
 def parameter_groups(
     model: Any, optimizer_name: str, weight_decay: float, backbone_lr_scale: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Two groups of the parameters that train, with weight decay and without; two more for a backbone of another rate.
-
-    Args:
-        model: a module with `config.backbone`, the timm name that decides on the rule of LARS.
-        optimizer_name: "lars", "adamw" or "sgd"; the last two leave all 1-d parameters without weight decay.
-        weight_decay: of the groups that have one.
-        backbone_lr_scale: `lr_scale` of the groups of the backbone, their share of the learning rate; 1 of the others.
-    """
+    """Two groups of the parameters that train, with `weight_decay` and without; two more for a backbone of another
+    rate. The rule of "lars" depends on the timm name `model.config.backbone`; "adamw" and "sgd" leave all 1-d
+    parameters without weight decay. `lr_scale` of the groups of the backbone is `backbone_lr_scale`, their share of the
+    learning rate; 1 of the others."""
     backbone = model.config.backbone if optimizer_name == "lars" else ""
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for scale, decays in itertools.product(dict.fromkeys((1.0, backbone_lr_scale)), (True, False)):
@@ -198,7 +194,7 @@ def learning_rate(
     """Learning rate in effect during 0-based `step` of `max_steps`.
 
     `c(k) = min_lr + (base_lr - min_lr) (1 + cos(pi k / K)) / 2`; for `k < warmup_steps` it is multiplied by
-    `1 - (1 - k / warmup_steps) (1 - warmup_ratio)`.
+    `1 - (1 - k / warmup_steps) (1 - warmup_ratio)`; published, the first step runs at a ten-thousandth.
     """
     cosine = min_lr + 0.5 * (base_lr - min_lr) * (1.0 + math.cos(math.pi * step / max_steps))
     if step < warmup_steps:
@@ -212,18 +208,11 @@ def target_momentum(step: int, max_steps: int, base_momentum: float = 0.99) -> f
 
 
 def step_learning_rate(
-    step: int,
-    base_lr: float,
-    milestones: Sequence[int],
-    gamma: float = 0.1,
-    warmup_steps: int = 0,
-    warmup_factor: float = 1e-3,
+    step: int, base_lr: float, milestones: Sequence[int], warmup_steps: int, warmup_factor: float
 ) -> float:
-    """Learning rate in effect during 0-based `step` of a detector's schedule, detectron2's `WarmupMultiStepLR`.
-
-    It rises along a line from `warmup_factor * base_lr`, and is multiplied by `gamma` from each milestone on.
-    """
-    lr = base_lr * gamma ** sum(1 for milestone in milestones if step >= milestone)
+    """Learning rate in effect during 0-based `step` of a detector's schedule, detectron2's `WarmupMultiStepLR`: it
+    rises along a line from `warmup_factor * base_lr`, and is a tenth from each milestone on."""
+    lr = base_lr * 0.1 ** sum(1 for milestone in milestones if step >= milestone)
     if step < warmup_steps:
         lr *= warmup_factor + (1.0 - warmup_factor) * step / warmup_steps
     return lr

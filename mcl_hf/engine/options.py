@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -56,10 +55,9 @@ def group(title: str) -> Callable[..., Any]:
     the name of its flag where it is not the field's, and whether a list's items may hold commas and spaces, as paths
     do; further arguments are bounds, as pydantic's `Field` takes them (`ge=1`)."""
 
-    def option(default: Any, help: str, flag: str | None = None, whole: bool = False, **bounds: float) -> Any:
+    def option(default: Any, help: str, flag: str | None = None, whole: bool = False, **bounds: Any) -> Any:
         about: Any = {"group": title, "flag": flag, "whole": whole}
-        limits: Any = bounds
-        return Field(default, description=help, json_schema_extra=about, **limits)
+        return Field(default, description=help, json_schema_extra=about, **bounds)
 
     return option
 
@@ -263,14 +261,15 @@ def load_options(
     recipe: str | None,
     overrides: dict[str, Any],
     task: str = "pretrain",
-    belongs: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    belongs: Mapping[str, Sequence[str]] | None = None,
 ) -> T:
-    """Options filled from a recipe (name or YAML file) with `overrides` on top; None among them means "not given".
+    """Options filled from a recipe (name or YAML file) of a task with `overrides` on top. None among them means "not
+    given", the text "none" unsets one that may be left out.
 
     Args:
         kind: of options.
-        recipe: name or file; None for the defaults.
-        overrides: options by name; the text "none" unsets one that may be left out.
+        recipe: None for the defaults.
+        overrides: options by name.
         task: whose recipes are meant.
         belongs: an option -> others that describe it, of which the recipe's are dropped where an override changes it.
 
@@ -289,7 +288,7 @@ def load_options(
     options = kind(**{**values, **given})
     fields = kind.__pydantic_fields__
     plain = {name: _as_written(value, fields[name]) for name, value in of_recipe.items()}
-    for name, others in belongs.items():
+    for name, others in (belongs or {}).items():
         # as read: a recipe's text and a command's list of it are the same
         if name in values and name in given and getattr(options, name) != plain[name]:
             options = replace(options, **{other: fields[other].default for other in others if other not in given})

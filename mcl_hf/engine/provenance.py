@@ -31,11 +31,9 @@ _CONFIG = "config.json"
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """The device of the main process, its CPU, the system, and the releases of what computes.
-
-    Keys: `device` (its product name), `kind` (`cpu`, `cuda`, ...), `cpu`, `cores` (that the process may use), `system`,
-    `python`, `packages`, and `from_step`, the step that a run went on from there.
-    """
+    """The device of the main process (`device`, its product name, and `kind`: `cpu`, `cuda`, ...), `cpu` and the
+    `cores` that the process may use, `system`, the releases of `python` and of the `packages` that compute, and
+    `from_step`, the step that a run went on from there."""
     kind = device.type
     cpu = _cpu_name()
     return {

@@ -58,15 +58,9 @@ _CONTINUED = (
 
 
 def find_start(output_dir: Path, resume: str) -> tuple[Path | None, list[str]]:
-    """The checkpoint to start from (None: step 0), and lines to print about damaged ones. Main process only.
-
-    Args:
-        output_dir: the run's folder, which need not exist.
-        resume: "never", "auto", the path of a checkpoint folder, or a repository `user/name[@revision]` of the Hub.
-
-    Raises:
-        InputError: the folder holds another run, or the checkpoint asked for is absent or damaged.
-    """
+    """The checkpoint to start from (None: step 0), and lines to print about damaged ones. `resume` is "never", "auto",
+    the path of a checkpoint folder, or a repository `user/name[@revision]` of the Hub. An InputError where the folder
+    holds another run, or the checkpoint asked for is absent or damaged. Main process only."""
     in_use = [name for name in RUN_ENTRIES if _has_content(output_dir / name)]
     if not set(in_use) & _SIGNS_OF_A_RUN:
         in_use = []

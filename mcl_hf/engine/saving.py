@@ -45,15 +45,14 @@ class Snapshot:
 def take_snapshot(model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState) -> Snapshot:
     """Copy what a checkpoint holds (a host sync), of the unwrapped model and the bare torch optimizer."""
     names = {id(p): name for name, p in model.named_parameters()}
-    slots = {
-        f"optimizer/{slot}/{names[id(p)]}": value
-        for p, slots in optimizer.state.items()
-        for slot, value in slots.items()
-        if isinstance(value, Tensor)
-    }
     return Snapshot(
         weights={name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()},
-        optimizer={name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in slots.items()},
+        optimizer={
+            f"optimizer/{slot}/{names[id(p)]}": value.detach().to("cpu", copy=True).contiguous()
+            for p, slots in optimizer.state.items()
+            for slot, value in slots.items()
+            if isinstance(value, Tensor)
+        },
         state=copy.deepcopy(state),
     )
 
@@ -62,11 +61,8 @@ def write_checkpoint(
     output_dir: Path, model: Any, processor: Any, snapshot: Snapshot, keep_last: int = 0, keep_every: int = 0
 ) -> Path:
     """Write a checkpoint, point `last` at it and drop the oldest beyond `keep_last` (0 keeps all) but those at
-    multiples of `keep_every`. `model` is unwrapped, and may be trained meanwhile.
-
-    Raises:
-        InputError: the folder cannot be written (disk full, no permission). Earlier checkpoints stay as they were.
-    """
+    multiples of `keep_every`. `model` is unwrapped, and may be trained meanwhile. An InputError where the folder cannot
+    be written (disk full, no permission); earlier checkpoints stay as they were."""
     final = checkpoint_folder(output_dir, snapshot.state.step)
     partial = final.with_name(f".{final.name}.partial")
     try:
@@ -220,10 +216,8 @@ def fsync(path: Path) -> None:
 
 def _cannot_write(final: Path, error: Exception) -> str:
     text = " ".join(str(error).split())
-    full = any(
-        sign in text for sign in ("No space left", "os error 28", "Disk quota", "os error 122", "File too large")
-    )
-    reason = "there is no space left on the disk" if full or "os error 27" in text else text
+    full = ("No space left", "os error 28", "Disk quota", "os error 122", "File too large", "os error 27")
+    reason = "there is no space left on the disk" if any(sign in text for sign in full) else text
     whole = [path.name for path in checkpoints(final.parent.parent) if path != final]
     kept = f"the last one before it is {whole[-1]}" if whole else "there is none before it"
     then = "continue" if whole else "start again"

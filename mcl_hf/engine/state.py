@@ -107,12 +107,11 @@ def damage(checkpoint: Path) -> str | None:
     out of it, and the state is that of the step that the folder is named after."""
     try:
         manifest = read_json(checkpoint / "manifest.json")
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
     except FileNotFoundError:
         return "manifest.json is missing"
     except (OSError, ValueError):
         return "manifest.json cannot be read"
-    try:
-        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
     except (KeyError, TypeError, AttributeError):
         return "manifest.json is damaged"
     present = [path.name for pattern in ("*.safetensors", "*config.json") for path in checkpoint.glob(pattern)]

@@ -174,14 +174,9 @@ class Tracking:
 def _send_picture(tracker: Any, name: str, picture: np.ndarray, step: int) -> None:
     if tracker.name == "tensorboard":
         tracker.tracker.add_image(name, picture, global_step=step, dataformats="HWC")
-    elif tracker.name == "wandb":
-        import wandb
-
-        tracker.tracker.log({name: wandb.Image(picture)}, step=step)
-    elif tracker.name == "trackio":
-        import trackio
-
-        tracker.tracker.log({name: trackio.Image(picture)}, step=step)
+    elif tracker.name in ("wandb", "trackio"):
+        images = importlib.import_module(tracker.name)
+        tracker.tracker.log({name: images.Image(picture)}, step=step)
 
 
 def truncate_log(path: Path, last_step: int) -> None:

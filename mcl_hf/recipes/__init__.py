@@ -28,11 +28,8 @@ def _folder(task: str) -> Traversable:
 
 def load_recipe(name_or_file: str, known: Iterable[str] | None = None, task: str = "pretrain") -> dict[str, Any]:
     """Options of a recipe: a name of `recipe_names(task)`, or the path of a YAML file. Keys that are not `known` to the
-    command are refused, if those are given.
-
-    Raises:
-        InputError: no such recipe or file, not a flat YAML mapping, or an unknown key (the nearest match is named).
-    """
+    command are refused, if those are given. An InputError for no such recipe or file, not a flat YAML mapping, or an
+    unknown key (the nearest match is named)."""
     text, where = _read(str(name_or_file), task)
     values = load_yaml(text, f"recipe {where}")
     if not isinstance(values, dict):

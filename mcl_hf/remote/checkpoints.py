@@ -13,15 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import constants, errors, snapshot_download
 from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
@@ -62,7 +54,7 @@ def hub_source(text: str) -> HubSource | None:
         return None
     try:
         validate_repo_id(match["repository"])
-    except HFValidationError:
+    except errors.HFValidationError:
         return None
     return HubSource(match["repository"], match["folder"] or "", match["revision"])
 
@@ -99,8 +91,7 @@ def local_checkpoint(source: str, patterns: Sequence[str], others: str = "") -> 
 
     Args:
         source: A path, or a repository `user/name`, of which `/pretraining` or `/checkpoints/step-00000030` may be
-            meant, and a revision: `user/name@v1`; or `demo`. Of a run that has not finished, the last checkpoint is
-            taken.
+            meant, and a revision: `user/name@v1`; or `demo`. Of an unfinished run, the last checkpoint is taken.
         patterns: Files that are fetched, as globs; those of other folders of the repository are not.
         others: What else the caller would have taken, for the message: `"timm:NAME, "`.
 
@@ -151,29 +142,21 @@ def hub_checkpoints(source: HubSource) -> list[HubSource]:
 
 def fetch(source: HubSource, patterns: Sequence[str], ignore: Sequence[str] = ()) -> Path:
     """Files of a repository as a folder of the client's cache, asked for again while the Hub is away. The source's
-    `folder` is not looked at; in globs, `*` goes across folders.
-
-    Raises:
-        ValueError: One line: the Hub refuses it, is away, gives other bytes than it says, or offline mode has nothing
-            in the cache.
-    """
+    `folder` is not looked at; in globs, `*` goes across folders. A ValueError of one line where the Hub refuses it, is
+    away, gives other bytes than it says, or offline mode has nothing in the cache."""
     name = source.repository + (f"@{source.revision}" if source.revision else "")
+    globs = {"allow_patterns": list(patterns), "ignore_patterns": list(ignore) or None}
     broken: list[Path] = []
     for _ in range(2):
         try:
             with _own_words():
                 folder = call_with_retries(
-                    snapshot_download,
-                    source.repository,
-                    revision=source.revision,
-                    allow_patterns=list(patterns),
-                    ignore_patterns=list(ignore) or None,
-                    what=f"fetching {name}",
+                    snapshot_download, source.repository, revision=source.revision, what=f"fetching {name}", **globs
                 )
         except Exception as error:  # the client raises many types, of which the operating system's are one
             raise ValueError(refusal(error, source)) from error
         here = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()]
-        files = filter_repo_objects(here, allow_patterns=list(patterns), ignore_patterns=list(ignore) or None)
+        files = filter_repo_objects(here, **globs)
         broken = [path for file in files if not _is_what_the_hub_says(path := Path(folder, file))]
         if not broken:
             return Path(folder)
@@ -213,24 +196,25 @@ def refusal(error: BaseException, source: HubSource) -> str:
     name, variable = source.repository, token_variable()
     token = f"check the token in {variable}" if variable else "log in with 'hf auth login'"
     for one in chain(error):
-        if isinstance(one, OfflineModeIsEnabled):
+        if isinstance(one, errors.OfflineModeIsEnabled):
             return (
                 f"HF_HUB_OFFLINE is set and the cache {constants.HF_HUB_CACHE} does not hold all of {name}"
                 f"{f'@{source.revision}' if source.revision else ''}: fetch it once without HF_HUB_OFFLINE"
             )
-        if isinstance(one, RevisionNotFoundError):
+        if isinstance(one, errors.RevisionNotFoundError):
             return f"the repository {name} on the Hub has no revision {source.revision or 'main'}"
-        if isinstance(one, GatedRepoError):
+        if isinstance(one, errors.GatedRepoError):
             return f"{name} is gated: ask for access on its page, and {token}"
-        if isinstance(one, RepositoryNotFoundError):
+        if isinstance(one, errors.RepositoryNotFoundError):
             return (
                 f"there is no folder {name} here, and no repository {name} on the Hub that can be seen: check the "
                 f"name, and {token} if it is private"
             )
-        if isinstance(one, HfHubHTTPError) and one.response is not None and one.response.status_code == 401:
+        status = one.response.status_code if isinstance(one, errors.HfHubHTTPError) and one.response is not None else 0
+        if status == 401:
             mend = f"mend or unset {variable}" if variable else "log in again with 'hf auth login'"
             return f"cannot fetch {name}: the Hub does not know your token; {mend}"
-        if isinstance(one, HfHubHTTPError) and one.response is not None and one.response.status_code == 403:
+        if status == 403:
             return f"cannot fetch {name}: your token may not read it ({reason_of(one)})"
     if is_transient(error):
         why = f"{constants.ENDPOINT} cannot be reached or is busy ({reason_of(error)})"
