@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants, errors, snapshot_download
 from huggingface_hub.utils import filter_repo_objects, validate_repo_id
@@ -145,7 +146,7 @@ def fetch(source: HubSource, patterns: Sequence[str], ignore: Sequence[str] = ()
     `folder` is not looked at; in globs, `*` goes across folders. A ValueError of one line where the Hub refuses it, is
     away, gives other bytes than it says, or offline mode has nothing in the cache."""
     name = source.repository + (f"@{source.revision}" if source.revision else "")
-    globs = {"allow_patterns": list(patterns), "ignore_patterns": list(ignore) or None}
+    globs: dict[str, Any] = {"allow_patterns": list(patterns), "ignore_patterns": list(ignore) or None}
     broken: list[Path] = []
     for _ in range(2):
         try:
