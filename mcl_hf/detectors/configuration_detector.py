@@ -25,16 +25,10 @@ LAYOUT = ("conv_norm", "rpn_conv_depth", "roi_sampling_ratio", "roi_aligned", "f
 
 _CHOICES = {"conv_norm": ("batch_norm", "none"), "p6_of": ("c5", "p5"), "dense_norm": ("none", "group_norm"),
             "dense_box_loss": ("l1", "giou")}  # fmt: skip
-_FRACTIONS = ("rpn_positive_fraction", "box_positive_fraction", "rpn_nms_thresh", "box_nms_thresh", "rpn_fg_iou_thresh",
-              "rpn_bg_iou_thresh", "box_fg_iou_thresh", "box_bg_iou_thresh", "rpn_score_thresh",
-              "box_score_thresh")  # fmt: skip
+# Fields -> those that are found from them where left out. The detector matters where one of the two is a RetinaNet.
 _DERIVED = {"num_channels": ("image_mean", "image_std")}
 _DERIVED_OF_RETINANET = {"detector": ("anchor_sizes", "box_bg_iou_thresh")}
-"""Fields -> those that are found from them where left out; the R-CNNs have the same."""
-_COUNTS = ("rpn_pre_nms_top_n_train", "rpn_pre_nms_top_n_test", "rpn_post_nms_top_n_train", "rpn_post_nms_top_n_test",
-           "rpn_batch_size_per_image", "rpn_conv_depth", "box_batch_size_per_image", "box_detections_per_img",
-           "roi_canonical_size", "box_pool_size", "box_head_fcs", "box_fc_dim", "mask_pool_size", "topk_candidates",
-           "min_size", "max_size", "size_divisible")  # fmt: skip
+_MAY_BE_0 = ("box_head_convs", "mask_head_convs", "roi_sampling_ratio")
 
 
 @strict
@@ -49,12 +43,10 @@ class MCLDetectorConfig(PreTrainedConfig):
         backbone: timm architecture with maps at strides 4, 8, 16 and 32.
         backbone_kwargs: More arguments for `timm.create_model`.
         num_channels: Input channels.
-        image_mean: Mean per channel of images in [0, 1].
-        image_std: Standard deviation per channel.
+        image_mean, image_std: Mean and standard deviation per channel of images in [0, 1].
         fpn_channels: Width of the pyramid, of the box head's convolutions and of the mask head.
         conv_norm: What follows each convolution of FPN, box head and mask head: `"batch_norm"`, or `"none"`.
-        min_size: Shorter side that the image processor resizes to, px.
-        max_size: Upper bound of the longer side, px.
+        min_size, max_size: Shorter side that the image processor resizes to, and bound of the longer one, px.
         size_divisible: Images are padded to multiples of this, px.
         anchor_sizes: Sides of the square anchors of each level, px: five levels, P2 to P6 (R-CNN) or P3 to P7
             (RetinaNet, three sizes each).
@@ -62,31 +54,27 @@ class MCLDetectorConfig(PreTrainedConfig):
         fixed_anchor_strides: Whether anchors stand 4, 8, ... px apart; else as far as the padded image's side by the
             map's says, rounded down (torchvision: 61 px for 64 where it has 800).
         rpn_conv_depth: 3x3 convolutions of the region proposal network.
-        rpn_pre_nms_top_n_train: Best proposals kept of each level before NMS, in training.
-        rpn_pre_nms_top_n_test: The same at test time.
-        rpn_post_nms_top_n_train: Best proposals kept of an image after NMS, in training.
-        rpn_post_nms_top_n_test: The same at test time.
+        rpn_pre_nms_top_n_train, rpn_pre_nms_top_n_test: Best proposals kept of each level before NMS.
+        rpn_post_nms_top_n_train, rpn_post_nms_top_n_test: Best proposals kept of an image after NMS.
         rpn_nms_thresh: IoU above which the weaker of two proposals is dropped.
         rpn_fg_iou_thresh: IoU from which an anchor is an object.
         rpn_bg_iou_thresh: IoU below which an anchor is background.
-        rpn_batch_size_per_image: Anchors of an image that the loss samples.
-        rpn_positive_fraction: Upper bound of the share of objects among them.
+        rpn_batch_size_per_image, rpn_positive_fraction: Anchors of an image that the loss samples, and upper bound of
+            the share of objects among them.
         rpn_score_thresh: Proposals below this objectness are dropped.
         roi_sampling_ratio: RoIAlign's samples a cell and side; 0 adapts it to the region's size, as detectron2.
         roi_aligned: RoIAlign aligned by half a cell, as detectron2; torchvision's is not.
-        roi_canonical_size: Side of a box that is read from P4, px; half of it from P3. 224 = 32 * R for pre-training's
-            R = 7; the same relation suits networks that were pre-trained on smaller regions.
+        roi_canonical_size: Side of a box that is read from P4, px; half of it from P3. 32 * R suits networks that were
+            pre-trained on regions of R cells, 7 as a rule.
         box_pool_size: Side of the box head's input, cells.
         box_head_convs: 3x3 convolutions of the box head (they start from MCL's region head).
-        box_head_fcs: Fully connected layers behind them.
-        box_fc_dim: Width of these.
+        box_head_fcs, box_fc_dim: Fully connected layers behind them, and their width.
         box_score_thresh: Detections at or below this score are dropped (all three detectors).
         box_nms_thresh: IoU above which the weaker of two detections of a class is dropped (all three).
         box_detections_per_img: Detections kept of an image (all three).
         box_fg_iou_thresh: IoU from which a proposal (RetinaNet: an anchor) is an object.
         box_bg_iou_thresh: IoU below which it is background: 0.5, or 0.4 in RetinaNet.
-        box_batch_size_per_image: Proposals of an image that the loss samples.
-        box_positive_fraction: Upper bound of the share of objects among them.
+        box_batch_size_per_image, box_positive_fraction: The same of proposals.
         bbox_reg_weights: Weights of x, y, w, h in the box head's regression.
         mask_pool_size: Side of the mask head's input, cells; masks have twice that.
         mask_head_convs: 3x3 convolutions of the mask head.
@@ -162,24 +150,20 @@ class MCLDetectorConfig(PreTrainedConfig):
         for name in SHARED_FIELDS:
             setattr(self, name, getattr(shared, name))
         if self.box_bg_iou_thresh is None:
-            self.box_bg_iou_thresh = 0.4 if self.detector == "retinanet" else 0.5
+            self.box_bg_iou_thresh = 0.4 if self.is_dense else 0.5
         self._check_ranges()
         if self.anchor_sizes is None:
-            sides = (32, 64, 128, 256, 512)
-            octaves = (0, 1 / 3, 2 / 3) if self.detector == "retinanet" else (0,)
-            self.anchor_sizes = [[int(side * 2**octave) for octave in octaves] for side in sides]
+            octaves = (0, 1 / 3, 2 / 3) if self.is_dense else (0,)
+            self.anchor_sizes = [[int(side * 2**octave) for octave in octaves] for side in (32, 64, 128, 256, 512)]
         self.anchor_sizes = [list(sizes) for sizes in self.anchor_sizes]
         if len(self.anchor_sizes) != 5 or len({len(sizes) for sizes in self.anchor_sizes}) != 1:
-            levels = "P3 to P7" if self.detector == "retinanet" else "P2 to P6"
+            levels = "P3 to P7" if self.is_dense else "P2 to P6"
             raise ValueError(
                 f"anchor_sizes needs five levels ({levels}) with equally many sizes, got {self.anchor_sizes}"
             )
         self.aspect_ratios = list(self.aspect_ratios)
-        if (
-            not self.aspect_ratios
-            or not self.anchor_sizes[0]
-            or min(map(min, [self.aspect_ratios, *self.anchor_sizes])) <= 0
-        ):
+        sides = [self.aspect_ratios, *self.anchor_sizes]
+        if not all(sides) or min(map(min, sides)) <= 0:
             raise ValueError("anchor_sizes and aspect_ratios must not be empty, and above 0")
         self.bbox_reg_weights = list(self.bbox_reg_weights)
         if len(self.bbox_reg_weights) != 4 or min(self.bbox_reg_weights) <= 0:
@@ -205,15 +189,14 @@ class MCLDetectorConfig(PreTrainedConfig):
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be {' or '.join(choices)}, got {getattr(self, name)!r}")
-        for name in _COUNTS:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in _FRACTIONS:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be within 0 and 1, got {getattr(self, name)}")
-        for name in ("box_head_convs", "mask_head_convs", "roi_sampling_ratio"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name, kind in MCLDetectorConfig.__annotations__.items():
+            value = getattr(self, name)
+            if name in _MAY_BE_0 and value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+            if kind is int and name not in _MAY_BE_0 and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+            if name.endswith(("_fraction", "_thresh")) and not 0 <= value <= 1:
+                raise ValueError(f"{name} must be within 0 and 1, got {value}")
         for stage in ("rpn", "box"):
             low, high = getattr(self, f"{stage}_bg_iou_thresh"), getattr(self, f"{stage}_fg_iou_thresh")
             if low > high:
@@ -242,11 +225,7 @@ class MCLDetectorConfig(PreTrainedConfig):
 
     @classmethod
     def from_mcl(cls, config: MCLConfig, **fields: Any) -> "MCLDetectorConfig":
-        """The detector that a pre-trained model fits: same backbone, channels, statistics, widths and box head depth.
-
-        Args:
-            config: Of the pre-trained model.
-            fields: Any field of this class, which then is as given.
-        """
+        """The detector that a pre-trained model fits: same backbone, channels, statistics, widths and box head depth;
+        `fields` of this class are as given."""
         taken = {name: getattr(config, name) for name in SHARED_FIELDS}
         return cls(**{**taken, "box_head_convs": config.region_convs, **fields})

@@ -18,14 +18,13 @@ def choose_maps_of_encoders(module: ModuleType) -> None:
     """Let the detectors' configurations that a module of transformers defines take an `MCLConfig` as it is.
     Configurations with another backbone are as they were."""
     for kind in list(vars(module).values()):
-        if isinstance(kind, type) and kind.__module__ == module.__name__ and "feat_strides" in dir(kind):
+        own = isinstance(kind, type) and kind.__module__ == module.__name__ and "feat_strides" in dir(kind)
+        if own and not hasattr(kind.__post_init__, "chooses_maps"):
             _choose_maps(kind)
 
 
 def _choose_maps(kind: Any) -> None:
     original = kind.__post_init__
-    if getattr(original, "chooses_maps", False):
-        return
 
     @wraps(original)
     def __post_init__(self: Any, **kwargs: Any) -> None:
@@ -33,8 +32,10 @@ def _choose_maps(kind: Any) -> None:
         if isinstance(backbone, dict) and backbone.get("model_type") == MCLConfig.model_type:
             backbone = MCLConfig.from_dict(backbone)
         if isinstance(backbone, MCLConfig):
-            self.backbone_config = deepest_maps(backbone, len(self.feat_strides))
-            self.encoder_in_channels = map_channels(self.backbone_config)
+            self.backbone_config = backbone = deepest_maps(backbone, len(self.feat_strides))
+            described = describe_backbone(backbone.backbone, backbone.num_channels, backbone.backbone_kwargs)
+            channels = dict(zip(described.stage_names, described.channels, strict=True))
+            self.encoder_in_channels = [channels[name] for name in backbone.out_features or []]
         original(self, **kwargs)
 
     __post_init__.chooses_maps = True  # type: ignore[attr-defined]
@@ -46,9 +47,3 @@ def deepest_maps(config: MCLConfig, count: int) -> MCLConfig:
     config = copy.deepcopy(config)
     config.set_output_features_output_indices(out_features=(config.out_features or [])[-count:], out_indices=None)
     return config
-
-
-def map_channels(config: MCLConfig) -> list[int]:
-    """Channels of each map that the backbone gives."""
-    described = describe_backbone(config.backbone, config.num_channels, config.backbone_kwargs)
-    return [described.channels[described.stage_names.index(name)] for name in config.out_features or []]

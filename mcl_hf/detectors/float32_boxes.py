@@ -6,6 +6,8 @@ all other layers stay half. Without autocast nothing changes.
 """
 
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,32 +20,20 @@ _POSITIONS = re.compile(r"position_embedd(ing|er)$")
 
 
 def keep_boxes_in_float32(model: nn.Module) -> None:
-    """Hook the layers that boxes and places come from, known by their names in transformers."""
+    """Change the layers that boxes and places come from, known by their names in transformers."""
     for name, module in model.named_modules():
         if _BOX_LAYERS.search(name):
-            without = _WithoutAutocast()
-            module.register_forward_pre_hook(without.enter)
-            module.register_forward_hook(without.leave, always_call=True)
+            module.forward = partial(_without_autocast, module.forward)
         elif _MAPS_READ_AT_PLACES.search(name):
             module.register_forward_hook(lambda module, inputs, output: _wide(output))
         elif _POSITIONS.search(name):
             module.register_forward_pre_hook(_in_float32, with_kwargs=True)
 
 
-class _WithoutAutocast:
-    """Autocast is off from `enter` to `leave`."""
-
-    def __init__(self) -> None:
-        self.inside: list[torch.autocast] = []
-
-    def enter(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        wide = tuple(map(_wide, inputs))
-        self.inside.append(torch.autocast(inputs[0].device.type, enabled=False))
-        self.inside[-1].__enter__()
-        return wide
-
-    def leave(self, *_: object) -> None:
-        self.inside.pop().__exit__(None, None, None)
+def _without_autocast(forward: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+    wide = tuple(map(_wide, inputs))
+    with torch.autocast(inputs[0].device.type, enabled=False):
+        return forward(*wide)
 
 
 def _wide(tensor: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ FrozenBN, and layer-wise learning-rate decay (BEiT, arXiv 2106.08254).
 """
 
 import re
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -18,15 +19,13 @@ MOST_STAGES = 5
 
 
 def freeze(model: nn.Module, freeze_at: int, frozen_bn: bool) -> list[str]:
-    """Take parts of the backbone out of training, for good: `model.train()` does not bring them back.
+    """Take parts of a detector's backbone out of training, for good: `model.train()` does not bring them back. Lines
+    that say what was frozen are returned.
 
     Args:
-        model: a detector; its backbone a timm network.
+        model: changed in place.
         freeze_at: 0 nothing, 1 the stem, 2 stem and first stage, ... 5 all of the backbone (as detectron2 counts).
         frozen_bn: all batch norms of the backbone keep their statistics and affine parameters.
-
-    Returns:
-        Lines that say what was frozen.
 
     Raises:
         InputError: `freeze_at` is not within 0 to 5, or the backbone is not one of timm's.
@@ -38,20 +37,19 @@ def freeze(model: nn.Module, freeze_at: int, frozen_bn: bool) -> list[str]:
         raise InputError(
             "freeze_at counts the stages of timm networks, and this detector has another backbone: give --freeze-at 0"
         )
-    frozen = 0
-    for name, parameter in backbone.named_parameters():
-        if stage_of(name) < freeze_at:
-            parameter.requires_grad_(False)
-            frozen += 1
+    frozen = [parameter for name, parameter in backbone.named_parameters() if stage_of(name) < freeze_at]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
     norms = 0
     for name, module in backbone.named_modules():
         if isinstance(module, _BatchNorm) and (frozen_bn or stage_of(f"{name}.weight") < freeze_at):
-            keep_in_eval(module)
+            module.eval()
+            module.train = partial(_stay, module)  # type: ignore[assignment] # whatever its model is told
             for parameter in module.parameters():
                 parameter.requires_grad_(False)
             norms += 1
         norms += "FrozenBatchNorm" in type(module).__name__ and not isinstance(module, _BatchNorm)  # transformers' own
-    lines = [f"frozen: {frozen} tensors of the backbone's first {freeze_at} stages"] if freeze_at else []
+    lines = [f"frozen: {len(frozen)} tensors of the backbone's first {freeze_at} stages"] if freeze_at else []
     return lines + ([f"frozen: {norms} batch norms of the backbone"] if norms else [])
 
 
@@ -65,43 +63,14 @@ def backbone_of(model: nn.Module) -> tuple[str, Any]:
     return ("backbone." if inner is model else "model.backbone."), inner.backbone
 
 
-def keep_in_eval(module: nn.Module) -> None:
-    """Put a module into eval mode and keep it there when its model is told to train."""
-    module.eval()
-    module.__class__ = _in_eval(type(module))
-
-
-def _in_eval(kind: type[nn.Module]) -> type[nn.Module]:
-    """`kind` with a `train` that does nothing; one class for each kind, so that two modules of it stay of one type."""
-    if getattr(kind, "stays_in_eval", False):
-        return kind
-    name = f"Frozen{kind.__name__}"
-    if name not in _FROZEN:
-        _FROZEN[name] = type(name, (kind,), {"train": _stay, "stays_in_eval": True, "__reduce__": _reduce})
-    return _FROZEN[name]
-
-
-_FROZEN: dict[str, type[nn.Module]] = {}
-
-
-def _reduce(self: nn.Module) -> tuple[Any, ...]:
-    """How pickle and deepcopy make one again: the class itself has no name that could be imported."""
-    return _new_in_eval, (type(self).__bases__[0],), self.__dict__
-
-
-def _new_in_eval(kind: type[nn.Module]) -> nn.Module:
-    return nn.Module.__new__(_in_eval(kind))
-
-
-def _stay(self: nn.Module, mode: bool = True) -> nn.Module:
-    return self
+def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
+    """What `train` does of a module that is kept in eval mode; outside of a class, so that it can be pickled."""
+    return module
 
 
 def stage_of(name: str) -> int:
-    """Stage of a backbone's parameter: 0 the stem, 1 to 4 the stages, by timm's names.
-
-    What has no stage in its name counts as the stem, which is all of it in ResNets, RegNets, ConvNeXts and Swins.
-    """
+    """Stage of a backbone's parameter: 1 to 4 by timm's names, 0 what has no stage in its name, which is all of the
+    stem in ResNets, RegNets, ConvNeXts and Swins."""
     from_one = re.match(r"(?:layer|s)(\d+)\.", name)  # ResNet, RegNet
     from_zero = re.match(r"(?:stages|layers|blocks)[._](\d+)\.", name)
     if from_one is not None:
@@ -117,7 +86,8 @@ def parameter_groups(
     backbone_scale: float = 1.0,
     slow: str = "",
 ) -> list[dict[str, Any]]:
-    """Groups for an optimizer: norms without weight decay, and each stage at its own learning rate.
+    """Groups for an optimizer: norms without weight decay, and each stage at its own learning rate, of which
+    `lr_scale` is the share.
 
     Args:
         model: a detector; what does not require gradients is left out.
@@ -126,9 +96,6 @@ def parameter_groups(
         layer_decay: stage s of the backbone learns at `lr * layer_decay ** (5 - s)`, the stem being 0; 1: all alike.
         backbone_scale: share of `lr` that the backbone learns at.
         slow: pattern of names that learn at a tenth of it; none where it is empty.
-
-    Returns:
-        Groups with `params`, `lr`, `weight_decay` and `lr_scale`, the group's share of the learning rate.
     """
     norms = {
         id(parameter)
@@ -145,8 +112,6 @@ def parameter_groups(
         if name.startswith(prefix):
             scale = backbone_scale * layer_decay ** (MOST_STAGES - stage_of(name.removeprefix(prefix)))
         decay = 0.0 if id(parameter) in norms else weight_decay
-        group = groups.setdefault(
-            (scale, decay), {"params": [], "lr": lr * scale, "weight_decay": decay, "lr_scale": scale}
-        )
-        group["params"].append(parameter)
+        new = {"params": [], "lr": lr * scale, "weight_decay": decay, "lr_scale": scale}
+        groups.setdefault((scale, decay), new)["params"].append(parameter)
     return list(groups.values())

@@ -5,7 +5,8 @@ blocks, same tensors. Architecture and initialisation are detectron2's `FastRCNN
 `FastRCNNOutputLayers` and `MaskRCNNConvUpsampleHead` with `NORM = "BN"`.
 """
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,14 +16,11 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 
 from ..models.fpn import ConvNorm
 from ..models.weight_init import init_linear
-from .anchors import at_least_float32
 
 
-def _init_conv_norms(blocks: Iterable[Any]) -> None:
-    """`ConvNorm` blocks: convolutions kaiming normal fan-out, batch norm 1 and 0, biases 0."""
-    for block in blocks:
-        nn.init.kaiming_normal_(block.conv.weight, mode="fan_out", nonlinearity="relu")
-        block.init_norm()
+def at_least_float32(values: torch.Tensor) -> torch.Tensor:
+    """Half precision to float32; boxes and scores need it. Other types stay."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def init_prediction_convs(head: nn.Module) -> None:
@@ -37,44 +35,44 @@ def init_prediction_convs(head: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-class BoxHead(nn.Module):
-    """`conv x N -> flatten -> (Linear -> ReLU) x M` on regions; the linear layers are `fc1`, `fc2`, ...
+class MaskHead(nn.Module):
+    """3x3 convolutions with ReLU, `(K, C, R, R)` -> `(K, C, R, R)`; with batch norm, or biases without `norm`."""
 
-    Args:
-        channels: Width of the pyramid and of the convolutions.
-        pool_size: Side of a region, cells.
-        num_convs: 3x3 convolutions with ReLU.
-        fc_dim: Width of the linear layers.
-        num_fcs: Of them, one or more.
-        norm: Whether batch norm follows each convolution.
-    """
-
-    def __init__(
-        self, channels: int, pool_size: int, num_convs: int, fc_dim: int, num_fcs: int = 1, norm: bool = True
-    ) -> None:
+    def __init__(self, channels: int, num_convs: int, norm: bool, linear_widths: Sequence[int] = ()) -> None:
         super().__init__()
-        self.num_fcs = num_fcs
         self.conv = nn.ModuleList(ConvNorm(channels, channels, 3, norm) for _ in range(num_convs))
-        self.fc1 = nn.Linear(channels * pool_size * pool_size, fc_dim)
-        for number in range(2, num_fcs + 1):
-            self.add_module(f"fc{number}", nn.Linear(fc_dim, fc_dim))
+        for number, widths in enumerate(itertools.pairwise(linear_widths), 1):
+            self.add_module(f"fc{number}", nn.Linear(*widths))
         self.reset_parameters()
 
-    def _linear_layers(self) -> list[nn.Linear]:
-        return [self.get_submodule(f"fc{number}") for number in range(1, self.num_fcs + 1)]  # type: ignore[misc]
+    def reset_parameters(self) -> None:
+        """Kaiming normal fan-out, norms 1 and 0, biases 0."""
+        block: Any
+        for block in self.conv:
+            nn.init.kaiming_normal_(block.conv.weight, mode="fan_out", nonlinearity="relu")
+            block.init_norm()
+
+    def forward(self, regions: torch.Tensor) -> torch.Tensor:
+        for block in self.conv:
+            regions = torch.relu_(block(regions))
+        return regions
+
+
+class BoxHead(MaskHead):
+    """The same convolutions, and linear layers `fc1`, `fc2`, ... with ReLU: `(K, C, R, R)` -> `(K, last width)`."""
+
+    def _linear_layers(self) -> list[Any]:
+        return [layer for layer in self.children() if isinstance(layer, nn.Linear)]
 
     def reset_parameters(self) -> None:
-        """Convolutions kaiming normal fan-out, linear layers kaiming uniform with a = 1 ("caffe2 Xavier")."""
-        _init_conv_norms(self.conv)
+        """Convolutions as in the mask head, linear layers kaiming uniform with a = 1 ("caffe2 Xavier")."""
+        super().reset_parameters()
         for linear in self._linear_layers():
             nn.init.kaiming_uniform_(linear.weight, a=1)
             nn.init.zeros_(linear.bias)
 
     def forward(self, regions: torch.Tensor) -> torch.Tensor:
-        """`(K, C, R, R)` -> `(K, fc_dim)`."""
-        for block in self.conv:
-            regions = torch.relu_(block(regions))  # (K, C, R, R)
-        features = regions.flatten(start_dim=1)
+        features = super().forward(regions).flatten(start_dim=1)
         for linear in self._linear_layers():
             features = torch.relu_(linear(features))
         return features
@@ -95,24 +93,6 @@ class BoxPredictor(FastRCNNPredictor):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits, shifts = super().forward(x)
         return at_least_float32(logits), at_least_float32(shifts)
-
-
-class MaskHead(nn.Module):
-    """3x3 convolutions with batch norm and ReLU, `(K, C, R, R)` -> `(K, C, R, R)`; without `norm` they have biases."""
-
-    def __init__(self, channels: int, num_convs: int, norm: bool = True) -> None:
-        super().__init__()
-        self.conv = nn.ModuleList(ConvNorm(channels, channels, 3, norm) for _ in range(num_convs))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Kaiming normal fan-out."""
-        _init_conv_norms(self.conv)
-
-    def forward(self, regions: torch.Tensor) -> torch.Tensor:
-        for block in self.conv:
-            regions = torch.relu_(block(regions))
-        return regions
 
 
 class MaskPredictor(MaskRCNNPredictor):

@@ -72,15 +72,13 @@ class MCLDetectorPreTrainedModel(MCLPreTrainedModel):
         self._add_timm_network(config)
         description = describe_backbone(config.backbone, config.num_channels, config.backbone_kwargs)
         self._positions = description.positions
-        channels = description.channels[-4:]
         self.is_dense = config.is_dense
-        norm = config.conv_norm == "batch_norm"
+        channels, norm = description.channels[-4:], config.conv_norm == "batch_norm"
+        self.fpn = FeaturePyramid(channels[1:] if self.is_dense else channels, config.fpn_channels, norm)
         if self.is_dense:
-            self.fpn = FeaturePyramid(channels[1:], config.fpn_channels, norm)
             self.extra_levels = ExtraLevels(channels[-1], config.fpn_channels, config.p6_of == "p5")
             self.retinanet = DenseDetector(config)
         else:
-            self.fpn = FeaturePyramid(channels, config.fpn_channels, norm)
             self.rpn = ProposalNetwork(config)
             self.roi_heads = RegionHeads(config, with_masks=config.detector == "mask_rcnn")
         self.post_init()
@@ -93,15 +91,8 @@ class MCLDetectorPreTrainedModel(MCLPreTrainedModel):
 
     @classmethod
     def from_pretraining(cls, source: str, **kwargs: Any) -> "MCLDetectorPreTrainedModel":
-        """A detector that starts from a pre-training checkpoint, with the coverage report printed.
-
-        Args:
-            source: A run's folder or a Hub repository `user/name`; also another detector's folder, or `timm:NAME`.
-            kwargs: As of `start_detector`: `num_labels`, `id2label`, `detector`, `parts`, fields of the configuration.
-
-        Raises:
-            InputError: The source cannot be read, has another width, or lacks a part that is asked for.
-        """
+        """A detector that starts from `source`, such as a pre-training checkpoint, with the coverage report printed.
+        Arguments and errors are those of `start_detector`, in which `source` is `init`."""
         from .start_detector import start_detector  # it builds these classes
 
         kwargs.setdefault("detector", "mask_rcnn" if cls is MCLForInstanceSegmentation else "faster_rcnn")
@@ -118,7 +109,8 @@ class MCLDetectorPreTrainedModel(MCLPreTrainedModel):
 
     def _pyramid_of(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
         if self.is_dense:
-            return self.extra_levels.extend(self.fpn(maps[1:]), maps[-1])
+            levels, _ = self.extra_levels(self.fpn(maps[1:]), [maps[-1]], [""] * 3)
+            return levels
         levels = self.fpn(maps)
         return [*levels, F.max_pool2d(levels[-1], kernel_size=1, stride=2)]
 
@@ -158,25 +150,23 @@ class MCLDetectorPreTrainedModel(MCLPreTrainedModel):
         sizes = _image_sizes(pixel_values, pixel_mask, image_sizes)
         targets = None
         if labels is not None:
-            with_masks = not self.is_dense and self.roi_heads.has_mask()
-            targets = make_targets(
-                labels, sizes, self.config.num_labels, 0 if self.is_dense else 1, with_masks, pixel_values.device
-            )
+            first_class, with_masks = (0, False) if self.is_dense else (1, self.roi_heads.has_mask())
+            targets = make_targets(labels, sizes, self.config.num_labels, first_class, with_masks, pixel_values.device)
         if not self.is_dense:
             if generator is None and not self.training and targets is not None:
                 generator = torch.Generator().manual_seed(0)
             self.rpn.fg_bg_sampler.generator = self.roi_heads.fg_bg_sampler.generator = generator
         stages: list[list[torch.Tensor]] | None = [] if self._wants_hidden_states(output_hidden_states) else None
+        found: dict[str, torch.Tensor] = {}
         if self.training:
             _, losses = self._run(pixel_values, sizes, targets, False, stages)
-            return MCLDetectorOutput(
-                loss=_sum(losses), loss_dict=losses, hidden_states=tuple(stages[0]) if stages else None
-            )
-        detections, losses = self._run_by_size(pixel_values, sizes, targets, stages)
+        else:
+            detections, losses = self._run_by_size(pixel_values, sizes, targets, stages)
+            found = pack_detections(detections, sizes, self.config.num_labels)
         return MCLDetectorOutput(
-            loss=_sum(losses) if losses else None,
+            loss=torch.stack(list(losses.values())).sum() if losses else None,
             loss_dict=losses or None,
-            **pack_detections(detections, sizes, self.config.num_labels),
+            **found,
             hidden_states=tuple(stages[0]) if stages else None,
         )
 
@@ -215,13 +205,9 @@ class MCLDetectorPreTrainedModel(MCLPreTrainedModel):
         detections: list[dict[str, torch.Tensor]] = [{} for _ in sizes]
         losses: dict[str, torch.Tensor] = {}
         for (height, width), members in groups.items():
-            pixels = pixel_values if len(groups) == 1 else pixel_values[members]
-            found, group_losses = self._run(
-                pixels[..., :height, :width],
-                [sizes[index] for index in members],
-                None if targets is None else [targets[index] for index in members],
-                stages=stages,
-            )
+            pixels = (pixel_values if len(groups) == 1 else pixel_values[members])[..., :height, :width]
+            own_targets = None if targets is None else [targets[index] for index in members]
+            found, group_losses = self._run(pixels, [sizes[index] for index in members], own_targets, True, stages)
             for index, image in zip(members, found, strict=True):
                 detections[index] = image
             for name, loss in group_losses.items():
@@ -235,8 +221,8 @@ class MCLDetectorPreTrainedModel(MCLPreTrainedModel):
         pixel_values: torch.Tensor,
         sizes: list[tuple[int, int]],
         targets: list[dict[str, torch.Tensor]] | None,
-        with_detections: bool = True,
-        stages: list[list[torch.Tensor]] | None = None,
+        with_detections: bool,
+        stages: list[list[torch.Tensor]] | None,
     ) -> tuple[list[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
         """Detections and, where targets are given, losses of one padded batch; its maps are appended to `stages`."""
         unit = self.config.size_divisible
@@ -268,10 +254,6 @@ def _join_maps(parts: list[list[torch.Tensor]], members: list[list[int]]) -> lis
             whole[images, :, : part.shape[2], : part.shape[3]] = part
         joined.append(whole)
     return joined
-
-
-def _sum(losses: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    return torch.stack(list(losses.values())).sum()
 
 
 def _image_sizes(
@@ -335,6 +317,3 @@ class MCLForObjectDetection(MCLDetectorPreTrainedModel):
             config = copy.deepcopy(config)
             config.detector = "faster_rcnn"
         super().__init__(config)
-
-
-__all__ = ["MCLDetectorOutput", "MCLForInstanceSegmentation", "MCLForObjectDetection"]

@@ -1,20 +1,60 @@
-"""Region proposal network: P2..P6 -> proposals, and its two losses. First stage of the R-CNNs.
+"""Anchors, and the region proposal network on them: P2..P6 -> proposals, and its two losses. First stage of the R-CNNs.
 
-torchvision's, with three changes: losses come whenever targets are given (also in eval mode), half-precision outputs
-become float32 before boxes are made from them, and the random choice of anchors can come from a generator.
+torchvision's, with four changes: anchors stand at given strides, losses come whenever targets are given (also in eval
+mode), half-precision outputs become float32 before boxes are made from them, and the random choice of anchors can come
+from a generator.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 
-from .anchors import FixedStrideAnchors, at_least_float32
 from .configuration_detector import MCLDetectorConfig
-from .heads import init_prediction_convs
+from .heads import at_least_float32, init_prediction_convs
 
 PROPOSAL_STRIDES = (4, 8, 16, 32, 64)
 """Of P2..P6, px."""
+
+
+class FixedStrideAnchors(AnchorGenerator):
+    """torchvision's anchors, in float32, with one given stride a level, as in detectron2.
+
+    torchvision derives a level's stride from the padded image's size, so that the anchors of P6 and P7 move with the
+    padding (800 px: every 61 px instead of 64), and builds anchors in the maps' precision, where bf16 is coarser than
+    4 px. On images whose sides are multiples of the coarsest stride both give the same numbers.
+
+    Args:
+        sizes: For each level the sides of its square anchors, px.
+        aspect_ratios: Height by width, the same on all levels.
+        strides: Of each level, px.
+        fixed: False keeps torchvision's strides, for detectors that were trained with them.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[Sequence[float]],
+        aspect_ratios: Sequence[float],
+        strides: Sequence[int],
+        fixed: bool = True,
+    ) -> None:
+        super().__init__(tuple(tuple(level) for level in sizes), (tuple(aspect_ratios),) * len(sizes))
+        self.strides, self.fixed = strides, fixed
+
+    def forward(self, image_list: ImageList, feature_maps: list[torch.Tensor]) -> list[torch.Tensor]:
+        """For each image `(sum of H W A, 4)` x0, y0, x1, y1 in px, level by level, row by row, anchor by anchor."""
+        dtype = torch.promote_types(feature_maps[0].dtype, torch.float32)
+        self.set_cell_anchors(dtype, feature_maps[0].device)
+        sizes = [list(level.shape[-2:]) for level in feature_maps]
+        strides = [[stride, stride] for stride in self.strides]
+        if not self.fixed:
+            height, width = image_list.tensors.shape[-2:]
+            strides = [[height // rows, width // columns] for rows, columns in sizes]
+        anchors = torch.cat(self.grid_anchors(sizes, strides))
+        return [anchors] * len(image_list.image_sizes)
 
 
 class GeneratorSampler(BalancedPositiveNegativeSampler):
@@ -52,7 +92,7 @@ class ProposalHead(RPNHead):
 
     def forward(self, x: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         logits, shifts = super().forward(x)
-        return [at_least_float32(level) for level in logits], [at_least_float32(level) for level in shifts]
+        return list(map(at_least_float32, logits)), list(map(at_least_float32, shifts))
 
 
 class ProposalNetwork(RegionProposalNetwork):
@@ -79,16 +119,8 @@ class ProposalNetwork(RegionProposalNetwork):
     def forward(
         self, images: ImageList, features: list[torch.Tensor], targets: list[dict[str, torch.Tensor]] | None = None
     ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-        """Proposals, and the losses where targets are given.
-
-        Args:
-            images: The padded batch `(N, C, H, W)` and the size of each image in it.
-            features: P2..P6, each `(N, fpn_channels, H / stride, W / stride)`.
-            targets: For each image `boxes` `(n, 4)` in px.
-
-        Returns:
-            For each image `(m, 4)` x0, y0, x1, y1 in px, best first; and `loss_objectness`, `loss_rpn_box_reg`.
-        """
+        """P2..P6, each `(N, fpn_channels, H / stride, W / stride)` -> for each image proposals `(m, 4)` x0, y0, x1, y1
+        in px, best first; and `loss_objectness` and `loss_rpn_box_reg` where targets with `boxes` in px are given."""
         objectness, shifts = self.head(features)
         anchors = self.anchor_generator(images, features)
         anchors_of_level = [level[0].numel() for level in objectness]

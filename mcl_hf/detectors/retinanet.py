@@ -14,9 +14,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from .anchors import FixedStrideAnchors, at_least_float32
 from .configuration_detector import MCLDetectorConfig
-from .heads import init_prediction_convs
+from .heads import at_least_float32, init_prediction_convs
+from .proposals import FixedStrideAnchors
 
 DENSE_STRIDES = (8, 16, 32, 64, 128)
 """Of P3..P7, px."""
@@ -36,11 +36,6 @@ class ExtraLevels(LastLevelP6P7):
         for conv in (self.p6, self.p7):
             nn.init.kaiming_uniform_(conv.weight, a=1)
             nn.init.zeros_(conv.bias)
-
-    def extend(self, pyramid: list[torch.Tensor], c5: torch.Tensor) -> list[torch.Tensor]:
-        """P3..P5 and C5 -> P3..P7."""
-        levels, _ = self.forward(list(pyramid), [c5], [""] * len(pyramid))
-        return levels
 
 
 class DenseHead(RetinaNetHead):
@@ -63,18 +58,15 @@ class DenseDetector(RetinaNet):
         self.anchor_generator = FixedStrideAnchors(
             list(config.anchor_sizes or ()), config.aspect_ratios, DENSE_STRIDES, config.fixed_anchor_strides
         )
-        anchors = self.anchor_generator.num_anchors_per_location()[0]
+        self.anchors_per_cell = self.anchor_generator.num_anchors_per_location()[0]
         norm = partial(nn.GroupNorm, _GROUPS) if config.dense_norm == "group_norm" else None
-        self.head = DenseHead(config.fpn_channels, anchors, config.num_labels, norm)
+        self.head = DenseHead(config.fpn_channels, self.anchors_per_cell, config.num_labels, norm)
         self.head.regression_head._loss_type = config.dense_box_loss
-        self.proposal_matcher = Matcher(
-            config.box_fg_iou_thresh, config.box_bg_iou_thresh, allow_low_quality_matches=True
-        )
+        thresholds = (config.box_fg_iou_thresh, config.box_bg_iou_thresh)
+        self.proposal_matcher = Matcher(*thresholds, allow_low_quality_matches=True)
         self.box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
-        self.score_thresh = config.box_score_thresh
-        self.nms_thresh = config.box_nms_thresh
-        self.detections_per_img = config.box_detections_per_img
-        self.topk_candidates = config.topk_candidates
+        self.score_thresh, self.nms_thresh = config.box_score_thresh, config.box_nms_thresh
+        self.detections_per_img, self.topk_candidates = config.box_detections_per_img, config.topk_candidates
 
     def forward(
         self,
@@ -83,18 +75,9 @@ class DenseDetector(RetinaNet):
         targets: list[dict[str, torch.Tensor]] | None = None,
         with_detections: bool = True,
     ) -> tuple[list[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
-        """Detections, and the losses where targets are given.
-
-        Args:
-            images: The padded batch `(N, C, H, W)` and the size of each image in it.
-            features: P3..P7, each `(N, fpn_channels, H / stride, W / stride)`.
-            targets: For each image `boxes` `(n, 4)` in px and `labels` `(n,)` from 0.
-            with_detections: False saves the post-processing.
-
-        Returns:
-            For each image `boxes` `(d, 4)` in px, `scores` and `labels` `(d,)`, best first; and `loss_classifier`,
-            `loss_box_reg`.
-        """
+        """P3..P7, each `(N, fpn_channels, H / stride, W / stride)` -> for each image `boxes` `(d, 4)` in px, `scores`
+        and `labels` `(d,)` from 0, best first; and `loss_classifier` and `loss_box_reg` where targets with such `boxes`
+        and `labels` are given."""
         outputs = self.head(features)
         anchors = self.anchor_generator(images, features)
         losses = {}
@@ -103,8 +86,7 @@ class DenseDetector(RetinaNet):
             losses = {"loss_classifier": found["classification"], "loss_box_reg": found["bbox_regression"]}
         if not with_detections:
             return [], losses
-        per_cell = self.anchor_generator.num_anchors_per_location()[0]
-        counts = [level.shape[-2] * level.shape[-1] * per_cell for level in features]
+        counts = [level[0, 0].numel() * self.anchors_per_cell for level in features]
         split = {name: list(values.split(counts, dim=1)) for name, values in outputs.items()}
         detections = self.postprocess_detections(
             split, [list(image.split(counts)) for image in anchors], images.image_sizes

@@ -1,16 +1,14 @@
 """Start a detector: random, from timm, from a pre-training checkpoint or from another detector, with a report.
 
-One function, `start_detector`, serves `--init random | timm:NAME | torchvision:NAME | PATH_OR_REPO` and
-`from_pretraining`. The report says how many of how many tensors each part got; a part that was asked for and is
-incomplete is an error. Of another detector all that fits is taken, of its predictors the rows of classes that both
-know by name.
+The report says how many of how many tensors each part got; a part that was asked for and is incomplete is an error.
+Of another detector all that fits is taken, of its predictors the rows of classes that both know by name.
 
 Source: the published converter (`convert-sppretrain-to-detectron2.py`) moves the same tensors: 390 of Mask R-CNN's 430
 and 354 of RetinaNet's 378 for a ResNet-50.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +26,6 @@ from ..transfer.starting_weights import (
     starting_statistics,
 )
 from .configuration_detector import LAYOUT, SHARED_FIELDS, MCLDetectorConfig
-from .known_classes import TITLE, copy_rows, known_classes
 from .modeling_detector import MCLDetectorPreTrainedModel, MCLForInstanceSegmentation, MCLForObjectDetection
 
 PARTS = {"backbone": "backbone", "fpn": "FPN", "box_head": "box head convs"}
@@ -51,6 +48,9 @@ _CLASS_TENSORS = re.compile(
     r"^roi_heads\.(box_predictor|mask_predictor\.mask_fcn_logits)\.|classification_head\.cls_logits\."
 )
 """Tensors whose shape follows the number of classes: those of a detector for other classes start new."""
+KNOWN = "classes known by name"
+"""In a report of weights."""
+_SAYS_NOTHING = re.compile(r"LABEL_\d+")
 
 
 def start_detector(
@@ -109,26 +109,25 @@ def start_detector(
                 raise InputError("a detector needs its classes: give num_labels or id2label")
             given["id2label"] = source_config.id2label
         config = _detector_config(init, source_config, detector, given, parts)
-        model = (model_class or _class_of(config))(config).train()
+        own_class = MCLForInstanceSegmentation if config.detector == "mask_rcnn" else MCLForObjectDetection
+        model = (model_class or own_class)(config).train()
         tensors = {} if init == "random" else read_checkpoint(init, config)
     except InputError:
         raise
     except ValueError as error:  # a configuration's or a checkpoint's complaint, one line each
         raise InputError(" ".join(str(error).split())) from error
-    if parts is None:
-        asked = _parts_of(init, source_config, config)
-    else:
-        asked = tuple(parts)
-        _check_parts(asked, config)
-        tensors = {
-            name: tensor
-            for name, tensor in tensors.items()
-            if _is_of(rename_for_detector({name: tensor}, False), asked)
-        }
-    if isinstance(source_config, MCLDetectorConfig):
-        tensors = rename_from_detector(tensors)
-    tensors = rename_for_detector(tensors, config.detector == "retinanet")
-    report = _fill(model, tensors, init, source_config if isinstance(source_config, MCLDetectorConfig) else None)
+    asked = _parts_of(init, source_config, config) if parts is None else tuple(parts)
+    old = source_config if isinstance(source_config, MCLDetectorConfig) else None
+    tensors = rename_for_detector(tensors if old is None else rename_from_detector(tensors), config.is_dense)
+    if parts is not None:
+        possible = [part for part in PARTS if part != "box_head" or not config.is_dense]
+        wrong = [part for part in asked if part not in possible]
+        if wrong:
+            raise InputError(f"parts of {config.detector} are {', '.join(possible)}, got {wrong[0]!r}")
+        titles = [PARTS[part] for part in asked]
+        prefixes = tuple(prefix for prefix, title in _TITLES.items() if title in titles)
+        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes)}
+    report = _fill(model, tensors, init, old)
     of_start = starting_statistics(init if source_config is None else source_config.to_dict(), config.num_channels)
     report.pixels = pixels_line(of_start, config.image_mean or (), config.image_std or ())
     for part in asked:
@@ -144,12 +143,8 @@ def start_detector(
 
 
 def rename_for_detector(tensors: Mapping[str, torch.Tensor], shift_levels: bool) -> dict[str, torch.Tensor]:
-    """Names of a pre-training checkpoint -> names in a detector; a detector's own names stay.
-
-    Args:
-        tensors: Named as in `MCLModel`.
-        shift_levels: The pyramid starts at P3: level i becomes i - 1, and P2's tensors are left out.
-    """
+    """Names in `MCLModel` -> names in a detector; a detector's own names stay. With `shift_levels`, where the pyramid
+    starts at P3, level i becomes i - 1, and P2's tensors are left out."""
     renamed = {}
     for name, tensor in tensors.items():
         name = re.sub(r"^region_head\.conv\.", "roi_heads.box_head.conv.", name)
@@ -203,10 +198,11 @@ def _detector_config(
         config = MCLDetectorConfig.from_mcl(source, detector=detector, **given)
     elif isinstance(source, MCLDetectorConfig):
         alike = source.is_dense == (detector == "retinanet")  # Mask R-CNN is Faster R-CNN with masks
-        fields = source.to_dict() if alike else _shared_with(source)
-        for name in ("id2label", "label2id", "detector", "architectures", "model_type", "transformers_version"):
-            fields.pop(name, None)
-        config = MCLDetectorConfig(**{**fields, "detector": detector, **given})
+        fields = source.to_dict()
+        new = ("id2label", "label2id", "architectures", "model_type", "transformers_version")
+        shared = (*SHARED_FIELDS, *LAYOUT, "min_size", "max_size", "size_divisible")
+        taken = {name: fields[name] for name in ([*fields] if alike else shared) if name not in new}
+        config = MCLDetectorConfig(**{**taken, "detector": detector, **given})
     else:
         description = starting_description(init)
         other = description.get("model_type")
@@ -226,42 +222,17 @@ def _detector_config(
     return config
 
 
-def _shared_with(source: MCLDetectorConfig) -> dict[str, Any]:
-    """Fields of an R-CNN that make sense in RetinaNet, and the other way round."""
-    names = (*SHARED_FIELDS, *LAYOUT, "min_size", "max_size", "size_divisible")
-    return {name: getattr(source, name) for name in names}
-
-
-def _class_of(config: MCLDetectorConfig) -> type[MCLDetectorPreTrainedModel]:
-    return MCLForInstanceSegmentation if config.detector == "mask_rcnn" else MCLForObjectDetection
-
-
 def _parts_of(init: str, source: MCLConfig | MCLDetectorConfig | None, config: MCLDetectorConfig) -> tuple[str, ...]:
     """Parts that a source of this kind must bring whole."""
     if init == "random":
         return ()
     if is_backbone_alone(source):
         return ("backbone",)
-    if isinstance(source, MCLConfig) and config.detector != "retinanet" and config.box_head_convs:
-        return ("backbone", "fpn", "box_head")
-    if isinstance(source, MCLDetectorConfig) and source.is_dense and not config.is_dense:
-        return ("backbone",)  # its pyramid lacks P2
-    if isinstance(source, MCLConfig | MCLDetectorConfig):
-        return ("backbone", "fpn")
-    return ("backbone",)  # timm's, or weights without a configuration of ours
-
-
-def _check_parts(parts: Sequence[str], config: MCLDetectorConfig) -> None:
-    possible = [part for part in PARTS if part != "box_head" or config.detector != "retinanet"]
-    wrong = [part for part in parts if part not in possible]
-    if wrong:
-        raise InputError(f"parts of {config.detector} are {', '.join(possible)}, got {wrong[0]!r}")
-
-
-def _is_of(named: Mapping[str, torch.Tensor], parts: Sequence[str]) -> bool:
-    """Whether the one tensor of `named` belongs to one of the parts."""
-    titles = [PARTS[part] for part in parts]
-    return any(name.startswith(prefix) for name in named for prefix, title in _TITLES.items() if title in titles)
+    if isinstance(source, MCLConfig):
+        return ("backbone", "fpn", "box_head") if config.box_head_convs and not config.is_dense else ("backbone", "fpn")
+    if source is None or (source.is_dense and not config.is_dense):
+        return ("backbone",)  # timm's, weights without a configuration of ours, or a pyramid that lacks P2
+    return ("backbone", "fpn")
 
 
 @torch.no_grad()
@@ -272,13 +243,17 @@ def _fill(
     of whose predictors the rows of known classes are taken."""
     report = WeightReport(source)
     config: Any = model.config
-    copy_known = None if old is None else _copier(config, old)
+    known = [] if old is None else known_classes(config.id2label, old.id2label)
+    first = 0 if config.is_dense else 1  # class 0 of an R-CNN is the background
+    rows = [(0, 0)] * first + [(row + first, old_row + first) for row, old_row in known]
+    groups = len(config.aspect_ratios) * len(config.anchor_sizes[0]) if config.is_dense else 1
     for name, tensor in model.state_dict().items():
         part = next(title for prefix, title in _TITLES.items() if name.startswith(prefix))
         given = tensors.get(name)
         taken = given is not None
-        if given is not None and copy_known is not None and _CLASS_TENSORS.search(name):
-            taken = copy_known(tensor, given)
+        if given is not None and old is not None and _CLASS_TENSORS.search(name):
+            counts = (config.num_labels + first, old.num_labels + first)
+            taken = bool(known) and copy_rows(tensor, given, rows, counts, groups)
         elif given is not None and given.shape == tensor.shape:
             tensor.copy_(given)
         elif given is not None:
@@ -288,18 +263,43 @@ def _fill(
             )
         report.count(part, taken)
     report.parts = {title: report.parts[title] for title in _TITLES.values() if title in report.parts}  # as images flow
-    if old is not None and old.is_dense == config.is_dense:
-        known = len(known_classes(config.id2label, old.id2label))
-        if known < config.num_labels:
-            report.parts[TITLE] = (known, config.num_labels)
+    if old is not None and old.is_dense == config.is_dense and len(known) < config.num_labels:
+        report.parts[KNOWN] = (len(known), config.num_labels)
     return report
 
 
-def _copier(config: MCLDetectorConfig, old: MCLDetectorConfig) -> Callable[[torch.Tensor, torch.Tensor], bool]:
-    """Copies the rows of known classes, and of the background, from another detector's predictor; False: none."""
-    known = known_classes(config.id2label, old.id2label)
-    first = 0 if config.is_dense else 1
-    rows = [(0, 0)] * first + [(row + first, old_row + first) for row, old_row in known]
-    counts = (config.num_labels + first, old.num_labels + first)
-    groups = len(config.aspect_ratios) * len((config.anchor_sizes or [[]])[0]) if config.is_dense else 1
-    return lambda tensor, given: bool(known) and copy_rows(tensor, given, rows, counts, groups)
+def known_classes(new: Mapping[int, str], old: Mapping[int, str]) -> list[tuple[int, int]]:
+    """(index in `new`, index in `old`) of each class of `new` that `old` has under the same name, case aside.
+
+    Names that say nothing (LABEL_0, LABEL_1, ...) are matched by number where there are as many of them.
+
+    Example:
+        >>> known_classes({0: "cup", 1: "Person"}, {0: "person", 1: "dog"})
+        [(1, 0)]
+    """
+    alike = [*new.values()] == [*old.values()]  # a name may stand there twice, such as COCO's "N/A"
+    if alike or (len(new) == len(old) and all(_SAYS_NOTHING.fullmatch(name) for name in old.values())):
+        return [(index, index) for index in range(len(new))]
+    place = {name.casefold(): index for index, name in reversed([*old.items()])}
+    known = [(index, name.casefold()) for index, name in new.items() if not _SAYS_NOTHING.fullmatch(name)]
+    return [(index, place[name]) for index, name in known if name in place]
+
+
+def copy_rows(
+    tensor: torch.Tensor, given: torch.Tensor, rows: Sequence[tuple[int, int]], counts: tuple[int, int], groups: int = 1
+) -> bool:
+    """Copy the rows of some classes in place, if all other sizes are the same, and say whether.
+
+    Args:
+        tensor: `(groups * classes * n, ...)`, as it is with one group for each anchor.
+        given: of another number of classes.
+        rows: (row of `tensor`, row of `given`), counted in classes.
+        counts: classes of `tensor` and of `given`, with a background where there is one.
+        groups: how often all classes are repeated.
+    """
+    if tensor.shape[1:] != given.shape[1:] or len(tensor) * counts[1] != len(given) * counts[0]:
+        return False
+    own, other = tensor.view(groups, counts[0], -1), given.reshape(groups, counts[1], -1)
+    for row, old_row in rows:
+        own[:, row] = other[:, old_row]
+    return True

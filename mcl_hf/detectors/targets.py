@@ -7,6 +7,7 @@ image's own size (without padding). It survives any resizing; `post_process_obje
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import nn
 from torchvision.ops import box_convert
 
 LEAST_SIDE = 0.01
@@ -40,16 +41,12 @@ def make_targets(
     """Labels as torchvision's losses read them.
 
     Args:
-        labels: For each image `class_labels` `(n,)` int64 from 0, `boxes` `(n, 4)` relative centre x, centre y, width,
-            height, and with masks `masks` `(n, h, w)` of the image's size or the padded batch's. n may be 0.
+        labels: As of the detectors' `forward`; n may be 0.
         image_sizes: Height and width of each image without padding, px.
         num_labels: Classes.
         first_class: Number of class 0 in the losses: 1 where 0 is the background.
-        with_masks: Masks are needed.
+        with_masks: Masks (uint8) are needed.
         device: Where the losses are computed.
-
-    Returns:
-        For each image `boxes` in px, `labels`, and `masks` (uint8) with masks.
 
     Raises:
         ValueError: Something missing or of another shape; and, looked at on the CPU only, a class out of range or a box
@@ -81,11 +78,8 @@ def make_targets(
         }
         if with_masks:
             masks = label["masks"]
-            if (
-                masks.dim() != 3
-                or len(masks) != len(classes)
-                or (len(masks) and (masks.shape[1] < size[0] or masks.shape[2] < size[1]))
-            ):
+            too_small = len(masks) and (masks.shape[-2] < size[0] or masks.shape[-1] < size[1])
+            if masks.dim() != 3 or len(masks) != len(classes) or too_small:
                 raise ValueError(
                     f"masks of image {index} need shape (n, height, width) of the image that the model gets, "
                     f"({len(classes)}, {size[0]}, {size[1]}), got {tuple(masks.shape)}"
@@ -106,29 +100,19 @@ def pack_detections(
         num_labels: Classes.
 
     Returns:
-        `logits` `(N, D, num_labels)`: the log-odds of the score at the detection's class, the lowest finite number
-        (a score of 0) elsewhere;
-        `pred_boxes` `(N, D, 4)` relative; `pred_scores` `(N, D)`; `pred_labels` `(N, D)`, -1 in empty rows;
-        `pred_masks` `(N, D, R, R)` where there are masks.
+        Fields of `MCLDetectorOutput` from `logits` to `pred_masks`, by name.
     """
-    rows = max(len(image["scores"]) for image in detections)
-    first = detections[0]
-    lowest = torch.finfo(first["scores"].dtype).min
-    packed = {
-        "logits": first["scores"].new_full((len(detections), rows, num_labels), lowest),
-        "pred_boxes": first["boxes"].new_zeros(len(detections), rows, 4),
-        "pred_scores": first["scores"].new_zeros(len(detections), rows),
-        "pred_labels": first["labels"].new_full((len(detections), rows), -1),
-    }
-    if "masks" in first:
-        packed["pred_masks"] = first["masks"].new_zeros(len(detections), rows, *first["masks"].shape[1:])
-    for index, (image, size) in enumerate(zip(detections, image_sizes, strict=True)):
-        count = len(image["scores"])
+    lowest = torch.finfo(detections[0]["scores"].dtype).min
+    columns: dict[str, list[torch.Tensor]] = {"logits": [], "pred_boxes": []}
+    for image, size in zip(detections, image_sizes, strict=True):
         log_odds = image["scores"].logit().clamp(lowest, -lowest)
-        packed["logits"][index, :count].scatter_(1, image["labels"][:, None], log_odds[:, None])
-        packed["pred_boxes"][index, :count] = relative_boxes(image["boxes"], size)
-        packed["pred_scores"][index, :count] = image["scores"]
-        packed["pred_labels"][index, :count] = image["labels"]
-        if "masks" in image:
-            packed["pred_masks"][index, :count] = image["masks"]
-    return packed
+        logits = log_odds.new_full((len(log_odds), num_labels), lowest)
+        columns["logits"].append(logits.scatter_(1, image["labels"][:, None], log_odds[:, None]))
+        columns["pred_boxes"].append(relative_boxes(image["boxes"], size))
+        for name in ("scores", "labels", "masks") if "masks" in image else ("scores", "labels"):
+            columns.setdefault(f"pred_{name}", []).append(image[name])
+    filling = {"logits": lowest, "pred_labels": -1}
+    return {
+        name: nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=filling.get(name, 0))
+        for name, rows in columns.items()
+    }

@@ -26,7 +26,7 @@ import transformers
 from ..engine.resume import check_detector
 from ..engine.saving import no_progress_bar
 from ..errors import InputError, nearest
-from ..models.configuration_mcl import MCLConfig
+from ..models.configuration_mcl import IMAGENET_MEAN, IMAGENET_STD, MCLConfig
 from ..models.weight_files import read_json_object
 from ..remote.checkpoints import MODEL_FILES, local_checkpoint
 from ..transfer.starting_weights import (
@@ -39,8 +39,7 @@ from ..transfer.starting_weights import (
 )
 from .configuration_detector import SHARED_FIELDS, MCLDetectorConfig
 from .encoder_maps import deepest_maps
-from .known_classes import TITLE, copy_rows, known_classes
-from .start_detector import read_start_config
+from .start_detector import KNOWN, copy_rows, known_classes, read_start_config
 
 _ADAMW: dict[str, Any] = {
     "optimizer": "adamw",
@@ -68,39 +67,22 @@ def _squares(often: int, augment_until: float) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TransformersDetector:
-    """One of transformers' detectors.
+    """One of transformers' detectors."""
 
-    Attributes:
-        title: as cards and messages call it.
-        prefix: of its classes in transformers, `{prefix}Config` and the model's.
-        processor: class of its image processor there.
-        maps: how many of the deepest maps it reads.
-        square: images are resized to squares, all of a step to the same, and not padded.
-        masks: it learns from masks and gives masks; boxes are those around them.
-        slow: pattern of parameters outside of the backbone that learn at a tenth of the rate.
-        trains_norms: batch norms of the backbone train, where transformers freezes them.
-        ema_rise: steps over which the decay of averaged weights rises.
-        options: published settings by the name of the option, which hold where none is given.
-    """
-
-    title: str
-    prefix: str
-    processor: str
-    maps: int = 3
-    square: bool = False
-    masks: bool = False
-    slow: str = ""
-    trains_norms: bool = False
-    ema_rise: int = 2000
-    options: Mapping[str, Any] = field(default_factory=dict)
+    title: str  # as cards and messages call it
+    prefix: str  # of its classes in transformers
+    processor: str  # class of its image processor there
+    maps: int = 3  # how many of the deepest maps it reads
+    square: bool = False  # images are resized to squares, all of a step to the same, and not padded
+    masks: bool = False  # it learns from masks and gives masks; boxes are those around them
+    slow: str = ""  # pattern of parameters outside of the backbone that learn at a tenth of the rate
+    trains_norms: bool = False  # batch norms of the backbone train, where transformers freezes them
+    ema_rise: int = 2000  # steps over which the decay of averaged weights rises
+    options: Mapping[str, Any] = field(default_factory=dict)  # published settings, which hold where none is given
 
     @property
     def config_class(self) -> Any:
-        """Its configuration in transformers.
-
-        Raises:
-            InputError: the installed transformers has no such detector.
-        """
+        """Its configuration in transformers; `InputError` where the installed one has no such detector."""
         return self._class("Config")
 
     @property
@@ -178,7 +160,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
 def start_transformers_detector(
     init: str, name: str, id2label: Mapping[int, str], backbone: str | None = None, **options: Any
 ) -> tuple[Any, WeightReport]:
-    """Build a detector of transformers and fill what `init` brings.
+    """A detector of transformers in training mode on the CPU, filled with what `init` brings, and the report.
 
     Args:
         init: `random`, `timm:NAME`, an MCL folder or repository (pre-training or detector: its backbone is taken), or a
@@ -188,9 +170,6 @@ def start_transformers_detector(
         id2label: names of the classes, from 0.
         backbone: timm architecture where `init` is random.
         options: as of `check_options`.
-
-    Returns:
-        The model in training mode on the CPU, and the report.
 
     Raises:
         InputError: one line: the source cannot be read or does not fit, or a field is wrong.
@@ -215,8 +194,7 @@ def start_transformers_detector(
         raise
     except Exception as error:  # transformers' and our complaints about fields and files, of many types
         raise InputError(f"{kind.title} from {init}: {' '.join(str(error).split())}") from error
-    for tensor_name in model.state_dict():
-        part = _part_of(tensor_name)
+    for part in map(_part_of, model.state_dict()):
         if part != "backbone" or init == "random":
             report.count(part, False)
     return model, report
@@ -246,10 +224,9 @@ def pixel_statistics(config: Any) -> tuple[list[float], list[float]]:
     if getattr(config, "image_mean", None) is not None:
         return list(config.image_mean), list(config.image_std)
     backbone = config.backbone_config
-    if isinstance(backbone, MCLConfig):
-        return list(backbone.image_mean or ()), list(backbone.image_std or ())
-    plain = MCLConfig(backbone="resnet18")
-    return list(plain.image_mean or ()), list(plain.image_std or ())
+    if not isinstance(backbone, MCLConfig):
+        return list(IMAGENET_MEAN), list(IMAGENET_STD)
+    return list(backbone.image_mean or ()), list(backbone.image_std or ())
 
 
 def _backbone_config(
@@ -305,17 +282,16 @@ def _whole_start(
     report = WeightReport(init, pixels=pixels_line(of_start, config.image_mean, config.image_std))
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
-            part, value = _part_of(name), given.get(name)
-            taken = False
+            value = given.get(name)
+            taken = value is not None and value.shape == tensor.shape
             if value is not None and _CLASS_TENSORS.search(name) and tensor.ndim:
                 pairs = rows + [(new_rows + n, old_rows + n) for n in range(len(tensor) - new_rows)]  # background
                 taken = bool(rows) and copy_rows(tensor, value, pairs, (len(tensor), len(value)))
-            elif value is not None and value.shape == tensor.shape:
+            elif taken:
                 tensor.copy_(value)
-                taken = True
-            report.count(part, taken)
+            report.count(_part_of(name), taken)
     if len(rows) < new_rows:
-        report.parts[TITLE] = (len(rows), new_rows)
+        report.parts[KNOWN] = (len(rows), new_rows)
     return model, report
 
 

@@ -6,7 +6,7 @@ Where it sits: recipe + command line (or keyword arguments) -> `load_finetune_ar
 
 import dataclasses
 from fractions import Fraction
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from ..engine.options import (
 from ..errors import InputError, nearest
 from . import auto_rules
 from .auto_rules import choose_sizes
+
+if TYPE_CHECKING:
+    from ..detectors.transformers_detectors import TransformersDetector
 
 RECIPES = "finetune"
 """Folder of the recipes."""
@@ -201,11 +204,7 @@ class FinetuneArguments(RunOptions):
         self.milestones(1)
 
     def check_given(self) -> None:
-        """See that what no recipe can know is there.
-
-        Raises:
-            InputError: it is not.
-        """
+        """Raise an `InputError` where what no recipe can know is not there."""
         if self.init is None:
             raise InputError(
                 "--init is missing: random, timm:NAME, torchvision:NAME, or a checkpoint's folder or repository"
@@ -216,12 +215,16 @@ class FinetuneArguments(RunOptions):
             )
 
     @property
-    def squares(self) -> bool:
-        """Whether images become squares, as the detector wants them."""
+    def of_transformers(self) -> "TransformersDetector | None":
+        """What is known of the detector, where it is one of transformers."""
         from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS
 
-        kind = TRANSFORMERS_DETECTORS.get(self.detector or "")
-        return kind is not None and kind.square
+        return TRANSFORMERS_DETECTORS.get(self.detector or "")
+
+    @property
+    def squares(self) -> bool:
+        """Whether images become squares, as the detector wants them."""
+        return self.of_transformers is not None and self.of_transformers.square
 
     @property
     def masks(self) -> bool:
@@ -247,16 +250,8 @@ class FinetuneArguments(RunOptions):
     def resolved(
         self, widths: np.ndarray, heights: np.ndarray, has_masks: bool = True, start_side: int | None = None
     ) -> "FinetuneArguments":
-        """These options with the gaps filled: by the rules of `auto`, or by the published protocol.
-
-        Args:
-            widths: of the training images, px.
-            heights: of the training images, px.
-            has_masks: whether their annotations have masks.
-            start_side: see `auto_rules.choose`.
-        """
-        from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS
-
+        """These options with the gaps filled: by the rules of `auto`, of `auto_rules.choose` and with its arguments, or
+        by the published protocol."""
         own = (len(widths), widths, heights, self.init == "random", has_masks, start_side)
         chosen = auto_rules.choose(*own) if self.auto else {}
         if self.epochs is not None:
@@ -265,12 +260,11 @@ class FinetuneArguments(RunOptions):
             chosen.pop("global_batch_size", None)
         if self.eval_every_steps == 0:
             chosen.pop("early_stopping_patience", None)
-        kind = TRANSFORMERS_DETECTORS.get(self.detector or "")
-        published = {} if kind is None else dict(kind.options)
-        if kind is not None:  # what the rules say of SGD and of frozen batch norm is of no use there
+        values = {**DEFAULTS, **chosen}
+        if self.of_transformers is not None:  # what the rules say of SGD and of frozen batch norm is of no use there
             for name in ("base_learning_rate", "freeze_at", "frozen_bn"):
                 chosen.pop(name, None)
-        values = {**DEFAULTS, **published, **chosen}
+            values = {**DEFAULTS, **self.of_transformers.options, **chosen}
         filled = {name: value for name, value in values.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **filled)
 
@@ -304,13 +298,13 @@ class FinetuneArguments(RunOptions):
             InputError: an unknown field in `detector_options`, or one that has an option of its own.
         """
         from ..detectors.configuration_detector import MCLDetectorConfig
-        from ..detectors.transformers_detectors import TRANSFORMERS_DETECTORS, check_options
+        from ..detectors.transformers_detectors import check_options
 
-        own = {"min_size": self.min_size_test, "max_size": self.max_size_test}
         given = dict(self.detector_options or {})
-        if self.detector in TRANSFORMERS_DETECTORS:
-            check_options(self.detector, given)
+        if self.of_transformers is not None:
+            check_options(str(self.detector), given)
             return given
+        own = {"min_size": self.min_size_test, "max_size": self.max_size_test}
         known = {entry.name for entry in dataclasses.fields(MCLDetectorConfig)}  # type: ignore[arg-type]
         for name in given:
             if name not in known:

@@ -1,15 +1,8 @@
 """`--recipe auto`: detector, schedule, learning rate, image size, freezing and early stopping from the data.
 
 Flow: annotated data + options -> **auto_rules** -> options without gaps -> fine-tuning. An option that was given stays
-as it is. The rules, for hundreds to tens of thousands of images:
+as it is. The rules, `RULES`, are for hundreds to tens of thousands of images.
 
-    images of training   epochs   learning rate (16 images)   frozen                         evaluations   patience
-    up to 500            60       0.01                        stem, stage 1, batch norm      every 6th     4
-    up to 2,000          36       0.01                        stem, stage 1, batch norm      every 3rd     4
-    up to 10,000         24       0.02                        nothing                        every 2nd     4
-    above                12       0.02                        nothing                        every 1st     none
-
-Evaluations are so many epochs apart; after as many of them as the patience says without a better AP, the run ends.
 Nothing is frozen where the backbone starts at random or was pre-trained on images below 224 px, whose first stages know
 no objects of the size that detectors see. A random start takes three times as many epochs (He et al., arXiv
 1811.08883). The detector is Mask R-CNN where the annotations have masks, else Faster R-CNN: they take all that was pre-
@@ -19,22 +12,20 @@ step has 16 images, 8 where there are fewer than 1,000, never more than half of 
 shorter side that half of them reach, 320 to 800 px, and at down to 0.8 of it; the longer side may be 5/3 of that.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 
-@dataclass(frozen=True)
-class Rule:
-    """One row of the table."""
+class Rule(NamedTuple):
+    """What is done with up to `most_images` images of training."""
 
     most_images: float
     epochs: int
-    base_learning_rate: float
-    small: bool
-    evaluate_every: int
-    patience: int
+    base_learning_rate: float  # for 16 images a step
+    small: bool  # stem, stage 1 and batch norm are frozen
+    evaluate_every: int  # epochs
+    patience: int  # evaluations without a better AP, after which the run ends; 0: it does not
 
 
 RULES = (
@@ -49,9 +40,9 @@ LEAST_FROZEN_SIDE = 224
 """Px of the images that a backbone was pre-trained on, below which nothing of it is frozen."""
 
 
-def choose_sizes(smallest: int, largest: int, step: int = 32) -> list[int]:
+def choose_sizes(smallest: int, largest: int) -> list[int]:
     """Shorter sides from `smallest` to `largest` px, both included: detectron2's 640, 672, ..., 800."""
-    return [*range(smallest, largest, step), largest]
+    return [*range(smallest, largest, 32), largest]
 
 
 def choose(
@@ -62,33 +53,25 @@ def choose(
     has_masks: bool = True,
     start_side: int | None = None,
 ) -> dict[str, Any]:
-    """Options for a data set.
+    """Options for a data set, values by name.
 
     Args:
-        num_images: of training.
-        widths: of each image, px.
-        heights: of each image, px.
+        num_images, widths, heights: of training; px.
         random_start: whether nothing of the network was trained before.
         has_masks: whether the annotations have masks.
         start_side: of the images that the backbone was pre-trained on, px; None: not known.
-
-    Returns:
-        Values by the option's name.
     """
     rule = next(rule for rule in RULES if num_images <= rule.most_images)
-    batch = 16 if num_images >= 1000 else 8
-    batch = max(2, min(batch, num_images // 2))
+    batch = max(2, min(16 if num_images >= 1000 else 8, num_images // 2))
     epochs = rule.epochs * (RANDOM_START_FACTOR if random_start else 1)
-    steps = max(1, epochs * num_images // batch)
     side = int(np.clip(np.median(np.minimum(widths, heights)) // 32 * 32, SMALLEST_SIDE, LARGEST_SIDE))
-    smallest = int(0.8 * side) // 32 * 32
     frozen = rule.small and not random_start and not _is_small(start_side)
     return {
         "detector": "mask_rcnn" if has_masks else "faster_rcnn",
         "global_batch_size": batch,
-        "max_steps": steps,
+        "max_steps": max(1, epochs * num_images // batch),
         "base_learning_rate": rule.base_learning_rate,
-        "min_size_train": [*range(smallest, side, 32), side],
+        "min_size_train": choose_sizes(int(0.8 * side) // 32 * 32, side),
         "max_size_train": side * 5 // 3,
         "min_size_test": side,
         "max_size_test": side * 5 // 3,

@@ -4,6 +4,7 @@ Where it sits: open_data -> **data** -> `finetune.py`, and comparisons of runs.
 """
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,8 @@ from .arguments import FinetuneArguments
 
 def training_data(arguments: FinetuneArguments) -> DetectionData:
     """What is trained on: without what `val_fraction` holds out, without empty images where asked for, and the fraction
-    of it.
-
-    Raises:
-        InputError: as `open_detection_data`; or nothing is left.
-    """
-    data = _opened(arguments)
+    of it. Raises an `InputError` as `open_detection_data`, or where nothing is left."""
+    data = _opened_to_train(arguments)
     if arguments.val_fraction is not None:
         data = data.select(hold_out(data, arguments.val_fraction, arguments.seed)[0])
     if arguments.filter_empty:
@@ -47,31 +44,28 @@ def validation_data(arguments: FinetuneArguments, data: DetectionData, lines: li
         InputError: what was given, or the validation split of `data`, cannot be opened; what was given has no
             objects; or the categories are other than those of the training data.
     """
-    source = arguments.val_data or arguments.data
-    assert source is not None, "checked before"
+    source = str(arguments.val_data or arguments.data)
     asked_for = any(given is not None for given in (arguments.val_data, arguments.val_split, arguments.val_fraction))
-    if not asked_for and Path(source).is_file() and not list_splits(source):
-        lines.append(
-            f"warning: AP will not be measured: {source} is a single file; name --val-data, or hold images out with "
-            "--val-fraction"
-        )
+
+    def unmeasured(reason: object) -> DetectionData | None:
+        lines.append(f"warning: AP will not be measured: {reason}")
         return None
+
+    if not asked_for and Path(source).is_file() and not list_splits(source):
+        return unmeasured(f"{source} is a single file; name --val-data, or hold images out with --val-fraction")
     try:
-        found = _held_out(arguments) if arguments.val_fraction is not None else _validation_split(arguments, source)
+        found = _to_measure(arguments, source)
     except InputError as error:
         if asked_for or has_split(source, "validation"):  # then it is there, and broken
             raise
-        lines.append(f"warning: AP will not be measured: {error}")
-        return None
+        return unmeasured(error)
     if not found.num_objects.any():
         reason = f"the validation data {found.source} have no objects, crowds apart: AP cannot be measured"
         if asked_for:
             raise InputError(reason)
-        lines.append(f"warning: AP will not be measured: {reason}")
-        return None
+        return unmeasured(reason)
     if arguments.val_data is None and arguments.val_fraction is None and overlaps(found, data):
-        lines.append(f"warning: AP will not be measured: {source} has no split of its own for it; name --val-data")
-        return None
+        return unmeasured(f"{source} has no split of its own for it; name --val-data")
     unknown = [name for name in found.category_names if name not in data.category_names]
     if unknown:
         raise InputError(
@@ -82,23 +76,25 @@ def validation_data(arguments: FinetuneArguments, data: DetectionData, lines: li
     return found
 
 
-def _opened(arguments: FinetuneArguments) -> DetectionData:
-    assert arguments.data is not None, "checked before"
-    data = open_detection_data(arguments.data, split=arguments.split, images=arguments.images, **_reading(arguments))
+def _opened(arguments: FinetuneArguments, source: str, split: str, images: str | None) -> DetectionData:
+    options = ("image_column", "objects_column", "box_format", "group_column", "skip_broken", "allow_outside_paths")
+    reading = {name: getattr(arguments, name) for name in options}
+    return open_detection_data(source, split=split, images=images, **reading)
+
+
+def _opened_to_train(arguments: FinetuneArguments) -> DetectionData:
+    data = _opened(arguments, str(arguments.data), arguments.split, arguments.images)
     if arguments.group_column is not None and all(group is None for group in data.groups):
         raise InputError(f"{data.source} tells no groups: no image has anything in '{arguments.group_column}'")
     return data
 
 
-def _held_out(arguments: FinetuneArguments) -> DetectionData:
-    data = _opened(arguments)
-    assert arguments.val_fraction is not None
-    held_out = data.select(hold_out(data, arguments.val_fraction, arguments.seed)[1])
-    held_out.kind += f", {len(held_out)} of {len(data)} images, held out by seed {arguments.seed}"
-    return held_out
-
-
-def _validation_split(arguments: FinetuneArguments, source: str) -> DetectionData:
+def _to_measure(arguments: FinetuneArguments, source: str) -> DetectionData:
+    if arguments.val_fraction is not None:
+        data = _opened_to_train(arguments)
+        held_out = data.select(hold_out(data, arguments.val_fraction, arguments.seed)[1])
+        held_out.kind += f", {len(held_out)} of {len(data)} images, held out by seed {arguments.seed}"
+        return held_out
     split = arguments.val_split or "validation"
     if arguments.val_split is None and Path(source).exists() and not list_splits(source):
         if arguments.val_data is None:
@@ -106,7 +102,7 @@ def _validation_split(arguments: FinetuneArguments, source: str) -> DetectionDat
                 f"{source} has no split of its own for it; name --val-data, or hold images out with --val-fraction"
             )
         split = "train"  # all of it, as it was named for this
-    return open_detection_data(source, split=split, images=arguments.val_images, **_reading(arguments))
+    return _opened(arguments, source, split, arguments.val_images)
 
 
 def hold_out(data: DetectionData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -137,19 +133,14 @@ def overlaps(one: DetectionData, other: DetectionData) -> bool:
     """Whether the two hold the same images with the same annotations, at least in part."""
 
     def images(data: DetectionData) -> set[tuple[str, bytes, bytes]]:
-        columns, ends = data.columns, data.columns.offsets
+        boxes, labels, ends = data.columns.bbox, data.columns.labels, itertools.pairwise(data.columns.offsets)
         return {
-            (name, columns.bbox[start:end].tobytes(), columns.labels[start:end].tobytes())
-            for name, start, end in zip(data.names, ends[:-1], ends[1:], strict=True)
+            (name, boxes[start:end].tobytes(), labels[start:end].tobytes())
+            for name, (start, end) in zip(data.names, ends, strict=True)
             if end > start
         }
 
     return not images(one).isdisjoint(images(other))
-
-
-def _reading(arguments: FinetuneArguments) -> dict[str, Any]:
-    names = ("image_column", "objects_column", "box_format", "group_column", "skip_broken", "allow_outside_paths")
-    return {name: getattr(arguments, name) for name in names}
 
 
 def take_fraction(data: DetectionData, fraction: float, seed: int) -> DetectionData:
@@ -170,18 +161,8 @@ def fingerprint(data: DetectionData) -> str:
     return digest.hexdigest()
 
 
-def training_record(arguments: FinetuneArguments, data: DetectionData) -> dict[str, Any]:
-    """What is trained on, as runs and comparisons record it: `sources` (see `describe_sources`: no folders, no keys),
-    `split`, `num_images`, `num_objects` and `fingerprint`."""
-    return _data_record(arguments.data or "", arguments.split, data)
-
-
-def validation_record(arguments: FinetuneArguments, data: DetectionData) -> dict[str, Any]:
-    """What AP is measured on, in the form of `training_record`."""
-    return _data_record(arguments.val_data or arguments.data or "", arguments.val_split or "validation", data)
-
-
-def _data_record(given: str, split: str, data: DetectionData) -> dict[str, Any]:
+def data_record(given: str, split: str, data: DetectionData) -> dict[str, Any]:
+    """What is trained on, or what AP is measured on, as runs record it; of `given` no folders and no keys."""
     return {
         "sources": describe_sources([given]),
         "split": split,

@@ -30,40 +30,32 @@ def build_detector(arguments: FinetuneArguments, data: DetectionData, checkpoint
             checkpoint is of another detector.
     """
     fields = arguments.config_fields()
-    if arguments.detector in TRANSFORMERS_DETECTORS:
-        if checkpoint is not None:
-            return open_transformers_detector(checkpoint, arguments.detector, data.id2label, **fields)
-        assert arguments.init is not None, "checked before"
+    of_transformers = arguments.detector in TRANSFORMERS_DETECTORS
+    if checkpoint is not None and of_transformers:
+        return open_transformers_detector(checkpoint, str(arguments.detector), data.id2label, **fields)
+    if checkpoint is not None:
+        saved = MCLDetectorConfig.from_pretrained(checkpoint)
+        wanted = {**fields, "detector": arguments.detector, "id2label": data.id2label}
+        check_detector(checkpoint, {name: getattr(saved, name) for name in wanted}, wanted)
+        kind: Any = MCLForInstanceSegmentation if saved.detector == "mask_rcnn" else MCLForObjectDetection
+        return kind.from_pretrained(checkpoint, dtype=torch.float32)
+    init, detector = str(arguments.init), arguments.detector or "mask_rcnn"
+    torch.manual_seed(arguments.seed)
+    network: Any
+    if of_transformers:
         if arguments.init_parts not in ([], ["backbone"]):
             raise InputError(f"init_parts of {arguments.detector} is backbone, got {', '.join(arguments.init_parts)}")
-        torch.manual_seed(arguments.seed)
-        network, report = start_transformers_detector(
-            arguments.init, arguments.detector, data.id2label, arguments.backbone, **fields
-        )
-        lines.append(str(report))
-        return network
-    if checkpoint is None:
-        assert arguments.init is not None, "checked before"
-        torch.manual_seed(arguments.seed)
-        if arguments.backbone is not None:
-            fields["backbone"] = arguments.backbone
+        network, report = start_transformers_detector(init, detector, data.id2label, arguments.backbone, **fields)
+    else:
+        fields |= {} if arguments.backbone is None else {"backbone": arguments.backbone}
+        parts = arguments.init_parts or None
         network, report = start_detector(
-            arguments.init,
-            detector=arguments.detector or "mask_rcnn",
-            id2label=data.id2label,
-            parts=arguments.init_parts or None,
-            verbose=False,  # the run prints it once
-            **fields,
+            init, detector=detector, id2label=data.id2label, parts=parts, verbose=False, **fields
         )
         if network.config.num_channels not in (1, 3):
             raise InputError(
-                f"the detector from {arguments.init} takes {network.config.num_channels} channels: annotated images "
-                "are read in colour, or in gray for a detector of one channel"
+                f"the detector from {init} takes {network.config.num_channels} channels: annotated images are read in "
+                "colour, or in gray for a detector of one channel"
             )
-        lines.append(str(report))
-        return network
-    saved = MCLDetectorConfig.from_pretrained(checkpoint)
-    wanted = {**fields, "detector": arguments.detector, "id2label": data.id2label}
-    check_detector(checkpoint, {name: getattr(saved, name) for name in wanted}, wanted)
-    kind: Any = MCLForInstanceSegmentation if saved.detector == "mask_rcnn" else MCLForObjectDetection
-    return kind.from_pretrained(checkpoint, dtype=torch.float32)
+    lines.append(str(report))
+    return network

@@ -8,7 +8,7 @@ Source: RT-DETR and D-FINE, whose decay 0.9999 rises from 0 over 2,000 and 1,000
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -52,14 +52,21 @@ def averaged(run: Run) -> Iterator[None]:
     if not run.arguments.ema:
         yield
         return
-    own = [(value, value.detach().clone()) for _, _, value in _tracked(run)]
-    take_averages(run)
+    with put_back(value for *_, value in _tracked(run)):
+        take_averages(run)
+        yield
+
+
+@contextlib.contextmanager
+def put_back(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Tensors that are as they were again after the block."""
+    kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
     try:
         yield
     finally:
         with torch.no_grad():
-            for value, before in own:
-                value.copy_(before)
+            for tensor, before in kept:
+                tensor.copy_(before)
 
 
 def _tracked(run: Run) -> Iterator[tuple[dict[str, Any], str, Tensor]]:

@@ -7,10 +7,10 @@ batch-norm statistics that were made anew for it are put back.
 
 import itertools
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 
 from ..annotations.detection_data import DetectionData
-from ..detectors.restored_statistics import statistics_restored
 from ..engine.arithmetic import copy_to_device
 from ..engine.run import on_main_process
 from ..engine.saving import no_progress_bar, replace_folder
@@ -27,7 +26,7 @@ from ..evaluation.evaluation_files import write_evaluation
 from ..evaluation.predict_data import predict_data
 from ..evaluation.results import gather_results, to_results
 from ..models.precise_bn import training_norms, update_statistics
-from .ema import averaged
+from .ema import averaged, put_back
 from .health import observe, verdicts
 from .step import FinetuneRun, forward
 from .train_loader import DetectionBatch, DetectionLoader
@@ -40,34 +39,23 @@ _STEP = ".step"
 @dataclass
 class EvaluationWatch:
     """Evaluates every `eval_every_steps`, keeps the best detector, ends a run that no longer gains, and warns of one
-    that has gone wrong.
-
-    Attributes:
-        run: to be watched.
-        data: annotated images that AP is measured on; None: nothing is measured.
-        train_loader: what batch-norm statistics are made of, from a step on.
-        fatal: never set: a run that has gone wrong is named and goes on; losses that are not finite end it elsewhere.
-        enough: set when `early_stopping_patience` evaluations have brought no gain.
-        newest: figures of the newest evaluation.
-        final_buffers: of the network after the last step, with the statistics that it was evaluated with.
-    """
+    that has gone wrong."""
 
     run: FinetuneRun
-    data: DetectionData | None
-    train_loader: DetectionLoader
-    fatal: str | None = None
-    enough: bool = False
+    data: DetectionData | None  # that AP is measured on; None: nothing is measured
+    train_loader: DetectionLoader  # what batch-norm statistics are made of, from a step on
+    fatal: str | None = None  # never set: a run that has gone wrong is named and goes on
+    enough: bool = False  # `early_stopping_patience` evaluations have brought no gain
     newest: DetectionMetrics | None = None
-    final_buffers: dict[str, torch.Tensor] | None = None
+    final_buffers: dict[str, torch.Tensor] | None = None  # of the network as it was evaluated after the last step
 
     def __post_init__(self) -> None:
         self._forget_lost_best()
         self.enough = self._has_patience_ended()  # of a run that is resumed after its early end
 
     def _forget_lost_best(self) -> None:
-        """Begin anew with what is best where a run goes on without its `best/`: checkpoints travel alone, and steps
-        after the checkpoint may have written another one."""
-        run, best, folder = self.run, self.run.state.best, best_folder(self.run.output_dir)
+        """Checkpoints travel without `best/`, and steps after the checkpoint may have written another one."""
+        run, best, folder = self.run, self.run.state.best, self.run.output_dir / BEST
 
         def is_there() -> bool:
             note = folder / _STEP  # which earlier versions did not write
@@ -82,12 +70,10 @@ class EvaluationWatch:
         run.state.best = without_best(best)
 
     def due(self, step: int) -> bool:
-        """Whether the log needs a line: where AP is measured, and after the first step, whose loss the others are held
-        against."""
+        """Where AP is measured, and after the first step, whose loss the others are held against."""
         return step == 1 or self._evaluates(step)
 
     def _evaluates(self, step: int) -> bool:
-        """Whether AP is to be measured after so many steps."""
         every = self.run.arguments.eval_every_steps or 0
         return self.data is not None and (step == self.run.state.max_steps or (every > 0 and step % every == 0))
 
@@ -127,15 +113,12 @@ class EvaluationWatch:
             self.run.tracking.print(f"warning: {line}")
 
     def error(self) -> Exception:
-        """Never asked for."""
-        raise AssertionError("nothing is fatal here")
+        """Never asked for, as nothing is fatal."""
+        raise NotImplementedError
 
     def evaluate(self) -> dict[str, float]:
-        """Detect and score with the network as it is; figures by name, such as `eval/box/AP`. All ranks.
-
-        On the main process, files of the evaluation are written to `evaluation/` in the run's folder, and with
-        `log_images` its pictures go to the trackers.
-        """
+        """Detect and score with the network as it is; figures by name, such as `eval/box/AP`. All ranks; the main
+        process writes `evaluation/` in the run's folder, and with `log_images` its pictures go to the trackers."""
         run, data = self.run, self.data
         assert data is not None, "asked to evaluate without data"
         arguments = run.arguments
@@ -155,7 +138,13 @@ class EvaluationWatch:
                 )
         finally:
             run.network.train()
-        self._name_unread(predicted.broken)
+        unread = run.total_over_ranks(len(predicted.broken))
+        if unread:
+            known = [f" ({data.names[index]}: {reason})" for index, reason in predicted.broken.items()][:1]
+            run.tracking.print(
+                f"warning: in {unread} of the {len(data)} images to measure on nothing was looked for, as they cannot "
+                f"be read{''.join(known)}: what is annotated there counts as missed"
+            )
         results = gather_results(to_results(predicted.detections, data), data)
 
         def score() -> dict[str, float]:
@@ -171,17 +160,6 @@ class EvaluationWatch:
             return figures_of(metrics)
 
         return on_main_process(run.accelerator, score)
-
-    def _name_unread(self, broken: dict[int, str]) -> None:
-        """Say which images could not be read, and so count as ones in which nothing was found. All ranks."""
-        total = self.run.total_over_ranks(len(broken))
-        if total:
-            assert self.data is not None, "it was evaluated on"
-            known = [f"{self.data.names[index]}: {reason}" for index, reason in broken.items()][:1]
-            self.run.tracking.print(
-                f"warning: in {total} of the {len(self.data)} images to measure on nothing was looked for, as they "
-                f"cannot be read{''.join(f' ({one})' for one in known)}: what is annotated there counts as missed"
-            )
 
     def _keep_if_best(self, figures: dict[str, float]) -> None:
         best, ap = self.run.state.best, figures[main_figure(figures)]
@@ -206,38 +184,36 @@ class EvaluationWatch:
         return patience > 0 and self.run.state.best.get("evaluations_since", 0) >= patience
 
 
-def make_statistics(run: FinetuneRun, loader: DetectionLoader) -> int:
-    """Make the batch-norm statistics anew from the training batches that come next; norms updated. All ranks.
+def statistics_restored(model: torch.nn.Module) -> AbstractContextManager[None]:
+    """The statistics of all batch norms are put back at the end, so that an evaluation leaves no trace in training."""
+    endings = ("running_mean", "running_var", "num_batches_tracked")
+    return put_back(buffer for name, buffer in model.named_buffers() if name.endswith(endings))
 
-    The number of batches is `precise_bn_steps`, but no more than an epoch has.
-    """
+
+def make_statistics(run: FinetuneRun, loader: DetectionLoader) -> None:
+    """Make the batch-norm statistics anew from the `precise_bn_steps` training batches that come next, but no more than
+    an epoch has. All ranks."""
     steps = min(run.arguments.precise_bn_steps or 0, loader.steps_per_epoch)
     if not steps or not training_norms(run.network):
-        return 0
+        return
     loader.load_state_dict({"step": run.state.step * run.arguments.gradient_accumulation_steps})
-    batches: Iterator[DetectionBatch] = itertools.islice(iter(loader), steps)
-    device = run.accelerator.device
 
     def pass_through(batch: DetectionBatch) -> None:
-        on_device = batch.map(partial(copy_to_device, device=device))
+        on_device = batch.map(partial(copy_to_device, device=run.accelerator.device))
         with run.accelerator.autocast():
             forward(run, run.network, on_device, batch.step)
         bar.update()
 
     with run.tracking.progress(steps, "batch-norm statistics", "batch") as bar:
-        return update_statistics(run.network, pass_through, batches)
+        update_statistics(run.network, pass_through, itertools.islice(loader, steps))
 
 
 def figures_of(metrics: DetectionMetrics) -> dict[str, float]:
     """Box and mask figures by the name that the log has for them; what cannot be measured is left out."""
-    kinds = {"box": metrics.box, "mask": metrics.mask}
-    return {
-        f"eval/{kind}/{name}": value
-        for kind, found in kinds.items()
-        if found is not None
-        for name, value in found.figures.items()
-        if value is not None
-    }
+    figures = {f"eval/box/{name}": value for name, value in metrics.box.figures.items()}
+    if metrics.mask is not None:
+        figures |= {f"eval/mask/{name}": value for name, value in metrics.mask.figures.items()}
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def main_figure(figures: Mapping[str, Any]) -> str:
@@ -248,8 +224,3 @@ def main_figure(figures: Mapping[str, Any]) -> str:
 def without_best(best: Mapping[str, int | float]) -> dict[str, int | float]:
     """`TrainingState.best` without what is known of evaluations."""
     return {name: value for name, value in best.items() if not name.startswith("eval")}
-
-
-def best_folder(output_dir: Path) -> Path:
-    """Where the best detector of a run lies."""
-    return output_dir / BEST

@@ -25,12 +25,8 @@ from accelerate import Accelerator
 from ..annotations.detection_data import DetectionData
 from ..detectors.float32_boxes import keep_boxes_in_float32
 from ..detectors.freezing import backbone_of, freeze, parameter_groups
-from ..detectors.restored_statistics import statistics_restored
 from ..detectors.start_detector import start_side
-from ..detectors.transformers_detectors import (
-    TRANSFORMERS_DETECTORS,
-    pixel_statistics,
-)
+from ..detectors.transformers_detectors import pixel_statistics
 from ..engine.arithmetic import chosen_precision, copy_to_device, emulation_warning, set_arithmetic
 from ..engine.finish import duration
 from ..engine.launch import launched
@@ -50,12 +46,9 @@ from ..new_folder import output_folder
 from ..transfer.starting_weights import check_start
 from .arguments import FinetuneArguments, load_finetune_arguments
 from .auto_rules import freezing_line
-from .data import fingerprint as fingerprint
-from .data import overlaps as overlaps
-from .data import take_fraction as take_fraction
-from .data import training_data, training_record, validation_data, validation_record
+from .data import data_record, training_data, validation_data
 from .detector import build_detector
-from .evaluation_watch import EvaluationWatch, without_best
+from .evaluation_watch import EvaluationWatch, statistics_restored, without_best
 from .finish import finish
 from .step import FinetuneRun, finetune_step, forward
 from .train_loader import DetectionLoader
@@ -136,7 +129,7 @@ def _finetune(
 ) -> RunResult:
     # --- where to start ---------------------------------------------------------------------------------------------
     checkpoint, lines = open_folder(accelerator, output_dir, arguments.resume)
-    world_size, rank = accelerator.num_processes, accelerator.process_index
+    world_size = accelerator.num_processes
     recipe = recipe_record(arguments.recipe, RULES.without_influence - {"val_data", "val_split"})
 
     arguments = replace(arguments, precision=chosen_precision(arguments.precision, accelerator.device))
@@ -156,17 +149,22 @@ def _finetune(
         raise InputError(
             f"{arguments.detector} learns from masks, and {data.source} has none: use --detector faster_rcnn"
         )
-    kind = TRANSFORMERS_DETECTORS.get(arguments.detector or "")
+    kind = arguments.of_transformers
     batch_size, global_batch_size = arguments.batch_sizes(world_size)
     max_steps = arguments.total_steps(len(data), global_batch_size)
     arguments = replace(arguments, warmup_steps=min(arguments.warmup_steps or 0, max_steps // 10))
     if arguments.auto:
-        chosen = _chosen(given, arguments)
+        filled = asdict(arguments).items()
+        chosen = {name: value for name, value in filled if getattr(given, name) is None and value is not None}
         lines.append("auto: " + ", ".join(f"{name} {value}" for name, value in chosen.items()))
         recipe["auto"] = {"chosen": chosen, "freezing": ""}
         if kind is None and {"freeze_at", "frozen_bn"} <= set(chosen):  # the rules freeze nothing of the others
             recipe["auto"]["freezing"] = freezing_line(len(data), arguments.init == "random", side)
             lines += filter(None, [recipe["auto"]["freezing"]])
+    measures = None
+    if val_data is not None:
+        given_for_it = str(arguments.val_data or arguments.data)
+        measures = data_record(given_for_it, arguments.val_split or "validation", val_data)
     state = TrainingState(
         world_size=world_size,
         global_batch_size=global_batch_size,
@@ -174,8 +172,8 @@ def _finetune(
         arguments=recorded_options(arguments),
         data={
             "description": data.description,
-            **training_record(arguments, data),
-            "validation": None if val_data is None else validation_record(arguments, val_data),
+            **data_record(str(arguments.data), arguments.split, data),
+            "validation": measures,
         },
         versions=installed_versions(),
         task=TASK,
@@ -185,7 +183,6 @@ def _finetune(
     )
     lines += continue_state(checkpoint, state, RULES)
     measured = None if checkpoint is None else read_training_state(checkpoint).data.get("validation")
-    measures = state.data["validation"]
     other = measured and measures and measured.get("fingerprint") not in (None, measures["fingerprint"])
     if other and state.step < max_steps:
         lines.append("warning: AP is measured on other images or annotations than before: the best is searched anew")
@@ -193,19 +190,17 @@ def _finetune(
     lines += emulation_warning(accelerator.device, arguments.precision)
     transform = TrainTransform.of(arguments, batch_size * world_size, max_steps * global_batch_size)
 
-    def loader(num_workers: int, start_step: int = 0) -> DetectionLoader:
-        return DetectionLoader(
-            data,
-            transform,
-            batch_size=batch_size,
-            seed=arguments.seed,
-            rank=rank,
-            world_size=world_size,
-            start_step=start_step,
-            num_workers=num_workers,
-            max_broken=arguments.max_broken,
-            pin_memory=accelerator.device.type == "cuda",
-        )
+    loader = partial(
+        DetectionLoader,
+        data,
+        transform,
+        batch_size=batch_size,
+        seed=arguments.seed,
+        rank=accelerator.process_index,
+        world_size=world_size,
+        max_broken=arguments.max_broken,
+        pin_memory=accelerator.device.type == "cuda",
+    )
 
     # --- detector and optimizer ---------------------------------------------------------------------------------------
     network: Any = build_detector(arguments, data, checkpoint, lines)
@@ -240,7 +235,7 @@ def _finetune(
         model=model,
         network=network,
         optimizer=prepared,
-        loader=loader(arguments.num_workers, state.step * arguments.gradient_accumulation_steps),
+        loader=loader(num_workers=arguments.num_workers, start_step=state.step * arguments.gradient_accumulation_steps),
         processor=processor,
         mean=torch.tensor(mean, device=accelerator.device).mul(255).view(-1, 1, 1),
         scale=torch.tensor(std, device=accelerator.device).mul(255).view(-1, 1, 1),
@@ -256,8 +251,8 @@ def _finetune(
         + (f", a tenth from steps {', '.join(map(str, run.milestones))} on" if run.milestones else "")
     )
     if arguments.auto and checkpoint is None:
-        lines.append(_planned(run, loader(0)))
-    watch = EvaluationWatch(run, val_data, loader(arguments.num_workers))
+        lines.append(_planned(run, loader()))
+    watch = EvaluationWatch(run, val_data, loader(num_workers=arguments.num_workers))
     last_line = f"finished: {output_dir} opens with mcl_hf.{type(network).__name__}.from_pretrained"
     return run_to_end(run, finetune_step, watch, lines, partial(finish, watch=watch), last_line)
 
@@ -299,20 +294,10 @@ def _as_started(checkpoint: Path, arguments: FinetuneArguments, lines: list[str]
 
 def build_optimizer(arguments: FinetuneArguments, network: Any, lr: float) -> torch.optim.Optimizer:
     """SGD with momentum 0.9 or AdamW, both able to skip an update on the device (`found_inf`)."""
-    kind = TRANSFORMERS_DETECTORS.get(arguments.detector or "")
-    groups = parameter_groups(
-        network,
-        lr,
-        arguments.weight_decay or 0.0,
-        arguments.layer_decay,
-        1.0 if arguments.backbone_lr_scale is None else arguments.backbone_lr_scale,
-        "" if kind is None else kind.slow,
-    )
+    kind = arguments.of_transformers
+    of_backbone = 1.0 if arguments.backbone_lr_scale is None else arguments.backbone_lr_scale
+    decays = (arguments.weight_decay or 0.0, arguments.layer_decay)
+    groups = parameter_groups(network, lr, *decays, of_backbone, "" if kind is None else kind.slow)
     if arguments.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=lr, fused=True)
     return sgd(groups, lr)
-
-
-def _chosen(given: FinetuneArguments, filled: FinetuneArguments) -> dict[str, Any]:
-    """Options that had no value before."""
-    return {name: value for name, value in asdict(filled).items() if getattr(given, name) is None and value is not None}

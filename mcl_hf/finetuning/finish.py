@@ -12,7 +12,7 @@ from ..engine.run import on_main_process
 from ..engine.saving import no_progress_bar
 from ..engine.state import TrainingState
 from .ema import take_averages
-from .evaluation_watch import EvaluationWatch, best_folder, make_statistics
+from .evaluation_watch import BEST, EvaluationWatch, make_statistics
 from .step import FinetuneRun
 
 TITLES = {"mask_rcnn": "Mask R-CNN", "faster_rcnn": "Faster R-CNN", "retinanet": "RetinaNet"} | {
@@ -26,12 +26,11 @@ def finish(run: FinetuneRun, *, watch: EvaluationWatch) -> None:
     Raises:
         InputError: the folder cannot be written; the checkpoints are whole.
     """
-    best = best_folder(run.output_dir)
     if run.arguments.ema:
         take_averages(run)
     if is_best_chosen(run.state):
         with no_progress_bar():  # transformers gives the tensors of some models other names in files
-            found = type(run.network).from_pretrained(best, dtype=torch.float32)
+            found = type(run.network).from_pretrained(run.output_dir / BEST, dtype=torch.float32)
         run.network.load_state_dict(found.state_dict())
     elif watch.final_buffers is not None:
         buffers: dict[str, Tensor] = dict(run.network.named_buffers())
@@ -41,11 +40,10 @@ def finish(run: FinetuneRun, *, watch: EvaluationWatch) -> None:
         make_statistics(run, watch.train_loader)
         if watch.data is not None:
             run.metrics = run.metrics | watch.evaluate()
+    backbone = getattr(run.network.config, "backbone", None)
     title = TITLES[run.arguments.detector or "mask_rcnn"]
-    what = f"A {title}, fine-tuned"
-    if hasattr(run.network.config, "backbone"):
-        what = f"A {title} on a {run.network.config.backbone} backbone with FPN, fine-tuned"
-    on_main_process(run.accelerator, lambda: write_finished(run, run.network, what))
+    what = f"A {title}" + (f" on a {backbone} backbone with FPN" if backbone else "")
+    on_main_process(run.accelerator, lambda: write_finished(run, run.network, f"{what}, fine-tuned"))
     for line in watch.newest.lines() if watch.newest is not None else []:
         run.tracking.print(line)
     if is_best_chosen(run.state) and run.state.best["eval_step"] != run.state.step:

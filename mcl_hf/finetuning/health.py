@@ -1,18 +1,13 @@
 """Is a fine-tuning run still sound? Rules over its log: a loss that has exploded, a detector that finds nothing.
 
 Where it sits: `evaluation_watch.py` hands every record of the log to `observe`, whose result is part of the
-checkpoint, and says what `verdicts` finds. Pure functions, as `pretraining/collapse.py` has them for pre-training. They
-end nothing: what is found goes to the console, to `health` in the log, and from there to curves, card and comparison. A
-loss that is not finite ends a run at once (`engine/health.py`).
-
-The rules:
+checkpoint, and says what `verdicts` finds. It ends nothing: a loss that is not finite does (`engine/health.py`). The
+rules, whose bounds are ours:
 
 * **Diverged**: the loss is above three times what it was in the first step, in five records in a row that span at least
   100 steps (in a short run, a tenth of it). A first loss under 2 counts as 2, since a run that goes on from a trained
   detector starts low and may rise while it learns something new.
 * **Finds nothing**: the finished detector has an AP under 1 %.
-
-Source: the bounds are ours.
 """
 
 from collections.abc import Mapping
@@ -43,16 +38,12 @@ def observe(earlier: Streak, record: Mapping[str, Any]) -> Streak:
 
 
 def verdicts(streak: Streak, record: Mapping[str, Any], max_steps: int, final_ap: float | None) -> dict[str, str]:
-    """One line for every rule that is broken: what is seen, and what to try.
+    """Rule -> line of what is seen and what to try, for every rule that is broken.
 
     Args:
-        streak: from `observe`, the record included.
-        record: the last one.
+        streak: from `observe`, with `record`, the last one.
         max_steps: length of the run.
         final_ap: AP in [0, 1] of the detector that the run ends with; None before its end, or where it has none.
-
-    Returns:
-        Rule -> line.
     """
     lines = {}
     lasts = record["step"] - streak["since"] >= min(_STEPS, max_steps // 10)

@@ -19,12 +19,7 @@ from .train_transform import TrainTransform
 
 
 def rehearse_detector(arguments: FinetuneArguments, batch_size: int) -> Measured:
-    """`mcl_hf.pretraining.rehearsal.rehearse_task` for fine-tuning.
-
-    Args:
-        arguments: resolved.
-        batch_size: images per process and forward pass.
-    """
+    """`rehearse_task` for fine-tuning with resolved options, `batch_size` images per process and forward pass."""
     unwatched: dict[str, Any] = {"eval_every_steps": 0, "early_stopping_patience": 0, "precise_bn_steps": 0}
     return rehearse_task(arguments, batch_size, "mcl_hf.finetuning.rehearsal", batch_size, **unwatched)
 

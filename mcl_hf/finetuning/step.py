@@ -34,29 +34,22 @@ from .train_loader import DetectionBatch
 
 WARMUP_FACTOR = 1e-3
 """Share of the learning rate that the first step runs at (detectron2)."""
+_OF_ONE_LAYER = re.compile(r"_aux_|_dn_|_enc|_\d+$")  # of a decoder: dozens of losses, which do not go to the log
 
 
 @dataclass(kw_only=True)
 class FinetuneRun(Run):
-    """A fine-tuning run; its `batch` is a `DetectionBatch` on the device.
-
-    Attributes:
-        mean, scale: of uint8 pixels on the device, `(C, 1, 1)`: normalised = (pixel - mean) / scale.
-        milestones: steps from which the learning rate is a tenth of what it was.
-    """
+    """A fine-tuning run; its `batch` is a `DetectionBatch` on the device."""
 
     arguments: FinetuneArguments
-    mean: Tensor
-    scale: Tensor
-    milestones: Sequence[int]
+    mean: Tensor  # of uint8 pixels on the device, (C, 1, 1)
+    scale: Tensor  # likewise: normalised = (pixel - mean) / scale
+    milestones: Sequence[int]  # steps from which the learning rate is a tenth of what it was
 
 
 def finetune_step(run: FinetuneRun, batches: Iterator[DetectionBatch], step: int, broken: list[str]) -> dict[str, Any]:
-    """One optimizer step, 0-based `step`; names of unreadable images are appended to `broken`.
-
-    Returns:
-        The losses of its last forward pass, tensors still on the device, learning rate and gradient norm.
-    """
+    """One optimizer step, 0-based `step`: losses of its last forward pass, tensors still on the device, learning rate
+    and gradient norm. Names of unreadable images are appended to `broken`."""
     lr = step_learning_rate(
         step, run.peak_lr, run.milestones, warmup_steps=run.warmup_steps, warmup_factor=WARMUP_FACTOR
     )
@@ -77,15 +70,8 @@ def forward_backward(
         output = forward(run, run.model, run.batch, position)
         loss = run.guard.watch(_of_all_objects(run, output.loss), step)
         run.accelerator.backward(loss / run.arguments.gradient_accumulation_steps)
-    return {
-        "loss": output.loss,
-        **{name: part for name, part in (output.get("loss_dict") or {}).items() if _is_told(name)},
-    }
-
-
-def _is_told(name: str) -> bool:
-    """Whether a loss goes to the log: not those of single decoder layers, of which there are dozens."""
-    return not re.search(r"_aux_|_dn_|_enc|_\d+$", name)
+    parts = output.get("loss_dict") or {}
+    return {"loss": output.loss} | {name: part for name, part in parts.items() if not _OF_ONE_LAYER.search(name)}
 
 
 def _of_all_objects(run: FinetuneRun, loss: Tensor) -> Tensor:
@@ -106,45 +92,23 @@ def _of_all_objects(run: FinetuneRun, loss: Tensor) -> Tensor:
 
 
 def forward(run: FinetuneRun, model: Any, batch: DetectionBatch, position: int) -> Any:
-    """The detector's output on a batch that lies on the device.
-
-    Args:
-        run: of which seed and rank are taken.
-        model: the detector, wrapped or bare.
-        batch: on the device.
-        position: counts forward passes; decides which anchors and regions are sampled.
-    """
+    """The output of the detector, wrapped or bare, on a batch that lies on the device; `position` counts forward passes
+    and decides, with seed and rank, which anchors and regions are sampled."""
     seeds = (run.arguments.seed, position, run.accelerator.process_index)
     torch.manual_seed(counter_seed("dropout", *seeds))
     generator = torch.Generator().manual_seed(counter_seed("regions", *seeds))
-    with _counted_over_processes(run.accelerator), _matched_over_processes(run.accelerator):
+    with _divided_over_processes(run.accelerator):
         return model(pixel_values=normalise(run, batch), **other_inputs(run.network, batch, generator))
 
 
 @contextlib.contextmanager
-def _counted_over_processes(accelerator: Accelerator) -> Iterator[None]:
-    """The losses of DETR, Deformable DETR and Mask2Former divided by the objects of an average process.
+def _divided_over_processes(accelerator: Accelerator) -> Iterator[None]:
+    """Losses of transformers divided by what an average process has.
 
-    transformers adds them up by accelerate's `reduce`, which takes the mean if not told otherwise, and then divides by
-    the number of processes: losses of boxes and masks would be so many times too large.
-    """
-    modules: Any = (loss_for_object_detection, modeling_mask2former) if accelerator.num_processes > 1 else ()
-    theirs = [module.reduce for module in modules]
-    for module in modules:
-        module.reduce = lambda tensor, *_, **__: reduce(tensor, "sum")
-    try:
-        yield
-    finally:
-        for module, before in zip(modules, theirs, strict=True):
-            module.reduce = before
-
-
-@contextlib.contextmanager
-def _matched_over_processes(accelerator: Accelerator) -> Iterator[None]:
-    """DEIMv2's losses of boxes divided by what an average process has matched.
-
-    They count the matches of all layers together, which do not go with the objects. What `_of_all_objects` weights them
-    by as well is taken off here.
+    Those of DETR, Deformable DETR and Mask2Former add the objects up by accelerate's `reduce`, which takes the mean if
+    not told otherwise, and then divide by the number of processes: losses of boxes and masks would be so many times too
+    large. DEIMv2's losses of boxes count the matches of all layers together, which do not go with the objects; what
+    `_of_all_objects` weights them by as well is taken off here.
     """
     if accelerator.num_processes == 1:
         yield
@@ -163,31 +127,33 @@ def _matched_over_processes(accelerator: Accelerator) -> Iterator[None]:
     def weighted(self: Any, loss: str, outputs: Any, targets: Any, pairs: Any, count: float) -> Any:
         return part(self, loss, outputs, targets, pairs, union["count"] if pairs is union["pairs"] else count)
 
-    Deimv2Loss._get_dense_o2o_indices, Deimv2Loss.get_loss = counted, weighted
-    try:
+    def summed(tensor: Tensor, *_: object, **__: object) -> Any:
+        return reduce(tensor, "sum")
+
+    with contextlib.ExitStack() as changed:
+        for owner, name, ours in (
+            (loss_for_object_detection, "reduce", summed),
+            (modeling_mask2former, "reduce", summed),
+            (Deimv2Loss, "_get_dense_o2o_indices", counted),
+            (Deimv2Loss, "get_loss", weighted),
+        ):
+            changed.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, ours)
         yield
-    finally:
-        Deimv2Loss._get_dense_o2o_indices, Deimv2Loss.get_loss = match, part
 
 
 def other_inputs(network: Any, batch: DetectionBatch, generator: torch.Generator) -> dict[str, Any]:
-    """What a detector takes beside the pixels: sizes and a generator, or as transformers' own, `pixel_mask`. The noise
-    of their denoising queries comes from torch's global state."""
+    """What a detector takes beside the pixels. The noise of denoising queries comes from torch's global state."""
     if isinstance(network, MCLDetectorPreTrainedModel):
         return {"labels": batch.labels, "image_sizes": batch.image_sizes, "generator": generator}
     if TRANSFORMERS_DETECTORS[network.config.model_type].masks:
         masks = [label["masks"].float() for label in batch.labels]
         return {"mask_labels": masks, "class_labels": [label["class_labels"] for label in batch.labels]}
     labels = [{name: label[name] for name in ("class_labels", "boxes")} for label in batch.labels]
-    return {"labels": labels, "pixel_mask": _pixel_mask(batch)}
-
-
-def _pixel_mask(batch: DetectionBatch) -> Tensor:
-    """1 on each image, 0 on its padding, int64 `(N, H, W)`."""
-    mask = torch.zeros(batch.pixels[:, 0].shape, dtype=torch.int64, device=batch.pixels.device)
+    mask = torch.zeros(batch.pixels[:, 0].shape, dtype=torch.int64, device=batch.pixels.device)  # (N, H, W)
     for index, (height, width) in enumerate(batch.image_sizes):
         mask[index, :height, :width] = 1
-    return mask
+    return {"labels": labels, "pixel_mask": mask}
 
 
 def normalise(run: FinetuneRun, batch: DetectionBatch) -> Tensor:

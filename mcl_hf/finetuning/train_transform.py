@@ -9,16 +9,18 @@ list, the longer one bounded) and `RandomFlip`. Draws come from (seed, position)
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from ..annotations.detection_data import DetectionItem
 from ..annotations.masks import MaskSequence
 from ..detectors.targets import LEAST_SIDE
-from .augment import augment
 
 if TYPE_CHECKING:
     from .arguments import FinetuneArguments
@@ -26,56 +28,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainImage:
-    """One image as the detector learns from it; n single objects.
+    """One image as the detector learns from it; n single objects."""
 
-    Attributes:
-        pixels: uint8 `(3, h, w)`.
-        boxes: float32 `(n, 4)`, x0 y0 x1 y1 in px of `pixels`.
-        labels: int64 `(n,)`, class index from 0.
-        masks: uint8 `(n, h, w)`, or None.
-    """
-
-    pixels: torch.Tensor
-    boxes: torch.Tensor
-    labels: torch.Tensor
-    masks: torch.Tensor | None
+    pixels: torch.Tensor  # uint8 (3, h, w)
+    boxes: torch.Tensor  # float32 (n, 4), x0 y0 x1 y1 in px of `pixels`
+    labels: torch.Tensor  # int64 (n,), class index from 0
+    masks: torch.Tensor | None  # uint8 (n, h, w)
 
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random scale and flip of an image with its boxes and masks.
+    """Random scale and flip of an image with its boxes and masks."""
 
-    Attributes:
-        min_sizes: lengths of the shorter side to draw from, px.
-        max_size: bound of the longer side, px; wins over the shorter side's length.
-        flip: probability of mirroring left and right.
-        masks: whether masks are wanted.
-        seed: of the draws.
-        squares_of: 0: images keep their shape; else they become squares, so many images in a row of the same side.
-        augment: `off`, `light`, `strong` or `crop`; see `mcl_hf.finetuning.augment`.
-        augment_until: position from which on nothing is augmented, and squares are of one side.
-        last_side: that of these squares, px; 0: drawn as before.
-    """
-
-    min_sizes: tuple[int, ...]
-    max_size: int
-    flip: float
-    masks: bool
+    min_sizes: tuple[int, ...]  # of the shorter side to draw from, px
+    max_size: int  # bound of the longer side, px; wins over the shorter side's length
+    flip: float  # probability of mirroring left and right
+    masks: bool  # whether they are wanted
     seed: int
-    squares_of: int = 0
+    squares_of: int = 0  # images that become squares of the same side, in a row; 0: images keep their shape
     augment: str = "off"
-    augment_until: float = math.inf
-    last_side: int = 0
+    augment_until: float = math.inf  # position from which on nothing is augmented, and squares are of one side
+    last_side: int = 0  # that of these squares, px; 0: drawn as before
 
     @classmethod
     def of(cls, arguments: "FinetuneArguments", images_per_step: int, images: int) -> "TrainTransform":
-        """That of a run.
-
-        Args:
-            arguments: resolved.
-            images_per_step: of all processes, which are of one size where the detector wants squares.
-            images: of the whole run.
-        """
+        """That of a run with resolved options, of so many `images` and so many a step, over all processes."""
         until = 1.0 if arguments.augment_until is None else arguments.augment_until
         return cls(
             min_sizes=tuple(arguments.min_size_train or ()),
@@ -90,11 +67,7 @@ class TrainTransform:
         )
 
     def __call__(self, item: DetectionItem, position: int) -> TrainImage:
-        """Decode and transform.
-
-        Args:
-            item: the annotated image.
-            position: that it stands at in the order, over all epochs; decides on the draws.
+        """Decode and transform; `position` in the order, over all epochs, decides on the draws.
 
         Raises:
             BrokenImage: it cannot be decoded, or is not of the size that its annotations were made for.
@@ -113,9 +86,7 @@ class TrainTransform:
             if position // self.squares_of * self.squares_of >= self.augment_until and self.last_side:
                 new_height = new_width = self.last_side  # decided by the step's first image: all are of one side
         image = Image.fromarray(np.ascontiguousarray(pixels)).resize((new_width, new_height), Image.Resampling.BILINEAR)
-        boxes = torch.from_numpy(targets["boxes"]) * torch.tensor(
-            [new_width / width, new_height / height, new_width / width, new_height / height]
-        )
+        boxes = torch.from_numpy(targets["boxes"]) * torch.tensor([new_width / width, new_height / height] * 2)
         masks = _resize_masks(targets["masks"], new_height, new_width) if self.masks else None
         if flipped:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -153,14 +124,76 @@ def resized(height: int, width: int, min_size: int, max_size: int) -> tuple[int,
 
 def _resize_masks(masks: MaskSequence | Sequence[np.ndarray], height: int, width: int) -> torch.Tensor:
     """n masks uint8 `(H, W)` of 0 and 1 -> `(n, height, width)`, each pixel that of the nearest centre."""
-    resized_masks = [
-        np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)) for mask in masks
-    ]
-    if not resized_masks:
-        return torch.zeros((0, height, width), dtype=torch.uint8)
-    return torch.from_numpy(np.stack(resized_masks))
+    size, nearest = (width, height), Image.Resampling.NEAREST
+    found = [np.array(Image.fromarray(mask).resize(size, nearest)) for mask in masks]
+    return torch.from_numpy(np.array(found, np.uint8).reshape(-1, height, width))
 
 
-def is_wide(widths: Sequence[int] | np.ndarray, heights: Sequence[int] | np.ndarray) -> np.ndarray:
-    """bool `(N,)`: which images are at least as wide as high. A batch of one kind has little padding."""
-    return np.asarray(widths) >= np.asarray(heights)
+# --- augmentations of `--augment`, by torchvision's transforms v2 ---
+# `light` is a photometric distortion. `strong` is SSD's chain, which RT-DETR, D-FINE and DEIM train with: photometric
+# distortion, zooming out onto a black canvas, a crop that overlaps an object. `crop` is what DETR and Deformable DETR
+# train with: half of the images are scaled to 400, 500 or 600 px and cut to 384 to 600 px a side.
+
+
+class _RandomSizeCrop(v2.Transform):
+    """A window whose sides are drawn on their own, from 384 to 600 px or the image's."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, int]:
+        height, width = v2.functional.get_size(flat_inputs[0])
+        sides = [_draw(min(384, side), min(600, side)) for side in (height, width)]
+        corner = {"top": _draw(0, height - sides[0]), "left": _draw(0, width - sides[1])}
+        return corner | {"height": sides[0], "width": sides[1]}
+
+    def transform(self, inpt: Any, params: dict[str, int]) -> Any:
+        return self._call_kernel(v2.functional.crop, inpt, **params)
+
+
+def _draw(least: int, most: int) -> int:
+    return int(torch.randint(least, most + 1, ()))
+
+
+@cache
+def _chain(name: str, with_objects: bool) -> v2.Transform:
+    if name == "crop":
+        part = [v2.RandomShortestSize([400, 500, 600]), _RandomSizeCrop(), v2.SanitizeBoundingBoxes()]
+        return v2.RandomApply(part, p=0.5 if with_objects else 0.0)
+    photometric = v2.RandomPhotometricDistort(p=0.5)
+    if name == "light" or not with_objects:
+        return photometric
+    crop = v2.RandomApply([v2.RandomIoUCrop()], p=0.8)
+    return v2.Compose([photometric, v2.RandomZoomOut(fill=0), crop, v2.SanitizeBoundingBoxes()])
+
+
+def augment(
+    name: str, pixels: torch.Tensor, boxes: torch.Tensor, labels: torch.Tensor, masks: torch.Tensor | None, seed: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """One image with its n objects, changed at random.
+
+    Args:
+        name: `light`, `strong` or `crop`; of an image without objects only the colours change.
+        pixels: uint8 `(3, H, W)`.
+        boxes: float32 `(n, 4)`, x0 y0 x1 y1 in px.
+        labels: int64 `(n,)`.
+        masks: uint8 `(n, H, W)`, or None.
+        seed: all that the changes depend on; torch's global state is left as it was.
+
+    Returns:
+        Pixels of any size, boxes, labels and masks of the objects that are left; where none would be left, the image as
+        it was but for its colours.
+    """
+    size = (pixels.shape[1], pixels.shape[2])
+    sample: dict[str, Any] = {
+        "image": tv_tensors.Image(pixels),
+        "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),  # type: ignore[call-overload]
+        "labels": labels,
+    }
+    if masks is not None:
+        sample["masks"] = tv_tensors.Mask(masks)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        found = _chain(name, len(boxes) > 0)(sample)
+        if len(boxes) and not len(found["boxes"]):
+            torch.manual_seed(seed)
+            found = _chain(name, False)(sample)
+    plain = {key: value.as_subclass(torch.Tensor) for key, value in found.items()}
+    return plain["image"], plain["boxes"], plain["labels"], plain.get("masks")

@@ -33,12 +33,8 @@ _PICTURES = 64
 
 def about_scale(arguments: PretrainArguments, source: ImageSource, min_size: int | None = None) -> str | None:
     """A line about the objects of a run's annotated data, `probe_data` or its own; without any, a warning where views
-    are much smaller than their pictures.
-
-    Args:
-        arguments: of the run.
-        source: its images, opened.
-        min_size: shorter side of the detector's images, px; None: by the rules of auto.
+    are much smaller than their pictures. `min_size` is the shorter side of the detector's images, px; None: by the
+    rules of auto.
 
     Raises:
         InputError: `probe_data` cannot be opened.
@@ -52,21 +48,13 @@ def about_scale(arguments: PretrainArguments, source: ImageSource, min_size: int
 
 
 def object_line(
-    arguments: PretrainArguments,
-    data: DetectionData,
-    min_size: int,
-    max_size: int,
-    pictures: ImageSource | None = None,
+    arguments: PretrainArguments, data: DetectionData, min_size: int, max_size: int, pictures: ImageSource | None = None
 ) -> str | None:
-    """The median side of objects in level 0's views and in the detector, a warning where they differ much; None without
-    objects.
+    """The median side of objects in level 0's views and in a detector with test images of `min_size` to `max_size` px,
+    a warning where they differ much; None without objects.
 
-    Args:
-        arguments: of the pre-training.
-        data: annotated pictures.
-        min_size, max_size: sides of the detector's test images, px.
-        pictures: what it sees, where these are other pictures than `data`, such as tiles cut before: objects are taken
-            to have as many px there.
+    Where pre-training sees other `pictures` than `data`, such as tiles cut before, objects are taken to have as many px
+    there.
     """
     single = ~data.columns.iscrowd
     sides = np.sqrt(data.columns.bbox[:, 2:].prod(1))[single]  # (A,), px of the picture
@@ -75,19 +63,21 @@ def object_line(
     image = np.repeat(np.arange(len(data)), np.diff(data.columns.offsets))[single]
     sizes = np.stack([data.widths, data.heights], axis=1)  # (N, 2)
     in_detector = np.minimum(min_size / sizes.min(1), max_size / sizes.max(1))  # px of the detector's image per px
-    crops = _crop_sides(arguments, sizes)  # (N,)
+    tiles = sizes if arguments.tile is None else sizes / tile_grid(sizes, arguments.tile)
+    crops = _crop_sides(arguments, tiles)  # (N,)
     if pictures is not None and len(own_sizes := _picture_sizes(arguments, pictures)):
-        crops = np.full(len(data), np.median(np.sqrt(_crop_share(arguments) * own_sizes.prod(1))))
+        crops = np.full(len(data), np.median(_crop_sides(arguments, own_sizes)))
         sizes = own_sizes
-    in_views = _view_side(arguments) / crops
+    side = arguments.model_config().image_size
+    in_views = side / crops
     seen, found = np.median(sides * in_views[image]), np.median(sides * in_detector[image])
     line = (
-        f"the median object of {data.source} has {seen:.0f} px a side in the views ({_view_side(arguments)} px), and "
+        f"the median object of {data.source} has {seen:.0f} px a side in the views ({side} px), and "
         f"{found:.0f} px in a detector whose images have {min_size} px on their shorter side"
     )
     if found / MOST_RATIO <= seen <= found * MOST_RATIO:
         return line
-    own = _view_side(arguments) // STRIDE
+    own = side // STRIDE
     region = max(own, math.ceil(2 * found / STRIDE))  # an object takes half of a view at most
     whole_are_large = seen > found and arguments.tile is None
     if whole_are_large:
@@ -102,23 +92,19 @@ def object_line(
 
 
 def shrink_warning(arguments: PretrainArguments, source: ImageSource) -> str | None:
-    """A warning where pictures are more than `MOST_SHRINK` times smaller in their views, else None.
-
-    Args:
-        arguments: of the pre-training.
-        source: its images; some evenly spread ones are opened.
-    """
+    """A warning where pictures are more than `MOST_SHRINK` times smaller in their views, else None."""
     size = _picture_sizes(arguments, source)
     if not len(size):
         return None
-    shrink = np.median(np.sqrt(_crop_share(arguments) * size.prod(1))) / _view_side(arguments)
+    side = arguments.model_config().image_size
+    shrink = np.median(_crop_sides(arguments, size)) / side
     if shrink <= MOST_SHRINK:
         return None
     width, height = np.median(size, axis=0)
     return (
         f"warning: pictures of {width:.0f}x{height:.0f} px are {shrink:.1f} times smaller in their views "
-        f"({_view_side(arguments)} px), and objects much smaller than a detector of whole pictures sees them: "
-        f"--tile {_crop_tile(arguments, _view_side(arguments), 1.0)} cuts views at the pictures' own size"
+        f"({side} px), and objects much smaller than a detector of whole pictures sees them: "
+        f"--tile {_crop_tile(arguments, side, 1.0)} cuts views at the pictures' own size"
     )
 
 
@@ -149,18 +135,13 @@ def _annotated(arguments: PretrainArguments) -> DetectionData | None:
         return None
 
 
-def _view_side(arguments: PretrainArguments) -> int:
-    return arguments.model_config().image_size
-
-
 def _crop_share(arguments: PretrainArguments) -> float:
     return sum(side_recipes(1, 1, arguments.min_crop_scale)[0].crop_scale) / 2
 
 
 def _crop_sides(arguments: PretrainArguments, sizes: np.ndarray) -> np.ndarray:
-    """Side of the median crop of each picture or its tiles, px: `(N, 2)` to `(N,)`."""
-    tiles = sizes if arguments.tile is None else sizes / tile_grid(sizes, arguments.tile)
-    return np.sqrt(_crop_share(arguments) * tiles.prod(1))
+    """Side of the median crop of pictures or tiles, px: `(N, 2)` to `(N,)`."""
+    return np.sqrt(_crop_share(arguments) * sizes.prod(1))
 
 
 def _crop_tile(arguments: PretrainArguments, side: int, scale: float) -> int:

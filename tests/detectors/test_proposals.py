@@ -7,9 +7,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import roi_align
 
-from mcl_hf.detectors.anchors import FixedStrideAnchors
-from mcl_hf.detectors.proposals import GeneratorSampler
-from mcl_hf.detectors.roi_align import PyramidRoIAlign
+from mcl_hf.detectors.proposals import FixedStrideAnchors, GeneratorSampler
+from mcl_hf.detectors.roi_heads import PyramidRoIAlign
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(40, 100), (3, 100), (40, 5), (0, 100), (40, 0)])

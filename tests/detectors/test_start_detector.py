@@ -157,6 +157,15 @@ def test_another_detector_gives_all_but_its_classes(tmp_path: Path) -> None:
     assert torch.equal(model.fpn.lateral[1].conv.weight, fpn.lateral[0].conv.weight)
 
 
+def test_parts_of_a_retinanet_are_whole(tmp_path: Path) -> None:
+    """Its pyramid starts at P3, which is told by its head, also where the head is not asked for."""
+    source = tiny_detector("retinanet")
+    source.save_pretrained(tmp_path)
+    model, report = start_detector(str(tmp_path), detector="retinanet", num_labels=3, parts=["backbone", "fpn"])
+    assert report.parts["FPN"] == (36, 36) and report.parts["RetinaNet head"][0] == 0
+    assert torch.equal(model.fpn.lateral[0].conv.weight, source.fpn.lateral[0].conv.weight)
+
+
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_pretraining_goes_on_from_a_detector(detector: str, tmp_path: Path) -> None:
     """What a start of a detector takes over, the way back does too: box head convolutions, and the levels that are."""

@@ -17,8 +17,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from mcl_hf.cli import finetune as finetune_command
 from mcl_hf.comparison.starts import Start, network_fields, with_coco_weights
 from mcl_hf.detection import open_detector, start_detector
-from mcl_hf.detectors.known_classes import known_classes
-from mcl_hf.detectors.start_detector import read_start_config
+from mcl_hf.detectors.start_detector import known_classes, read_start_config
 from mcl_hf.errors import InputError
 from mcl_hf.models.weight_files import read_safetensors
 from mcl_hf.transfer.export import export_checkpoint

@@ -18,7 +18,7 @@ from mcl_hf.engine.state import read_training_state
 from mcl_hf.engine.tracking import Tracking
 from mcl_hf.errors import InputError
 from mcl_hf.finetuning import evaluation_watch
-from mcl_hf.finetuning.finetune import fingerprint, take_fraction
+from mcl_hf.finetuning.data import fingerprint, take_fraction
 from mcl_hf.finetuning.finish import is_best_chosen
 from mcl_hf.finetuning.step import normalise
 from mcl_hf.viz import read_log

@@ -16,11 +16,9 @@ from mcl_hf.detection import ground_truth_results, open_detection_data
 from mcl_hf.detectors.targets import pixel_boxes
 from mcl_hf.errors import InputError
 from mcl_hf.evaluation.evaluation_files import drawn_images
-from mcl_hf.finetuning.augment import augment
 from mcl_hf.finetuning.auto_rules import choose_sizes
-from mcl_hf.finetuning.train_loader import DetectionLoader
-from mcl_hf.finetuning.train_order import TrainOrder
-from mcl_hf.finetuning.train_transform import TrainTransform, resized
+from mcl_hf.finetuning.train_loader import DetectionLoader, TrainOrder
+from mcl_hf.finetuning.train_transform import TrainTransform, augment, resized
 from mcl_hf.viz.detections import draw_objects
 from tests.scenes import write_scenes
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from mcl_hf.detectors.restored_statistics import statistics_restored
+from mcl_hf.finetuning.evaluation_watch import statistics_restored
 from mcl_hf.models.precise_bn import training_norms, update_statistics
 
 

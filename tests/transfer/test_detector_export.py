@@ -22,7 +22,7 @@ from mcl_hf import (
     MCLImageProcessor,
     MCLModel,
 )
-from mcl_hf.detectors.anchors import FixedStrideAnchors
+from mcl_hf.detectors.proposals import FixedStrideAnchors
 from mcl_hf.errors import InputError
 from mcl_hf.transfer import export_checkpoint
 from mcl_hf.transfer.checkpoint import open_checkpoint
