@@ -18,7 +18,7 @@ from ..viz.detections import detections_picture
 from .answer import ABOUT, PICTURE, REPORT, SHOWN, Answer, Scores
 from .run_job import SHOWN_SCORE, shown_images
 from .starts import MATCHED
-from .statistics import MOST_SEEDS, Difference, mean_and_sd, seeds_needed
+from .statistics import MOST_SEEDS, Difference, mean_and_sd, paired_difference, seeds_needed
 
 _FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 
@@ -87,8 +87,8 @@ def to_markdown(answer: Answer) -> str:
         warnings=[*answer.about["warnings"], *_health(answer)],
         means=means_table(answer),
         differences=_differences(answer),
-        over_steps=plan.curve_steps and _by_start(answer, over_steps),
-        over_scales=over_scales and _by_start(answer, over_scales),
+        over_steps=plan.curve_steps and _by_start(answer, over_steps, leads=True),
+        over_scales=over_scales and _by_start(answer, over_scales, leads=True),
         classes=_by_start(answer, {name: of for name, of in classes.items() if any(of.values())}),
         rates=_rates(answer),
         costs=_costs(answer),
@@ -168,9 +168,19 @@ def _costs(answer: Answer) -> str:
     return _table(rows, 1)
 
 
-def _by_start(answer: Answer, columns: Mapping[str, Scores]) -> str:
+def _by_start(answer: Answer, columns: Mapping[str, Scores], leads: bool = False) -> str:
     rows = [[start, *(_spread(of[start]) for of in columns.values())] for start in answer.starts]
+    first, fewest = answer.starts[0], answer.plan.images[0]
+    for start in answer.starts[1:] if leads else ():
+        found = [paired_difference(start, first, fewest, of) for of in columns.values()]
+        rows.append([f"{start} - {first}", *map(_lead, found)])
     return _table([["start", *columns], *rows], 1)
+
+
+def _lead(one: Difference | None) -> str:
+    if one is None or one.low is None:
+        return "-" if one is None else f"{one.mean:+.1f}"
+    return f"{one.mean:+.1f} ({one.low:+.1f} to {one.high:+.1f})"
 
 
 def _table(rows: Sequence[Sequence[str]], texts: int) -> str:

@@ -19,7 +19,7 @@ from mcl_hf.finetuning.health import observe, verdicts
 ROOT = Path(__file__).parents[2]
 DEMONSTRATIONS = ROOT / "evaluation" / "demonstrations"
 BOARDS = ROOT / "evaluation" / "deeppcb"
-PROOFS = (BOARDS, BOARDS / "control", BOARDS / "longer", ROOT / "evaluation" / "bccd")
+PROOFS = (BOARDS, BOARDS / "control", BOARDS / "longer", BOARDS / "curves", ROOT / "evaluation" / "bccd")
 
 
 def write_answer(folder, scores, *, images=("25",), subsets=1, figure="AP50", more="", tuned=None):
@@ -80,6 +80,13 @@ def test_reports_page_and_readme_of_the_proofs_say_what_their_results_say():
     told = (ROOT / "README.md").read_text().partition("## Does it help?")[2].partition("\n## ")[0]
     figures = re.findall(r"[+-]?\d+\.\d", told)
     assert len(figures) >= 4 and all(figure in report for figure in figures), figures
+
+
+def test_curves_have_the_difference_that_the_table_of_differences_has():
+    report = (BOARDS / "curves" / "report.md").read_text()
+    one = next(one for one in read_answer(BOARDS / "curves").differences("25") if one.one == "mcl")
+    row = next(line for line in report.splitlines() if line.startswith("| mcl - random |"))
+    assert row.endswith(f" {one.mean:+.1f} ({one.low:+.1f} to {one.high:+.1f}) |")
 
 
 def test_what_the_page_says_of_long_fine_tuning_is_what_the_two_controls_say():
