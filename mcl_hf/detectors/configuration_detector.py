@@ -74,7 +74,8 @@ class MCLDetectorConfig(PreTrainedConfig):
         box_detections_per_img: Detections kept of an image (all three).
         box_fg_iou_thresh: IoU from which a proposal (RetinaNet: an anchor) is an object.
         box_bg_iou_thresh: IoU below which it is background: 0.5, or 0.4 in RetinaNet.
-        box_batch_size_per_image, box_positive_fraction: The same of proposals.
+        box_batch_size_per_image, box_positive_fraction: Proposals of an image that the loss samples, and upper bound of
+            the share of objects among them.
         bbox_reg_weights: Weights of x, y, w, h in the box head's regression.
         mask_pool_size: Side of the mask head's input, cells; masks have twice that.
         mask_head_convs: 3x3 convolutions of the mask head.

@@ -22,7 +22,7 @@ _POSITIONS = re.compile(r"position_embedd(ing|er)$")
 def keep_boxes_in_float32(model: nn.Module) -> None:
     """Change the layers that boxes and places come from, known by their names in transformers."""
     for name, module in model.named_modules():
-        if _BOX_LAYERS.search(name):
+        if _BOX_LAYERS.search(name) and not isinstance(module, nn.ModuleList):
             module.forward = partial(_without_autocast, module.forward)
         elif _MAPS_READ_AT_PLACES.search(name):
             module.register_forward_hook(lambda module, inputs, output: _wide(output))

@@ -62,7 +62,7 @@ class BoxHead(MaskHead):
     """The same convolutions, and linear layers `fc1`, `fc2`, ... with ReLU: `(K, C, R, R)` -> `(K, last width)`."""
 
     def _linear_layers(self) -> list[Any]:
-        return [layer for layer in self.children() if isinstance(layer, nn.Linear)]
+        return [layer for name, layer in self.named_children() if name != "conv"]
 
     def reset_parameters(self) -> None:
         """Convolutions as in the mask head, linear layers kaiming uniform with a = 1 ("caffe2 Xavier")."""

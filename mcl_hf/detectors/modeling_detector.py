@@ -92,7 +92,8 @@ class MCLDetectorPreTrainedModel(MCLPreTrainedModel):
     @classmethod
     def from_pretraining(cls, source: str, **kwargs: Any) -> "MCLDetectorPreTrainedModel":
         """A detector that starts from `source`, such as a pre-training checkpoint, with the coverage report printed.
-        Arguments and errors are those of `start_detector`, in which `source` is `init`."""
+        `num_labels` or `id2label`, `detector`, `parts` and fields of the configuration are those of
+        `mcl_hf.detection.start_detector`, in which `source` is `init`, and so are errors."""
         from .start_detector import start_detector  # it builds these classes
 
         kwargs.setdefault("detector", "mask_rcnn" if cls is MCLForInstanceSegmentation else "faster_rcnn")

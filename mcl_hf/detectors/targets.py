@@ -78,8 +78,8 @@ def make_targets(
         }
         if with_masks:
             masks = label["masks"]
-            too_small = len(masks) and (masks.shape[-2] < size[0] or masks.shape[-1] < size[1])
-            if masks.dim() != 3 or len(masks) != len(classes) or too_small:
+            fit = masks.dim() == 3 and len(masks) == len(classes)
+            if not fit or (len(masks) and (masks.shape[1] < size[0] or masks.shape[2] < size[1])):
                 raise ValueError(
                     f"masks of image {index} need shape (n, height, width) of the image that the model gets, "
                     f"({len(classes)}, {size[0]}, {size[1]}), got {tuple(masks.shape)}"

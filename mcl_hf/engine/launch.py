@@ -137,14 +137,16 @@ def launch_warnings(num_processes: int, parent: Any, environment: Mapping[str, s
     lines = []
     if accumulation != "1":
         lines.append(f"{_ACCUMULATION}={accumulation} has no effect: use --gradient-accumulation-steps")
+    if num_processes > 1:
+        return lines
     asked = processes_asked_for(parent) or 1
     tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
-    if num_processes == 1 and asked > 1:
+    if asked > 1:
         lines.append(
             f"accelerate launch was asked for {asked} processes but started one (it does so with --cpu). "
             f"On the CPU use: torchrun --nproc-per-node {asked} scripts/pretrain.py --device cpu ..."
         )
-    elif num_processes == 1 and tasks > 1:
+    elif tasks > 1:
         lines.append(
             f"srun has started this command {tasks} times, and each trains alone. "
             "Start one task a node, and let it be torchrun: docs/running.md has the commands"

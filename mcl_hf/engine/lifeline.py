@@ -60,7 +60,8 @@ class Lifeline:
             yield
             return
         self._store.set(self._keys[self.rank], f"{socket.gethostname()} 0")
-        self._store.wait(self._keys)  # until they are there
+        for key in self._keys:  # until they are there, each in the time that the store gives
+            self._store.wait([key])
         thread = threading.Thread(target=self._watch, args=(self._store,), name="lifeline", daemon=True)
         thread.start()
         try:

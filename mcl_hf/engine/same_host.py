@@ -147,7 +147,7 @@ def _make(world_size: int) -> str | None:
     try:
         os.posix_fallocate(file, 0, size_of(world_size))  # a page that does not fit would end the process later
     except OSError:
-        Path(name).unlink()
+        Path(name).unlink(missing_ok=True)
         return None
     finally:
         os.close(file)

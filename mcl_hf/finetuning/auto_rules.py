@@ -6,7 +6,7 @@ as it is. The rules, `RULES`, are for hundreds to tens of thousands of images.
 Nothing is frozen where the backbone starts at random or was pre-trained on images below 224 px, whose first stages know
 no objects of the size that detectors see. A random start takes three times as many epochs (He et al., arXiv
 1811.08883). The detector is Mask R-CNN where the annotations have masks, else Faster R-CNN: they take all that was pre-
-trained, pyramid and head too, and learn in the epochs above. Those of transformers take the backbone alone and were
+trained, pyramid and head too, and learn in those epochs. Those of transformers take the backbone alone and were
 published with several times as many; they are taken where they are named, with their own rate and nothing frozen. A
 step has 16 images, 8 where there are fewer than 1,000, never more than half of the data. Images are trained at the
 shorter side that half of them reach, 320 to 800 px, and at down to 0.8 of it; the longer side may be 5/3 of that.

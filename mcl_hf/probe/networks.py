@@ -18,9 +18,9 @@ def open_networks(names: list[str], seed: int = 0) -> list[tuple[MCLModel, str]]
     """Networks by name, with a line about each; all of one input size, so that they can stand side by side.
 
     Args:
-        names: `random`, `timm:NAME`, folders (of a run, a checkpoint, a finished model) or Hub repositories. The first
-        two
-            take their FPN, region head and input size from the first checkpoint among them, or `MCLConfig`'s defaults.
+        names: `random`, `timm:NAME`, folders (of a run, a checkpoint, a finished model) or Hub repositories. `random`
+            and `timm:NAME` take FPN, region head and input size from the first checkpoint among them, or `MCLConfig`'s
+            defaults.
         seed: of what starts random.
 
     Raises:

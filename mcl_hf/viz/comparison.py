@@ -44,14 +44,14 @@ def _draw_scores(axis: Any, scores: Mapping[str, Mapping[str, Mapping[int, float
     for index, start in enumerate(starts):
         colour = LINE_COLOURS[index % len(LINE_COLOURS)]
         dodge = width * ((index + 0.5) / len(starts) - 0.5)  # side by side at one number of images
-        means = {}
+        means: list[tuple[float, float]] = []
         for place, of in zip(places + dodge, scores.values(), strict=True):
             values = list(of[start].values())
             if values:
-                means[place] = float(np.mean(values))
+                means.append((place, float(np.mean(values))))
                 axis.plot([place] * len(values), values, "o", color=colour, markersize=4, alpha=0.5, markeredgewidth=0)
         look = {"marker": "_", "markersize": 13, "markeredgewidth": 2.5, "linewidth": 1.0}
-        axis.plot(list(means), list(means.values()), color=colour, label=literal(start), **look)
+        axis.plot(*np.reshape(means, (-1, 2)).T, color=colour, label=literal(start), **look)
     axis.set_xticks(places, [f"{counts[images]:,}" for images in scores])
     axis.set_xlim(places.min() - width, places.max() + width) if len(places) else None
     axis.legend(fontsize=8, frameon=False, loc="best")

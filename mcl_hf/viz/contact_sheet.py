@@ -36,9 +36,9 @@ def views_picture(
     """One row an image: the original with its number, name and size, then its views, each enlarged to one size.
 
     Args:
-        originals: N images, numbered from 0. views_a, views_b: L tensors uint8 `(N, C, S/r, S/r)` of a side with C of 1
-        or 3; `views_b` None: there is one side. panel_size: side in the picture of the box for an original and of each
-        view, px.
+        originals: N images, numbered from 0.
+        views_a, views_b: L tensors uint8 `(N, C, S/r, S/r)` of a side with C of 1 or 3; `views_b` None: there is one.
+        panel_size: side in the picture of the box for an original and of each view, px.
 
     Raises:
         ValueError: views of another number of images.

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoModelForInstanceSegmentation, AutoModelForObjectDetection
 
 from mcl_hf import MCLForInstanceSegmentation, MCLForObjectDetection
+from mcl_hf.detectors.heads import BoxHead
 from mcl_hf.models import convert_cross_rank_norm
 from mcl_hf.models.cross_rank_norm import CrossRankBatchNorm2d
 from tests.tiny_detector import DETECTORS, tiny_config, tiny_detector, tiny_labels
@@ -223,6 +224,7 @@ def test_batch_norm_over_ranks_finds_all() -> None:
         ({"boxes": torch.tensor([[0.5, 0.5, 0.0, 0.1], [0.5, 0.5, 0.2, 0.1]])}, "without width or height"),
         ({"boxes": torch.zeros(2, 5)}, "need class_labels"),
         ({"masks": torch.ones(2, 30, 64)}, "masks of image 0 need shape"),
+        ({"masks": torch.ones(2)}, "masks of image 0 need shape"),
         ({"pixel_mask": torch.ones(1, 10, 64)}, "pixel_mask must have shape"),
         ({"image_sizes": [(64, 65)]}, "do not fit pixel_values"),
     ],
@@ -324,3 +326,11 @@ def test_transformers_trainer_recomputes_activations(detector: str, tmp_path: Pa
 
     plain, recomputed = train(), train(gradient_checkpointing=True)
     assert all(torch.equal(tensor, recomputed[name]) for name, tensor in plain.items())
+
+
+def test_a_layer_of_the_box_head_may_be_wrapped():
+    """As by LoRA or dynamic quantization, which put modules of other types in its place."""
+    head, regions = BoxHead(4, 1, False, [16, 8, 8]), torch.rand(3, 4, 2, 2)
+    expected = head(regions)
+    head.fc1 = torch.nn.Sequential(head.fc1)
+    assert torch.equal(head(regions), expected)

@@ -9,7 +9,7 @@ that equal input and settings give equal bytes, however many processes worked an
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -74,10 +74,14 @@ def pack_images(
     jpeg_quality: int = 92,
     images_per_shard: int = 2048,
     num_workers: int = 0,
+    data_files: Sequence[str] | None = None,
+    image_column: str | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
+    split: str = "train",
+    streaming: bool = False,
+    allow_outside_paths: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
-    **data_options: Any,
 ) -> PackReport:
     """Write the images of a source as parquet shards, or continue where an interrupted call stopped.
 
@@ -85,7 +89,8 @@ def pack_images(
     numbers from 0 where they are numbers. Columns that were not asked for stay behind.
 
     Args:
-        data, label_column, group_column, data_options: what to pack, as for `open_source`.
+        data, data_files, image_column, label_column, group_column, split, streaming, allow_outside_paths: what to pack,
+            as for `open_source`.
         out: folder to write; new, empty, or an unfinished pack of the same data with the same settings.
         max_side: the longer side of larger images becomes this, in px; smaller images keep their bytes.
         jpeg_quality: 1 to 95, for images that have to be encoded anew.
@@ -98,7 +103,16 @@ def pack_images(
     """
     _check_settings(max_side, jpeg_quality, images_per_shard, num_workers)
     check_folder(data, out)
-    source = open_source(data, label_column=label_column, group_column=group_column, **data_options)
+    source = open_source(
+        data,
+        data_files=data_files,
+        image_column=image_column,
+        label_column=label_column,
+        group_column=group_column,
+        split=split,
+        streaming=streaming,
+        allow_outside_paths=allow_outside_paths,
+    )
     columns, schema = _columns(source, label_column, group_column)
     settings = {
         "data": {"fingerprint": source.fingerprint, "images": len(source), "columns": sorted(columns)},
@@ -155,7 +169,6 @@ def _columns(
 
     columns: dict[str, tuple[Any, list[str] | None]] = {}
     features = {IMAGE_COLUMN: ImageFeature(), NAME_COLUMN: Value("string")}
-    taken = set(features)
     if source.groups is not None:
         name = group_column or "group"
         columns[name] = source.groups, source.group_names
@@ -164,11 +177,12 @@ def _columns(
         name = label_column or "label"
         columns[name] = source.labels, None
         features[name] = Value("int64") if source.label_names is None else ClassLabel(names=source.label_names)
-    for name in taken.intersection(columns):
-        raise InputError(
-            f"column '{name}' cannot be carried along as labels or groups, because packed shards have a column of that "
-            "name themselves: rename it in the source"
-        )
+    for name in (IMAGE_COLUMN, NAME_COLUMN):
+        if name in columns:
+            raise InputError(
+                f"column '{name}' cannot be carried along as labels or groups, because packed shards have a column of "
+                "that name themselves: rename it in the source"
+            )
     return columns, Features(features).arrow_schema
 
 

@@ -94,17 +94,18 @@ class PackFolder:
     def write(self, shard: int, report: ShardReport, schema: Schema, rows: Iterator[dict[str, Any]]) -> None:
         """Write a shard of `rows`, which fill in its `report` on the way, and then, when it is there and whole, that. A
         shard without rows gets no file, as `datasets` cannot open one."""
-        path = self.shard_path(shard)
-        # images are compressed already, and no two are equal
-        with (
-            self._whole_file(path) as stream,
-            parquet.ParquetWriter(stream, schema, compression="none", use_dictionary=False) as writer,
-        ):
-            while group := list(islice(rows, _ROWS_PER_GROUP)):
-                writer.write_table(Table.from_pylist(group, schema=schema))
-        size = path.stat().st_size if report.images else 0
-        if not report.images:
-            path.unlink()
+        path, size = self.shard_path(shard), 0
+        group = list(islice(rows, _ROWS_PER_GROUP))
+        if group:
+            # images are compressed already, and no two are equal
+            with (
+                self._whole_file(path) as stream,
+                parquet.ParquetWriter(stream, schema, compression="none", use_dictionary=False) as writer,
+            ):
+                while group:
+                    writer.write_table(Table.from_pylist(group, schema=schema))
+                    group = list(islice(rows, _ROWS_PER_GROUP))
+            size = path.stat().st_size
         with self._whole_file(self.state / f"images-{shard:05d}.json") as report_file:
             report_file.write(json.dumps({**asdict(report), "file_bytes": size}).encode())
 
