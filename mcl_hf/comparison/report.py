@@ -71,6 +71,7 @@ def to_markdown(answer: Answer) -> str:
     over_steps = {f"{steps:,}": answer.scores(fewest, steps=steps) for steps in lengths}
     over_scales = {f"x {scale:g}": answer.scores(fewest, scale=scale) for scale in plan.scales}
     names = answer.about["data"]["test"]["classes"]
+    most = answer.about["counts"][plan.images[-1]]
     classes = {name: answer.scores(fewest, f"{answer.figure} of {name}") for name in names}
     return fill_template(
         Path(__file__).with_name("report_template.md"),
@@ -79,7 +80,7 @@ def to_markdown(answer: Answer) -> str:
         picture=PICTURE if (folder / PICTURE).exists() else None,
         shown=SHOWN if (folder / SHOWN).exists() else None,
         equivalents=", ".join(
-            f"{start} like {'more than there are' if images is None else f'{images:.0f}'}"
+            f"with {start} {f'more than {most:,}' if images is None else f'as much as {images:,.0f}'}"
             for start, images in answer.equivalents().items()
         ),
         price=" and ".join(_prices(answer)),

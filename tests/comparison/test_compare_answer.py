@@ -177,7 +177,7 @@ def test_labels_that_another_start_would_need(tmp_path):
                           images=("25", "100"))  # fmt: skip
     answer = read_answer(folder)
     assert answer.equivalents() == {"mcl": pytest.approx(50.0)}
-    assert "25 labelled images of random and of mcl like 50 of random" in to_markdown(answer)
+    assert "25 labelled images are worth with mcl as much as 50 with random." in to_markdown(answer)
     write_report(answer)
     found = json.loads((folder / ABOUT).read_text())["answer"]
     assert found["sentence"] == answer.sentence and (folder / "report.png").is_file()
