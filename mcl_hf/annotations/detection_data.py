@@ -219,9 +219,9 @@ class DetectionData:
     columns: AnnotationColumns
     reader: ImageReader
     positions: np.ndarray  # of each image in the reader
-    is_voc: bool
-    groups: list[Any]
     report: Any = None
+    is_voc: bool = False
+    groups: list[Any] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -315,7 +315,7 @@ class DetectionData:
         new.columns = AnnotationColumns.of([len(piece) for piece in pieces], *each, blocks)
         for name in ("image_ids", "names", "groups"):
             values = getattr(self, name)
-            setattr(new, name, [values[index] for index in chosen])
+            setattr(new, name, [values[index] for index in chosen] if values else [])
         for name in ("widths", "heights", "positions"):
             setattr(new, name, getattr(self, name)[chosen])
         return new

@@ -167,7 +167,8 @@ def _parts(data: str, how: Reading) -> list[Part]:
 
 
 def _folder_parts(folder: Path, how: Reading) -> list[Part]:
-    if how.images is None and is_cityscapes(folder):
+    if is_cityscapes(folder):
+        _refuse_images(str(folder), how)
         return cityscapes_parts(folder)
     files = walk(folder)
     if how.images is not None:

@@ -8,6 +8,7 @@ import itertools
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,7 +99,7 @@ def run_command(run: Callable[[list[str]], int | None], argv: Sequence[str] | No
 
 def command(run: Callable[[list[str]], int | None]) -> Callable[[Sequence[str] | None], int]:
     """Make a command of its body; see `run_command` for its arguments and exit codes."""
-    return functools.partial(run_command, run)
+    return functools.wraps(run)(functools.partial(run_command, run))
 
 
 @contextmanager
@@ -151,12 +152,13 @@ def _fail(message: str) -> int:
 def check_can_be_written(path: Path) -> None:
     """Refuse a file that cannot be written, or whose folder cannot be made, before anything is measured for it; nothing
     of it stays."""
-    made = missing_folders(path)
+    made = missing_folders(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("ab").close()
-        if path in made:
-            path.unlink()
+        with tempfile.TemporaryFile(dir=path.parent):  # pictures come beside it; what a link names stays as it is
+            pass
+        if path.exists():
+            path.open("ab").close()
     except OSError as error:
         raise InputError(f"--out {path} cannot be written: {error.strerror or error}") from error
     finally:

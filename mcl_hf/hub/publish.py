@@ -35,12 +35,17 @@ class Published:
     """
 
     repository: str
-    bundle: Bundle
-    hub: Repository
-    tags: dict[str, str] = field(default_factory=dict)
+    bundle: Bundle = field(repr=False)
+    hub: Repository = field(repr=False)
+    tags: dict[str, str] = field(default_factory=dict, repr=False)
     state: str = "as it was"
-    commit: Commit = field(init=False)
+    commit: Commit = field(init=False, repr=False)
     tag: str | None = None
+
+    @property
+    def tagged(self) -> bool:
+        """Whether this call made the tag."""
+        return self.tag is not None and self.tag not in self.tags
 
     def __str__(self) -> str:
         if self.tag is None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mcl_hf.cli import COMMANDS, main
-from mcl_hf.cli.command import run_command, save_picture, say
+from mcl_hf.cli.command import check_can_be_written, run_command, save_picture, say
 from mcl_hf.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -132,3 +132,10 @@ def test_nothing_of_a_name_reaches_the_terminal_raw(capsys):
     captured = capsys.readouterr()
     assert captured.err == "mcl-hf: error: no image a\\x1b]0;owned\\x07\\u202eb\\xff\n"
     assert captured.out == "a\\x1b]0;owned\\x07\\u202eb\\xff\nsecond line\n"
+
+
+def test_a_link_that_is_written_through_stays(tmp_path):
+    link = tmp_path / "sheet.png"
+    link.symlink_to(tmp_path / "elsewhere.png")
+    check_can_be_written(link)
+    assert link.is_symlink() and not (tmp_path / "elsewhere.png").exists()
