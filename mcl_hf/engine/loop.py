@@ -108,7 +108,7 @@ def train(run: Run, train_step: TrainStep, watch: Watch) -> None:
                 break
         _finish_saving(run)
         if watch.fatal:
-            raise watch.error()
+            raise watch.fatal
 
 
 def _take_stock(run: Run, broken: list[str], counted: int, seconds: float) -> None:

@@ -68,10 +68,10 @@ must pass, with the weights as they were."""
 
 
 class Watch(Protocol):
-    """What a task measures and judges at logging steps, on all ranks: `fatal` is not None where the run is to be saved
-    and ended with `error`; `enough` says whether it is to be saved and finished before its last step."""
+    """What a task measures and judges at logging steps, on all ranks: `fatal` is what ends the run, once it is
+    saved, or None; `enough` says whether it is to be saved and finished before its last step."""
 
-    fatal: str | None
+    fatal: Exception | None
     enough: bool
 
     def due(self, step: int) -> bool:
@@ -82,9 +82,6 @@ class Watch(Protocol):
 
     def judge(self, record: dict[str, Any]) -> None:
         """Take a record into account before it is logged; may add to it and to `run.state.health`."""
-
-    def error(self) -> Exception:
-        """What ends the run."""
 
 
 @dataclass(kw_only=True)

@@ -44,7 +44,7 @@ class EvaluationWatch:
     run: FinetuneRun
     data: DetectionData | None  # that AP is measured on; None: nothing is measured
     train_loader: DetectionLoader  # what batch-norm statistics are made of, from a step on
-    fatal: str | None = None  # never set: a run that has gone wrong is named and goes on
+    fatal: Exception | None = None  # never set: a run that has gone wrong is named and goes on
     enough: bool = False  # `early_stopping_patience` evaluations have brought no gain
     newest: DetectionMetrics | None = None
     final_buffers: dict[str, torch.Tensor] | None = None  # of the network as it was evaluated after the last step
@@ -111,10 +111,6 @@ class EvaluationWatch:
             record["health"] = new
         for line in lines.values() if ended else new:
             self.run.tracking.print(f"warning: {line}")
-
-    def error(self) -> Exception:
-        """Never asked for, as nothing is fatal."""
-        raise NotImplementedError
 
     def evaluate(self) -> dict[str, float]:
         """Detect and score with the network as it is; figures by name, such as `eval/box/AP`. All ranks; the main

@@ -160,7 +160,7 @@ class HealthWatch:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.bounds = _health_bounds(run)
-        self.fatal: str | None = None
+        self.fatal: Exception | None = None
         self.enough = False  # pre-training runs its whole length
 
     def due(self, step: int) -> bool:
@@ -193,15 +193,12 @@ class HealthWatch:
         for line in new:
             run.tracking.print(f"warning: {line}")
         if run.arguments.on_collapse == "stop" and run.total_over_ranks(int(bool(lines))):
-            self.fatal = next(iter(lines.values()), "another process has collapsed")
+            found = next(iter(lines.values()), "another process has collapsed")
+            self.fatal = CollapseError(
+                f"{found}. Stopped after step {run.state.step}, which is saved: continue with --resume auto and other "
+                "options, or with --on-collapse warn"
+            )
             run.state.health = {}  # a run that continues from here, with other options, starts counting anew
-
-    def error(self) -> CollapseError:
-        """What ends the run, after the step was saved."""
-        return CollapseError(
-            f"{self.fatal}. Stopped after step {self.run.state.step}, which is saved: continue with --resume auto and "
-            "other options, or with --on-collapse warn"
-        )
 
 
 def _health_bounds(run: Run) -> HealthBounds:
