@@ -31,6 +31,7 @@ from ..errors import InputError, nearest
 from ..finetuning.arguments import FinetuneArguments
 from ..models import MCLConfig, MCLForPreTraining
 from ..pretraining.arguments import PretrainArguments, load_arguments
+from ..pretraining.pretrain import as_the_start
 from ..transfer.checkpoint import find_folder
 from ..transfer.starting_weights import check_start, plain_source
 from ..transfer.torchvision_detectors import COCO_WEIGHTS, TORCHVISION
@@ -171,6 +172,7 @@ def _pretraining(plan: ComparePlan, start: Start) -> Pretraining:
         raise InputError(f"start {start.name}: {error}") from error
     if arguments.init is not None:
         check_start(arguments.init, f"start {start.name}: --init")
+        arguments = as_the_start(arguments)  # whose network it is: its operations, and what others are held against
     arguments.model_config()  # which refuses what cannot be made
     return Pretraining(in_one_precision(arguments), start.visits or 0)
 

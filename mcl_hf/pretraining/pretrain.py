@@ -109,7 +109,7 @@ def _pretrain(
     batch_size, global_batch_size = arguments.batch_sizes(world_size)
     recipe = recipe_record(arguments.recipe, RULES.without_influence)
     arguments = replace(arguments, precision=chosen_precision(arguments.precision, accelerator.device))
-    arguments = _as_the_start(arguments, checkpoint)
+    arguments = as_the_start(arguments, checkpoint)
     config = arguments.model_config()
 
     # --- data ---------------------------------------------------------------------------------------------------------
@@ -199,9 +199,9 @@ def _pretrain(
     return run_to_end(run, train_step, HealthWatch(run), lines, finish_pretraining, last_line)
 
 
-def _as_the_start(arguments: PretrainArguments, checkpoint: Path | None) -> PretrainArguments:
-    """The options with the backbone and the pixels' mean and std of the weights that the run starts from or continues,
-    where the options do not say."""
+def as_the_start(arguments: PretrainArguments, checkpoint: Path | None = None) -> PretrainArguments:
+    """The options with the backbone and the pixels' mean and std of the weights that a run starts from (`init`), or of
+    the `checkpoint` that it continues, where the options do not say; an InputError where these do not tell."""
     init = arguments.init or "random"
     try:
         source = starting_description(init) if checkpoint is None else MCLConfig.from_pretrained(checkpoint).to_dict()

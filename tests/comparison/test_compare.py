@@ -422,6 +422,19 @@ def test_a_start_may_be_a_folder_below_another_with_a_slash_at_its_end(plan, tmp
     assert answer.starts == ["random", "runs/own"]
 
 
+def test_a_pre_training_that_starts_from_weights_has_their_network(plan, tmp_path):
+    network = {"backbone": "resnet14t", "backbone_kwargs": PRETRAIN["backbone_kwargs"], "image_mean": [0.5] * 3}
+    MCLBackbone(MCLConfig(**network)).save_pretrained(tmp_path / "start")
+    own = {name: value for name, value in PRETRAIN.items() if name not in ("backbone", "backbone_kwargs")}
+    starts = {"there": {"init": str(tmp_path / "start")}, "on-top": {"pretrain": {"init": str(tmp_path / "start")}}}
+    setting = open_setting(load_plan(**plan | {"pretrain": own, "starts": starts}), tmp_path)
+    found = setting.pretrainings["on-top"]
+    assert found.config.backbone == "resnet14t" and found.config.image_mean == [0.5] * 3
+    same = load_plan(**plan | {"pretrain": own | network, "starts": ["random", "mcl"]})
+    assert found.visit_flop == read_starts(same)[1]["mcl"].visit_flop
+    assert not [line for line in setting.warnings if "another network" in line]
+
+
 @pytest.mark.parametrize("detector", ["rt_detr_v2", "mask2former"])
 def test_detectors_of_transformers_are_compared_on_the_backbone_of_the_pre_training(plan, tmp_path, detector):
     sizes = {"min_size_train": [64, 96], "max_size_train": 96, "min_size_test": 96, "max_size_test": 96}
