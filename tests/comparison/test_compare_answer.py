@@ -19,7 +19,7 @@ from mcl_hf.finetuning.health import observe, verdicts
 ROOT = Path(__file__).parents[2]
 DEMONSTRATIONS = ROOT / "evaluation" / "demonstrations"
 BOARDS = ROOT / "evaluation" / "deeppcb"
-PROOFS = (BOARDS, BOARDS / "control", BOARDS / "longer", BOARDS / "curves", ROOT / "evaluation" / "bccd")
+PROOFS = (BOARDS, *(BOARDS / name for name in ("control", "longer", "curves", "scales")), ROOT / "evaluation" / "bccd")
 
 
 def write_answer(folder, scores, *, images=("25",), subsets=1, figure="AP50", more="", tuned=None):
