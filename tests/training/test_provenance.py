@@ -1,14 +1,16 @@
 """What a run records of its machine, start and recipe: enough for a card, and nothing of the person or the host."""
 
 import json
+import platform
 import socket
 from dataclasses import asdict
 
+import pytest
 import torch
 from torchvision.models import get_model_weights
 
 from mcl_hf.data.sources.licences import describe_sources
-from mcl_hf.engine.provenance import join_machines, machine, recipe_record, start_record
+from mcl_hf.engine.provenance import _cpu_name, join_machines, machine, recipe_record, start_record
 from mcl_hf.engine.resume import continue_from
 from mcl_hf.engine.state import RECORD, TrainingState
 from mcl_hf.pretraining.arguments import load_arguments
@@ -123,3 +125,17 @@ def test_the_licence_of_a_hub_data_set_is_that_of_its_cached_card(tmp_path, monk
     ]:
         card.write_text(f"---\n{header}\n---\n# Set\n")
         assert describe_sources(["user/set"])[0]["licence"] == expected
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ("cpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n", "AMD EPYC (family 26, model 2)"),
+        ("cpu family\t: 6\nmodel\t\t: 106\nmodel name\t: Intel(R) Xeon(R) 8375C\n", "Intel(R) Xeon(R) 8375C"),
+        ("model name\t: Fast CPU\n\nmodel name\t: \n", "Fast CPU"),
+        ("processor\t: 0\nFeatures\t: fp asimd\n", platform.processor() or platform.machine()),
+    ],
+)
+def test_a_cpu_whose_name_is_its_lines_is_known_by_its_generation(tmp_path, told, name):
+    (tmp_path / "cpuinfo").write_text(told)
+    assert _cpu_name(tmp_path / "cpuinfo") == name
