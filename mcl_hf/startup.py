@@ -19,7 +19,7 @@ def check_torch_and_torchvision() -> None:
         import torch
         import torchvision
 
-        torchvision.ops.nms(torch.empty(0, 4), torch.empty(0), 0.5)
+        torchvision.ops.nms(torch.empty(0, 4, device="cpu"), torch.empty(0, device="cpu"), 0.5)
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "torchvision"):
             raise

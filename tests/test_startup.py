@@ -11,7 +11,7 @@ from mcl_hf.cli.show import PICTURES
 
 STARTUP = Path(__file__).parents[1] / "mcl_hf" / "startup.py"
 NO_NMS = "operator torchvision::nms does not exist"
-GOOD_TORCH = "def empty(*size): return size\n"
+GOOD_TORCH = "def empty(*size, device): return size\n"
 GOOD_TORCHVISION = "class ops:\n    nms = staticmethod(lambda boxes, scores, threshold: boxes)\n"
 
 
@@ -142,3 +142,14 @@ from transformers import {auto}
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_first_name_on_the_meta_device_opens():
+    """As whoever asks for a model's size alone makes one; the check of torchvision is on the CPU."""
+    code = (
+        "import torch, mcl_hf\n"
+        "with torch.device('meta'):\n"
+        "    model = mcl_hf.MCLModel(mcl_hf.MCLConfig(backbone='resnet10t'))\n"
+        "assert {parameter.device.type for parameter in model.parameters()} == {'meta'}\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=STARTUP.parents[1], check=True, timeout=100)
