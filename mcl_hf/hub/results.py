@@ -25,35 +25,23 @@ _PROBED = {"objects": ("knn", "linear"), "views": ("same_level", "other_level")}
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionResult:
-    """Figures of a detector, or their means over seeds; None or empty where something is not recorded.
+    """Figures of a detector, or their means over seeds; None or empty where something is not recorded."""
 
-    Attributes:
-        model: what was measured, by name.
-        relation: `own` for the card's model, `from_it` for a detector that was fine-tuned from it, else `other`.
-        data, split, images, objects: what it was measured on; `repository` of it on the Hub, if it lies there.
-        figures: such as "box AP" -> value in [0, 1]; None or not finite where it was not measured.
-        sd: spread of the same figures over `seeds`, those of the runs behind it.
-        share: of the labelled images that was trained on, in (0, 1].
-        labelled: labelled images that a comparison trained it on, such as "25 labelled images".
-        run: the fine-tuning run, for its protocol.
-        command: that measured it; counted_by: library that computed AP.
-    """
-
-    model: str
-    relation: str
-    data: str
-    repository: str | None = None
+    model: str  # what was measured, by name
+    relation: str  # `own` for the card's model, `from_it` for a detector that was fine-tuned from it, else `other`
+    data: str  # what it was measured on
+    repository: str | None = None  # of the data on the Hub
     split: str | None = None
     images: int | None = None
     objects: int | None = None
-    figures: dict[str, float | None] = field(default_factory=dict)
-    sd: dict[str, float] = field(default_factory=dict)
-    seeds: list[int] = field(default_factory=list)
-    share: float | None = None
-    labelled: str | None = None
-    run: Recorded | None = None
-    command: str | None = None
-    counted_by: str | None = None
+    figures: dict[str, float | None] = field(default_factory=dict)  # "box AP" -> in [0, 1]; not finite: not measured
+    sd: dict[str, float] = field(default_factory=dict)  # of the same figures over the seeds
+    seeds: list[int] = field(default_factory=list)  # of the runs behind it
+    share: float | None = None  # of the labelled images that was trained on, in (0, 1]
+    labelled: str | None = None  # that a comparison trained it on: "25 labelled images"
+    run: Recorded | None = None  # the fine-tuning run, for its protocol
+    command: str | None = None  # that measured it
+    counted_by: str | None = None  # library that computed AP
 
 
 class Results:
