@@ -57,10 +57,14 @@ def near_duplicate_pairs(hashes: np.ndarray, max_distance: int = MAX_DISTANCE) -
 def group_pairs(pairs: np.ndarray) -> list[list[int]]:
     """Connect pairs, integers `(P, 2)`, to groups: whatever is linked by a chain of pairs is one group. The largest
     group comes first, members ascend."""
-    import networkx  # which torch brings along
-
-    groups = [sorted(group) for group in networkx.connected_components(networkx.from_edgelist(pairs.tolist()))]
-    return sorted(groups, key=lambda group: (-len(group), group[0]))
+    group_of: dict[int, list[int]] = {}
+    for one, other in pairs.tolist():
+        small, large = sorted((group_of.setdefault(one, [one]), group_of.setdefault(other, [other])), key=len)
+        if small is not large:
+            large += small
+            group_of |= dict.fromkeys(small, large)
+    groups = {id(group): sorted(group) for group in group_of.values()}
+    return sorted(groups.values(), key=lambda group: (-len(group), group[0]))
 
 
 @dataclass
