@@ -355,17 +355,6 @@ def test_a_missing_json_is_no_name_on_the_hub(monkeypatch):
         open_detection_data("nothing.json")
 
 
-def test_a_split_of_a_data_set_on_the_hub_goes_by_any_of_its_names(monkeypatch):
-    def asked(_, split):
-        raise InputError(f"asked for {split}")
-
-    monkeypatch.setattr("datasets.get_dataset_split_names", lambda _: ["train", "validation"])
-    monkeypatch.setattr("mcl_hf.annotations.open_data.hub_table", asked)
-    for split, name in (("val", "validation"), ("train", "train"), (None, "train"), ("test", "test")):
-        with pytest.raises(InputError, match=f"asked for {name}"):
-            open_detection_data("user/boxes", split=split)
-
-
 # ---- the type itself ------------------------------------------------------------------------------------------------
 
 
