@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from huggingface_hub import get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import httpx  # whichever library of this kind the client uses
 
 T = TypeVar("T")
 
@@ -30,9 +31,7 @@ LONGEST_WAIT_S = 60.0
 LONGEST_RETRY_AFTER_S = 600.0
 """Whoever is told to wait longer than this is told so, and waits by themselves."""
 
-_HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
-_TRANSPORT = {"NetworkError", "TimeoutException", "RemoteProtocolError", "ConnectionError", "Timeout",
-              "ChunkedEncodingError"}  # fmt: skip
+_LOST = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError, ConnectionError, TimeoutError)
 _TOKEN = re.compile(r"hf_\w+|(?<=[Bb]earer )\S+")
 _LOGIN = re.compile(r"(?<=://)[^\s/@]+@")
 _QUERY = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]*")
@@ -107,7 +106,7 @@ def is_transient(error: BaseException) -> bool:
             return False
         if (answer := _answer_of(one)) is not None:
             return answer.status_code in BUSY
-        if isinstance(one, ConnectionError | TimeoutError) or _is_transport_error(one):
+        if isinstance(one, _LOST):
             return True
         if isinstance(one, OSError) and "Consistency check failed" in str(one):  # fewer bytes came than were announced
             return True
@@ -130,7 +129,7 @@ def reason_of(error: BaseException) -> str:
             said = answer.headers.get("X-Error-Message") or answer.reason_phrase
             who = "the Hub" if isinstance(one, HfHubHTTPError) else "the server"
             return without_secrets(f"{who} answers {answer.status_code} ({said})")
-        if _is_transport_error(one) or isinstance(one, ConnectionError | TimeoutError):
+        if isinstance(one, _LOST):
             return without_secrets(f"{type(one).__name__} {one}".strip())
     return without_secrets(str(error) or type(error).__name__)
 
@@ -156,17 +155,12 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 def _answer_of(error: BaseException) -> Any:
     """The response that an error of the Hub's client, or of the HTTP library, tells of; None where none came."""
-    return getattr(error, "response", None) if isinstance(error, HfHubHTTPError) or is_of_http(error) else None
-
-
-def _is_transport_error(error: BaseException) -> bool:
-    """Whether the HTTP library, whichever the client uses, lost the connection or could not make one."""
-    return is_of_http(error) and any(kind.__name__ in _TRANSPORT for kind in type(error).__mro__)
+    return getattr(error, "response", None) if is_of_http(error) else None
 
 
 def is_of_http(error: BaseException) -> bool:
-    """Whether the error is one of the HTTP library, whichever the client uses."""
-    return type(error).__module__.split(".")[0] in _HTTP_LIBRARIES
+    """Whether the error is one of the HTTP library that the client uses, as the client's own with an answer are."""
+    return isinstance(error, httpx.HTTPError | httpx.InvalidURL)
 
 
 def _seconds(text: str) -> float:

@@ -55,8 +55,6 @@ def read_coco(file: Path, how: Reading, split: str | None = None, root: Path | N
     first: dict[str, Any] = next(iter(content["annotations"]), {})
     if "segments_info" in first:
         raise InputError(f"{file} is panoptic COCO, which has no objects of its own: use the instances file")
-    if "caption" in first:
-        raise InputError(f"{file} holds captions, no boxes: use the instances file")
     try:
         categories = _categories(file, content)
         images = [_image(entry, how) for entry in content["images"]]

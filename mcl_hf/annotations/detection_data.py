@@ -37,19 +37,17 @@ class FileImages:
         path = Path(self.paths[position])
         try:
             status = path.stat()
-            if not stat.S_ISREG(status.st_mode):  # a pipe or a device would never end
-                raise BrokenImage("is no file" if not path.is_dir() else "is a folder")
-            with path.open("rb") as file:
-                file.seek(start if start >= 0 else max(0, status.st_size + start))
-                return file.read(most)
-        except BrokenImage:
-            raise
+            if stat.S_ISREG(status.st_mode):  # a pipe or a device would never end
+                with path.open("rb") as file:
+                    file.seek(start if start >= 0 else max(0, status.st_size + start))
+                    return file.read(most)
         except FileNotFoundError as error:
             raise BrokenImage("the file is missing") from error
         except OSError as error:
             raise BrokenImage(f"cannot be read: {error.strerror or error}") from error
         except ValueError as error:  # a zero byte or half a character in its name
             raise BrokenImage("no file can have such a name") from error
+        raise BrokenImage("is a folder" if path.is_dir() else "is no file")
 
 
 @dataclass(frozen=True)

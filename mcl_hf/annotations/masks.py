@@ -6,11 +6,8 @@ A segmentation is COCO's: a list of polygons `[x0, y0, x1, y1, ...]` in px, or r
 
 import math
 import operator
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -100,26 +97,24 @@ def _runs(counts: str) -> list[int]:
     Raises:
         ValueError: pycocotools does not write such.
     """
+    if not counts:
+        return []
     # a number is written in digits of 5 bits, the lowest first; bit 32 says that another digit follows
-    if re.search("[^0-o]", counts):
+    digits = np.frombuffer(counts.encode(errors="surrogatepass"), np.uint8).astype(np.int64) - 48  # (d,)
+    if ((digits < 0) | (digits > 63)).any():
         raise ValueError("run lengths with characters that do not belong there")
-    if counts[-1:] >= "P":
+    ends = np.flatnonzero(digits < 32)
+    if digits[-1] >= 32:
         raise ValueError("run lengths that are cut short")
-    numbers = re.findall("[P-o]*[0-O]", counts)
-    is_short = all(len(digits) <= 7 for digits in numbers)
-    values = list(map(_number, numbers)) if is_short else [-1]
-    # from the fourth on, a number is the difference to the last but one
-    runs = [*values[:1], *accumulate(values[1::2]), *accumulate(values[2::2])]
-    if min(runs, default=0) < 0:
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    place = np.arange(len(digits)) - np.repeat(starts, ends - starts + 1)
+    runs = np.add.reduceat((digits & 31) << 5 * place, starts)
+    runs -= (digits[ends] & 16) * 2 << 5 * place[ends]  # the sign
+    for first in (1, 2):  # from the fourth on, a number is the difference to the last but one
+        runs[first::2] = np.cumsum(runs[first::2])
+    if place.max() > 6 or runs.min() < 0:
         raise ValueError("run lengths below zero or beyond any image")
-    return runs
-
-
-@lru_cache(2**16)
-def _number(digits: str) -> int:
-    value = sum((ord(digit) - 48 & 31) << 5 * place for place, digit in enumerate(digits))
-    is_negative = ord(digits[-1]) - 48 & 16
-    return value - (1 << 5 * len(digits)) if is_negative else value
+    return runs.tolist()
 
 
 def to_rle(segmentation: Segmentation | None, height: int, width: int) -> dict[str, Any]:

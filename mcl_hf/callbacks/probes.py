@@ -37,8 +37,7 @@ class RunProbe:
         self._kind = "views" if arguments.probe_data is None else "objects"
         self._began: float | None = None
         self._seconds = 0.0  # spent on probes
-        self._expected: float | None = None  # of the next one: a guess, then the longest so far
-        self._probed = False
+        self._longest = 0.0  # of them
         if arguments.probe_data is not None and not self._off:
             from ..annotations.open_data import open_detection_data
 
@@ -71,10 +70,9 @@ class RunProbe:
         """The numbers; an empty dict where it is not worth the time yet, None where there will never be any."""
         now = time.perf_counter()
         began = now if self._began is None else self._began
-        if self._expected is None:
-            seconds_per_image = run.accelerator.num_processes / record["images_per_second"]
-            self._expected = _PER_IMAGE[self._kind] * run.arguments.probe_images * seconds_per_image
-        enough = self._seconds + self._expected <= SHARE_OF_TIME * (now - began)
+        seconds_per_image = run.accelerator.num_processes / record["images_per_second"]
+        expected = self._longest or _PER_IMAGE[self._kind] * run.arguments.probe_images * seconds_per_image
+        enough = self._seconds + expected <= SHARE_OF_TIME * (now - began)
         if run.arguments.probe_every_steps == 0 and not enough:
             return {}
         if self._probe is None:
@@ -88,8 +86,7 @@ class RunProbe:
             measured = self._probe.measure(run.network.mcl, (MAIN_FEATURE,))
         taken = time.perf_counter() - now
         self._seconds += taken
-        self._expected = max(taken, self._expected if self._probed else 0.0)
-        self._probed = True
+        self._longest = max(taken, self._longest)
         values = measured["features"][MAIN_FEATURE]
         numbers = {f"probe/{name}": values[name]["all"] for name in ("knn", "linear") if name in values}
         numbers |= {f"probe/{name}": values[name] for name in ("same_level", "other_level") if values[name] is not None}

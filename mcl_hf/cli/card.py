@@ -31,10 +31,13 @@ def main(argv: list[str]) -> None:
         "--out", type=Path, metavar="FILE_OR_FOLDER", help="where the card goes (default: README.md in FOLDER)"
     )
     add_card_flags(parser, "folder")
-    parser.add_argument("--probe", nargs="+", type=Path, default=[], metavar="FILE", help="further probe.json")
     parser.add_argument(
-        "--recipe", nargs="+", metavar="NAME", help="in place of FOLDER: cards of recipes, printed or put into --out"
+        "--probe", action="extend", nargs="+", type=Path, default=[], metavar="FILE", help="further probe.json"
     )
+    parser.add_argument(
+        "--recipe", action="extend", nargs="+", metavar="NAME",
+        help="in place of FOLDER: cards of recipes, printed or put into --out",
+    )  # fmt: skip
     options = vars(parser.parse_args(argv))
     folder, out, recipes = (options.pop(name) for name in ("folder", "out", "recipe"))
     if (folder is None) == (recipes is None):

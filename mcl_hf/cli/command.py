@@ -28,12 +28,11 @@ NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises `InputError` where argparse would print its usage and leave; examples in its texts
-    keep their lines, options have no short forms, and a list may be given in parts: `--data A --data B`."""
+    keep their lines, and options have no short forms."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
-        self.register("action", None, _StoreOrExtend)  # of flags that name no action; groups have it from here
-        self.register("type", Path, _path)
+        self.register("type", Path, _path)  # groups have it from here
 
     def error(self, message: str) -> NoReturn:
         mistyped = re.match(r"unrecognized arguments: .*?(--[^\s=]+)", message)
@@ -45,15 +44,6 @@ def _path(text: str) -> Path:
     if not text:  # an unset variable of a shell would be the current folder
         raise argparse.ArgumentTypeError("is empty: give a value, or leave it out")
     return Path(from_home(text))
-
-
-class _StoreOrExtend(argparse._StoreAction):
-    """Stores a value; a list that is given again is made longer, where argparse drops what was there."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        before = getattr(namespace, self.dest, self.default)
-        again = option_string is not None and self.nargs == "+" and before is not self.default
-        setattr(namespace, self.dest, [*before, *values] if again else values)
 
 
 def import_torch() -> None:

@@ -25,8 +25,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="check all, print jobs, operations, hours and disk")
     parser.add_argument("--new-plan", action="store_true", help="put the answer of another plan away, and begin anew")
     parser.add_argument(
-        "--only", nargs="+", metavar="PATTERN", help="run only jobs with such names, and those that they need"
-    )
+        "--only", action="extend", nargs="+", metavar="PATTERN",
+        help="run only jobs with such names, and those that they need",
+    )  # fmt: skip
     add_flags(parser, ComparePlan)
     namespace = parser.parse_args(argv)
     plan = load_plan(namespace.plan, **given_flags(namespace, ComparePlan))

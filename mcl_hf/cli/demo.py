@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
         "with the package)",
     )  # fmt: skip
     parser.add_argument(
-        "--image", nargs="+", type=Path, default=[], dest="images", metavar="FILE",
+        "--image", action="extend", nargs="+", type=Path, default=[], dest="images", metavar="FILE",
         help="one or two pictures to begin with; a detector takes one (default: embedded photos)",
     )  # fmt: skip
     parser.add_argument("--port", type=int, metavar="N", help="(default: the first free one from 7860 on)")

@@ -26,7 +26,7 @@ def add_card_flags(parser: argparse._ActionsContainer, named_after: str) -> None
     parser.add_argument("--data-license", metavar="TEXT", help="of the training data (default: as recorded, if it was)")
     parser.add_argument("--data-name", metavar="TEXT", help="what to call the training data (default: as recorded)")
     parser.add_argument(
-        "--evaluation", dest="evaluations", nargs="+", type=Path, default=[], metavar="FILE",
+        "--evaluation", dest="evaluations", action="extend", nargs="+", type=Path, default=[], metavar="FILE",
         help="further results: metrics.json of evaluate or finetune, comparison.json of compare, probe.json",
     )  # fmt: skip
     parser.add_argument(

@@ -98,7 +98,7 @@ def _reading(kind: Any) -> dict[str, Any]:
     if origin is Literal:
         return {"choices": typing.get_args(kind)}
     if origin is list:
-        return {"nargs": "+", **_reading(typing.get_args(kind)[0])}
+        return {"action": "extend", "nargs": "+", **_reading(typing.get_args(kind)[0])}  # `--data A --data B` is both
     if origin is dict:
         return {"type": _mapping, "metavar": "JSON"}
     return {"metavar": _METAVARS.get(kind, "VALUE")}

@@ -72,12 +72,8 @@ def main(argv: list[str]) -> None:
     titles = list(dict.fromkeys(title for row in rows for title in row))
     say(aligned([titles, *([row.get(title, "-") for title in titles] for row in rows)]))
     say("\n".join(result_notes(results)))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps([result.to_dict() for result in results], indent=1)
-        out.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from error
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps([result.to_dict() for result in results], indent=1) + "\n", encoding="utf-8")
     say(f"numbers: {out}")
     if find_spec("matplotlib") is None:
         say("the picture is drawn with matplotlib: pip install 'mcl_hf[viz]'")

@@ -128,13 +128,8 @@ def show_run(argv: list[str]) -> None:
 
 
 def _side_by_side(columns: list[dict[str, str]]) -> str:
-    """One line a number, one column a run; "-" where a run does not have it. The columns' order of titles is kept."""
-    titles: list[str] = []
-    for column in columns:
-        for place, title in enumerate(column):
-            if title not in titles:  # after the one that it follows in its own column
-                before = list(column)[place - 1] if place else None
-                titles.insert(titles.index(before) + 1 if before in titles else len(titles), title)
+    """One line a number, one column a run; "-" where a run does not have it."""
+    titles = dict.fromkeys(title for column in columns for title in column)
     return aligned([[title, *(column.get(title, "-") for column in columns)] for title in titles])
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -37,26 +38,17 @@ class StageTimes:
         return self.num_images / sum(self.seconds.values())
 
 
-def time_stages(
-    files: Sequence[RawSample],
-    *,
-    view_size: int = 224,
-    ratios: Sequence[int] = (1, 2, 4, 8),
-    sides: int = 2,
-    num_channels: int = 3,
-    seed: int = 0,
-) -> StageTimes:
+def time_stages(files: Sequence[RawSample], **settings: Any) -> StageTimes:
     """Render the views of encoded images that can be decoded, directly, stage by stage, in one thread; settings are
-    those of `ViewLoader`. The first image is also used to warm up.
+    those of `staged_views`. The first image is also used to warm up.
 
     Stages: `decode` from bytes to pixels, at the reduction that the views allow; `crop` draws the parameters, crops
     and resizes; `colour` jitter, grayscale and solarise; `blur`; `collate` flips and copies into the batch."""
     times = StageTimes(num_images=len(files))
-    settings = (view_size, ratios, sides, num_channels, seed)
     with one_thread():
-        staged_views(files[0], StageTimes(num_images=1), 0, *settings)  # for warming up
+        staged_views(files[0], StageTimes(num_images=1), 0, **settings)  # for warming up
         for position, sample in enumerate(files, 1):
-            views = staged_views(sample, times, position, *settings)
+            views = staged_views(sample, times, position, **settings)
             buffers = [np.empty(view.shape, np.uint8) for view in views]
             with _timed(times, "collate"):
                 for buffer, view in zip(buffers, views, strict=True):
@@ -68,13 +60,14 @@ def staged_views(
     sample: RawSample,
     times: StageTimes,
     position: int,
-    view_size: int,
-    ratios: Sequence[int],
-    sides: int,
-    num_channels: int,
-    seed: int,
+    view_size: int = 224,
+    ratios: Sequence[int] = (1, 2, 4, 8),
+    sides: int = 2,
+    num_channels: int = 3,
+    seed: int = 0,
 ) -> list[np.ndarray]:
-    """What `render_views` gives with `rendering="direct"`, adding each stage's time to `times`."""
+    """What `render_views` gives with `rendering="direct"`, adding each stage's time to `times`; settings as those of
+    `ViewLoader`."""
     view_ratios = [ratio for _ in range(sides) for ratio in ratios]
     with _timed(times, "decode"):
         image = sample.open(num_channels)

@@ -67,18 +67,19 @@ shows: tensors, on the device, and numbers, equal in kind on all ranks; among th
 must pass, with the weights as they were."""
 
 
-class Watch(Protocol):
-    """What a task measures and judges at logging steps, on all ranks: `fatal` is what ends the run, once it is
-    saved, or None; `enough` says whether it is to be saved and finished before its last step."""
+class Watch:
+    """What a task measures and judges at logging steps, on all ranks; this one nothing."""
 
-    fatal: Exception | None
-    enough: bool
+    fatal: Exception | None = None  # what ends the run, once it is saved
+    enough: bool = False  # whether the run is to be saved and finished before its last step
 
     def due(self, step: int) -> bool:
         """Whether a line of the log is wanted after so many steps, whatever `log_every_steps` says."""
+        return False
 
     def measure(self, outputs: dict[str, Any]) -> dict[str, Any]:
         """The outputs of a step as the log has them, still tensors."""
+        return outputs
 
     def judge(self, record: dict[str, Any]) -> None:
         """Take a record into account before it is logged; may add to it and to `run.state.health`."""

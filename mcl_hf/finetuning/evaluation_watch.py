@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..annotations.detection_data import DetectionData
 from ..engine.arithmetic import copy_to_device
-from ..engine.run import on_main_process
+from ..engine.run import Watch, on_main_process
 from ..engine.saving import no_progress_bar, replace_folder
 from ..evaluation.evaluate import DetectionMetrics, evaluate_detections
 from ..evaluation.evaluation_files import write_evaluation
@@ -37,15 +37,13 @@ _STEP = ".step"
 
 
 @dataclass
-class EvaluationWatch:
+class EvaluationWatch(Watch):
     """Evaluates every `eval_every_steps`, keeps the best detector, ends a run that no longer gains, and warns of one
     that has gone wrong."""
 
     run: FinetuneRun
     data: DetectionData | None  # that AP is measured on; None: nothing is measured
     train_loader: DetectionLoader  # what batch-norm statistics are made of, from a step on
-    fatal: Exception | None = None  # never set: a run that has gone wrong is named and goes on
-    enough: bool = False  # `early_stopping_patience` evaluations have brought no gain
     newest: DetectionMetrics | None = None
     final_buffers: dict[str, torch.Tensor] | None = None  # of the network as it was evaluated after the last step
 
@@ -76,10 +74,6 @@ class EvaluationWatch:
     def _evaluates(self, step: int) -> bool:
         every = self.run.arguments.eval_every_steps or 0
         return self.data is not None and (step == self.run.state.max_steps or (every > 0 and step % every == 0))
-
-    def measure(self, outputs: dict[str, Any]) -> dict[str, Any]:
-        """Losses go to the log as they are."""
-        return outputs
 
     def judge(self, record: dict[str, Any]) -> None:
         """Evaluate where it is due, and look whether the run is sound; figures and warnings go into the record. All

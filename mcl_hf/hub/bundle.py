@@ -81,27 +81,19 @@ class Bundle:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What a release is to hold beyond weights, configuration, processor, card and record of the run.
+    """What a release is to hold beyond weights, configuration, processor, card and record of the run."""
 
-    Attributes:
-        with_timm: a second repository, for timm; with_space: a Space, to look at the model with.
-        with_code: the code of the model, to open it where mcl_hf is not installed.
-        with_pretraining: target network and predictors, too, to continue from.
-        title, license, evaluations, data_name, data_license, pictures_of_data: see `render_card`.
-        card: a README.md of the user's own, in place of the one that is rendered.
-    """
-
-    with_timm: bool = False
-    with_space: bool = False
-    with_code: bool = False
-    with_pretraining: bool = False
-    title: str | None = None
+    with_timm: bool = False  # a second repository, for timm
+    with_space: bool = False  # a Space, to look at the model with
+    with_code: bool = False  # the code of the model, to open it where mcl_hf is not installed
+    with_pretraining: bool = False  # target network and predictors, too, to continue from
+    card: Path | None = None  # a README.md of the user's own, in place of the one that is rendered
+    title: str | None = None  # this and what follows: see `render_card`
     license: str | None = None
     evaluations: Sequence[Path] = ()
     data_name: str | None = None
     data_license: str | None = None
     pictures_of_data: bool = False
-    card: Path | None = None
 
 
 def make_bundles(checkpoint: str | Path, repository: str, into: Path, contents: Contents | None = None) -> list[Bundle]:

@@ -54,27 +54,16 @@ def one_line_if_damaged(place: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """A model and what is known of it.
+    """A model and what is known of it."""
 
-    Attributes:
-        name: of its folder, from the run's folder on: `my-run`, `my-run/checkpoints/step-00000100`.
-        folder: that holds its weights.
-        run_folder: that holds its run; the same for a finished model.
-        config: config.json, with defaults for what it leaves out.
-        state: of the run; None where none is recorded.
-        step: optimizer steps behind these weights; None without a run.
-        log: lines of log.jsonl up to that step, or where the run is not recorded, up to that of the folder's name.
-        imported: what `mcl-hf import` wrote of its source; None for models of runs.
-    """
-
-    name: str
-    folder: Path
-    run_folder: Path
-    config: dict[str, Any]
-    state: TrainingState | None = None
-    step: int | None = None
-    log: list[dict[str, Any]]
-    imported: dict[str, Any] | None = None
+    name: str  # of its folder, from the run's folder on: `my-run`, `my-run/checkpoints/step-00000100`
+    folder: Path  # that holds its weights
+    run_folder: Path  # that holds its run; the same for a finished model
+    config: dict[str, Any]  # config.json, with defaults for what it leaves out
+    state: TrainingState | None = None  # of the run, where one is recorded
+    step: int | None = None  # optimizer steps behind these weights; None without a run
+    log: list[dict[str, Any]]  # up to that step, or where the run is not recorded, up to that of the folder's name
+    imported: dict[str, Any] | None = None  # what `mcl-hf import` wrote of its source
 
     @property
     def detector(self) -> str | None:

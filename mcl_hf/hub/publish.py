@@ -25,22 +25,15 @@ _TAG = re.compile(r"(?!.*(\.\.|//|/\.|\.lock(/|$)))[^\W_][\w.+@/-]*(?<![./])", r
 
 @dataclass
 class Published:
-    """A bundle on its way to `repository`, `user/name`, and what came of it.
-
-    Attributes:
-        tags: that were there before: name -> commit.
-        state: how far it has come, in words.
-        commit: that holds it.
-        tag: that names the commit; None for a pull request.
-    """
+    """A bundle on its way to `repository`, `user/name`, and what came of it."""
 
     repository: str
     bundle: Bundle = field(repr=False)
     hub: Repository = field(repr=False)
-    tags: dict[str, str] = field(default_factory=dict, repr=False)
-    state: str = "as it was"
-    commit: Commit = field(init=False, repr=False)
-    tag: str | None = None
+    tags: dict[str, str] = field(default_factory=dict, repr=False)  # that were there before: name -> commit
+    state: str = "as it was"  # how far it has come, in words
+    commit: Commit = field(init=False, repr=False)  # that holds it
+    tag: str | None = None  # that names the commit; None for a pull request
 
     @property
     def tagged(self) -> bool:

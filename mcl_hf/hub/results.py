@@ -25,35 +25,23 @@ _PROBED = {"objects": ("knn", "linear"), "views": ("same_level", "other_level")}
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionResult:
-    """Figures of a detector, or their means over seeds; None or empty where something is not recorded.
+    """Figures of a detector, or their means over seeds; None or empty where something is not recorded."""
 
-    Attributes:
-        model: what was measured, by name.
-        relation: `own` for the card's model, `from_it` for a detector that was fine-tuned from it, else `other`.
-        data, split, images, objects: what it was measured on; `repository` of it on the Hub, if it lies there.
-        figures: such as "box AP" -> value in [0, 1]; None or not finite where it was not measured.
-        sd: spread of the same figures over `seeds`, those of the runs behind it.
-        share: of the labelled images that was trained on, in (0, 1].
-        labelled: labelled images that a comparison trained it on, such as "25 labelled images".
-        run: the fine-tuning run, for its protocol.
-        command: that measured it; counted_by: library that computed AP.
-    """
-
-    model: str
-    relation: str
-    data: str
-    repository: str | None = None
+    model: str  # what was measured, by name
+    relation: str  # `own` for the card's model, `from_it` for a detector that was fine-tuned from it, else `other`
+    data: str  # what it was measured on
+    repository: str | None = None  # of the data on the Hub
     split: str | None = None
     images: int | None = None
     objects: int | None = None
-    figures: dict[str, float | None] = field(default_factory=dict)
-    sd: dict[str, float] = field(default_factory=dict)
-    seeds: list[int] = field(default_factory=list)
-    share: float | None = None
-    labelled: str | None = None
-    run: Recorded | None = None
-    command: str | None = None
-    counted_by: str | None = None
+    figures: dict[str, float | None] = field(default_factory=dict)  # "box AP" -> in [0, 1]; not finite: not measured
+    sd: dict[str, float] = field(default_factory=dict)  # of the same figures over the seeds
+    seeds: list[int] = field(default_factory=list)  # of the runs behind it
+    share: float | None = None  # of the labelled images that was trained on, in (0, 1]
+    labelled: str | None = None  # that a comparison trained it on: "25 labelled images"
+    run: Recorded | None = None  # the fine-tuning run, for its protocol
+    command: str | None = None  # that measured it
+    counted_by: str | None = None  # library that computed AP
 
 
 class Results:
@@ -81,9 +69,9 @@ class Results:
                 raise InputError(str(error)) from error
             with one_line_if_damaged(file):
                 if isinstance(content, list) and content and all("network" in one for one in content):
-                    self.probes.append(self._probes(content, file))
+                    self.probes.append(self._probes(content))
                 elif isinstance(content, dict) and "answer" in content and "starts" in content:
-                    self.comparisons.append(self._comparison(content, file))
+                    self.comparisons.append(self._comparison(content))
                 elif isinstance(content, dict) and ("box" in content or "mask" in content):
                     self.detections += self._of_an_evaluation(content, file, known and file in found)
                 elif file in given:  # else another program's, that happens to have such a name
@@ -94,20 +82,15 @@ class Results:
         """Rows of comparisons that are about the card's model."""
         return [row for found in self.comparisons for row in found["rows"] if row.relation == "from_it"]
 
-    def _is_own(self, measured: Any, file: Path) -> bool:
-        """Whether an address in a file, perhaps relative to another folder than this process's, is the model's."""
+    def _is_own(self, measured: Any) -> bool:
+        """Whether an address in a file is the model's."""
         if not measured:
             return False
         if self.repository is not None and str(measured).partition("@")[0] == self.repository:
             return True
-        path, run = Path(measured), self.model.run_folder
-        if path.exists():
-            return path.resolve() in self.model.places
-        names = [f"{run.name}{str(place).removeprefix(str(run))}" for place in self.model.places]
-        beside = file.resolve().is_relative_to(run) and not path.is_absolute()
-        return beside and any(f"/{path.as_posix()}".endswith(f"/{name}") for name in names)
+        return Path(measured).resolve() in self.model.places
 
-    def _relation(self, start: str, run: Recorded | None, file: Path) -> str:
+    def _relation(self, start: str, run: Recorded | None) -> str:
         """Whether a detector came of the model; what its own run recorded of its start counts first."""
         if self.model.detector is not None:
             return "other"
@@ -117,7 +100,7 @@ class Results:
             same = (known["steps"], known.get("images_seen")) == (self.model.step, state.images_seen)
             if same and began.get("name") in [place.name for place in self.model.places]:
                 return "from_it"
-        return "from_it" if self._is_own(start, file) else "other"
+        return "from_it" if self._is_own(start) else "other"
 
     def _of_an_evaluation(self, content: dict[str, Any], file: Path, known: bool) -> list[DetectionResult]:
         """metrics.json of `mcl-hf evaluate`, or of a run's own evaluation; nothing where it is of other weights of the
@@ -127,7 +110,7 @@ class Results:
         if inside and by_the_run and (known or content.get("step") != model.step):
             return []
         measured = content.get("run") or content.get("checkpoint")
-        own = (inside and model.detector is not None) or self._is_own(measured, file)
+        own = (inside and model.detector is not None) or self._is_own(measured)
         run = model if own else _run_beside(file, measured)
         options = {} if run is None else run.arguments
         seed = content.get("seed", options.get("seed", 0) if options else None)
@@ -145,7 +128,7 @@ class Results:
         figures |= {"VOC AP50": content["voc"].get("AP50")} if content.get("voc") else {}
         result = DetectionResult(
             model=model.name if own else _short(measured or content.get("predictions") or "detections of a file"),
-            relation="own" if own else self._relation(str(options.get("init", "")), run, file),
+            relation="own" if own else self._relation(str(options.get("init", "")), run),
             **{**about, "images": content.get("images"), "objects": content.get("objects")},
             figures=figures,
             seeds=[] if seed is None else [int(seed)],
@@ -156,7 +139,7 @@ class Results:
         )
         return [result]
 
-    def _comparison(self, content: dict[str, Any], file: Path) -> dict[str, Any]:
+    def _comparison(self, content: dict[str, Any]) -> dict[str, Any]:
         """comparison.json: means over seeds, for each start and number of labelled images."""
         answer, starts = content["answer"], [str(start) for start in content["starts"]]
         tested = content["data"].get("test") or {}
@@ -172,7 +155,7 @@ class Results:
                     continue
                 row = DetectionResult(
                     model=_short(start),
-                    relation=self._relation(str(content.get("inits", {}).get(start) or start), None, file),
+                    relation=self._relation(str(content.get("inits", {}).get(start) or start), None),
                     data="test images of the comparison",
                     images=tested.get("images"),
                     objects=tested.get("objects"),
@@ -199,10 +182,10 @@ class Results:
             "protocol": content.get("finetune", ""),
         }
 
-    def _probes(self, content: list[dict[str, Any]], file: Path) -> dict[str, Any]:
+    def _probes(self, content: list[dict[str, Any]]) -> dict[str, Any]:
         """probe.json: what was asked, and the shares of right answers, of all features of all networks, the card's own
         network first. Levels are asked with crops of their own, whose classes are distributed otherwise."""
-        networks = sorted(content, key=lambda one: not self._is_own(one["network"], file))
+        networks = sorted(content, key=lambda one: not self._is_own(one["network"]))
         kinds = [kind for kind in _PROBED if networks[0].get(kind)]
         asked, rows = [], []
         for kind in kinds:
@@ -210,7 +193,7 @@ class Results:
             crops = (about["crops"]["chance"], about["crops"]["asked"]) if about.get("crops") else None
             asked.append((kind, about["images"], about["chance"], crops))
         for probed in networks:
-            name, own = _short(probed["network"]), self._is_own(probed["network"], file)
+            name, own = _short(probed["network"]), self._is_own(probed["network"])
             measured = {kind: (probed.get(kind) or {}).get("features", {}) for kind in kinds}
             for feature in FEATURES:
                 values = [measured[kind].get(feature, {}).get(figure) for kind in kinds for figure in _PROBED[kind]]

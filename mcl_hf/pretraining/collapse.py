@@ -26,7 +26,7 @@ from operator import itemgetter
 from typing import Any
 
 from ..engine.health import effective_rank, relative_distance, second_moments
-from ..engine.run import Run
+from ..engine.run import Run, Watch
 from ..errors import InputError
 
 STD_SHARE = 0.1
@@ -154,18 +154,12 @@ def _total(record: Mapping[str, Any], name: str) -> float:
     return sum(map(sum, _rows(record, name)))
 
 
-class HealthWatch:
+class HealthWatch(Watch):
     """Measures and judges a run at its logging steps. All ranks must call `measure` and `judge`."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.bounds = _health_bounds(run)
-        self.fatal: Exception | None = None
-        self.enough = False  # pre-training runs its whole length
-
-    def due(self, step: int) -> bool:
-        """Never: it judges what is logged anyway."""
-        return False
 
     def measure(self, outputs: dict[str, Any]) -> dict[str, Any]:
         """A step's outputs with `effective_rank` of its queries over all ranks, and `target_distance`, the relative

@@ -236,14 +236,11 @@ def _fit_to_data(
             )
         return arguments.model_config(num_labels=source.num_labels)
     if source.groups is not None and (source.groups == source.groups[0]).all():
-        if arguments.tile is not None and arguments.group_column is None:
-            raise InputError(
-                f"all {len(source)} tiles are of one picture: tiles of a picture are no negatives of each other, so "
-                "there would be nothing to learn from; give more pictures, or a --group-column"
-            )
+        tiles = arguments.tile is not None and arguments.group_column is None
+        what = "tiles are of one picture" if tiles else f"images are in one group of {arguments.group_column!r}"
         raise InputError(
-            f"all {len(source)} images are in one group of {arguments.group_column!r}: images of a group are no "
-            "negatives of each other, so there would be nothing to learn from. Name another --group-column, or none"
+            f"all {len(source)} {what}: they are no negatives of each other, so there would be nothing to learn from. "
+            "Give more pictures, or name another --group-column, or none"
         )
     if checkpoint is not None and read_training_state(checkpoint).arguments.get("queue_size") == arguments.queue_size:
         config.queue_size = MCLConfig.from_pretrained(checkpoint).queue_size

@@ -5,8 +5,6 @@ overrides of the command line. The comments in the files say where each number c
 """
 
 from collections.abc import Iterable
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,12 @@ from ..given import from_home
 from ..yaml_text import load_yaml
 
 TASKS = ("pretrain", "finetune")
+_FOLDER = Path(__file__).parent
 
 
 def recipe_names(task: str = "pretrain") -> list[str]:
     """Names of a task's recipes that are installed with the package."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in _folder(task).iterdir() if entry.name.endswith(".yaml"))
-
-
-def _folder(task: str) -> Traversable:
-    return resources.files(__name__).joinpath(task)
+    return sorted(path.stem for path in (_FOLDER / task).glob("*.yaml"))
 
 
 def load_recipe(name_or_file: str, known: Iterable[str] | None = None, task: str = "pretrain") -> dict[str, Any]:
@@ -43,7 +38,7 @@ def _read(name_or_file: str, task: str) -> tuple[str, str]:
     """Text of a recipe and how to call it in a message."""
     names = recipe_names(task)
     if name_or_file in names:
-        return _folder(task).joinpath(f"{name_or_file}.yaml").read_text(encoding="utf-8"), name_or_file
+        return (_FOLDER / task / f"{name_or_file}.yaml").read_text(encoding="utf-8"), name_or_file
     path = Path(from_home(name_or_file))
     if path.suffix in (".yaml", ".yml") or path.exists():
         try:

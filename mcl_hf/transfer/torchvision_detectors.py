@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torchvision.models import get_model, get_model_weights
 
-from ..models.weight_files import check_safetensors, read_pickled, read_safetensors
+from ..models.weight_files import read_pickled, read_safetensors
 from ..retry import call_with_retries, is_transient, reason_of, without_secrets
 from .detector_heads import head_table
 from .keymaps import TABLES, Rule, to_ours
@@ -128,10 +127,6 @@ def _shapes(path: Path) -> dict[str, Any]:
     """Names and shapes of a file's tensors; none where it is no file of weights."""
     if not path.is_file() or path.suffix not in _SUFFIXES:
         return {}
-    if path.suffix == ".safetensors":
-        check_safetensors(path)
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 - no mapping
     return {key: tensor.shape for key, tensor in _content(path).items()}
 
 

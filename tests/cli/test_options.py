@@ -55,10 +55,6 @@ def test_a_list_may_be_given_in_parts():
         "mode": "lean",
     }
     assert parse("--mode", "lean", "--mode", "published") == {"mode": "published"}  # the last, where there is one
-    parser = Parser(prog="test")
-    parser.add_argument("--evaluation", nargs="+", default=["none"])
-    for words, found in {"": ["none"], "--evaluation a --evaluation b c": ["a", "b", "c"]}.items():
-        assert parser.parse_args(words.split()).evaluation == found
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,16 @@ def test_files_that_tell_no_split_beside_two_that_do_are_left_out_and_said_so(tm
     assert len(source) == 3 and "1 files that tell no split left out" in source.description
 
 
+def test_another_split_than_train_is_never_made_of_files_that_do_not_tell_it(tmp_path):
+    write_parquet(tmp_path / "train-0.parquet", 3)
+    write_parquet(tmp_path / "other.parquet", 1)
+    assert len(open_source(str(tmp_path))) == 4
+    with pytest.raises(InputError, match="no split 'test': its files belong to train"):
+        open_source(str(tmp_path), split="test")
+    (tmp_path / "train-0.parquet").rename(tmp_path / "val-0.parquet")
+    assert len(open_source(str(tmp_path), split="validation")) == 3
+
+
 def test_caches_of_datasets_are_no_data(tmp_path):
     from datasets import Dataset, DatasetDict
 

@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pyarrow import Schema, Table, parquet
 
 from ...errors import InputError
-from ...files import sync
+from ...files import sync, write_json
 
 BROKEN_LOG = "broken-images.log"
 _STATE_FOLDER = ".pack"
@@ -75,10 +75,7 @@ class PackFolder:
                 was = ", ".join(f"{name} {value}" for name, value in there["settings"].items())
                 raise InputError(f"{self.out} was begun with {was}: give the same again, or another folder")
         else:
-            with self._whole_file(file) as stream:
-                stream.write(json.dumps(settings, indent=1).encode())
-        for left_over in self.state.glob("*.part"):
-            left_over.unlink()
+            write_json(file, settings)
 
     def report(self, shard: int) -> ShardReport | None:
         """Report of a shard that is whole, or None."""
@@ -97,35 +94,25 @@ class PackFolder:
         path, size = self.shard_path(shard), 0
         group = list(islice(rows, _ROWS_PER_GROUP))
         if group:
-            # images are compressed already, and no two are equal
-            with (
-                self._whole_file(path) as stream,
-                parquet.ParquetWriter(stream, schema, compression="none", use_dictionary=False) as writer,
-            ):
-                while group:
-                    writer.write_table(Table.from_pylist(group, schema=schema))
-                    group = list(islice(rows, _ROWS_PER_GROUP))
+            part = self.state / f"{path.name}.part"
+            with part.open("wb") as stream:
+                # images are compressed already, and no two are equal
+                with parquet.ParquetWriter(stream, schema, compression="none", use_dictionary=False) as writer:
+                    while group:
+                        writer.write_table(Table.from_pylist(group, schema=schema))
+                        group = list(islice(rows, _ROWS_PER_GROUP))
+                stream.flush()
+                os.fsync(stream.fileno())
+            part.replace(path)
+            sync(path.parent)
             size = path.stat().st_size
-        with self._whole_file(self.state / f"images-{shard:05d}.json") as report_file:
-            report_file.write(json.dumps({**asdict(report), "file_bytes": size}).encode())
+        write_json(self.state / f"images-{shard:05d}.json", {**asdict(report), "file_bytes": size})
 
     def finish(self, total: ShardReport) -> None:
         """Write the log of broken images, where there are any."""
         if total.broken:
-            with self._whole_file(self.out / BROKEN_LOG) as stream:
-                lines = "".join(f"{name}: {reason}\n" for name, reason in total.broken)
-                stream.write(lines.encode("utf-8", errors="backslashreplace"))
-
-    @contextmanager
-    def _whole_file(self, path: Path) -> Iterator[BinaryIO]:
-        """A file that is there with all of its bytes, or not at all."""
-        part = self.state / f"{path.name}.part"
-        with part.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-        sync(path.parent)
+            lines = "".join(f"{name}: {reason}\n" for name, reason in total.broken)
+            (self.out / BROKEN_LOG).write_text(lines, encoding="utf-8", errors="backslashreplace")
 
 
 def check_folder(data: str, out: Path) -> None:

@@ -144,7 +144,8 @@ def files_of_split(data: str, files: list[Path], split: str | None, suffix: str)
         raise InputError(f"{data} holds caches of `datasets` only, no data: give the folder that save_to_disk wrote")
     splits = splits_of_files(files, Path(data))
     told = {name for name in splits if name}
-    if split is None or not told or (None in splits and len(told) == 1):
+    by_chance = None in splits and len(told) == 1 and canonical_split(split or "train") == "train"
+    if split is None or not told or by_chance:
         return files, "" if split is None else split_note(split)
     if canonical_split(split) not in told:
         raise InputError(f"{data} has no split '{split}': its files belong to {', '.join(sorted(told))}")

@@ -5,15 +5,13 @@ gives exactly the bytes asked for or raises `InputError` with the address. Only 
 token, and no server that they redirect to gets it.
 """
 
-import io
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...errors import InputError
 from ...hub_token import mend_the_token, show_a_token
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_BUFFER_BYTES = 4 << 20
 _LEAST_GAIN = 1 << 10  # bytes; a server that gives one and stalls, again and again, is gone
 _OPENING_ATTEMPTS = 6  # half a minute, before anything is lost
 
@@ -132,40 +129,6 @@ def _get(address: str, first: int, last: int, timeout_s: float) -> Iterator["htt
             response.raise_for_status()
         _check_status(response, address)
         yield response
-
-
-class RangeFile(io.RawIOBase):
-    """A `RemoteFile` as a seekable file, for libraries that read one."""
-
-    def __init__(self, file: RemoteFile) -> None:
-        self._file, self._at = file, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        length = min(len(buffer), self._file.size - self._at)
-        if length <= 0:
-            return 0
-        buffer[:length] = self._file.read(self._at, length)
-        self._at += length
-        return length
-
-
-def open_binary(file: RemoteFile | Path, buffered: bool = False) -> BinaryIO:
-    """A local or remote file for reading; `buffered` fetches 4 MiB at a time, for going through it from the front."""
-    if isinstance(file, Path):
-        return file.open("rb")
-    raw = RangeFile(file)
-    return io.BufferedReader(raw, _BUFFER_BYTES) if buffered else raw  # type: ignore[return-value]
 
 
 def _check_status(response: "httpx.Response", address: str) -> None:

@@ -15,21 +15,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow
 from filelock import FileLock
+from fsspec.spec import AbstractBufferedFile
 from huggingface_hub import constants
 from pyarrow import parquet
 
 from ...errors import InputError
 from ..order import part_of
 from ..sources.local_tables import IMAGE_SUFFIXES, one_line
-from ..sources.remote_files import RemoteFile, is_remote, open_binary, open_remote, plain_address
+from ..sources.remote_files import RemoteFile, is_remote, open_remote, plain_address
 
 _TAR_BLOCK_ROWS = 32
 _OPEN_FILES = 64
+_BUFFER_BYTES = 4 << 20
 _TEXTS = ("cls", "txt", "id", "group", "index")
 
 
@@ -69,7 +71,7 @@ def _parquet_file(_process: int, shard: ParquetShard) -> parquet.ParquetFile:
     a file that is written anew and opened again has another footer."""
     if isinstance(shard.file, Path):
         return parquet.ParquetFile(shard.file, memory_map=True)
-    return parquet.ParquetFile(open_binary(shard.file), pre_buffer=True)
+    return parquet.ParquetFile(_open_binary(shard.file), pre_buffer=True)
 
 
 class TarShard:
@@ -94,7 +96,7 @@ class TarShard:
         start = min(row["_offset"] for row in rows)
         end = max(row["_offset"] + row["_size"] for row in rows)
         try:
-            with open_binary(self.file) as opened:
+            with _open_binary(self.file) as opened:
                 opened.seek(start)
                 data = opened.read(end - start)
         except OSError as error:
@@ -124,6 +126,23 @@ def open_shard(address: str) -> Shard:
     raise InputError(f"{name} is neither a .parquet nor a .tar file: give one of these, or a glob of them")
 
 
+class _RangeFile(AbstractBufferedFile):
+    """A `RemoteFile` as a seekable file, for libraries that read one."""
+
+    def __init__(self, file: RemoteFile, cache_type: str) -> None:
+        self._file = file
+        name = plain_address(file.address)
+        super().__init__(None, name, block_size=_BUFFER_BYTES, cache_type=cache_type, size=file.size)
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        return self._file.read(start, min(end, self._file.size) - start)
+
+
+def _open_binary(file: RemoteFile | Path, buffered: bool = False) -> BinaryIO:
+    """A local or remote file for reading; `buffered` fetches 4 MiB at a time, for going through it from the front."""
+    return file.open("rb") if isinstance(file, Path) else _RangeFile(file, "readahead" if buffered else "none")
+
+
 def _tar_index(file: RemoteFile | Path, name: str) -> pyarrow.Table:
     """The index of an archive; that of one on a server is kept in the cache folder of the Hub client."""
     if isinstance(file, Path):
@@ -150,7 +169,7 @@ def _index_tar(file: RemoteFile | Path, name: str) -> pyarrow.Table:
     dotted: dict[str, dict[str, dict[str, Any]]] = {}
     with (
         _explained(f"{name} cannot be read as tar"),
-        open_binary(file, buffered=True) as opened,
+        _open_binary(file, buffered=True) as opened,
         tarfile.open(fileobj=opened, mode="r:", errors="backslashreplace") as archive,  # of names that are no UTF-8
     ):
         for member in archive:
