@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..annotations.detection_data import DetectionData
 from ..data import ImageSource
@@ -33,6 +32,7 @@ from ..pretraining.arguments import load_arguments
 from ..pretraining.rehearsal import rehearse
 from ..pretraining.run_data import open_data
 from .answer import read_primary
+from .flops import counting_flops
 from .jobs import Job
 from .labelled import CompareData, check_apart, check_subsets, open_labelled, without_labels
 from .plan import ComparePlan
@@ -109,7 +109,7 @@ class Setting:
         batch = next(iter(DetectionLoader(self.fewest, transform, batch_size=batch_size, seed=0, num_workers=0)))
         channels = getattr(network.config, "num_channels", 3)
         pixels, draw = batch.pixels[:, :channels].float() / 127.5 - 1, torch.Generator().manual_seed(0)  # (N, C, H, W)
-        with FlopCounterMode(display=False) as counter:
+        with counting_flops() as counter:
             network(pixel_values=pixels, **other_inputs(network, batch, draw)).loss.backward()
         return counter.get_total_flops()
 

@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 
 import torch
 from pydantic import Field
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..detectors.configuration_detector import LAYOUT, MCLDetectorConfig
 from ..detectors.start_detector import PARTS, is_backbone_alone, read_start_config
@@ -35,6 +34,7 @@ from ..pretraining.pretrain import as_the_start
 from ..transfer.checkpoint import find_folder
 from ..transfer.starting_weights import check_start, plain_source
 from ..transfer.torchvision_detectors import COCO_WEIGHTS, TORCHVISION
+from .flops import counting_flops
 from .plan import ComparePlan
 
 MATCHED = "random-matched"
@@ -93,7 +93,7 @@ class Pretraining:
             network = MCLForPreTraining(config)
             sides = [config.image_size // ratio for ratio in config.montage_ratios]
             views = [torch.empty(_COUNTED_BATCH, config.num_channels, side, side) for side in sides]
-        with FlopCounterMode(display=False) as counter:
+        with counting_flops() as counter:
             network(views, views).loss.backward()
         return counter.get_total_flops() / _COUNTED_BATCH
 

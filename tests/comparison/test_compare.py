@@ -20,6 +20,7 @@ from mcl_hf import MCLBackbone, MCLConfig, MCLModel
 from mcl_hf.cli import main
 from mcl_hf.comparison import compare as comparison
 from mcl_hf.comparison.answer import read_answer
+from mcl_hf.comparison.flops import counting_flops
 from mcl_hf.comparison.jobs import Job
 from mcl_hf.comparison.labelled import open_labelled
 from mcl_hf.comparison.plan import ComparePlan, load_plan
@@ -420,6 +421,20 @@ def test_a_start_may_be_a_folder_below_another_with_a_slash_at_its_end(plan, tmp
     answer = mcl_hf.compare(**plan | {"starts": ["random", "runs/own/"], "steps": 1}, only="test-runs*")
     assert list(figures(tmp_path / "answer")) == ["test-runs%2Fown-i4-t1-s0-k0.json"]
     assert answer.starts == ["random", "runs/own"]
+
+
+@pytest.mark.parametrize("kind", [torch.nn.Conv2d, torch.nn.ConvTranspose2d])
+@pytest.mark.parametrize("groups", [1, 4, 32])
+def test_a_backward_pass_takes_twice_the_forward_pass(kind, groups):
+    """Of a convolution in groups torch's own count is too high; of a dense one it is the same."""
+    layer, images = kind(32, 64, 3, stride=2, groups=groups), torch.empty(2, 32, 16, 16, requires_grad=True)
+    with counting_flops() as forward:
+        made = layer(images)
+    with counting_flops() as both:
+        layer(images).sum().backward()
+    assert both.get_total_flops() == 3 * forward.get_total_flops()
+    places = (images if kind is torch.nn.ConvTranspose2d else made)[0, 0].numel()
+    assert forward.get_total_flops() == 2 * 2 * places * layer.weight.numel()
 
 
 def test_a_pre_training_that_starts_from_weights_has_their_network(plan, tmp_path):
