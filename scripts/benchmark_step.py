@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 from measuring import in_a_process, machine, print_table, take_turns
-from torch.utils.flop_counter import FlopCounterMode
 from training_step import TrainingStep, Variant
 
+from mcl_hf.comparison.flops import counting_flops
 from mcl_hf.engine.arithmetic import set_arithmetic
 
 VARIANTS = (
@@ -103,7 +103,7 @@ def count_flops(scope: str, network: dict[str, Any], batch_size: int) -> int:
     """Floating-point operations of forward and backward, counted on the meta device (2 a multiply-add)."""
     with torch.device("meta"):
         step = TrainingStep(Variant(scope), network, batch_size, "meta")
-    with FlopCounterMode(display=False) as counter:
+    with counting_flops() as counter:
         step()
     return counter.get_total_flops()
 

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from measuring import machine, print_table, take_turns
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 from training_step import TrainingStep, Variant
 
+from mcl_hf.comparison.flops import counting_flops
 from mcl_hf.engine.arithmetic import set_arithmetic
 from mcl_hf.models import assemble_batch
 
@@ -110,7 +110,7 @@ def measure(step: TrainingStep, rounds: int) -> list[dict[str, Any]]:
         runs[f"{name}, forward"] = forward
         if part[1]:
             runs[f"{name}, backward"] = backward
-        with FlopCounterMode(display=False) as counter:
+        with counting_flops() as counter:
             forward()
             backward()
         flops[name] = counter.get_total_flops() * part[2]
