@@ -69,9 +69,9 @@ class Results:
                 raise InputError(str(error)) from error
             with one_line_if_damaged(file):
                 if isinstance(content, list) and content and all("network" in one for one in content):
-                    self.probes.append(self._probes(content))
+                    self.probes.append(self._probes(content, file))
                 elif isinstance(content, dict) and "answer" in content and "starts" in content:
-                    self.comparisons.append(self._comparison(content))
+                    self.comparisons.append(self._comparison(content, file))
                 elif isinstance(content, dict) and ("box" in content or "mask" in content):
                     self.detections += self._of_an_evaluation(content, file, known and file in found)
                 elif file in given:  # else another program's, that happens to have such a name
@@ -82,15 +82,20 @@ class Results:
         """Rows of comparisons that are about the card's model."""
         return [row for found in self.comparisons for row in found["rows"] if row.relation == "from_it"]
 
-    def _is_own(self, measured: Any) -> bool:
-        """Whether an address in a file is the model's."""
+    def _is_own(self, measured: Any, file: Path) -> bool:
+        """Whether an address in a file, perhaps relative to another folder than this process's, is the model's."""
         if not measured:
             return False
         if self.repository is not None and str(measured).partition("@")[0] == self.repository:
             return True
-        return Path(measured).resolve() in self.model.places
+        path, run = Path(measured), self.model.run_folder
+        if path.exists():
+            return path.resolve() in self.model.places
+        names = [f"{run.name}{str(place).removeprefix(str(run))}" for place in self.model.places]
+        beside = file.resolve().is_relative_to(run) and not path.is_absolute()
+        return beside and any(f"/{path.as_posix()}".endswith(f"/{name}") for name in names)
 
-    def _relation(self, start: str, run: Recorded | None) -> str:
+    def _relation(self, start: str, run: Recorded | None, file: Path) -> str:
         """Whether a detector came of the model; what its own run recorded of its start counts first."""
         if self.model.detector is not None:
             return "other"
@@ -100,7 +105,7 @@ class Results:
             same = (known["steps"], known.get("images_seen")) == (self.model.step, state.images_seen)
             if same and began.get("name") in [place.name for place in self.model.places]:
                 return "from_it"
-        return "from_it" if self._is_own(start) else "other"
+        return "from_it" if self._is_own(start, file) else "other"
 
     def _of_an_evaluation(self, content: dict[str, Any], file: Path, known: bool) -> list[DetectionResult]:
         """metrics.json of `mcl-hf evaluate`, or of a run's own evaluation; nothing where it is of other weights of the
@@ -110,7 +115,7 @@ class Results:
         if inside and by_the_run and (known or content.get("step") != model.step):
             return []
         measured = content.get("run") or content.get("checkpoint")
-        own = (inside and model.detector is not None) or self._is_own(measured)
+        own = (inside and model.detector is not None) or self._is_own(measured, file)
         run = model if own else _run_beside(file, measured)
         options = {} if run is None else run.arguments
         seed = content.get("seed", options.get("seed", 0) if options else None)
@@ -128,7 +133,7 @@ class Results:
         figures |= {"VOC AP50": content["voc"].get("AP50")} if content.get("voc") else {}
         result = DetectionResult(
             model=model.name if own else _short(measured or content.get("predictions") or "detections of a file"),
-            relation="own" if own else self._relation(str(options.get("init", "")), run),
+            relation="own" if own else self._relation(str(options.get("init", "")), run, file),
             **{**about, "images": content.get("images"), "objects": content.get("objects")},
             figures=figures,
             seeds=[] if seed is None else [int(seed)],
@@ -139,7 +144,7 @@ class Results:
         )
         return [result]
 
-    def _comparison(self, content: dict[str, Any]) -> dict[str, Any]:
+    def _comparison(self, content: dict[str, Any], file: Path) -> dict[str, Any]:
         """comparison.json: means over seeds, for each start and number of labelled images."""
         answer, starts = content["answer"], [str(start) for start in content["starts"]]
         tested = content["data"].get("test") or {}
@@ -155,7 +160,7 @@ class Results:
                     continue
                 row = DetectionResult(
                     model=_short(start),
-                    relation=self._relation(str(content.get("inits", {}).get(start) or start), None),
+                    relation=self._relation(str(content.get("inits", {}).get(start) or start), None, file),
                     data="test images of the comparison",
                     images=tested.get("images"),
                     objects=tested.get("objects"),
@@ -182,10 +187,10 @@ class Results:
             "protocol": content.get("finetune", ""),
         }
 
-    def _probes(self, content: list[dict[str, Any]]) -> dict[str, Any]:
+    def _probes(self, content: list[dict[str, Any]], file: Path) -> dict[str, Any]:
         """probe.json: what was asked, and the shares of right answers, of all features of all networks, the card's own
         network first. Levels are asked with crops of their own, whose classes are distributed otherwise."""
-        networks = sorted(content, key=lambda one: not self._is_own(one["network"]))
+        networks = sorted(content, key=lambda one: not self._is_own(one["network"], file))
         kinds = [kind for kind in _PROBED if networks[0].get(kind)]
         asked, rows = [], []
         for kind in kinds:
@@ -193,7 +198,7 @@ class Results:
             crops = (about["crops"]["chance"], about["crops"]["asked"]) if about.get("crops") else None
             asked.append((kind, about["images"], about["chance"], crops))
         for probed in networks:
-            name, own = _short(probed["network"]), self._is_own(probed["network"])
+            name, own = _short(probed["network"]), self._is_own(probed["network"], file)
             measured = {kind: (probed.get(kind) or {}).get("features", {}) for kind in kinds}
             for feature in FEATURES:
                 values = [measured[kind].get(feature, {}).get(figure) for kind in kinds for figure in _PROBED[kind]]
